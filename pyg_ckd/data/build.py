@@ -1,0 +1,214 @@
+"""The one builder of graphs: whatever the source, interactions and features become a checked HeteroData here."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.checks import (
+    SPLITS,
+    as_edge_index,
+    as_features,
+    as_mask,
+    check_finite,
+    check_mask_names,
+    check_modality_name,
+    check_range,
+    check_rows,
+    check_size,
+    check_splits,
+)
+from pyg_ckd.data.transforms import feature_transform, impute_mean
+from pyg_ckd.errors import InputError, unknown_name
+
+RATES = ("user", "rates", "item")
+
+
+def build_data(
+    train: Any,
+    features: Mapping[str, Any],
+    *,
+    val: Any = None,
+    test: Any = None,
+    num_users: int | None = None,
+    num_items: int | None = None,
+    has: Mapping[str, Any] | None = None,
+    source: str = "input",
+    transform: str | Callable[[HeteroData], HeteroData] | None = "standardize",
+) -> HeteroData:
+    r"""Build and check the graph that everything else in the package works on.
+
+    Args:
+        train: Training interactions: integers of shape ``[2, E]`` (zero-based user row, item row), or a data frame
+            with the columns ``user`` and ``item``.
+        features: The feature matrix ``[num_items, d_m]`` of each modality, of any real dtype; the order of the
+            dictionary is the order of the modalities.
+        val: Validation interactions, as ``train``. (default: :obj:`None`, none)
+        test: Test interactions, as ``train``. (default: :obj:`None`, none)
+        num_users: Number of users. (default: :obj:`None`, the largest user index plus one)
+        num_items: Number of items. (default: :obj:`None`, the larger of the largest item index plus one and the
+            number of feature rows)
+        has: For some modalities, a bool mask ``[num_items]`` of the items that really have it. Rows of the others
+            may be NaN; they are replaced with the mean over the items that have the modality. (default: :obj:`None`)
+        source: Where the input came from; begins every message. (default: :obj:`"input"`)
+        transform: Name or callable of the feature transform, see :func:`feature_transform`.
+            (default: :obj:`"standardize"`)
+
+    Returns:
+        A graph with the node types ``user`` and ``item``; ``data['item'][m]`` float32 ``[num_items, d_m]`` and, where
+        a mask was given, ``data['item']['has_<m>']`` bool ``[num_items]``; ``data['user', 'rates', 'item']`` with
+        ``edge_index``, ``val_edge_index`` and ``test_edge_index``, int64 ``[2, E]``; ``data.modalities`` and
+        ``data.source``.
+
+    Raises:
+        InputError: If anything about the input is wrong; the message says what, where and how to mend it.
+
+    Example:
+        >>> data = build_data([[0, 0, 1], [0, 1, 1]], {"visual": [[1.0, 0.0], [0.0, 1.0]]})
+        >>> data["item"].visual.shape
+        torch.Size([2, 2])
+    """
+    apply_transform = feature_transform(transform)
+    given = {"train": train, "val": val, "test": test}
+    edges = {split: as_edge_index([] if pairs is None else pairs, split, source) for split, pairs in given.items()}
+    matrices = _matrices(features, source)
+    sizes = _sizes(
+        edges, matrices, check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
+    )
+    for split in SPLITS:
+        check_range(edges[split], split, sizes, source)
+    check_splits(edges, sizes, source)
+
+    data = HeteroData()
+    data["user"].num_nodes, data["item"].num_nodes = sizes
+    _add_features(data, matrices, has or {}, source)
+    for split, name in zip(SPLITS, ("edge_index", "val_edge_index", "test_edge_index"), strict=True):
+        data[RATES][name] = torch.from_numpy(edges[split])
+    data.modalities = list(matrices)
+    data.source = source
+    return apply_transform(data)
+
+
+def check_data(data: HeteroData) -> HeteroData:
+    r"""Check a graph that was not made by :func:`build_data`, and give it the dtypes and attributes of one that was.
+
+    Args:
+        data: A graph with the node types ``user`` and ``item``, the edge type ``('user', 'rates', 'item')`` and
+            ``data.modalities``, the names of the feature matrices in ``data['item']``. Held-out interactions and
+            ``has_<m>`` masks are optional; further attributes and edge types are kept.
+
+    Returns:
+        A checked shallow copy. Features are not transformed, save that rows of items without a modality are imputed.
+
+    Raises:
+        InputError: As :func:`build_data`, and if a node type, the edge type or a modality is missing.
+    """
+    source = getattr(data, "source", "data")
+    modalities = _declared_modalities(data, source)
+    rates, item = data[RATES], data["item"]
+    checked = build_data(
+        rates.edge_index,
+        {m: item[m] for m in modalities},
+        val=rates.get("val_edge_index"),
+        test=rates.get("test_edge_index"),
+        num_users=data["user"].num_nodes,
+        num_items=item.num_nodes,
+        has={m: item[f"has_{m}"] for m in modalities if f"has_{m}" in item},
+        source=source,
+        transform="none",
+    )
+    out = copy.copy(data)
+    out.modalities, out.source = checked.modalities, checked.source
+    for store in checked.stores[1:]:
+        out[store._key].update(store.to_dict())
+    return out
+
+
+def fingerprint(data: HeteroData) -> str:
+    r"""Return a SHA-256 digest of sizes, modalities, features, masks and the three sets of interactions.
+
+    It is the same in every process and on every device, and changes with the order of modalities or interactions.
+
+    Args:
+        data: A graph from :func:`build_data`.
+    """
+    digest = hashlib.sha256(repr((data["user"].num_nodes, data["item"].num_nodes, list(data.modalities))).encode())
+    item, rates = data["item"], data[RATES]
+    for m in data.modalities:
+        _update(digest, m, item[m])
+        _update(digest, f"has_{m}", item.get(f"has_{m}"))
+    for name in ("edge_index", "val_edge_index", "test_edge_index"):
+        _update(digest, name, rates.get(name))
+    return digest.hexdigest()
+
+
+def _matrices(features: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    if not isinstance(features, Mapping):
+        raise InputError(
+            f"{source}: features are a {type(features).__name__}, expected a dictionary from modality to matrix"
+        )
+    if not features:
+        raise InputError(f"{source}: no modality found, expected at least one matrix [num_items, d] of item features")
+    for name in features:
+        check_modality_name(name, source)
+    return {name: as_features(matrix, name, source) for name, matrix in features.items()}
+
+
+def _sizes(
+    edges: dict[str, np.ndarray], matrices: dict[str, Tensor], num_users: int | None, num_items: int | None
+) -> tuple[int, int]:
+    users, items = (1 + max(int(e[row].max(initial=-1)) for e in edges.values()) for row in (0, 1))
+    rows = max(x.size(0) for x in matrices.values())
+    return (
+        users if num_users is None else num_users,
+        max(items, rows) if num_items is None else num_items,
+    )
+
+
+def _add_features(data: HeteroData, matrices: dict[str, Tensor], has: Mapping[str, Any], source: str) -> None:
+    check_mask_names(has, list(matrices), source)
+    item = data["item"]
+    for m, x in matrices.items():
+        check_rows(x, m, item.num_nodes, source)
+        mask = None if has.get(m) is None else as_mask(has[m], m, item.num_nodes, source)
+        check_finite(x, mask, m, source)
+        item[m] = impute_mean(x, mask)
+        if mask is not None:
+            item[f"has_{m}"] = mask
+
+
+def _declared_modalities(data: HeteroData, source: str) -> list[str]:
+    for kind in ("user", "item"):
+        if kind not in data.node_types:
+            raise InputError(f"{source}: {unknown_name('node type', kind, data.node_types)}")
+        if data[kind].num_nodes is None:
+            raise InputError(f"{source}: the number of {kind}s is unknown; set data['{kind}'].num_nodes")
+    if RATES not in data.edge_types or "edge_index" not in data[RATES]:
+        raise InputError(f"{source}: data[{RATES}].edge_index is missing; it holds the training interactions [2, E]")
+    modalities = getattr(data, "modalities", None)
+    if modalities is None or isinstance(modalities, str):
+        candidates = [k for k, v in data["item"].items() if isinstance(v, Tensor) and v.dim() == 2]
+        raise InputError(
+            f"{source}: data.modalities is {modalities!r}, expected the list of feature matrices of data['item'], "
+            f"e.g. {candidates}"
+        )
+    for m in modalities:
+        if m not in data["item"]:
+            raise InputError(
+                f"{source}: data['item'] has no features for {unknown_name('modality', m, data['item'].keys())}"
+            )
+    return list(modalities)
+
+
+def _update(digest: Any, name: str, tensor: Tensor | None) -> None:
+    digest.update(f"|{name}".encode())
+    if tensor is not None:
+        digest.update(f":{tensor.dtype}{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())

@@ -1,0 +1,229 @@
+"""The checks of interactions, features and masks: one function per thing that can be wrong with input from outside.
+
+They turn arrays of any kind into the tensors that a graph holds, and are called by :func:`pyg_ckd.data.build_data`
+alone; everything after it relies on them.
+"""
+
+from __future__ import annotations
+
+import keyword
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data.storage import NodeStorage
+
+from pyg_ckd.errors import InputError, unknown_name
+
+SPLITS = ("train", "val", "test")
+
+# Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key.
+_RESERVED = {"full", "id", "x", "y", "batch", "ptr", "n_id", "input_id", "batch_size", "num_sampled_nodes", "training"}
+
+
+def check_size(size: Any, name: str, source: str) -> int | None:
+    """Return ``size`` as a positive :obj:`int`, or :obj:`None` if it is to be inferred."""
+    if size is None:
+        return None
+    try:
+        number = operator.index(size)
+    except TypeError:
+        raise InputError(f"{source}: {name} is {size!r}, expected a positive integer or None to infer it") from None
+    if number < 1:
+        raise InputError(f"{source}: {name} is {number}, expected a positive integer or None to infer it")
+    return number
+
+
+def as_edge_index(interactions: Any, split: str, source: str) -> np.ndarray:
+    """Return interactions as int64 ``[2, E]`` (user row, item row) with no negative index.
+
+    Args:
+        interactions: Array-like, tensor of shape ``[2, E]``, or a data frame with columns ``user`` and ``item``.
+        split: The name of the split, for messages.
+        source: Where the input came from, for messages.
+    """
+    where = f"{source}: {split}"
+    to_pairs = _frame_to_pairs if hasattr(interactions, "columns") else _as_array
+    pairs = to_pairs(interactions, where)
+    if pairs.size == 0:
+        return np.empty((2, 0), dtype=np.int64)
+    if pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.shape[0] != 2:
+        raise InputError(
+            f"{where} has shape {_shape(pairs)}, expected [2, E] (user row, item row); transpose it with .T"
+        )
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
+        raise InputError(f"{where} has shape {_shape(pairs)}, expected [2, E] (user row, item row)")
+    _require_integers(pairs, where)
+    for row, kind in zip(pairs, ("user", "item"), strict=True):
+        limit = np.iinfo(np.int64).max
+        _reject_outside(row, (row < 0) | (row > limit), kind, where, "zero-based row numbers")
+    return np.ascontiguousarray(pairs, dtype=np.int64)
+
+
+def check_range(edge_index: np.ndarray, split: str, sizes: tuple[int, int], source: str) -> None:
+    """Refuse indices of users or items that do not exist."""
+    for row, kind, size in zip(edge_index, ("user", "item"), sizes, strict=True):
+        expected = f"0 to {size - 1} (num_{kind}s={size}, rows count from zero)"
+        _reject_outside(row, row >= size, kind, f"{source}: {split}", expected)
+
+
+def check_splits(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], source: str) -> None:
+    """Refuse an empty training set, duplicates, overlaps between splits, and held-out parts of cold users only."""
+    if edge_indices["train"].shape[1] == 0:
+        raise InputError(f"{source}: train has no interactions, expected at least one (user, item) pair")
+    if sizes[0] * sizes[1] > np.iinfo(np.int64).max:
+        raise InputError(
+            f"{source}: indices imply {sizes[0]} users and {sizes[1]} items, too many to be row numbers; "
+            f"map raw ids to rows first, e.g. with pandas.factorize"
+        )
+    keys = {split: _unique_keys(edges, split, sizes[1], source) for split, edges in edge_indices.items()}
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = np.intersect1d(keys[first], keys[second], assume_unique=True)
+        if shared.size:
+            user, item = divmod(int(shared[0]), sizes[1])
+            raise InputError(
+                f"{source}: {second} repeats {shared.size} interactions of {first}, the first is user {user}, "
+                f"item {item}; remove them from one of the two"
+            )
+    for split in ("val", "test"):
+        users = edge_indices[split][0]
+        if users.size and not np.isin(users, edge_indices["train"][0]).any():
+            raise InputError(
+                f"{source}: no user of {split} has an interaction in train, so nothing could be recommended to them; "
+                f"split the interactions per user"
+            )
+
+
+def check_modality_name(name: Any, source: str) -> None:
+    """Refuse names that cannot be attributes of a node store or keys of a module dictionary."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise InputError(
+            f"{source}: modality name {name!r} is not an identifier; use letters, digits and _, e.g. 'visual'"
+        )
+    taken = name in _RESERVED or name.startswith(("_", "has_")) or name.endswith("_dict")
+    if taken or any(hasattr(cls, name) for cls in (NodeStorage, torch.nn.ModuleDict, torch.nn.ParameterDict)):
+        raise InputError(f"{source}: modality name {name!r} is reserved by PyG or PyTorch; rename it, e.g. '{name}_m'")
+
+
+def as_features(features: Any, modality: str, source: str) -> Tensor:
+    """Return a feature matrix as a float32 copy of shape ``[num_items, d_m]``."""
+    where = f"{source}: features of {modality!r}"
+    matrix = _as_array(features, where)
+    if matrix.dtype.kind not in "fiub":
+        raise InputError(f"{where} have dtype {matrix.dtype}, expected real numbers such as float32")
+    if matrix.ndim != 2:
+        hint = "; reshape a single column with [:, None]" if matrix.ndim == 1 else ""
+        raise InputError(f"{where} have shape {_shape(matrix)}, expected [num_items, d]{hint}")
+    if matrix.shape[1] == 0:
+        raise InputError(f"{where} have zero columns (shape {_shape(matrix)}); leave the modality out")
+    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is reported by `check_finite`.
+        return torch.from_numpy(np.array(matrix, dtype=np.float32, order="C"))
+
+
+def check_rows(features: Tensor, modality: str, num_items: int, source: str) -> None:
+    """Refuse a feature matrix that has not one row per item."""
+    if features.size(0) != num_items:
+        problem = "too few" if features.size(0) < num_items else "too many"
+        raise InputError(
+            f"{source}: features of {modality!r} have {features.size(0)} rows, {problem} for {num_items} items; "
+            f"give one row per item, in the order of the item indices"
+        )
+
+
+def check_finite(features: Tensor, has: Tensor | None, modality: str, source: str) -> None:
+    """Refuse NaN and infinite values in rows of items that have the modality."""
+    bad = ~torch.isfinite(features).all(dim=1)
+    if has is not None:
+        bad &= has
+    rows = bad.nonzero().view(-1)
+    if rows.numel() == 0:
+        return
+    row = int(rows[0])
+    column = int((~torch.isfinite(features[row])).nonzero()[0])
+    mask = "set them to False in" if has is not None else "give the mask"
+    raise InputError(
+        f"{source}: features of {modality!r} are not finite in {rows.numel()} rows, first in row {row}, column "
+        f"{column}: {float(features[row, column])} as float32; repair them, or {mask} has_{modality} "
+        f"if these items lack the modality"
+    )
+
+
+def as_mask(mask: Any, modality: str, num_items: int, source: str) -> Tensor:
+    """Return the mask of the items that have a modality as bool ``[num_items]``."""
+    where = f"{source}: has_{modality}"
+    array = _as_array(mask, where)
+    if array.dtype.kind != "b":
+        raise InputError(f"{where} has dtype {array.dtype}, expected bool; convert it with .astype(bool)")
+    if array.shape != (num_items,):
+        raise InputError(f"{where} has shape {_shape(array)}, expected [{num_items}], one value per item")
+    if not array.any():
+        raise InputError(f"{where} is False for every item, so there is nothing to learn from; leave the modality out")
+    return torch.from_numpy(np.array(array, dtype=bool))
+
+
+def check_mask_names(masks: Any, modalities: list[str], source: str) -> None:
+    """Refuse a mask for a modality that has no features."""
+    for name in masks:
+        if name not in modalities:
+            raise InputError(f"{source}: mask given for {unknown_name('modality', name, modalities)}")
+
+
+def _as_array(values: Any, where: str) -> np.ndarray:
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise InputError(f"{where}: found a sparse tensor, expected a dense one; call .to_dense()")
+        values = values.as_subclass(Tensor).detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{where}: rows of unequal length, expected a rectangular array") from None
+    if array.dtype.kind == "O":
+        raise InputError(f"{where} has dtype object ({type(values).__name__}), expected a plain array of numbers")
+    return array
+
+
+def _frame_to_pairs(frame: Any, where: str) -> np.ndarray:
+    for name in ("user", "item"):
+        if name not in frame.columns:
+            raise InputError(
+                f"{where} lacks the column {name!r}; {unknown_name('column', name, map(str, frame.columns))}"
+            )
+        _require_integers(_as_array(frame[name].to_numpy(), f"{where}, column {name!r}"), f"{where}, column {name!r}")
+    return np.stack([frame["user"].to_numpy(), frame["item"].to_numpy()])
+
+
+def _require_integers(array: np.ndarray, where: str) -> None:
+    if array.size and array.dtype.kind not in "iu":
+        raise InputError(
+            f"{where} has dtype {array.dtype}, expected integers; map ids to rows first, e.g. with pandas.factorize"
+        )
+
+
+def _reject_outside(row: np.ndarray, outside: np.ndarray, kind: str, where: str, expected: str) -> None:
+    positions = np.flatnonzero(outside)
+    if positions.size:
+        raise InputError(
+            f"{where} has {positions.size} {kind} indices out of range, the first at position {positions[0]}: "
+            f"{row[positions[0]]}, expected {expected}"
+        )
+
+
+def _unique_keys(edge_index: np.ndarray, split: str, num_items: int, source: str) -> np.ndarray:
+    key = edge_index[0] * num_items + edge_index[1]
+    order = np.sort(key)
+    repeated = order[1:][order[1:] == order[:-1]]
+    if repeated.size:
+        position = int(np.flatnonzero(np.isin(key, repeated))[0])
+        user, item = edge_index[:, position]
+        raise InputError(
+            f"{source}: {split} has {repeated.size} duplicate interactions, the first is user {user}, item {item} at "
+            f"position {position}; drop them, e.g. with numpy.unique(..., axis=1)"
+        )
+    return order
+
+
+def _shape(array: np.ndarray) -> list[int]:
+    return list(array.shape)

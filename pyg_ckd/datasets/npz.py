@@ -1,0 +1,200 @@
+"""Graphs in one NumPy archive: the arrays of :func:`pyg_ckd.data.build_data`, each under its own name."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData, InMemoryDataset
+
+from pyg_ckd.data import build_data, check_data
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import atomic_path
+
+Transform = str | Callable[[HeteroData], HeteroData] | None
+
+_INTERACTIONS = {"train": "edge_index", "val": "val_edge_index", "test": "test_edge_index"}
+_IDS = ("user_id", "item_id")
+_KNOWN = ("num_users", "num_items", *_INTERACTIONS, "modalities", *_IDS)
+
+
+class MultimodalNpz(InMemoryDataset):
+    r"""The graph of one ``.npz`` file, in the layout of :func:`read_npz`, as a PyG dataset of length one.
+
+    The file is read once and nothing is written beside it.
+
+    Args:
+        path: The ``.npz`` file.
+        features: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+        transform: Applied to the graph at every access. (default: :obj:`None`)
+        pre_transform: Applied to the graph once. (default: :obj:`None`)
+
+    Raises:
+        InputError: As :func:`read_npz`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        features: Transform = "standardize",
+        transform: Callable[[HeteroData], Any] | None = None,
+        pre_transform: Callable[[HeteroData], HeteroData] | None = None,
+    ) -> None:
+        super().__init__(None, transform, pre_transform)
+        data = read_npz(path, features)
+        self.data, self.slices = self.collate([data if pre_transform is None else pre_transform(data)])
+
+
+def read_npz(path: str | os.PathLike[str], transform: Transform = "standardize") -> HeteroData:
+    r"""Read a graph from a NumPy archive.
+
+    ====================== =========================== ============================================================
+    key                    shape and dtype             meaning
+    ====================== =========================== ============================================================
+    ``train``              ``[2, E]`` integer          user row and item row of the training interactions
+    ``val``, ``test``      ``[2, E]`` integer          held-out interactions (optional)
+    ``num_users``          scalar integer              number of users (optional, else inferred)
+    ``num_items``          scalar integer              number of items (optional, else inferred)
+    any other name ``m``   ``[num_items, d_m]`` real   features of modality ``m``
+    ``has_m``              ``[num_items]`` bool        which items really have modality ``m`` (optional)
+    ``modalities``         ``[M]`` string              the modalities in order (optional, else the order of the file)
+    ``user_id, item_id``   ``[N]`` integer or string   the ids behind the rows (optional)
+    ====================== =========================== ============================================================
+
+    Args:
+        path: The ``.npz`` file.
+        transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+
+    Returns:
+        The graph, see :func:`pyg_ckd.data.build_data`; ``data.user_id`` and ``data.item_id`` are int64 tensors or
+        lists of strings, if the file holds them.
+
+    Raises:
+        InputError: If the file is missing, damaged, holds Python objects, lacks a key or has an array of a wrong shape.
+    """
+    arrays = _read_arrays(Path(path))
+    source = str(path)
+    if "train" not in arrays:
+        raise InputError(f"{source}: the interactions 'train' are missing; {unknown_name('key', 'train', arrays)}")
+    modalities = _modalities(arrays, source)
+    data = build_data(
+        arrays["train"],
+        {m: arrays[m] for m in modalities},
+        val=arrays.get("val"),
+        test=arrays.get("test"),
+        num_users=_scalar(arrays, "num_users", source),
+        num_items=_scalar(arrays, "num_items", source),
+        has={name[4:]: array for name, array in arrays.items() if name.startswith("has_")},
+        source=source,
+        transform=transform,
+    )
+    for name in _IDS:
+        if name in arrays:
+            data[name] = _ids(arrays[name], name, data[name[:4]].num_nodes, source)
+    return data
+
+
+def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
+    r"""Write a graph in the layout of :func:`read_npz`; a killed process leaves no half-written file.
+
+    Features are written as they are, so read them back with ``transform="none"``.
+
+    Args:
+        data: The graph; it is checked first, see :func:`pyg_ckd.data.check_data`.
+        path: The file to write, ending in ``.npz``.
+
+    Raises:
+        InputError: If the graph does not pass the checks or the name does not end in ``.npz``.
+    """
+    if Path(path).suffix != ".npz":
+        raise InputError(f"{path}: expected a file name that ends in .npz")
+    data = check_data(data)
+    item, rates = data["item"], data["user", "rates", "item"]
+    arrays: dict[str, Any] = {"num_users": data["user"].num_nodes, "num_items": item.num_nodes}
+    arrays |= {split: rates[name].numpy() for split, name in _INTERACTIONS.items()}
+    arrays["modalities"] = np.array(data.modalities)
+    for m in data.modalities:
+        arrays |= {name: item[name].numpy() for name in (m, f"has_{m}") if name in item}
+    for name in _IDS:
+        ids = getattr(data, name, None)
+        if ids is not None:
+            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path}: {found}, expected a .npz file written by numpy.savez")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a readable .npz archive (not a zip file, or cut short); copy or write it again")
+    name = ""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {}
+            for name in archive.files:
+                arrays[name] = archive[name]
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, RuntimeError) as error:
+        if "Object arrays" in str(error):
+            raise InputError(
+                f"{path}: array {name!r} holds Python objects, which are never unpickled; save it with a plain dtype"
+            ) from None
+        where = f"array {name!r}" if name else "the archive"
+        raise InputError(f"{path}: {where} cannot be read ({_one_line(error)}); copy or write the file again") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: entry {name!r} is not a NumPy array; write the file with numpy.savez")
+    return arrays
+
+
+def _modalities(arrays: dict[str, np.ndarray], source: str) -> list[str]:
+    candidates = [name for name in arrays if name not in _KNOWN and not name.startswith("has_")]
+    for name in candidates:
+        if arrays[name].ndim != 2:
+            raise InputError(
+                f"{source}: array {name!r} has shape {list(arrays[name].shape)}, expected the features of a modality "
+                f"[num_items, d]; remove it, or if the name is misspelt, valid names are {', '.join(_KNOWN)}, has_<m>"
+            )
+    if "modalities" not in arrays:
+        return candidates
+    if arrays["modalities"].dtype.kind != "U" or arrays["modalities"].ndim != 1:
+        raise InputError(f"{source}: 'modalities' has dtype {arrays['modalities'].dtype}, expected a list of strings")
+    order = arrays["modalities"].tolist()
+    for name in order:
+        if name not in candidates:
+            raise InputError(
+                f"{source}: 'modalities' names an array that is missing; {unknown_name('modality', name, candidates)}"
+            )
+    left_over = [name for name in candidates if name not in order]
+    if left_over or len(set(order)) < len(order):
+        raise InputError(f"{source}: 'modalities' is {order}, expected each of {candidates} once; remove the others")
+    return order
+
+
+def _scalar(arrays: dict[str, np.ndarray], name: str, source: str) -> int | None:
+    if name not in arrays:
+        return None
+    array = arrays[name]
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{source}: {name!r} is {array.dtype} of shape {list(array.shape)}, expected a single integer")
+    return int(array.item())
+
+
+def _ids(array: np.ndarray, name: str, size: int, source: str) -> Tensor | list[str]:
+    if array.shape != (size,) or array.dtype.kind not in "iuU":
+        raise InputError(
+            f"{source}: {name!r} is {array.dtype} of shape {list(array.shape)}, expected {size} integers or strings"
+        )
+    return array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array.astype(np.int64))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
