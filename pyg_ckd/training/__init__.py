@@ -1,0 +1,21 @@
+"""Training: trainer, teachers, early stopping, checkpoints and history."""
+
+from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
+from pyg_ckd.training.history import History
+from pyg_ckd.training.stopping import EarlyStopping
+from pyg_ckd.training.teachers import Teacher, Teachers, build, train_teachers
+from pyg_ckd.training.trainer import Trainer, parse_metric
+
+__all__ = [
+    "EarlyStopping",
+    "History",
+    "Teacher",
+    "Teachers",
+    "Trainer",
+    "build",
+    "load_checkpoint",
+    "parse_metric",
+    "save_checkpoint",
+    "seeded",
+    "train_teachers",
+]

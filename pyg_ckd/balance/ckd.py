@@ -1,0 +1,171 @@
+"""Counterfactual knowledge distillation as a wrapper around any backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.balance.base import Objective, check_not_negative
+from pyg_ckd.balance.effect import ModalityEffectEstimator
+from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.data.views import View, counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.loss import ranking_cross_entropy
+from pyg_ckd.nn.models.base import Backbone
+
+
+class DistillationWrapper(Objective):
+    r"""Trains a student jointly while every modality alone keeps up with its uni-modal teacher.
+
+    From `"Modality-Balanced Learning for Multimedia Recommendation" <https://arxiv.org/abs/2408.06360>`_. With student
+    margins :math:`\delta(S)` in view :math:`S`, teacher margins :math:`t^m` and the weights :math:`w_m` of
+    :class:`ModalityEffectEstimator`,
+
+    .. math::
+        \mathcal{L}_{spec}^m &= \max ( 0, t^m_{uij} - \delta_{uij}(\{m\}) )
+
+        \mathcal{L}_{gen}^m &= \textrm{BCE} \left( \sigma ( \delta_{ujk}(\{m\}) / \tau ),
+        \sigma ( t^m_{ujk} / \tau ) \right)
+
+        \mathcal{L} &= \mathcal{L}_{BPR} + \lambda \, \mathcal{L}_2 + \kappa \, \underset{uij}{\textrm{mean}}
+        \sum_m w_m \left( \mathcal{L}_{spec}^m + g \, \mathcal{L}_{gen}^m \right)
+
+    The generic loss is a mean over random triples ``(u, j, k)`` of any user and any items.
+
+    Args:
+        student: The backbone to train, with at least two modalities.
+        teachers: From modality to the teacher's embeddings, see :func:`~pyg_ckd.train_teachers`. With :obj:`None` there
+            are no teachers, and every uni-modal view learns from the interactions instead: its BPR loss takes the
+            place of both distillation losses.
+        distillation_weight: :math:`\kappa`.
+        generic_weight: :math:`g`.
+        temperature: :math:`\tau`.
+        specific: Whether the specific loss is on.
+        generic: Whether the generic loss is on.
+        reweight: Whether losses are re-weighted by effects; if not, every weight is 1.
+        num_random_triples: Random triples per batch for the generic loss.
+        l2: Weight :math:`\lambda` of the backbone's penalty.
+        log_eps: See :func:`~pyg_ckd.nn.ranking_cross_entropy`.
+
+    Raises:
+        InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
+            student, nothing is left to distil, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        student: Backbone,
+        teachers: Mapping[str, Embeddings] | None,
+        distillation_weight: float = 0.01,
+        generic_weight: float = 5.0,
+        temperature: float = 0.1,
+        specific: bool = True,
+        generic: bool = True,
+        reweight: bool = True,
+        num_random_triples: int = 5000,
+        l2: float = 1e-2,
+        log_eps: float = 0.0,
+    ) -> None:
+        super().__init__(student, l2)
+        self.effects = ModalityEffectEstimator(student.modalities)
+        for name, value in {"distillation_weight": distillation_weight, "generic_weight": generic_weight}.items():
+            check_not_negative(name, value)
+        if not temperature > 0:
+            raise InputError(f"temperature: found {temperature}, expected a positive number")
+        if teachers is not None and not (specific or generic):
+            raise InputError("distillation: specific and generic losses are both off, expected at least one of them")
+        self.distillation_weight, self.generic_weight, self.temperature = (
+            distillation_weight,
+            generic_weight,
+            temperature,
+        )
+        self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
+        self.has_teachers = teachers is not None
+        if teachers is not None:
+            self._store_teachers(teachers)
+            if generic:
+                if num_random_triples < 1:
+                    raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
+                self.num_random_triples = num_random_triples
+        self._alone = unimodal_views(student.modalities)
+        self._without = leave_one_out_views(student.modalities)
+        self._views = counterfactual_views(student.modalities)
+
+    def _store_teachers(self, teachers: Mapping[str, Embeddings]) -> None:
+        for m in teachers:
+            if m not in self.modalities:
+                raise unknown_name("modality of a teacher", m, self.modalities)
+        for m in self.modalities:
+            if m not in teachers:
+                raise InputError(f"teachers: found none for modality {m!r}, expected one for each of the student's")
+            user, item = teachers[m]
+            sizes, expected = (user.size(0), item.size(0)), (self.student.num_users, self.student.num_items)
+            if sizes != expected:
+                raise InputError(
+                    f"teacher {m!r}: found {sizes[0]} users and {sizes[1]} items, expected {expected[0]} and "
+                    f"{expected[1]} as in the student; train it on the same data"
+                )
+            self.register_buffer(f"teacher_user_{m}", user.detach().clone())
+            self.register_buffer(f"teacher_item_{m}", item.detach().clone())
+
+    def teacher(self, modality: str) -> Embeddings:
+        """Return the frozen embeddings of a modality's teacher."""
+        return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full, the uni-modal and the leave-one-out views, each once."""
+        return self._views
+
+    def balance(self, out: Mapping[View, Embeddings], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return the re-weighted distillation losses."""
+        triple = (batch.user, batch.positive, batch.negative)
+        alone = {m: out[self._alone[m]].margin(*triple) for m in self.modalities}
+        weights = self._weights(out, alone, triple)
+        if not self.has_teachers:
+            unimodal = torch.stack([torch.nn.functional.softplus(-alone[m]) for m in self.modalities], dim=-1)
+            return {"unimodal": self.distillation_weight * (weights * unimodal).sum(dim=-1).mean()}
+        terms = {}
+        if self.specific:
+            specific = torch.stack([self.specific_loss(m, alone[m], triple) for m in self.modalities], dim=-1)
+            terms["specific"] = self.distillation_weight * (weights * specific).sum(dim=-1).mean()
+        if self.generic:
+            generic = torch.stack([self.generic_loss(m, out[self._alone[m]], batch) for m in self.modalities])
+            scale = self.distillation_weight * self.generic_weight
+            terms["generic"] = scale * (weights * generic).sum(dim=-1).mean()
+        return terms
+
+    def specific_loss(self, modality: str, margin: Tensor, triple: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return the hinge between teacher and student margin for every triple, ``[B]``."""
+        return (self.teacher(modality).margin(*triple) - margin).clamp(min=0)
+
+    def generic_loss(self, modality: str, student: Embeddings, batch: TripletBatch) -> Tensor:
+        """Return the soft ranking loss of a modality over the random triples, a scalar."""
+        triple = (batch.random_user, batch.random_first, batch.random_second)
+        teacher = self.teacher(modality).margin(*triple)
+        return ranking_cross_entropy(student.margin(*triple), teacher, self.temperature, self.log_eps)
+
+    def _weights(
+        self, out: Mapping[View, Embeddings], alone: Mapping[str, Tensor], triple: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        with torch.no_grad():
+            full = out[self.view].margin(*triple)
+            without = torch.stack([out[self._without[m]].margin(*triple) for m in self.modalities], dim=-1)
+            effects = self.effects(full, without, torch.stack(list(alone.values()), dim=-1))
+            weights = self.effects.weights(effects) if self.reweight else torch.ones_like(effects)
+            self.effects.track(effects, weights)
+        return weights
+
+    def settings(self) -> dict[str, Any]:
+        """Return what defines the objective beside parameters and teachers."""
+        names = ("distillation_weight", "generic_weight", "temperature", "specific", "generic", "reweight")
+        own = {name: getattr(self, name) for name in (*names, "has_teachers", "num_random_triples", "log_eps")}
+        return super().settings() | own
+
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return mean effect and weight of every modality over the finished epoch."""
+        return self.effects.finish_epoch()

@@ -1,0 +1,274 @@
+"""The counterfactual effect of a modality: during training on margins, and on its own for any trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.inputs import RATES, held_out
+from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.data.views import counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.ranking import Evaluator, embed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_EFFECT, MAX_EFFECT = 1e-8, 10.0
+
+
+class ModalityEffectEstimator(nn.Module):
+    r"""Finds the weak modality from margins and turns effects into weights.
+
+    From `"Modality-Balanced Learning for Multimedia Recommendation" <https://arxiv.org/abs/2408.06360>`_.
+
+    .. math::
+        e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}{\delta(\{m\})},
+        10^{-8}, 10 \right), \qquad
+        w_m = \frac{M}{M - 1} \left( 1 - \frac{e_m}{\sum_n e_n} \right)
+
+    The effect is how much modality ``m`` still adds to the joint decision on a triple, relative to what it can do
+    alone. The weights of a triple sum to :math:`M`; the smallest effect gets the largest weight.
+
+    Every input gives finite effects:
+
+    * Where the single-modality margin goes to zero, the ratio grows without bound and the clamp ends it at 10 (the
+      joint decision follows ``m`` more than ``m`` alone supports) or at 1e-8 (the signs differ).
+    * Where both are exactly zero, there is no evidence that ``m`` is used, and the effect is 1e-8.
+    * Where both margins are negative, the ratio is positive and kept: alone, ``m`` prefers the wrong item, and the
+      joint decision follows it in that. This is use of the modality just as a shared correct preference is, and the
+      effect measures use, not success.
+    * Where all effects of a triple are 1e-8, nothing tells the modalities apart, and every weight is 1.
+
+    Args:
+        modalities: Names of the modalities, at least two.
+
+    Shapes:
+        - **input:** margins of the full view :math:`(B)`, of the leave-one-out views :math:`(B, M)`, of the uni-modal
+          views :math:`(B, M)`
+        - **output:** effects :math:`(B, M)`, without gradient
+
+    Raises:
+        InputError: If there are fewer than two modalities.
+    """
+
+    effect_sum: Tensor
+    weight_sum: Tensor
+    count: Tensor
+    effect: Tensor
+    weight: Tensor
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__()
+        if len(modalities) < 2:
+            raise InputError(
+                f"modality effects: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at "
+                "least two to balance; train a single modality without the wrapper"
+            )
+        self.modalities = tuple(modalities)
+        for name in ("effect_sum", "weight_sum"):
+            self.register_buffer(name, torch.zeros(len(modalities), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        for name in ("effect", "weight"):
+            self.register_buffer(name, torch.full((len(modalities),), torch.nan, dtype=torch.float64))
+
+    @torch.no_grad()
+    def forward(self, full: Tensor, without: Tensor, alone: Tensor) -> Tensor:
+        """Return the effects of every modality on every triple."""
+        ratio = (full.unsqueeze(-1) - without) / alone
+        return ratio.nan_to_num(MIN_EFFECT, MAX_EFFECT, MIN_EFFECT).clamp_(MIN_EFFECT, MAX_EFFECT)
+
+    @torch.no_grad()
+    def weights(self, effects: Tensor) -> Tensor:
+        """Return the weight of every modality on every triple.
+
+        Args:
+            effects: Effects ``[B, M]``.
+        """
+        num = effects.size(-1)
+        return num / (num - 1) * (1 - effects / effects.sum(dim=-1, keepdim=True))
+
+    @torch.no_grad()
+    def track(self, effects: Tensor, weights: Tensor) -> None:
+        """Add a batch to the means of the running epoch.
+
+        Args:
+            effects: Effects ``[B, M]``.
+            weights: Weights ``[B, M]``.
+        """
+        self.effect_sum += effects.sum(dim=0)
+        self.weight_sum += weights.sum(dim=0)
+        self.count += effects.size(0)
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Return the epoch's mean effects and weights, keep them for :meth:`summary` and start the next epoch."""
+        if int(self.count):
+            self.effect.copy_(self.effect_sum / self.count)
+            self.weight.copy_(self.weight_sum / self.count)
+        for total in (self.effect_sum, self.weight_sum, self.count):
+            total.zero_()
+        effect, weight = self.effect.tolist(), self.weight.tolist()
+        return {f"effect/{m}": e for m, e in zip(self.modalities, effect, strict=True)} | {
+            f"weight/{m}": w for m, w in zip(self.modalities, weight, strict=True)
+        }
+
+    def summary(self) -> pd.DataFrame:
+        """Return mean effect and mean weight per modality over the last finished epoch, the weakest first."""
+        import pandas as pd
+
+        table = pd.DataFrame(
+            {"effect": self.effect.tolist(), "weight": self.weight.tolist()},
+            index=pd.Index(self.modalities, name="modality"),
+        )
+        return table.sort_values("effect", kind="stable")
+
+
+@dataclass(frozen=True)
+class EffectReport:
+    """Causal effects of the modalities of a trained model, with bootstrap confidence intervals over users.
+
+    Attributes:
+        table: A row per modality, the weakest first, with columns ``effect``, ``low``, ``high`` (mean causal effect on
+            the margin, in units of the score, and its interval), ``ratio`` and ``weight`` (mean of :math:`e_m` and
+            :math:`w_m` of :class:`ModalityEffectEstimator`), ``recall_drop``, ``recall_drop_low``, ``recall_drop_high``
+            (recall of the full view minus recall of the leave-one-out view) and ``recall_alone`` (recall of the
+            uni-modal view).
+        recall: Recall of the full view.
+        k: Cut-off of the recall.
+        split: The split it was measured on.
+        confidence: Level of the intervals.
+    """
+
+    table: pd.DataFrame
+    recall: float
+    k: int
+    split: str
+    confidence: float
+
+    @property
+    def weakest(self) -> str:
+        """The modality with the smallest causal effect on the margin."""
+        return str(self.table.index[0])
+
+    def __str__(self) -> str:
+        level = f"{self.confidence:.0%}"
+        head = f"effects on {self.split}: recall@{self.k} {self.recall:.4f}, {level} intervals over users"
+        return f"{head}\n{self.table.to_string(float_format='{:.4f}'.format)}"
+
+
+@torch.no_grad()
+def estimate_effects(
+    model: nn.Module,
+    data: HeteroData,
+    split: str = "val",
+    k: int = 20,
+    num_negatives: int = 10,
+    num_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> EffectReport:
+    r"""Measure how much every modality contributes to a trained model.
+
+    For every held-out interaction ``(u, i)`` and random items ``j`` that the user never interacted with, the causal
+    effect of modality ``m`` is :math:`\delta_{uij}(\textrm{full}) - \delta_{uij}(\textrm{full} \setminus m)`. Effects
+    are averaged per user first and over users then; intervals are percentiles over resampled users.
+
+    Args:
+        model: A backbone or an objective, with one modality or more.
+        data: The graph.
+        split: Where to measure: ``"train"``, ``"val"`` or ``"test"``. Recall cannot be measured on ``"train"``.
+        k: Cut-off of the recall.
+        num_negatives: Random items for every interaction.
+        num_bootstrap: Number of resamples.
+        confidence: Level of the intervals, between 0 and 1.
+        seed: Seed of negatives and resamples.
+
+    Raises:
+        InputError: If there is nothing to measure on, or an argument is out of its range.
+    """
+    import pandas as pd
+
+    if not 0 < confidence < 1 or num_negatives < 1 or num_bootstrap < 1:
+        raise InputError(
+            f"estimate_effects: found confidence {confidence}, num_negatives {num_negatives}, num_bootstrap "
+            f"{num_bootstrap}, expected 0 < confidence < 1 and at least one negative and one resample"
+        )
+    names = list(data.modalities)
+    views = counterfactual_views(names)
+    out = dict(zip(views, embed(model, data, views), strict=True))
+    full = out[views[0]]
+    without = {m: out[view] for m, view in leave_one_out_views(names).items()}
+    alone = {m: out[view] for m, view in unimodal_views(names).items()}
+
+    user, preferred, other = _held_out_triples(data, split, num_negatives, seed, full.user.device)
+    margin = full.margin(user, preferred, other)
+    margin_without = torch.stack([without[m].margin(user, preferred, other) for m in names], dim=-1)
+    margin_alone = torch.stack([alone[m].margin(user, preferred, other) for m in names], dim=-1)
+
+    evaluator = Evaluator(data, split, k=[k], metrics=["recall"])
+    key = f"recall@{k}"
+    recall = evaluator.per_user(full)[key]
+    drop = torch.stack([recall - evaluator.per_user(without[m])[key] for m in names], dim=-1)
+
+    resample = torch.Generator().manual_seed(seed)
+    effect = _per_user_mean(margin.unsqueeze(-1) - margin_without, user, data["user"].num_nodes)
+    effect_low, effect_high = _bootstrap(effect, num_bootstrap, confidence, resample)
+    drop_low, drop_high = _bootstrap(drop, num_bootstrap, confidence, resample)
+    columns = {
+        "effect": effect.mean(dim=0),
+        "low": effect_low,
+        "high": effect_high,
+        "recall_drop": drop.mean(dim=0),
+        "recall_drop_low": drop_low,
+        "recall_drop_high": drop_high,
+    }
+    if len(names) > 1:  # With one modality there is nothing to weigh it against.
+        estimator = ModalityEffectEstimator(names)
+        ratio = estimator(margin, margin_without, margin_alone)
+        columns |= {"ratio": ratio.mean(dim=0), "weight": estimator.weights(ratio).mean(dim=0)}
+    table = pd.DataFrame({c: v.tolist() for c, v in columns.items()}, index=pd.Index(names, name="modality"))
+    table["recall_alone"] = [float(evaluator.per_user(alone[m])[key].mean()) for m in names]
+    return EffectReport(
+        table.sort_values("effect", kind="stable"), float(recall.mean()), k=k, split=split, confidence=confidence
+    )
+
+
+def _held_out_triples(
+    data: HeteroData, split: str, num_negatives: int, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    positives = held_out(data, split)
+    if positives.size(1) == 0:
+        raise InputError(f"estimate_effects: the {split} split holds no interaction to measure on")
+    store = data[RATES]
+    known = torch.cat([store.edge_index, store.val_edge_index, store.test_edge_index], dim=1)
+    sampler = TripletSampler(known, data["user"].num_nodes, data["item"].num_nodes, seed=seed)
+    positives = positives[:, ~torch.isin(positives[0], sampler.saturated_users)]
+    user, preferred = positives.repeat_interleave(num_negatives, dim=1)
+    return user.to(device), preferred.to(device), sampler.sample_negatives(user).to(device)
+
+
+def _per_user_mean(value: Tensor, user: Tensor, num_users: int) -> Tensor:
+    """Return the mean of ``value [B, M]`` over the rows of each user that occurs, ``[users, M]``, in float64."""
+    total = value.new_zeros((num_users, value.size(1)), dtype=torch.float64).index_add_(0, user, value.double())
+    count = torch.bincount(user, minlength=num_users)
+    seen = count > 0
+    return total[seen] / count[seen].unsqueeze(-1)
+
+
+def _bootstrap(
+    value: Tensor, num_bootstrap: int, confidence: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the percentile interval of the mean over rows of ``value [users, M]``."""
+    value = value.double().cpu()
+    means = []
+    for start in range(0, num_bootstrap, 100):  # In blocks, so that memory does not grow with the resamples.
+        size = (min(100, num_bootstrap - start), value.size(0))
+        means.append(value[torch.randint(value.size(0), size, generator=generator)].mean(dim=1))
+    tail = (1 - confidence) / 2
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return low, high

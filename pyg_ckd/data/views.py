@@ -1,0 +1,53 @@
+"""Views: which modalities stay factual and which are intervened on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from pyg_ckd.errors import unknown_name
+
+View = frozenset[str]
+"""The modalities that stay factual; features and preferences of every other one are replaced with their mean."""
+
+
+def as_view(view: Collection[str] | str | None, modalities: Sequence[str]) -> View:
+    """Return ``view`` as a set of modalities.
+
+    Args:
+        view: The modalities that stay factual: a collection of names, one name (a uni-modal view), or :obj:`None` or
+            ``"full"`` for all of them.
+        modalities: The modalities that there are.
+
+    Raises:
+        InputError: If a name is not one of ``modalities``.
+    """
+    if view is None or (isinstance(view, str) and view == "full"):
+        return frozenset(modalities)
+    chosen = frozenset([view] if isinstance(view, str) else view)
+    for name in sorted(chosen):
+        if name not in modalities:
+            raise unknown_name("modality", name, modalities)
+    return chosen
+
+
+def unimodal_views(modalities: Sequence[str]) -> dict[str, View]:
+    """Return for every modality the view in which it alone is factual."""
+    return {m: frozenset([m]) for m in modalities}
+
+
+def leave_one_out_views(modalities: Sequence[str]) -> dict[str, View]:
+    """Return for every modality the view in which all others are factual."""
+    return {m: frozenset(modalities) - {m} for m in modalities}
+
+
+def counterfactual_views(modalities: Sequence[str]) -> list[View]:
+    """Return each view that distillation needs once: full, every uni-modal and every leave-one-out view.
+
+    With two modalities the uni-modal and the leave-one-out views coincide, so that three views are left of five.
+    """
+    views = [
+        as_view(None, modalities),
+        *unimodal_views(modalities).values(),
+        *leave_one_out_views(modalities).values(),
+    ]
+    return list(dict.fromkeys(views))

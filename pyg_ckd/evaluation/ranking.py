@@ -1,0 +1,247 @@
+"""Full-ranking evaluation: every item is ranked for every user, in blocks, on the device of the embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.metrics import LinkPredCoverage, LinkPredPersonalization
+
+from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.data.inputs import RATES, held_out, unpack
+from pyg_ckd.data.views import as_view
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.evaluation.metrics import LIST_METRICS, USER_METRICS, user_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit")
+BLOCK_BYTES = 2**27
+MAX_PERSONALIZATION_USERS = 1000
+
+
+class Metrics(dict[str, float]):
+    """Results by name, such as ``recall@20`` or ``cold/ndcg@10``; prints as a table.
+
+    Attributes:
+        per_user: A row per evaluated user and a column per metric, or :obj:`None`.
+    """
+
+    per_user: pd.DataFrame | None = None
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self), default=0)
+        return "\n".join(f"{name:<{width}}  {value:.4f}" for name, value in self.items())
+
+
+class Evaluator:
+    """Ranks all items for every user with a held-out interaction, with seen items masked.
+
+    Everything that does not depend on the embeddings is prepared once, so that a run can evaluate after every epoch.
+
+    Args:
+        data: The graph.
+        split: ``"val"`` or ``"test"``.
+        k: Cut-offs.
+        metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over users) and
+            ``coverage``, ``personalization`` (properties of all lists).
+        mask: Splits whose interactions count as seen and are never recommended.
+        device: Where to rank; by default where the embeddings are.
+
+    Raises:
+        InputError: If a name is unknown, a cut-off is not between 1 and the number of items, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        data: HeteroData,
+        split: str = "val",
+        k: Sequence[int] = (20,),
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        mask: Sequence[str] = ("train",),
+    ) -> None:
+        if split == "train":
+            raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
+        for name in metrics:
+            if name not in USER_METRICS and name not in LIST_METRICS:
+                raise unknown_name("metric", name, (*USER_METRICS, *LIST_METRICS))
+        self.num_items = data["item"].num_nodes
+        for cut in k:
+            if not 1 <= cut <= self.num_items:
+                raise InputError(f"k: found {cut}, expected a number between 1 and {self.num_items}, the number of items")
+        self.k, self.metrics = tuple(sorted(set(k))), tuple(metrics)
+        positives = held_out(data, split)
+        if positives.size(1) == 0:
+            raise InputError(f"split {split!r}: found no interaction, expected at least one to evaluate on")
+        self.users, row = torch.unique(positives[0], return_inverse=True)
+        self.labels = torch.stack([row, positives[1]])
+        self.cold_items = torch.bincount(held_out(data, "train")[1], minlength=self.num_items) == 0
+        self._seen_ptr, self._seen_item = self._seen(data, mask)
+
+    def _seen(self, data: HeteroData, mask: Sequence[str]) -> tuple[Tensor, Tensor]:
+        seen = torch.cat([held_out(data, split) for split in mask], dim=1) if mask else self.labels[:, :0]
+        position = torch.full((data["user"].num_nodes,), -1, device=seen.device)
+        position[self.users] = torch.arange(self.users.numel(), device=seen.device)
+        row = position[seen[0]]
+        row, order = row[row >= 0].sort(stable=True)
+        item = seen[1][position[seen[0]] >= 0][order]
+        count = torch.bincount(row, minlength=self.users.numel())
+        return torch.cat([count.new_zeros(1), count.cumsum(0)]), item
+
+    @torch.no_grad()
+    def rank(self, embeddings: Embeddings) -> Tensor:
+        """Return the best items of every evaluated user, best first, int64 ``[users, max(k)]`` on the CPU.
+
+        Args:
+            embeddings: The tables to rank with.
+
+        Raises:
+            InputError: If an embedding is not finite.
+        """
+        user, item = embeddings
+        for name, table in (("user", user), ("item", item)):
+            if not torch.isfinite(table).all():
+                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers to rank with")
+        size = max(1, BLOCK_BYTES // (item.element_size() * self.num_items))
+        transposed = item.t().contiguous()
+        best = []
+        for start in range(0, self.users.numel(), size):
+            stop = min(start + size, self.users.numel())
+            scores = user[self.users[start:stop].to(user.device)] @ transposed
+            ptr = self._seen_ptr[start : stop + 1]
+            row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
+            seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
+            scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
+            best.append(scores.topk(self.k[-1], dim=1).indices.cpu())
+        return torch.cat(best)
+
+    def per_user(self, embeddings: Embeddings) -> dict[str, Tensor]:
+        """Return the metrics of every evaluated user, from ``name@k`` to a vector ``[users]``.
+
+        The order is that of :attr:`users`.
+
+        Args:
+            embeddings: The tables to rank with.
+        """
+        return self._user_metrics(self.rank(embeddings), self.labels)
+
+    def _user_metrics(self, ranked: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return user_metrics(ranked, labels.cpu(), [m for m in self.metrics if m in USER_METRICS], self.k)
+
+    def __call__(self, embeddings: Embeddings, per_user: bool = False, cold: bool = False) -> Metrics:
+        """Return the metrics of all evaluated users.
+
+        Args:
+            embeddings: The tables to rank with.
+            per_user: Whether to keep the values of every user in :attr:`Metrics.per_user`.
+            cold: Whether to add the metrics on cold items (without a training interaction) and on warm ones, under
+                ``cold/`` and ``warm/``: means over the users who have such an item, :obj:`nan` if nobody has.
+        """
+        ranked = self.rank(embeddings)
+        values = self._user_metrics(ranked, self.labels)
+        result = Metrics({name: float(value.mean()) for name, value in values.items()})
+        result.update(self._list_metrics(ranked))
+        if cold:
+            is_cold = self.cold_items[self.labels[1]]
+            for group, chosen in (("warm", ~is_cold), ("cold", is_cold)):
+                labels = self.labels[:, chosen]
+                has = torch.bincount(labels[0], minlength=self.users.numel()).cpu() > 0
+                for name, value in self._user_metrics(ranked, labels).items():
+                    result[f"{group}/{name}"] = float(value[has].mean())
+        if per_user:
+            import pandas as pd
+
+            index = pd.Index(self.users.tolist(), name="user")
+            result.per_user = pd.DataFrame({name: value.numpy() for name, value in values.items()}, index=index)
+        return result
+
+    def _list_metrics(self, ranked: Tensor) -> dict[str, float]:
+        result = {}
+        for k in self.k:
+            if "coverage" in self.metrics:
+                coverage = LinkPredCoverage(k, num_dst_nodes=self.num_items)
+                coverage.update(ranked, self.labels.cpu())
+                result[f"coverage@{k}"] = float(coverage.compute())
+            if "personalization" in self.metrics:
+                personal = LinkPredPersonalization(k, max_src_nodes=MAX_PERSONALIZATION_USERS)
+                personal.update(ranked, self.labels.cpu())
+                result[f"personalization@{k}"] = float(personal.compute())
+        return result
+
+
+@torch.no_grad()
+def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] = (None,)) -> list[Embeddings]:
+    """Return the embeddings of a model in evaluation mode, one pair of tables for every view.
+
+    Args:
+        model: A backbone or an objective.
+        data: The graph.
+        views: The views.
+    """
+    device = next((p.device for p in model.parameters()), None)
+    features, graph = unpack(data, device)
+    training = model.training
+    model.eval()
+    try:
+        return model.forward_views(features, graph, views)  # type: ignore[operator, no-any-return]
+    finally:
+        model.train(training)
+
+
+def evaluate(
+    model: nn.Module | Embeddings,
+    data: HeteroData,
+    split: str = "test",
+    k: Sequence[int] | int = (10, 20),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    view: Any = None,
+    per_user: bool = False,
+    cold: bool = False,
+    mask: Sequence[str] = ("train",),
+) -> Metrics:
+    """Rank all items for every user of a split and average the metrics over users.
+
+    Args:
+        model: A backbone, an objective, or the embeddings themselves.
+        data: The graph.
+        split: ``"val"`` or ``"test"``.
+        k: Cut-off or cut-offs.
+        metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage`` and
+            ``personalization``.
+        view: The view to evaluate; :obj:`None` means all modalities.
+        per_user: Whether to keep the values of every user.
+        cold: Whether to tell cold items from warm ones.
+        mask: Splits whose interactions count as seen.
+
+    Raises:
+        InputError: If a name is unknown, a cut-off is out of range, or the split is empty.
+    """
+    evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask)
+    if isinstance(model, Embeddings):
+        return evaluator(model, per_user, cold)
+    return evaluator(embed(model, data, [as_view(view, data.modalities)])[0], per_user, cold)
+
+
+def popularity(data: HeteroData) -> Embeddings:
+    """Return the baseline that recommends the most popular items to everybody, as embeddings of width 1.
+
+    Args:
+        data: The graph.
+    """
+    count = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes)
+    return Embeddings(torch.ones(data["user"].num_nodes, 1), count.float().unsqueeze(-1))
+
+
+def unimodal_gap(student: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
+    """Return for every modality by how much its teacher is ahead of the student's uni-modal view.
+
+    Args:
+        student: From modality to a metric of the student's uni-modal view.
+        teacher: From modality to the same metric of the teacher.
+    """
+    return {m: teacher[m] - student[m] for m in student}

@@ -1,0 +1,122 @@
+"""The message-passing layer of MMGCN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
+from torch_geometric.utils import add_self_loops, spmm
+
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.propagation import Adjacency
+
+COMBINATIONS = ("concat", "add")
+
+
+class MMGCNConv(MessagePassing):
+    r"""One layer of a modality's graph in the `"MMGCN: Multi-modal Graph Convolution Network for Personalized
+    Recommendation of Micro-video" <https://doi.org/10.1145/3343031.3351034>`_ paper.
+
+    .. math::
+        \mathbf{h}_i &= \phi \left( \frac{1}{|\mathcal{N}(i)|} \sum_{j \in \mathcal{N}(i)} \mathbf{W}_1 \mathbf{x}_j
+        \right)
+
+        \hat{\mathbf{x}}_i &= \phi \left( \mathbf{W}_2 \mathbf{x}_i \right) + \mathbf{e}_i
+
+        \mathbf{x}^{\prime}_i &= \phi \left( \mathbf{W}_3 [ \mathbf{h}_i \, \Vert \, \hat{\mathbf{x}}_i ] \right)
+        \quad \text{or} \quad \phi \left( \mathbf{W}_3 \mathbf{h}_i + \hat{\mathbf{x}}_i \right)
+
+    with :math:`\phi` a leaky ReLU of slope 0.01 and :math:`\mathbf{e}_i` the id embedding that all modalities share.
+
+    Args:
+        in_channels (int): Size of each input row.
+        out_channels (int): Size of each output row.
+        combine (str, optional): How neighbourhood and node meet: ``"concat"`` or ``"add"``, the paper's concatenation
+            and element-wise combination. (default: ``"concat"``)
+        add_self_loops (bool, optional): Whether a node is among its own neighbours. Not applied to an
+            :class:`~pyg_ckd.nn.Adjacency`, which is final. (default: :obj:`False`)
+        bias (bool, optional): Whether :math:`\mathbf{W}_1` has a bias. (default: :obj:`False`)
+        **kwargs (optional): Additional arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:**
+          node features :math:`(|\mathcal{V}|, F_{in})`,
+          edge indices :math:`(2, |\mathcal{E}|)` or a sparse or prepared graph,
+          id embeddings :math:`(|\mathcal{V}|, F_{out})` *(optional)*
+        - **output:** node features :math:`(|\mathcal{V}|, F_{out})`
+
+    Raises:
+        InputError: If a size is not positive or ``combine`` is neither of the two.
+    """
+
+    SUPPORTS_FUSED_EDGE_INDEX = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        combine: str = "concat",
+        add_self_loops: bool = False,
+        bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if in_channels < 1 or out_channels < 1:
+            raise InputError(f"MMGCNConv: found sizes {in_channels} -> {out_channels}, expected positive sizes")
+        if combine not in COMBINATIONS:
+            raise unknown_name("combination", combine, COMBINATIONS)
+        kwargs.setdefault("aggr", "mean")
+        super().__init__(**kwargs)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.combine, self.add_self_loops = combine, add_self_loops
+        self.lin_neighbor = Linear(in_channels, out_channels, bias=bias, weight_initializer="glorot")
+        self.lin_self = Linear(in_channels, out_channels, weight_initializer="glorot")
+        merged = 2 * out_channels if combine == "concat" else out_channels
+        self.lin_merge = Linear(merged, out_channels, weight_initializer="glorot")
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        super().reset_parameters()
+        for lin in (self.lin_neighbor, self.lin_self, self.lin_merge):
+            lin.reset_parameters()
+
+    def forward(self, x: Tensor, edge_index: Adj | Adjacency, id_embedding: OptTensor = None) -> Tensor:
+        """Run the layer."""
+        message = self.lin_neighbor(x)
+        if isinstance(edge_index, Adjacency):
+            h = edge_index.matmul(message)
+        else:
+            if self.add_self_loops:
+                edge_index = _with_self_loops(edge_index, x.size(self.node_dim))
+            # propagate_type: (x: Tensor)
+            h = self.propagate(edge_index, x=message)
+        h = F.leaky_relu(h)
+        x = F.leaky_relu(self.lin_self(x))
+        if id_embedding is not None:
+            x = x + id_embedding
+        if self.combine == "concat":
+            return F.leaky_relu(self.lin_merge(torch.cat([h, x], dim=-1)))
+        return F.leaky_relu(self.lin_merge(h) + x)
+
+    def message(self, x_j: Tensor) -> Tensor:
+        """Pass the neighbour's row on."""
+        return x_j
+
+    def message_and_aggregate(self, adj_t: Adj, x: Tensor) -> Tensor:
+        """Average all neighbours' rows in one sparse product."""
+        if isinstance(adj_t, SparseTensor):
+            adj_t = adj_t.set_value(None, layout=None)
+        return spmm(adj_t, x, reduce=self.aggr)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, combine={self.combine!r})"
+
+
+def _with_self_loops(edge_index: Adj, num_nodes: int) -> Adj:
+    if isinstance(edge_index, SparseTensor):
+        return torch_sparse.set_diag(edge_index)
+    return add_self_loops(edge_index, num_nodes=num_nodes)[0]

@@ -1,0 +1,63 @@
+"""Loss functions that objectives and backbones share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bpr_loss(margin: Tensor, eps: float = 0.0) -> Tensor:
+    r"""Bayesian personalised ranking, :math:`-\ln \sigma(\delta)` averaged over triples.
+
+    From `"BPR: Bayesian Personalized Ranking from Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_.
+
+    Args:
+        margin: Margins :math:`\delta`, ``[B]``.
+        eps: Added inside the logarithm, as some published implementations do; the default is exact.
+
+    Returns:
+        Scalar loss.
+    """
+    if eps == 0.0:
+        return F.softplus(-margin).mean()
+    return -torch.log(eps + torch.sigmoid(margin)).mean()
+
+
+def l2_penalty(*rows: Tensor, squared: bool = True) -> Tensor:
+    r"""Penalty on the rows of a batch, :math:`\frac{1}{2B} \sum_k \lVert \mathbf{R}_k \rVert_F^2`.
+
+    Args:
+        *rows: Matrices ``[B, D]``, a row for every triple; rows that occur several times count several times.
+        squared: With :obj:`False`, :math:`\frac{1}{B} \sum_k \lVert \mathbf{R}_k \rVert_F` as in the MMRec toolbox.
+
+    Returns:
+        Scalar penalty.
+    """
+    if squared:
+        return 0.5 * torch.stack([row.square().sum() for row in rows]).sum() / rows[0].size(0)
+    return torch.stack([row.norm() for row in rows]).sum() / rows[0].size(0)
+
+
+def ranking_cross_entropy(student: Tensor, teacher: Tensor, temperature: float, eps: float = 0.0) -> Tensor:
+    r"""Soft ranking distillation: cross-entropy between two pairwise preferences.
+
+    .. math::
+        -\left[ a \ln b + (1 - a) \ln (1 - b) \right] \quad \text{with} \quad
+        a = \sigma(t / \tau), \; b = \sigma(s / \tau)
+
+    Args:
+        student: Student margins :math:`s`, ``[R]``.
+        teacher: Teacher margins :math:`t`, ``[R]``.
+        temperature: Temperature :math:`\tau > 0`.
+        eps: Added inside both logarithms, which caps a term near :math:`-\ln \epsilon` and stops the gradient of
+            saturated margins, as the published code does with 1e-8; the default is exact.
+
+    Returns:
+        Scalar loss, the mean over triples.
+    """
+    target = torch.sigmoid(teacher / temperature)
+    if eps == 0.0:
+        return F.binary_cross_entropy_with_logits(student / temperature, target)
+    prob = torch.sigmoid(student / temperature)
+    return -(target * torch.log(prob + eps) + (1 - target) * torch.log(1 - prob + eps)).mean()

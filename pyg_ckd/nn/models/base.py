@@ -1,0 +1,238 @@
+"""What all backbones share: sizes, the prepared graph, interventions, and how views are computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.data.views import View, as_view
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import l2_penalty
+from pyg_ckd.nn.propagation import Adjacency
+
+AnyView = Collection[str] | str | None
+Graph = Tensor | Adjacency
+B = TypeVar("B", bound="Backbone")
+
+
+class Backbone(nn.Module):
+    r"""A recommender that maps ``(features, graph, view)`` to :class:`~pyg_ckd.data.Embeddings`.
+
+    A backbone holds parameters only. Users are nodes ``0 .. U - 1`` and items ``U .. U + I - 1`` of its graph.
+
+    In a view, every modality that is not factual is *intervened* on: each item's features are replaced with the mean
+    over items and each user's preference vector with the mean over users. Id embeddings are never intervened on.
+
+    Args:
+        num_users: Number of users ``U``.
+        num_items: Number of items ``I``.
+        feature_dims: Feature width :math:`d_m` of every modality, in order.
+
+    Raises:
+        InputError: If a size is not positive.
+    """
+
+    normalization: str = "sym"
+    self_loops: bool = False
+
+    def __init__(self, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
+        super().__init__()
+        for name, size in {"num_users": num_users, "num_items": num_items, **feature_dims}.items():
+            check_size(name, size)
+        self.num_users, self.num_items = num_users, num_items
+        self.feature_dims = dict(feature_dims)
+        self.options: dict[str, Any] = {}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in order."""
+        return tuple(self.feature_dims)
+
+    @classmethod
+    def from_data(cls: type[B], data: HeteroData, **options: Any) -> B:
+        """Build a backbone for a graph.
+
+        Args:
+            data: The graph, read for the number of users, items and features only.
+            **options: Further arguments of the constructor.
+        """
+        dims = {m: data["item"][m].size(1) for m in data.modalities}
+        model = cls(data["user"].num_nodes, data["item"].num_nodes, dims, **options)
+        model.options = options
+        return model
+
+    def prepare(self, edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Graph]:
+        """Normalise the graph once, so that no step has to; a prepared graph is returned as it is.
+
+        Args:
+            edge_index_dict: Interactions ``[2, E]`` under ``('user', 'rates', 'item')`` and any further graph.
+
+        Returns:
+            The same dict with an :class:`~pyg_ckd.nn.Adjacency` in the place of the interactions.
+        """
+        return {**edge_index_dict, RATES: self._adjacency(edge_index_dict)}
+
+    def _adjacency(
+        self, edge_index_dict: Mapping[EdgeType, Graph], n_id_dict: Mapping[str, Tensor] | None = None
+    ) -> Adjacency:
+        graph = edge_index_dict[RATES]
+        if isinstance(graph, Adjacency):
+            return graph
+        sizes = (self.num_users, self.num_items)
+        if n_id_dict is not None:
+            sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
+        dtype = next(self.parameters()).dtype
+        return Adjacency.from_interactions(graph, *sizes, self.normalization, self.self_loops, dtype=dtype)
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        view: AnyView = None,
+        n_id_dict: Mapping[str, Tensor] | None = None,
+    ) -> Embeddings:
+        """Compute the embeddings of one view.
+
+        Args:
+            features: From modality to the full feature matrix ``[I, d_m]``.
+            edge_index_dict: The graph, prepared or not.
+            view: Modalities that stay factual; :obj:`None` means all.
+            n_id_dict: Row numbers of the users and items of a sampled subgraph, under ``'user'`` and ``'item'``. The
+                indices of the graph are then those of the subgraph; means are still taken over all items and users.
+
+        Returns:
+            Embeddings of all users and items, or of those in ``n_id_dict``.
+        """
+        return self.forward_views(features, edge_index_dict, [view], n_id_dict)[0]
+
+    def forward_views(
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        views: Sequence[AnyView],
+        n_id_dict: Mapping[str, Tensor] | None = None,
+    ) -> list[Embeddings]:
+        """Compute the embeddings of several views and share between them what they have in common.
+
+        Args:
+            features: As in :meth:`forward`.
+            edge_index_dict: As in :meth:`forward`.
+            views: The views; the results come in their order.
+            n_id_dict: As in :meth:`forward`.
+        """
+        factual = [as_view(view, self.modalities) for view in views]
+        return self._forward_views(features, self._adjacency(edge_index_dict, n_id_dict), factual, n_id_dict or {})
+
+    def _forward_views(
+        self,
+        features: Mapping[str, Tensor],
+        graph: Adjacency,
+        views: Sequence[View],
+        n_id_dict: Mapping[str, Tensor],
+    ) -> list[Embeddings]:
+        raise TypeError(f"{type(self).__name__} must derive from EarlyFusion or LateFusion")
+
+    def penalty(self, out: Embeddings, batch: TripletBatch) -> Tensor:
+        """Return the L2 penalty of a batch; here on the rows of the embeddings that the batch scores with.
+
+        Args:
+            out: Embeddings of the full view.
+            batch: The triples.
+        """
+        return l2_penalty(out.user[batch.user], out.item[batch.positive], out.item[batch.negative])
+
+    def split(self, x: Tensor, n_id_dict: Mapping[str, Tensor]) -> Embeddings:
+        """Cut node embeddings ``[N, D]`` into those of users and of items."""
+        users = n_id_dict["user"].numel() if "user" in n_id_dict else self.num_users
+        return Embeddings(x[:users], x[users:])
+
+
+class LateFusion(Backbone):
+    """Base of backbones with one branch per modality, fused after propagation.
+
+    A subclass defines :meth:`branch` and :meth:`fuse`. Each branch is computed at most twice however many views are
+    asked for: once with the modality factual and once intervened.
+    """
+
+    def branch(
+        self, modality: str, feature: Tensor, graph: Adjacency, n_id_dict: Mapping[str, Tensor], factual: bool
+    ) -> Embeddings:
+        """Compute the branch of one modality.
+
+        Args:
+            modality: Name of the modality.
+            feature: Its features ``[I, d_m]``, or their mean ``[1, d_m]`` if they are intervened on.
+            graph: The prepared graph.
+            n_id_dict: Rows of a sampled subgraph, or empty.
+            factual: Whether the modality is factual; if not, its user preferences are replaced with their mean too.
+        """
+        raise TypeError(f"{type(self).__name__} defines no branch")
+
+    def fuse(self, branches: Mapping[str, Embeddings], n_id_dict: Mapping[str, Tensor]) -> Embeddings:
+        """Fuse the branches of one view, given in the order of the modalities."""
+        raise TypeError(f"{type(self).__name__} defines no fusion")
+
+    def _forward_views(
+        self,
+        features: Mapping[str, Tensor],
+        graph: Adjacency,
+        views: Sequence[View],
+        n_id_dict: Mapping[str, Tensor],
+    ) -> list[Embeddings]:
+        branches = {}
+        for m in self.modalities:
+            for factual in sorted({m in view for view in views}):
+                feature = mean_row(features[m]) if not factual else take(features[m], n_id_dict.get("item"))
+                branches[m, factual] = self.branch(m, feature, graph, n_id_dict, factual)
+        return [self.fuse({m: branches[m, m in view] for m in self.modalities}, n_id_dict) for view in views]
+
+
+class EarlyFusion(Backbone):
+    """Base of backbones that fuse the modalities before propagation and propagate one stream.
+
+    A subclass defines :meth:`ego` and :meth:`propagate`, which must treat columns alike: the views are stacked along
+    the feature axis and go through it together, so that any number of views costs one sparse product per layer.
+    """
+
+    def ego(self, features: Mapping[str, Tensor], view: View, n_id_dict: Mapping[str, Tensor]) -> Tensor:
+        """Return the fused input ``[N, D]`` of one view."""
+        raise TypeError(f"{type(self).__name__} defines no input")
+
+    def propagate(self, x: Tensor, graph: Adjacency) -> Tensor:
+        """Propagate node embeddings ``[N, V * D]`` of ``V`` stacked views."""
+        raise TypeError(f"{type(self).__name__} defines no propagation")
+
+    def _forward_views(
+        self,
+        features: Mapping[str, Tensor],
+        graph: Adjacency,
+        views: Sequence[View],
+        n_id_dict: Mapping[str, Tensor],
+    ) -> list[Embeddings]:
+        distinct = list(dict.fromkeys(views))
+        x = torch.cat([self.ego(features, view, n_id_dict) for view in distinct], dim=1)
+        out = dict(zip(distinct, self.propagate(x, graph).chunk(len(distinct), dim=1), strict=True))
+        return [self.split(out[view], n_id_dict) for view in views]
+
+
+def mean_row(x: Tensor) -> Tensor:
+    """Return the intervention do(X = mean): the mean over rows, ``[1, D]``."""
+    return x.mean(dim=0, keepdim=True)
+
+
+def take(x: Tensor, index: Tensor | None) -> Tensor:
+    """Return the rows of a sampled subgraph, or all of them."""
+    return x if index is None else x[index]
+
+
+def check_size(name: str, size: int, least: int = 1) -> None:
+    """Raise an InputError unless ``size`` is at least ``least``."""
+    if size < least:
+        raise InputError(f"{name}: found {size}, expected at least {least}")

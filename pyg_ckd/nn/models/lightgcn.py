@@ -1,0 +1,131 @@
+"""LightGCN and its early-fusion multimodal form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.data.views import View
+from pyg_ckd.nn.conv.lg_conv import LGConv
+from pyg_ckd.nn.loss import l2_penalty
+from pyg_ckd.nn.models.base import EarlyFusion, check_size, mean_row, take
+from pyg_ckd.nn.propagation import Adjacency
+
+
+class LightGCN(EarlyFusion):
+    r"""LightGCN, the baseline that sees no modality at all.
+
+    From `"LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation"
+    <https://arxiv.org/abs/2002.02126>`_.
+
+    .. math::
+        \mathbf{X}^{(l+1)} = \mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2} \mathbf{X}^{(l)}, \qquad
+        \mathbf{X} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{X}^{(l)}
+
+    Every view is the same, for there is nothing to intervene on. As in the paper, the L2 penalty acts on the id
+    embeddings :math:`\mathbf{X}^{(0)}` of the batch.
+
+    Args:
+        num_users: Number of users.
+        num_items: Number of items.
+        feature_dims: Taken as every backbone takes it; features are ignored.
+        embedding_dim: Width :math:`D` of the embeddings.
+        num_layers: Number of layers :math:`L`.
+
+    Raises:
+        InputError: If a size is not positive or ``num_layers`` is negative.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        feature_dims: Mapping[str, int] | None = None,
+        embedding_dim: int = 64,
+        num_layers: int = 3,
+    ) -> None:
+        super().__init__(num_users, num_items, feature_dims or {})
+        check_size("embedding_dim", embedding_dim)
+        check_size("num_layers", num_layers, least=0)
+        self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
+        self.item_embedding = nn.Parameter(torch.empty(num_items, embedding_dim))
+        self.convs = nn.ModuleList(LGConv(normalize=False) for _ in range(num_layers))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.xavier_uniform_(self.user_embedding)
+        nn.init.xavier_uniform_(self.item_embedding)
+
+    def ego(self, features: Mapping[str, Tensor], view: View, n_id_dict: Mapping[str, Tensor]) -> Tensor:
+        """Return the id embeddings ``[N, D]``."""
+        user = take(self.user_embedding, n_id_dict.get("user"))
+        return torch.cat([user, take(self.item_embedding, n_id_dict.get("item"))])
+
+    def propagate(self, x: Tensor, graph: Adjacency) -> Tensor:
+        """Return the mean over layers."""
+        total = x
+        for conv in self.convs:
+            x = conv(x, graph)
+            total = total + x
+        return total / (len(self.convs) + 1)
+
+    def penalty(self, out: Embeddings, batch: TripletBatch) -> Tensor:
+        """Return the L2 penalty on the batch's rows of the id embeddings."""
+        item = self.item_embedding
+        return l2_penalty(self.user_embedding[batch.user], item[batch.positive], item[batch.negative])
+
+
+class EarlyFusionLightGCN(LightGCN):
+    r"""LightGCN whose items start from their id embedding plus their fused features.
+
+    .. math::
+        \mathbf{x}^{(0)}_u = \mathbf{p}_u, \qquad
+        \mathbf{x}^{(0)}_i = \mathbf{q}_i + \sum_{m} \left( \mathbf{W}_m \mathbf{f}^m_i + \mathbf{b}_m \right)
+
+    and propagation as in :class:`LightGCN`. The modalities meet before the first layer, hence early fusion. A modality
+    that is intervened on adds the same vector to every item's input.
+
+    Args:
+        num_users: Number of users.
+        num_items: Number of items.
+        feature_dims: Feature width of every modality, in order.
+        embedding_dim: Width :math:`D` of the embeddings.
+        num_layers: Number of layers :math:`L`.
+        id_embedding: Whether items have the id embedding :math:`\mathbf{q}_i`.
+
+    Raises:
+        InputError: If a size is not positive or there is no modality.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        feature_dims: Mapping[str, int],
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        id_embedding: bool = True,
+    ) -> None:
+        check_size("number of modalities", len(feature_dims))
+        super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
+        self.id_embedding = id_embedding
+        if not id_embedding:
+            self.item_embedding.requires_grad_(False).zero_()
+        self.project = nn.ModuleDict({m: nn.Linear(d, embedding_dim) for m, d in feature_dims.items()})
+
+    def ego(self, features: Mapping[str, Tensor], view: View, n_id_dict: Mapping[str, Tensor]) -> Tensor:
+        """Return id embeddings plus fused features ``[N, D]``."""
+        item = take(self.item_embedding, n_id_dict.get("item"))
+        for m in self.modalities:
+            feature = take(features[m], n_id_dict.get("item")) if m in view else mean_row(features[m])
+            item = item + self.project[m](feature)
+        return torch.cat([take(self.user_embedding, n_id_dict.get("user")), item])
+
+    def penalty(self, out: Embeddings, batch: TripletBatch) -> Tensor:
+        """Return the L2 penalty on the rows of the embeddings that the batch scores with."""
+        return super(LightGCN, self).penalty(out, batch)

@@ -1,0 +1,144 @@
+"""MMGCN for any number of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
+from pyg_ckd.nn.models.base import LateFusion, check_size, mean_row, take
+from pyg_ckd.nn.propagation import Adjacency
+
+FUSIONS = ("sum", "mean")
+
+
+class MMGCN(LateFusion):
+    r"""One graph network per modality, added up.
+
+    From `"MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video"
+    <https://doi.org/10.1145/3343031.3351034>`_. With :math:`\mathbf{P}_m` the users' preferences for modality ``m``,
+
+    .. math::
+        \mathbf{X}_m^{(0)} = \nu \left( \left[ \mathbf{P}_m ; \mathbf{F}_m \mathbf{W}_m^\top + \mathbf{b}_m \right]
+        \right), \qquad \mathbf{X}_m^{(l+1)} = \textrm{MMGCNConv} \left( \mathbf{X}_m^{(l)}, \mathbf{E} \right), \qquad
+        \mathbf{X} = \sum_m \mathbf{X}_m^{(L)}
+
+    where :math:`\nu` divides rows by their length and all modalities share the id embeddings :math:`\mathbf{E}`. Late
+    fusion: the branches meet after the last layer. In a view, the branch of a modality that is intervened on runs on
+    mean features and mean preferences, so that it still carries the id embeddings.
+
+    The published implementations never train the preferences; here they are parameters like all others. The paper's own
+    code is ``latent_dims`` for the visual modality only; the code of the distillation paper is ``latent_dims=64,
+    combine="add", self_loops=True, message_bias=True, fusion="mean"``.
+
+    Args:
+        num_users: Number of users.
+        num_items: Number of items.
+        feature_dims: Feature width of every modality, in order.
+        embedding_dim: Width of the embeddings.
+        num_layers: Number of layers :math:`L`.
+        latent_dims: Width that features are projected to before the first layer: one number for all modalities, a dict
+            for some of them (the others enter as they are, without :math:`\mathbf{W}_m`), or :obj:`None` for none.
+        combine: ``"concat"`` or ``"add"``, see :class:`~pyg_ckd.nn.MMGCNConv`.
+        self_loops: Whether a node is among its own neighbours.
+        message_bias: Whether the map of the messages has a bias.
+        fusion: ``"sum"`` as in the paper, or ``"mean"`` as in both published implementations.
+
+    Raises:
+        InputError: If a size is not positive, there is no modality, or a name is unknown.
+    """
+
+    normalization = "mean"
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        feature_dims: Mapping[str, int],
+        embedding_dim: int = 64,
+        num_layers: int = 3,
+        latent_dims: int | dict[str, int] | None = 64,
+        combine: str = "concat",
+        self_loops: bool = False,
+        message_bias: bool = False,
+        fusion: str = "sum",
+    ) -> None:
+        check_size("number of modalities", len(feature_dims))
+        super().__init__(num_users, num_items, feature_dims)
+        check_size("embedding_dim", embedding_dim)
+        check_size("num_layers", num_layers)
+        if fusion not in FUSIONS:
+            raise unknown_name("fusion", fusion, FUSIONS)
+        self.fusion, self.self_loops = fusion, self_loops
+        latent = _latent_dims(latent_dims, feature_dims)
+        widths = {m: latent.get(m, d) for m, d in feature_dims.items()}
+        self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
+        self.item_embedding = nn.Parameter(torch.empty(num_items, embedding_dim))
+        self.preference = nn.ParameterDict({m: torch.empty(num_users, d) for m, d in widths.items()})
+        self.project = nn.ModuleDict(
+            {m: nn.Linear(d, latent[m]) if m in latent else nn.Identity() for m, d in feature_dims.items()}
+        )
+        self.convs = nn.ModuleDict(
+            {
+                m: nn.ModuleList(
+                    MMGCNConv(d if layer == 0 else embedding_dim, embedding_dim, combine, self_loops, message_bias)
+                    for layer in range(num_layers)
+                )
+                for m, d in widths.items()
+            }
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        for table in (self.user_embedding, self.item_embedding, *self.preference.values()):
+            nn.init.xavier_normal_(table)
+        for lin in self.project.values():
+            if isinstance(lin, nn.Linear):
+                lin.reset_parameters()
+        for convs in self.convs.values():
+            for conv in convs:
+                conv.reset_parameters()
+
+    def branch(
+        self, modality: str, feature: Tensor, graph: Adjacency, n_id_dict: Mapping[str, Tensor], factual: bool
+    ) -> Embeddings:
+        """Run the graph network of a modality."""
+        ids = (n_id_dict.get("user"), n_id_dict.get("item"))
+        user_id, item_id = take(self.user_embedding, ids[0]), take(self.item_embedding, ids[1])
+        preference, feature = self.preference[modality], self.project[modality](feature)
+        if factual:
+            preference = take(preference, ids[0])
+        else:
+            preference = mean_row(preference).expand(user_id.size(0), -1)
+            feature = feature.expand(item_id.size(0), -1)
+        x = F.normalize(torch.cat([preference, feature]))
+        id_embedding = torch.cat([user_id, item_id])
+        for conv in self.convs[modality]:
+            x = conv(x, graph, id_embedding)
+        return self.split(x, n_id_dict)
+
+    def fuse(self, branches: Mapping[str, Embeddings], n_id_dict: Mapping[str, Tensor]) -> Embeddings:
+        """Add the branches up, or average them."""
+        user = torch.stack([branch.user for branch in branches.values()])
+        item = torch.stack([branch.item for branch in branches.values()])
+        if self.fusion == "sum":
+            return Embeddings(user.sum(dim=0), item.sum(dim=0))
+        return Embeddings(user.mean(dim=0), item.mean(dim=0))
+
+
+def _latent_dims(latent_dims: int | dict[str, int] | None, feature_dims: Mapping[str, int]) -> dict[str, int]:
+    if latent_dims is None:
+        return {}
+    chosen = latent_dims if isinstance(latent_dims, dict) else dict.fromkeys(feature_dims, latent_dims)
+    for name, width in chosen.items():
+        if name not in feature_dims:
+            raise unknown_name("modality", name, feature_dims)
+        if width < 1:
+            raise InputError(f"latent_dims: found {width} for {name!r}, expected a positive width")
+    return dict(chosen)

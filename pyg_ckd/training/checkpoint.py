@@ -1,0 +1,94 @@
+"""Checkpoints: written whole or not at all, read without executing anything, refused where they do not fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import atomic_path
+
+FORMAT = 1
+"""Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
+
+
+def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a checkpoint to a temporary name and rename it.
+
+    Args:
+        path: The file.
+        content: Tensors and plain values.
+    """
+    with atomic_path(path) as temporary:
+        torch.save({"format": FORMAT, **content}, temporary)
+
+
+def load_checkpoint(path: str | os.PathLike[str], kind: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``.
+
+    Args:
+        path: The file.
+        kind: What it must hold, the value of its key ``kind``.
+        device: Where its tensors shall lie.
+
+    Raises:
+        InputError: If the file is missing, damaged, of another version or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: found no such file, expected one written by pyg-ckd")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"checkpoint {path}: cannot be read ({reason}); it is damaged or no checkpoint, train again"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
+        raise InputError(
+            f"checkpoint {path}: found format {found}, expected {FORMAT}; it was written by another version, train again"
+        )
+    if content.get("kind") != kind:
+        raise InputError(f"checkpoint {path}: found a checkpoint of kind {content.get('kind')!r}, expected {kind!r}")
+    return content
+
+
+def check_settings(path: str | os.PathLike[str], found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise an InputError that names the first setting in which a checkpoint differs from the present run.
+
+    Args:
+        path: The file, for the message.
+        found: Settings stored in the checkpoint.
+        expected: Settings of the present run.
+    """
+    for key in sorted({*found, *expected}):
+        if found.get(key) != expected.get(key):
+            if key == "data":
+                raise InputError(
+                    f"checkpoint {path}: it was trained on other data (or other features or splits), expected the same; "
+                    "choose another folder or the same data"
+                )
+            raise InputError(
+                f"checkpoint {path}: found {key} = {found.get(key)!r}, expected {expected.get(key)!r} as in this run; "
+                "choose another folder or the same settings"
+            )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's generators inside the block and leave them as they were outside.
+
+    Args:
+        seed: The seed.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
