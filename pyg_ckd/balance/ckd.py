@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance.base import Objective, check_not_negative
@@ -123,41 +124,46 @@ class DistillationWrapper(Objective):
 
     def balance(self, out: Mapping[View, Embeddings], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the re-weighted distillation losses."""
-        triple = (batch.user, batch.positive, batch.negative)
-        alone = {m: out[self._alone[m]].margin(*triple) for m in self.modalities}
-        weights = self._weights(out, alone, triple)
+        triples = self._triples(batch)
+        sizes = [batch.user.numel(), triples[0].numel() - batch.user.numel()]
+        # Training and random triples of a view go through one gather.
+        margins = {m: out[self._alone[m]].margin(*triples).split(sizes) for m in self.modalities}
+        weights = self._weights(out, {m: margin for m, (margin, _) in margins.items()}, batch)
+        scale = self.distillation_weight
         if not self.has_teachers:
-            unimodal = torch.stack([torch.nn.functional.softplus(-alone[m]) for m in self.modalities], dim=-1)
-            return {"unimodal": self.distillation_weight * (weights * unimodal).sum(dim=-1).mean()}
+            unimodal = [F.softplus(-margin) for margin, _ in margins.values()]
+            return {"unimodal": scale * _weighted(weights, unimodal)}
+        targets = {m: self.teacher(m).margin(*triples).split(sizes) for m in self.modalities}
         terms = {}
         if self.specific:
-            specific = torch.stack([self.specific_loss(m, alone[m], triple) for m in self.modalities], dim=-1)
-            terms["specific"] = self.distillation_weight * (weights * specific).sum(dim=-1).mean()
+            specific = [specific_loss(margins[m][0], targets[m][0]) for m in self.modalities]
+            terms["specific"] = scale * _weighted(weights, specific)
         if self.generic:
-            generic = torch.stack([self.generic_loss(m, out[self._alone[m]], batch) for m in self.modalities])
-            scale = self.distillation_weight * self.generic_weight
-            terms["generic"] = scale * (weights * generic).sum(dim=-1).mean()
+            tau, eps = self.temperature, self.log_eps
+            generic = [ranking_cross_entropy(margins[m][1], targets[m][1], tau, eps) for m in self.modalities]
+            terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
         return terms
 
-    def specific_loss(self, modality: str, margin: Tensor, triple: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the hinge between teacher and student margin for every triple, ``[B]``."""
-        return (self.teacher(modality).margin(*triple) - margin).clamp(min=0)
+    def _triples(self, batch: TripletBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return training triples, followed by random ones if the generic loss wants them."""
+        if not self.num_random_triples:
+            return batch.user, batch.positive, batch.negative
+        return (
+            torch.cat([batch.user, batch.random_user]),
+            torch.cat([batch.positive, batch.random_first]),
+            torch.cat([batch.negative, batch.random_second]),
+        )
 
-    def generic_loss(self, modality: str, student: Embeddings, batch: TripletBatch) -> Tensor:
-        """Return the soft ranking loss of a modality over the random triples, a scalar."""
-        triple = (batch.random_user, batch.random_first, batch.random_second)
-        teacher = self.teacher(modality).margin(*triple)
-        return ranking_cross_entropy(student.margin(*triple), teacher, self.temperature, self.log_eps)
-
-    def _weights(
-        self, out: Mapping[View, Embeddings], alone: Mapping[str, Tensor], triple: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
-        with torch.no_grad():
-            full = out[self.view].margin(*triple)
-            without = torch.stack([out[self._without[m]].margin(*triple) for m in self.modalities], dim=-1)
-            effects = self.effects(full, without, torch.stack(list(alone.values()), dim=-1))
-            weights = self.effects.weights(effects) if self.reweight else torch.ones_like(effects)
-            self.effects.track(effects, weights)
+    @torch.no_grad()
+    def _weights(self, out: Mapping[View, Embeddings], alone: Mapping[str, Tensor], batch: TripletBatch) -> Tensor:
+        margins = {self._alone[m]: margin for m, margin in alone.items()}
+        for view in self._views:
+            if view not in margins:  # With two modalities, leaving one out is the other's uni-modal view.
+                margins[view] = out[view].margin(batch.user, batch.positive, batch.negative)
+        without = torch.stack([margins[self._without[m]] for m in self.modalities], dim=-1)
+        effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1))
+        weights = self.effects.weights(effects) if self.reweight else torch.ones_like(effects)
+        self.effects.track(effects, weights)
         return weights
 
     def settings(self) -> dict[str, Any]:
@@ -169,3 +175,18 @@ class DistillationWrapper(Objective):
     def epoch_statistics(self) -> dict[str, float]:
         """Return mean effect and weight of every modality over the finished epoch."""
         return self.effects.finish_epoch()
+
+
+def specific_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the hinge between teacher and student margin of every triple, zero where the teacher is overtaken.
+
+    Args:
+        student: Student margins ``[B]``.
+        teacher: Teacher margins ``[B]``.
+    """
+    return (teacher - student).clamp(min=0)
+
+
+def _weighted(weights: Tensor, losses: Sequence[Tensor]) -> Tensor:
+    """Return the mean over triples of the weighted sum over modalities; a loss is a vector ``[B]`` or a scalar."""
+    return (weights * torch.stack(list(losses), dim=-1)).sum(dim=-1).mean()

@@ -1,4 +1,7 @@
 from pyg_ckd.data.build import build_data, check_data, fingerprint
+from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.data.inputs import RATES, held_out, unpack
+from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.data.transforms import (
     L2NormalizeFeatures,
     PCAFeatures,
@@ -6,14 +9,26 @@ from pyg_ckd.data.transforms import (
     feature_transform,
     impute_mean,
 )
+from pyg_ckd.data.views import View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 __all__ = [
+    "RATES",
+    "Embeddings",
     "L2NormalizeFeatures",
     "PCAFeatures",
     "StandardizeFeatures",
+    "TripletBatch",
+    "TripletSampler",
+    "View",
+    "as_view",
     "build_data",
     "check_data",
+    "counterfactual_views",
     "feature_transform",
     "fingerprint",
+    "held_out",
     "impute_mean",
+    "leave_one_out_views",
+    "unimodal_views",
+    "unpack",
 ]

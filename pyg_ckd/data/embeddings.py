@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -26,7 +27,18 @@ class Embeddings(NamedTuple):
             preferred: Row numbers of the items ``i``, int64 ``[B]``.
             other: Row numbers of the items ``j``, int64 ``[B]``.
         """
-        return (self.user[user] * (self.item[preferred] - self.item[other])).sum(dim=-1)
+        # index_select is an order of magnitude faster than advanced indexing on the CPU, in both directions.
+        first, second = self.item.index_select(0, torch.cat([preferred, other])).chunk(2)
+        return (self.user.index_select(0, user) * (first - second)).sum(dim=-1)
+
+    def rows(self, user: Tensor, *items: Tensor) -> list[Tensor]:
+        """Return the rows of users and of each list of items, ``[B, D]`` each.
+
+        Args:
+            user: Row numbers of users, int64 ``[B]``.
+            *items: Row numbers of items, int64 ``[B]``.
+        """
+        return [self.user.index_select(0, user), *(self.item.index_select(0, index) for index in items)]
 
     def detach(self) -> Embeddings:
         """Return the same tables outside the graph of differentiation."""

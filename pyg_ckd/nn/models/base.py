@@ -146,7 +146,7 @@ class Backbone(nn.Module):
             out: Embeddings of the full view.
             batch: The triples.
         """
-        return l2_penalty(out.user[batch.user], out.item[batch.positive], out.item[batch.negative])
+        return l2_penalty(*out.rows(batch.user, batch.positive, batch.negative))
 
     def split(self, x: Tensor, n_id_dict: Mapping[str, Tensor]) -> Embeddings:
         """Cut node embeddings ``[N, D]`` into those of users and of items."""
@@ -229,7 +229,7 @@ def mean_row(x: Tensor) -> Tensor:
 
 def take(x: Tensor, index: Tensor | None) -> Tensor:
     """Return the rows of a sampled subgraph, or all of them."""
-    return x if index is None else x[index]
+    return x if index is None else x.index_select(0, index)
 
 
 def check_size(name: str, size: int, least: int = 1) -> None:

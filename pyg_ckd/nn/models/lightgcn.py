@@ -76,8 +76,8 @@ class LightGCN(EarlyFusion):
 
     def penalty(self, out: Embeddings, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the batch's rows of the id embeddings."""
-        item = self.item_embedding
-        return l2_penalty(self.user_embedding[batch.user], item[batch.positive], item[batch.negative])
+        ego = Embeddings(self.user_embedding, self.item_embedding)
+        return l2_penalty(*ego.rows(batch.user, batch.positive, batch.negative))
 
 
 class EarlyFusionLightGCN(LightGCN):
