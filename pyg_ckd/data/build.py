@@ -25,10 +25,9 @@ from pyg_ckd.data.checks import (
     check_size,
     check_splits,
 )
+from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.transforms import feature_transform, impute_mean
 from pyg_ckd.errors import InputError, unknown_name
-
-RATES = ("user", "rates", "item")
 
 
 def build_data(
@@ -119,7 +118,7 @@ def check_data(data: HeteroData) -> HeteroData:
         val=rates.get("val_edge_index"),
         test=rates.get("test_edge_index"),
         num_users=data["user"].num_nodes,
-        num_items=item.num_nodes,
+        num_items=item.get("num_nodes"),
         has={m: item[f"has_{m}"] for m in modalities if f"has_{m}" in item},
         source=source,
         transform="none",
@@ -188,8 +187,8 @@ def _declared_modalities(data: HeteroData, source: str) -> list[str]:
     for kind in ("user", "item"):
         if kind not in data.node_types:
             raise InputError(f"{source}: {unknown_name('node type', kind, data.node_types)}")
-        if data[kind].num_nodes is None:
-            raise InputError(f"{source}: the number of {kind}s is unknown; set data['{kind}'].num_nodes")
+    if "num_nodes" not in data["user"] and "x" not in data["user"]:
+        raise InputError(f"{source}: the number of users is unknown; set data['user'].num_nodes")
     if RATES not in data.edge_types or "edge_index" not in data[RATES]:
         raise InputError(f"{source}: data[{RATES}].edge_index is missing; it holds the training interactions [2, E]")
     modalities = getattr(data, "modalities", None)

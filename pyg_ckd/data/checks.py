@@ -69,16 +69,31 @@ def check_range(edge_index: np.ndarray, split: str, sizes: tuple[int, int], sour
         _reject_outside(row, row >= size, kind, f"{source}: {split}", expected)
 
 
+def check_unique(edge_index: np.ndarray, split: str, num_items: int, source: str) -> np.ndarray:
+    """Refuse duplicates; return the sorted keys ``user * num_items + item`` of the interactions."""
+    key = edge_index[0] * num_items + edge_index[1]
+    order = np.sort(key)
+    repeated = order[1:][order[1:] == order[:-1]]
+    if repeated.size:
+        position = int(np.flatnonzero(np.isin(key, repeated))[0])
+        user, item = edge_index[:, position]
+        raise InputError(
+            f"{source}: {split} has {repeated.size} duplicate interactions, the first is user {user}, item {item} at "
+            f"position {position}; drop them, e.g. with numpy.unique(..., axis=1)"
+        )
+    return order
+
+
 def check_splits(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], source: str) -> None:
     """Refuse an empty training set, duplicates, overlaps between splits, and held-out parts of cold users only."""
     if edge_indices["train"].shape[1] == 0:
         raise InputError(f"{source}: train has no interactions, expected at least one (user, item) pair")
-    if sizes[0] * sizes[1] > np.iinfo(np.int64).max:
+    if max(sizes) > np.iinfo(np.int32).max:  # Below that, user * num_items + item fits into 64 bits.
         raise InputError(
             f"{source}: indices imply {sizes[0]} users and {sizes[1]} items, too many to be row numbers; "
             f"map raw ids to rows first, e.g. with pandas.factorize"
         )
-    keys = {split: _unique_keys(edges, split, sizes[1], source) for split, edges in edge_indices.items()}
+    keys = {split: check_unique(edges, split, sizes[1], source) for split, edges in edge_indices.items()}
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = np.intersect1d(keys[first], keys[second], assume_unique=True)
         if shared.size:
@@ -209,20 +224,6 @@ def _reject_outside(row: np.ndarray, outside: np.ndarray, kind: str, where: str,
             f"{where} has {positions.size} {kind} indices out of range, the first at position {positions[0]}: "
             f"{row[positions[0]]}, expected {expected}"
         )
-
-
-def _unique_keys(edge_index: np.ndarray, split: str, num_items: int, source: str) -> np.ndarray:
-    key = edge_index[0] * num_items + edge_index[1]
-    order = np.sort(key)
-    repeated = order[1:][order[1:] == order[:-1]]
-    if repeated.size:
-        position = int(np.flatnonzero(np.isin(key, repeated))[0])
-        user, item = edge_index[:, position]
-        raise InputError(
-            f"{source}: {split} has {repeated.size} duplicate interactions, the first is user {user}, item {item} at "
-            f"position {position}; drop them, e.g. with numpy.unique(..., axis=1)"
-        )
-    return order
 
 
 def _shape(array: np.ndarray) -> list[int]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.datasets.folder import read_folder
 from pyg_ckd.datasets.npz import Transform, read_npz
+from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.errors import InputError, unknown_name
 
 
@@ -18,25 +20,36 @@ def load(path: str | os.PathLike[str], transform: Transform = "standardize", **o
     r"""Load a graph from whatever ``path`` is.
 
     Args:
-        path: A ``.npz`` file (:func:`read_npz`).
+        path: A ``.npz`` file (:func:`read_npz`), a folder (:func:`read_folder`), or the word ``"synthetic"``
+            (:func:`synthetic_multimodal`).
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
-        **options: Further arguments of the function that reads this source.
+        **options: Further arguments of that function, *e.g.*, ``split`` for a folder or ``seed`` for the synthetic
+            graph.
+
+    Returns:
+        The graph, see :func:`pyg_ckd.data.build_data`.
 
     Raises:
         InputError: If ``path`` is none of these, if an option is unknown, or if the content is wrong.
     """
-    return _call(_reader(path), path, transform, options)
-
-
-def _reader(path: str | os.PathLike[str]) -> Callable[..., HeteroData]:
-    if Path(path).is_file() and Path(path).suffix == ".npz":
-        return read_npz
-    raise InputError(f"{path}: expected an .npz file")
-
-
-def _call(reader: Callable[..., HeteroData], path: Any, transform: Transform, options: dict[str, Any]) -> HeteroData:
+    reader, arguments = _reader(path)
     valid = [name for name in inspect.signature(reader).parameters if name not in ("path", "transform")]
     for name in options:
         if name not in valid:
             raise unknown_name(f"option of {reader.__name__}", name, valid)
-    return reader(path, transform=transform, **options)
+    return reader(*arguments, transform=transform, **options)
+
+
+def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:
+    if str(path) == "synthetic":
+        return synthetic_multimodal, ()
+    file = Path(path)
+    if file.is_dir():
+        return read_folder, (file,)
+    if file.suffix == ".npz":
+        return read_npz, (file,)
+    found = f"is a {file.suffix or 'nameless'} file" if file.is_file() else "does not exist"
+    raise InputError(
+        f"{path}: {found}, expected an .npz file, a folder with interactions and <modality>.npy files, "
+        f"or the word 'synthetic'"
+    )

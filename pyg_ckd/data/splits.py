@@ -1,0 +1,182 @@
+"""Splitting interactions into training, validation and test parts, and thinning them to a k-core.
+
+Every function takes interactions of shape ``[2, E]`` (or a data frame with the columns ``user`` and ``item``) and
+returns int64 arrays whose interactions keep the order of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyg_ckd.data.checks import as_edge_index
+from pyg_ckd.errors import InputError
+
+Split = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+TRAIN, VAL, TEST = 0, 1, 2
+
+
+def random_split(interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0) -> Split:
+    r"""Split the interactions of each user at random; every user keeps at least one for training.
+
+    The interactions of a user are shuffled and cut at the ratios, with an offset drawn per user in place of rounding:
+    so users with few interactions take part in the held-out sets as often as the ratios ask for.
+
+    Args:
+        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        ratios: Shares of training, validation and test interactions; they sum to one. (default: ``(0.8, 0.1, 0.1)``)
+        seed: The same seed gives the same split. (default: :obj:`0`)
+
+    Returns:
+        ``(train, val, test)``, each int64 ``[2, E']``.
+
+    Raises:
+        InputError: If the interactions are no ``[2, E]`` integers or the ratios do not sum to one.
+    """
+    pairs = as_edge_index(interactions, "interactions", "split")
+    cuts = np.cumsum(_check_ratios(ratios))
+    rng = np.random.default_rng(seed)
+    rank, count, user = _rank_within_user(pairs[0], rng.random((pairs.shape[1],)))
+    offset = rng.random(int(user.max(initial=-1)) + 1)
+    position = (rank + offset[user]) / count
+    part = np.searchsorted(cuts[:2], position, side="right")
+    return _parts(pairs, np.where(rank == 0, TRAIN, part))
+
+
+def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0) -> Split:
+    r"""Hold out two interactions of each user: the last one for testing, the one before for validation.
+
+    Users with fewer than three interactions are in the training part only.
+
+    Args:
+        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        timestamps: Numbers or dates ``[E]``; equal ones keep the order of the input. (default: :obj:`None`, a random
+            order)
+        seed: Seeds the random order. (default: :obj:`0`)
+
+    Returns:
+        ``(train, val, test)``, each int64 ``[2, E']``.
+
+    Raises:
+        InputError: If the interactions are no ``[2, E]`` integers or a timestamp is missing.
+    """
+    pairs = as_edge_index(interactions, "interactions", "split")
+    size = pairs.shape[1]
+    when = np.random.default_rng(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size)
+    rank, count, _ = _rank_within_user(pairs[0], when)
+    from_end = count - 1 - rank
+    part = np.select([(count >= 3) & (from_end == 0), (count >= 3) & (from_end == 1)], [TEST, VAL], TRAIN)
+    return _parts(pairs, part)
+
+
+def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
+    r"""Split at two moments: the oldest interactions are for training, the newest for testing.
+
+    Equal timestamps keep the order of the input. Users who appear late may have no training interaction.
+
+    Args:
+        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        timestamps: Numbers or dates ``[E]``.
+        ratios: Shares of training, validation and test interactions; they sum to one. (default: ``(0.8, 0.1, 0.1)``)
+
+    Returns:
+        ``(train, val, test)``, each int64 ``[2, E']``.
+
+    Raises:
+        InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the ratios do not sum
+            to one.
+    """
+    pairs = as_edge_index(interactions, "interactions", "split")
+    size = pairs.shape[1]
+    order = np.argsort(_check_timestamps(timestamps, size), kind="stable")
+    bounds = np.rint(np.cumsum(_check_ratios(ratios))[:2] * size).astype(np.int64)
+    part = np.empty(size, dtype=np.int64)
+    part[order] = np.searchsorted(bounds, np.arange(size), side="right")
+    return _parts(pairs, part)
+
+
+def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
+    r"""Mark the interactions of the k-core: the largest subset in which every user and item has enough interactions.
+
+    Args:
+        interactions: Integers of shape ``[2, E]`` (user row, item row).
+        k: The fewest interactions of a user.
+        k_item: The fewest interactions of an item. (default: :obj:`None`, the same as ``k``)
+
+    Returns:
+        A bool mask ``[E]`` of the interactions to keep.
+
+    Raises:
+        InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
+    """
+    if k < 0 or (k_item is not None and k_item < 0):
+        raise InputError(f"k-core: k={k}, k_item={k_item}, expected numbers of at least 0")
+    pairs = as_edge_index(interactions, "interactions", "k-core")
+    rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
+    keep = _core(rows, k, k if k_item is None else k_item)
+    if pairs.shape[1] and not keep.any():
+        largest = _largest_k(rows, k, k_item)
+        fixed = "" if k_item is None else f", k_item={k_item}"
+        advice = f"the largest k that does is {largest}" if largest else "no k does, lower k_item"
+        raise InputError(f"k-core: k={k}{fixed} leaves none of the {pairs.shape[1]} interactions; {advice}")
+    return keep
+
+
+def _core(rows: list[np.ndarray], k_user: int, k_item: int) -> np.ndarray:
+    kept = np.arange(rows[0].size)
+    while True:
+        users, items = rows[0][kept], rows[1][kept]
+        enough = (np.bincount(users)[users] >= k_user) & (np.bincount(items)[items] >= k_item)
+        if enough.all():
+            break
+        kept = kept[enough]
+    keep = np.zeros(rows[0].size, dtype=bool)
+    keep[kept] = True
+    return keep
+
+
+def _largest_k(rows: list[np.ndarray], k: int, k_item: int | None) -> int:
+    low, high = 0, k  # Cores are nested: `low` leaves something (or is zero), `high` leaves nothing.
+    while high - low > 1:
+        middle = (low + high) // 2
+        leaves = _core(rows, middle, middle if k_item is None else k_item).any()
+        low, high = (middle, high) if leaves else (low, middle)
+    return low
+
+
+def _rank_within_user(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rank of each interaction within its user by ascending key, number of the user's, and compact user row."""
+    _, user, counts = np.unique(users, return_inverse=True, return_counts=True)
+    order = np.lexsort((key, user))
+    starts = np.cumsum(counts) - counts
+    rank = np.empty(users.size, dtype=np.int64)
+    rank[order] = np.arange(users.size) - starts[user[order]]
+    return rank, counts[user], user
+
+
+def _parts(pairs: np.ndarray, part: np.ndarray) -> Split:
+    return pairs[:, part == TRAIN], pairs[:, part == VAL], pairs[:, part == TEST]
+
+
+def _check_ratios(ratios: Sequence[float]) -> np.ndarray:
+    array = np.asarray(ratios, dtype=np.float64)
+    if array.shape != (3,) or not (array >= 0).all() or abs(array.sum() - 1) > 1e-6 or array[0] == 0:
+        raise InputError(
+            f"split: ratios are {tuple(ratios)}, expected three shares (train, val, test) that sum to 1, train above 0"
+        )
+    return array
+
+
+def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
+    array = np.asarray(timestamps)
+    if array.shape != (size,) or array.dtype.kind not in "iufM":
+        raise InputError(
+            f"split: timestamps are {array.dtype} of shape {list(array.shape)}, expected {size} numbers or dates"
+        )
+    missing = np.flatnonzero(np.isnat(array) if array.dtype.kind == "M" else np.isnan(array))
+    if missing.size:
+        raise InputError(f"split: {missing.size} timestamps are missing, first in row {missing[0]}; drop them")
+    return array

@@ -1,0 +1,72 @@
+"""A PyG dataset of one graph, cached on disk without ever executing a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData, InMemoryDataset
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import atomic_path
+
+
+class CachedGraph(InMemoryDataset):
+    r"""Base class of datasets that make one graph and keep it in ``root/processed``.
+
+    PyG's own caching falls back to full unpickling and compares transforms with a warning; here the file is read with
+    ``weights_only=True``, replaced atomically, and named after everything that it depends on.
+
+    Args:
+        make: Makes the graph.
+        key: The arguments that the graph depends on; their hash is part of the file name.
+        root: The folder for the cached file. (default: :obj:`None`, nothing is written)
+        transform: Applied to the graph at every access. (default: :obj:`None`)
+        pre_transform: Applied to the graph before it is cached. (default: :obj:`None`)
+        force_reload: If set to :obj:`True`, make the graph anew. (default: :obj:`False`)
+
+    Raises:
+        InputError: If the cached file cannot be read.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], HeteroData],
+        key: Mapping[str, Any],
+        root: str | os.PathLike[str] | None = None,
+        transform: Callable[[HeteroData], Any] | None = None,
+        pre_transform: Callable[[HeteroData], HeteroData] | None = None,
+        force_reload: bool = False,
+    ) -> None:
+        super().__init__(None if root is None else str(root), transform, pre_transform, force_reload=force_reload)
+        file = None if root is None else self._file(dict(key))
+        if file is not None and file.exists() and not force_reload:
+            data = _read(file)
+        else:
+            data = make() if pre_transform is None else pre_transform(make())
+            if file is not None:
+                _write(data, file)
+        self.data, self.slices = self.collate([data])
+
+    def _file(self, key: dict[str, Any]) -> Path:
+        text = repr((key, None if self.pre_transform is None else repr(self.pre_transform)))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Path(self.processed_dir) / f"{type(self).__name__.lower()}-{digest}.pt"
+
+
+def _write(data: HeteroData, file: Path) -> None:
+    with atomic_path(file) as temporary:
+        torch.save(data.to_dict(), temporary)
+
+
+def _read(file: Path) -> HeteroData:
+    try:
+        return HeteroData.from_dict(torch.load(file, weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, AttributeError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file}: not a cached graph ({reason}); delete the file or pass force_reload=True") from None

@@ -1,0 +1,219 @@
+"""Graphs in a folder: one table of interactions (or one per split) and one feature matrix per modality."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data import build_data
+from pyg_ckd.data.checks import SPLITS, check_unique
+from pyg_ckd.data.splits import k_core as core_mask
+from pyg_ckd.data.splits import leave_one_out_split, random_split, temporal_split
+from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of
+from pyg_ckd.errors import InputError, unknown_name
+
+_METHODS = ("auto", "given", "random", "leave-one-out", "temporal")
+
+
+def read_folder(
+    path: str | os.PathLike[str],
+    transform: Transform = "standardize",
+    split: str = "auto",
+    ratios: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    k_core: int = 0,
+) -> HeteroData:
+    r"""Read a graph from a folder of plain files.
+
+    ============================================== ====================================================================
+    file                                           content
+    ============================================== ====================================================================
+    ``interactions.parquet`` or ``.csv``           columns ``user``, ``item``; optional ``timestamp`` and ``split``
+                                                   (``train``, ``val`` or ``test``)
+    or ``train``, ``val``, ``test`` (same types)   columns ``user``, ``item``; ``val`` and ``test`` are optional
+    ``<modality>.npy``                             ``[num_items, d_m]`` real; in alphabetical order of the names
+    ``has_<modality>.npy``                         ``[num_items]`` bool: items that have the modality (optional)
+    ``items.parquet`` or ``.csv``                  column ``item``: the item id of each feature row (optional)
+    ============================================== ====================================================================
+
+    Ids may be integers or strings; in CSV files, ids that all look like integers are. User ids are mapped to rows in
+    ascending order. Item ids are looked up in ``items``; without that file they are the zero-based rows of the feature
+    matrices.
+
+    Args:
+        path: The folder.
+        transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+        split: ``"given"`` (by the files or the column ``split``), ``"random"``, ``"leave-one-out"``, ``"temporal"``, or
+            ``"auto"``: as given, else at random. All but ``"given"`` need ``interactions``. (default: :obj:`"auto"`)
+        ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
+        seed: Seeds the random split. (default: :obj:`0`)
+        k_core: Keep users and items with at least so many interactions, before splitting; items stay in the graph.
+            (default: :obj:`0`, keep all)
+
+    Returns:
+        The graph, see :func:`pyg_ckd.data.build_data`. ``data.user_id`` and ``data.item_id`` hold the ids behind the
+        rows: an int64 tensor, or a list of strings.
+
+    Raises:
+        InputError: If a file is missing, damaged or inconsistent with another.
+    """
+    folder = Path(path)
+    if split not in _METHODS:
+        raise unknown_name("split", split, _METHODS)
+    features, has = _read_features(folder)
+    frame = _read_interactions(folder, split)
+    num_items = next(iter(features.values())).shape[0]
+    pairs, user_id, item_id = _map(frame, folder, num_items)
+    check_unique(pairs, "interactions", int(pairs[1].max()) + 1, str(folder))
+    if k_core:
+        keep = core_mask(pairs, k_core)
+        frame = frame[keep]
+        users, user_id = map_ids(frame["user"])
+        pairs = np.stack([users, pairs[1, keep]])
+    train, val, test = _split(pairs, frame, split, ratios, seed, folder)
+    data = build_data(
+        train,
+        features,
+        val=val,
+        test=test,
+        num_users=len(user_id),
+        num_items=num_items,
+        has=has,
+        source=str(folder),
+        transform=transform,
+    )
+    data.user_id, data.item_id = user_id, item_id
+    return data
+
+
+def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
+    """Return one frame with the columns ``user``, ``item`` and, if there, ``timestamp`` and ``split``."""
+    whole = find_table(folder, "interactions")
+    parts = {name: table for name in SPLITS if (table := find_table(folder, name)) is not None}
+    if whole is not None and parts:
+        raise InputError(
+            f"{folder}: holds {whole.name} and {next(iter(parts.values())).name}, expected one or the other"
+        )
+    if whole is not None:
+        frame = read_table(whole, ("user", "item"), ("timestamp", "split"))
+        _check_frame(frame, whole)
+        return frame
+    if "train" not in parts:
+        raise InputError(
+            f"{folder}: no interactions found, expected interactions.parquet, interactions.csv, train.parquet or "
+            f"train.csv with the columns user and item; {_listing(folder)}"
+        )
+    if split not in ("auto", "given"):
+        raise InputError(
+            f"{folder}: split={split!r} needs interactions.parquet or .csv, but found the parts {[*parts]}"
+        )
+    frames = []
+    for name, table in parts.items():
+        part = read_table(table, ("user", "item"))
+        _check_frame(part, table)
+        frames.append(part.assign(split=name))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _check_frame(frame: pd.DataFrame, path: Path) -> None:
+    if frame.empty and path.stem in ("interactions", "train"):
+        raise InputError(f"{path}: has no rows, expected at least one interaction")
+    for name in ("user", "item"):
+        if not frame.empty:
+            check_ids(frame, name, path)
+    if "split" in frame.columns:
+        wrong = np.flatnonzero(~frame["split"].isin(SPLITS))
+        if wrong.size:
+            first = unknown_name("split", frame["split"].iloc[wrong[0]], SPLITS)
+            raise InputError(f"{path}: column 'split' has {wrong.size} wrong values, in row {wrong[0]} {first}")
+
+
+def _map(
+    frame: pd.DataFrame, folder: Path, num_items: int
+) -> tuple[np.ndarray, Tensor | list[str], Tensor | list[str]]:
+    """Return interactions as rows ``[2, E]`` and the ids behind the rows of users and items."""
+    users, user_id = map_ids(frame["user"])
+    listed = find_table(folder, "items")
+    if listed is not None:
+        item_id = _listed_items(listed, num_items)
+        return np.stack([users, rows_of(frame["item"], item_id, folder, listed)]), user_id, item_id
+    if not pd.api.types.is_integer_dtype(frame["item"]):
+        raise InputError(
+            f"{folder}: items are named by {frame['item'].dtype}, e.g. {frame['item'].iloc[0]!r}, which says nothing "
+            f"about the order of the feature rows; add items.csv with the column 'item', one id per feature row"
+        )
+    items = frame["item"].to_numpy()
+    outside = np.flatnonzero((items < 0) | (items >= num_items))
+    if outside.size:
+        raise InputError(
+            f"{folder}: item {items[outside[0]]} in row {outside[0]} is none of the {num_items} feature rows; number "
+            f"items from 0, or add items.csv with the column 'item', one id per feature row"
+        )
+    return np.stack([users, items.astype(np.int64)]), user_id, as_ids(np.arange(num_items))
+
+
+def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
+    frame = read_table(path, ("item",))
+    check_ids(frame, "item", path)
+    if len(frame) != num_items:
+        raise InputError(f"{path}: lists {len(frame)} items, but the features have {num_items} rows; list one per row")
+    repeated = np.flatnonzero(frame["item"].duplicated())
+    if repeated.size:
+        raise InputError(f"{path}: lists {frame['item'].iloc[repeated[0]]!r} again in row {repeated[0]}; list it once")
+    return as_ids(frame["item"])
+
+
+def _split(
+    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, folder: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    given = "split" in frame.columns
+    timestamps = as_timestamps(frame["timestamp"], folder) if "timestamp" in frame.columns else None
+    if split == "given" or (split == "auto" and given):
+        if not given:
+            raise InputError(
+                f"{folder}: split='given' needs a column 'split' in interactions, or train, val and test files"
+            )
+        part = frame["split"].to_numpy()
+        return pairs[:, part == "train"], pairs[:, part == "val"], pairs[:, part == "test"]
+    if split == "leave-one-out":
+        return leave_one_out_split(pairs, timestamps, seed)
+    if split == "temporal":
+        if timestamps is None:
+            raise InputError(f"{folder}: split='temporal' needs a column 'timestamp' in interactions; add it")
+        return temporal_split(pairs, timestamps, ratios)
+    return random_split(pairs, ratios, seed)
+
+
+def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}, expected a folder")
+    arrays = {file.stem: _read_array(file) for file in sorted(folder.glob("*.npy"))}
+    features = {name: array for name, array in arrays.items() if not name.startswith("has_")}
+    if not features:
+        raise InputError(f"{folder}: no features, expected <modality>.npy of shape [num_items, d]; {_listing(folder)}")
+    for name, array in features.items():
+        if array.ndim != 2:
+            raise InputError(f"{folder / name}.npy: has shape {list(array.shape)}, expected [num_items, d]")
+    return features, {name[4:]: array for name, array in arrays.items() if name.startswith("has_")}
+
+
+def _read_array(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{file}: cannot be read as a plain array ({reason}); save it with numpy.save and a dtype other than object"
+        ) from None
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir())
+    return "found " + (", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing")
