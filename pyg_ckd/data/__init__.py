@@ -2,6 +2,7 @@ from pyg_ckd.data.build import build_data, check_data, fingerprint
 from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
+from pyg_ckd.data.splits import k_core, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.transforms import (
     L2NormalizeFeatures,
     PCAFeatures,
@@ -28,7 +29,11 @@ __all__ = [
     "fingerprint",
     "held_out",
     "impute_mean",
+    "k_core",
+    "leave_one_out_split",
     "leave_one_out_views",
+    "random_split",
+    "temporal_split",
     "unimodal_views",
     "unpack",
 ]

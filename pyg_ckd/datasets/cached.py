@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,10 @@ def _write(data: HeteroData, file: Path) -> None:
 
 
 def _read(file: Path) -> HeteroData:
+    if not zipfile.is_zipfile(file):  # Nothing but a zip file was written by this torch.save.
+        raise InputError(f"{file}: not a cached graph (no archive, or cut short); delete it or pass force_reload=True")
     try:
         return HeteroData.from_dict(torch.load(file, weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, AttributeError, TypeError) as error:
+    except Exception as error:  # The restricted unpickler fails in many ways on bytes that are no graph.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file}: not a cached graph ({reason}); delete the file or pass force_reload=True") from None
+        raise InputError(f"{file}: not a cached graph ({reason}); delete it or pass force_reload=True") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS, check_unique
+from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.data.splits import leave_one_out_split, random_split, temporal_split
 from pyg_ckd.datasets.npz import Transform
-from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of
+from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of, value_at
 from pyg_ckd.errors import InputError, unknown_name
 
 _METHODS = ("auto", "given", "random", "leave-one-out", "temporal")
@@ -71,13 +72,15 @@ def read_folder(
     frame = _read_interactions(folder, split)
     num_items = next(iter(features.values())).shape[0]
     pairs, user_id, item_id = _map(frame, folder, num_items)
-    check_unique(pairs, "interactions", int(pairs[1].max()) + 1, str(folder))
+    _check_unique(pairs, frame, folder)
     if k_core:
-        keep = core_mask(pairs, k_core)
+        with _naming(folder):
+            keep = core_mask(pairs, k_core)
         frame = frame[keep]
         users, user_id = map_ids(frame["user"])
         pairs = np.stack([users, pairs[1, keep]])
-    train, val, test = _split(pairs, frame, split, ratios, seed, folder)
+    with _naming(folder):
+        train, val, test = _split(pairs, frame, split, ratios, seed)
     data = build_data(
         train,
         features,
@@ -146,7 +149,7 @@ def _map(
         return np.stack([users, rows_of(frame["item"], item_id, folder, listed)]), user_id, item_id
     if not pd.api.types.is_integer_dtype(frame["item"]):
         raise InputError(
-            f"{folder}: items are named by {frame['item'].dtype}, e.g. {frame['item'].iloc[0]!r}, which says nothing "
+            f"{folder}: items are named by {frame['item'].dtype}, e.g. {value_at(frame['item'], 0)!r}, which says nothing "
             f"about the order of the feature rows; add items.csv with the column 'item', one id per feature row"
         )
     items = frame["item"].to_numpy()
@@ -166,27 +169,46 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
         raise InputError(f"{path}: lists {len(frame)} items, but the features have {num_items} rows; list one per row")
     repeated = np.flatnonzero(frame["item"].duplicated())
     if repeated.size:
-        raise InputError(f"{path}: lists {frame['item'].iloc[repeated[0]]!r} again in row {repeated[0]}; list it once")
+        raise InputError(
+            f"{path}: lists {value_at(frame['item'], repeated[0])!r} again in row {repeated[0]}; list it once"
+        )
     return as_ids(frame["item"])
 
 
+def _check_unique(pairs: np.ndarray, frame: pd.DataFrame, folder: Path) -> None:
+    """Refuse duplicates before they are split apart, naming the ids that the user knows."""
+    repeated = np.flatnonzero(pd.DataFrame(pairs.T).duplicated())
+    if repeated.size:
+        user, item = (value_at(frame[name], repeated[0]) for name in ("user", "item"))
+        raise InputError(
+            f"{folder}: interactions has {repeated.size} duplicate interactions, the first is user {user!r}, item "
+            f"{item!r} again in row {repeated[0]}; keep one of each, e.g. the first in time"
+        )
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
 def _split(
-    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, folder: Path
+    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     given = "split" in frame.columns
-    timestamps = as_timestamps(frame["timestamp"], folder) if "timestamp" in frame.columns else None
+    timestamps = as_timestamps(frame["timestamp"]) if "timestamp" in frame.columns else None
     if split == "given" or (split == "auto" and given):
         if not given:
-            raise InputError(
-                f"{folder}: split='given' needs a column 'split' in interactions, or train, val and test files"
-            )
+            raise InputError("split='given' needs a column 'split' in interactions, or train, val and test files")
         part = frame["split"].to_numpy()
         return pairs[:, part == "train"], pairs[:, part == "val"], pairs[:, part == "test"]
     if split == "leave-one-out":
         return leave_one_out_split(pairs, timestamps, seed)
     if split == "temporal":
         if timestamps is None:
-            raise InputError(f"{folder}: split='temporal' needs a column 'timestamp' in interactions; add it")
+            raise InputError("split='temporal' needs a column 'timestamp' in interactions; add it")
         return temporal_split(pairs, timestamps, ratios)
     return random_split(pairs, ratios, seed)
 

@@ -52,24 +52,24 @@ def check_ids(frame: pd.DataFrame, name: str, path: Path) -> None:
     column = frame[name]
     if pd.api.types.is_integer_dtype(column) or pd.api.types.is_string_dtype(column):
         return
-    text = column.map(type).isin([str, int]) if column.dtype == object else pd.Series(False, index=column.index)
-    row = int(np.flatnonzero(~text)[0]) if not text.all() else 0
+    wrong = column % 1 != 0 if pd.api.types.is_float_dtype(column) else ~column.map(type).isin([str, int])
+    row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
     raise InputError(
         f"{path}: column {name!r} has dtype {column.dtype}, expected integers or strings as ids; "
-        f"found {column.iloc[row]!r} in row {row} (rows count from zero, without the header)"
+        f"found {value_at(column, row)!r} in row {row} (rows count from zero, without the header)"
     )
 
 
-def as_timestamps(column: pd.Series, path: Path) -> np.ndarray:
+def as_timestamps(column: pd.Series) -> np.ndarray:
     """Return numbers as they are and anything else as dates; text that is no date is refused."""
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy()
-    dates = pd.to_datetime(column, errors="coerce", utc=True)
+    dates = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
     wrong = np.flatnonzero(dates.isna())
     if wrong.size:
         raise InputError(
-            f"{path}: column {column.name!r} has {wrong.size} values that are neither numbers nor dates, the first is "
-            f"{column.iloc[wrong[0]]!r} in row {wrong[0]}; write dates like 2024-05-31 12:00:00"
+            f"column {column.name!r} has {wrong.size} values that are neither numbers nor dates, the first is "
+            f"{value_at(column, wrong[0])!r} in row {wrong[0]}; write dates like 2024-05-31 12:00:00"
         )
     return dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
 
@@ -93,7 +93,7 @@ def rows_of(column: pd.Series, ids: Tensor | list[str], path: Path, source: Path
     if unknown.size:
         raise InputError(
             f"{path}: {unknown.size} interactions are with items that {source.name} does not list, the first is "
-            f"{column.iloc[unknown[0]]!r} in row {unknown[0]}; add them to {source.name} with their features"
+            f"{value_at(column, unknown[0])!r} in row {unknown[0]}; add them to {source.name} with their features"
         )
     return rows.astype(np.int64)
 
@@ -103,6 +103,11 @@ def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:
     if pd.api.types.is_integer_dtype(values):
         return torch.from_numpy(np.array(values, dtype=np.int64))
     return [str(value) for value in values]
+
+
+def value_at(column: pd.Series, row: int) -> object:
+    """Return one value as a plain Python object, for messages."""
+    return column.iloc[[row]].tolist()[0]
 
 
 def _renaming(name: str, columns: list[str]) -> str:

@@ -1,0 +1,158 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyg_ckd.data.splits import k_core, leave_one_out_split, random_split, temporal_split
+from pyg_ckd.errors import InputError
+
+pair_sets = st.sets(st.tuples(st.integers(0, 7), st.integers(0, 9)), min_size=1, max_size=60)
+
+
+def as_array(pairs) -> np.ndarray:
+    return np.array(sorted(pairs), dtype=np.int64).T
+
+
+def as_set(edges: np.ndarray) -> set[tuple[int, int]]:
+    return set(zip(*edges.tolist(), strict=True))
+
+
+@settings(deadline=None)
+@given(pair_sets, st.integers(0, 5))
+def test_random_split_is_a_partition_and_every_user_trains(pairs, seed):
+    parts = random_split(as_array(pairs), (0.5, 0.25, 0.25), seed)
+    assert sum(part.shape[1] for part in parts) == len(pairs)
+    assert set.union(*map(as_set, parts)) == pairs
+    assert {user for user, _ in as_set(parts[0])} == {user for user, _ in pairs}
+    for part in parts:
+        assert part.dtype == np.int64
+
+
+@settings(deadline=None)
+@given(pair_sets, st.integers(0, 5))
+def test_random_split_of_each_user_is_within_one_of_the_ratios(pairs, seed):
+    ratios = (0.6, 0.2, 0.2)
+    parts = random_split(as_array(pairs), ratios, seed)
+    for user in {user for user, _ in pairs}:
+        total = sum(u == user for u, _ in pairs)
+        for part, ratio in zip(parts, ratios, strict=True):
+            assert abs((part[0] == user).sum() - ratio * total) <= 1
+
+
+def test_random_split_meets_the_ratios_also_for_users_with_few_interactions():
+    users = np.repeat(np.arange(20000), 4)
+    parts = random_split(np.stack([users, np.tile(np.arange(4), 20000)]))
+    shares = [part.shape[1] / users.size for part in parts]
+    np.testing.assert_allclose(shares, (0.8, 0.1, 0.1), atol=0.01)
+
+
+def test_random_split_depends_on_the_seed_alone():
+    pairs = np.stack([np.repeat(np.arange(50), 10), np.tile(np.arange(10), 50)])
+    first, again, other = (random_split(pairs, seed=seed)[2] for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@settings(deadline=None)
+@given(pair_sets, st.data())
+def test_leave_one_out_holds_out_the_last_two_of_each_user(pairs, data):
+    edges = as_array(pairs)
+    size = edges.shape[1]
+    times = np.array(data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size)))
+    train, val, test = map(as_set, leave_one_out_split(edges, times))
+    for user in {user for user, _ in pairs}:
+        rows = sorted((i for i in range(size) if edges[0, i] == user), key=lambda i: (times[i], i))
+        mine = [(user, int(edges[1, i])) for i in rows]
+        held_out = mine[-2:] if len(mine) >= 3 else []
+        assert {p for p in val if p[0] == user} == set(held_out[:1])
+        assert {p for p in test if p[0] == user} == set(held_out[1:])
+        assert {p for p in train if p[0] == user} == set(mine) - set(held_out)
+
+
+def test_leave_one_out_without_timestamps_is_random_and_seeded():
+    pairs = np.stack([np.repeat(np.arange(50), 10), np.tile(np.arange(10), 50)])
+    first, again, other = (leave_one_out_split(pairs, seed=seed)[2] for seed in (3, 3, 4))
+    assert first.shape == (2, 50)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@settings(deadline=None)
+@given(pair_sets, st.data())
+def test_temporal_split_cuts_the_stable_order_of_time(pairs, data):
+    edges = as_array(pairs)
+    size = edges.shape[1]
+    times = np.array(data.draw(st.lists(st.floats(0, 3), min_size=size, max_size=size)))
+    order = sorted(range(size), key=lambda i: times[i])
+    first, second = round(0.5 * size), round(0.75 * size)
+    train, val, test = map(as_set, temporal_split(edges, times, (0.5, 0.25, 0.25)))
+    expected = [
+        {tuple(edges[:, i].tolist()) for i in part} for part in (order[:first], order[first:second], order[second:])
+    ]
+    assert [train, val, test] == expected
+
+
+def test_dates_are_timestamps():
+    edges = np.array([[0, 0, 0], [0, 1, 2]])
+    dates = np.array(["2024-03-01", "2024-01-01", "2024-02-01"], dtype="datetime64[D]")
+    assert leave_one_out_split(edges, dates)[2].tolist() == [[0], [0]]
+
+
+def brute_core(pairs: set, k: int, k_item: int) -> set:
+    while True:
+        kept = {
+            (u, i) for u, i in pairs if sum(a == u for a, _ in pairs) >= k and sum(b == i for _, b in pairs) >= k_item
+        }
+        if kept == pairs:
+            return kept
+        pairs = kept
+
+
+@settings(deadline=None)
+@given(pair_sets, st.integers(1, 4), st.one_of(st.none(), st.integers(1, 4)))
+def test_k_core_equals_the_brute_force_fixed_point(pairs, k, k_item):
+    edges = as_array(pairs)
+    expected = brute_core(pairs, k, k if k_item is None else k_item)
+    if expected:
+        assert as_set(edges[:, k_core(edges, k, k_item)]) == expected
+        return
+    larger = [n for n in range(1, k) if brute_core(pairs, n, n if k_item is None else k_item)]
+    advice = f"the largest k that does is {max(larger)}" if larger else "no k does"
+    with pytest.raises(InputError, match=f"k={k}.*leaves none of the {len(pairs)} interactions; {advice}"):
+        k_core(edges, k, k_item)
+
+
+def test_frames_are_interactions():
+    frame = pd.DataFrame({"user": [0, 0, 1], "item": [0, 1, 1]})
+    assert k_core(frame, 1).all()
+    assert sum(part.shape[1] for part in random_split(frame)) == 3
+
+
+@pytest.mark.parametrize(
+    "ratios", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0, 1)]
+)
+def test_ratios_that_are_no_shares_are_refused(ratios):
+    with pytest.raises(InputError, match=r"ratios are .*expected three shares"):
+        random_split([[0, 0], [0, 1]], ratios)
+
+
+@pytest.mark.parametrize(
+    ("timestamps", "pattern"),
+    [
+        ([1.0], r"timestamps are float64 of shape \[1\], expected 2 numbers or dates"),
+        (["a", "b"], "timestamps are <U1"),
+        ([0.0, np.nan], "1 timestamps are missing, first in row 1"),
+        (np.array(["NaT", "2024-01-01"], "datetime64[D]"), "1 timestamps are missing, first in row 0"),
+    ],
+)
+def test_bad_timestamps_are_refused(timestamps, pattern):
+    with pytest.raises(InputError, match=pattern):
+        temporal_split([[0, 0], [0, 1]], timestamps)
+
+
+def test_bad_interactions_and_negative_k_are_refused():
+    with pytest.raises(InputError, match=r"interactions has shape \[3, 2\]"):
+        random_split([[0, 0], [0, 1], [1, 1]])
+    with pytest.raises(InputError, match="k=-1"):
+        k_core([[0], [0]], -1)

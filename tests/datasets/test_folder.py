@@ -1,0 +1,217 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyg_ckd.datasets import read_folder
+from pyg_ckd.errors import InputError
+
+RATES = ("user", "rates", "item")
+FRAME = pd.DataFrame(
+    {
+        "user": ["bob", "ann", "ann", "ann", "bob", "bob"],
+        "item": [0, 1, 2, 3, 1, 3],
+        "timestamp": [5, 3, 2, 1, 6, 7],
+        "split": ["train", "train", "val", "train", "train", "test"],
+    }
+)
+VISUAL = np.arange(8.0).reshape(4, 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    np.save(tmp_path / "visual.npy", VISUAL)
+    np.save(tmp_path / "audio.npy", np.ones((4, 3), np.float16))
+    return tmp_path
+
+
+def refuses(folder, pattern: str, **options) -> None:
+    with pytest.raises(InputError, match=pattern) as error:
+        read_folder(folder, **options)
+    assert str(folder) in str(error.value) or "unknown split" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def pairs(data, name: str = "edge_index") -> set[tuple]:
+    users, items = data[RATES][name].tolist()
+    users_of, items_of = (ids if isinstance(ids, list) else ids.tolist() for ids in (data.user_id, data.item_id))
+    return {(users_of[u], items_of[i]) for u, i in zip(users, items, strict=True)}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_column_split_is_followed_and_ids_are_kept(folder, suffix):
+    path = folder / f"interactions.{suffix}"
+    FRAME.to_csv(path, index=False) if suffix == "csv" else FRAME.to_parquet(path)
+    data = read_folder(folder, transform="none")
+    assert data.modalities == ["audio", "visual"]
+    assert data.user_id == ["ann", "bob"]
+    assert data.item_id.tolist() == [0, 1, 2, 3]
+    assert pairs(data) == {("bob", 0), ("ann", 1), ("ann", 3), ("bob", 1)}
+    assert pairs(data, "val_edge_index") == {("ann", 2)}
+    assert pairs(data, "test_edge_index") == {("bob", 3)}
+    assert np.array_equal(data["item"].visual.numpy(), VISUAL)
+
+
+def test_one_file_per_split_gives_the_same_graph(folder):
+    for name, part in FRAME.groupby("split"):
+        part[["user", "item"]].to_csv(folder / f"{name}.csv", index=False)
+    data = read_folder(folder)
+    assert pairs(data) == {("bob", 0), ("ann", 1), ("ann", 3), ("bob", 1)}
+    assert pairs(data, "test_edge_index") == {("bob", 3)}
+
+
+def test_listed_items_give_the_order_of_the_feature_rows(folder):
+    names = np.array(["d", "c", "b", "a"])
+    FRAME.assign(item=names[FRAME["item"]]).to_csv(folder / "interactions.csv", index=False)
+    pd.DataFrame({"item": names, "title": "x"}).to_csv(folder / "items.csv", index=False)
+    data = read_folder(folder)
+    assert data.item_id == ["d", "c", "b", "a"]
+    assert set(map(tuple, data[RATES].edge_index.t().tolist())) == {(1, 0), (0, 1), (0, 3), (1, 1)}
+
+
+def test_large_integer_ids_stay_integers(folder):
+    FRAME.assign(user=FRAME["user"].map({"ann": 76561198000000001, "bob": -5})).to_csv(folder / "interactions.csv")
+    assert read_folder(folder).user_id.tolist() == [-5, 76561198000000001]
+
+
+def test_masks_are_read(folder):
+    FRAME.to_csv(folder / "interactions.csv")
+    np.save(folder / "has_visual.npy", np.array([True, True, True, False]))
+    assert read_folder(folder)["item"].has_visual.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("dates", [False, True])
+def test_leave_one_out_and_temporal_splits_follow_the_timestamps(folder, dates):
+    frame = FRAME.drop(columns="split")
+    if dates:
+        frame["timestamp"] = [f"2024-01-0{day} 12:00:00" for day in frame["timestamp"]]
+    frame.to_csv(folder / "interactions.csv", index=False)
+    data = read_folder(folder, split="leave-one-out")
+    assert pairs(data, "test_edge_index") == {("ann", 1), ("bob", 3)}
+    assert pairs(data, "val_edge_index") == {("ann", 2), ("bob", 1)}
+    data = read_folder(folder, split="temporal", ratios=(4 / 6, 1 / 6, 1 / 6))
+    assert pairs(data, "val_edge_index") == {("bob", 1)}
+    assert pairs(data, "test_edge_index") == {("bob", 3)}
+
+
+def test_random_split_ignores_the_column_and_auto_falls_back_to_it(folder):
+    rng = np.random.default_rng(0)
+    keys = rng.choice(400, 300, replace=False)
+    pd.DataFrame({"user": keys // 4, "item": keys % 4}).to_csv(folder / "interactions.csv", index=False)
+    auto, named = read_folder(folder, seed=1), read_folder(folder, split="random", seed=1)
+    assert pairs(auto) == pairs(named) != pairs(read_folder(folder, seed=2))
+
+
+def test_k_core_drops_users_and_keeps_all_items(folder):
+    extra = pd.DataFrame({"user": ["cid"], "item": [0], "timestamp": [0], "split": ["train"]})
+    pd.concat([FRAME, extra]).to_csv(folder / "interactions.csv", index=False)
+    data = read_folder(folder, split="random", k_core=2)
+    assert data.user_id == ["ann", "bob"]
+    assert data["item"].num_nodes == 4
+
+
+def write(change):
+    def apply(folder):
+        change(FRAME.copy()).to_csv(folder / "interactions.csv", index=False)
+
+    return apply
+
+
+def write_items(items):
+    def apply(folder):
+        FRAME.to_csv(folder / "interactions.csv", index=False)
+        pd.DataFrame(items).to_csv(folder / "items.csv", index=False)
+
+    return apply
+
+
+def write_bytes(name: str, content: bytes):
+    def apply(folder):
+        FRAME.to_csv(folder / "interactions.csv", index=False)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(content)
+
+    return apply
+
+
+def put(frame, column, row, value):
+    frame[column] = frame[column].astype(object)
+    frame.loc[row, column] = value
+    return frame
+
+
+def write_both(folder):
+    FRAME.to_csv(folder / "interactions.csv")
+    FRAME.to_parquet(folder / "interactions.parquet")
+
+
+def write_whole_and_part(folder):
+    FRAME.to_csv(folder / "interactions.csv")
+    FRAME.to_csv(folder / "test.csv")
+
+
+BAD = {
+    "no interactions": (lambda folder: None, r"no interactions found.*found audio.npy, visual.npy", {}),
+    "both formats": (write_both, "holds interactions.parquet and interactions.csv", {}),
+    "whole and part": (write_whole_and_part, "holds interactions.csv and test.csv", {}),
+    "misspelt column": (write(lambda f: f.rename(columns={"user": "usr"})), "column 'user' is missing.*'usr'", {}),
+    "user_id column": (write(lambda f: f.rename(columns={"user": "user_id"})), "rename 'user_id' to 'user'", {}),
+    "missing id": (write(lambda f: put(f, "user", 2, None)), "'user' has 1 missing values, the first in row 2", {}),
+    "fractional id": (write(lambda f: put(f, "item", 1, 0.5)), "'item' has dtype float64, .*found 0.5 in row 1", {}),
+    "text items": (write(lambda f: put(f, "item", 1, "x")), "items are named by .*add items.csv", {}),
+    "unknown row": (write(lambda f: put(f, "item", 4, 9)), "item 9 in row 4 is none of 4 feature rows", {}),
+    "wrong split": (write(lambda f: put(f, "split", 3, "vla")), "row 3 unknown split 'vla': did you mean 'val'", {}),
+    "no rows": (write(lambda f: f[:0]), "interactions.csv: has no rows", {}),
+    "duplicates": (
+        write(lambda f: pd.concat([f, f[:2]])),
+        "2 duplicate interactions, the first is user 'bob', item 0 again in row 6",
+        {},
+    ),
+    "given without": (write(lambda f: f.drop(columns="split")), "needs a column 'split'", {"split": "given"}),
+    "temporal without": (write(lambda f: f.drop(columns="timestamp")), "column 'timestamp'", {"split": "temporal"}),
+    "no date": (
+        write(lambda f: put(f, "timestamp", 1, "soon")),
+        "neither numbers nor dates.*row",
+        {"split": "temporal"},
+    ),
+    "unknown split": (write(lambda f: f), "unknown split 'tempral': did you mean 'temporal'", {"split": "tempral"}),
+    "unlisted item": (write_items({"item": [0, 1, 2, 7]}), "2 interactions are with items that items.csv does not", {}),
+    "short list": (write_items({"item": [0, 1]}), "lists 2 items, but the features have 4 rows", {}),
+    "repeated item": (write_items({"item": [0, 1, 1, 3]}), "lists .*1.* again in row 2", {}),
+    "list without column": (write_items({"items": [0, 1, 2, 3]}), "column 'item' is missing; rename 'items'", {}),
+    "no table": (write_bytes("interactions.csv", b""), "cannot be read as a csv table", {}),
+    "ragged table": (write_bytes("interactions.csv", b"user,item\n1,2\n1,2,3,4\n"), "cannot be read as a csv", {}),
+    "binary table": (write_bytes("interactions.csv", b"\xff\xfe\x00"), "cannot be read as a csv", {}),
+    "no array": (write_bytes("visual.npy", b"text"), "visual.npy: cannot be read as a plain array", {}),
+    "empty array": (write_bytes("visual.npy", b""), "visual.npy: cannot be read as a plain array", {}),
+    "high k": (write(lambda f: f), "k-core: k=9 leaves none .* the largest k that does is 2", {"k_core": 9}),
+}
+
+
+@pytest.mark.parametrize(("prepare", "pattern", "options"), BAD.values(), ids=BAD.keys())
+def test_bad_folders_are_refused_in_one_line_that_says_where(folder, prepare, pattern, options):
+    prepare(folder)
+    refuses(folder, pattern, **options)
+
+
+def test_damaged_parquet_is_refused(folder):
+    FRAME.to_parquet(folder / "interactions.parquet")
+    (folder / "interactions.parquet").write_bytes((folder / "interactions.parquet").read_bytes()[:-20])
+    refuses(folder, "cannot be read as a parquet table")
+
+
+def test_parts_cannot_be_split_again(folder):
+    FRAME[["user", "item"]].to_csv(folder / "train.csv")
+    refuses(folder, "split='random' needs interactions", split="random")
+
+
+def test_object_arrays_are_never_unpickled(folder):
+    FRAME.to_csv(folder / "interactions.csv")
+    np.save(folder / "visual.npy", np.array([[object()]]), allow_pickle=True)
+    refuses(folder, "visual.npy: cannot be read as a plain array .*Object arrays")
+
+
+def test_folder_without_features_and_no_folder_are_refused(tmp_path):
+    refuses(tmp_path, "no features, expected <modality>.npy .*found nothing")
+    refuses(tmp_path / "none", "does not exist, expected a folder")
+    np.save(tmp_path / "visual.npy", np.ones(3))
+    refuses(tmp_path, r"visual.npy: has shape \[3\], expected \[num_items, d\]")
