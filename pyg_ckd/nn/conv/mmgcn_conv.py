@@ -32,6 +32,7 @@ class MMGCNConv(MessagePassing):
         \quad \text{or} \quad \phi \left( \mathbf{W}_3 \mathbf{h}_i + \hat{\mathbf{x}}_i \right)
 
     with :math:`\phi` a leaky ReLU of slope 0.01 and :math:`\mathbf{e}_i` the id embedding that all modalities share.
+    :math:`\mathbf{W}_1` keeps the width of the input, as in the published implementation.
 
     Args:
         in_channels (int): Size of each input row.
@@ -73,9 +74,9 @@ class MMGCNConv(MessagePassing):
         super().__init__(**kwargs)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.combine, self.add_self_loops = combine, add_self_loops
-        self.lin_neighbor = Linear(in_channels, out_channels, bias=bias, weight_initializer="glorot")
+        self.lin_neighbor = Linear(in_channels, in_channels, bias=bias, weight_initializer="glorot")
         self.lin_self = Linear(in_channels, out_channels, weight_initializer="glorot")
-        merged = 2 * out_channels if combine == "concat" else out_channels
+        merged = in_channels + out_channels if combine == "concat" else in_channels
         self.lin_merge = Linear(merged, out_channels, weight_initializer="glorot")
 
     def reset_parameters(self) -> None:
