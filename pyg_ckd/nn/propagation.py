@@ -54,9 +54,10 @@ class Adjacency:
     ) -> Adjacency:
         r"""Normalise the bipartite graph of users and items.
 
-        With :math:`\mathbf{A}` the symmetric 0/1 matrix of the interactions (plus the identity with ``self_loops``) and
+        With :math:`\mathbf{A}` the symmetric 0/1 matrix of interactions (plus the identity with ``self_loops``) and
         :math:`\mathbf{D}` the diagonal of its row sums plus ``eps``, the result is
-        :math:`\mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2}` (``"sym"``), :math:`\mathbf{D}^{-1} \mathbf{A}` (``"mean"``)
+        :math:`\mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2}` (``"sym"``),
+        :math:`\mathbf{D}^{-1} \mathbf{A}` (``"mean"``)
         or :math:`\mathbf{A}` (``"none"``). Nodes without edges receive nothing. A repeated interaction counts once.
 
         Args:

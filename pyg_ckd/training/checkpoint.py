@@ -53,7 +53,7 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str, device: str | torch
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
         raise InputError(
-            f"checkpoint {path}: found format {found}, expected {FORMAT}; it was written by another version, train again"
+            f"checkpoint {path}: found format {found}, expected {FORMAT}; another version wrote it, train again"
         )
     if content.get("kind") != kind:
         raise InputError(f"checkpoint {path}: found a checkpoint of kind {content.get('kind')!r}, expected {kind!r}")
@@ -72,7 +72,7 @@ def check_settings(path: str | os.PathLike[str], found: Mapping[str, Any], expec
         if found.get(key) != expected.get(key):
             if key == "data":
                 raise InputError(
-                    f"checkpoint {path}: it was trained on other data (or other features or splits), expected the same; "
+                    f"checkpoint {path}: it was trained on other data (or features or splits), expected the same; "
                     "choose another folder or the same data"
                 )
             raise InputError(

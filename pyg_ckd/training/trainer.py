@@ -156,7 +156,7 @@ class Trainer:
         from lightning_fabric import Fabric
 
         objective = as_objective(model, data)
-        fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)
+        fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
         with seeded(self.seed), self._progress(type(objective.student).__name__) as advance:
             run, wrapped, features, graph = self._set_up(fabric, objective, data)
             evaluator = Evaluator(data, "val", [self.cutoff], [self.metric])
@@ -214,8 +214,8 @@ class Trainer:
             fabric.backward(torch.stack([term.float() for term in terms.values()]).sum())
             run.optimizer.step()
             for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
-                totals[name] = totals.get(name, 0) + term.detach()  # type: ignore[operator]
-        row = {"epoch": run.epoch + 1}
+                totals[name] = totals.get(name, 0) + term.detach()
+        row: dict[str, float] = {"epoch": run.epoch + 1}
         row |= {f"loss/{name}": float(total) / len(run.sampler) for name, total in totals.items()}
         run.history.seconds.append(time.perf_counter() - start)
         broken = [name for name, value in row.items() if not math.isfinite(value)]

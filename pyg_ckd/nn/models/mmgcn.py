@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -102,8 +103,8 @@ class MMGCN(LateFusion):
             if isinstance(lin, nn.Linear):
                 lin.reset_parameters()
         for convs in self.convs.values():
-            for conv in convs:
-                conv.reset_parameters()
+            for conv in cast(nn.ModuleList, convs):
+                cast(MMGCNConv, conv).reset_parameters()
 
     def branch(
         self, modality: str, feature: Tensor, graph: Adjacency, n_id_dict: Mapping[str, Tensor], factual: bool
@@ -119,7 +120,7 @@ class MMGCN(LateFusion):
             feature = feature.expand(item_id.size(0), -1)
         x = F.normalize(torch.cat([preference, feature]))
         id_embedding = torch.cat([user_id, item_id])
-        for conv in self.convs[modality]:
+        for conv in cast(nn.ModuleList, self.convs[modality]):
             x = conv(x, graph, id_embedding)
         return self.split(x, n_id_dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class VBPR(LateFusion):
         for table in (self.user_embedding, self.item_embedding, *self.preference.values()):
             nn.init.xavier_uniform_(table)
         for lin in self.project.values():
-            lin.reset_parameters()
+            cast(nn.Linear, lin).reset_parameters()
         if self.item_bias is not None:
             nn.init.zeros_(self.item_bias)
 

@@ -1,0 +1,324 @@
+"""The command ``pyg-ckd``: every option is a constructor argument of a class of the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyg_ckd import __version__
+from pyg_ckd.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+    from torch_geometric.data import HeteroData
+
+    from pyg_ckd.nn import Backbone
+
+EXIT_BAD_INPUT = 2
+DESCRIPTIONS = {
+    "compare": "the whole study: baselines, plain student, teachers and distilled student, with a report",
+    "train": "train one model, or go on with a run that was broken off",
+    "evaluate": "rank all items with a trained model",
+    "effects": "measure how much every modality contributes to a trained model",
+    "doctor": "show what this machine has",
+}
+OBJECTIVES = ("plain", "ckd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, or 2 for bad input, with one line on stderr.
+
+    Args:
+        argv: Arguments; by default those of the process.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(args)
+    except InputError as error:
+        message = str(error)
+    except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, KeyError) as error:
+        if isinstance(error, (TypeError, KeyError)) and not _from_parser(error):
+            raise
+        message = str(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("pyg-ckd: interrupted; the same command goes on from the last checkpoint\n")
+        return 130
+    sys.stderr.write(f"pyg-ckd: error: {' '.join(message.split())}\n")
+    return EXIT_BAD_INPUT
+
+
+def _from_parser(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "jsonargparse" in trace.tb_frame.f_code.co_filename
+
+
+def _run(args: list[str]) -> int:
+    command = next((arg for arg in args if not arg.startswith("-")), None)
+    if command is not None and command not in DESCRIPTIONS:
+        raise unknown_name("command", command, DESCRIPTIONS)
+    parser = _parser(command, args)
+    if not args:
+        parser.print_help()
+        return 0
+    config = parser.parse_args(args)
+    return _COMMANDS[config.subcommand](config[config.subcommand])
+
+
+def _parser(command: str | None, args: Sequence[str]) -> ArgumentParser:
+    """Build the parser; only the command that is asked for gets its options, because they import heavy libraries."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="pyg-ckd",
+        description="Modality-balanced graph recommenders: who is starving, and what balancing buys.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pyg-ckd {__version__}")
+    commands = parser.add_subcommands(required=False)
+    for name, text in DESCRIPTIONS.items():
+        sub = ArgumentParser(description=f"{text[0].upper()}{text[1:]}.", exit_on_error=False)
+        if name == command:
+            _OPTIONS[name](sub, args)
+        commands.add_subcommand(name, sub, help=text)
+    return parser
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", action="config", help="read options from a YAML file")
+    parser.add_argument("--data", type=str, required=True, help="an .npz file, a folder, or the word 'synthetic'")
+    parser.add_argument("--transform", type=str, default="standardize", help="of the features; also l2, none, pca")
+    parser.add_argument("--data_options", type=dict[str, Any], default={}, help="further arguments of the reader")
+
+
+def _add_compare(parser: ArgumentParser, args: Sequence[str]) -> None:
+    from pyg_ckd.nn import LightGCN
+
+    _add_data(parser)
+    parser.add_argument("--out", type=str, required=True, help="folder of the report; the same call goes on in it")
+    parser.add_argument("--seeds", type=int, default=1, help="number of repetitions")
+    parser.add_argument("--k", type=list[int], default=[10, 20], help="cut-offs of the test metrics")
+    backbone = _add_backbone(parser, args)
+    _add_objectives(parser, backbone, ("plain", "teacher", "distillation"))
+    sizes = {"num_users", "num_items", "feature_dims"}
+    parser.add_class_arguments(LightGCN, "lightgcn", skip=sizes)
+    parser.add_argument("--lightgcn.l2", type=float, default=1e-4, help="weight of its penalty")
+
+
+def _add_train(parser: ArgumentParser, args: Sequence[str]) -> None:
+    _add_data(parser)
+    parser.add_argument("--out", type=str, required=True, help="folder of the run; the same call goes on in it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--objective", type=str, default="plain", help="plain or ckd")
+    parser.add_argument("--k", type=list[int], default=[10, 20], help="cut-offs of the test metrics")
+    _add_objectives(parser, _add_backbone(parser, args), ("plain", "teacher", "distillation"))
+
+
+def _add_backbone(parser: ArgumentParser, args: Sequence[str]) -> type[Backbone]:
+    from pyg_ckd.training import Trainer
+
+    known = backbones()
+    name = _peek(args, "backbone") or "MMGCN"
+    if name not in known:
+        raise unknown_name("backbone", name, known)
+    backbone = known[name]
+    parser.add_argument("--backbone", type=str, default=name, help=f"one of {', '.join(known)}")
+    parser.add_class_arguments(backbone, "model", skip={"num_users", "num_items", "feature_dims"})
+    parser.add_class_arguments(Trainer, "trainer", skip={"checkpoint_dir", "seed"})
+    return backbone
+
+
+def _add_objectives(parser: ArgumentParser, backbone: type[Backbone], names: Sequence[str]) -> None:
+    from pyg_ckd.balance import DistillationWrapper, Objective
+
+    for name in names:
+        cls = DistillationWrapper if name == "distillation" else Objective
+        parser.add_class_arguments(cls, name, skip={"student", "teachers", "view"})
+
+
+def _add_evaluate(parser: ArgumentParser, args: Sequence[str]) -> None:
+    from pyg_ckd.evaluation import evaluate
+
+    _add_data(parser)
+    parser.add_argument("--checkpoint", type=str, required=True, help="a model.pt of train or compare")
+    parser.add_argument("--json", type=str, default=None, help="also write the metrics to this file")
+    parser.add_function_arguments(evaluate, skip={"model", "data", "per_user", "view"})
+    parser.add_argument("--view", type=list[str] | None, default=None, help="modalities that stay factual")
+
+
+def _add_effects(parser: ArgumentParser, args: Sequence[str]) -> None:
+    from pyg_ckd.balance import estimate_effects
+
+    _add_data(parser)
+    parser.add_argument("--checkpoint", type=str, required=True, help="a model.pt of train or compare")
+    parser.add_argument("--json", type=str, default=None, help="also write the effects to this file")
+    parser.add_function_arguments(estimate_effects, skip={"model", "data"})
+
+
+def _add_doctor(parser: ArgumentParser, args: Sequence[str]) -> None:
+    """Doctor has no options."""
+
+
+def backbones() -> dict[str, type[Backbone]]:
+    """Return every backbone that can be named on the command line."""
+    import inspect
+
+    from pyg_ckd import nn
+
+    bases = {nn.Backbone, nn.EarlyFusion, nn.LateFusion, nn.AdaptedBackbone}
+    found = {name: getattr(nn, name) for name in nn.__all__}
+    return {
+        name: cls
+        for name, cls in found.items()
+        if inspect.isclass(cls) and issubclass(cls, nn.Backbone) and cls not in bases
+    }
+
+
+def _peek(args: Sequence[str], key: str) -> str | None:
+    """Return an option before the parser exists, from the arguments or else from the configuration file."""
+    peek = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    peek.add_argument(f"--{key}")
+    peek.add_argument("--config", action="append", default=[])
+    found = peek.parse_known_args(list(args))[0]
+    if getattr(found, key) is not None:
+        return str(getattr(found, key))
+    value = None
+    for path in found.config:
+        content = _read_yaml(path)
+        value = content.get(key, value)
+    return None if value is None else str(value)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"configuration {path}: found no such file, expected a YAML file of options") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"configuration {path}: cannot be read as YAML ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"configuration {path}: found {type(content).__name__}, expected a mapping of options")
+    return content
+
+
+def _load(config: Namespace) -> HeteroData:
+    from pyg_ckd.datasets import load
+
+    return load(config.data, transform=config.transform, **config.data_options)
+
+
+def _options(config: Namespace, name: str) -> dict[str, Any]:
+    return dict(config[name].as_dict()) if name in config and config[name] is not None else {}
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _compare(config: Namespace) -> int:
+    from rich.console import Console
+
+    from pyg_ckd.evaluation.report import render_console_table, verdict, write_report
+    from pyg_ckd.study import Study, StudySettings
+
+    if config.seeds < 1:
+        raise InputError(f"seeds: found {config.seeds}, expected at least 1")
+    parts = ("model", "plain", "teacher", "distillation", "lightgcn", "trainer")
+    settings = StudySettings(**{part: _options(config, part) for part in parts}, k=tuple(config.k))
+    study = Study(_load(config), backbones()[config.backbone], config.out, settings, _say)
+    seeds = list(range(config.seeds))
+    results = study.run(seeds)
+    report = write_report(config.out, results, study.histories(seeds))
+    Console().print(render_console_table(results))
+    for line in verdict(results):
+        _say(line)
+    _say(f"report: {report}")
+    return 0
+
+
+def _train(config: Namespace) -> int:
+    from pyg_ckd.study import train_run
+
+    if config.objective not in OBJECTIVES:
+        raise unknown_name("objective", config.objective, OBJECTIVES)
+    options = {part: _options(config, part) for part in ("model", "plain", "teacher", "distillation", "trainer")}
+    metrics = train_run(
+        _load(config), backbones()[config.backbone], config.out, config.objective, options, config.k, config.seed
+    )
+    _say(str(metrics))
+    return 0
+
+
+def _checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
+    from pyg_ckd.training.model import load_model
+
+    data = _load(config)
+    return load_model(config.checkpoint, data, backbones()), data
+
+
+def _evaluate(config: Namespace) -> int:
+    from pyg_ckd.evaluation import evaluate
+
+    names = ("split", "k", "metrics", "view", "cold", "mask")
+    model, data = _checkpoint(config)
+    metrics = evaluate(model, data, **{name: config[name] for name in names})
+    _write_json(config.json, dict(metrics))
+    _say(str(metrics))
+    return 0
+
+
+def _effects(config: Namespace) -> int:
+    from pyg_ckd.balance import estimate_effects
+
+    names = ("split", "k", "num_negatives", "num_bootstrap", "confidence", "seed")
+    model, data = _checkpoint(config)
+    report = estimate_effects(model, data, **{name: config[name] for name in names})
+    _write_json(config.json, report.table.to_dict("index"))
+    _say(str(report))
+    return 0
+
+
+def _write_json(path: str | None, content: dict[Any, Any]) -> None:
+    if path is not None:
+        from pyg_ckd.study import write_json
+
+        write_json(Path(path), json.loads(json.dumps(content)))
+
+
+def _doctor(config: Namespace) -> int:
+    import torch
+
+    from pyg_ckd.study import versions
+
+    for name, value in versions().items():
+        _say(f"{name:<18} {value}")
+    _say(f"{'threads':<18} {torch.get_num_threads()}")
+    return 0
+
+
+_OPTIONS: dict[str, Callable[[Any, Sequence[str]], None]] = {
+    "compare": _add_compare,
+    "train": _add_train,
+    "evaluate": _add_evaluate,
+    "effects": _add_effects,
+    "doctor": _add_doctor,
+}
+_COMMANDS: dict[str, Callable[[Any], int]] = {
+    "compare": _compare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "effects": _effects,
+    "doctor": _doctor,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

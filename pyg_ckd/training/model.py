@@ -1,0 +1,63 @@
+"""Trained backbones on disk: weights plus what is needed to build the model again."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.base import Objective
+from pyg_ckd.data.build import fingerprint
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
+    """Write a trained backbone; of an objective, its student.
+
+    Args:
+        path: The file.
+        model: The backbone, or an objective that holds one.
+        data: The graph it was trained on; only its fingerprint is stored.
+    """
+    backbone = model.student if isinstance(model, Objective) else model
+    content = {
+        "kind": "model",
+        "backbone": type(backbone).__name__,
+        "options": dict(backbone.options),
+        "sizes": [backbone.num_users, backbone.num_items],
+        "feature_dims": dict(backbone.feature_dims),
+        "state": backbone.state_dict(),
+        "data": fingerprint(data),
+    }
+    save_checkpoint(path, content)
+
+
+def load_model(path: str | os.PathLike[str], data: HeteroData, backbones: dict[str, type[Backbone]]) -> Backbone:
+    """Read a trained backbone.
+
+    Args:
+        path: The file.
+        data: The graph; it must be the one the model was trained on.
+        backbones: The classes that the checkpoint may name; nothing else is ever built.
+
+    Raises:
+        InputError: If the file is damaged, of another version, names an unknown backbone, or belongs to other data.
+    """
+    content = load_checkpoint(path, "model")
+    if content["backbone"] not in backbones:
+        raise unknown_name(f"backbone in checkpoint {path}:", content["backbone"], backbones)
+    if content["data"] != fingerprint(data):
+        sizes, dims = content["sizes"], content["feature_dims"]
+        raise InputError(
+            f"checkpoint {path}: it was trained on other data ({sizes[0]} users, {sizes[1]} items, modalities "
+            f"{', '.join(f'{m} [{d}]' for m, d in dims.items())}, or other interactions or feature values), expected "
+            "the graph given; load the same data with the same transform"
+        )
+    cls: Any = backbones[content["backbone"]]
+    model: Backbone = cls(*content["sizes"], content["feature_dims"], **content["options"])
+    model.options = content["options"]
+    model.load_state_dict(content["state"])
+    return model
