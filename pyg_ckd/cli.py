@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -245,7 +244,7 @@ def _compare(config: Namespace) -> int:
 
 
 def _train(config: Namespace) -> int:
-    from pyg_ckd.study import train_run
+    from pyg_ckd.runs import train_run
 
     if config.objective not in OBJECTIVES:
         raise unknown_name("objective", config.objective, OBJECTIVES)
@@ -288,15 +287,15 @@ def _effects(config: Namespace) -> int:
 
 def _write_json(path: str | None, content: dict[Any, Any]) -> None:
     if path is not None:
-        from pyg_ckd.study import write_json
+        from pyg_ckd.files import write_json
 
-        write_json(Path(path), json.loads(json.dumps(content)))
+        write_json(path, content)
 
 
 def _doctor(config: Namespace) -> int:
     import torch
 
-    from pyg_ckd.study import versions
+    from pyg_ckd.versions import versions
 
     for name, value in versions().items():
         _say(f"{name:<18} {value}")

@@ -1,14 +1,17 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and plain values as JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "plain_values", "read_json", "write_json"]
 
 
 @contextmanager
@@ -34,6 +37,42 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[Any, Any]) -> None:
+    """Write plain values to a temporary name and rename it.
+
+    Args:
+        path: The file.
+        content: The values.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plain_values(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plain_values(value: Any) -> Any:
+    """Return what JSON holds of a value: lists for tuples, string keys, :obj:`None` for numbers that are not finite.
+
+    Args:
+        value: Nested mappings, sequences and plain values.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Return the content of a JSON file, or :obj:`None` if it is missing or damaged.
+
+    Args:
+        path: The file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _umask() -> int:

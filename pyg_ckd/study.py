@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,23 +15,22 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance import DistillationWrapper, Objective, estimate_effects
 from pyg_ckd.balance.effect import ModalityEffectEstimator
 from pyg_ckd.data import Embeddings, fingerprint, unimodal_views
-from pyg_ckd.data.inputs import RATES, held_out
-from pyg_ckd.errors import InputError
+from pyg_ckd.data.summary import describe
 from pyg_ckd.evaluation import Evaluator, Metrics, embed, popularity
 from pyg_ckd.evaluation.statistics import paired_test
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.nn import Backbone, LightGCN
 from pyg_ckd.training import History, Teachers, Trainer, build, train_teachers
-from pyg_ckd.training.checkpoint import check_settings
+from pyg_ckd.training.folder import claim_folder
 from pyg_ckd.training.model import save_model
 from pyg_ckd.training.trainer import parse_metric
+from pyg_ckd.versions import versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
 COMPARED = ("recall@20", "ndcg@20")
-MANIFEST = "study.json"
 
 
 @dataclass
@@ -100,8 +96,7 @@ class Study:
         claim_folder(self.folder, self._manifest())
 
     def _manifest(self) -> dict[str, Any]:
-        manifest = {"data": fingerprint(self.data), "backbone": self.backbone.__name__, **vars(self.settings)}
-        return json.loads(json.dumps(manifest))  # As it will be read back: tuples become lists.
+        return {"data": fingerprint(self.data), "backbone": self.backbone.__name__, **vars(self.settings)}
 
     def run(self, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
         """Run everything that is not there yet, write ``results.json`` and return its content.
@@ -204,7 +199,7 @@ class Study:
         self, name: str, seed: int, make: Callable[[], Objective], trainer: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         folder = self._run_folder(name, seed)
-        record = _read_json(folder / "run.json")
+        record = read_json(folder / "run.json")
         if record is None:
             self.say(f"seed {seed}: {name}")
             objective = make()
@@ -222,7 +217,7 @@ class Study:
 
     def _teacher_record(self, modality: str, seed: int, teachers: Teachers) -> dict[str, Any]:
         name = f"teacher:{modality}"
-        record = _read_json(self._run_folder(name, seed) / "run.json")
+        record = read_json(self._run_folder(name, seed) / "run.json")
         if record is None:
             tables: dict[str | None, Embeddings] = {None: teachers[modality]}
             record = self._record(name, self.backbone.__name__, seed, teachers.histories[modality], tables)
@@ -297,159 +292,3 @@ def _mean_effects(tables: Sequence[pd.DataFrame]) -> dict[str, dict[str, float]]
     mean = sum(table.sort_index() for table in tables) / len(tables)
     mean = mean.rename(columns={"effect": "mean"}).sort_values("mean", kind="stable")
     return {str(m): {str(k): float(v) for k, v in row.items()} for m, row in mean.to_dict("index").items()}
-
-
-def describe(data: HeteroData) -> dict[str, Any]:
-    """Return the facts of a graph that belong into a report.
-
-    Args:
-        data: The graph.
-    """
-    users, items, train = data["user"].num_nodes, data["item"].num_nodes, held_out(data, "train")
-    modalities = {}
-    for m in data.modalities:
-        has = data["item"].get(f"has_{m}")
-        coverage = 1.0 if has is None else float(has.float().mean())
-        modalities[m] = {"dim": data["item"][m].size(1), "coverage": coverage}
-    facts = {
-        "source": str(data.source) if "source" in data else "",
-        "num_users": users,
-        "num_items": items,
-        "num_train": train.size(1),
-        "num_val": data[RATES].val_edge_index.size(1),
-        "num_test": data[RATES].test_edge_index.size(1),
-        "density": train.size(1) / (users * items),
-        "cold_users": users - int(train[0].unique().numel()),
-        "cold_items": items - int(train[1].unique().numel()),
-        "fingerprint": fingerprint(data),
-        "modalities": modalities,
-    }
-    return facts | ({"planted": dict(data.planted)} if "planted" in data else {})
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of everything that a result depends on, and the machine."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    for name in ("pyg-ckd", "torch", "torch-geometric", "lightning-fabric", "numpy", "torch-sparse"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return found
-
-
-def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Make sure that a folder can be written to and is empty or holds work of the same settings.
-
-    Args:
-        folder: The folder; created if need be.
-        manifest: Settings of the present work, compared with those in the folder.
-
-    Raises:
-        InputError: If it is a file, not writable, holds something else or work of other settings.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output folder {folder}: found a file of that name, expected a folder")
-    path = folder / MANIFEST
-    if path.exists():
-        found = _read_json(path)
-        if not isinstance(found, dict):
-            raise InputError(f"output folder {folder}: {MANIFEST} is damaged; choose another folder")
-        check_settings(path, found, manifest)
-    elif folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"output folder {folder}: found it not empty and without {MANIFEST}, expected an empty folder or one of an "
-            "unfinished run with the same settings; choose another folder"
-        )
-    try:
-        write_json(path, manifest)
-    except OSError as error:
-        raise InputError(f"output folder {folder}: cannot be written to ({error.strerror}); choose another") from None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values to a temporary name and rename it.
-
-    Args:
-        path: The file.
-        content: The values.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _without_nan(value: Any) -> Any:
-    """Return plain values with :obj:`None` in the place of every number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError):
-        return {} if path.name == MANIFEST else None
-
-
-def train_run(
-    data: HeteroData,
-    backbone: type[Backbone],
-    folder: str | os.PathLike[str],
-    objective: str = "plain",
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    k: Sequence[int] = (10, 20),
-    seed: int = 0,
-) -> Metrics:
-    """Train one model into a folder: ``model.pt``, ``history.csv`` and ``metrics.json``.
-
-    A run that was killed goes on from its last checkpoint when it is started again, with the same bits.
-
-    Args:
-        data: The graph.
-        backbone: Class of the model.
-        folder: Where to write.
-        objective: ``"plain"`` or ``"ckd"``; the latter trains or reads its teachers first.
-        options: Options under ``model``, ``plain``, ``teacher``, ``distillation`` and ``trainer``.
-        k: Cut-offs of the test metrics.
-        seed: Seed of everything.
-
-    Returns:
-        Metrics on the test part, or on the validation part of a graph without one.
-
-    Raises:
-        InputError: If the folder cannot be used or training fails.
-    """
-    chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
-    folder = Path(folder)
-    if objective == "ckd":
-        ModalityEffectEstimator(data.modalities)
-    manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": objective, "seed": seed}
-    claim_folder(folder, _without_nan({**manifest, **chosen}))
-    split = "test" if held_out(data, "test").size(1) else "val"
-    evaluator = Evaluator(data, split, k)
-
-    trainer = chosen.get("trainer", {})
-    student = build(backbone, data, seed, **chosen.get("model", {}))
-    if objective == "ckd":
-        teacher_trainer = Trainer(**{**trainer, "track_views": False, "seed": seed})
-        more = chosen.get("teacher", {}) | chosen.get("model", {})
-        teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
-        model: Objective = DistillationWrapper(student, teachers, **chosen.get("distillation", {}))
-    else:
-        model = Objective(student, **chosen.get("plain", {}))
-    history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(model, data)
-
-    metrics = evaluator(embed(model, data)[0])
-    save_model(folder / "model.pt", model, data)
-    with atomic_path(folder / "history.csv") as path:
-        history.frame.to_csv(path)
-    write_json(folder / "metrics.json", {"best_epoch": history.best_epoch, split: dict(metrics)})
-    return metrics

@@ -73,7 +73,9 @@ class Evaluator:
         self.num_items = data["item"].num_nodes
         for cut in k:
             if not 1 <= cut <= self.num_items:
-                raise InputError(f"k: found {cut}, expected a number between 1 and {self.num_items}, the number of items")
+                raise InputError(
+                    f"k: found {cut}, expected a number between 1 and {self.num_items}, the number of items"
+                )
         self.k, self.metrics = tuple(sorted(set(k))), tuple(metrics)
         positives = held_out(data, split)
         if positives.size(1) == 0:
@@ -106,7 +108,9 @@ class Evaluator:
         user, item = embeddings
         for name, table in (("user", user), ("item", item)):
             if not torch.isfinite(table).all():
-                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers to rank with")
+                raise InputError(
+                    f"{name} embeddings: found NaN or infinite values, expected finite numbers"
+                )
         size = max(1, BLOCK_BYTES // (item.element_size() * self.num_items))
         transposed = item.t().contiguous()
         best = []
@@ -188,7 +192,7 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] = (None,)) ->
     training = model.training
     model.eval()
     try:
-        return model.forward_views(features, graph, views)  # type: ignore[operator, no-any-return]
+        return model.forward_views(features, graph, views)  # type: ignore[operator]
     finally:
         model.train(training)
 
