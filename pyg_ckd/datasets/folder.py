@@ -149,7 +149,7 @@ def _map(
         return np.stack([users, rows_of(frame["item"], item_id, folder, listed)]), user_id, item_id
     if not pd.api.types.is_integer_dtype(frame["item"]):
         raise InputError(
-            f"{folder}: items are named by {frame['item'].dtype}, e.g. {value_at(frame['item'], 0)!r}, which leaves open "
+            f"{folder}: items have dtype {frame['item'].dtype}, e.g. {value_at(frame['item'], 0)!r}, leaving open "
             f"what the order of the feature rows is; add items.csv with the column 'item', one id per feature row"
         )
     items = frame["item"].to_numpy()

@@ -157,7 +157,7 @@ BAD = {
     "user_id column": (write(lambda f: f.rename(columns={"user": "user_id"})), "rename 'user_id' to 'user'", {}),
     "missing id": (write(lambda f: put(f, "user", 2, None)), "'user' has 1 missing values, the first in row 2", {}),
     "fractional id": (write(lambda f: put(f, "item", 1, 0.5)), "'item' has dtype float64, .*found 0.5 in row 1", {}),
-    "text items": (write(lambda f: put(f, "item", 1, "x")), "items are named by .*add items.csv", {}),
+    "text items": (write(lambda f: put(f, "item", 1, "x")), "items have dtype .*add items.csv", {}),
     "unknown row": (write(lambda f: put(f, "item", 4, 9)), "item 9 in row 4 is none of the 4 feature rows", {}),
     "wrong split": (write(lambda f: put(f, "split", 3, "vla")), "row 3 unknown split 'vla': did you mean 'val'", {}),
     "no rows": (write(lambda f: f[:0]), "interactions.csv: has no rows", {}),
