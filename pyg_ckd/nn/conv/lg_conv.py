@@ -33,4 +33,5 @@ class LGConv(_LGConv):
         """Run one propagation step."""
         if isinstance(edge_index, Adjacency):
             return edge_index.matmul(x)
+        # propagate_type: (x: Tensor, edge_weight: OptTensor)
         return super().forward(x, edge_index, edge_weight)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
@@ -92,7 +93,7 @@ class MMGCNConv(MessagePassing):
             h = edge_index.matmul(message)
         else:
             if self.add_self_loops:
-                edge_index = _with_self_loops(edge_index, x.size(self.node_dim))
+                edge_index = _with_self_loops(edge_index, x.size(-2))
             # propagate_type: (x: Tensor)
             h = self.propagate(edge_index, x=message)
         h = F.leaky_relu(h)
@@ -109,6 +110,8 @@ class MMGCNConv(MessagePassing):
 
     def message_and_aggregate(self, adj_t: Adj, x: Tensor) -> Tensor:
         """Average all neighbours' rows in one sparse product."""
+        if isinstance(adj_t, EdgeIndex):  # The only kind that is not transposed already.
+            return adj_t.matmul(x, reduce=self.aggr, transpose=True)
         if isinstance(adj_t, SparseTensor):
             adj_t = adj_t.set_value(None, layout=None)
         return spmm(adj_t, x, reduce=self.aggr)
