@@ -1,0 +1,128 @@
+"""The normalised graph against dense matrices built entry by entry."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import Adjacency
+from pyg_ckd.nn.propagation import NORMALIZATIONS
+
+USERS, ITEMS = 4, 3
+GRAPHS = {
+    "usual": [[0, 0, 1, 2, 3], [0, 1, 1, 2, 0]],
+    "repeated interactions": [[0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 2, 2]],
+    "isolated nodes": [[1, 1], [0, 2]],
+    "one interaction": [[3], [2]],
+    "empty": [[], []],
+}
+
+
+def dense(edges: list[list[int]], normalization: str, self_loops: bool, eps: float) -> Tensor:
+    """Build the matrix entry by entry."""
+    size = USERS + ITEMS
+    pattern = [[0.0] * size for _ in range(size)]
+    for user, item in zip(*edges, strict=True):
+        pattern[user][USERS + item] = pattern[USERS + item][user] = 1.0
+    if self_loops:
+        for node in range(size):
+            pattern[node][node] = 1.0
+    degree = [sum(row) + eps for row in pattern]
+    for row in range(size):
+        for col in range(size):
+            if pattern[row][col] and normalization == "sym":
+                pattern[row][col] = 1 / (degree[row] * degree[col]) ** 0.5
+            elif pattern[row][col] and normalization == "mean":
+                pattern[row][col] = 1 / degree[row]
+    return torch.tensor(pattern, dtype=torch.float64)
+
+
+def both(name: str, normalization: str, self_loops: bool = False, eps: float = 0.0) -> tuple[Adjacency, Tensor]:
+    edge_index = torch.tensor(GRAPHS[name], dtype=torch.int64)
+    graph = Adjacency.from_interactions(
+        edge_index, USERS, ITEMS, normalization, self_loops, eps=eps, dtype=torch.float64
+    )
+    return graph, dense(GRAPHS[name], normalization, self_loops, eps)
+
+
+every_case = pytest.mark.parametrize(
+    ("name", "normalization", "self_loops", "eps"),
+    [
+        (name, normalization, loops, eps)
+        for name in GRAPHS
+        for normalization in NORMALIZATIONS
+        for loops, eps in [(False, 0.0), (True, 0.0), (False, 0.1)]
+    ],
+)
+
+
+@every_case
+def test_matrix_and_transpose_equal_the_dense_definition(name, normalization, self_loops, eps):
+    graph, expected = both(name, normalization, self_loops, eps)
+    torch.testing.assert_close(graph.matrix.to_dense(), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(graph.transposed.to_dense(), expected.t(), atol=1e-12, rtol=0)
+    assert graph.num_nodes == USERS + ITEMS
+    assert graph.dtype == torch.float64
+
+
+@every_case
+def test_product_and_gradient_equal_those_of_the_dense_matrix(name, normalization, self_loops, eps):
+    graph, matrix = both(name, normalization, self_loops, eps)
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(USERS + ITEMS, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    seen_from_above = torch.randn(USERS + ITEMS, 5, dtype=torch.float64, generator=generator)
+    (graph.matmul(ours) * seen_from_above).sum().backward()
+    (matrix @ theirs * seen_from_above).sum().backward()
+    torch.testing.assert_close(graph.matmul(ours), matrix @ theirs, atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_gradient_equals_finite_differences(normalization):
+    graph, _ = both("usual", normalization)
+    x = torch.randn(USERS + ITEMS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.autograd.gradcheck(graph.matmul, x.requires_grad_())
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_gradient_of_an_expanded_or_transposed_result_is_right(normalization):
+    graph, matrix = both("usual", normalization)
+    x = torch.ones(USERS + ITEMS, 2, dtype=torch.float64, requires_grad=True)
+    graph.matmul(x).sum().backward()  # The incoming gradient is one expanded number.
+    torch.testing.assert_close(x.grad, (matrix.t().sum(dim=1, keepdim=True)).expand(-1, 2), atol=1e-12, rtol=0)
+
+
+def test_nodes_without_edges_receive_exactly_nothing():
+    for normalization in NORMALIZATIONS:
+        graph, _ = both("isolated nodes", normalization)
+        out = graph.matmul(torch.ones(USERS + ITEMS, 2, dtype=torch.float64))
+        assert out[[0, 2, 3, USERS + 1]].eq(0).all()
+        assert out[[1, USERS, USERS + 2]].gt(0).all()
+
+
+def test_symmetric_graphs_store_one_matrix_and_indices_of_32_bits():
+    graph, _ = both("usual", "sym")
+    assert graph.matrix is graph.transposed
+    assert graph.matrix.col_indices().dtype == torch.int32
+
+
+def test_input_of_another_type_is_brought_to_that_of_the_weights():
+    graph, matrix = both("usual", "mean")
+    out = graph.matmul(torch.ones(USERS + ITEMS, 1, dtype=torch.bfloat16))
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out, matrix.sum(dim=1, keepdim=True), atol=1e-12, rtol=0)
+
+
+def test_autocast_leaves_the_product_in_the_type_of_the_weights():
+    graph, matrix = both("usual", "sym")
+    x = torch.rand(USERS + ITEMS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(graph.matmul(x), matrix @ x, atol=1e-12, rtol=0)
+
+
+def test_unknown_normalization_is_refused_with_the_closest_name():
+    with pytest.raises(InputError, match="unknown normalization 'symm': did you mean 'sym'"):
+        Adjacency.from_interactions(torch.zeros(2, 0, dtype=torch.int64), 1, 1, "symm")
