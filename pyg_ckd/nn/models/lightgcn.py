@@ -118,6 +118,15 @@ class EarlyFusionLightGCN(LightGCN):
             self.item_embedding.requires_grad_(False).zero_()
         self.project = nn.ModuleDict({m: nn.Linear(d, embedding_dim) for m, d in feature_dims.items()})
 
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; without id embeddings, those of the items stay zero."""
+        super().reset_parameters()
+        if hasattr(self, "project"):  # Not yet while the base class is being built.
+            for lin in self.project.values():
+                lin.reset_parameters()
+            if not self.id_embedding:
+                nn.init.zeros_(self.item_embedding)
+
     def ego(self, features: Mapping[str, Tensor], view: View, n_id_dict: Mapping[str, Tensor]) -> Tensor:
         """Return id embeddings plus fused features ``[N, D]``."""
         item = take(self.item_embedding, n_id_dict.get("item"))
