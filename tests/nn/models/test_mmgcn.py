@@ -1,0 +1,64 @@
+"""MMGCN: the options that the golden files do not reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import MMGCN
+from tests.nn.models.zoo import built, doubled
+
+
+def test_sum_over_modalities_is_their_number_times_the_mean(make_data):
+    data = make_data(modalities=3)
+    features, graph = doubled(data)
+    total, mean = (built(lambda data, f=f: MMGCN.from_data(data, fusion=f), data) for f in ("sum", "mean"))
+    assert_close(torch.cat(total(features, graph)), 3 * torch.cat(mean(features, graph)), atol=1e-10, rtol=0)
+
+
+def test_embeddings_are_the_sum_of_single_modality_models(make_data):
+    data = make_data(modalities=2)
+    features, graph = doubled(data)
+    both = built(MMGCN.from_data, data)
+    total = 0
+    for m in both.modalities:
+        single = MMGCN(both.num_users, both.num_items, {m: features[m].size(1)}).double()
+        state = both.state_dict()
+        single.load_state_dict({name: state[name] for name in single.state_dict()})
+        total = total + torch.cat(single({m: features[m]}, graph))
+    assert_close(torch.cat(both(features, graph)), total, atol=1e-10, rtol=0)
+
+
+def test_modalities_outside_latent_dims_enter_at_their_own_width(make_data):
+    data = make_data(modalities=["visual", "textual"])
+    model = MMGCN.from_data(data, latent_dims={"visual": 7})
+    assert model.preference["visual"].size(1) == 7
+    assert model.preference["textual"].size(1) == data["item"]["textual"].size(1)
+    assert not list(model.project["textual"].parameters())
+
+
+def test_only_the_direction_of_features_and_preferences_matters_without_projection(make_data):
+    data = make_data()
+    model = built(lambda data: MMGCN.from_data(data, latent_dims=None), data)
+    features, graph = doubled(data)
+    longer = model({m: 3 * x for m, x in features.items()}, graph)
+    assert_close(torch.cat(longer), torch.cat(model(features, graph)), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion": "summ"}, "unknown fusion 'summ': did you mean 'sum'"),
+        ({"combine": "ad"}, "unknown combination 'ad': did you mean 'add'"),
+        ({"num_layers": 0}, "num_layers: found 0"),
+        ({"latent_dims": {"visul": 4}}, "unknown modality 'visul': did you mean 'visual'"),
+        ({"latent_dims": {"visual": 0}}, "found 0 for 'visual'"),
+        ({"latent_dims": 0}, "found 0 for 'visual'"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        MMGCN(2, 2, {"visual": 3}, **options)
