@@ -1,0 +1,41 @@
+# make demo    environment, installation, the whole study on the embedded data set, report in demo/
+# make test    environment and the whole test suite
+# make lint    ruff and mypy
+# make slow    the slow checks, on real data where it is there
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# Folder with wheels of torch-sparse and torch-scatter, optional accelerators that the package index has no wheels of.
+WHEELS ?=
+OUT ?= demo
+
+.PHONY: demo test lint slow env clean
+
+$(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint]'
+	@if [ -n "$(WHEELS)" ]; then \
+	  $(BIN)/python -m pip install --quiet --no-index --no-deps --find-links $(WHEELS) torch-sparse torch-scatter \
+	  || echo "torch-sparse does not fit this Python or torch: going on without it"; fi
+	@touch $@
+
+env: $(VENV)/.installed
+
+demo: env
+	$(BIN)/pyg-ckd compare --config examples/configs/synthetic_demo.yaml --out $(OUT)
+
+test: env
+	$(BIN)/python -m pytest -n 2 --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
+
+slow: env
+	$(BIN)/python -m pytest -m slow
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info
