@@ -121,7 +121,7 @@ class EarlyFusionLightGCN(LightGCN):
     def reset_parameters(self) -> None:
         """Draw all parameters anew; without id embeddings, those of the items stay zero."""
         super().reset_parameters()
-        if hasattr(self, "project"):  # Not yet while the base class is being built.
+        if "project" in self._modules:  # Not yet while the base class is being built.
             for lin in self.project.values():
                 lin.reset_parameters()
             if not self.id_embedding:
