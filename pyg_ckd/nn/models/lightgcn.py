@@ -121,9 +121,10 @@ class EarlyFusionLightGCN(LightGCN):
     def reset_parameters(self) -> None:
         """Draw all parameters anew; without id embeddings, those of the items stay zero."""
         super().reset_parameters()
-        if "project" in self._modules:  # Not yet while the base class is being built.
+        if hasattr(self, "project"):  # Not yet while the base class is being built.
             for lin in self.project.values():
-                lin.reset_parameters()
+                if isinstance(lin, nn.Linear):
+                    lin.reset_parameters()
             if not self.id_embedding:
                 nn.init.zeros_(self.item_embedding)
 
