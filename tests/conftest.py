@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -65,13 +66,14 @@ class Golden:
         self._difference[key] = float(difference.max()) if difference.numel() else 0.0
 
     def finish(self) -> None:
-        """Require that nothing was left out and that nothing differs; print the largest difference."""
+        """Require that nothing was left out and that nothing differs; log the largest difference."""
         inputs = {key for key in self._read if self.INPUTS.fullmatch(key)}
         left = sorted(self._arrays.keys() - inputs - self._difference.keys())
         assert not left, f"{self.name}: not covered: {left}"
         wrong = {key: value for key, value in self._difference.items() if not value <= TOLERANCE}
         assert not wrong, f"{self.name}: differs by more than {TOLERANCE}: {wrong}"
-        print(f"{self.name}: {len(self._difference)} arrays, largest difference {max(self._difference.values()):.1e}")
+        largest = max(self._difference.values())
+        logging.getLogger(__name__).warning("%s: %d arrays within %.1e", self.name, len(self._difference), largest)
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""The triple sampler against brute force and against the uniform distribution."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import Tensor
+
+from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.errors import InputError
+
+
+@st.composite
+def interactions(draw) -> tuple[Tensor, int, int]:
+    """Any bipartite graph in which at least one user who interacted has a negative; repetitions allowed."""
+    users, items = draw(st.integers(1, 6)), draw(st.integers(2, 7))
+    pair = st.tuples(st.integers(0, users - 1), st.integers(0, items - 1))
+    pairs = [(draw(st.integers(0, users - 1)), 0), *draw(st.lists(pair, max_size=30))]
+    owned = Counter(user for user, _ in set(pairs))
+    if all(owned[user] == items for user in owned):
+        pairs = [(user, item) for user, item in pairs if item != items - 1]
+    return torch.tensor(pairs).t(), users, items
+
+
+def saturated(edge_index: Tensor, items: int) -> set[int]:
+    owned = Counter(user for user, _ in set(map(tuple, edge_index.t().tolist())))
+    return {user for user, count in owned.items() if count == items}
+
+
+@settings(max_examples=150, deadline=None)
+@given(interactions(), st.integers(1, 9), st.integers(0, 2**31))
+def test_epoch_holds_every_interaction_once_and_no_negative_is_a_positive(graph, batch_size, seed):
+    edge_index, users, items = graph
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sampler = TripletSampler(edge_index, users, items, batch_size, seed=seed)
+    positives = set(map(tuple, edge_index.t().tolist()))
+    full = saturated(edge_index, items)
+    assert set(sampler.saturated_users.tolist()) == full
+    seen: Counter[tuple[int, int]] = Counter()
+    batches = list(sampler)
+    for batch in batches:
+        for user, positive, negative in zip(*(x.tolist() for x in batch[:3]), strict=True):
+            assert 0 <= negative < items
+            assert (user, negative) not in positives
+            seen[user, positive] += 1
+    assert seen == Counter(pair for pair in map(tuple, edge_index.t().tolist()) if pair[0] not in full)
+    assert len(batches) == len(sampler)
+    assert all(batch.user.numel() == batch_size for batch in batches[:-1])
+    assert 1 <= batches[-1].user.numel() <= batch_size
+
+
+def test_negatives_are_uniform_over_all_items_without_interaction():
+    items = 12
+    owned = {0: [], 1: [0, 1, 2, 3], 2: [11, 10, 5], 3: [0, 11], 4: [1, 3, 5, 7, 9, 11], 5: [6]}
+    pairs = [(user, item) for user, own in owned.items() for item in own]
+    sampler = TripletSampler(torch.tensor(pairs).t(), len(owned), items, seed=1)
+    for user, own in owned.items():
+        draws = sampler.sample_negatives(torch.full((20_000,), user))
+        count = np.bincount(draws.numpy(), minlength=items)
+        assert not count[own].any()
+        rest = np.delete(count, own)
+        assert chisquare(rest).pvalue > 1e-3, user
+
+
+def test_user_with_all_items_but_one_always_gets_that_one():
+    items = 50
+    for missing in (0, 17, 49):
+        own = torch.tensor([i for i in range(items) if i != missing])
+        edge_index = torch.stack([torch.full_like(own, 3), own])
+        negatives = TripletSampler(edge_index, 5, items).sample_negatives(torch.full((2000,), 3))
+        assert negatives.eq(missing).all()
+
+
+def test_saturated_users_are_reported_and_left_out():
+    edge_index = torch.tensor([[0, 1, 1, 1, 2], [0, 0, 1, 2, 1]])
+    with pytest.warns(UserWarning, match=r"1 users interacted with all 3 items .*first: user 1"):
+        sampler = TripletSampler(edge_index, 3, 3)
+    assert sampler.saturated_users.tolist() == [1]
+    assert sorted(user for batch in sampler for user in batch.user.tolist()) == [0, 2]
+
+
+def test_random_triples_are_uniform_over_users_and_items():
+    sampler = TripletSampler(torch.tensor([[0], [0]]), 7, 5, num_random_triples=35_000, seed=2)
+    user, first, second = sampler.sample_random()
+    for draws, size in ((user, 7), (first, 5), (second, 5), (first * 5 + second, 25), (user * 5 + first, 35)):
+        assert chisquare(np.bincount(draws.numpy(), minlength=size)).pvalue > 1e-3
+
+
+def test_every_batch_carries_the_random_triples_that_were_asked_for():
+    edge_index = torch.tensor([[0, 1, 2], [0, 1, 2]])
+    for size in (0, 4):
+        batches = list(TripletSampler(edge_index, 3, 4, batch_size=2, num_random_triples=size))
+        assert [batch.user.numel() for batch in batches] == [2, 1]
+        assert all(x.shape == (size,) and x.dtype == torch.int64 for batch in batches for x in batch[3:])
+
+
+def test_same_seed_gives_the_same_batches_and_another_seed_others():
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(20, (2, 100), generator=generator)
+
+    def epochs(seed: int) -> list[Tensor]:
+        sampler = TripletSampler(edge_index, 20, 20, batch_size=30, num_random_triples=6, seed=seed)
+        return [torch.cat(batch) for _ in range(2) for batch in sampler]
+
+    first, again, other = epochs(5), epochs(5), epochs(6)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not torch.equal(first[0], first[len(first) // 2])  # The second epoch is in another order.
+
+
+def test_global_random_state_is_neither_read_nor_changed():
+    edge_index = torch.tensor([[0, 1, 2], [0, 1, 2]])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = torch.cat(next(iter(TripletSampler(edge_index, 3, 9, seed=4))))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(first, torch.cat(next(iter(TripletSampler(edge_index, 3, 9, seed=4)))))
+
+
+def test_nothing_to_draw_from_is_refused():
+    with pytest.raises(InputError, match="found none that a negative item exists for"):
+        TripletSampler(torch.zeros(2, 0, dtype=torch.int64), 3, 3)
+    with pytest.raises(InputError, match="found none that a negative item exists for"):
+        TripletSampler(torch.tensor([[0, 0], [0, 1]]), 3, 2)
+
+
+def test_sizes_out_of_range_are_refused():
+    edge_index = torch.tensor([[0], [0]])
+    with pytest.raises(InputError, match="batch_size: found 0"):
+        TripletSampler(edge_index, 1, 2, batch_size=0)
+    with pytest.raises(InputError, match="num_random_triples: found -1"):
+        TripletSampler(edge_index, 1, 2, num_random_triples=-1)

@@ -1,0 +1,48 @@
+"""Writing whole files or none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+import pytest
+
+from pyg_ckd.files import atomic_path
+
+
+def test_file_appears_whole_at_the_end_of_the_block(tmp_path):
+    target = tmp_path / "new" / "folder" / "table.csv"
+    with atomic_path(target) as temporary:
+        temporary.write_text("all of it")
+        assert not target.exists()
+        assert temporary.suffix == ".csv"
+        assert temporary.parent == target.parent
+    assert target.read_text() == "all of it"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_exception_inside_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "weights.pt"
+    target.write_text("old")
+    with suppress(KeyboardInterrupt), atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_exception_inside_creates_no_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "new.txt"):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_gets_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "file"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
