@@ -1,0 +1,81 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.statistics import mean_std, paired_test
+
+
+def test_per_user_recall_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 2, 500) * 1.0, rng.integers(0, 2, 500) * rng.choice([0.5, 1.0], 500)
+    expected = stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.9)
+    test = paired_test(a, b, confidence=0.9)
+    assert test.p_value == pytest.approx(expected.pvalue, rel=1e-10)
+    assert (test.low, test.high) == pytest.approx((interval.low, interval.high), rel=1e-10)
+    assert (test.mean_a, test.mean_b, test.num) == (pytest.approx(a.mean()), pytest.approx(b.mean()), 500)
+
+
+def test_three_seeds_agree_with_the_closed_form():
+    # Differences 1, 2, 3: mean 2, deviation 1, t = 2 * sqrt(3); with two degrees of freedom the tail has a closed form.
+    test = paired_test([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
+    t = 2 * math.sqrt(3)
+    assert test.difference == pytest.approx(2)
+    assert test.p_value == pytest.approx(1 - t / math.sqrt(2 + t**2), rel=1e-10)
+    assert test.high - test.difference == pytest.approx(4.302652729911275 / math.sqrt(3))
+
+
+def test_equal_models_have_p_one_and_an_interval_of_zero():
+    test = paired_test([0.0, 1.0, 1.0], [0.0, 1.0, 1.0])
+    assert (test.p_value, test.low, test.high) == (1.0, 0.0, 0.0)
+
+
+def test_a_constant_lead_up_to_rounding_is_finite():
+    a = np.array([0.1, 0.2, 0.3])
+    test = paired_test(a + 0.1, a)
+    assert test.p_value == 0
+    assert (test.low, test.high) == pytest.approx((0.1, 0.1))
+
+
+def test_swapping_the_models_mirrors_the_test():
+    a, b = np.random.default_rng(1).random((2, 40))
+    one, other = paired_test(a, b), paired_test(b, a)
+    assert (one.low, one.high, one.p_value) == pytest.approx((-other.high, -other.low, other.p_value))
+
+
+def test_the_interval_holds_the_true_difference_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    recall = rng.binomial(1, [[0.35], [0.30]], (400, 2, 300)).astype(float)
+    tests = [paired_test(a, b) for a, b in recall]
+    covered = np.mean([test.low <= 0.05 <= test.high for test in tests])
+    assert 0.92 < covered < 0.98
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "pattern"),
+    [
+        ([1.0], [2.0], "two or more"),
+        ([1.0, 2.0], [1.0], "found 2 and 1 values"),
+        ([1.0, math.nan], [1.0, 2.0], r"a\[1\]"),
+        ([[1.0, 2.0]], [1.0, 2.0], "shape"),
+    ],
+)
+def test_bad_pairs_are_refused_in_one_line(a, b, pattern):
+    with pytest.raises(InputError, match=pattern) as error:
+        paired_test(a, b)
+    assert "\n" not in str(error.value)
+
+
+def test_a_level_outside_zero_and_one_is_refused():
+    with pytest.raises(InputError, match="confidence"):
+        paired_test([1.0, 2.0], [1.0, 3.0], confidence=95)
+
+
+def test_mean_std_is_the_sample_deviation_and_zero_for_one_value():
+    assert mean_std([1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.0, math.sqrt(14 / 3)))
+    assert mean_std([0.7]) == (0.7, 0.0)
+    with pytest.raises(InputError, match="no value"):
+        mean_std([])
