@@ -80,7 +80,9 @@ class ModalityEffectEstimator(nn.Module):
     @torch.no_grad()
     def forward(self, full: Tensor, without: Tensor, alone: Tensor) -> Tensor:
         """Return the effects of every modality on every triple."""
-        ratio = (full.unsqueeze(-1) - without) / alone
+        # In half precision 1e-8 would be zero, and so would the sum that the weights divide by.
+        dtype = torch.promote_types(full.dtype, torch.float32)
+        ratio = (full.unsqueeze(-1) - without).to(dtype) / alone
         return ratio.nan_to_num(MIN_EFFECT, MAX_EFFECT, MIN_EFFECT).clamp_(MIN_EFFECT, MAX_EFFECT)
 
     @torch.no_grad()
@@ -181,7 +183,7 @@ def estimate_effects(
     Args:
         model: A backbone or an objective, with one modality or more.
         data: The graph.
-        split: Where to measure: ``"train"``, ``"val"`` or ``"test"``. Recall cannot be measured on ``"train"``.
+        split: Where to measure: ``"val"`` or ``"test"``.
         k: Cut-off of the recall.
         num_negatives: Random items for every interaction.
         num_bootstrap: Number of resamples.
@@ -248,6 +250,11 @@ def _held_out_triples(
     known = torch.cat([store.edge_index, store.val_edge_index, store.test_edge_index], dim=1)
     sampler = TripletSampler(known, data["user"].num_nodes, data["item"].num_nodes, seed=seed)
     positives = positives[:, ~torch.isin(positives[0], sampler.saturated_users)]
+    if positives.size(1) == 0:
+        raise InputError(
+            f"estimate_effects: every user of the {split} split interacted with every item, expected at least one user "
+            "with an item left to compare with"
+        )
     user, preferred = positives.repeat_interleave(num_negatives, dim=1)
     return user.to(device), preferred.to(device), sampler.sample_negatives(user).to(device)
 
