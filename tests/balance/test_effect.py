@@ -1,0 +1,266 @@
+"""The effect estimator on any numbers, and the effect report on a model whose effects are known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance import ModalityEffectEstimator, estimate_effects
+from pyg_ckd.balance.effect import MAX_EFFECT, MIN_EFFECT
+from pyg_ckd.data import build_data
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR, Backbone, as_backbone
+
+ANY = st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-30, 1e38]))
+
+
+def clamp(x: float) -> float:
+    return min(max(x, MIN_EFFECT), MAX_EFFECT)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(2, 4), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+def test_effects_are_within_bounds_and_weights_sum_to_the_number_of_modalities(data, num_modalities, dtype):
+    size = data.draw(st.integers(1, 4))
+    rows = st.lists(ANY, min_size=size, max_size=size)
+    full = torch.tensor(data.draw(rows), dtype=dtype)
+    without, alone = (torch.tensor([data.draw(rows) for _ in range(num_modalities)], dtype=dtype).t() for _ in range(2))
+    estimator = ModalityEffectEstimator([f"m{n}" for n in range(num_modalities)])
+    effects = estimator(full, without, alone)
+    weights = estimator.weights(effects)
+    assert effects.shape == weights.shape == (size, num_modalities)
+    assert torch.isfinite(effects).all()
+    assert effects.min() > 0
+    assert effects.max() <= MAX_EFFECT
+    assert torch.isfinite(weights).all()
+    assert weights.min() >= 0
+    assert weights.sum(dim=-1).tolist() == pytest.approx([num_modalities] * size, rel=1e-5)
+    for effect, weight in zip(effects, weights, strict=True):
+        assert weight[effect.argmin()] == weight.max()
+        assert weight[effect.argmax()] == weight.min()
+
+
+@pytest.mark.parametrize(
+    ("full", "without", "alone", "expected"),
+    [
+        (3.0, 1.0, 4.0, 0.5),  # The usual case.
+        (-3.0, -1.0, -4.0, 0.5),  # Both negative: use in the wrong direction is use.
+        (3.0, 1.0, -4.0, MIN_EFFECT),  # The joint decision goes against what the modality says alone.
+        (1.0, 3.0, 4.0, MIN_EFFECT),
+        (3.0, 1.0, 0.1, MAX_EFFECT),
+        (3.0, 1.0, 0.0, MAX_EFFECT),
+        (1.0, 3.0, 0.0, MIN_EFFECT),
+        (1.0, 1.0, 0.0, MIN_EFFECT),  # 0 / 0.
+        (1.0, 1.0, 2.0, MIN_EFFECT),  # 0.
+        (math.nan, 1.0, 2.0, MIN_EFFECT),
+        (math.inf, math.inf, 2.0, MIN_EFFECT),
+        (math.inf, 1.0, 2.0, MAX_EFFECT),
+        (1.0, 0.0, math.inf, MIN_EFFECT),
+    ],
+)
+def test_effect_of_a_triple_is_the_clamped_ratio(full, without, alone, expected):
+    estimator = ModalityEffectEstimator(["a", "b"])
+    one = torch.ones((), dtype=torch.float64)
+    effects = estimator(
+        torch.tensor([full], dtype=torch.float64),
+        torch.stack([torch.tensor(without).double(), one]).view(1, 2),
+        torch.stack([torch.tensor(alone).double(), one]).view(1, 2),
+    )
+    assert float(effects[0, 0]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("effects", [[0.5, 0.25], [1.0, 2.0, 5.0], [0.1, 0.1, 0.1, 0.1], [10.0, 1e-8]])
+def test_weights_equal_the_formula(effects):
+    num, total = len(effects), sum(effects)
+    expected = [num / (num - 1) * (1 - effect / total) for effect in effects]
+    estimator = ModalityEffectEstimator([f"m{n}" for n in range(num)])
+    weights = estimator.weights(torch.tensor([effects], dtype=torch.float64))
+    assert weights[0].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_evidence_gives_every_modality_the_weight_one():
+    estimator = ModalityEffectEstimator(["a", "b", "c"])
+    weights = estimator.weights(torch.full((2, 3), MIN_EFFECT, dtype=torch.float64))
+    assert weights.flatten().tolist() == pytest.approx([1.0] * 6)
+
+
+def test_effects_carry_no_gradient():
+    margins = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    estimator = ModalityEffectEstimator(["a", "b"])
+    effects = estimator(margins, torch.randn(3, 2), torch.randn(3, 2))
+    assert not effects.requires_grad
+    assert not estimator.weights(effects).requires_grad
+
+
+def test_epoch_means_weigh_every_triple_alike_and_start_anew():
+    estimator = ModalityEffectEstimator(["a", "b"])
+    first, second = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]), torch.tensor([[7.0, 1.0]])
+    estimator.track(first, 2 * first)
+    estimator.track(second, 2 * second)
+    assert estimator.finish_epoch() == {"effect/a": 4.0, "effect/b": 4.0, "weight/a": 8.0, "weight/b": 8.0}
+    estimator.track(second, second)
+    assert estimator.finish_epoch() == {"effect/a": 7.0, "effect/b": 1.0, "weight/a": 7.0, "weight/b": 1.0}
+    assert estimator.summary().index.tolist() == ["b", "a"]  # The weakest first.
+    assert estimator.summary().loc["b", "effect"] == 1.0
+
+
+def test_epoch_without_triples_keeps_the_last_summary():
+    estimator = ModalityEffectEstimator(["a", "b"])
+    assert estimator.summary().isna().all(axis=None)
+    estimator.track(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.5, 0.5]]))
+    estimator.finish_epoch()
+    estimator.finish_epoch()
+    assert estimator.summary()["effect"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("modalities", [[], ["visual"]])
+def test_fewer_than_two_modalities_are_refused(modalities):
+    with pytest.raises(InputError, match="expected at least two to balance"):
+        ModalityEffectEstimator(modalities)
+
+
+class Known(nn.Module):
+    """Scores with one weight per user and modality, and one weight on the product of the first two modalities."""
+
+    def __init__(self, weights: Tensor, product: float) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.cat([weights, torch.full((weights.size(0), 1), product)], dim=1))
+
+    def forward(self, x_dict: dict[str, Tensor], edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        columns = list(x_dict.values())
+        product = columns[0] * (columns[1] if len(columns) > 1 else 0)
+        return self.weights, torch.cat([*columns, product], dim=1)
+
+
+NUM_ITEMS = 10
+
+
+def planted(values: dict[str, tuple[float, float]], num_users: int = 40) -> HeteroData:
+    """Everybody has item 1 in training and item 0 held out; a modality has one value on item 0, one on all others."""
+    features = {m: torch.tensor([[held_out]] + [[other]] * (NUM_ITEMS - 1)) for m, (held_out, other) in values.items()}
+    users = torch.arange(num_users)
+    train, val = torch.stack([users, torch.ones_like(users)]), torch.stack([users, torch.zeros_like(users)])
+    return build_data(train, features, val=val, num_items=NUM_ITEMS, transform="none")
+
+
+def known_model(data: HeteroData, weights: Tensor, product: float = 0.0) -> Backbone:
+    return as_backbone(Known(weights, product), data)
+
+
+def test_report_equals_effects_in_closed_form():
+    """Modality a carries the decision, b helps through a product with a, c misleads."""
+    data = planted({"a": (3.0, 0.0), "b": (2.0, 0.0), "c": (0.0, 1.0)})
+    weights = torch.tensor([[1.0, 0.5, 1.5]]).repeat(40, 1)
+    product = 0.5
+    report = estimate_effects(known_model(data, weights, product), data, k=1, num_negatives=3, num_bootstrap=50)
+    mean = {"a": 3.0 / NUM_ITEMS, "b": 2.0 / NUM_ITEMS}
+    full = 1.0 * 3 + 0.5 * 2 - 1.5 + product * 6
+    without = {
+        "a": 0.5 * 2 - 1.5 + product * mean["a"] * 2,
+        "b": 1.0 * 3 - 1.5 + product * mean["b"] * 3,
+        "c": 1.0 * 3 + 0.5 * 2 + product * 6,
+    }
+    alone = {"a": 1.0 * 3 + product * mean["b"] * 3, "b": 0.5 * 2 + product * mean["a"] * 2, "c": -1.5}
+    ratio = {m: clamp((full - without[m]) / alone[m]) for m in alone}
+    table = report.table
+    assert table.index.tolist() == sorted(alone, key=lambda m: full - without[m])
+    assert report.weakest == "c"
+    for m in alone:
+        for column in ("effect", "low", "high"):  # All users are alike, so the interval has no width.
+            assert table.loc[m, column] == pytest.approx(full - without[m], rel=1e-5)
+        assert table.loc[m, "ratio"] == pytest.approx(ratio[m], rel=1e-5)
+        assert table.loc[m, "weight"] == pytest.approx(1.5 * (1 - ratio[m] / sum(ratio.values())), rel=1e-5)
+        assert table.loc[m, "recall_drop"] == float(without[m] < 0)  # Item 0 is first if it beats all others.
+        assert table.loc[m, "recall_alone"] == float(alone[m] > 0)
+    assert table.loc["a", "recall_drop"] == 1.0  # The example has a drop at all.
+    assert (report.recall, report.k, report.split) == (1.0, 1, "val")
+    assert "recall@1 1.0000, 95% intervals" in str(report)
+
+
+def test_effects_are_averaged_per_user_first():
+    """A user with many held-out items counts as much as one with a single item."""
+    train = torch.tensor([[0, 1], [5, 5]])
+    val = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 2]])
+    x = torch.tensor([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0]])
+    data = build_data(train, {"a": x, "b": 0 * x}, val=val, transform="none")
+    # User 0 may draw items 1 and 2 as negatives, which have the same value as item 0; give that user no weight.
+    report = estimate_effects(known_model(data, torch.tensor([[0.0, 0.0], [4.0, 0.0]])), data, k=1, num_bootstrap=10)
+    assert report.table.loc["a", "effect"] == pytest.approx((0.0 + 4.0) / 2)
+
+
+def test_intervals_equal_those_of_the_normal_distribution_for_many_users():
+    generator = torch.Generator().manual_seed(0)
+    size = 400
+    weights = torch.stack([torch.randn(size, generator=generator) + 0.3, torch.rand(size, generator=generator)], dim=1)
+    data = planted({"a": (1.0, 0.0), "b": (1.0, 0.0)}, size)
+    table = estimate_effects(known_model(data, weights), data, k=1, num_bootstrap=4000, confidence=0.9).table
+    for m, column in zip("ab", weights.double().t().numpy(), strict=True):
+        error = column.std() / np.sqrt(size)
+        assert table.loc[m, "effect"] == pytest.approx(column.mean(), abs=1e-6)
+        assert table.loc[m, "low"] == pytest.approx(column.mean() - 1.645 * error, abs=0.15 * error)
+        assert table.loc[m, "high"] == pytest.approx(column.mean() + 1.645 * error, abs=0.15 * error)
+
+
+def test_intervals_cover_the_true_effect_as_often_as_they_claim():
+    generator = torch.Generator().manual_seed(1)
+    data = planted({"a": (2.0, 0.0)}, num_users=50)
+    covered = 0
+    for seed in range(150):
+        weights = torch.randn(50, 1, generator=generator) + 0.5  # True mean effect: 2 * 0.5.
+        row = estimate_effects(
+            known_model(data, weights), data, k=1, num_negatives=1, num_bootstrap=300, confidence=0.8, seed=seed
+        ).table.loc["a"]
+        covered += row["low"] <= 1.0 <= row["high"]
+    assert 0.69 < covered / 150 < 0.89  # Three standard errors around 0.79, the level of 50 resampled users.
+
+
+def test_same_seed_gives_the_same_report_and_another_seed_another(make_data):
+    data = make_data(num_users=30, num_items=20)
+    torch.manual_seed(0)
+    model = VBPR.from_data(data)
+    arguments = {"data": data, "k": 3, "num_bootstrap": 20}
+    first, again, other = (estimate_effects(model, seed=seed, **arguments).table for seed in (1, 1, 2))
+    assert first.equals(again)
+    assert not np.allclose(first["effect"], other.loc[first.index, "effect"])
+
+
+def test_single_modality_has_effects_and_nothing_to_be_weighed_against():
+    data = planted({"a": (2.0, 0.0)})
+    table = estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, num_bootstrap=10).table
+    assert table.loc["a", "effect"] == pytest.approx(2.0)
+    assert "weight" not in table
+
+
+def test_nothing_to_measure_on_is_refused():
+    data = planted({"a": (2.0, 0.0)})
+    model = known_model(data, torch.ones(40, 1))
+    with pytest.raises(InputError, match="the test split holds no interaction to measure on"):
+        estimate_effects(model, data, split="test", k=1)
+    with pytest.raises(InputError, match="unknown split 'vall': did you mean 'val'"):
+        estimate_effects(model, data, split="vall", k=1)
+    with pytest.raises(InputError, match="found 'train'"):
+        estimate_effects(model, data, split="train", k=1)
+
+
+@pytest.mark.filterwarnings("ignore:1 users interacted with all")
+def test_held_out_users_who_know_every_item_are_refused_for_want_of_negatives():
+    train, val = torch.tensor([[0, 1], [0, 0]]), torch.tensor([[0], [1]])
+    data = build_data(train, {"a": torch.eye(2)}, val=val)
+    with pytest.raises(InputError, match="every user of the val split interacted with every item"):
+        estimate_effects(VBPR.from_data(data), data, k=1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"confidence": 1.0}, {"confidence": 0}, {"num_negatives": 0}, {"num_bootstrap": 0}]
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    data = planted({"a": (2.0, 0.0)})
+    with pytest.raises(InputError, match="expected 0 < confidence < 1 and at least one negative and one resample"):
+        estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, **arguments)
