@@ -51,10 +51,10 @@ class Evaluator:
         metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over users) and
             ``coverage``, ``personalization`` (properties of all lists).
         mask: Splits whose interactions count as seen and are never recommended.
-        device: Where to rank; by default where the embeddings are.
 
     Raises:
-        InputError: If a name is unknown, a cut-off is not between 1 and the number of items, or the split is empty.
+        InputError: If a name is unknown, there is no cut-off, a cut-off is not between 1 and the number of items, or the
+            split is empty.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Evaluator:
             if name not in USER_METRICS and name not in LIST_METRICS:
                 raise unknown_name("metric", name, (*USER_METRICS, *LIST_METRICS))
         self.num_items = data["item"].num_nodes
+        if not k:
+            raise InputError("k: found none, expected at least one cut-off")
         for cut in k:
             if not 1 <= cut <= self.num_items:
                 raise InputError(
@@ -108,9 +110,7 @@ class Evaluator:
         user, item = embeddings
         for name, table in (("user", user), ("item", item)):
             if not torch.isfinite(table).all():
-                raise InputError(
-                    f"{name} embeddings: found NaN or infinite values, expected finite numbers"
-                )
+                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
         size = max(1, BLOCK_BYTES // (item.element_size() * self.num_items))
         transposed = item.t().contiguous()
         best = []
