@@ -1,0 +1,59 @@
+"""Metrics of single users against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, ndcg_score
+
+from pyg_ckd.evaluation import user_metrics
+
+NUM_ITEMS, USERS = 12, 40
+
+
+def case() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    relevant = rng.random((USERS, NUM_ITEMS)) < 0.3
+    relevant[:, 0] |= ~relevant.any(axis=1)
+    return rng.normal(size=(USERS, NUM_ITEMS)), relevant
+
+
+def arguments(score: np.ndarray, relevant: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    ranked = torch.from_numpy(np.argsort(-score, axis=1).copy())
+    return ranked, torch.from_numpy(np.stack(np.nonzero(relevant)))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("k", [1, 4, NUM_ITEMS])
+def test_ndcg_equals_that_of_scikit_learn(k):
+    score, relevant = case()
+    values = user_metrics(*arguments(score, relevant), ["ndcg"], [k])[f"ndcg@{k}"]
+    expected = [ndcg_score([r.astype(float)], [s], k=k) for r, s in zip(relevant, score, strict=True)]
+    assert values.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_map_over_the_whole_list_equals_average_precision_of_scikit_learn():
+    score, relevant = case()
+    values = user_metrics(*arguments(score, relevant), ["map"], [NUM_ITEMS])[f"map@{NUM_ITEMS}"]
+    expected = [average_precision_score(r, s) for r, s in zip(relevant, score, strict=True)]
+    assert values.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_ideal_of_retrieved_items_ignores_those_that_were_missed():
+    ranked, labels = torch.tensor([[3, 1, 2]]), torch.tensor([[0, 0, 0], [3, 7, 8]])
+    usual = user_metrics(ranked, labels, ["ndcg", "map"], [3])
+    retrieved = user_metrics(ranked, labels, ["ndcg", "map"], [3], ideal="retrieved")
+    ideal = 1 + 1 / np.log2(3) + 1 / 2
+    assert float(usual["ndcg@3"]) == pytest.approx(1 / ideal)
+    assert float(usual["map@3"]) == pytest.approx(1 / 3)
+    assert float(retrieved["ndcg@3"]) == float(retrieved["map@3"]) == 1.0
+
+
+@pytest.mark.parametrize("ideal", ["positives", "retrieved"])
+def test_users_without_positives_or_hits_have_zeros(ideal):
+    ranked, labels = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0], [5]])
+    values = user_metrics(ranked, labels, ["recall", "precision", "ndcg", "map", "mrr", "hit"], [1, 2], ideal)
+    assert len(values) == 12
+    assert all(value.tolist() == [0.0, 0.0] for value in values.values())
