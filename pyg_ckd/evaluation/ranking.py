@@ -53,8 +53,8 @@ class Evaluator:
         mask: Splits whose interactions count as seen and are never recommended.
 
     Raises:
-        InputError: If a name is unknown, there is no cut-off, a cut-off is not between 1 and the number of items, or the
-            split is empty.
+        InputError: If a name is unknown, there is no cut-off or one that is not between 1 and the number of items, or
+            the split is empty.
     """
 
     def __init__(
