@@ -1,0 +1,106 @@
+"""Checkpoints are written whole, read without executing anything, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.training import checkpoint, load_checkpoint, save_checkpoint, seeded
+from pyg_ckd.training.checkpoint import check_settings
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+CONTENT = {"kind": "run", "weights": torch.arange(6.0).view(2, 3), "rows": [{"epoch": 1, "x": 0.5}], "none": None}
+
+
+def test_content_comes_back_bit_by_bit(tmp_path):
+    save_checkpoint(tmp_path / "new" / "a.pt", CONTENT)
+    content = load_checkpoint(tmp_path / "new" / "a.pt", "run")
+    assert torch.equal(content.pop("weights"), CONTENT["weights"])
+    assert content == {k: v for k, v in CONTENT.items() if k != "weights"} | {"format": checkpoint.FORMAT}
+
+
+def test_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"no_such\.pt: found no such file"):
+        load_checkpoint(tmp_path / "no_such.pt", "run")
+
+
+def test_file_cut_off_anywhere_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, CONTENT)
+    whole = path.read_bytes()
+    for size in [0, 1, 2, 10, *range(50, len(whole) - 1, len(whole) // 25)]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"a\.pt: cannot be read .* damaged or no checkpoint"):
+            load_checkpoint(path, "run")
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a checkpoint", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff.", b"PK\x03\x04" * 99]
+)
+def test_other_files_are_refused(content, tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged or no checkpoint"):
+        load_checkpoint(path, "run")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickle_in_a_checkpoint_is_refused_and_not_executed(protocol, tmp_path):
+    marker, zipped, plain = tmp_path / "marker", tmp_path / "zip.pt", tmp_path / "plain.pt"
+    content = {"format": checkpoint.FORMAT, "kind": "run", "bomb": Bomb(marker)}
+    torch.save(content, zipped, pickle_protocol=protocol)
+    plain.write_bytes(pickle.dumps(content, protocol))
+    for path in (zipped, plain):
+        with pytest.raises(InputError, match="cannot be read"):
+            load_checkpoint(path, "run")
+        assert not marker.exists()
+    pickle.loads(plain.read_bytes())["bomb"].close()
+    assert marker.exists()  # The bomb does go off in a reader that executes pickles.
+
+
+def test_other_format_and_other_kind_are_refused(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "teacher.pt", {"kind": "teacher"})
+    with pytest.raises(InputError, match="found a checkpoint of kind 'teacher', expected 'run'"):
+        load_checkpoint(tmp_path / "teacher.pt", "run")
+    torch.save({"kind": "run"}, tmp_path / "old.pt")
+    with pytest.raises(InputError, match=f"found format none, expected {checkpoint.FORMAT}"):
+        load_checkpoint(tmp_path / "old.pt", "run")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(InputError, match=f"found format list, expected {checkpoint.FORMAT}"):
+        load_checkpoint(tmp_path / "list.pt", "run")
+
+
+def test_first_setting_that_differs_is_named():
+    check_settings("a.pt", {"lr": 0.1, "data": "x"}, {"data": "x", "lr": 0.1})
+    with pytest.raises(InputError, match=r"a\.pt: found lr = 0\.1, expected 0\.2"):
+        check_settings("a.pt", {"lr": 0.1, "data": "x"}, {"lr": 0.2, "data": "x"})
+    with pytest.raises(InputError, match="found reweight = True, expected None"):
+        check_settings("a.pt", {"reweight": True}, {})
+    with pytest.raises(InputError, match="trained on other data"):
+        check_settings("a.pt", {"data": "x"}, {"data": "y"})
+
+
+def test_seeded_block_draws_the_same_and_leaves_the_state_outside_alone():
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    with seeded(1):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    with seeded(1):
+        assert torch.equal(torch.rand(3), first)
+    with seeded(2):
+        assert not torch.equal(torch.rand(3), first)
