@@ -137,7 +137,7 @@ def _add_objectives(parser: ArgumentParser, backbone: type[Backbone], names: Seq
 
     for name in names:
         cls = DistillationWrapper if name == "distillation" else Objective
-        parser.add_class_arguments(cls, name, skip={"student", "teachers", "view"})
+        parser.add_class_arguments(cls, name, skip={"student", "teachers", "view", "bpr_eps", "log_eps"})
 
 
 def _add_evaluate(parser: ArgumentParser, args: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -89,7 +90,11 @@ class Adjacency:
         def build(value: Tensor) -> Tensor:
             # 32-bit indices halve the memory that a product reads.
             index = torch.int32 if key.numel() < 2**31 - 1 else torch.int64
-            return torch.sparse_csr_tensor(rowptr.to(index), col.to(index), value, size=(size, size))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)")
+                return torch.sparse_csr_tensor(
+                    rowptr.to(index), col.to(index), value, size=(size, size), check_invariants=False
+                )
 
         if normalization == "mean":  # The pattern is symmetric, so the transpose swaps the two scales only.
             return cls(build(scale[row]), build(scale[col]))
