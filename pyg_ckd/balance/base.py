@@ -115,6 +115,7 @@ class Objective(nn.Module):
             "modalities": list(self.modalities),
             "view": sorted(self.view),
             "l2": self.l2,
+            "bpr_eps": self.bpr_eps,
         }
 
     def epoch_statistics(self) -> dict[str, float]:

@@ -110,6 +110,11 @@ class DistillationWrapper(Objective):
                     f"teacher {m!r}: found {sizes[0]} users and {sizes[1]} items, expected {expected[0]} and "
                     f"{expected[1]} as in the student; train it on the same data"
                 )
+            if user.size(1) != item.size(1) or not (torch.isfinite(user).all() and torch.isfinite(item).all()):
+                raise InputError(
+                    f"teacher {m!r}: found user and item tables of widths {user.size(1)} and {item.size(1)}, expected "
+                    "tables of one width without NaN or infinite values; train it again"
+                )
             self.register_buffer(f"teacher_user_{m}", user.detach().clone())
             self.register_buffer(f"teacher_item_{m}", item.detach().clone())
 

@@ -68,6 +68,13 @@ def test_objective_answers_like_its_student(make_data):
     assert objective.epoch_statistics() == {}
 
 
+@pytest.mark.parametrize("options", [{"l2": 0.5}, {"view": "mod0"}, {"bpr_eps": 1e-10}], ids=str)
+def test_settings_tell_apart_objectives_with_other_arguments(options, make_data):
+    model = student(make_data())
+    assert Objective(model).settings() == Objective(model).settings()
+    assert Objective(model).settings() != Objective(model, **options).settings()
+
+
 def test_any_module_becomes_an_objective_and_objectives_stay(make_data):
     data = make_data()
     model = student(data)

@@ -229,6 +229,11 @@ def test_teacher_that_is_missing_unknown_or_of_other_sizes_is_refused(make_data)
     short = Embeddings(good["visual"].user[1:], good["visual"].item)
     with pytest.raises(InputError, match="teacher 'visual': found 11 users and 9 items, expected 12 and 9"):
         DistillationWrapper(model, good | {"visual": short})
+    narrow = Embeddings(good["visual"].user[:, 1:], good["visual"].item)
+    broken = Embeddings(good["visual"].user.clone().fill_(float("nan")), good["visual"].item)
+    for teacher in (narrow, broken):
+        with pytest.raises(InputError, match=r"teacher 'visual': .* expected tables of one width without NaN"):
+            DistillationWrapper(model, good | {"visual": teacher})
 
 
 def test_single_modality_is_refused(make_data):
