@@ -15,6 +15,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate, popularity
 from pyg_ckd.nn import MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
 from pyg_ckd.training import build, parse_metric
+from tests.nn.models.zoo import Toy
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
 
@@ -173,6 +174,45 @@ def test_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     assert same_bits(model.state_dict(), whole.state_dict())
 
 
+def test_patience_counts_on_across_a_break(tmp_path):
+    data = planted_data()
+    options = {"lr": 0.3, "patience": 4}
+    whole = build(VBPR, data, 0)
+    expected = trainer(max_epochs=100, **options).fit(whole, data)
+    stop = len(expected.rows)
+    assert expected.best_epoch + 4 == stop < 100
+    for epochs in (stop - 2, 100):  # A break while it waits.
+        model = build(VBPR, data, 0)
+        history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path, **options).fit(model, data)
+    assert (history.rows, history.best_epoch, history.best_value) == (
+        expected.rows,
+        expected.best_epoch,
+        expected.best_value,
+    )
+    assert same_bits(model.state_dict(), whole.state_dict())
+
+
+def test_randomness_inside_the_model_goes_on_across_a_break(tmp_path):
+    data = planted_data()
+
+    class Noisy(Toy):
+        def forward(self, x_dict, edge_index):
+            user, item = super().forward(x_dict, edge_index)
+            return nn.functional.dropout(user, 0.3, self.training), item
+
+    def noisy() -> Noisy:
+        torch.manual_seed(0)
+        return Noisy(40, {m: data["item"][m].size(1) for m in data.modalities})
+
+    whole = noisy()
+    expected = trainer(max_epochs=5).fit(whole, data)
+    for epochs in (2, 5):
+        model = noisy()
+        history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path).fit(model, data)
+    assert history.rows == expected.rows
+    assert same_bits(model.state_dict(), whole.state_dict())
+
+
 def test_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     data = planted_data()
     first = distilled(data)
@@ -245,8 +285,6 @@ def test_diverging_rate_is_reported_with_what_to_do(lr):
 
 
 def test_module_of_pyg_style_is_trained_in_place():
-    from tests.nn.models.zoo import Toy
-
     data = planted_data()
     torch.manual_seed(0)
     toy = Toy(40, {m: data["item"][m].size(1) for m in data.modalities})
