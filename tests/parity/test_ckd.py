@@ -134,8 +134,8 @@ def test_distillation_step_equals_the_published_code_in_every_array(model: str, 
         effects = wrapper.effects(joint, torch.stack(without, dim=-1), torch.stack(margins, dim=-1))
         weights = wrapper.effects.weights(effects)
         for n, m in enumerate(modalities):
-            others = [SHORT[other] for other in modalities if other != m]
-            file.compare(f"coeff_{SHORT[m]}_given_{'_'.join(others)}", effects[:, n])
+            others = [SHORT.get(other, other) for other in modalities if other != m]
+            file.compare(f"coeff_{SHORT.get(m, m)}_given_{'_'.join(others)}", effects[:, n])
             file.compare(f"{m}_ratio", weights[:, n])
         file.compare("batch_kd_loss", ratio * (weights * torch.stack(distilled, dim=-1)).sum(dim=-1))
 

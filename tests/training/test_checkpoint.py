@@ -22,6 +22,7 @@ class Bomb:
         return (open, (self.marker, "w"))
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol 4:UserWarning")
 CONTENT = {"kind": "run", "weights": torch.arange(6.0).view(2, 3), "rows": [{"epoch": 1, "x": 0.5}], "none": None}
 
 

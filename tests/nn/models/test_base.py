@@ -220,10 +220,10 @@ def test_repeated_triples_count_each_time(make, make_data):
     assert margins.tolist() == pytest.approx([by_hand[0], by_hand[0], by_hand[1]])
     twice = model.penalty(out, TripletBatch(user[:2], positive[:2], negative[:2], nothing, nothing, nothing))
     once = model.penalty(out, TripletBatch(user[:1], positive[:1], negative[:1], nothing, nothing, nothing))
-    assert float(twice) == pytest.approx(float(once))  # The mean over triples of the same triple.
+    assert twice.item() == pytest.approx(once.item())  # The mean over triples of the same triple.
     rows = (model.user_embedding, model.item_embedding) if type(model) is LightGCN else out  # As in its paper.
-    expected = 0.5 * sum(float(row.square().sum()) for row in (rows[0][2], rows[1][1], rows[1][3]))
-    assert float(once) == pytest.approx(expected)
+    expected = 0.5 * sum(row.square().sum().item() for row in (rows[0][2], rows[1][1], rows[1][3]))
+    assert once.item() == pytest.approx(expected)
 
 
 @every_own_backbone
