@@ -106,7 +106,8 @@ def _add_compare(parser: ArgumentParser, args: Sequence[str]) -> None:
     _add_objectives(parser, backbone, ("plain", "teacher", "distillation"))
     sizes = {"num_users", "num_items", "feature_dims"}
     parser.add_class_arguments(LightGCN, "lightgcn", skip=sizes)
-    parser.add_argument("--lightgcn.l2", type=float, default=1e-4, help="weight of its penalty")
+    parser.add_argument("--lightgcn.l2", type=float, default=1e-3, help="weight of its penalty")
+    parser.add_argument("--lightgcn.lr", type=float, default=5e-3, help="its learning rate")
 
 
 def _add_train(parser: ArgumentParser, args: Sequence[str]) -> None:
@@ -138,6 +139,8 @@ def _add_objectives(parser: ArgumentParser, backbone: type[Backbone], names: Seq
     for name in names:
         cls = DistillationWrapper if name == "distillation" else Objective
         parser.add_class_arguments(cls, name, skip={"student", "teachers", "view", "bpr_eps", "log_eps"})
+    defaults = backbone.recommended
+    parser.set_defaults({f"{part}.{key}": value for part in defaults for key, value in defaults[part].items()})
 
 
 def _add_evaluate(parser: ArgumentParser, args: Sequence[str]) -> None:

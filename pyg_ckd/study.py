@@ -42,8 +42,8 @@ class StudySettings:
         plain: Options of :class:`~pyg_ckd.Objective` for the plain student.
         teacher: Options of :class:`~pyg_ckd.Objective` for the teachers.
         distillation: Options of :class:`~pyg_ckd.DistillationWrapper`.
-        lightgcn: Options of the LightGCN baseline; ``l2`` among them is the weight of its penalty.
-        trainer: Options of :class:`~pyg_ckd.Trainer`, for all runs but the baseline.
+        lightgcn: Options of the LightGCN baseline; ``l2`` and ``lr`` among them are those of its training.
+        trainer: Options of :class:`~pyg_ckd.Trainer`; of the baseline's, only what does not touch its quality.
         k: Cut-offs of the test metrics.
     """
 
@@ -51,7 +51,7 @@ class StudySettings:
     plain: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     distillation: dict[str, Any] = field(default_factory=dict)
-    lightgcn: dict[str, Any] = field(default_factory=lambda: {"l2": 1e-4})
+    lightgcn: dict[str, Any] = field(default_factory=lambda: {"l2": 1e-3, "lr": 5e-3})
     trainer: dict[str, Any] = field(default_factory=dict)
     k: tuple[int, ...] = (10, 20)
 
@@ -154,14 +154,15 @@ class Study:
 
     def _seed(self, seed: int, effects: dict[str, list[pd.DataFrame]]) -> list[dict[str, Any]]:
         lightgcn = {**self.settings.lightgcn}
-        l2 = lightgcn.pop("l2", 1e-4)
+        l2, lr = lightgcn.pop("l2", 1e-3), lightgcn.pop("lr", 5e-3)
         trainer = {k: v for k, v in self.settings.trainer.items() if k in ("max_epochs", "device", "precision")}
+        trainer |= {"lr": lr, "patience": 10, "track_views": False}
         runs = [
             self._train(
                 "lightgcn",
                 seed,
                 lambda: Objective(build(LightGCN, self.data, seed, **lightgcn), l2=l2),
-                {**trainer, "track_views": False},
+                trainer,
             ),
             self._train("plain", seed, lambda: Objective(self._student(seed), **self.settings.plain)),
         ]

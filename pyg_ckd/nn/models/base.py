@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class Backbone(nn.Module):
 
     normalization: str = "sym"
     self_loops: bool = False
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
+    ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
 
     def __init__(self, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,13 @@ class VBPR(LateFusion):
     Raises:
         InputError: If a size is not positive, there is no modality, or ``fusion`` is neither of the two.
     """
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trainer": {"lr": 5e-3, "patience": 12},
+        "plain": {"l2": 0.06},
+        "teacher": {"l2": 0.06},
+        "distillation": {"l2": 0.06, "distillation_weight": 0.1},
+    }
 
     def __init__(
         self,
