@@ -104,10 +104,11 @@ def _add_compare(parser: ArgumentParser, args: Sequence[str]) -> None:
     parser.add_argument("--k", type=list[int], default=[10, 20], help="cut-offs of the test metrics")
     backbone = _add_backbone(parser, args)
     _add_objectives(parser, backbone, ("plain", "teacher", "distillation"))
-    sizes = {"num_users", "num_items", "feature_dims"}
+    sizes, best = {"num_users", "num_items", "feature_dims"}, LightGCN.recommended
     parser.add_class_arguments(LightGCN, "lightgcn", skip=sizes)
-    parser.add_argument("--lightgcn.l2", type=float, default=1e-3, help="weight of its penalty")
-    parser.add_argument("--lightgcn.lr", type=float, default=5e-3, help="its learning rate")
+    parser.add_argument("--lightgcn.l2", type=float, default=best["plain"]["l2"], help="weight of its penalty")
+    parser.add_argument("--lightgcn.lr", type=float, default=best["trainer"]["lr"], help="its learning rate")
+    parser.set_defaults({f"lightgcn.{key}": value for key, value in best["model"].items()})
 
 
 def _add_train(parser: ArgumentParser, args: Sequence[str]) -> None:

@@ -51,7 +51,7 @@ class StudySettings:
     plain: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     distillation: dict[str, Any] = field(default_factory=dict)
-    lightgcn: dict[str, Any] = field(default_factory=lambda: {"l2": 1e-3, "lr": 5e-3})
+    lightgcn: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     k: tuple[int, ...] = (10, 20)
 
@@ -154,9 +154,12 @@ class Study:
 
     def _seed(self, seed: int, effects: dict[str, list[pd.DataFrame]]) -> list[dict[str, Any]]:
         lightgcn = {**self.settings.lightgcn}
-        l2, lr = lightgcn.pop("l2", 1e-3), lightgcn.pop("lr", 5e-3)
+        best = LightGCN.recommended
+        l2 = lightgcn.pop("l2", best["plain"]["l2"])
         trainer = {k: v for k, v in self.settings.trainer.items() if k in ("max_epochs", "device", "precision")}
-        trainer |= {"lr": lr, "patience": 10, "track_views": False}
+        trainer |= {**best["trainer"], "track_views": False}
+        trainer["lr"] = lightgcn.pop("lr", trainer["lr"])
+        lightgcn = {**best["model"], **lightgcn}
         runs = [
             self._train(
                 "lightgcn",

@@ -44,7 +44,7 @@ class Backbone(nn.Module):
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
-    ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
+    ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
 
     def __init__(self, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
         super().__init__()

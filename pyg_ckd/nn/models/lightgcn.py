@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,12 @@ class LightGCN(EarlyFusion):
     Raises:
         InputError: If a size is not positive or ``num_layers`` is negative.
     """
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "model": {"num_layers": 4},
+        "trainer": {"lr": 5e-3, "patience": 10},
+        "plain": {"l2": 1e-3},
+    }
 
     def __init__(
         self,

@@ -1,0 +1,327 @@
+"""The command line: what it prints and writes, and its one line and exit code 2 for every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pyg_ckd.cli import main
+
+QUICK = [
+    "--trainer.max_epochs",
+    "2",
+    "--trainer.progress",
+    "false",
+    "--trainer.lr",
+    "0.01",
+    "--trainer.batch_size",
+    "64",
+]
+
+
+@pytest.fixture
+def arrays() -> dict[str, Any]:
+    """A small valid data set in the layout of the .npz reader."""
+    rng = np.random.default_rng(0)
+    key = rng.permutation(30 * 20)[:240]
+    pairs = np.stack([key // 20, key % 20]).astype(np.int32)
+    return {
+        "num_users": np.int64(30),
+        "num_items": np.int64(20),
+        "train": pairs[:, :180],
+        "val": pairs[:, 180:210],
+        "test": pairs[:, 210:],
+        "visual": rng.normal(size=(20, 6)).astype(np.float32),
+        "acoustic": rng.normal(size=(20, 4)).astype(np.float32),
+    }
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    def write(content: dict[str, Any]) -> str:
+        path = tmp_path / "data.npz"
+        np.savez(path, **content)
+        return str(path)
+
+    return write
+
+
+def fails(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
+    """Run the command line, require exit code 2 and one line on stderr, and return the line."""
+    capsys.readouterr()
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1, err
+    assert err.startswith("pyg-ckd: error: ")
+    assert "Traceback" not in out + err
+    return err
+
+
+def train(data: str, out: Path, *more: str) -> list[str]:
+    return ["train", "--data", data, "--out", str(out), "--backbone", "VBPR", "--k", "[5]", *QUICK, *more]
+
+
+BROKEN = {
+    "object array": (lambda a: a | {"visual": np.array([{}] * 20, dtype=object)}, ["visual", "object"]),
+    "wrong shape": (lambda a: a | {"train": a["train"][0]}, ["train", "shape"]),
+    "wrong dtype": (lambda a: a | {"train": a["train"].astype(np.float32)}, ["train", "float32"]),
+    "negative index": (lambda a: a | {"val": a["val"] - 100}, ["val", "-"]),
+    "index too large": (lambda a: a | {"test": a["test"] + 1000}, ["test", "out of range", "1026"]),
+    "duplicates": (lambda a: a | {"train": np.concatenate([a["train"], a["train"][:, :3]], axis=1)}, ["train", "3"]),
+    "overlap": (lambda a: a | {"test": np.concatenate([a["test"], a["train"][:, :2]], axis=1)}, ["train", "test"]),
+    "NaN": (
+        lambda a: a | {"acoustic": np.where(np.arange(20)[:, None] == 7, np.nan, a["acoustic"])},
+        ["acoustic", "7"],
+    ),
+    "infinite": (lambda a: a | {"visual": np.where(np.arange(20)[:, None] == 3, np.inf, a["visual"])}, ["visual", "3"]),
+    "too few rows": (lambda a: a | {"visual": a["visual"][:13]}, ["visual", "13", "20"]),
+    "no modality": (lambda a: {k: v for k, v in a.items() if k not in ("visual", "acoustic")}, ["modality"]),
+    "empty train": (lambda a: a | {"train": a["train"][:, :0]}, ["train"]),
+    "all users cold": (
+        lambda a: a | {"train": a["train"][:, a["train"][0] < 5], "val": a["val"][:, a["val"][0] >= 5]},
+        ["val"],
+    ),
+    "missing key": (lambda a: {("trian" if k == "train" else k): v for k, v in a.items()}, ["train"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_data_gives_one_line_that_names_the_place(case, arrays, save, capsys, tmp_path) -> None:
+    change, words = BROKEN[case]
+    line = fails(capsys, train(save(change(arrays)), tmp_path / "out"))
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out" / "model.pt").exists()
+
+
+def test_a_missing_file_is_named(capsys, tmp_path) -> None:
+    assert "nowhere.npz" in fails(capsys, train(str(tmp_path / "nowhere.npz"), tmp_path / "out"))
+
+
+def test_a_file_cut_short_and_a_file_that_is_no_archive_are_refused(arrays, save, capsys, tmp_path) -> None:
+    path = Path(save(arrays))
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"not an archive", b""):
+        path.write_bytes(broken)
+        assert "data.npz" in fails(capsys, train(str(path), tmp_path / "out"))
+
+
+def test_a_pickle_in_an_archive_is_never_executed(arrays, save, capsys, tmp_path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = save(arrays | {"visual": np.array([Bomb()] * 20, dtype=object)})
+    fails(capsys, train(path, tmp_path / "out"))
+    assert not (tmp_path / "executed").exists()
+    with zipfile.ZipFile(path) as file:
+        assert "visual.npy" in file.namelist()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--backbone", "MMGNC"], ["backbone", "'MMGNC'", "'MMGCN'"]),
+        (["--trainer.monitor", "recal@5"], ["metric", "'recal'", "'recall'"]),
+        (["--objective", "ckdd"], ["objective", "'ckd'"]),
+        (["--k", "[21]"], ["21", "20"]),
+        (["--k", "[0]"], ["k:", "0"]),
+        (["--trainer.lr", "fast"], ["trainer.lr"]),
+        (["--trainer.lr", "-1"], ["lr", "-1"]),
+        (["--trainer.epochs", "3"], ["trainer.epochs"]),
+        (["--model.embedding_dim", "0"], ["embedding_dim"]),
+        (["--transform", "standardise"], ["standardize"]),
+        (["--data_options.colour", "red"], ["colour"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+    ],
+)
+def test_a_wrong_option_gives_one_line_that_names_it(args, words, arrays, save, capsys, tmp_path) -> None:
+    line = fails(capsys, train(save(arrays), tmp_path / "out", *args))
+    for word in words:
+        assert word in line
+
+
+def test_a_wrong_command_gives_the_closest_one(capsys) -> None:
+    assert "'compare'" in fails(capsys, ["compre", "--data", "x"])
+
+
+def test_an_output_folder_that_is_taken_is_refused_and_left_alone(arrays, save, capsys, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    assert "not empty" in fails(capsys, train(save(arrays), out))
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "file" in fails(capsys, train(save(arrays), file))
+    assert (out / "precious.txt").read_text() == file.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_that_is_not_writable_is_refused(arrays, save, capsys, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o500)
+    assert "written" in fails(capsys, train(save(arrays), out / "deep"))
+
+
+def test_a_folder_below_a_file_cannot_be_written_to(arrays, save, capsys, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in fails(capsys, train(save(arrays), tmp_path / "file" / "out"))
+
+
+def test_a_run_of_other_settings_is_refused_with_the_setting(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    assert main(train(data, tmp_path / "out")) == 0
+    assert "plain" in fails(capsys, train(data, tmp_path / "out", "--plain.l2", "0.5"))
+    assert "data" in fails(
+        capsys, train(save(arrays | {"visual": arrays["visual"] + 1.5 * arrays["visual"] ** 2}), tmp_path / "out")
+    )
+
+
+def test_one_modality_trains_but_is_not_balanced(arrays, save, capsys, tmp_path) -> None:
+    del arrays["acoustic"]
+    data = save(arrays)
+    assert main(train(data, tmp_path / "plain")) == 0
+    for args in (
+        train(data, tmp_path / "ckd", "--objective", "ckd"),
+        ["compare", "--data", data, "--out", str(tmp_path / "study"), "--backbone", "VBPR", *QUICK],
+    ):
+        line = fails(capsys, args)
+        assert "visual" in line
+        assert "at least two" in line
+
+
+def test_train_evaluate_and_effects_agree(arrays, save, capsys, tmp_path) -> None:
+    arrays["has_acoustic"] = np.arange(20) % 3 > 0
+    data = save(arrays)
+    out = tmp_path / "out"
+    assert main(train(data, out, "--objective", "ckd")) == 0
+    assert {"model.pt", "history.csv", "metrics.json"} <= {path.name for path in out.iterdir()}
+    trained = json.loads((out / "metrics.json").read_text())["test"]
+
+    args = ["--data", data, "--checkpoint", str(out / "model.pt"), "--json", str(tmp_path / "result.json")]
+    assert main(["evaluate", *args, "--k", "[5]", "--split", "test"]) == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == trained
+    assert main(["evaluate", *args, "--k", "[5]", "--view", "[visual]", "--cold", "true"]) == 0
+    assert "cold/recall@5" in json.loads((tmp_path / "result.json").read_text())
+    assert main(["effects", *args, "--k", "5"]) == 0
+    effects = json.loads((tmp_path / "result.json").read_text())
+    assert set(effects) == {"visual", "acoustic"}
+    assert all(row["low"] <= row["effect"] <= row["high"] for row in effects.values())
+
+    assert "'acoustic'" in fails(capsys, ["evaluate", *args, "--k", "[5]", "--view", "[accoustic]"])
+    assert "'test'" in fails(capsys, ["evaluate", *args, "--k", "[5]", "--split", "tset"])
+    assert "'recall'" in fails(capsys, ["evaluate", *args, "--k", "[5]", "--metrics", "[recal]"])
+    other = save(arrays | {"acoustic": arrays["acoustic"] ** 3})
+    assert "other data" in fails(capsys, ["effects", "--data", other, "--checkpoint", str(out / "model.pt")])
+
+
+def test_a_checkpoint_of_another_version_or_cut_short_is_refused(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    assert main(train(data, tmp_path / "out")) == 0
+    path = tmp_path / "out" / "model.pt"
+    args = ["evaluate", "--data", data, "--checkpoint", str(path), "--k", "[5]"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in fails(capsys, args)
+    path.write_bytes(whole)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"format": 0}, path)
+    assert "format 0" in fails(capsys, args)
+    torch.save(content | {"backbone": "VBPRX"}, path)
+    assert "'VBPR'" in fails(capsys, args)
+
+
+def test_compare_writes_a_complete_study_and_goes_on_where_it_was(arrays, save, capsys, tmp_path) -> None:
+    data, out = save(arrays), tmp_path / "study"
+    args = ["compare", "--data", data, "--backbone", "VBPR", "--out", str(out), "--k", "[5,10]", *QUICK]
+    assert main([*args, "--seeds", "1"]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"report.html", "results.json", "results.png", "learning_curves.png", "effects.png"} <= names
+    results = json.loads((out / "results.json").read_text())
+    assert [run["name"] for run in results["runs"]] == [
+        "popularity",
+        "lightgcn",
+        "plain",
+        "teacher:visual",
+        "teacher:acoustic",
+        "ckd",
+    ]
+    ckd = results["runs"][-1]
+    assert ckd["backbone"] == "VBPR"
+    assert set(ckd["views"]) == {"visual", "acoustic"}
+    assert {"recall@5", "ndcg@10", "cold/recall@5", "coverage@10", "personalization@5"} <= set(ckd["test"])
+    assert set(results["effects"]["visual"]) >= {"mean", "low", "high"}
+
+    stamp = (out / "runs" / "plain-seed0" / "run.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*args, "--seeds", "2"]) == 0
+    assert (out / "runs" / "plain-seed0" / "run.json").stat().st_mtime_ns == stamp
+    again = json.loads((out / "results.json").read_text())
+    assert len(again["runs"]) == 11
+    first = [run for run in again["runs"] if run["seed"] == 0]
+    assert first == results["runs"]
+    assert "CKD" in capsys.readouterr().out
+    assert "model" in fails(capsys, [*args, "--model.embedding_dim", "8"])
+
+
+def test_the_test_metrics_of_a_study_are_those_of_evaluate(arrays, save, tmp_path) -> None:
+    data, out = save(arrays), tmp_path / "study"
+    assert main(["compare", "--data", data, "--backbone", "MMGCN", "--out", str(out), "--k", "[5]", *QUICK]) == 0
+    path = out / "runs" / "ckd-seed0"
+    args = [
+        "evaluate",
+        "--data",
+        data,
+        "--checkpoint",
+        str(path / "model.pt"),
+        "--k",
+        "[5]",
+        "--json",
+        str(out / "x.json"),
+    ]
+    assert main([*args, "--metrics", "[recall]"]) == 0
+    expected = json.loads((out / "x.json").read_text())["recall@5"]
+    assert json.loads((path / "run.json").read_text())["test"]["recall@5"] == pytest.approx(expected, abs=1e-7)
+    per_user = pd.read_csv(path / "per_user.csv", index_col="user")["recall@5"]
+    assert per_user.mean() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_configuration_file_gives_what_the_options_give(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    config = tmp_path / "config.yaml"
+    config.write_text("backbone: VBPR\nmodel:\n  embedding_dim: 8\ntrainer:\n  max_epochs: 2\n  lr: 0.02\nk: [5]\n")
+    assert main(["train", "--config", str(config), "--data", data, "--out", str(tmp_path / "a")]) == 0
+    options = ["--backbone", "VBPR", "--model.embedding_dim", "8", "--trainer.max_epochs", "2", "--trainer.lr", "0.02"]
+    assert main(["train", *options, "--k", "[5]", "--data", data, "--out", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a" / "history.csv").read_text() == (tmp_path / "b" / "history.csv").read_text()
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--config", str(config), "--data", data, "--out", "x", "--print_config"])
+    assert stop.value.code == 0
+    assert "embedding_dim: 8" in capsys.readouterr().out
+
+
+def test_doctor_and_version_say_what_is_installed(capsys) -> None:
+    assert main(["doctor"]) == 0
+    assert torch.__version__ in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("pyg-ckd ")
+
+
+def test_the_process_exits_with_code_2_and_without_a_traceback(tmp_path) -> None:
+    command = [sys.executable, "-m", "pyg_ckd.cli", "train", "--data", str(tmp_path / "x.npz"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
