@@ -109,6 +109,14 @@ class EarlyFusionLightGCN(LightGCN):
         InputError: If a size is not positive or there is no modality.
     """
 
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "model": {"num_layers": 4},
+        "trainer": {"lr": 5e-3, "patience": 10},
+        "plain": {"l2": 0.03},
+        "teacher": {"l2": 0.03},
+        "distillation": {"l2": 0.03, "distillation_weight": 0.1},
+    }
+
     def __init__(
         self,
         num_users: int,
