@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -175,7 +176,16 @@ class DistillationWrapper(Objective):
         """Return what defines the objective beside parameters and teachers."""
         names = ("distillation_weight", "generic_weight", "temperature", "specific", "generic", "reweight")
         own = {name: getattr(self, name) for name in (*names, "has_teachers", "num_random_triples", "log_eps")}
+        own["teachers"] = self._teacher_digest()
         return super().settings() | own
+
+    def _teacher_digest(self) -> str:
+        """Return a hash of the teachers' tables, so that a run does not go on with others."""
+        digest = hashlib.sha256()
+        for m in self.modalities if self.has_teachers else ():
+            for table in self.teacher(m):
+                digest.update(table.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return mean effect and weight of every modality over the finished epoch."""

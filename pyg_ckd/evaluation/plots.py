@@ -176,6 +176,8 @@ def _style(ax: Axes, title: str, xlabel: str, grid: Literal["x", "y"]) -> None:
     ax.tick_params(length=0, labelsize=TEXT, labelcolor=MUTED)
     ax.set_title(title, loc="left", fontsize=TITLE, fontweight="bold", color=INK, pad=8)
     ax.set_xlabel(xlabel, fontsize=TEXT, color=MUTED)
+    if xlabel == "epoch":
+        ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _series(frame: pd.DataFrame, column: str) -> tuple[list[float], list[float]]:

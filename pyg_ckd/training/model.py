@@ -59,5 +59,11 @@ def load_model(path: str | os.PathLike[str], data: HeteroData, backbones: dict[s
     cls: Any = backbones[content["backbone"]]
     model: Backbone = cls(*content["sizes"], content["feature_dims"], **content["options"])
     model.options = content["options"]
-    model.load_state_dict(content["state"])
+    try:
+        model.load_state_dict(content["state"])
+    except RuntimeError:
+        raise InputError(
+            f"checkpoint {path}: found weights of other shapes than {content['backbone']} has with the stored options "
+            f"{content['options']}, expected the same; build models with from_data, which keeps their options"
+        ) from None
     return model

@@ -20,7 +20,7 @@ from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.data.views import unimodal_views
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT_NAME = "last.pt"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass
@@ -92,8 +93,8 @@ class Trainer:
         seed: Seed of sampling and of everything random inside the model's steps; the same seed gives the same bits on
             the CPU. The model's initial weights are the caller's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or what else lightning-fabric knows.
-        precision: Precision in the words of lightning-fabric, such as ``"32-true"`` or ``"bf16-mixed"``. Propagation
-            over the graph stays in single precision.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, the words of lightning-fabric. Propagation over
+            the graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and goes on from; :obj:`None` writes nothing.
         checkpoint_minutes: Minutes between checkpoints; 0 writes one after every evaluation.
         progress: Whether to show a progress bar on a terminal.
@@ -126,6 +127,8 @@ class Trainer:
         if checkpoint_minutes < 0:
             raise InputError(f"checkpoint_minutes: found {checkpoint_minutes}, expected zero or more")
         EarlyStopping(patience)
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
         self.max_epochs, self.batch_size, self.lr = max_epochs, batch_size, lr
         self.metric, self.cutoff = parse_metric(monitor)
         self.monitor, self.patience, self.eval_every = monitor, patience, eval_every
@@ -166,7 +169,8 @@ class Trainer:
             while run.epoch < self.max_epochs and not run.stopper.should_stop:
                 row = self._train_epoch(fabric, wrapped, run, features, graph)
                 last = run.epoch + 1 == self.max_epochs
-                if (run.epoch + 1) % self.eval_every == 0 or last:
+                never = last and run.stopper.best_epoch < 0  # There must be a best epoch at the end.
+                if (run.epoch + 1) % self.eval_every == 0 or never:
                     self._validate(run, row, evaluator, features, graph)
                 run.history.rows.append(row)
                 advance(run)
