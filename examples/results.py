@@ -1,6 +1,6 @@
 """Put the studies of several data sets and backbones into one Markdown table.
 
-``python examples/results.py STUDY_FOLDER...`` reads the ``results.json`` of every folder that ``pyg-ckd compare`` wrote.
+``python examples/results.py FOLDER...`` reads the ``results.json`` that ``pyg-ckd compare`` wrote to every folder.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     args = parser.parse_args()
-    head = ("data", "backbone", "seeds", "popularity", "LightGCN", "plain", "CKD", "p (users)", "p (seeds)")
-    head += ("best teacher", "views of teacher, plain", "views of teacher, CKD", "s/epoch plain, CKD")
+    head = ["data", "backbone", "seeds", "popularity", "LightGCN", "plain", "CKD", "p (users)", "p (seeds)"]
+    head += ["best teacher", "views of teacher, plain", "views of teacher, CKD", "s/epoch plain, CKD"]
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for folder in args.folders:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

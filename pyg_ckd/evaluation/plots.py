@@ -137,6 +137,8 @@ def metric_bars(results: Mapping[str, Any], metric: str | None = None) -> Figure
         results: The results of a study.
         metric: The metric; by default the headline metric, ``recall@20``.
     """
+    from matplotlib.ticker import MaxNLocator
+
     metric = metric or headline_metric(results)
     colors = modality_colors(modality_names(results))
     values = {name: run_values(results, name, metric) for name in run_names(results)}
@@ -177,7 +179,7 @@ def _style(ax: Axes, title: str, xlabel: str, grid: Literal["x", "y"]) -> None:
     ax.set_title(title, loc="left", fontsize=TITLE, fontweight="bold", color=INK, pad=8)
     ax.set_xlabel(xlabel, fontsize=TEXT, color=MUTED)
     if xlabel == "epoch":
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _series(frame: pd.DataFrame, column: str) -> tuple[list[float], list[float]]:

@@ -87,10 +87,21 @@ def test_training_stops_after_patience_evaluations_without_improvement():
     assert max(values[-3:]) <= history.best_value
 
 
-def test_evaluation_happens_every_so_many_epochs_and_at_the_end():
+def test_evaluation_happens_every_so_many_epochs_and_at_the_end_only_if_never_before():
     data = planted_data()
     history = trainer(max_epochs=7, eval_every=3).fit(build(VBPR, data, 0), data)
-    assert [row["epoch"] for row in history.rows if "val/recall@5" in row] == [3, 6, 7]
+    assert [row["epoch"] for row in history.rows if "val/recall@5" in row] == [3, 6]
+    history = trainer(max_epochs=2, eval_every=3).fit(build(VBPR, data, 0), data)
+    assert [row["epoch"] for row in history.rows if "val/recall@5" in row] == [2]
+
+
+def test_a_break_between_evaluations_changes_nothing(tmp_path):
+    data = planted_data()
+    options = {"eval_every": 2, "track_views": False}
+    whole = trainer(max_epochs=6, **options).fit(build(VBPR, data, 0), data)
+    trainer(max_epochs=3, checkpoint_dir=tmp_path, **options).fit(build(VBPR, data, 0), data)
+    broken = trainer(max_epochs=6, checkpoint_dir=tmp_path, **options).fit(build(VBPR, data, 0), data)
+    assert broken.rows == whole.rows
 
 
 def test_uni_modal_views_are_not_evaluated_unless_asked_for():
