@@ -137,7 +137,6 @@ def metric_bars(results: Mapping[str, Any], metric: str | None = None) -> Figure
         results: The results of a study.
         metric: The metric; by default the headline metric, ``recall@20``.
     """
-    from matplotlib.ticker import MaxNLocator
 
     metric = metric or headline_metric(results)
     colors = modality_colors(modality_names(results))
@@ -169,6 +168,8 @@ def _figure(height: float) -> Figure:
 
 
 def _style(ax: Axes, title: str, xlabel: str, grid: Literal["x", "y"]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     ax.set_facecolor("white")
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines["left" if grid == "y" else "bottom"].set_visible(False)
