@@ -92,7 +92,7 @@ class Study:
             "test": Evaluator(data, "test", self.settings.k, TEST_METRICS),
             "views": Evaluator(data, "test", self.settings.k),
         }
-        self._per_user: dict[tuple[str, int], pd.DataFrame] = {}
+        self._earlier = 0.0
         claim_folder(self.folder, self._manifest())
 
     def _manifest(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Study:
         Args:
             seeds: The seeds.
         """
-        start = time.monotonic()
+        start, self._earlier = time.monotonic(), 0.0
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         runs = [self._popularity()]
         effects: dict[str, list[pd.DataFrame]] = {"plain": [], "ckd": []}
@@ -117,7 +117,7 @@ class Study:
             "settings": {**self._manifest(), "seeds": list(seeds)},
             "versions": versions(),
             "started": started,
-            "duration_seconds": time.monotonic() - start,
+            "duration_seconds": time.monotonic() - start + self._earlier,
             "runs": runs,
             "effects": _mean_effects(effects["plain"]),
             "effects_ckd": _mean_effects(effects["ckd"]),
@@ -184,6 +184,13 @@ class Study:
             effects[name].append(estimate_effects(model, self.data, "val", k=parse_metric("recall@20")[1]).table)
         return runs
 
+    def _finished(self, name: str, seed: int) -> dict[str, Any] | None:
+        """Return the record of a run of an earlier call, whose training counts towards the study's duration."""
+        record: dict[str, Any] | None = read_json(self._run_folder(name, seed) / "run.json")
+        if record is not None:
+            self._earlier += record["training_seconds"]
+        return record
+
     def _student(self, seed: int) -> Backbone:
         return build(self.backbone, self.data, seed, **self.settings.model)
 
@@ -203,7 +210,7 @@ class Study:
         self, name: str, seed: int, make: Callable[[], Objective], trainer: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         folder = self._run_folder(name, seed)
-        record = read_json(folder / "run.json")
+        record = self._finished(name, seed)
         if record is None:
             self.say(f"seed {seed}: {name}")
             objective = make()
@@ -221,7 +228,7 @@ class Study:
 
     def _teacher_record(self, modality: str, seed: int, teachers: Teachers) -> dict[str, Any]:
         name = f"teacher:{modality}"
-        record = read_json(self._run_folder(name, seed) / "run.json")
+        record = self._finished(name, seed)
         if record is None:
             tables: dict[str | None, Embeddings] = {None: teachers[modality]}
             record = self._record(name, self.backbone.__name__, seed, teachers.histories[modality], tables)
@@ -244,6 +251,7 @@ class Study:
             "seed": seed,
             "best_epoch": history.best_epoch if history else None,
             "seconds_per_epoch": history.seconds_per_epoch if history else None,
+            "training_seconds": sum(history.seconds) if history else 0.0,
             "val": dict(self.evaluators["val"](tables[None])),
             "test": dict(test),
             "views": {m: dict(self.evaluators["views"](table)) for m, table in tables.items() if m is not None},
