@@ -218,7 +218,12 @@ def _load(config: Namespace) -> HeteroData:
 
 
 def _options(config: Namespace, name: str) -> dict[str, Any]:
-    return dict(config[name].as_dict()) if name in config and config[name] is not None else {}
+    section = config.get(name)
+    if section is None:
+        return {}
+    if not hasattr(section, "as_dict"):
+        raise InputError(f"{name}: found {section!r}, expected options, each with a value")
+    return dict(section.as_dict())
 
 
 def _say(line: str) -> None:
@@ -293,7 +298,10 @@ def _write_json(path: str | None, content: dict[Any, Any]) -> None:
     if path is not None:
         from pyg_ckd.files import write_json
 
-        write_json(path, content)
+        try:
+            write_json(path, content)
+        except OSError as error:
+            raise InputError(f"json {path}: cannot be written ({error.strerror}); choose another file") from None
 
 
 def _doctor(config: Namespace) -> int:

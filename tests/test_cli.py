@@ -312,6 +312,28 @@ def test_a_configuration_file_gives_what_the_options_give(arrays, save, capsys, 
     assert "embedding_dim: 8" in capsys.readouterr().out
 
 
+def test_a_section_that_is_no_mapping_is_named(arrays, save, capsys, tmp_path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"data: {save(arrays)}\nout: {tmp_path / 'run'}\nbackbone: VBPR\ntrainer: 3\n", encoding="utf-8")
+    assert "trainer: found 3" in fails(capsys, ["train", "--config", str(config)])
+
+
+def test_a_device_that_is_not_there_is_named(arrays, save, capsys, tmp_path) -> None:
+    error = fails(
+        capsys, train(save(arrays), tmp_path / "run", "--trainer.monitor", "recall@5", "--trainer.device", "x")
+    )
+    assert "device: found 'x'" in error
+
+
+def test_a_file_of_metrics_that_cannot_be_written_is_named(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    assert main(train(data, tmp_path / "run", "--trainer.monitor", "recall@5")) == 0
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "metrics.json"):
+        options = ["--checkpoint", str(tmp_path / "run" / "model.pt"), "--k", "5", "--json", str(path)]
+        assert f"json {path}: cannot be written" in fails(capsys, ["evaluate", "--data", data, *options])
+
+
 def test_doctor_and_version_say_what_is_installed(capsys) -> None:
     assert main(["doctor"]) == 0
     assert torch.__version__ in capsys.readouterr().out

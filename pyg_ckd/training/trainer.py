@@ -159,7 +159,10 @@ class Trainer:
         from lightning_fabric import Fabric
 
         objective = as_objective(model, data)
-        fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
+        try:
+            fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
         with seeded(self.seed), self._progress(type(objective.student).__name__) as advance:
             run, wrapped, features, graph = self._set_up(fabric, objective, data)
             evaluator = Evaluator(data, "val", [self.cutoff], [self.metric])
