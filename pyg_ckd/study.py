@@ -188,7 +188,7 @@ class Study:
         """Return the record of a run of an earlier call, whose training counts towards the study's duration."""
         record: dict[str, Any] | None = read_json(self._run_folder(name, seed) / "run.json")
         if record is not None:
-            self._earlier += record["training_seconds"]
+            self._earlier += record.get("training_seconds", 0.0)
         return record
 
     def _student(self, seed: int) -> Backbone:

@@ -188,6 +188,12 @@ def test_a_run_of_other_settings_is_refused_with_the_setting(arrays, save, capsy
     )
 
 
+def test_a_start_that_failed_does_not_bar_the_corrected_one(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    fails(capsys, train(data, tmp_path / "out", "--trainer.monitor", "recall@99"))
+    assert main(train(data, tmp_path / "out")) == 0
+
+
 def test_one_modality_trains_but_is_not_balanced(arrays, save, capsys, tmp_path) -> None:
     del arrays["acoustic"]
     data = save(arrays)

@@ -26,12 +26,12 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output folder {folder}: found a file of that name, expected a folder")
     path = folder / MANIFEST
-    if path.exists():
+    if path.exists() and any(other != path for other in folder.iterdir()):
         found = read_json(path)
         if not isinstance(found, dict):
             raise InputError(f"output folder {folder}: {MANIFEST} is damaged; choose another folder")
         check_settings(path, found, plain_values(manifest))
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(other != path for other in folder.iterdir()):
         raise InputError(
             f"output folder {folder}: found it not empty and without {MANIFEST}, expected an empty folder or one of an "
             "unfinished run with the same settings; choose another folder"
