@@ -95,10 +95,11 @@ class Objective(nn.Module):
         views = self.views
         out = dict(zip(views, self.student.outputs(features, edge_index_dict, views), strict=True))
         joint = out[views[0]]
+        balance = self.balance(out, batch)  # First, for it reads most: the losses below find their rows already read.
         terms = self.student.losses(joint, batch, features, views[0], self.bpr_eps)
         if self.l2 > 0:
             terms["l2"] = self.l2 * self.student.penalty(joint, batch)
-        return terms | self.balance(out, batch)
+        return terms | balance
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the loss terms of the strategy; plain training has none.

@@ -132,22 +132,21 @@ class DistillationWrapper(Objective):
         """Return the re-weighted distillation losses."""
         training = (batch.user, batch.positive, batch.negative)
         random = (batch.random_user, batch.random_first, batch.random_second)
-        alone = {m: out[view] for m, view in self._alone.items()}
-        margins = {m: alone[m].margin(*training) for m in self.modalities}
+        triples = [training, random] if self.has_teachers and self.generic else [training]
+        alone = {m: out[view].margins(*triples) for m, view in self._alone.items()}
+        margins = {m: alone[m][0] for m in self.modalities}
         weights = self._weights(out, margins, batch)
         scale = self.distillation_weight
         if not self.has_teachers:
             return {"unimodal": scale * _weighted(weights, [F.softplus(-margin) for margin in margins.values()])}
+        teachers = {m: self.teacher(m).margins(*triples) for m in self.modalities}
         terms = {}
         if self.specific:
-            specific = [specific_loss(margins[m], self.teacher(m).margin(*training)) for m in self.modalities]
+            specific = [specific_loss(margins[m], teachers[m][0]) for m in self.modalities]
             terms["specific"] = scale * _weighted(weights, specific)
         if self.generic:
             tau, eps = self.temperature, self.log_eps
-            generic = [
-                ranking_cross_entropy(alone[m].margin(*random), self.teacher(m).margin(*random), tau, eps)
-                for m in self.modalities
-            ]
+            generic = [ranking_cross_entropy(alone[m][1], teachers[m][1], tau, eps) for m in self.modalities]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
         return terms
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.data.margins import squared_norm
+
 
 def bpr_loss(margin: Tensor, eps: float = 0.0) -> Tensor:
     r"""Bayesian personalised ranking, :math:`-\ln \sigma(\delta)` averaged over triples.
@@ -35,7 +37,7 @@ def l2_penalty(*rows: Tensor, squared: bool = True) -> Tensor:
         Scalar penalty.
     """
     if squared:
-        return 0.5 * torch.stack([row.square().sum() for row in rows]).sum() / rows[0].size(0)
+        return 0.5 * torch.stack([squared_norm(row) for row in rows]).sum() / rows[0].size(0)
     return torch.stack([row.norm() for row in rows]).sum() / rows[0].size(0)
 
 

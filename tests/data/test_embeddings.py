@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings
+from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Projection
 
 USER, PREFERRED, OTHER = torch.tensor([0, 3, 3, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([1, 4, 4, 1])
 
@@ -56,3 +56,65 @@ def test_what_was_read_without_gradient_does_not_take_it_from_later_readers():
     assert out.margin(*index).requires_grad
     index[1][0] = 1  # In place: another list of items.
     assert not torch.equal(out.margin(*index), before)
+
+
+TRAINING = (USER, PREFERRED, OTHER)
+RANDOM = (torch.tensor([2, 2]), torch.tensor([4, 1]), torch.tensor([0, 3]))
+
+
+def from_rows(user: torch.Tensor | None, item: torch.Tensor) -> list[torch.Tensor]:
+    """Margins of both lists and the squared norm of the first one's rows, by plain indexing."""
+    margins = []
+    for u, i, j in (TRAINING, RANDOM):
+        difference = item[i] - item[j]
+        margins.append(difference if user is None else (user[u] * difference).sum(dim=-1))
+    norm = item[PREFERRED].square().sum() + item[OTHER].square().sum()
+    return [*margins, norm + (len(USER) if user is None else user[USER].square().sum())]
+
+
+@pytest.mark.parametrize("kind", ["columns", "bias", "projected row by row", "projected whole"])
+@pytest.mark.parametrize("used", [(0, 1, 2), (0,), (1,), (2,)])
+def test_one_read_gives_the_values_and_gradients_of_plain_indexing(kind: str, used: tuple[int, ...]):
+    user, item = tables()
+    feature = torch.randn(30 if kind == "projected row by row" else 5, 2, dtype=torch.float64)
+    weight, bias = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    leaves = {"columns": [user, item], "bias": [item[:, 0].clone()]}.get(kind, [user, weight, bias])
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    if kind.startswith("projected"):
+        block, expected = Block(user, Projection(feature, weight, bias)), from_rows(user, feature @ weight.T + bias)
+    else:
+        pair = (user, item) if kind == "columns" else (None, leaves[0])
+        block, expected = Block(*pair), from_rows(*pair)
+    found = [*block.margins(TRAINING, RANDOM), block.squared_norm(*TRAINING)]
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-12, rtol=0)
+    scale = torch.tensor([1.5, -0.5, 2.0, 1.0], dtype=torch.float64)
+
+    def loss(values: list[torch.Tensor]) -> torch.Tensor:
+        return sum((values[k] * (scale[: len(values[k])] if values[k].dim() else 3.0)).sum() for k in used)
+
+    for a, b in zip(
+        torch.autograd.grad(loss(found), leaves, allow_unused=True),
+        torch.autograd.grad(loss(expected), leaves, allow_unused=True),
+        strict=True,
+    ):
+        zero = torch.zeros(())
+        assert torch.allclose(zero if a is None else a, zero if b is None else b, atol=1e-12, rtol=0)
+
+
+def test_what_was_read_with_gradient_serves_readers_without():
+    block = Block(*(x.requires_grad_() for x in tables()))
+    margin = block.margins(TRAINING)[0]
+    with torch.no_grad():
+        assert block.margins(TRAINING)[0] is margin
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_width_projections_have_gradients_of_their_own_width(dtype: torch.dtype):
+    user = torch.randn(4, 3, requires_grad=True)
+    item = torch.randn(5, 3).to(dtype).requires_grad_()
+    block = Block(user, item)
+    (block.margins(TRAINING, RANDOM)[1].sum() + block.squared_norm(*TRAINING)).backward()
+    assert user.grad.dtype == torch.float32
+    assert item.grad.dtype == dtype
+    assert torch.isfinite(item.grad).all()

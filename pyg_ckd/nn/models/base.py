@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.embeddings import Embeddings, Output
+from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.loss import bpr_loss, l2_penalty
+from pyg_ckd.nn.loss import bpr_loss
 from pyg_ckd.nn.propagation import Adjacency
 
 SIZES = ("num_users", "num_items", "feature_dims")
@@ -217,6 +217,9 @@ class Backbone(nn.Module):
         else:
             graphs = {**edge_index_dict, RATES: self._adjacency(edge_index_dict, n_id_dict)}
         out = dict(zip(distinct, self.encode(distinct, Inputs(features, graphs, n_id_dict or {})), strict=True))
+        for view, computed in out.items():
+            if type(computed) is Embeddings:
+                out[view] = BlockEmbeddings([Block(*computed)])  # Remembers what it has read.
         return [out[view] for view in factual]
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
@@ -251,7 +254,7 @@ class Backbone(nn.Module):
             out: The output of the trained view.
             batch: The triples.
         """
-        return l2_penalty(*out.rows(batch.user, batch.positive, batch.negative))
+        return 0.5 * out.squared_norm(batch.user, batch.positive, batch.negative) / batch.user.numel()
 
     def split(self, x: Tensor, n_id_dict: Mapping[str, Tensor]) -> Embeddings:
         """Cut node embeddings ``[N, D]`` into those of users and of items."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
+from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output, Projection
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
@@ -96,11 +96,18 @@ class VBPR(LateFusion):
         """Put the id block, the blocks of the modalities and the bias side by side."""
         shared = [Block(inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding))]
         bias = [] if self.item_bias is None else [Block(None, inputs.take_items(self.item_bias))]
-        branches = self.branches(views, inputs)
         if self.fusion == "sum":
+            branches = self.branches(views, inputs)
             users = next(iter(branches.values())).user
             sums = [torch.stack([branches[m, m in view].item for m in self.modalities]).sum(dim=0) for view in views]
             return [BlockEmbeddings([*shared, Block(users, item), *bias]) for item in sums]
-        # An intervened block is constant over items: it is there, but it moves no margin.
-        blocks = {key: Block(*branch, constant=not key[1]) for key, branch in branches.items()}
+        blocks = {}
+        for m in self.modalities:
+            feature, lin = inputs.features[m], cast(nn.Linear, self.project[m])
+            for factual in {m in view for view in views}:
+                if factual:
+                    projection = Projection(inputs.take_items(feature), lin.weight, lin.bias)
+                    blocks[m, True] = Block(inputs.take_users(self.preference[m]), projection)
+                else:  # The same row for all items: it is there, but it moves no margin.
+                    blocks[m, False] = Block(*self.branch(m, mean_row(feature), inputs, False), constant=True)
         return [BlockEmbeddings([*shared, *(blocks[m, m in view] for m in self.modalities), *bias]) for view in views]

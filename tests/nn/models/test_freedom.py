@@ -90,13 +90,14 @@ def test_losses_equal_the_equations_triple_by_triple(num_modalities, make_data):
     model = freedom(data, modality_loss_weight=0.3)
     features, graph = doubled(data)
     (out,) = model.outputs(features, graph, [None])
+    tables = out.dense()
     triples = list(zip(*(index.tolist() for index in BATCH[:3]), strict=True))
 
     def bpr(item: Tensor) -> float:
-        margins = [float((out.user[u] @ (item[i] - item[j])).detach()) for u, i, j in triples]
+        margins = [float((tables.user[u] @ (item[i] - item[j])).detach()) for u, i, j in triples]
         return sum(math.log(1 + math.exp(-margin)) for margin in margins) / len(triples)
 
-    expected = {"bpr": bpr(out.item)}
+    expected = {"bpr": bpr(tables.item)}
     for m, lin in model.project.items():  # Any bias cancels.
         expected[f"bpr/{m}"] = 0.3 * bpr(features[m] @ lin.weight.t() + 7.0)
     terms = model.losses(out, BATCH, features, frozenset(model.modalities))
@@ -222,7 +223,8 @@ def test_penalty_acts_on_the_final_rows_of_the_batch(make_data):
     data = make_data()
     model = freedom(data)
     (out,) = model.outputs(*doubled(data), [None])
-    rows = [out.user[u] for u in BATCH.user] + [out.item[i] for i in [*BATCH.positive, *BATCH.negative]]
+    tables = out.dense()
+    rows = [tables.user[u] for u in BATCH.user] + [tables.item[i] for i in [*BATCH.positive, *BATCH.negative]]
     squares = sum(float(row.detach().square().sum()) for row in rows)
     assert model.penalty(out, BATCH).item() == pytest.approx(0.5 * squares / 4)
 

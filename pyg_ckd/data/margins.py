@@ -1,0 +1,151 @@
+"""Margins of triples with one read of each table, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Triples = tuple[Tensor, Tensor, Tensor]
+"""Row numbers of users, preferred items and other items, int64 ``[B]`` each."""
+
+
+class Reading(NamedTuple):
+    """What was read from two tables for several lists of triples.
+
+    Attributes:
+        margins: Margins ``[B]`` of every list.
+        squared_norm: Sum of the squares of all rows that the first list names, a scalar.
+    """
+
+    margins: tuple[Tensor, ...]
+    squared_norm: Tensor
+
+
+def read_margins(
+    user: Tensor | None, item: Tensor, triples: Sequence[Triples], gathered: bool = False, norm: bool = True
+) -> Reading:
+    """Return how much each user scores one item above another, for several lists of triples at once.
+
+    Each table is read once, and its gradient is written once however many lists there are. Second derivatives are not
+    available.
+
+    Args:
+        user: User table ``[num_users, D]``, or :obj:`None` if the items have a bias only.
+        item: Item table ``[num_items, D]``, of a bias ``[num_items]``.
+        triples: The lists of triples, at least one.
+        gathered: Whether ``item`` holds the rows of :func:`item_index` already.
+        norm: Whether the squared norm is wanted; if not, it is zero.
+    """
+    users, preferred, other = (torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*triples, strict=True))
+    items = (None, None) if gathered else (preferred, other)
+    margin, squared_norm = _Margins.apply(user, item, users, *items, triples[0][0].numel() if norm else 0)
+    return Reading(margin.split([t[0].numel() for t in triples]), squared_norm)
+
+
+def item_index(triples: Sequence[Triples]) -> Tensor:
+    """Return the row numbers of all preferred items and then of all other items."""
+    return torch.cat([t[1] for t in triples] + [t[2] for t in triples])
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Return the sum of squares of all elements, a scalar; its gradient costs one product."""
+    return _SquaredNorm.apply(x)
+
+
+class _SquaredNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _square(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * (2 * grad).to(x.dtype)
+
+
+class _Margins(torch.autograd.Function):
+    """Margins of all triples and the squared norm of the rows of the first ``count``.
+
+    Rows are kept for the first ``count`` triples; of the others the difference of the two items is all that is needed,
+    which one pass over the item table gives without a copy of its rows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        user: Tensor | None,
+        item: Tensor,
+        users: Tensor,
+        preferred: Tensor | None,
+        other: Tensor | None,
+        count: int,
+    ) -> tuple[Tensor, Tensor]:
+        # index_select is an order of magnitude faster than advanced indexing on the CPU, in both directions.
+        if preferred is None or other is None:
+            first, second = item.chunk(2)
+            difference = first - second
+            first, second = first[:count], second[:count]
+        else:
+            first, second = item.index_select(0, preferred[:count]), item.index_select(0, other[:count])
+            difference = first - second if users.numel() == count else _difference(item, preferred, other)
+        norm = _square(first) + _square(second)
+        if user is None:
+            left, margin = None, difference
+            norm = norm + count
+        else:
+            left = user.index_select(0, users)
+            margin = (left * difference).sum(dim=-1)
+            norm = norm + _square(left[:count])
+        ctx.save_for_backward(left, difference, first, second, users, preferred, other)
+        ctx.of_user = None if user is None else (user.shape, user.dtype)
+        ctx.of_item = (item.shape, item.dtype)
+        ctx.set_materialize_grads(False)
+        return margin, norm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, margin: Tensor | None, norm: Tensor | None) -> tuple[Tensor | None, ...]:
+        left, difference, first, second, users, preferred, other = ctx.saved_tensors
+        count, double = first.size(0), None if norm is None else 2 * norm
+        if margin is None:
+            margin = difference.new_zeros(difference.size(0))
+        column = margin if left is None else margin.unsqueeze(-1)
+        grad_user = grad_item = None
+        if left is not None and ctx.needs_input_grad[0]:
+            grad = difference * column
+            if double is not None:
+                grad[:count].addcmul_(left[:count], double)
+            shape, dtype = ctx.of_user
+            grad_user = grad.new_zeros(shape, dtype=dtype).index_add_(0, users, grad.to(dtype))
+        if ctx.needs_input_grad[1]:
+            shape, dtype = ctx.of_item
+            grad = (column.clone() if left is None else left * column).to(dtype)
+            up, down = grad, -grad
+            if double is not None:
+                up[:count].addcmul_(first, double)
+                down[:count].addcmul_(second, double)
+            if preferred is None or other is None:
+                grad_item = torch.cat([up, down])
+            else:
+                grad_item = grad.new_zeros(shape).index_add_(0, preferred, up).index_add_(0, other, down)
+        return grad_user, grad_item, None, None, None, None
+
+
+def _difference(table: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
+    """Return ``table[preferred] - table[other]``."""
+    if table.dim() == 1:
+        return table.index_select(0, preferred) - table.index_select(0, other)
+    sign = table.new_tensor([1.0, -1.0]).expand(preferred.numel(), 2)
+    return F.embedding_bag(torch.stack([preferred, other], dim=1), table, per_sample_weights=sign, mode="sum")
+
+
+def _square(x: Tensor) -> Tensor:
+    x = x.reshape(-1).float() if x.dtype in (torch.float16, torch.bfloat16) else x.reshape(-1)
+    return torch.dot(x, x)
