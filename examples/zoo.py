@@ -77,6 +77,11 @@ def main() -> None:
     parser.add_argument("--configs", type=Path, default=Path(__file__).parent / "configs")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    names = [Path(source).stem for source in args.data]
+    if len(set(names)) < len(names):
+        parser.error(
+            f"--data: found the names {names}, expected different ones, for they name the folders of the results"
+        )
     overrides = {"max_epochs": args.max_epochs, "progress": False, "track_views": False}
     tables: dict[str, str] = {}
     for source in args.data:

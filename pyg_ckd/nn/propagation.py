@@ -105,10 +105,14 @@ class Adjacency:
     Args:
         matrix: Square sparse CSR matrix ``[N, N]``; row ``i`` holds the weights of the messages that ``i`` receives.
         transposed: Its transpose in CSR; a symmetric matrix is passed twice at no cost.
+
+    Attributes:
+        made_by: The arguments ``(normalization, self_loops)`` of :meth:`from_interactions`, if it made the graph.
     """
 
     def __init__(self, matrix: Tensor, transposed: Tensor) -> None:
         self.matrix, self.transposed = matrix, transposed
+        self.made_by: tuple[str, bool] | None = None
         self._constants: dict[tuple[Any, ...], tuple[Tensor, Tensor | None, int]] = {}
         self._edge_index: Tensor | None = None
         self._transposition: tuple[Tensor, Tensor, Tensor] | None = None
@@ -163,10 +167,13 @@ class Adjacency:
             return _csr(*_narrowed(rowptr, col), value, size)
 
         if normalization == "mean":  # The pattern is symmetric, so the transpose swaps the two scales only.
-            return cls(build(scale[row]), build(scale[col]))
-        value = scale[row] * scale[col] if normalization == "sym" else torch.ones_like(row, dtype=dtype)
-        matrix = build(value)
-        return cls(matrix, matrix)
+            graph = cls(build(scale[row]), build(scale[col]))
+        else:
+            value = scale[row] * scale[col] if normalization == "sym" else torch.ones_like(row, dtype=dtype)
+            matrix = build(value)
+            graph = cls(matrix, matrix)
+        graph.made_by = (normalization, self_loops)
+        return graph
 
     @classmethod
     def from_edges(cls, edge_index: Tensor, weight: Tensor, num_nodes: int) -> Adjacency:

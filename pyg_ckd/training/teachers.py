@@ -129,7 +129,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     digest = hashlib.sha256()
     settings = {**objective.settings(), **trainer.settings(), "max_epochs": trainer.max_epochs, "format": FORMAT}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    digest.update(f"{fingerprint(data)}{objective.student!r}".encode())
+    digest.update(f"{fingerprint(data)}{objective.student!r}{_attributes(objective.student)}".encode())
     for name, value in objective.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -198,3 +198,14 @@ def _write(path: Path, teacher: Teacher) -> None:
     history, (user, item) = teacher.history, teacher.embeddings
     content = {"kind": "teacher", "user": user, "item": item, "rows": history.rows, "seconds": history.seconds}
     save_checkpoint(path, content | {"best_epoch": history.best_epoch, "best_value": history.best_value})
+
+
+def _attributes(model: nn.Module) -> list[tuple[str, str, str]]:
+    """Return the plain public attributes of a module and its parts: an adapted module need not show them in its repr."""
+    plain = (bool, int, float, str, type(None), tuple, list)
+    return [
+        (path, name, repr(value))
+        for path, module in model.named_modules()
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, plain) and not name.startswith("_") and name != "training"
+    ]

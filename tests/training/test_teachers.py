@@ -10,7 +10,7 @@ import torch
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
-from pyg_ckd.nn import FREEDOM, VBPR, LightGCN
+from pyg_ckd.nn import FREEDOM, VBPR, LightGCN, as_backbone
 from pyg_ckd.training import Trainer, build, train_teachers
 from tests.training.problem import planted_data, same_bits, trainer
 
@@ -250,3 +250,25 @@ def test_teachers_of_another_option_or_another_graph_are_others(tmp_path, fits):
     assert len(fits) == 6
     train_teachers(freedom(dropout=0.0), data, quick, cache_dir=tmp_path)
     assert len(fits) == 6
+
+
+class Scaled(torch.nn.Module):
+    """A module with a number that neither its repr nor its parameters show."""
+
+    def __init__(self, users: int, items: int, scale: float) -> None:
+        super().__init__()
+        self.user, self.item = torch.nn.Parameter(torch.ones(users, 4)), torch.nn.Parameter(torch.ones(items, 4))
+        self.scale = scale
+
+    def forward(self, x_dict, edge_index):
+        return self.user, self.item * self.scale + torch.cat(list(x_dict.values()), dim=1)[:, :4]
+
+
+def test_numbers_of_an_adapted_module_are_part_of_what_decides(tmp_path, fits):
+    data = planted_data()
+    sizes = data["user"].num_nodes, data["item"].num_nodes
+    for scale in (1.0, 2.0, 1.0):
+        train_teachers(
+            lambda data, s=scale: as_backbone(Scaled(*sizes, s), data), data, trainer(max_epochs=1), cache_dir=tmp_path
+        )
+    assert len(fits) == 2 * len(data.modalities)

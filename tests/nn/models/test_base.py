@@ -13,6 +13,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import (
+    Adjacency,
     BM3,
     FREEDOM,
     GRCN,
@@ -336,3 +337,15 @@ def test_subclass_that_defines_nothing_says_what_is_missing(make_data):
         model.weight = torch.nn.Parameter(torch.ones(1))
         with pytest.raises(TypeError, match=message):
             model(*doubled(data))
+
+
+def test_graph_prepared_for_another_model_is_refused(make_data):
+    data = make_data()
+    features, graph = doubled(data)
+    symmetric = LightGCN.from_data(data).prepare(features, graph)
+    mmgcn = MMGCN.from_data(data).double()
+    with pytest.raises(InputError, match=r"\('sym', False\), expected \('mean', .*its own prepare"):
+        mmgcn(features, symmetric)
+    larger = Adjacency.from_interactions(graph[RATES], data["user"].num_nodes + 1, data["item"].num_nodes)
+    with pytest.raises(InputError, match="nodes, expected"):
+        LightGCN.from_data(data)(features, {RATES: larger})
