@@ -244,3 +244,23 @@ def test_graph_first_used_in_inference_mode_still_trains():
     loss = graph.matmul(x, weight).sum() + (x * graph.constant(("c",), None, lambda: x)).sum()
     (loss + graph.to_users(USERS).matmul(x[USERS:]).sum()).backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("normalization", ["sym", "mean"])
+@pytest.mark.parametrize("num_powers", [0, 1, 2, 5])
+def test_mean_of_powers_is_the_mean_over_layers_forward_and_backward(normalization, num_powers):
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.stack([torch.randint(n, (20,), generator=generator) for n in (6, 5)])
+    graph = Adjacency.from_interactions(edge_index, 6, 5, normalization, dtype=torch.float64)
+    x = torch.randn(11, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    layer, total = x, x
+    for _ in range(num_powers):
+        layer = graph.matmul(layer)
+        total = total + layer
+    expected, found = total / (num_powers + 1), graph.mean_of_powers(x, num_powers)
+    assert_close(found, expected, atol=1e-12, rtol=0)
+    weight = torch.randn(11, 3, generator=generator, dtype=torch.float64)
+    before = x.detach().clone()
+    (a,), (b,) = (torch.autograd.grad((out * weight).sum(), x) for out in (found, expected))
+    assert_close(a, b, atol=1e-12, rtol=0)
+    assert torch.equal(x.detach(), before)

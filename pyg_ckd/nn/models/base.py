@@ -149,24 +149,24 @@ class Backbone(nn.Module):
         self, edge_index_dict: Mapping[EdgeType, Graph], n_id_dict: Mapping[str, Tensor] | None = None
     ) -> Adjacency:
         graph = edge_index_dict[RATES]
+        if isinstance(graph, Adjacency):
+            self._check_prepared(graph)
+            return graph
         sizes = (self.num_users, self.num_items)
         if n_id_dict is not None:
             sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
-        if isinstance(graph, Adjacency):
-            self._check_prepared(graph, sum(sizes))
-            return graph
         dtype = next(self.parameters()).dtype
-        return Adjacency.from_interactions(graph, *sizes, self.normalization, self.self_loops, dtype=dtype)
+        graph = Adjacency.from_interactions(graph, *sizes, self.normalization, self.self_loops, dtype=dtype)
+        graph.prepared_for = (self.normalization, self.self_loops)
+        return graph
 
-    def _check_prepared(self, graph: Adjacency, num_nodes: int) -> None:
-        found, expected = graph.matrix.size(0), (self.normalization, self.self_loops)
-        if found != num_nodes:
-            problem = f"found a prepared graph of {found} nodes, expected {num_nodes}"
-        elif graph.made_by not in (None, expected):
-            problem = f"found a graph prepared with (normalization, self_loops) {graph.made_by}, expected {expected}"
-        else:
-            return
-        raise InputError(f"{type(self).__name__}: {problem}; pass the interactions or what its own prepare returns")
+    def _check_prepared(self, graph: Adjacency) -> None:
+        expected = (self.normalization, self.self_loops)
+        if graph.prepared_for not in (None, expected):
+            raise InputError(
+                f"{type(self).__name__}: found a graph prepared with (normalization, self_loops) {graph.prepared_for}, "
+                f"expected {expected}; pass the interactions or what its own prepare returns"
+            )
 
     def forward(
         self,
