@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from pyg_ckd import DistillationWrapper, Trainer, evaluate, train_teachers
-from pyg_ckd.data import build_data
+from pyg_ckd.data import build_data, item_masks
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.nn import VBPR
@@ -36,7 +36,7 @@ def main() -> None:
 
     trainer = Trainer(max_epochs=args.max_epochs, lr=5e-3, track_views=False)
     teachers = train_teachers(VBPR, data, trainer, use_cache=False)
-    model = DistillationWrapper(VBPR.from_data(data), teachers, distillation_weight=0.5)
+    model = DistillationWrapper(VBPR.from_data(data), teachers, distillation_weight=0.5, has=item_masks(data))
     trainer.fit(model, data)
     print(evaluate(model, data, k=20, metrics=["recall", "ndcg"]))
     print(model.effects.summary())

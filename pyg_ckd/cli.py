@@ -25,7 +25,7 @@ DESCRIPTIONS = {
     "evaluate": "rank all items with a trained model",
     "effects": "measure how much every modality contributes to a trained model",
     "recommend": "write the best items of every user, or of some, to a file",
-    "data": "convert data sets between formats",
+    "data": "describe data sets and convert them between formats",
     "models": "list the backbones",
     "doctor": "show what this machine has",
 }
@@ -115,6 +115,8 @@ def _add_data(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="read options from a YAML file")
     parser.add_argument("--data", type=str, required=True, help="an .npz file, a folder, or the word 'synthetic'")
     parser.add_argument("--transform", type=str, default="standardize", help="of the features; also l2, none, pca")
+    impute_help = "what stands in for features of items that lack a modality; also zero, graph, neighbors, given"
+    parser.add_argument("--impute", type=str, default="mean", help=impute_help)
     parser.add_argument("--data_options", type=dict[str, Any], default={}, help="further arguments of the reader")
 
 
@@ -163,7 +165,7 @@ def _add_objectives(parser: ArgumentParser, backbone: type[Backbone], names: Seq
 
     for name in names:
         cls = DistillationWrapper if name == "distillation" else Objective
-        parser.add_class_arguments(cls, name, skip={"student", "teachers", "view", "bpr_eps", "log_eps"})
+        parser.add_class_arguments(cls, name, skip={"student", "teachers", "view", "bpr_eps", "log_eps", "has"})
     defaults = backbone.recommended
     parser.set_defaults({f"{part}.{key}": value for part in defaults for key, value in defaults[part].items()})
 
@@ -217,6 +219,46 @@ def _add_data_command(parser: ArgumentParser, args: Sequence[str]) -> None:
     sub.add_argument("target", type=str, help="the file or folder to write; must be new")
     sub.add_argument("--format", type=str, required=True, help=f"one of {', '.join(WRITERS)}")
     commands.add_subcommand("convert", sub, help=text)
+    _add_describe(commands)
+    _add_amazon(commands)
+
+
+def _add_describe(commands: Any) -> None:
+    from jsonargparse import ArgumentParser
+
+    from pyg_ckd.data import describe_data
+
+    text = "show statistics of a data set and what is wrong with it"
+    sub = ArgumentParser(description=f"{text[0].upper()}{text[1:]}.", exit_on_error=False)
+    sub.add_argument("source", type=str, help="an .npz file, a folder in any format, or the word 'synthetic'")
+    sub.add_argument("--out", type=str, default=None, help="also write it to this .html file, or into this folder")
+    sub.add_function_arguments(describe_data, skip={"data"})
+    sub.add_argument("--data_options", type=dict[str, Any], default={}, help="further arguments of the reader")
+    commands.add_subcommand("describe", sub, help=text)
+
+
+def _add_amazon(commands: Any) -> None:
+    from jsonargparse import ArgumentParser
+
+    from pyg_ckd.datasets import AmazonReviews
+    from pyg_ckd.datasets.conversion import WRITERS
+
+    text = "download the Amazon reviews of a category and write them with features of texts and images"
+    sub = ArgumentParser(description=f"{text[0].upper()}{text[1:]}.", exit_on_error=False)
+    sub.add_argument("category", type=str, help="baby, beauty, sports, clothing, or a name such as Video_Games")
+    sub.add_argument("--out", type=str, required=True, help="the file or folder to write; must be new")
+    sub.add_argument("--format", type=str, default="npz", help=f"one of {', '.join(WRITERS)}")
+    sub.add_argument("--root", type=str, default="data/amazon", help="folder of downloads and finished batches")
+    text_help = "fields of the metadata that make up the text, with commas between them; '' leaves it out"
+    sub.add_argument("--text", type=str, default="title,description", help=text_help)
+    sub.add_argument("--encoder", type=str, default="tfidf", help="or sentence-transformers:MODEL")
+    sub.add_argument("--vectors", type=dict[str, str], default={}, help="files of further modalities, by name")
+    files_help = "a folder that holds the files already, in the place of a download"
+    sub.add_argument("--files", type=str, default=None, help=files_help)
+    own = {"category", "root", "text", "encoder", "vectors", "files"}
+    given = {"features", "impute", "transform", "pre_transform", "force_reload"}
+    sub.add_class_arguments(AmazonReviews, skip=own | given)
+    commands.add_subcommand("amazon", sub, help=text)
 
 
 def _add_models(parser: ArgumentParser, args: Sequence[str]) -> None:
@@ -287,11 +329,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _load(config: Namespace) -> HeteroData:
     from pyg_ckd.datasets import load
 
-    for name in ("path", "transform"):
+    for name in ("path", "transform", "impute"):
         if name in config.data_options:
             option = "data" if name == "path" else name
             raise InputError(f"data_options.{name}: expected no such option here; give it as --{option}")
-    return load(config.data, transform=config.transform, **config.data_options)
+    impute = {} if config.impute == "mean" else {"impute": config.impute}  # Not every source lets items lack something.
+    return load(config.data, transform=config.transform, **impute, **config.data_options)
 
 
 def _options(config: Namespace, name: str) -> dict[str, Any]:
@@ -350,7 +393,7 @@ def _checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
 def _evaluate(config: Namespace) -> int:
     from pyg_ckd.evaluation import evaluate
 
-    names = ("split", "k", "metrics", "view", "cold", "mask")
+    names = ("split", "k", "metrics", "view", "cold", "mask", "candidates")
     model, data = _checkpoint(config)
     metrics = evaluate(model, data, **{name: config[name] for name in names})
     _write_json(config.json, dict(metrics))
@@ -416,8 +459,11 @@ def _write_json(path: str | None, content: dict[Any, Any]) -> None:
 
 def _data(config: Namespace) -> int:
     if config.subcommand is None:
-        raise InputError("data: found no command after it, expected convert: pyg-ckd data convert FROM TO --format npz")
-    return _convert(config[config.subcommand])
+        raise InputError(
+            "data: found no command after it, expected amazon, describe or convert: pyg-ckd data amazon baby --out "
+            "baby.npz, pyg-ckd data describe PATH, pyg-ckd data convert FROM TO --format npz"
+        )
+    return _DATA_COMMANDS[config.subcommand](config[config.subcommand])
 
 
 def _convert(config: Namespace) -> int:
@@ -426,6 +472,40 @@ def _convert(config: Namespace) -> int:
     data = convert(config.source, config.target, config.format)
     shapes = ", ".join(f"{m} {list(data['item'][m].shape)}" for m in data.modalities)
     _say(f"{config.target}: {data['user'].num_nodes} users, {data['item'].num_nodes} items, {shapes}")
+    return 0
+
+
+def _describe(config: Namespace) -> int:
+    from rich.console import Console
+
+    from pyg_ckd.data import describe_data
+    from pyg_ckd.datasets import load
+    from pyg_ckd.evaluation import render_description, write_description
+
+    as_it_is = {"impute": "given", "strict": False} if config.source != "synthetic" else {}
+    data = load(config.source, transform="none", **as_it_is, **config.data_options)
+    description = describe_data(data, config.k, config.sample, config.seed)
+    Console().print(render_description(description))
+    if config.out is not None:
+        try:
+            _say(f"description: {write_description(config.out, description)}")
+        except OSError as error:
+            raise InputError(f"out {config.out}: cannot be written ({error.strerror}); choose another place") from None
+    return 0
+
+
+def _amazon(config: Namespace) -> int:
+    from pyg_ckd.datasets import AmazonReviews
+    from pyg_ckd.datasets.writing import check_target, write_graph
+
+    options = dict(config.as_dict())
+    target, format = options.pop("out"), options.pop("format")
+    check_target(target, format)
+    options["text"] = [name.strip() for name in options["text"].split(",") if name.strip()]
+    data = AmazonReviews(**options, features="none", impute="given")[0]
+    write_graph(data, target, format)
+    shapes = ", ".join(f"{m} {list(data['item'][m].shape)}" for m in data.modalities)
+    _say(f"{target}: {data['user'].num_nodes} users, {data['item'].num_nodes} items, {shapes}")
     return 0
 
 
@@ -475,6 +555,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "models": _models,
     "doctor": _doctor,
 }
+_DATA_COMMANDS: dict[str, Callable[[Any], int]] = {"amazon": _amazon, "convert": _convert, "describe": _describe}
 
 
 if __name__ == "__main__":

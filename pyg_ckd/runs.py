@@ -10,7 +10,7 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper, ModalityEffectEstimator, Objective
-from pyg_ckd.data import fingerprint, held_out
+from pyg_ckd.data import fingerprint, held_out, item_masks
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.files import atomic_path, write_json
@@ -77,7 +77,8 @@ def train_run(
         teacher_trainer = Trainer(**{**trainer, "track_views": False, "seed": seed})
         more = chosen.get("teacher", {}) | chosen.get("model", {})
         teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
-        model: Objective = DistillationWrapper(student, teachers, **chosen.get("distillation", {}))
+        distillation = chosen.get("distillation", {})
+        model: Objective = DistillationWrapper(student, teachers, has=item_masks(data), **distillation)
     else:
         model = Objective(student, **chosen.get("plain", {}))
     history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(model, data)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper, Objective, estimate_effects
-from pyg_ckd.data import Embeddings, fingerprint, unimodal_views
+from pyg_ckd.data import Embeddings, fingerprint, item_masks, unimodal_views
 from pyg_ckd.data.summary import describe
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, Metrics, embed, popularity
@@ -194,7 +194,9 @@ class Study:
             self._train(
                 "ckd",
                 seed,
-                lambda: DistillationWrapper(self._student(seed), teachers, **self.settings.distillation),
+                lambda: DistillationWrapper(
+                    self._student(seed), teachers, has=item_masks(self.data), **self.settings.distillation
+                ),
             )
         )
         for name in effects:

@@ -38,6 +38,10 @@ class DistillationWrapper(Objective):
 
     The generic loss is a mean over random triples ``(u, j, k)`` of any user and any items.
 
+    What is not there is not distilled: where an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0
+    and the other modalities share the weight, and random triples with such an item do not count for
+    :math:`\mathcal{L}_{gen}^m`.
+
     Args:
         student: The backbone to train, with at least two modalities.
         teachers: From modality to the teacher's embeddings, see :func:`~pyg_ckd.train_teachers`. With :obj:`None` there
@@ -52,10 +56,12 @@ class DistillationWrapper(Objective):
         num_random_triples: Random triples per batch for the generic loss.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         log_eps: See :func:`~pyg_ckd.nn.ranking_cross_entropy`.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`.
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
-            student, nothing is left to distil, or a number is out of its range.
+            student, nothing is left to distil, a mask does not fit, or a number is out of its range.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class DistillationWrapper(Objective):
         num_random_triples: int = 5000,
         l2: float = 1e-2,
         log_eps: float = 0.0,
+        has: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(student, l2)
         self.effects = ModalityEffectEstimator(student.modalities)
@@ -93,6 +100,9 @@ class DistillationWrapper(Objective):
                 if num_random_triples < 1:
                     raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
                 self.num_random_triples = num_random_triples
+        self._masked = frozenset(has or {})
+        for m, mask in (has or {}).items():
+            self._store_mask(m, mask)
         self._alone = unimodal_views(student.modalities)
         self._without = leave_one_out_views(student.modalities)
         self._views = counterfactual_views(student.modalities)
@@ -119,6 +129,16 @@ class DistillationWrapper(Objective):
             self.register_buffer(f"teacher_user_{m}", user.detach().clone())
             self.register_buffer(f"teacher_item_{m}", item.detach().clone())
 
+    def _store_mask(self, modality: str, mask: Tensor) -> None:
+        if modality not in self.modalities:
+            raise unknown_name("modality of a mask", modality, self.modalities)
+        if mask.dtype != torch.bool or mask.shape != (self.student.num_items,):
+            raise InputError(
+                f"has: the mask of {modality!r} is {mask.dtype} of shape {list(mask.shape)}, expected bool of shape "
+                f"[{self.student.num_items}], one value per item"
+            )
+        self.register_buffer(f"item_mask_{modality}", mask.clone())
+
     def teacher(self, modality: str) -> Embeddings:
         """Return the frozen embeddings of a modality's teacher."""
         return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
@@ -135,7 +155,7 @@ class DistillationWrapper(Objective):
         triples = [training, random] if self.has_teachers and self.generic else [training]
         alone = {m: out[view].margins(*triples) for m, view in self._alone.items()}
         margins = {m: alone[m][0] for m in self.modalities}
-        weights = self._weights(out, margins, batch)
+        weights = self._weights(out, margins, batch, self._available(batch.positive, batch.negative))
         scale = self.distillation_weight
         if not self.has_teachers:
             return {"unimodal": scale * _weighted(weights, [F.softplus(-margin) for margin in margins.values()])}
@@ -146,19 +166,37 @@ class DistillationWrapper(Objective):
             terms["specific"] = scale * _weighted(weights, specific)
         if self.generic:
             tau, eps = self.temperature, self.log_eps
-            generic = [ranking_cross_entropy(alone[m][1], teachers[m][1], tau, eps) for m in self.modalities]
+            known = self._available(*random[1:])
+            pairs = {m: (alone[m][1], teachers[m][1]) for m in self.modalities}
+            if known is not None:  # No triple at all makes a mean of NaN, but a sum of zero.
+                pairs = {m: (s[known[:, n]], t[known[:, n]]) for n, (m, (s, t)) in enumerate(pairs.items())}
+            generic = [ranking_cross_entropy(s, t, tau, eps) if s.numel() else s.sum() for s, t in pairs.values()]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
         return terms
 
+    def _available(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all."""
+        if not self._masked:
+            return None
+        everything = torch.ones_like(first, dtype=torch.bool)
+        masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
+        columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
+        return torch.stack(columns, dim=-1)
+
     @torch.no_grad()
-    def _weights(self, out: Mapping[View, Output], alone: Mapping[str, Tensor], batch: TripletBatch) -> Tensor:
+    def _weights(
+        self, out: Mapping[View, Output], alone: Mapping[str, Tensor], batch: TripletBatch, available: Tensor | None
+    ) -> Tensor:
         margins = {self._alone[m]: margin for m, margin in alone.items()}
         for view in self._views:
             if view not in margins:  # With two modalities, leaving one out is the other's uni-modal view.
                 margins[view] = out[view].margin(batch.user, batch.positive, batch.negative)
         without = torch.stack([margins[self._without[m]] for m in self.modalities], dim=-1)
         effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1))
-        weights = self.effects.weights(effects) if self.reweight else torch.ones_like(effects)
+        if self.reweight:
+            weights = self.effects.weights(effects, available)
+        else:
+            weights = torch.ones_like(effects) if available is None else available.to(effects.dtype)
         self.effects.track(effects, weights)
         return weights
 

@@ -86,14 +86,20 @@ class ModalityEffectEstimator(nn.Module):
         return ratio.nan_to_num(MIN_EFFECT, MAX_EFFECT, MIN_EFFECT).clamp_(MIN_EFFECT, MAX_EFFECT)
 
     @torch.no_grad()
-    def weights(self, effects: Tensor) -> Tensor:
+    def weights(self, effects: Tensor, available: Tensor | None = None) -> Tensor:
         """Return the weight of every modality on every triple.
 
         Args:
             effects: Effects ``[B, M]``.
+            available: Which modalities the items of each triple have, bool ``[B, M]``. The others weigh 0, those that
+                are left sum to their number, and one that is left alone weighs 1. (default: :obj:`None`, all of them)
         """
-        num = effects.size(-1)
-        return num / (num - 1) * (1 - effects / effects.sum(dim=-1, keepdim=True))
+        if available is None:
+            num = effects.size(-1)
+            return num / (num - 1) * (1 - effects / effects.sum(dim=-1, keepdim=True))
+        left, kept = available.sum(dim=-1, keepdim=True), effects * available
+        weights = left / (left - 1) * (1 - kept / kept.sum(dim=-1, keepdim=True))
+        return torch.where(left > 1, weights, 1.0) * available
 
     @torch.no_grad()
     def track(self, effects: Tensor, weights: Tensor) -> None:

@@ -1,36 +1,55 @@
 from pyg_ckd.data.build import build_data, check_data, fingerprint
+from pyg_ckd.data.describe import DataDescription, describe_data
 from pyg_ckd.data.embeddings import Embeddings
-from pyg_ckd.data.inputs import RATES, held_out, unpack
+from pyg_ckd.data.impute import (
+    GraphImputation,
+    Imputation,
+    MeanImputation,
+    NeighborImputation,
+    ZeroImputation,
+    imputation,
+    impute_mean,
+)
+from pyg_ckd.data.inputs import RATES, held_out, item_masks, unpack
 from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
-from pyg_ckd.data.splits import k_core, leave_one_out_split, random_split, temporal_split
+from pyg_ckd.data.splits import cold_start_split, k_core, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.transforms import (
     L2NormalizeFeatures,
     PCAFeatures,
     StandardizeFeatures,
     feature_transform,
-    impute_mean,
 )
 from pyg_ckd.data.views import View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 __all__ = [
     "RATES",
+    "DataDescription",
     "Embeddings",
+    "GraphImputation",
+    "Imputation",
     "L2NormalizeFeatures",
+    "MeanImputation",
+    "NeighborImputation",
     "PCAFeatures",
     "StandardizeFeatures",
     "TripletBatch",
     "TripletSampler",
     "View",
+    "ZeroImputation",
     "as_view",
     "build_data",
     "check_data",
     "co_occurrence",
+    "cold_start_split",
     "counterfactual_views",
+    "describe_data",
     "feature_transform",
     "fingerprint",
     "held_out",
+    "imputation",
     "impute_mean",
+    "item_masks",
     "k_core",
     "knn",
     "knn_graph",

@@ -21,12 +21,15 @@ from pyg_ckd.data.checks import (
     check_mask_names,
     check_modality_name,
     check_range,
+    check_repetition,
     check_rows,
     check_size,
     check_splits,
+    finite_rows,
 )
+from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES
-from pyg_ckd.data.transforms import feature_transform, impute_mean
+from pyg_ckd.data.transforms import feature_transform
 from pyg_ckd.errors import InputError, unknown_name
 
 
@@ -41,6 +44,8 @@ def build_data(
     has: Mapping[str, Any] | None = None,
     source: str = "input",
     transform: str | Callable[[HeteroData], HeteroData] | None = "standardize",
+    impute: Impute = "mean",
+    strict: bool = True,
 ) -> HeteroData:
     r"""Build and check the graph that everything else in the package works on.
 
@@ -55,10 +60,14 @@ def build_data(
         num_items: Number of items. (default: :obj:`None`, the larger of the largest item index plus one and the
             number of feature rows)
         has: For some modalities, a bool mask ``[num_items]`` of the items that really have it. Rows of the others
-            may be NaN; they are replaced with the mean over the items that have the modality. (default: :obj:`None`)
+            may be NaN; ``impute`` says what they are replaced with. (default: :obj:`None`)
         source: Where the input came from; begins every message. (default: :obj:`"input"`)
         transform: Name or callable of the feature transform, see :func:`feature_transform`.
             (default: :obj:`"standardize"`)
+        impute: Name or callable of what stands in for missing features after the transform, see :func:`imputation`.
+            (default: :obj:`"mean"`, over the items that have the modality)
+        strict: If set to :obj:`False`, let repeated interactions, held-out parts of cold users only and features that
+            are not finite pass: to look at the data with :func:`describe_data`, not to train on. (default: :obj:`True`)
 
     Returns:
         A graph with the node types ``user`` and ``item``; ``data['item'][m]`` float32 ``[num_items, d_m]`` and, where
@@ -74,7 +83,7 @@ def build_data(
         >>> data["item"].visual.shape
         torch.Size([2, 2])
     """
-    apply_transform = feature_transform(transform)
+    apply_transform, fill_in = feature_transform(transform), imputation(impute)
     given = {"train": train, "val": val, "test": test}
     edges = {split: as_edge_index([] if pairs is None else pairs, split, source) for split, pairs in given.items()}
     matrices = _matrices(features, source)
@@ -84,24 +93,27 @@ def build_data(
     for split in SPLITS:
         check_range(edges[split], split, sizes, source)
     check_splits(edges, sizes, source)
+    if strict:
+        check_repetition(edges, sizes, source)
 
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes
-    _add_features(data, matrices, has or {}, source)
+    _add_features(data, matrices, has or {}, source, impute == GIVEN, strict)
     for split, name in zip(SPLITS, ("edge_index", "val_edge_index", "test_edge_index"), strict=True):
         data[RATES][name] = torch.from_numpy(edges[split])
     data.modalities = list(matrices)
     data.source = source
-    return apply_transform(data)
+    return fill_in(apply_transform(data))
 
 
-def check_data(data: HeteroData) -> HeteroData:
+def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
     r"""Check a graph that was not made by :func:`build_data`, and give it the dtypes and attributes of one that was.
 
     Args:
         data: A graph with the node types ``user`` and ``item``, the edge type ``('user', 'rates', 'item')`` and
             ``data.modalities``, the names of the feature matrices in ``data['item']``. Held-out interactions and
             ``has_<m>`` masks are optional; further attributes and edge types are kept.
+        impute: What stands in for missing features, see :func:`imputation`. (default: :obj:`"mean"`)
 
     Returns:
         A checked shallow copy. Features are not transformed, save that rows of items without a modality are imputed.
@@ -122,6 +134,7 @@ def check_data(data: HeteroData) -> HeteroData:
         has={m: item[f"has_{m}"] for m in modalities if f"has_{m}" in item},
         source=source,
         transform="none",
+        impute=impute,
     )
     out = copy.copy(data)
     out.modalities, out.source = checked.modalities, checked.source
@@ -174,16 +187,21 @@ def _sizes(
     )
 
 
-def _add_features(data: HeteroData, matrices: dict[str, Tensor], has: Mapping[str, Any], source: str) -> None:
+def _add_features(
+    data: HeteroData, matrices: dict[str, Tensor], has: Mapping[str, Any], source: str, as_given: bool, strict: bool
+) -> None:
     check_mask_names(has, list(matrices), source)
     item = data["item"]
     for m, x in matrices.items():
         check_rows(x, m, item.num_nodes, source)
         mask = None if has.get(m) is None else as_mask(has[m], m, item.num_nodes, source)
-        check_finite(x, mask, m, source)
+        if strict:
+            check_finite(x, mask, m, source)
         item[m] = impute_mean(x, mask)
         if mask is not None:
             item[f"has_{m}"] = mask
+            if as_given:
+                item[m] = torch.where((mask | finite_rows(x)).view(-1, 1), x, item[m])
 
 
 def _declared_modalities(data: HeteroData, source: str) -> list[str]:

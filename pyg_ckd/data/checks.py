@@ -20,6 +20,8 @@ from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
 
+_BLOCK_FLOATS = 2**22  # Values that are looked at together.
+
 # Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key, and
 # those that other arrays have in an .npz file.
 _RESERVED = {"full", "id", "x", "y", "batch", "ptr", "n_id", "input_id", "batch_size", "num_sampled_nodes", "training"}
@@ -62,7 +64,7 @@ def as_edge_index(interactions: Any, split: str, source: str) -> np.ndarray:
     for row, kind in zip(pairs, ("user", "item"), strict=True):
         limit = np.iinfo(np.int64).max
         _reject_outside(row, (row < 0) | (row > limit), kind, where, "zero-based row numbers")
-    return np.ascontiguousarray(pairs, dtype=np.int64)
+    return np.require(pairs, np.int64, ["C", "W"])
 
 
 def check_range(edge_index: np.ndarray, split: str, sizes: tuple[int, int], source: str) -> None:
@@ -88,7 +90,7 @@ def check_unique(edge_index: np.ndarray, split: str, num_items: int, source: str
 
 
 def check_splits(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], source: str) -> None:
-    """Refuse an empty training set, a single item, duplicates, overlaps, and held-out parts of cold users only."""
+    """Refuse an empty training set, a single item, and row numbers that are none."""
     if sizes[1] == 1:
         raise InputError(
             f"{source}: found a single item, expected at least two: there is nothing to rank it against; if the rows "
@@ -101,6 +103,10 @@ def check_splits(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], so
             f"{source}: indices imply {sizes[0]} users and {sizes[1]} items, too many to be row numbers; "
             f"map raw ids to rows first, e.g. with pandas.factorize"
         )
+
+
+def check_repetition(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], source: str) -> None:
+    """Refuse duplicates, overlaps of the splits, and held-out parts of cold users only."""
     keys = {split: check_unique(edges, split, sizes[1], source) for split, edges in edge_indices.items()}
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = np.intersect1d(keys[first], keys[second], assume_unique=True)
@@ -141,8 +147,13 @@ def check_modality_name(name: Any, source: str) -> None:
 
 
 def as_features(features: Any, modality: str, source: str) -> Tensor:
-    """Return a feature matrix as a float32 copy of shape ``[num_items, d_m]``."""
+    """Return a feature matrix as a float32 copy of shape ``[num_items, d_m]``.
+
+    A matrix that is mapped from a file copy-on-write, and holds float32 already, is not copied: nothing that is done to
+    the graph reaches the file, and pages are read when they are used.
+    """
     where = f"{source}: features of {modality!r}"
+    mapped = isinstance(features, np.memmap) and features.mode == "c"
     matrix = _as_array(features, where)
     if matrix.dtype.kind not in "fiub":
         raise InputError(f"{where} have dtype {matrix.dtype}, expected real numbers such as float32")
@@ -152,7 +163,8 @@ def as_features(features: Any, modality: str, source: str) -> Tensor:
     if matrix.shape[1] == 0:
         raise InputError(f"{where} have zero columns (shape {_shape(matrix)}); leave the modality out")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is reported by `check_finite`.
-        return torch.from_numpy(np.array(matrix, dtype=np.float32, order="C"))
+        convert = np.ascontiguousarray if mapped else _contiguous_copy
+        return torch.from_numpy(convert(matrix, dtype=np.float32))
 
 
 def check_rows(features: Tensor, modality: str, num_items: int, source: str) -> None:
@@ -167,7 +179,7 @@ def check_rows(features: Tensor, modality: str, num_items: int, source: str) -> 
 
 def check_finite(features: Tensor, has: Tensor | None, modality: str, source: str) -> None:
     """Refuse NaN and infinite values in rows of items that have the modality."""
-    bad = ~torch.isfinite(features).all(dim=1)
+    bad = ~finite_rows(features)
     if has is not None:
         bad &= has
     rows = bad.nonzero().view(-1)
@@ -181,6 +193,12 @@ def check_finite(features: Tensor, has: Tensor | None, modality: str, source: st
         f"{column}: {float(features[row, column])} as float32; repair them, or {mask} has_{modality} "
         f"if these items lack the modality"
     )
+
+
+def finite_rows(features: Tensor) -> Tensor:
+    """Return which rows ``[N]`` of features ``[N, d]`` hold finite numbers only."""
+    blocks = features.split(max(1, _BLOCK_FLOATS // max(features.size(1), 1)))
+    return torch.cat([torch.isfinite(block).all(dim=1) for block in blocks])
 
 
 def as_mask(mask: Any, modality: str, num_items: int, source: str) -> Tensor:
@@ -221,6 +239,10 @@ def _as_array(values: Any, where: str) -> np.ndarray:
     if array.dtype.kind == "O":
         raise InputError(f"{where} has dtype object ({type(values).__name__}), expected a plain array of numbers")
     return array
+
+
+def _contiguous_copy(array: np.ndarray, dtype: Any) -> np.ndarray:
+    return np.array(array, dtype=dtype, order="C")
 
 
 def _frame_to_pairs(frame: Any, where: str) -> np.ndarray:

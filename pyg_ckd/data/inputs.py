@@ -68,3 +68,13 @@ def held_out(data: HeteroData, split: str) -> Tensor:
     if split not in names:
         raise unknown_name("split", split, names)
     return data[RATES][names[split]]
+
+
+def item_masks(data: HeteroData) -> dict[str, Tensor]:
+    """Return for every modality that some items lack which items have it, bool ``[num_items]``.
+
+    Args:
+        data: The graph.
+    """
+    masks = {m: data["item"].get(f"has_{m}") for m in data.modalities}
+    return {m: has for m, has in masks.items() if has is not None and not bool(has.all())}

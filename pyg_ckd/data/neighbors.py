@@ -24,7 +24,9 @@ _BLOCK_PAIRS = 2**21  # Pairs of users held at once by `co_occurrence`.
 _GROUP = 32  # Columns that `_largest` looks at as one.
 
 
-def knn(x: Tensor, k: int, similarity: str = "cosine", block_size: int | None = None) -> tuple[Tensor, Tensor]:
+def knn(
+    x: Tensor, k: int, similarity: str = "cosine", block_size: int | None = None, among: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Return for every row of ``x`` the ``k`` rows that are most similar to it, itself among the candidates.
 
     The cosine of two rows is the dot product of :math:`\mathbf{x} / \max(\|\mathbf{x}\|_2, 10^{-12})`, so that a row of
@@ -39,6 +41,8 @@ def knn(x: Tensor, k: int, similarity: str = "cosine", block_size: int | None = 
         similarity: ``"cosine"`` or ``"dot"``.
         block_size: Rows that are compared with all others at once. By default as many as need 128 MiB for their
             similarities, but at least 32.
+        among: Candidates ``[C, d]`` of the dtype of ``x`` to find neighbours among, instead of the rows of ``x``;
+            ``k`` is then from 1 to ``C``.
 
     Returns:
         Similarities in decreasing order, float ``[N, k]``, without gradient, and the rows they belong to, int64
@@ -49,8 +53,11 @@ def knn(x: Tensor, k: int, similarity: str = "cosine", block_size: int | None = 
             of range, or ``similarity`` is neither of the two.
     """
     rows = _comparable(x.detach(), similarity)
-    _check_k(k, rows.size(0), "rows")
-    return _nearest(rows, k, block_size)
+    candidates = rows if among is None else _comparable(among.detach(), similarity)
+    if candidates.size(1) != rows.size(1):
+        raise InputError(f"among: found {candidates.size(1)} columns, expected {rows.size(1)} as in x")
+    _check_k(k, candidates.size(0), "rows")
+    return _nearest(rows, k, block_size, candidates)
 
 
 def knn_graph(x: Tensor, k: int, similarity: str = "cosine", include_self: bool = True) -> tuple[Tensor, Tensor]:
@@ -200,21 +207,22 @@ def _check_k(k: int, limit: int, of: str) -> None:
         raise InputError(f"k: found {k}, expected 1 to {limit}, the number of {of}")
 
 
-def _nearest(x: Tensor, k: int, block_size: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the ``k`` largest dot products of every row with all rows, and the rows they belong to."""
-    num_rows = x.size(0)
-    width = -(-num_rows // _GROUP) * _GROUP
+def _nearest(x: Tensor, k: int, block_size: int | None = None, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest dot products of every row with all candidates, and the candidates they belong to."""
+    among = x if among is None else among
+    num_rows, num_candidates = x.size(0), among.size(0)
+    width = -(-num_candidates // _GROUP) * _GROUP
     if block_size is None:
         block_size = max(32, _BLOCK_BYTES // (width * x.element_size()))
     if block_size < 1:
         raise InputError(f"block_size: found {block_size}, expected a positive number of rows, or None")
-    # The same memory serves every block; the columns after the last row are never chosen.
+    # The same memory serves every block; the columns after the last candidate are never chosen.
     block = x.new_full((min(block_size, num_rows), width), -torch.inf)
     value, index = x.new_empty(num_rows, k), torch.empty(num_rows, k, dtype=torch.int64, device=x.device)
     for start in range(0, num_rows, block_size):
         rows = slice(start, min(start + block_size, num_rows))
         scores = block[: rows.stop - start]
-        torch.mm(x[rows], x.t(), out=scores[:, :num_rows])
+        torch.mm(x[rows], among.t(), out=scores[:, :num_candidates])
         value[rows], index[rows] = _largest(scores, k)
     return value, index
 

@@ -37,13 +37,7 @@ def random_split(interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), s
         InputError: If the interactions are no ``[2, E]`` integers or the ratios do not sum to one.
     """
     pairs = as_edge_index(interactions, "interactions", "split")
-    cuts = np.cumsum(_check_ratios(ratios))
-    rng = np.random.default_rng(seed)
-    rank, count, user = _rank_within_user(pairs[0], rng.random((pairs.shape[1],)))
-    offset = rng.random(int(user.max(initial=-1)) + 1)
-    position = (rank + offset[user]) / count
-    part = np.searchsorted(cuts[:2], position, side="right")
-    return _parts(pairs, np.where(rank == 0, TRAIN, part))
+    return _parts(pairs, _random_parts(pairs[0], _check_ratios(ratios), np.random.default_rng(seed)))
 
 
 def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0) -> Split:
@@ -98,6 +92,49 @@ def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] =
     return _parts(pairs, part)
 
 
+def cold_start_split(
+    interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0, cold_share: float = 0.2
+) -> Split:
+    r"""Hold out whole items: a share of them has no training interaction at all.
+
+    The cold items are drawn at random among those with interactions and belong to either validation or test, in
+    proportion to their ratios (evenly if both are zero). The interactions of the other items are split for each user as
+    by :func:`random_split`, so that cold and warm items can be evaluated apart. With ``ratios=(1, 0, 0)`` nothing but
+    cold items is held out. Users who only know cold items have no training interaction.
+
+    Args:
+        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        ratios: Shares of training, validation and test interactions of warm items; they sum to one. (default: ``(0.8,
+            0.1, 0.1)``)
+        seed: The same seed gives the same split. (default: :obj:`0`)
+        cold_share: Share of the items that are cold, rounded to a whole number of items. (default: :obj:`0.2`)
+
+    Returns:
+        ``(train, val, test)``, each int64 ``[2, E']``.
+
+    Raises:
+        InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, or ``cold_share`` is
+            not between 0 and 1 or leaves no cold or no warm item.
+    """
+    pairs = as_edge_index(interactions, "interactions", "split")
+    shares = _check_ratios(ratios)
+    items, item = np.unique(pairs[1], return_inverse=True)
+    num_cold = round(cold_share * items.size) if 0 < cold_share < 1 else 0
+    if not 0 < num_cold < items.size:
+        raise InputError(
+            f"split: cold_share is {cold_share}, which makes {num_cold} of {items.size} items cold, expected a share "
+            "between 0 and 1 that leaves cold items and others"
+        )
+    rng = np.random.default_rng(seed)
+    num_val = round(num_cold * (shares[1] / (shares[1] + shares[2]) if shares[1] + shares[2] else 0.5))
+    kind = np.full(items.size, TRAIN)
+    kind[rng.permutation(items.size)[:num_cold]] = np.where(np.arange(num_cold) < num_val, VAL, TEST)
+    part = kind[item]
+    warm = np.flatnonzero(part == TRAIN)
+    part[warm] = _random_parts(pairs[0, warm], shares, rng)
+    return _parts(pairs, part)
+
+
 def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
     r"""Mark the interactions of the k-core: the largest subset in which every user and item has enough interactions.
 
@@ -145,6 +182,15 @@ def _largest_k(rows: list[np.ndarray], k: int, k_item: int | None) -> int:
         leaves = _core(rows, middle, middle if k_item is None else k_item).any()
         low, high = (middle, high) if leaves else (low, middle)
     return low
+
+
+def _random_parts(users: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the part of each interaction, at random within its user."""
+    rank, count, user = _rank_within_user(users, rng.random((users.size,)))
+    offset = rng.random(int(user.max(initial=-1)) + 1)
+    position = (rank + offset[user]) / count
+    part = np.searchsorted(np.cumsum(shares)[:2], position, side="right")
+    return np.where(rank == 0, TRAIN, part)
 
 
 def _rank_within_user(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""Feature transforms, and the one place where the features of items that lack a modality are filled in.
+"""Feature transforms.
 
 Statistics come from the items that have the modality (``has_<m>``); the others receive the mean of the outcome,
-which is the intervention do(X_m = mean).
+which is the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` has its say.
 """
 
 from __future__ import annotations
@@ -15,23 +15,10 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.errors import InputError, unknown_name
 
-
-def impute_mean(x: Tensor, has: Tensor | None) -> Tensor:
-    r"""Replace the rows of items without the modality with the mean row of the items that have it.
-
-    Args:
-        x: Features of shape ``[num_items, d]``; rows where ``has`` is :obj:`False` may hold anything, NaN included.
-        has: Bool mask ``[num_items]`` with at least one :obj:`True`, or :obj:`None` if all items have the modality.
-
-    Returns:
-        A new matrix of the dtype of ``x``, or ``x`` itself if no row is missing.
-    """
-    if has is None or bool(has.all()):
-        return x
-    mean = x[has].double().mean(dim=0).to(x.dtype)  # [d]
-    return torch.where(has.view(-1, 1), x, mean)
+_BLOCK_FLOATS = 2**25  # Values held at once in double precision: 256 MiB.
 
 
 class FeatureTransform(BaseTransform):
@@ -90,16 +77,21 @@ class StandardizeFeatures(FeatureTransform):
 
     def transform_rows(self, x: Tensor) -> Tensor:
         """Standardize the rows ``x`` ``[N, d]``; statistics are taken in float64."""
-        wide = x.double()
-        largest = wide.abs().amax(dim=0)
-        wide = wide - wide.mean(dim=0)
-        deviation = wide.square().mean(dim=0).sqrt()
-        # A column whose spread is below the resolution of its own values is constant up to rounding.
-        constant = deviation <= 4 * torch.finfo(torch.float32).eps * largest
-        factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny))
-        if self.scale:
-            factor = factor / x.size(1) ** 0.5
-        return (wide * factor).to(x.dtype)
+        out = torch.empty_like(x)
+        width = max(1, _BLOCK_FLOATS // max(x.size(0), 1))
+        for start in range(0, x.size(1), width):
+            columns = slice(start, start + width)
+            wide = x[:, columns].double()
+            largest = wide.abs().amax(dim=0)
+            wide = wide - wide.mean(dim=0)
+            deviation = wide.square().mean(dim=0).sqrt()
+            # A column whose spread is below the resolution of its own values is constant up to rounding.
+            constant = deviation <= 4 * torch.finfo(torch.float32).eps * largest
+            factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny))
+            if self.scale:
+                factor = factor / x.size(1) ** 0.5
+            out[:, columns] = wide * factor
+        return out
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(modalities={self.modalities}, scale={self.scale})"
@@ -114,12 +106,13 @@ class L2NormalizeFeatures(FeatureTransform):
 
     def transform_rows(self, x: Tensor) -> Tensor:
         """Normalise the rows ``x`` ``[N, d]``; norms are taken in float64."""
-        wide = x.double()
-        norm = wide.norm(dim=1, keepdim=True)
-        return (wide / norm.clamp(min=torch.finfo(torch.float64).tiny)).to(x.dtype)
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}(modalities={self.modalities})"
+        out = torch.empty_like(x)
+        rows = max(1, _BLOCK_FLOATS // x.size(1))
+        for source, target in zip(x.split(rows), out.split(rows), strict=True):
+            wide = source.double()
+            norm = wide.norm(dim=1, keepdim=True)
+            target.copy_(wide / norm.clamp(min=torch.finfo(torch.float64).tiny))
+        return out
 
 
 class PCAFeatures(FeatureTransform):

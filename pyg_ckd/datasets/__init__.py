@@ -1,3 +1,5 @@
+from pyg_ckd.datasets.amazon import AmazonReviews
+from pyg_ckd.datasets.batches import encode_batches
 from pyg_ckd.datasets.conversion import convert, recognise
 from pyg_ckd.datasets.folder import read_folder
 from pyg_ckd.datasets.formats import (
@@ -12,12 +14,19 @@ from pyg_ckd.datasets.formats import (
 )
 from pyg_ckd.datasets.loading import load
 from pyg_ckd.datasets.npz import MultimodalNpz, read_npz, write_npz
+from pyg_ckd.datasets.processed import MultimodalFolder
 from pyg_ckd.datasets.synthetic import SyntheticMultimodal, synthetic_multimodal
+from pyg_ckd.datasets.text import sentence_encoder, text_features
+from pyg_ckd.datasets.vectors import encode_files, read_vectors, write_vectors
 
 __all__ = [
+    "AmazonReviews",
+    "MultimodalFolder",
     "MultimodalNpz",
     "SyntheticMultimodal",
     "convert",
+    "encode_batches",
+    "encode_files",
     "load",
     "read_diffmm",
     "read_folder",
@@ -25,11 +34,15 @@ __all__ = [
     "read_mmrec",
     "read_npz",
     "read_recbole",
+    "read_vectors",
     "recognise",
+    "sentence_encoder",
     "synthetic_multimodal",
+    "text_features",
     "write_diffmm",
     "write_lattice",
     "write_mmrec",
     "write_npz",
     "write_recbole",
+    "write_vectors",
 ]

@@ -16,17 +16,22 @@ from torch import Tensor
 from pyg_ckd.errors import InputError
 
 
-def read_array(file: Path) -> np.ndarray:
+def read_array(file: Path, mapped: bool = False) -> np.ndarray:
     """Read one ``.npy`` file.
 
     The size that its header promises is compared with the size of the file before anything is allocated.
+
+    Args:
+        file: The file.
+        mapped: Whether to map the file copy-on-write in the place of reading it. Then it must not be overwritten while
+            the array is in use; replacing it with another file is fine. (default: :obj:`False`)
 
     Raises:
         InputError: If the file is missing, damaged, cut short, or holds Python objects.
     """
     try:
         _check_header(file)
-        return np.load(file, allow_pickle=False)
+        return np.load(file, mmap_mode="c" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
         raise InputError(
             f"{file}: cannot be read as a plain array ({one_line(error)}); "

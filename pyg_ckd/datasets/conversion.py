@@ -98,7 +98,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
     place = Path(target)
     if format == "npz" and place.exists():
         raise InputError(f"{place}: exists, expected the name of a new .npz file; choose another one or remove it")
-    data = READERS[recognise(source)](source, transform="none")
+    data = READERS[recognise(source)](source, transform="none", impute="given")
     try:
         WRITERS[format](data, place)
     except OSError as error:

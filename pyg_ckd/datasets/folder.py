@@ -14,14 +14,14 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data
 from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.splits import k_core as core_mask
-from pyg_ckd.data.splits import leave_one_out_split, random_split, temporal_split
 from pyg_ckd.datasets.arrays import read_array
-from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of, value_at
 from pyg_ckd.errors import InputError, unknown_name
 
-_METHODS = ("auto", "given", "random", "leave-one-out", "temporal")
+_METHODS = ("auto", "given", "random", "leave-one-out", "temporal", "cold-start")
 
 
 def read_folder(
@@ -31,6 +31,9 @@ def read_folder(
     ratios: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     k_core: int = 0,
+    cold_share: float = 0.2,
+    impute: Impute = "mean",
+    strict: bool = True,
 ) -> HeteroData:
     r"""Read a graph from a folder of plain files.
 
@@ -52,12 +55,17 @@ def read_folder(
     Args:
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
-        split: ``"given"`` (by the files or the column ``split``), ``"random"``, ``"leave-one-out"``, ``"temporal"``, or
-            ``"auto"``: as given, else at random. All but ``"given"`` need ``interactions``. (default: :obj:`"auto"`)
+        split: ``"given"`` (by the files or the column ``split``), ``"random"``, ``"leave-one-out"``, ``"temporal"``,
+            ``"cold-start"``, or ``"auto"``: as given, else at random. All but ``"given"`` need ``interactions``.
+            (default: :obj:`"auto"`)
         ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
-        seed: Seeds the random split. (default: :obj:`0`)
+        seed: Seeds what is random in a split. (default: :obj:`0`)
         k_core: Keep users and items with at least so many interactions, before splitting; items stay in the graph.
             (default: :obj:`0`, keep all)
+        cold_share: Share of cold items in a cold-start split, see :func:`pyg_ckd.data.cold_start_split`. (default:
+            :obj:`0.2`)
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`. ``data.user_id`` and ``data.item_id`` hold the ids behind the
@@ -67,13 +75,13 @@ def read_folder(
         InputError: If a file is missing, damaged or inconsistent with another.
     """
     folder = Path(path)
-    if split not in _METHODS:
-        raise unknown_name("split", split, _METHODS)
+    split = split_method(split)
     features, has = _read_features(folder)
     frame = _read_interactions(folder, split)
     num_items = next(iter(features.values())).shape[0]
     pairs, user_id, item_id = _map(frame, folder, num_items)
-    _check_unique(pairs, frame, folder)
+    if strict:
+        _check_unique(pairs, frame, folder)
     if k_core:
         with naming(folder):
             keep = core_mask(pairs, k_core)
@@ -81,7 +89,7 @@ def read_folder(
         users, user_id = map_ids(frame["user"])
         pairs = np.stack([users, pairs[1, keep]])
     with naming(folder):
-        train, val, test = split_pairs(pairs, frame, split, ratios, seed)
+        train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share)
     data = build_data(
         train,
         features,
@@ -92,6 +100,8 @@ def read_folder(
         has=has,
         source=str(folder),
         transform=transform,
+        impute=impute,
+        strict=strict,
     )
     data.user_id, data.item_id = user_id, item_id
     return data
@@ -196,8 +206,19 @@ def naming(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: {error}") from None
 
 
+def split_method(name: str) -> str:
+    """Return the name of a way to split, which may be written with underscores.
+
+    Raises:
+        InputError: If there is no such way.
+    """
+    if name.replace("_", "-") not in _METHODS:
+        raise unknown_name("split", name, _METHODS)
+    return name.replace("_", "-")
+
+
 def split_pairs(
-    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int
+    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float = 0.2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random."""
     given = "split" in frame.columns
@@ -213,13 +234,15 @@ def split_pairs(
         if timestamps is None:
             raise InputError("split='temporal' needs a column 'timestamp' in interactions; add it")
         return temporal_split(pairs, timestamps, ratios)
+    if split == "cold-start":
+        return cold_start_split(pairs, ratios, seed, cold_share)
     return random_split(pairs, ratios, seed)
 
 
 def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}, expected a folder")
-    arrays = {file.stem: read_array(file) for file in sorted(folder.glob("*.npy"))}
+    arrays = {file.stem: read_array(file, mapped=True) for file in sorted(folder.glob("*.npy"))}
     features = {name: array for name, array in arrays.items() if not name.startswith("has_")}
     if not features:
         raise InputError(f"{folder}: no features, expected <modality>.npy of shape [num_items, d]; {listing(folder)}")

@@ -25,8 +25,8 @@ def load(path: str | os.PathLike[str], transform: Transform = "standardize", **o
         path: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``
             (:func:`synthetic_multimodal`).
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
-        **options: Further arguments of that function, *e.g.*, ``split`` for a folder or ``seed`` for the synthetic
-            graph.
+        **options: Further arguments of that function, *e.g.*, ``split`` for a folder, ``impute`` for any file or
+            folder, or ``seed`` for the synthetic graph.
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`.
@@ -80,4 +80,4 @@ def _fits(value: Any, hint: Any) -> bool:
         )
     if hint in (int, float):
         return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    return isinstance(value, origin or hint)

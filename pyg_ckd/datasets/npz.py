@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.data import build_data, check_data
+from pyg_ckd.data.impute import Impute
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_arrays
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path
@@ -50,7 +51,9 @@ class MultimodalNpz(InMemoryDataset):
         self.data, self.slices = self.collate([data if pre_transform is None else pre_transform(data)])
 
 
-def read_npz(path: str | os.PathLike[str], transform: Transform = "standardize") -> HeteroData:
+def read_npz(
+    path: str | os.PathLike[str], transform: Transform = "standardize", impute: Impute = "mean", strict: bool = True
+) -> HeteroData:
     r"""Read a graph from a NumPy archive.
 
     ====================== =========================== ============================================================
@@ -69,6 +72,8 @@ def read_npz(path: str | os.PathLike[str], transform: Transform = "standardize")
     Args:
         path: The ``.npz`` file.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`; ``data.user_id`` and ``data.item_id`` are int64 tensors or
@@ -92,6 +97,8 @@ def read_npz(path: str | os.PathLike[str], transform: Transform = "standardize")
         has={name[4:]: array for name, array in arrays.items() if name.startswith("has_")},
         source=source,
         transform=transform,
+        impute=impute,
+        strict=strict,
     )
     for name in _IDS:
         if name in arrays:
@@ -113,7 +120,7 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     """
     if Path(path).suffix != ".npz":
         raise InputError(f"{path}: expected a file name that ends in .npz")
-    data = check_data(data)
+    data = check_data(data, impute="given")
     item, rates = data["item"], data["user", "rates", "item"]
     arrays: dict[str, Any] = {"num_users": data["user"].num_nodes, "num_items": item.num_nodes}
     arrays |= {split: rates[name].numpy() for split, name in _INTERACTIONS.items()}

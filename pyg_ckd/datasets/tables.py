@@ -102,7 +102,7 @@ def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:
     """Return ids as an int64 tensor if they are integers, else as a list of strings."""
     if pd.api.types.is_integer_dtype(values):
         return torch.from_numpy(np.array(values, dtype=np.int64))
-    return [str(value) for value in values]
+    return list(map(str, values.tolist()))
 
 
 def value_at(column: pd.Series, row: int) -> object:

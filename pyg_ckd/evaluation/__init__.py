@@ -1,5 +1,6 @@
 """Full-ranking evaluation, imbalance diagnostics, statistics and the report."""
 
+from pyg_ckd.evaluation.description import render_description, write_description
 from pyg_ckd.evaluation.metrics import user_metrics
 from pyg_ckd.evaluation.ranking import Evaluator, Metrics, embed, evaluate, popularity, unimodal_gap
 from pyg_ckd.evaluation.report import render_console_table, results_table, verdict, write_report
@@ -15,9 +16,11 @@ __all__ = [
     "paired_test",
     "popularity",
     "render_console_table",
+    "render_description",
     "results_table",
     "unimodal_gap",
     "user_metrics",
     "verdict",
+    "write_description",
     "write_report",
 ]

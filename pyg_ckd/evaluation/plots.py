@@ -159,6 +159,32 @@ def metric_bars(results: Mapping[str, Any], metric: str | None = None) -> Figure
     return figure
 
 
+def degree_distribution(degrees: Mapping[str, Any]) -> Figure:
+    """Draw which share of the nodes has at least so many interactions, on logarithmic axes, a panel for each kind.
+
+    Args:
+        degrees: From the kind of node, such as ``user``, to the number of interactions of every node, ``[N]`` integer.
+    """
+    import numpy as np
+
+    figure = _figure(3.4)
+    axes = figure.subplots(1, len(degrees), squeeze=False)[0]
+    for ax, (kind, degree), color in zip(axes, degrees.items(), PALETTE, strict=False):
+        _style(ax, f"{kind.capitalize()}s", "training interactions, at least", grid="y")
+        values, count = np.unique(degree[degree > 0], return_counts=True)
+        share = count[::-1].cumsum()[::-1] / max(len(degree), 1)
+        ax.plot(values, share, color=color, linewidth=1.6, marker="o", markersize=3)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, place: percent(value, max(0, -2 - math.floor(math.log10(value)))))
+        ax.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
+        ax.minorticks_off()
+        ax.set_xlim(0.9, max(12.0, 1.2 * max(values, default=1)))
+        ax.set_ylim(top=1.3)
+        ax.set_ylabel(f"share of {kind}s", color=MUTED, fontsize=TEXT)
+    return figure
+
+
 def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

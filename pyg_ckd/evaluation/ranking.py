@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit")
+CANDIDATES = ("all", "cold", "warm")
 BLOCK_BYTES = 2**27
 
 
@@ -50,10 +51,12 @@ class Evaluator:
             ``coverage``, ``personalization`` (properties of all lists).
         mask: Splits whose interactions count as seen and are never recommended; not ``split`` itself, whose items are
             those to be found.
+        candidates: Items that are ranked and to be found: ``"all"``, or only those without (``"cold"``) or with
+            (``"warm"``) a training interaction, for users who have such an item to be found.
 
     Raises:
-        InputError: If a name is unknown, there is no cut-off or one that is not between 1 and the number of items, the
-            split is empty or among those of ``mask``.
+        InputError: If a name is unknown, there is no cut-off or one that is not between 1 and the number of candidates,
+            the split is empty (of candidates) or among those of ``mask``.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Evaluator:
         k: Sequence[int] = (20,),
         metrics: Sequence[str] = DEFAULT_METRICS,
         mask: Sequence[str] = ("train",),
+        candidates: str = "all",
     ) -> None:
         if split == "train":
             raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
@@ -74,21 +78,29 @@ class Evaluator:
         for name in metrics:
             if name not in USER_METRICS and name not in LIST_METRICS:
                 raise unknown_name("metric", name, (*USER_METRICS, *LIST_METRICS))
+        if candidates not in CANDIDATES:
+            raise unknown_name("kind of candidates", candidates, CANDIDATES)
         self.num_items = data["item"].num_nodes
+        self.cold_items = torch.bincount(held_out(data, "train")[1], minlength=self.num_items) == 0
+        among = {"cold": self.cold_items, "warm": ~self.cold_items}.get(candidates)
+        self._excluded = None if among is None else ~among
+        self._num_candidates = self.num_items if among is None else int(among.sum())
+        of = "" if among is None else f"{candidates} "
         if not k:
             raise InputError("k: found none, expected at least one cut-off")
         for cut in k:
-            if not 1 <= cut <= self.num_items:
+            if not 1 <= cut <= self._num_candidates:
                 raise InputError(
-                    f"k: found {cut}, expected a number between 1 and {self.num_items}, the number of items"
+                    f"k: found {cut}, expected a number between 1 and {self._num_candidates}, the number of {of}items"
                 )
         self.k, self.metrics = tuple(sorted(set(k))), tuple(metrics)
         positives = held_out(data, split)
+        positives = positives if among is None else positives[:, among[positives[1]]]
         if positives.size(1) == 0:
-            raise InputError(f"split {split!r}: found no interaction, expected at least one to evaluate on")
+            with_items = f" with {of}items" if of else ""
+            raise InputError(f"split {split!r}: found no interaction{with_items}, expected at least one to evaluate on")
         self.users, row = torch.unique(positives[0], return_inverse=True)
         self.labels = torch.stack([row, positives[1]])
-        self.cold_items = torch.bincount(held_out(data, "train")[1], minlength=self.num_items) == 0
         self._seen_ptr, self._seen_item = self._seen(data, mask)
 
     def _seen(self, data: HeteroData, mask: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -103,7 +115,7 @@ class Evaluator:
 
     @torch.no_grad()
     def rank(self, embeddings: Embeddings) -> Tensor:
-        """Return the best items of every evaluated user, best first, int64 ``[users, max(k)]`` on the CPU.
+        """Return the best candidates of every evaluated user, best first, int64 ``[users, max(k)]`` on the CPU.
 
         Seen items are never among them: a user with fewer candidates than ``max(k)`` has ``-1`` at the end of the list,
         an empty slot that counts as no recommendation in any metric (``precision@k`` still divides by ``k``).
@@ -128,6 +140,8 @@ class Evaluator:
             row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
             seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
             scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
+            if self._excluded is not None:
+                scores.masked_fill_(self._excluded.to(scores.device), -math.inf)
             top = scores.topk(self.k[-1], dim=1)
             best.append(top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu())
         return torch.cat(best)
@@ -173,10 +187,10 @@ class Evaluator:
         return result
 
     def _list_metrics(self, ranked: Tensor) -> dict[str, float]:
-        result = {}
+        result, scale = {}, self.num_items / self._num_candidates
         for k in self.k:
             if "coverage" in self.metrics:
-                result[f"coverage@{k}"] = coverage(ranked, k, self.num_items)
+                result[f"coverage@{k}"] = coverage(ranked, k, self.num_items) * scale
             if "personalization" in self.metrics:
                 result[f"personalization@{k}"] = personalization(ranked, k)
         return result
@@ -192,6 +206,7 @@ def evaluate(
     per_user: bool = False,
     cold: bool = False,
     mask: Sequence[str] = ("train",),
+    candidates: str = "all",
 ) -> Metrics:
     """Rank all items for every user of a split and average the metrics over users.
 
@@ -207,11 +222,12 @@ def evaluate(
         per_user: Whether to keep the values of every user.
         cold: Whether to tell cold items from warm ones.
         mask: Splits whose interactions count as seen; not ``split`` itself.
+        candidates: Items that are ranked: ``"all"``, ``"cold"`` (without a training interaction) or ``"warm"``.
 
     Raises:
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
-    evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask)
+    evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask, candidates)
     if isinstance(model, Embeddings):
         return evaluator(model, per_user, cold)
     return evaluator(embed(model, data, [as_view(view, data.modalities)])[0], per_user, cold)

@@ -201,7 +201,7 @@ def _write(path: Path, teacher: Teacher) -> None:
 
 
 def _attributes(model: nn.Module) -> list[tuple[str, str, str]]:
-    """Return the plain public attributes of a module and its parts: an adapted module need not show them in its repr."""
+    """Return the plain public attributes of a module and its parts, which an adapted module need not show otherwise."""
     plain = (bool, int, float, str, type(None), tuple, list)
     return [
         (path, name, repr(value))

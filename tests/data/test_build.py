@@ -218,6 +218,32 @@ def test_unknown_transform_is_refused():
         small(transform="standardise")
 
 
+@pytest.mark.parametrize("name", ["duplicates", "train and val", "val and test", "cold test"])
+def test_repetitions_pass_a_builder_that_is_not_strict(name):
+    assert small(strict=False, **BAD[name][0])[RATES].edge_index.dtype == torch.int64
+
+
+def test_features_that_are_not_finite_pass_a_builder_that_is_not_strict():
+    x = features()
+    x[1:3] = np.nan
+    data = small(features={"visual": x}, has={"visual": [True, True, False, True]}, transform="none", strict=False)
+    assert data["item"].visual.isnan().any(dim=1).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("name", ["transposed", "raw ids", "empty train", "too few rows", "short mask"])
+def test_what_is_no_graph_passes_no_builder(name):
+    changes, pattern = BAD[name]
+    refuses(pattern, strict=False, **changes)
+
+
+def test_read_only_arrays_become_tensors_of_their_own(recwarn):
+    train = TRAIN.copy()
+    train.flags.writeable = False
+    small(train=train)[RATES].edge_index.zero_()
+    assert np.array_equal(train, TRAIN)
+    assert not recwarn
+
+
 def foreign() -> HeteroData:
     data = HeteroData()
     data["user"].num_nodes = 3

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
@@ -371,3 +372,22 @@ def test_the_user_graph_equals_that_of_dualgnn_up_to_the_order_of_ties(golden: C
     for ours, theirs, count in zip(index, expected, counts, strict=True):
         for number in count.unique():
             assert set(ours[count == number].tolist()) == set(theirs[count == number].tolist())
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_neighbours_among_other_rows_are_those_of_all_products(similarity, block_size):
+    generator = torch.Generator().manual_seed(0)
+    x, among = torch.randn(20, 5, generator=generator), torch.randn(300, 5, generator=generator)
+    value, index = knn(x, 4, similarity, block_size, among)
+    rows = [F.normalize(y, dim=1) if similarity == "cosine" else y for y in (x, among)]
+    expected = (rows[0] @ rows[1].t()).topk(4, dim=1)
+    torch.testing.assert_close(value, expected.values)
+    assert torch.equal(index, expected.indices)
+
+
+def test_candidates_of_another_width_or_fewer_than_neighbours_are_refused():
+    with pytest.raises(InputError, match="among: found 2 columns, expected 3 as in x"):
+        knn(torch.ones(4, 3), 1, among=torch.ones(4, 2))
+    with pytest.raises(InputError, match="k: found 3, expected 1 to 2, the number of rows"):
+        knn(torch.ones(4, 3), 3, among=torch.ones(2, 3))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyg_ckd.data.splits import k_core, leave_one_out_split, random_split, temporal_split
+from pyg_ckd.data.splits import cold_start_split, k_core, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.errors import InputError
 
 pair_sets = st.sets(st.tuples(st.integers(0, 7), st.integers(0, 9)), min_size=1, max_size=60)
@@ -97,6 +97,56 @@ def test_dates_are_timestamps():
     edges = np.array([[0, 0, 0], [0, 1, 2]])
     dates = np.array(["2024-03-01", "2024-01-01", "2024-02-01"], dtype="datetime64[D]")
     assert leave_one_out_split(edges, dates)[2].tolist() == [[0], [0]]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    pair_sets, st.integers(0, 5), st.floats(0.05, 0.95), st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0, 0.5), (1, 0, 0)])
+)
+def test_cold_start_split_is_a_partition_in_which_a_share_of_the_items_has_no_training_interaction(
+    pairs, seed, share, ratios
+):
+    items = {item for _, item in pairs}
+    expected = round(share * len(items))
+    if not 0 < expected < len(items):
+        with pytest.raises(InputError, match=f"which makes {expected} of {len(items)} items cold"):
+            cold_start_split(as_array(pairs), ratios, seed, share)
+        return
+    parts = [as_set(part) if part.size else set() for part in cold_start_split(as_array(pairs), ratios, seed, share)]
+    assert set.union(*parts) == pairs
+    assert sum(map(len, parts)) == len(pairs)
+    train, val, test = ({item for _, item in part} for part in parts)
+    chosen = items - train
+    assert len(chosen) >= expected  # Warm items that no user trains with may come on top.
+    assert ratios[1] > 0 or ratios == (1, 0, 0) or not val
+    if ratios == (1, 0, 0):
+        assert len(chosen) == expected
+        assert val.isdisjoint(test)
+        assert len(val) == round(expected / 2)
+        assert {pair for part in parts[1:] for pair in part} == {pair for pair in pairs if pair[1] in chosen}
+
+
+def test_cold_start_split_meets_the_shares_of_items_and_the_ratios_of_the_others():
+    users, items = np.divmod(np.arange(200 * 100), 100)
+    train, val, test = cold_start_split(np.stack([users, items]), (0.7, 0.2, 0.1), cold_share=0.3)
+    cold = np.setdiff1d(items, train[1])
+    assert cold.size == 30
+    assert (np.isin(cold, val[1]).sum(), np.isin(cold, test[1]).sum()) == (20, 10)
+    warm = [np.isin(part[1], cold, invert=True).sum() / (200 * 70) for part in (train, val, test)]
+    np.testing.assert_allclose(warm, (0.7, 0.2, 0.1), atol=0.01)
+
+
+def test_cold_start_split_depends_on_the_seed_alone():
+    pairs = np.stack([np.repeat(np.arange(50), 10), np.tile(np.arange(10), 50)])
+    first, again, other = (cold_start_split(pairs, seed=seed)[2] for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), 0.01])
+def test_shares_that_leave_no_cold_or_no_warm_item_are_refused(share):
+    with pytest.raises(InputError, match=r"cold_share is .* of 2 items cold, expected a share"):
+        cold_start_split([[0, 0], [0, 1]], cold_share=share)
 
 
 def brute_core(pairs: set, k: int, k_item: int) -> set:

@@ -81,6 +81,14 @@ def test_pca_keeps_as_many_columns_as_there_are():
     assert (out["item"].visual.size(1), out["item"].audio.size(1)) == (6, 4)
 
 
+@pytest.mark.parametrize("transform", [StandardizeFeatures(), L2NormalizeFeatures()])
+def test_large_matrices_are_transformed_in_blocks_to_the_same_bits(transform, monkeypatch):
+    whole = transform(graph())
+    monkeypatch.setattr("pyg_ckd.data.transforms._BLOCK_FLOATS", 100)
+    for m in whole.modalities:
+        assert torch.equal(transform(graph())["item"][m], whole["item"][m])
+
+
 def test_pca_refuses_no_columns():
     with pytest.raises(InputError, match="num_components is 0, expected a positive"):
         PCAFeatures(0)

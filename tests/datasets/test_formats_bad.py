@@ -432,7 +432,7 @@ def test_command_converts_and_fails_in_one_line(tmp_path, capsys):
         ([*args, "lattice"], "is a folder with files in it"),
         ([*args, "latice"], "did you mean 'lattice'"),
         (args[:-1], "--format"),
-        (["data"], "expected convert"),
+        (["data"], "describe or convert"),
         (["data", "convrt"], "convrt"),
     ):
         assert main(bad) == 2

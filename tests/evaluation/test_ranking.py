@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from pyg_ckd.data import build_data, cold_start_split
 from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.errors import InputError
@@ -124,6 +126,45 @@ def test_cold_and_warm_items_are_averaged_over_the_users_who_have_some(make_data
         assert 0 < len(expected) < 30
         for metric in METRICS:
             assert result[f"{group}/{metric}@5"] == pytest.approx(mean(expected, f"{metric}@5"), abs=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("candidates", ["cold", "warm"])
+def test_on_request_only_cold_or_only_warm_items_are_ranked(candidates, make_data):
+    data = dense_data(make_data)
+    train = data[RATES].edge_index
+    data[RATES].edge_index = train[:, train[1] > 7]
+    cold = set(range(data["item"].num_nodes)) - set(data[RATES].edge_index[1].tolist())
+    others = [i for i in range(data["item"].num_nodes) if (i in cold) != (candidates == "cold")]
+    out = random_embeddings(data)
+    chosen = set(range(data["item"].num_nodes)) - set(others)
+    result = evaluate(out, data, "test", k=[5], candidates=candidates, metrics=[*METRICS, "coverage"])
+    nowhere = {(user, item) for user in range(30) for item in others}
+    seen, expected, lists = pairs(data, "train") | nowhere, {}, []
+    for user in range(30):
+        positives = {i for u, i in pairs(data, "test") if u == user and i in chosen}
+        if positives:
+            lists.append(ranked_list(out, user, seen))
+            expected[user] = metrics_of(lists[-1], positives, 5)
+    for metric in METRICS:
+        assert result[f"{metric}@5"] == pytest.approx(mean(expected, f"{metric}@5"), abs=1e-12)
+    assert result["coverage@5"] == pytest.approx(len({i for ranked in lists for i in ranked[:5]}) / len(chosen))
+
+
+def test_items_held_out_by_a_cold_start_split_are_found_by_their_features_alone():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 60)  # Users like the items of their kind, and the features show it.
+    pairs = np.array([(u, i) for u in range(40) for i in range(60) if kind[i] == u % 2 and rng.random() < 0.5]).T
+    train, val, test = cold_start_split(pairs, cold_share=0.3)
+    data = build_data(train, {"visual": np.eye(2)[kind]}, val=val, test=test, num_items=60, transform="none")
+    taste = torch.zeros(40, 60)
+    taste[tuple(data[RATES].edge_index)] = 1
+    out = Embeddings(taste @ data["item"].visual, data["item"].visual)
+    mixed = evaluate(out, data, "test", k=10, cold=True)
+    alone = evaluate(out, data, "test", k=5, candidates="cold")
+    assert 0 < mixed["cold/recall@10"] < evaluate(out, data, "test", k=10, candidates="cold")["recall@10"]
+    random = evaluate(random_embeddings(data), data, "test", k=5, candidates="cold")
+    assert alone["precision@5"] > 1.5 * random["precision@5"]
 
 
 def test_group_that_nobody_has_is_nan(make_data):
@@ -262,6 +303,9 @@ def test_results_print_as_aligned_lines(make_data):
         ({"mask": ["trian"]}, "unknown split 'trian': did you mean 'train'"),
         ({"mask": ["train", "test"]}, "mask: found 'test', the split that is evaluated"),
         ({"split": "val", "mask": ["val"]}, "mask: found 'val', the split that is evaluated"),
+        ({"candidates": "colt"}, "unknown kind of candidates 'colt': did you mean 'cold'"),
+        ({"candidates": "cold"}, "k: found 3, expected a number between 1 and 1, the number of cold items"),
+        ({"candidates": "cold", "split": "val", "k": 1}, "split 'val': found no interaction with cold items"),
     ],
     ids=str,
 )

@@ -34,7 +34,7 @@ from pyg_ckd.data import build_data, held_out
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
-from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.errors import InputError
 
 SIDECAR = "pyg_ckd.npz"
@@ -65,12 +65,20 @@ class Contents:
     feature_folders: Sequence[Path] = ()
 
 
-def build(contents: Contents, transform: Transform, extras: Mapping[str, np.ndarray] | None = None) -> HeteroData:
+def build(
+    contents: Contents,
+    transform: Transform,
+    impute: Impute,
+    strict: bool,
+    extras: Mapping[str, np.ndarray] | None = None,
+) -> HeteroData:
     """Build the graph of what a reader found.
 
     Args:
         contents: What was found.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`.
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`.
+        strict: See :func:`pyg_ckd.data.build_data`.
         extras: The content of the sidecar. (default: :obj:`None`, read it)
 
     Raises:
@@ -101,6 +109,8 @@ def build(contents: Contents, transform: Transform, extras: Mapping[str, np.ndar
         has={m: read_array(file) for m, file in masks.items() if file.is_file()},
         source=str(contents.folder),
         transform=transform,
+        impute=impute,
+        strict=strict,
     )
     for name in ("user_id", "item_id"):
         if name in extras:
@@ -196,7 +206,7 @@ def _order(extras: Mapping[str, np.ndarray], sidecar: str) -> list[str]:
 
 
 def _read_features(file: Path) -> np.ndarray:
-    array = read_array(file)
+    array = read_array(file, mapped=True)
     if array.ndim != 2:
         raise InputError(f"{file}: has shape {list(array.shape)}, expected [num_items, d], one row per item")
     return array

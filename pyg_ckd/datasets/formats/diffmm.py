@@ -17,14 +17,16 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data import check_data
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.formats.coo import read_coo
-from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_folder
 
 _FILES = {"train": "trnMat.pkl", "val": "valMat.pkl", "test": "tstMat.pkl"}
 
 
-def read_diffmm(path: str | os.PathLike[str], transform: Transform = "standardize") -> HeteroData:
+def read_diffmm(
+    path: str | os.PathLike[str], transform: Transform = "standardize", impute: Impute = "mean", strict: bool = True
+) -> HeteroData:
     r"""Read a graph from a folder of DiffMM or MMSSL.
 
     ================================ =====================================================================
@@ -41,6 +43,8 @@ def read_diffmm(path: str | os.PathLike[str], transform: Transform = "standardiz
     Args:
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`; interactions keep the order of the matrix.
@@ -59,7 +63,7 @@ def read_diffmm(path: str | os.PathLike[str], transform: Transform = "standardiz
                     f"{file}: has shape {list(shapes[split])}, but trnMat.pkl has {list(shapes['train'])}, expected "
                     f"[num_users, num_items] in each; write them for the same users and items"
                 )
-    return build(Contents(folder, folder / "trnMat.pkl", parts, *shapes["train"]), transform)
+    return build(Contents(folder, folder / "trnMat.pkl", parts, *shapes["train"]), transform, impute, strict)
 
 
 def write_diffmm(data: HeteroData, path: str | os.PathLike[str]) -> None:
@@ -74,7 +78,7 @@ def write_diffmm(data: HeteroData, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: If the graph does not pass the checks or the folder is not empty.
     """
-    data = check_data(data)
+    data = check_data(data, impute="given")
     shape = (data["user"].num_nodes, data["item"].num_nodes)
     with atomic_folder(path) as folder:
         for split, part in parts_of(data).items():

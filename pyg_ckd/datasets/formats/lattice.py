@@ -21,7 +21,7 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.formats.common import SIDECAR, Contents, build, parts_of, read_sidecar, write_features
-from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_folder
 
@@ -29,7 +29,11 @@ _CORE = "5-core"
 
 
 def read_lattice(
-    path: str | os.PathLike[str], transform: Transform = "standardize", core: int | None = None
+    path: str | os.PathLike[str],
+    transform: Transform = "standardize",
+    core: int | None = None,
+    impute: Impute = "mean",
+    strict: bool = True,
 ) -> HeteroData:
     r"""Read a graph from a folder of LATTICE, MICRO or CKD.
 
@@ -48,6 +52,8 @@ def read_lattice(
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         core: The ``k`` of the folder ``<k>-core``. (default: :obj:`None`, the only one)
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`. Interactions come user by user, unless the folder was written
@@ -67,7 +73,8 @@ def read_lattice(
             parts[split] = _in_order(part, extras, split, folder / SIDECAR, file)
             num_users = max(num_users, users)
     places = list(dict.fromkeys([folder, home, home.absolute().parent]))
-    return build(Contents(folder, home / "train.json", parts, num_users, None, places), transform, extras)
+    contents = Contents(folder, home / "train.json", parts, num_users, None, places)
+    return build(contents, transform, impute, strict, extras)
 
 
 def write_lattice(data: HeteroData, path: str | os.PathLike[str]) -> None:
@@ -83,7 +90,7 @@ def write_lattice(data: HeteroData, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: If the graph does not pass the checks or the folder is not empty.
     """
-    data = check_data(data)
+    data = check_data(data, impute="given")
     order = {}
     with atomic_folder(path) as folder:
         (folder / _CORE).mkdir()

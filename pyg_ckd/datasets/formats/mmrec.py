@@ -15,14 +15,16 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
-from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_folder
 
 _COLUMNS = ("userID", "itemID", "x_label")
 
 
-def read_mmrec(path: str | os.PathLike[str], transform: Transform = "standardize") -> HeteroData:
+def read_mmrec(
+    path: str | os.PathLike[str], transform: Transform = "standardize", impute: Impute = "mean", strict: bool = True
+) -> HeteroData:
     r"""Read a graph from a folder of MMRec.
 
     ============================ =========================================================================
@@ -36,6 +38,8 @@ def read_mmrec(path: str | os.PathLike[str], transform: Transform = "standardize
     Args:
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`; interactions keep the order of the file.
@@ -51,7 +55,7 @@ def read_mmrec(path: str | os.PathLike[str], transform: Transform = "standardize
     parts = {split: np.ascontiguousarray(pairs[:, label == number]) for number, split in enumerate(SPLITS)}
     if not parts["train"].size:
         raise InputError(f"{file}: no row has x_label 0, expected at least one training interaction")
-    return build(Contents(folder, file, parts), transform)
+    return build(Contents(folder, file, parts), transform, impute, strict)
 
 
 def write_mmrec(data: HeteroData, path: str | os.PathLike[str]) -> None:
@@ -66,7 +70,7 @@ def write_mmrec(data: HeteroData, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: If the graph does not pass the checks or the folder is not empty.
     """
-    data = check_data(data)
+    data = check_data(data, impute="given")
     parts = parts_of(data)
     frame = pd.DataFrame(np.concatenate([parts[split] for split in SPLITS], axis=1).T, columns=["userID", "itemID"])
     frame["x_label"] = np.repeat(range(len(SPLITS)), [parts[split].shape[1] for split in SPLITS])

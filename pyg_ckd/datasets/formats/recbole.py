@@ -16,15 +16,14 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.folder import listing, naming, split_pairs
+from pyg_ckd.datasets.folder import listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.formats.mmrec import read_header, read_tab_separated
-from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.tables import map_ids
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_folder
 
-_METHODS = ("auto", "given", "random", "leave-one-out", "temporal")
 _SUFFIXES = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 _USER, _ITEM, _TIME = "user_id:token", "item_id:token", "timestamp:float"
 
@@ -35,6 +34,9 @@ def read_recbole(
     split: str = "auto",
     ratios: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
+    cold_share: float = 0.2,
+    impute: Impute = "mean",
+    strict: bool = True,
 ) -> HeteroData:
     r"""Read a graph from atomic files of RecBole.
 
@@ -56,10 +58,14 @@ def read_recbole(
     Args:
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
-        split: ``"given"`` (by the files), ``"random"``, ``"leave-one-out"``, ``"temporal"``, or ``"auto"``: as given,
-            else at random. (default: :obj:`"auto"`)
+        split: ``"given"`` (by the files), ``"random"``, ``"leave-one-out"``, ``"temporal"``, ``"cold-start"``, or
+            ``"auto"``: as given, else at random. (default: :obj:`"auto"`)
         ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
-        seed: Seeds the random split. (default: :obj:`0`)
+        seed: Seeds what is random in a split. (default: :obj:`0`)
+        cold_share: Share of cold items in a cold-start split, see :func:`pyg_ckd.data.cold_start_split`. (default:
+            :obj:`0.2`)
+        impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`. ``data.user_id`` and ``data.item_id`` hold the tokens: an int64
@@ -68,8 +74,7 @@ def read_recbole(
     Raises:
         InputError: If a file is missing, damaged or inconsistent with another.
     """
-    if split not in _METHODS:
-        raise unknown_name("split", split, _METHODS)
+    split = split_method(split)
     folder = Path(path)
     name, files = _inter_files(folder)
     if "whole" in files and split == "given":
@@ -84,14 +89,18 @@ def read_recbole(
     if "whole" in files:
         frame = frame.drop(columns="split").rename(columns={_TIME: "timestamp"})
     with naming(folder):
-        parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed), strict=True))
+        parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share), strict=True))
     if not parts["train"].size:
         raise InputError(f"{file}: has no rows, expected at least one training interaction")
     data = build(
-        Contents(folder, file, parts, len(user_id), num_items=None if item_id is None else len(item_id)), transform
+        Contents(folder, file, parts, len(user_id), num_items=None if item_id is None else len(item_id)),
+        transform,
+        impute,
+        strict,
     )
-    data.user_id = user_id
-    data.item_id = torch.arange(data["item"].num_nodes) if item_id is None else item_id
+    data.user_id = _with_type(getattr(data, "user_id", None), user_id)
+    rows = torch.arange(data["item"].num_nodes) if item_id is None else item_id
+    data.item_id = _with_type(getattr(data, "item_id", None), rows)
     return data
 
 
@@ -109,7 +118,7 @@ def write_recbole(data: HeteroData, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: If the graph does not pass the checks, an id cannot be a token, or the folder is not empty.
     """
-    data = check_data(data)
+    data = check_data(data, impute="given")
     name = Path(path).absolute().name
     users, items = (_tokens(data, kind) for kind in ("user", "item"))
     with atomic_folder(path) as folder:
@@ -218,11 +227,19 @@ def _as_integers(tokens: pd.Series) -> np.ndarray | None:
     return np.array(tokens.astype(np.int64))
 
 
+def _with_type(kept: Tensor | list[str] | None, ids: Tensor | list[str]) -> Tensor | list[str]:
+    """Return the ids of the sidecar, which knows text that looks like an integer, if they are those of the tokens."""
+    return ids if kept is None or _texts(kept) != _texts(ids) else kept
+
+
+def _texts(ids: Tensor | list[str]) -> list[str]:
+    return [str(value) for value in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+
+
 def _tokens(data: HeteroData, kind: str) -> np.ndarray:
     ids = getattr(data, f"{kind}_id", None)
     size = data[kind].num_nodes
-    values = list(range(size)) if ids is None else ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    tokens = [str(value) for value in values]
+    tokens = _texts(torch.arange(size) if ids is None else ids)
     if len(set(tokens)) != size or len(tokens) != size:
         raise InputError(
             f"data.{kind}_id: has {len(set(tokens))} different ids for {size} {kind}s, expected one for each; "

@@ -13,12 +13,12 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import (
-    Adjacency,
     BM3,
     FREEDOM,
     GRCN,
     MMGCN,
     VBPR,
+    Adjacency,
     Backbone,
     DualGNN,
     EarlyFusion,

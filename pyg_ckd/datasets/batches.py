@@ -1,0 +1,118 @@
+"""Encoding many inputs in batches that survive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyg_ckd.datasets.arrays import read_array
+from pyg_ckd.datasets.progress import progress_bar
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import atomic_path
+
+Encoder = Callable[[list[Any]], Any]
+
+
+def encode_batches(
+    inputs: Sequence[Any],
+    encode: Encoder,
+    batch_size: int = 256,
+    cache: str | os.PathLike[str] | None = None,
+    name: str = "encoder",
+    progress: bool = True,
+) -> np.ndarray:
+    r"""Turn inputs into vectors, batch by batch.
+
+    Args:
+        inputs: Texts, paths or anything else with a telling :func:`str`.
+        encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
+        batch_size: Number of inputs of a batch. (default: :obj:`256`)
+        cache: A folder that keeps every finished batch, under a name that is a digest of ``name`` and the inputs; the
+            next call reads what is there. Delete it when the encoder or the content of the files changes.
+            (default: :obj:`None`, start anew every time)
+        name: What the encoder is called in messages, on the progress bar and in the cache.
+            (default: :obj:`"encoder"`)
+        progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
+
+    Returns:
+        The vectors, float32 ``[N, d]``.
+
+    Raises:
+        InputError: If there are no inputs, the encoder returns something else, or the cache cannot be written; whole
+            batches stay there.
+    """
+    if not len(inputs):
+        raise InputError(f"{name}: got nothing to encode, expected at least one input")
+    if batch_size < 1:
+        raise InputError(f"{name}: batch_size is {batch_size}, expected a positive number of inputs")
+    out = np.empty((len(inputs), 0), dtype=np.float32)
+    with progress_bar(name, len(inputs), show=progress) as advance:
+        for start in range(0, len(inputs), batch_size):
+            batch = list(inputs[start : start + batch_size])
+            file = None if cache is None else Path(cache) / f"{_digest(name, batch)}.npy"
+            rows = _read(file, len(batch))
+            if rows is None:
+                rows = _checked(encode(batch), len(batch), start, name)
+                _write(rows, file)
+            if start == 0:
+                out = np.empty((len(inputs), rows.shape[1]), dtype=np.float32)
+            if rows.shape[1] != out.shape[1]:
+                raise InputError(
+                    f"{name}: gives {rows.shape[1]} columns from input {start} on, but {out.shape[1]} before; delete "
+                    f"the cache if the encoder has changed"
+                )
+            out[start : start + len(batch)] = rows
+            advance(len(batch))
+    return out
+
+
+def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is reported below.
+            array = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: gives no array of numbers for the batch from input {start} on ({error})") from None
+    if array.ndim != 2 or array.shape[0] != size or array.shape[1] == 0:
+        raise InputError(
+            f"{name}: gives shape {list(array.shape)} for the batch from input {start} on, expected [{size}, d], one "
+            f"vector per input"
+        )
+    wrong = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if wrong.size:
+        raise InputError(f"{name}: the vector of input {start + wrong[0]} is not finite; repair or leave out the input")
+    return array
+
+
+def _digest(name: str, batch: list[Any]) -> str:
+    return hashlib.sha256(json.dumps([name, *map(str, batch)]).encode()).hexdigest()[:32]
+
+
+def _read(file: Path | None, size: int) -> np.ndarray | None:
+    """Return a batch of the cache, or :obj:`None` if it is not there, or damaged."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        rows = read_array(file)
+    except InputError:
+        return None
+    usable = rows.ndim == 2 and rows.shape[0] == size and rows.dtype == np.float32 and bool(np.isfinite(rows).all())
+    return rows if usable else None
+
+
+def _write(rows: np.ndarray, file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        with atomic_path(file) as temporary:
+            np.save(temporary, rows)
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror or error}), and nothing half-written stays; make room and run "
+            f"the same again, the batches before it are kept"
+        ) from None

@@ -1,0 +1,61 @@
+"""The data set of a file or folder, processed once and opened in no time from then on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.datasets.cached import CachedGraph
+from pyg_ckd.datasets.loading import load
+from pyg_ckd.datasets.npz import Transform
+
+
+class MultimodalFolder(CachedGraph):
+    r"""The graph of a file or folder in any format of :func:`recognise`, as a PyG dataset of length one.
+
+    With ``root``, reading, checking and transforming happen once. The graph is kept in ``root/processed``, and is
+    memory-mapped when it is opened: that takes a fraction of a second whatever its size. It is made anew when other
+    options are asked for, or when a file of the source has another size or time of change.
+
+    Args:
+        path: The file or folder.
+        root: The folder for the processed graph. (default: :obj:`None`, nothing is written)
+        features: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
+        transform: Applied to the graph at every access. (default: :obj:`None`)
+        pre_transform: Applied to the graph before it is kept. (default: :obj:`None`)
+        force_reload: If set to :obj:`True`, make the graph anew. (default: :obj:`False`)
+        **options: Further arguments of the reader of the format, *e.g.*, ``split`` of :func:`read_folder`.
+
+    Raises:
+        InputError: As :func:`load`, or if the processed file cannot be read.
+
+    Example:
+        >>> data = MultimodalFolder("my_data", root="processed", split="leave-one-out")[0]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None = None,
+        features: Transform = "standardize",
+        transform: Callable[[HeteroData], Any] | None = None,
+        pre_transform: Callable[[HeteroData], HeteroData] | None = None,
+        force_reload: bool = False,
+        **options: Any,
+    ) -> None:
+        key = {"path": str(path), "features": repr(features), "options": sorted(options.items())}
+        key["files"] = [] if root is None else _stamps(Path(path), Path(root).absolute())
+        super().__init__(
+            lambda: load(path, transform=features, **options), key, root, transform, pre_transform, force_reload
+        )
+
+
+def _stamps(path: Path, root: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of every file of a source, those of the data set itself left out."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    own = [file for file in files if root not in file.absolute().parents or root in path.absolute().parents]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in own]

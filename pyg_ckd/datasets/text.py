@@ -1,0 +1,145 @@
+"""Features from texts: TF-IDF with a truncated SVD, which downloads nothing, or a sentence encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pyg_ckd.datasets.arrays import one_line
+from pyg_ckd.datasets.batches import Encoder, encode_batches
+from pyg_ckd.errors import InputError, unknown_name
+
+_TFIDF = "tfidf"
+_SENTENCES = "sentence-transformers"
+_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_DIM = 128
+_WORDS = 1 << 16
+
+
+def text_features(
+    texts: Sequence[str],
+    encoder: str | Encoder = "tfidf",
+    dim: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    cache: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Turn the texts of items into features.
+
+    Args:
+        texts: One text per item; an empty one, or one of white space, is missing.
+        encoder: ``"tfidf"`` (TF-IDF weights of up to 65536 words, reduced with a truncated SVD),
+            ``"sentence-transformers"`` or ``"sentence-transformers:MODEL"`` (the extra ``text``; a name on the model
+            hub or a folder; by default all-MiniLM-L6-v2), or a callable that maps a list of texts to an array
+            ``[B, d]``. (default: :obj:`"tfidf"`)
+        dim: Number of columns of ``"tfidf"``, fewer if there are fewer texts or words. The other encoders have their
+            own. (default: :obj:`None`, 128)
+        seed: Seeds the SVD. (default: :obj:`0`)
+        batch_size: Number of texts that an encoder gets at once. (default: :obj:`256`)
+        cache: A folder that keeps finished batches, see :func:`encode_batches`; not used by ``"tfidf"``.
+            (default: :obj:`None`)
+        progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
+
+    Returns:
+        The features, float32 ``[N, d]``, zero where there are none, and the mask of the items that have them, bool
+        ``[N]``. A text without a word that ``"tfidf"`` knows counts as missing.
+
+    Raises:
+        InputError: If the encoder is unknown, not installed or fails, or no text says anything.
+
+    Example:
+        >>> x, has = text_features(["red shoes", "", "blue shoes"], dim=2)
+        >>> x.shape, has.tolist()
+        ((3, 2), [True, False, True])
+    """
+    check_encoder(encoder, dim)
+    there = np.array([bool(text.strip()) for text in texts], dtype=bool)
+    given = [text for text in texts if text.strip()]
+    if not given:
+        raise InputError(f"texts: all {len(texts)} are empty, expected at least one; name other fields")
+    if encoder == _TFIDF:
+        rows, known = _tfidf(given, _DIM if dim is None else dim, seed)
+        there[there] = known
+    else:
+        encode = sentence_encoder(_model(encoder)) if isinstance(encoder, str) else encoder
+        rows = encode_batches(given, encode, batch_size, cache, name_of(encoder), progress)
+    features = np.zeros((len(texts), rows.shape[1]), dtype=np.float32)
+    features[there] = rows
+    return features, there
+
+
+def sentence_encoder(model: str, device: str | None = None) -> Encoder:
+    r"""Return a sentence encoder of the package ``sentence-transformers``, as a callable for :func:`text_features`.
+
+    Weights are read from the safe format alone, and no code that comes with a model is run.
+
+    Args:
+        model: A name on the model hub, or a folder.
+        device: Where to compute. (default: :obj:`None`, the package chooses)
+
+    Raises:
+        InputError: If the package is not installed or the model cannot be loaded.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise InputError(
+            "encoder: sentence-transformers is not installed; run pip install 'pyg-ckd[text]', or use the encoder tfidf"
+        ) from None
+    try:
+        net = SentenceTransformer(model, device=device, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"encoder: the model {model!r} cannot be loaded ({one_line(error):.200}); check its name, or give a folder "
+            f"that holds it"
+        ) from None
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return net.encode(texts, batch_size=32, convert_to_numpy=True, show_progress_bar=False)
+
+    return encode
+
+
+def check_encoder(encoder: str | Encoder, dim: int | None) -> None:
+    """Refuse an unknown encoder, and a number of columns that cannot be."""
+    if isinstance(encoder, str) and encoder.partition(":")[0] not in (_TFIDF, _SENTENCES):
+        raise unknown_name("encoder", encoder, (_TFIDF, _SENTENCES, f"{_SENTENCES}:MODEL"))
+    if dim is not None and encoder != _TFIDF:
+        raise InputError(f"dim: is {dim}, but the encoder {name_of(encoder)} has its own; leave it out")
+    if dim is not None and dim < 1:
+        raise InputError(f"dim: is {dim}, expected a positive number of columns")
+
+
+def name_of(encoder: str | Encoder) -> str:
+    """Return the name of an encoder for messages and the cache; a folder has its whole path."""
+    if not isinstance(encoder, str):
+        return f"{encoder.__module__}.{getattr(encoder, '__qualname__', type(encoder).__qualname__)}"
+    model = _model(encoder)
+    return f"{_SENTENCES}:{Path(model).resolve() if Path(model).is_dir() else model}"
+
+
+def _model(encoder: str) -> str:
+    return encoder.partition(":")[2] or _MODEL
+
+
+def _tfidf(texts: list[str], dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features of the texts that have a word of the vocabulary, and the mask of these texts."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(strip_accents="unicode", stop_words="english", sublinear_tf=True, max_features=_WORDS)
+    try:
+        weights = vectorizer.fit_transform(texts)
+    except ValueError:  # The vocabulary is empty.
+        raise InputError(
+            f"texts: none of {len(texts)} has a word of two letters that is not a stop word, e.g. {texts[0]!r:.80}; "
+            f"name other fields"
+        ) from None
+    known = weights.getnnz(axis=1) > 0
+    weights = weights[known]
+    svd = TruncatedSVD(min(dim, *weights.shape), random_state=seed)
+    return svd.fit_transform(weights).astype(np.float32), known

@@ -1,0 +1,61 @@
+"""The guides run from top to bottom as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pyg_ckd.cli import main
+from pyg_ckd.datasets.conversion import READERS
+
+FOLDER = Path(__file__).parent.parent / "docs" / "guides"
+PAGES = sorted(path.name for path in FOLDER.glob("*.md"))
+
+
+def text(page: str) -> str:
+    return (FOLDER / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return language and content of every block of code."""
+    return re.findall(r"```(\w+)\n(.*?)```", text(page), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_guide_runs_block_by_block(
+    page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for language, content in blocks(page):
+        if language == "python":
+            exec(content, {})
+        else:
+            for line in content.splitlines():
+                program, *arguments = shlex.split(line)
+                assert (language, program) == ("sh", "pyg-ckd")
+                assert main(arguments) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page: str) -> None:
+    anchors = {
+        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.*)$", text(page), re.M)
+    }
+    for link in re.findall(r"\]\(([^)]+)\)", text(page)):
+        file, _, anchor = link.partition("#")
+        assert "://" in link or not file or (FOLDER / file).exists(), link
+        assert file or anchor in anchors, link
+
+
+def test_each_of_the_three_ways_in_takes_ten_lines() -> None:
+    ways = [content for language, content in blocks("bring_your_own_data.md") if language == "python"][:3]
+    for content in ways:
+        assert len([line for line in content.splitlines() if line and "import" not in line]) <= 10
+
+
+def test_the_table_of_readers_names_functions_that_there_are() -> None:
+    named = re.findall(r"`(read_\w+)`", text("bring_your_own_data.md"))
+    assert set(named) == {reader.__name__ for reader in READERS.values()}
