@@ -57,10 +57,10 @@ class MMGCN(LateFusion):
 
     normalization = "mean"
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 3e-4, "batch_size": 8192, "patience": 10},
+        "trainer": {"lr": 3e-4, "batch_size": 8192, "patience": 8},
         "plain": {"l2": 0.03},
         "teacher": {"l2": 0.03},
-        "distillation": {"l2": 0.03, "distillation_weight": 0.5},
+        "distillation": {"l2": 0.03, "distillation_weight": 0.1},
     }
 
     def __init__(
