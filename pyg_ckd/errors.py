@@ -28,4 +28,5 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(name).lower(), [n.lower() for n in names], n=3, cutoff=0.5)
     matches = [n for close in near for n in names if n.lower() == close]
     hint = f"did you mean {' or '.join(repr(n) for n in matches)}? " if matches else ""
-    return InputError(f"unknown {kind} {str(name)!r}: {hint}valid names are {', '.join(names) or '(none)'}")
+    shown = ", ".join(n if n.isprintable() else repr(n) for n in names) or "(none)"
+    return InputError(f"unknown {kind} {str(name)!r}: {hint}valid names are {shown}")

@@ -27,3 +27,7 @@ def test_closest_names_come_before_all_valid_ones(given, hint):
 
 def test_empty_list_of_names_is_said_so():
     assert str(unknown_name("modality", "x", [])) == "unknown modality 'x': valid names are (none)"
+
+
+def test_names_that_hold_a_line_break_stay_on_one_line():
+    assert str(unknown_name("field", "title", ["a\nb", "x"])) == "unknown field 'title': valid names are 'a\\nb', x"

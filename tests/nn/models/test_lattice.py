@@ -50,7 +50,7 @@ def dense_graph(model: LatentStructure, modality: str, features: dict[str, Tenso
 
 def collaborative(model: LatentStructure, features: dict[str, Tensor], graph: dict) -> Embeddings:
     """Return what LightGCN alone makes of the id embeddings."""
-    plain = LightGCN(model.num_users, model.num_items, {}, model.item_embedding.size(1), len(model.convs)).double()
+    plain = LightGCN(model.num_users, model.num_items, {}, model.item_embedding.size(1), model.num_layers).double()
     plain.load_state_dict({name: model.state_dict()[name] for name in ("user_embedding", "item_embedding")})
     return plain(features, graph)
 

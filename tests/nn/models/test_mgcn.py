@@ -46,7 +46,7 @@ def by_hand(model: MGCN, features: dict[str, Tensor], edges: Tensor, view: froze
     a[edges[0], edges[1] + users] = a[edges[1] + users, edges[0]] = 1
     scale = torch.where(a.sum(dim=1) > 0, a.sum(dim=1), 1).rsqrt()
     a = scale.unsqueeze(1) * a * scale
-    layers = len(model.convs) + 1
+    layers = model.num_layers + 1
     powers = sum(torch.linalg.matrix_power(a, layer) for layer in range(layers)) / layers
     content = powers @ torch.cat([model.user_embedding, model.item_embedding])
     enriched = {}
