@@ -1,0 +1,133 @@
+"""Peak memory of training steps with distillation, in a process of its own, over what has to be there at least."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import Bars, Missing, Suite, Table
+from benchmarks.problems import Problem, Steps
+from pyg_ckd.data.inputs import RATES
+from pyg_ckd.nn import MMGCN, Adjacency
+
+QUICK, FULL = (300_000,), (300_000, 1_000_000, 5_000_000)
+PARTS = ("features", "parameters", "optimiser", "graph")
+
+
+def run(suite: Suite, sizes: Sequence[int] | None = None) -> list[Table]:
+    """Measure MMGCN with CKD on random graphs with two modalities.
+
+    Args:
+        suite: What to measure on.
+        sizes: Interactions of the graphs.
+    """
+    table = Table("peak memory of MMGCN with CKD (MiB)", [], chart=Bars("beyond / needed", ("interactions",)))
+    for size in sizes or (FULL if suite.full else QUICK):
+        try:
+            found = alone(measure, size, suite.device.type, torch.get_num_threads())
+        except (Missing, RuntimeError) as error:
+            table.notes.append(f"{size} interactions: left out, {error}.")
+            continue
+        needed = sum(found[part] for part in PARTS)
+        table.rows.append(
+            {
+                "interactions": int(found["interactions"]),
+                "nodes": int(found["nodes"]),
+                **{name: found[name] / 2**20 for name in (*PARTS, "teachers", "prepared", "beyond", "peak")},
+                "beyond / needed": found["beyond"] / needed,
+                "peak / needed": found["peak"] / needed,
+                "wanted, at most": 2.5,
+            }
+        )
+    table.notes.append(
+        "Needed are features, parameters, optimiser state and prepared graph; teachers come on top. Beyond is the peak "
+        "less what the process held after its imports and a tiny step; prepared is the same before the first step."
+    )
+    return [table]
+
+
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a process of its own, so that its peak memory is nobody else's.
+
+    Raises:
+        Missing: If the process was killed, as happens where memory ends.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool:
+            raise Missing("its process was killed, most likely because memory ended") from None
+
+
+def measure(size: int, device: str, threads: int) -> dict[str, float]:
+    """Make three steps and return sizes in bytes."""
+    torch.set_num_threads(threads)
+    with suppress(OSError):  # Where memory ends, this process is the one to go.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
+    place = torch.device(device)
+    small = Problem.random(500, place)
+    Steps(small, small.objective(MMGCN, distilled=True))()  # Loads what the first step of a process loads.
+    before = held(place)
+    problem = Problem.random(size, place)
+    objective = problem.objective(MMGCN, distilled=True)
+    steps = Steps(problem, objective)
+    prepared = peak(place)
+    for _ in range(3):
+        steps()
+    graph: Adjacency = steps.graph[RATES]
+    state = [x for entry in steps.optimizer.state.values() for x in entry.values() if isinstance(x, Tensor)]
+    return {
+        "interactions": problem.edge_index.size(1),
+        "nodes": graph.num_nodes,
+        "features": occupied(problem.features.values()),
+        "parameters": occupied(objective.parameters()),
+        "optimiser": occupied(state),
+        "graph": occupied(
+            part for m in (graph.matrix, graph.transposed) for part in (m.crow_indices(), m.col_indices(), m.values())
+        ),
+        "teachers": occupied(objective.buffers()),
+        "prepared": prepared - before,
+        "beyond": peak(place) - before,
+        "peak": peak(place),
+    }
+
+
+def occupied(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors, each place in memory counted once."""
+    return sum({x.data_ptr(): x.nbytes for x in tensors}.values())
+
+
+def held(device: torch.device) -> int:
+    """Return the bytes that the process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return _largest()
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes that the process has held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(
+        OSError, StopIteration
+    ):  # Unlike getrusage, without what the parent held when it started the process.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return _largest()
+
+
+def _largest() -> int:
+    from benchmarks.neighbors import peak_memory  # Loads scikit-learn, which would count where the system tells more.
+
+    return int(peak_memory() * 2**20)
