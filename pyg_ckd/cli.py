@@ -210,7 +210,7 @@ def _add_recommend(parser: ArgumentParser, args: Sequence[str]) -> None:
 def _add_data_command(parser: ArgumentParser, args: Sequence[str]) -> None:
     from jsonargparse import ArgumentParser
 
-    from pyg_ckd.datasets.conversion import WRITERS
+    from pyg_ckd.datasets.writing import WRITERS
 
     commands = parser.add_subcommands(required=False)
     text = "write a data set in another format; that of the source is recognised"
@@ -241,7 +241,7 @@ def _add_amazon(commands: Any) -> None:
     from jsonargparse import ArgumentParser
 
     from pyg_ckd.datasets import AmazonReviews
-    from pyg_ckd.datasets.conversion import WRITERS
+    from pyg_ckd.datasets.writing import WRITERS
 
     text = "download the Amazon reviews of a category and write them with features of texts and images"
     sub = ArgumentParser(description=f"{text[0].upper()}{text[1:]}.", exit_on_error=False)

@@ -55,9 +55,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: If ``path`` is a file or a folder that is not empty.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        found = "is a folder with files in it" if target.is_dir() else "is a file"
-        raise InputError(f"{target}: {found}, expected a new or empty folder to write to; choose another name")
+    check_folder_is_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -70,6 +68,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder_is_free(path: str | os.PathLike[str]) -> None:
+    """Raise an InputError if a path is a file or a folder that is not empty."""
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        found = "is a folder with files in it" if target.is_dir() else "is a file"
+        raise InputError(f"{target}: {found}, expected a new or empty folder to write to; choose another name")
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[Any, Any]) -> None:

@@ -167,10 +167,11 @@ class DistillationWrapper(Objective):
         if self.generic:
             tau, eps = self.temperature, self.log_eps
             known = self._available(*random[1:])
-            pairs = {m: (alone[m][1], teachers[m][1]) for m in self.modalities}
-            if known is not None:  # No triple at all makes a mean of NaN, but a sum of zero.
-                pairs = {m: (s[known[:, n]], t[known[:, n]]) for n, (m, (s, t)) in enumerate(pairs.items())}
-            generic = [ranking_cross_entropy(s, t, tau, eps) if s.numel() else s.sum() for s, t in pairs.values()]
+            columns = [None] * len(self.modalities) if known is None else known.unbind(dim=-1)
+            generic = [
+                ranking_cross_entropy(alone[m][1], teachers[m][1], tau, eps, column)
+                for m, column in zip(self.modalities, columns, strict=True)
+            ]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
         return terms
 

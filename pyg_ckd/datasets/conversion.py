@@ -9,21 +9,13 @@ from pathlib import Path
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.datasets.folder import read_folder
-from pyg_ckd.datasets.formats import (
-    read_diffmm,
-    read_lattice,
-    read_mmrec,
-    read_recbole,
-    write_diffmm,
-    write_lattice,
-    write_mmrec,
-    write_recbole,
-)
+from pyg_ckd.datasets.formats import read_diffmm, read_lattice, read_mmrec, read_recbole
 from pyg_ckd.datasets.formats.mmrec import read_header
 from pyg_ckd.datasets.formats.recbole import is_typed
-from pyg_ckd.datasets.npz import read_npz, write_npz
+from pyg_ckd.datasets.npz import read_npz
 from pyg_ckd.datasets.tables import SUFFIXES
-from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.datasets.writing import WRITERS, check_target, write_graph
+from pyg_ckd.errors import InputError
 
 READERS: dict[str, Callable[..., HeteroData]] = {
     "npz": read_npz,
@@ -32,13 +24,6 @@ READERS: dict[str, Callable[..., HeteroData]] = {
     "diffmm": read_diffmm,
     "recbole": read_recbole,
     "folder": read_folder,
-}
-WRITERS: dict[str, Callable[[HeteroData, Path], None]] = {
-    "npz": write_npz,
-    "mmrec": write_mmrec,
-    "lattice": write_lattice,
-    "diffmm": write_diffmm,
-    "recbole": write_recbole,
 }
 
 
@@ -93,18 +78,9 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
         InputError: If the source cannot be read, the format is unknown, or the target is there or cannot be written;
             nothing half-written stays behind.
     """
-    if format not in WRITERS:
-        raise unknown_name("format", format, WRITERS)
-    place = Path(target)
-    if format == "npz" and place.exists():
-        raise InputError(f"{place}: exists, expected the name of a new .npz file; choose another one or remove it")
+    check_target(target, format)
     data = READERS[recognise(source)](source, transform="none", impute="given")
-    try:
-        WRITERS[format](data, place)
-    except OSError as error:
-        raise InputError(
-            f"{place}: cannot be written ({error.strerror or error}), nothing was; make room or choose another place"
-        ) from None
+    write_graph(data, target, format)
     return data
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.datasets.conversion import WRITERS
+from pyg_ckd.datasets.formats import write_diffmm, write_lattice, write_mmrec, write_recbole
+from pyg_ckd.datasets.npz import write_npz
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import check_folder_is_free
+
+WRITERS: dict[str, Callable[[HeteroData, Path], None]] = {
+    "npz": write_npz,
+    "mmrec": write_mmrec,
+    "lattice": write_lattice,
+    "diffmm": write_diffmm,
+    "recbole": write_recbole,
+}
 
 
 def check_target(target: str | os.PathLike[str], format: str) -> None:
@@ -21,11 +32,11 @@ def check_target(target: str | os.PathLike[str], format: str) -> None:
     if format not in WRITERS:
         raise unknown_name("format", format, WRITERS)
     place = Path(target)
-    if format == "npz" and (place.exists() or place.suffix != ".npz"):
+    if format != "npz":
+        check_folder_is_free(place)
+    elif place.exists() or place.suffix != ".npz":
         found = "exists" if place.exists() else "is no name of an .npz file"
         raise InputError(f"{place}: {found}, expected the name of a new .npz file; choose another one or remove it")
-    if format != "npz" and place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise InputError(f"{place}: exists, expected a new or empty folder to write to; choose another name")
 
 
 def write_graph(data: HeteroData, target: str | os.PathLike[str], format: str) -> None:

@@ -37,11 +37,23 @@ def l2_penalty(*rows: Tensor, squared: bool = True) -> Tensor:
         Scalar penalty.
     """
     if squared:
-        return 0.5 * torch.stack([squared_norm(row) for row in rows]).sum() / rows[0].size(0)
+        return l2_from_norm(torch.stack([squared_norm(row) for row in rows]).sum(), rows[0].size(0))
     return torch.stack([row.norm() for row in rows]).sum() / rows[0].size(0)
 
 
-def ranking_cross_entropy(student: Tensor, teacher: Tensor, temperature: float, eps: float = 0.0) -> Tensor:
+def l2_from_norm(squared_norm: Tensor, num_triples: int) -> Tensor:
+    """Return :func:`l2_penalty` where the sum of squares of all rows is known already.
+
+    Args:
+        squared_norm: The sum of squares, a scalar.
+        num_triples: Number of triples ``B``.
+    """
+    return 0.5 * squared_norm / num_triples
+
+
+def ranking_cross_entropy(
+    student: Tensor, teacher: Tensor, temperature: float, eps: float = 0.0, known: Tensor | None = None
+) -> Tensor:
     r"""Soft ranking distillation: cross-entropy between two pairwise preferences.
 
     .. math::
@@ -54,12 +66,15 @@ def ranking_cross_entropy(student: Tensor, teacher: Tensor, temperature: float, 
         temperature: Temperature :math:`\tau > 0`.
         eps: Added inside both logarithms, which caps a term near :math:`-\ln \epsilon` and stops the gradient of
             saturated margins, as the published code does with 1e-8; the default is exact.
+        known: Which triples count, bool ``[R]``; :obj:`None` means all.
 
     Returns:
-        Scalar loss, the mean over triples.
+        Scalar loss, the mean over the triples that count; zero if none does.
     """
     target = torch.sigmoid(teacher / temperature)
     if eps == 0.0:
-        return F.binary_cross_entropy_with_logits(student / temperature, target)
-    prob = torch.sigmoid(student / temperature)
-    return -(target * torch.log(prob + eps) + (1 - target) * torch.log(1 - prob + eps)).mean()
+        loss = F.binary_cross_entropy_with_logits(student / temperature, target, reduction="none")
+    else:
+        prob = torch.sigmoid(student / temperature)
+        loss = -(target * torch.log(prob + eps) + (1 - target) * torch.log(1 - prob + eps))
+    return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)

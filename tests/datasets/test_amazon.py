@@ -568,7 +568,12 @@ def test_the_command_refuses_in_one_line_before_the_work(tmp_path, folder, capsy
     out.write_bytes(b"")
     assert "baby.npz: exists" in fails(capsys, command(folder, out))
     assert "out" in fails(capsys, ["data", "amazon", "baby"])
-    assert fails(capsys, command(folder, folder, "--format", "lattice")).count("exists") == 1
+    assert (
+        fails(capsys, command(folder, folder, "--format", "lattice")).count(
+            "is a folder with files in it, expected a new or empty folder"
+        )
+        == 1
+    )
 
 
 def test_the_command_leaves_no_half_written_file_on_a_full_disk(tmp_path, folder, capsys, monkeypatch):

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 
 from pyg_ckd.data import RATES, build_data, fingerprint
 from pyg_ckd.datasets import convert, load, read_diffmm, read_lattice, read_mmrec, read_npz, read_recbole, recognise
-from pyg_ckd.datasets.conversion import READERS, WRITERS
+from pyg_ckd.datasets.conversion import READERS
 from pyg_ckd.datasets.formats.common import file_of, modality_of
+from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
 
 FORMATS = sorted(WRITERS)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 
 from pyg_ckd.cli import main
 from pyg_ckd.datasets import convert, load, read_diffmm, read_npz, recognise, write_npz, write_recbole
-from pyg_ckd.datasets.conversion import WRITERS
 from pyg_ckd.datasets.formats.coo import read_coo
+from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
 from tests.conftest import random_data
 

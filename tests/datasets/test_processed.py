@@ -11,7 +11,7 @@ import torch
 
 from pyg_ckd.data import fingerprint
 from pyg_ckd.datasets import MultimodalFolder, load, read_folder, synthetic_multimodal
-from pyg_ckd.datasets.conversion import WRITERS
+from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
 
 

@@ -16,7 +16,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.loss import bpr_loss
+from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.propagation import Adjacency
 
 SIZES = ("num_users", "num_items", "feature_dims")
@@ -265,7 +265,7 @@ class Backbone(nn.Module):
             out: The output of the trained view.
             batch: The triples.
         """
-        return 0.5 * out.squared_norm(batch.user, batch.positive, batch.negative) / batch.user.numel()
+        return l2_from_norm(out.squared_norm(batch.user, batch.positive, batch.negative), batch.user.numel())
 
     def split(self, x: Tensor, n_id_dict: Mapping[str, Tensor]) -> Embeddings:
         """Cut node embeddings ``[N, D]`` into those of users and of items."""
