@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -32,11 +32,21 @@ class Inputs(NamedTuple):
         features: From modality to the full feature matrix ``[I, d_m]``.
         graphs: The prepared graphs by edge type.
         n_id_dict: Row numbers of the users and items of a sampled subgraph, or empty.
+        shared: What branches have computed for each other, by name; see :meth:`once`.
     """
 
     features: Mapping[str, Tensor]
     graphs: Mapping[EdgeType, Any]
     n_id_dict: Mapping[str, Tensor]
+    shared: dict[str, Tensor] | None = None
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what ``compute`` makes, the same tensor for all branches of a pass."""
+        if self.shared is None:
+            return compute()
+        if name not in self.shared:
+            self.shared[name] = compute()
+        return self.shared[name]
 
     @property
     def graph(self) -> Adjacency:
@@ -227,7 +237,7 @@ class Backbone(nn.Module):
             graphs = self.prepare(features, edge_index_dict)
         else:
             graphs = {**edge_index_dict, RATES: self._adjacency(edge_index_dict, n_id_dict)}
-        out = dict(zip(distinct, self.encode(distinct, Inputs(features, graphs, n_id_dict or {})), strict=True))
+        out = dict(zip(distinct, self.encode(distinct, Inputs(features, graphs, n_id_dict or {}, {})), strict=True))
         for view, computed in out.items():
             if type(computed) is Embeddings:
                 out[view] = BlockEmbeddings([Block(*computed)])  # Remembers what it has read.

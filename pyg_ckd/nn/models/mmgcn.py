@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
-from pyg_ckd.nn.propagation import Adjacency
 
 FUSIONS = ("sum", "mean")
 
@@ -50,6 +51,8 @@ class MMGCN(LateFusion):
         self_loops: Whether a node is among its own neighbours.
         message_bias: Whether the map of the messages has a bias.
         fusion: ``"sum"`` as in the paper, or ``"mean"`` as in both published implementations.
+        recompute: Whether the backward pass runs the layers again instead of keeping what they computed: the same
+            numbers in less memory and more time.
 
     Raises:
         InputError: If a size is not positive, there is no modality, or a name is unknown.
@@ -75,6 +78,7 @@ class MMGCN(LateFusion):
         self_loops: bool = False,
         message_bias: bool = False,
         fusion: str = "sum",
+        recompute: bool = False,
     ) -> None:
         check_size("number of modalities", len(feature_dims))
         super().__init__(num_users, num_items, feature_dims)
@@ -82,7 +86,7 @@ class MMGCN(LateFusion):
         check_size("num_layers", num_layers)
         if fusion not in FUSIONS:
             raise unknown_name("fusion", fusion, FUSIONS)
-        self.fusion, self.self_loops = fusion, self_loops
+        self.fusion, self.self_loops, self.recompute = fusion, self_loops, recompute
         latent = _latent_dims(latent_dims, feature_dims)
         widths = {m: latent.get(m, d) for m, d in feature_dims.items()}
         self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
@@ -115,36 +119,43 @@ class MMGCN(LateFusion):
 
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Run the graph network of a modality."""
-        user_id, item_id = inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)
+        id_embedding = inputs.once("id_embedding", lambda: self._id_embedding(inputs))
         preference, feature = self.preference[modality], self.project[modality](feature)
         preference = inputs.take_users(preference) if factual else mean_row(preference)
         x = F.normalize(torch.cat([preference, feature]))
-        id_embedding = torch.cat([user_id, item_id])
         first, *others = cast(nn.ModuleList, self.convs[modality])
         if factual:
-            x = first(x, inputs.graph, id_embedding)
+            x = self._run(first, x, inputs.graph, id_embedding)
         else:
-            x = self._first_of_constants(cast(MMGCNConv, first), x, inputs.graph, user_id, item_id)
+            x = self._run(self._first_of_constants, cast(MMGCNConv, first), x, inputs, id_embedding)
         for conv in others:
-            x = conv(x, inputs.graph, id_embedding)
+            x = self._run(conv, x, inputs.graph, id_embedding)
         return self.split(x, inputs.n_id_dict)
 
-    @staticmethod
-    def _first_of_constants(conv: MMGCNConv, x: Tensor, graph: Adjacency, user_id: Tensor, item_id: Tensor) -> Tensor:
+    def _id_embedding(self, inputs: Inputs) -> Tensor:
+        return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
+
+    def _run(self, layer: Callable[..., Tensor], *args: Any) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(layer, *args, use_reentrant=False, preserve_rng_state=False))
+        return layer(*args)
+
+    def _first_of_constants(self, conv: MMGCNConv, x: Tensor, inputs: Inputs, id_embedding: Tensor) -> Tensor:
         """Run a layer on one row for all users and one for all items, ``[2, D]``, without propagating them."""
-        num_users = user_id.size(0)
+        graph, ids = inputs.graph, self.split(id_embedding, inputs.n_id_dict)
+        num_users = ids.user.size(0)
         spread = graph.constant(("spread", num_users), None, lambda: graph.matmul(graph.sides(num_users)))
         h = spread @ conv.lin_neighbor(x)
         user, item = F.leaky_relu(conv.lin_self(x)).split(1)
-        return conv.merge(h, torch.cat([user + user_id, item + item_id]))
+        return conv.merge(h, torch.cat([user + ids.user, item + ids.item]))
 
     def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Embeddings:
         """Add the branches up, or average them."""
-        user = torch.stack([branch.user for branch in branches.values()])
-        item = torch.stack([branch.item for branch in branches.values()])
+        user = reduce(torch.add, (branch.user for branch in branches.values()))
+        item = reduce(torch.add, (branch.item for branch in branches.values()))
         if self.fusion == "sum":
-            return Embeddings(user.sum(dim=0), item.sum(dim=0))
-        return Embeddings(user.mean(dim=0), item.mean(dim=0))
+            return Embeddings(user, item)
+        return Embeddings(user / len(branches), item / len(branches))
 
 
 def _latent_dims(latent_dims: int | dict[str, int] | None, feature_dims: Mapping[str, int]) -> dict[str, int]:

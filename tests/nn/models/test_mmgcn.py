@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from pyg_ckd.data.inputs import unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import MMGCN
 from tests.nn.models.zoo import built, doubled
@@ -62,3 +63,22 @@ def test_only_the_direction_of_features_and_preferences_matters_without_projecti
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         MMGCN(2, 2, {"visual": 3}, **options)
+
+
+def test_recomputed_layers_give_the_same_gradients_and_save_less(make_data):
+    features, graph = unpack(make_data(num_users=300, num_items=200))
+
+    def run(recompute: bool) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        torch.manual_seed(0)
+        model = MMGCN(300, 200, {m: x.size(1) for m, x in features.items()}, recompute=recompute)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (saved.append(x.nbytes), x)[1], lambda x: x):
+            outs = model.forward_views(features, graph, [None, model.modalities[0]])
+            loss = sum(out.user.square().sum() + out.item.sum() for out in outs)
+        loss.backward()
+        return loss, [p.grad for p in model.parameters()], sum(saved)
+
+    (loss, grads, size), (kept_loss, kept_grads, kept) = run(True), run(False)
+    assert torch.equal(loss, kept_loss)
+    assert_close(grads, kept_grads, rtol=0, atol=0)
+    assert size < 0.6 * kept
