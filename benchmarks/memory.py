@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,22 +32,26 @@ def run(suite: Suite, sizes: Sequence[int] | None = None) -> list[Table]:
         suite: What to measure on.
         sizes: Interactions of the graphs.
     """
-    table = Table("peak memory of MMGCN with CKD (MiB)", [], chart=Bars("beyond / needed", ("interactions",)))
-    for size in sizes or (FULL if suite.full else QUICK):
+    table = Table(
+        "peak memory of MMGCN with CKD (MiB)", [], chart=Bars("beyond / needed", ("interactions", "recompute"))
+    )
+    for size, recompute in itertools.product(sizes or (FULL if suite.full else QUICK), (False, True)):
         try:
-            found = alone(measure, size, suite.device.type, torch.get_num_threads())
+            found = alone(measure, size, recompute, suite.device.type, torch.get_num_threads())
         except (Missing, RuntimeError) as error:
-            table.notes.append(f"{size} interactions: left out, {error}.")
+            table.notes.append(f"{size} interactions, recompute={recompute}: left out, {error}.")
             continue
         needed = sum(found[part] for part in PARTS)
         table.rows.append(
             {
                 "interactions": int(found["interactions"]),
                 "nodes": int(found["nodes"]),
+                "recompute": "yes" if recompute else "no",
                 **{name: found[name] / 2**20 for name in (*PARTS, "teachers", "prepared", "beyond", "peak")},
                 "beyond / needed": found["beyond"] / needed,
                 "peak / needed": found["peak"] / needed,
                 "wanted, at most": 2.5,
+                "s/step": found["seconds"],
             }
         )
     table.notes.append(
@@ -68,8 +74,8 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
             raise Missing("its process was killed, most likely because memory ended") from None
 
 
-def measure(size: int, device: str, threads: int) -> dict[str, float]:
-    """Make three steps and return sizes in bytes."""
+def measure(size: int, recompute: bool, device: str, threads: int) -> dict[str, float]:
+    """Make three steps and return sizes in bytes and the seconds of a step, the first one's warm-up included."""
     torch.set_num_threads(threads)
     with suppress(OSError):  # Where memory ends, this process is the one to go.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
@@ -78,11 +84,13 @@ def measure(size: int, device: str, threads: int) -> dict[str, float]:
     Steps(small, small.objective(MMGCN, distilled=True))()  # Loads what the first step of a process loads.
     before = held(place)
     problem = Problem.random(size, place)
-    objective = problem.objective(MMGCN, distilled=True)
+    objective = problem.objective(MMGCN, distilled=True, recompute=recompute)
     steps = Steps(problem, objective)
     prepared = peak(place)
+    start = time.perf_counter()
     for _ in range(3):
         steps()
+    seconds = (time.perf_counter() - start) / 3
     graph: Adjacency = steps.graph[RATES]
     state = [x for entry in steps.optimizer.state.values() for x in entry.values() if isinstance(x, Tensor)]
     return {
@@ -96,6 +104,7 @@ def measure(size: int, device: str, threads: int) -> dict[str, float]:
         ),
         "teachers": occupied(objective.buffers()),
         "prepared": prepared - before,
+        "seconds": seconds,
         "beyond": peak(place) - before,
         "peak": peak(place),
     }

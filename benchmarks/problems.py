@@ -98,11 +98,17 @@ class Problem(NamedTuple):
         names = [f"modality{m}" for m in range(modalities)]
         return self._replace(features={m: torch.randn(size, generator=generator, device=device) for m in names})
 
-    def objective(self, backbone: type[Backbone], distilled: bool = False) -> Objective:
-        """Return plain training or distillation of a backbone with its recommended sizes; teachers are random."""
+    def objective(self, backbone: type[Backbone], distilled: bool = False, **options: Any) -> Objective:
+        """Return plain training or distillation of a backbone with its recommended sizes; teachers are random.
+
+        Args:
+            backbone: The backbone.
+            distilled: Whether to distil.
+            **options: Options of the backbone beyond the recommended ones.
+        """
         torch.manual_seed(0)
         dims = {m: x.size(1) for m, x in self.features.items()}
-        student = backbone(self.num_users, self.num_items, dims, **backbone.recommended.get("model", {}))
+        student = backbone(self.num_users, self.num_items, dims, **{**backbone.recommended.get("model", {}), **options})
         if not distilled:
             return Objective(student)
         teachers = {
