@@ -120,6 +120,9 @@ class MMGCN(LateFusion):
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Run the graph network of a modality."""
         id_embedding = inputs.once("id_embedding", lambda: self._id_embedding(inputs))
+        return self.split(self._run(self._branch, modality, feature, inputs, factual, id_embedding), inputs.n_id_dict)
+
+    def _branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool, id_embedding: Tensor) -> Tensor:
         preference, feature = self.preference[modality], self.project[modality](feature)
         preference = inputs.take_users(preference) if factual else mean_row(preference)
         x = F.normalize(torch.cat([preference, feature]))
@@ -130,7 +133,7 @@ class MMGCN(LateFusion):
             x = self._run(self._first_of_constants, cast(MMGCNConv, first), x, inputs, id_embedding)
         for conv in others:
             x = self._run(conv, x, inputs.graph, id_embedding)
-        return self.split(x, inputs.n_id_dict)
+        return x
 
     def _id_embedding(self, inputs: Inputs) -> Tensor:
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
