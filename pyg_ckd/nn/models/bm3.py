@@ -63,7 +63,12 @@ class BM3(LightGCN):
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
     """
 
-    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trainer": {"lr": 1e-3, "patience": 30},
+        "plain": {"l2": 0.0},
+        "teacher": {"l2": 0.0},
+        "distillation": {"l2": 0.0, "distillation_weight": 0.1},
+    }
 
     def __init__(
         self,

@@ -66,7 +66,12 @@ class FREEDOM(LightGCN):
         InputError: If a size is not positive, there is no modality, a name is unknown, or a number is out of its range.
     """
 
-    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 15},
+        "plain": {"l2": 0.01},
+        "teacher": {"l2": 0.01},
+        "distillation": {"l2": 0.01, "distillation_weight": 0.1},
+    }
 
     def __init__(
         self,
