@@ -215,7 +215,7 @@ def _add_data_command(parser: ArgumentParser, args: Sequence[str]) -> None:
     commands = parser.add_subcommands(required=False)
     text = "write a data set in another format; that of the source is recognised"
     sub = ArgumentParser(description=f"{text[0].upper()}{text[1:]}.", exit_on_error=False)
-    sub.add_argument("source", type=str, help="an .npz file, or a folder in any format that can be read")
+    sub.add_argument("source", type=str, help="an .npz file, a folder in any format, or the word 'synthetic'")
     sub.add_argument("target", type=str, help="the file or folder to write; must be new")
     sub.add_argument("--format", type=str, required=True, help=f"one of {', '.join(WRITERS)}")
     commands.add_subcommand("convert", sub, help=text)

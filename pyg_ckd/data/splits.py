@@ -34,10 +34,11 @@ def random_split(interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), s
         ``(train, val, test)``, each int64 ``[2, E']``.
 
     Raises:
-        InputError: If the interactions are no ``[2, E]`` integers or the ratios do not sum to one.
+        InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, or the seed is
+            negative.
     """
     pairs = as_edge_index(interactions, "interactions", "split")
-    return _parts(pairs, _random_parts(pairs[0], _check_ratios(ratios), np.random.default_rng(seed)))
+    return _parts(pairs, _random_parts(pairs[0], check_ratios(ratios), _generator(seed)))
 
 
 def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0) -> Split:
@@ -55,11 +56,12 @@ def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0
         ``(train, val, test)``, each int64 ``[2, E']``.
 
     Raises:
-        InputError: If the interactions are no ``[2, E]`` integers or a timestamp is missing.
+        InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the seed is
+            negative.
     """
     pairs = as_edge_index(interactions, "interactions", "split")
     size = pairs.shape[1]
-    when = np.random.default_rng(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size)
+    when = _generator(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size)
     rank, count, _ = _rank_within_user(pairs[0], when)
     from_end = count - 1 - rank
     part = np.select([(count >= 3) & (from_end == 0), (count >= 3) & (from_end == 1)], [TEST, VAL], TRAIN)
@@ -86,7 +88,7 @@ def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] =
     pairs = as_edge_index(interactions, "interactions", "split")
     size = pairs.shape[1]
     order = np.argsort(_check_timestamps(timestamps, size), kind="stable")
-    bounds = np.rint(np.cumsum(_check_ratios(ratios))[:2] * size).astype(np.int64)
+    bounds = np.rint(np.cumsum(check_ratios(ratios))[:2] * size).astype(np.int64)
     part = np.empty(size, dtype=np.int64)
     part[order] = np.searchsorted(bounds, np.arange(size), side="right")
     return _parts(pairs, part)
@@ -113,11 +115,11 @@ def cold_start_split(
         ``(train, val, test)``, each int64 ``[2, E']``.
 
     Raises:
-        InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, or ``cold_share`` is
-            not between 0 and 1 or leaves no cold or no warm item.
+        InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, the seed is negative,
+            or ``cold_share`` is not between 0 and 1 or leaves no cold or no warm item.
     """
     pairs = as_edge_index(interactions, "interactions", "split")
-    shares = _check_ratios(ratios)
+    shares = check_ratios(ratios)
     items, item = np.unique(pairs[1], return_inverse=True)
     num_cold = round(cold_share * items.size) if 0 < cold_share < 1 else 0
     if not 0 < num_cold < items.size:
@@ -125,7 +127,7 @@ def cold_start_split(
             f"split: cold_share is {cold_share}, which makes {num_cold} of {items.size} items cold, expected a share "
             "between 0 and 1 that leaves cold items and others"
         )
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     num_val = round(num_cold * (shares[1] / (shares[1] + shares[2]) if shares[1] + shares[2] else 0.5))
     kind = np.full(items.size, TRAIN)
     kind[rng.permutation(items.size)[:num_cold]] = np.where(np.arange(num_cold) < num_val, VAL, TEST)
@@ -162,6 +164,31 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
     return keep
 
 
+def check_ratios(ratios: Sequence[float]) -> np.ndarray:
+    """Return the shares of training, validation and test interactions, float64 ``[3]``.
+
+    Raises:
+        InputError: If they are not three shares that sum to one, the first above zero.
+    """
+    array = np.asarray(ratios, dtype=np.float64)
+    if array.shape != (3,) or not (array >= 0).all() or abs(array.sum() - 1) > 1e-6 or array[0] == 0:
+        raise InputError(
+            f"split: ratios are {tuple(ratios)}, expected three shares (train, val, test) that sum to 1, train above 0"
+        )
+    return array
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed of a split.
+
+    Raises:
+        InputError: If it is negative.
+    """
+    if seed < 0:
+        raise InputError(f"split: seed is {seed}, expected an integer of at least 0")
+    return seed
+
+
 def _core(rows: list[np.ndarray], k_user: int, k_item: int) -> np.ndarray:
     kept = np.arange(rows[0].size)
     while True:
@@ -182,6 +209,10 @@ def _largest_k(rows: list[np.ndarray], k: int, k_item: int | None) -> int:
         leaves = _core(rows, middle, middle if k_item is None else k_item).any()
         low, high = (middle, high) if leaves else (low, middle)
     return low
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(check_seed(seed))
 
 
 def _random_parts(users: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -205,15 +236,6 @@ def _rank_within_user(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, n
 
 def _parts(pairs: np.ndarray, part: np.ndarray) -> Split:
     return pairs[:, part == TRAIN], pairs[:, part == VAL], pairs[:, part == TEST]
-
-
-def _check_ratios(ratios: Sequence[float]) -> np.ndarray:
-    array = np.asarray(ratios, dtype=np.float64)
-    if array.shape != (3,) or not (array >= 0).all() or abs(array.sum() - 1) > 1e-6 or array[0] == 0:
-        raise InputError(
-            f"split: ratios are {tuple(ratios)}, expected three shares (train, val, test) that sum to 1, train above 0"
-        )
-    return array
 
 
 def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:

@@ -14,7 +14,14 @@ import pandas as pd
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, feature_transform, imputation
-from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
+from pyg_ckd.data.splits import (
+    check_ratios,
+    check_seed,
+    cold_start_split,
+    leave_one_out_split,
+    random_split,
+    temporal_split,
+)
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.batches import Encoder
 from pyg_ckd.datasets.cached import CachedGraph
@@ -191,6 +198,10 @@ class AmazonReviews(CachedGraph):
         check_encoder(encoder, dim)
         feature_transform(features)  # Refused before anything is downloaded.
         imputation(impute)
+        check_ratios(ratios)
+        check_seed(seed)
+        if k_core < 0:
+            raise InputError(f"k_core: found {k_core}, expected a number of at least 0, such as 5")
         self.edition = edition
         self.category = _category(category, edition)
         self.files = files
@@ -284,6 +295,8 @@ class AmazonReviews(CachedGraph):
             if name in taken:
                 option = "images=False" if name == "visual" else "text=()"
                 raise InputError(f"vectors: {name!r} is there already; choose another name, or leave it out: {option}")
+            if not Path(self.vectors[name]).is_file():
+                raise InputError(f"vectors: {self.vectors[name]} of {name!r} is no file, expected .npy or .parquet")
         if not taken and not self.vectors:
             raise InputError("text, images, vectors: nothing gives the items features, expected one of them; add it")
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from pyg_ckd.datasets.tables import as_ids
 from pyg_ckd.errors import InputError
 
 
@@ -89,12 +89,12 @@ def as_size(arrays: Mapping[str, np.ndarray], name: str, source: str) -> int | N
 
 
 def as_original_ids(array: np.ndarray, name: str, size: int, source: str) -> Tensor | list[str]:
-    """Return the ids behind ``size`` rows as an int64 tensor or a list of strings."""
+    """Return the ids behind ``size`` rows as an int64 tensor, or as a list of strings where they do not fit into it."""
     if array.shape != (size,) or array.dtype.kind not in "iuU":
         raise InputError(
             f"{source}: {name!r} is {array.dtype} of shape {list(array.shape)}, expected {size} integers or strings"
         )
-    return array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array.astype(np.int64))
+    return array.tolist() if array.dtype.kind == "U" else as_ids(array)
 
 
 def one_line(error: BaseException) -> str:

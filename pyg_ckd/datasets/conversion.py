@@ -13,8 +13,9 @@ from pyg_ckd.datasets.formats import read_diffmm, read_lattice, read_mmrec, read
 from pyg_ckd.datasets.formats.mmrec import read_header
 from pyg_ckd.datasets.formats.recbole import is_typed
 from pyg_ckd.datasets.npz import read_npz
+from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.datasets.tables import SUFFIXES
-from pyg_ckd.datasets.writing import WRITERS, check_target, write_graph
+from pyg_ckd.datasets.writing import WRITERS, check_target, is_folder, write_graph
 from pyg_ckd.errors import InputError
 
 READERS: dict[str, Callable[..., HeteroData]] = {
@@ -48,7 +49,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
         InputError: If ``path`` is neither, or a folder holds files of several formats.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not is_folder(folder):
         if folder.suffix == ".npz":
             return "npz"
         found = f"is a {folder.suffix or 'nameless'} file" if folder.is_file() else "does not exist"
@@ -56,7 +57,10 @@ def recognise(path: str | os.PathLike[str]) -> str:
             f"{path}: {found}, expected an .npz file, a folder with interactions and <modality>.npy files, "
             f"a folder of {', '.join(name for name in WRITERS if name != 'npz')}, or the word 'synthetic'"
         )
-    found_by = _signs(folder)
+    try:
+        found_by = _signs(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error}); make it readable") from None
     if len(found_by) > 1:
         signs = ", ".join(f"{file.relative_to(folder)} ({name})" for name, file in found_by.items())
         raise InputError(f"{folder}: holds files of several formats: {signs}; keep those of one format in the folder")
@@ -67,7 +71,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
     r"""Write a graph in another format. Interactions, their order and splits, features (as float32) and ids stay.
 
     Args:
-        source: A file or folder in any format of :func:`recognise`.
+        source: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``.
         target: The file or the folder to write; it must not exist, or be an empty folder.
         format: ``"npz"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
 
@@ -79,7 +83,10 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
             nothing half-written stays behind.
     """
     check_target(target, format)
-    data = READERS[recognise(source)](source, transform="none", impute="given")
+    if str(source) == "synthetic":
+        data = synthetic_multimodal(transform="none")
+    else:
+        data = READERS[recognise(source)](source, transform="none", impute="given")
     write_graph(data, target, format)
     return data
 

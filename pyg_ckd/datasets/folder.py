@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,9 +48,9 @@ def read_folder(
     ``items.parquet`` or ``.csv``                  column ``item``: the item id of each feature row (optional)
     ============================================== ====================================================================
 
-    Ids may be integers or strings; in CSV files, ids that all look like integers are. User ids are mapped to rows in
-    ascending order. Item ids are looked up in ``items``; without that file they are the zero-based rows of the feature
-    matrices.
+    Ids may be integers, strings or UUIDs. UUIDs and integers beyond 63 bits become strings. In CSV files, ids that all
+    look like integers are, unless one has a leading zero or a plus. User ids are mapped to rows in ascending order.
+    Item ids are looked up in ``items``; without that file they are the zero-based rows of the feature matrices.
 
     Args:
         path: The folder.
@@ -133,6 +133,7 @@ def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
         part = read_table(table, ("user", "item"))
         _check_frame(part, table)
         frames.append(part.assign(split=name))
+    _check_one_type(dict(zip(parts.values(), frames, strict=True)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -147,6 +148,20 @@ def _check_frame(frame: pd.DataFrame, path: Path) -> None:
         if wrong.size:
             first = unknown_name("split", frame["split"].iloc[wrong[0]], SPLITS)
             raise InputError(f"{path}: column 'split' has {wrong.size} wrong values, in row {wrong[0]} {first}")
+
+
+def _check_one_type(frames: Mapping[Path, pd.DataFrame]) -> None:
+    """Refuse ids that are integers in one part and text in another; in CSV files, all of them are text."""
+    typed = {path: frame for path, frame in frames.items() if path.suffix == ".parquet" and not frame.empty}
+    for name in ("user", "item"):
+        kinds = {path: pd.api.types.is_integer_dtype(frame[name]) for path, frame in typed.items()}
+        other = next((path for path in kinds if kinds[path] != next(iter(kinds.values()))), None)
+        if other is not None:
+            first = next(iter(typed))
+            raise InputError(
+                f"{other}: column {name!r} holds {value_at(typed[other][name], 0)!r} in row 0, but {first.name} holds "
+                f"{value_at(typed[first][name], 0)!r}: ids of mixed types; write all as integers or all as text"
+            )
 
 
 def _map(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -12,6 +17,9 @@ from torch import Tensor
 from pyg_ckd.errors import InputError, unknown_name
 
 SUFFIXES = (".parquet", ".csv")
+
+_IDS = ("user", "item")
+_LARGEST = np.iinfo(np.int64).max
 
 
 def find_table(folder: Path, stem: str) -> Path | None:
@@ -25,12 +33,19 @@ def find_table(folder: Path, stem: str) -> Path | None:
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read the named columns of a table.
 
+    Ids in CSV files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``.
+
     Raises:
         InputError: If the file cannot be parsed, a required column is missing, or an id is missing (with its row).
     """
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
-    except (ValueError, OSError, pd.errors.ParserError) as error:  # Arrow's errors are ValueErrors or OSErrors.
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except (
+        ValueError,
+        OSError,
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+    ) as error:  # Arrow's errors are ValueErrors or OSErrors.
         raise InputError(f"{path}: cannot be read as a {path.suffix[1:]} table ({_first_line(error)})") from None
     for name in required:
         if name not in frame.columns:
@@ -48,9 +63,11 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
 
 
 def check_ids(frame: pd.DataFrame, name: str, path: Path) -> None:
-    """Refuse ids that are neither integers nor strings, with the row of the first one."""
+    """Refuse ids that are neither integers nor strings nor UUIDs, with the row of the first one."""
     column = frame[name]
     if pd.api.types.is_integer_dtype(column) or pd.api.types.is_string_dtype(column):
+        return
+    if column.map(type).eq(UUID).all():
         return
     wrong = column % 1 != 0 if pd.api.types.is_float_dtype(column) else ~column.map(type).isin([str, int])
     row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
@@ -99,8 +116,8 @@ def rows_of(column: pd.Series, ids: Tensor | list[str], path: Path, source: Path
 
 
 def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:
-    """Return ids as an int64 tensor if they are integers, else as a list of strings."""
-    if pd.api.types.is_integer_dtype(values):
+    """Return ids as an int64 tensor if they are integers that fit, else as a list of strings."""
+    if pd.api.types.is_integer_dtype(values) and (not len(values) or int(values.max()) <= _LARGEST):
         return torch.from_numpy(np.array(values, dtype=np.int64))
     return list(map(str, values.tolist()))
 
@@ -108,6 +125,31 @@ def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:
 def value_at(column: pd.Series, row: int) -> object:
     """Return one value as a plain Python object, for messages."""
     return column.iloc[[row]].tolist()[0]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a table in which only an empty field is missing, so that a user may be called ``NA``."""
+    frame = _parse_csv(path)
+    integers = [name for name in _IDS if name in frame.columns and pd.api.types.is_integer_dtype(frame[name])]
+    if integers and _has_padding(path):
+        text = _parse_csv(path, dict.fromkeys(integers, str))
+        frame = frame.assign(
+            **{name: text[name] for name in integers if not (text[name] == frame[name].astype(str)).all()}
+        )
+    return frame
+
+
+def _parse_csv(path: Path, dtypes: Mapping[str, type] | None = None) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # Else pandas takes the first field of lines that are longer than the header for a name of the row.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(path, index_col=False, low_memory=False, dtype=dtypes, keep_default_na=False, na_values=[""])
+
+
+def _has_padding(path: Path) -> bool:
+    """Return whether any field begins with a zero and a digit or with a plus, which would be lost in an integer."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return re.search(rb'[,"\s](?:\+|-0|0[0-9])', content) is not None
 
 
 def _renaming(name: str, columns: list[str]) -> str:

@@ -32,11 +32,22 @@ def check_target(target: str | os.PathLike[str], format: str) -> None:
     if format not in WRITERS:
         raise unknown_name("format", format, WRITERS)
     place = Path(target)
+    is_folder(place)
     if format != "npz":
         check_folder_is_free(place)
     elif place.exists() or place.suffix != ".npz":
         found = "exists" if place.exists() else "is no name of an .npz file"
         raise InputError(f"{place}: {found}, expected the name of a new .npz file; choose another one or remove it")
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; one that cannot be looked at, such as a name of 300 letters, is refused."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be reached ({error.strerror or error}), expected a file or folder; choose another"
+        ) from None
 
 
 def write_graph(data: HeteroData, target: str | os.PathLike[str], format: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def export_top_k(
     """
     path = check_format(path, TOP_K_FORMATS)
     users, catalogue = recommender.users.rows(user_ids), recommender.catalogue(candidates)
-    recommender.check_k(k, catalogue)
+    k = recommender.check_k(k, catalogue)
     any_left = False
     with writing(path), atomic_path(path) as temporary, _writer(temporary, _schema(recommender)) as write:
         for start, stop in blocks(users.numel(), max(1, _ROWS // k)):
@@ -65,7 +65,7 @@ def export_top_k(
 
 
 def export_embeddings(recommender: Recommender, path: str | os.PathLike[str]) -> list[Path]:
-    """Write the two tables with the ids of their rows.
+    """Write the two tables with the ids of their rows; no file takes its name before all are written.
 
     ================== =========================================================================================
     ``path``           files
@@ -90,18 +90,22 @@ def export_embeddings(recommender: Recommender, path: str | os.PathLike[str]) ->
     path = check_format(path, EMBEDDING_FORMATS)
     if path.suffix == ".safetensors":
         return [_safetensors(recommender, path)]
-    written = []
+    written: dict[Path, Callable[[Path], None]] = {}
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()
         if path.suffix == ".parquet":
-            written.append(_embedding_parquet(path.with_suffix(f".{kind}.parquet"), kind, ids.arrow(_all(ids)), table))
+            written[path.with_suffix(f".{kind}.parquet")] = _parquet(kind, ids.arrow(_all(ids)), table)
             continue
-        written.append(_npy(path.with_suffix(f".{kind}.npy"), table))
+        written[path.with_suffix(f".{kind}.npy")] = _npy(table)
         if ids.given:
             array = ids.take(_all(ids))
-            array = array if ids.integers else array.astype(str)
-            written.append(_npy(path.with_suffix(f".{kind}_id.npy"), array))
-    return written
+            written[path.with_suffix(f".{kind}_id.npy")] = _npy(array if ids.integers else array.astype(str))
+    for file in written:
+        _check_no_folder(file)
+    with writing(path), ExitStack() as stack:
+        for file, write in written.items():
+            write(stack.enter_context(atomic_path(file)))
+    return list(written)
 
 
 def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_FORMATS) -> Path:
@@ -112,12 +116,19 @@ def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_
         formats: The endings.
 
     Raises:
-        InputError: If it does not.
+        InputError: If it does not, or if it is a folder.
     """
     path = Path(path)
     if path.suffix not in formats:
         raise InputError(f"out {path}: {unknown_name('format', path.suffix, formats)}")
+    _check_no_folder(path)
     return path
+
+
+def _check_no_folder(path: Path) -> None:
+    with writing(path):
+        if path.is_dir():
+            raise InputError(f"out {path}: is a folder, expected the name of a file; choose another")
 
 
 def _all(ids: Any) -> np.ndarray:
@@ -173,20 +184,16 @@ def _writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None
         yield writer.write_table
 
 
-def _npy(path: Path, array: np.ndarray) -> Path:
-    with writing(path), atomic_path(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
-    return path
+def _npy(array: np.ndarray) -> Callable[[Path], None]:
+    return lambda path: np.save(path, array, allow_pickle=False)
 
 
-def _embedding_parquet(path: Path, kind: str, ids: pa.Array, table: np.ndarray) -> Path:
+def _parquet(kind: str, ids: pa.Array, table: np.ndarray) -> Callable[[Path], None]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1])
-    with writing(path), atomic_path(path) as temporary:
-        pq.write_table(pa.table({kind: ids, "embedding": rows}), temporary)
-    return path
+    return lambda path: pq.write_table(pa.table({kind: ids, "embedding": rows}), path)
 
 
 def _safetensors(recommender: Recommender, path: Path) -> Path:

@@ -26,12 +26,14 @@ class Ids:
         size: Number of rows.
 
     Raises:
-        InputError: If there are more or fewer ids than rows, or an id is there twice.
+        InputError: If there are more or fewer ids than rows, an id is there twice, or ids are of mixed types.
     """
 
     def __init__(self, kind: str, values: Any, size: int) -> None:
         self.kind, self.given = kind, values is not None
         self.index = pd.RangeIndex(size) if values is None else pd.Index(_array(values), dtype=_dtype(values))
+        if not self.integers:
+            _check_type(self.index, False, f"{kind}_id")
         if len(self.index) != size:
             raise InputError(f"{kind}_id: found {len(self.index)} ids, expected {size}, one per {kind}")
         if not self.index.is_unique:
@@ -62,10 +64,10 @@ class Ids:
         """
         if ids is None:
             return torch.arange(len(self))
-        array = _array([ids] if isinstance(ids, (str, bytes, int, np.generic)) else ids).reshape(-1)
+        array = _array(ids)
         if not array.size:
             return torch.empty(0, dtype=torch.int64)
-        found = array.dtype.kind in "iu" or not self.integers
+        found = array.dtype.kind in "iu" or (not self.integers and _all_text(array))
         rows = self.index.get_indexer(pd.Index(array)) if found else np.array([self._row(one) for one in array])
         unknown = np.flatnonzero(rows < 0)
         if unknown.size:
@@ -118,18 +120,19 @@ class Ids:
             if self.given:
                 raise InputError(f"new {self.kind}s: found no ids, expected one for each, as those of the graph have")
             return Ids(self.kind, None, len(self) + count)
-        new = _array(ids).reshape(-1)
+        new = _array(ids)
         if new.size != count:
             raise InputError(f"new {self.kind}s: found {new.size} ids for {count} of them, expected as many")
-        if (new.dtype.kind in "iu") != self.integers:
-            kinds = ("integers", "strings") if self.integers else ("strings", "integers")
-            raise InputError(f"new {self.kind}s: found ids such as {_plain(new[0])!r}, expected {kinds[0]}, not others")
+        if count:
+            _check_type(new, self.integers, f"new {self.kind}s")
         there = np.flatnonzero(self.index.get_indexer(pd.Index(new)) >= 0)
         if there.size:
             raise InputError(f"new {self.kind}s: {self.kind} {_plain(new[there[0]])!r} is in the graph already")
         return Ids(self.kind, np.concatenate([self.index.to_numpy(), new]), len(self) + count)
 
     def _row(self, one: object) -> int:
+        if not self.integers:
+            return int(self.index.get_indexer(pd.Index([one]))[0]) if isinstance(one, str) else -1
         if isinstance(one, (int, np.integer)) and not isinstance(one, (bool, np.bool_)):
             return int(self.index.get_indexer(pd.Index([one]))[0])
         return -1
@@ -163,13 +166,30 @@ class Ids:
         return names[max(0, place - _MANY // 4) : place + _MANY // 4]
 
 
+def _check_type(ids: Iterable[Any], integers: bool, where: str) -> None:
+    """Refuse ids that are not all strings where they are strings, or not integers where they are integers."""
+    if _array(ids).dtype.kind in "iu" if integers else _all_text(ids):
+        return
+    for place, one in enumerate(ids):
+        if integers != _is_int64(one) or not (integers or isinstance(one, str)):
+            kind = "an integer" if integers else "a string"
+            raise InputError(
+                f"{where}: found id {_plain(one)!r} ({type(one).__name__}) at position {place}, expected {kind} as the "
+                "others are; give all ids the same type"
+            )
+
+
+def _all_text(ids: Any) -> bool:
+    return pd.api.types.infer_dtype(ids, skipna=False) == "string"
+
+
 def _array(values: Any) -> np.ndarray:
-    """Return ids as an array of integers, or of objects if they are anything else."""
+    """Return one id or many as an array ``[n]`` of integers, or of objects if they are anything else."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        return values
-    values = list(values)
+        return values.reshape(-1)
+    values = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else [values]
     if values and all(_is_int64(value) for value in values):
         return np.array(values, dtype=np.int64)
     array = np.empty(len(values), dtype=object)

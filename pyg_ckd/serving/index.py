@@ -92,7 +92,7 @@ class ItemIndex:
         if num_users < 1:
             raise InputError(f"num_users: found {num_users}, expected at least 1")
         catalogue = source.catalogue()
-        source.check_k(k, catalogue)
+        k = source.check_k(k, catalogue)
         users = torch.randperm(len(source.users), generator=torch.Generator().manual_seed(seed))[:num_users]
         exact = source.rank(users, k, exclude_seen, catalogue)[1]
         found = self._search(users, k, exclude_seen)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,11 @@ class Recommender:
                     f"{kind} embeddings: found shape {list(table.shape)}, expected [{data[kind].num_nodes}, D], a row "
                     f"for every {kind} of the graph"
                 )
+            if not table.is_floating_point() or table.dtype != user.dtype or table.shape[1:] != user.shape[1:]:
+                raise InputError(
+                    f"{kind} embeddings: found {table.dtype} of width {table.size(1)}, expected floating-point numbers "
+                    f"of one type and width for users and items, but users have {user.dtype} of width {user.size(1)}"
+                )
             if not bool(torch.isfinite(table).all()):
                 raise InputError(f"{kind} embeddings: found NaN or infinite values, expected finite numbers")
         self.users = Ids("user", getattr(data, "user_id", None), data["user"].num_nodes)
@@ -112,7 +118,9 @@ class Recommender:
         own = {name: c for name, c in vars(models).items() if isinstance(c, type) and issubclass(c, models.Backbone)}
         model = load_model(checkpoint, data, dict(own if backbones is None else backbones))
         try:
-            model = model if device is None else model.to(device)
+            if device is not None:
+                torch.zeros(1, device=device).item()  # Fails where nothing can be computed, as on "meta".
+                model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0][:120]
             raise InputError(f"device: found {device!r}, which cannot be used here ({reason}); try cpu") from None
@@ -150,9 +158,7 @@ class Recommender:
         Raises:
             InputError: If an id is unknown or ``k`` is out of range.
         """
-        rows, limit = self.items.rows(item_ids), len(self.items) - 1
-        if not 1 <= k <= limit:
-            raise InputError(f"k: found {k}, expected 1 to {limit}, the number of other items")
+        rows, k = self.items.rows(item_ids), _check_k(k, len(self.items) - 1, "other items")
         table = F.normalize(self.embeddings.item, dim=1)
 
         def itself(start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -309,13 +315,9 @@ class Recommender:
         """Return ``k``.
 
         Raises:
-            InputError: If it is not from 1 to the number of candidates.
+            InputError: If it is no integer from 1 to the number of candidates.
         """
-        limit = catalogue.table.size(0)
-        if not 1 <= k <= limit:
-            kind = "items" if catalogue.rows is None else "candidates"
-            raise InputError(f"k: found {k}, expected 1 to {limit}, the number of {kind}")
-        return k
+        return _check_k(k, catalogue.table.size(0), "items" if catalogue.rows is None else "candidates")
 
     def rank(self, users: Tensor, k: int, exclude_seen: bool, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
         """Return scores and item rows of the best items, ``[n, k]``, ``-inf`` and -1 in empty slots, on the CPU.
@@ -361,6 +363,13 @@ class Recommender:
         if warm.numel() < 2:
             raise InputError(f"new users: found {warm.numel()} users with a training interaction, expected 2 or more")
         return Ridge(mean_of(self.embeddings.item, row, item, warm.numel()), self.embeddings.user[warm])
+
+
+def _check_k(k: Any, limit: int, kind: str) -> int:
+    number = int(k) if isinstance(k, Integral) and not isinstance(k, bool) else 0
+    if not 1 <= number <= limit:
+        raise InputError(f"k: found {k!r}, expected 1 to {limit}, the number of {kind}")
+    return number
 
 
 def _scores(tables: Embeddings, users: Tensor, items: Tensor) -> Tensor:

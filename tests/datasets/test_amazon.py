@@ -495,6 +495,13 @@ WRONG = {
     "images of 2023": ({"edition": "2023", "images": True}, "addresses of images and no features; encode"),
     "nothing": ({"images": False, "text": ()}, "nothing gives the items features"),
     "visual twice": ({"vectors": {"visual": "x.npy"}}, "'visual' is there already; .*images=False"),
+    "no vectors": (
+        {"vectors": {"audio": "nowhere.npy"}, "url": "ftp://x"},
+        "nowhere.npy of 'audio' is no file",
+    ),
+    "k-core": ({"k_core": -1, "url": "ftp://x"}, "k_core: found -1, expected a number of at least 0"),
+    "ratios": ({"ratios": (0.5, 0.1), "url": "ftp://x"}, "ratios are .0.5, 0.1., expected three shares"),
+    "seed": ({"seed": -1, "url": "ftp://x"}, "seed is -1, expected an integer of at least 0"),
     "kind": ({"files": {"review": "x"}}, "unknown kind of file 'review': did you mean 'reviews'"),
     "kinds": ({"files": {"reviews": "x"}}, "files: 'metadata' is missing, expected .*meta_Baby.json.gz"),
     "folder": ({"files": "nowhere"}, "nowhere: is no folder, expected the one with reviews_Baby_5.json.gz"),

@@ -1,6 +1,13 @@
+import tempfile
+import uuid
+from pathlib import Path
+
+import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given, settings
 
 from pyg_ckd.datasets import read_folder
 from pyg_ckd.errors import InputError
@@ -71,6 +78,69 @@ def test_listed_items_give_the_order_of_the_feature_rows(folder):
 def test_large_integer_ids_stay_integers(folder):
     FRAME.assign(user=FRAME["user"].map({"ann": 76561198000000001, "bob": -5})).to_csv(folder / "interactions.csv")
     assert read_folder(folder).user_id.tolist() == [-5, 76561198000000001]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_unsigned_ids_beyond_63_bits_stay_what_they_are(folder, suffix):
+    names = np.array([3, 2, 1, 0], dtype=np.uint64) + np.uint64(2**63)
+    frame = FRAME.assign(item=names[FRAME["item"]], user=FRAME["user"].map({"ann": np.uint64(2**64 - 1), "bob": 5}))
+    frame["user"] = frame["user"].astype(np.uint64)
+    for stem, table in (("interactions", frame), ("items", pd.DataFrame({"item": names}))):
+        path = folder / f"{stem}.{suffix}"
+        table.to_csv(path, index=False) if suffix == "csv" else table.to_parquet(path)
+    data = read_folder(folder)
+    assert sorted(data.user_id) == [str(2**64 - 1), "5"]
+    assert data.item_id == [str(2**63 + n) for n in (3, 2, 1, 0)]
+    assert (str(2**64 - 1), str(2**63 + 2)) in pairs(data)
+
+
+def test_zeros_in_front_of_an_id_of_a_csv_file_are_kept(folder):
+    FRAME.assign(user=FRAME["user"].map({"ann": "07", "bob": "7"})).to_csv(folder / "interactions.csv", index=False)
+    assert read_folder(folder).user_id == ["07", "7"]
+
+
+def test_a_user_may_be_called_na(folder):
+    FRAME.assign(user=FRAME["user"].map({"ann": "NA", "bob": "null"})).to_csv(folder / "interactions.csv", index=False)
+    assert read_folder(folder).user_id == ["NA", "null"]
+
+
+def test_uuids_are_ids(folder):
+    ids = {name: uuid.UUID(int=n) for n, name in enumerate(("bob", "ann"))}
+    FRAME.assign(user=FRAME["user"].map(ids)).to_parquet(folder / "interactions.parquet")
+    assert read_folder(folder).user_id == [str(ids["bob"]), str(ids["ann"])]
+
+
+ID_LISTS = st.one_of(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=4, max_size=4, unique=True),
+    st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4, unique=True),
+    st.lists(st.from_regex(r"0?[0-9]{1,20}", fullmatch=True), min_size=4, max_size=4, unique=True),
+    st.lists(st.text(st.characters(exclude_categories=("C", "Z")), min_size=1), min_size=4, max_size=4, unique=True),
+    st.lists(st.uuids(), min_size=4, max_size=4, unique=True),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(users=ID_LISTS, items=ID_LISTS, suffix=st.sampled_from(["csv", "parquet"]), seed=st.integers(0, 99))
+def test_ids_of_any_type_lead_back_from_any_table(users, items, suffix, seed):
+    """Ids that look like fractions (``1e5``) are refused in CSV files if all do; an ``a`` makes them text."""
+    if suffix == "csv":
+        users, items = (
+            [f"a{x}" if isinstance(x, str) and not x.isdecimal() else x for x in ids] for ids in (users, items)
+        )
+    key = np.random.default_rng(seed).permutation(16)[:9]
+    expected = {(str(users[k // 4]), str(items[k % 4])) for k in key}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "visual.npy", VISUAL)
+        frame = pd.DataFrame({"user": [users[k // 4] for k in key], "item": [items[k % 4] for k in key]})
+        for stem, table in (("train", frame), ("items", pd.DataFrame({"item": items}))):
+            path = folder / f"{stem}.{suffix}"
+            table.to_csv(path, index=False) if suffix == "csv" else table.to_parquet(path)
+        data = read_folder(folder)
+    assert {(str(u), str(i)) for u, i in pairs(data)} == expected
+    assert [str(i) for i in (data.item_id.tolist() if isinstance(data.item_id, torch.Tensor) else data.item_id)] == [
+        str(i) for i in items
+    ]
 
 
 def test_masks_are_read(folder):
@@ -180,6 +250,11 @@ BAD = {
     "list without column": (write_items({"items": [0, 1, 2, 3]}), "column 'item' is missing; rename 'items'", {}),
     "no table": (write_bytes("interactions.csv", b""), "cannot be read as a csv table", {}),
     "ragged table": (write_bytes("interactions.csv", b"user,item\n1,2\n1,2,3,4\n"), "cannot be read as a csv", {}),
+    "long lines": (
+        write_bytes("interactions.csv", b"user,item\n1,2,3\n1,0,3\n"),
+        "cannot be read as a csv table .Length of header",
+        {},
+    ),
     "binary table": (write_bytes("interactions.csv", b"\xff\xfe\x00"), "cannot be read as a csv", {}),
     "no array": (write_bytes("visual.npy", b"text"), "visual.npy: cannot be read as a plain array", {}),
     "empty array": (write_bytes("visual.npy", b""), "visual.npy: cannot be read as a plain array", {}),
@@ -202,6 +277,20 @@ def test_damaged_parquet_is_refused(folder):
 def test_parts_cannot_be_split_again(folder):
     FRAME[["user", "item"]].to_csv(folder / "train.csv")
     refuses(folder, "split='random' needs interactions", split="random")
+
+
+def test_parts_with_ids_of_mixed_types_are_refused(folder):
+    FRAME[["user", "item"]].to_parquet(folder / "train.parquet")
+    FRAME[:1].assign(user=7, item=2)[["user", "item"]].to_parquet(folder / "val.parquet")
+    refuses(
+        folder, r"val.parquet: column 'user' holds 7 in row 0, but train.parquet holds 'bob': ids of mixed types; w"
+    )
+
+
+def test_a_negative_seed_is_refused(folder):
+    FRAME.to_csv(folder / "interactions.csv", index=False)
+    for split in ("random", "cold-start"):
+        refuses(folder, "split: seed is -1, expected an integer of at least 0", split=split, seed=-1)
 
 
 def test_object_arrays_are_never_unpickled(folder):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from hypothesis import given, settings
 
 from pyg_ckd.cli import main
+from pyg_ckd.data import fingerprint
 from pyg_ckd.datasets import convert, load, read_diffmm, read_npz, recognise, write_npz, write_recbole
 from pyg_ckd.datasets.formats.coo import read_coo
 from pyg_ckd.datasets.writing import WRITERS
@@ -253,6 +255,14 @@ def test_bad_inter_files_of_mmrec_are_refused(folder, old, new, pattern):
     refuses(path, pattern)
 
 
+def test_a_line_that_is_too_long_is_refused_without_a_warning(folder):
+    path = folder("mmrec")
+    edit_inter(HEAD, HEAD + "0\t8\t0\t1\t1\n")(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refuses(path, "cannot be read as a tab-separated table .Expected 3 fields in line 2, saw 5")
+
+
 def test_mmrec_without_training_interactions_or_with_two_files_is_refused(folder):
     path = folder("mmrec")
     (path / "mmrec.inter").write_text(HEAD + "0\t1\t1\n")
@@ -413,6 +423,21 @@ def test_writers_touch_nothing_that_is_there_and_leave_no_half(tmp_path, name, m
     with pytest.raises(InputError, match=r"new.npz: cannot be written \(No space left on device\), nothing was"):
         convert(source, tmp_path / "new.npz", name)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([source.name, target.name])
+
+
+def test_names_that_are_too_long_are_refused(tmp_path, capsys):
+    write_npz(DATA, tmp_path / "data.npz")
+    source, long = str(tmp_path / "data.npz"), str(tmp_path / ("a" * 300))
+    for args in (["describe", long], *(["convert", source, f"{long}.{f}", "--format", f] for f in ("npz", "mmrec"))):
+        assert main(["data", *args]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "File name too long" in err
+
+
+def test_the_word_synthetic_can_be_converted(tmp_path):
+    convert("synthetic", tmp_path / "out", "lattice")
+    assert fingerprint(load(tmp_path / "out", "none")) == fingerprint(load("synthetic", "none"))
 
 
 def test_unknown_format_is_refused(tmp_path):

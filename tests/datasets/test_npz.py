@@ -59,6 +59,12 @@ def test_given_order_masks_and_ids_are_read(save):
     assert data.item_id == ["a", "b", "c", "d"]
 
 
+def test_unsigned_ids_beyond_63_bits_are_kept_as_text(save):
+    data = read_npz(save(user_id=np.array([2**63, 1, 2], dtype=np.uint64), item_id=np.arange(4, dtype=np.uint64)))
+    assert data.user_id == [str(2**63), "1", "2"]
+    assert data.item_id.tolist() == [0, 1, 2, 3]
+
+
 def test_written_graph_is_read_back_bit_for_bit(save, tmp_path):
     data = read_npz(save(has_audio=np.array([True, False, True, True]), item_id=np.array(["a", "b", "c", "d"])))
     write_npz(data, tmp_path / "copy.npz")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from pyg_ckd.data import Embeddings, build_data
 from pyg_ckd.errors import InputError
@@ -135,6 +138,50 @@ def test_nothing_is_written_where_k_or_a_user_is_wrong_or_nothing_is_left(tmp_pa
         with pytest.raises(InputError, match=words):
             source.export_top_k(tmp_path / "lists.parquet", **options)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["e.npy", "e.parquet"])
+def test_of_the_files_of_embeddings_all_are_written_or_none(name: str, tmp_path, monkeypatch) -> None:
+    source = recommender(USER_NAMES, ITEM_NAMES)
+    taken = tmp_path / f"e.item.{name[2:]}"
+    taken.mkdir()
+    with pytest.raises(InputError, match=r"e\.item\.\w+: is a folder, expected the name of a file"):
+        source.export_embeddings(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [taken]
+    taken.rmdir()
+    calls = []
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        source.export_embeddings(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(
+    ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=80, max_size=80, unique=True)
+    | st.lists(st.text(st.characters(exclude_categories=("C",)), min_size=1), min_size=80, max_size=80, unique=True),
+    k=st.integers(1, 30),
+    suffix=st.sampled_from([".npy", ".parquet"]),
+)
+def test_any_ids_come_back_from_any_export(ids: list[Any], k: int, suffix: str) -> None:
+    values = torch.tensor(ids) if isinstance(ids[0], int) else ids
+    source = recommender(values[:50], values[50:])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lists = pq.read_table(source.export_top_k(folder / "lists.parquet", k))
+        files = source.export_embeddings(folder / f"e{suffix}")
+        read = [np.load(f).tolist() if suffix == ".npy" else pq.read_table(f)[0].to_pylist() for f in files]
+    expected = source.recommend(k=k).to_frame()
+    for column in ("user", "rank", "item", "score"):
+        assert lists[column].to_pylist() == expected[column].tolist()
+    assert (read[1::2] if suffix == ".npy" else read) == [ids[:50], ids[50:]]
 
 
 def _plain(value: Any) -> Any:

@@ -51,6 +51,10 @@ def test_empty_slots_have_no_id() -> None:
         (INTEGERS, [2**70], ["unknown user"]),
         (None, -1, ["unknown user -1", "did you mean 0"]),
         (None, 4, ["unknown user 4", "did you mean 3"]),
+        (STRINGS, 1.5, ["unknown user 1.5"]),
+        (STRINGS, [["ann", "bob"]], ["unknown user ['ann', 'bob']"]),
+        (STRINGS, b"ann", ["unknown user b'ann'"]),
+        (INTEGERS, 1.5, ["unknown user 1.5"]),
         (None, [0.5], ["unknown user 0.5"]),
     ],
 )
@@ -87,6 +91,20 @@ def test_new_ids_must_be_new_and_of_the_same_type() -> None:
     for ids, count, words in ((None, 1, "no ids"), (["x"], 2, "1 ids for 2"), ([7], 1, "7"), (["bob"], 1, "'bob' is")):
         with pytest.raises(InputError, match=words):
             known.extended(ids, count)
+
+
+@pytest.mark.parametrize("bad", [["x", 7], ["x", None], ["x", 1.5], [7, "x"]])
+def test_ids_of_mixed_types_are_refused(bad) -> None:
+    with pytest.raises(InputError, match=r"item_id: found id .* expected a string as the others are"):
+        Ids("item", bad, 2)
+    with pytest.raises(InputError, match=r"new items: found id .* expected a string as the others are"):
+        Ids("item", STRINGS, 4).extended(bad, 2)
+    with pytest.raises(InputError, match=r"new items: found id 'x' .str. at position . expected|expected an integer"):
+        Ids("item", INTEGERS, 4).extended(["x", 7], 2)
+
+
+def test_one_new_id_is_a_batch_of_one() -> None:
+    assert Ids("item", STRINGS, 4).extended("eve", 1).rows("eve").tolist() == [4]
 
 
 @settings(max_examples=200, deadline=None)

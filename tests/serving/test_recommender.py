@@ -208,3 +208,25 @@ def test_a_model_is_served_as_it_was_saved(data, tmp_path) -> None:
     assert np.array_equal(got.recommend(k=3).items, expected.recommend(k=3).items)
     with pytest.raises(InputError, match="found no such file"):
         Recommender.load(tmp_path / "other.pt", data)
+
+
+@pytest.mark.parametrize("k", [2.5, "3", None, True, -1])
+def test_a_number_of_items_that_is_none_is_refused(data, k) -> None:
+    recommender = Recommender(tables(), data)
+    for ask in (lambda: recommender.recommend("u1", k), lambda: recommender.similar_items(100, k)):
+        with pytest.raises(InputError, match=r"k: found .* expected 1 to [89], the number of"):
+            ask()
+    assert recommender.recommend("u1", np.int64(2)).items.shape == (1, 2)
+
+
+def test_tables_of_different_widths_or_types_are_refused(data) -> None:
+    user, item = tables()
+    for bad in (Embeddings(user, item[:, :3]), Embeddings(user.double(), item), Embeddings(user.long(), item.long())):
+        with pytest.raises(InputError, match=r"(user|item) embeddings: found torch\.\w+ of width \d, expected"):
+            Recommender(bad, data)
+
+
+def test_a_device_that_computes_nothing_is_refused(data, tmp_path) -> None:
+    save_model(tmp_path / "model.pt", VBPR.from_data(data), data)
+    with pytest.raises(InputError, match="device: found 'meta', which cannot be used here"):
+        Recommender.load(tmp_path / "model.pt", data, device="meta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,7 +106,11 @@ def read_tab_separated(file: Path, columns: Sequence[str], dtypes: Mapping[str, 
         ValueError: If values do not fit ``dtypes``, or a line has more fields than the header.
     """
     # All columns are read, as pandas ignores further fields of a line when it is given `usecols`.
-    frame = pd.read_csv(file, sep="\t", dtype=dict(dtypes), index_col=False, keep_default_na=False, low_memory=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Of long lines, which are refused below.
+        frame = pd.read_csv(
+            file, sep="\t", dtype=dict(dtypes), index_col=False, keep_default_na=False, low_memory=False
+        )
     with file.open(encoding="utf-8-sig") as lines:  # pandas takes the width of the first line of data on trust.
         widths = [next(lines, "").count("\t") for _ in range(2)]
     if widths[1] > widths[0]:
