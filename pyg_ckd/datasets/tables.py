@@ -130,11 +130,14 @@ def value_at(column: pd.Series, row: int) -> object:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Read a table in which only an empty field is missing, so that a user may be called ``NA``."""
     frame = _parse_csv(path)
-    integers = [name for name in _IDS if name in frame.columns and pd.api.types.is_integer_dtype(frame[name])]
-    if integers and _has_padding(path):
-        text = _parse_csv(path, dict.fromkeys(integers, str))
+    ids = [frame[name] for name in _IDS if name in frame.columns]
+    beyond = [str(column.name) for column in ids if column.dtype == object]  # Numbers of more than 64 bits among them.
+    integers = [str(column.name) for column in ids if pd.api.types.is_integer_dtype(column)]
+    doubtful = [*beyond, *(integers if _has_padding(path) else [])]
+    if doubtful:
+        text = _parse_csv(path, dict.fromkeys(doubtful, str))[doubtful]
         frame = frame.assign(
-            **{name: text[name] for name in integers if not (text[name] == frame[name].astype(str)).all()}
+            **{name: text[name] for name in doubtful if name in beyond or _differ(text[name], frame[name])}
         )
     return frame
 
@@ -144,6 +147,10 @@ def _parse_csv(path: Path, dtypes: Mapping[str, type] | None = None) -> pd.DataF
         # Else pandas takes the first field of lines that are longer than the header for a name of the row.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         return pd.read_csv(path, index_col=False, low_memory=False, dtype=dtypes, keep_default_na=False, na_values=[""])
+
+
+def _differ(text: pd.Series, numbers: pd.Series) -> bool:
+    return bool((text != numbers.astype(str)).any())
 
 
 def _has_padding(path: Path) -> bool:
