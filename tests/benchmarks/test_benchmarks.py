@@ -42,7 +42,7 @@ def _suite() -> Suite:
         ("evaluation", {}, ["ratio to bare"]),
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth"]),
-        ("memory", {"sizes": (20_000,)}, ["beyond / needed", "peak / needed"]),
+        ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("import_time", {}, ["seconds"]),
     ],
 )
