@@ -18,6 +18,7 @@ from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import SyntheticMultimodal, load
 from pyg_ckd.nn import Backbone
+from pyg_ckd.training import RowAdam
 
 DIMS = 128
 BATCH_SIZE = 2048
@@ -133,7 +134,7 @@ class Steps:
         graph = objective.prepare(self.features, {RATES: problem.edge_index})
         self.graph = objective.begin_epoch(self.features, graph)
         parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+        self.optimizer = RowAdam(parameters, lr=1e-3, fused=True)
         sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
         self.sampler = TripletSampler(problem.edge_index, *sizes)
         self._batches = self._endless()

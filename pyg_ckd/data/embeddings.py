@@ -139,10 +139,13 @@ class Block:
         user: User columns ``[num_users, D]``, or :obj:`None` for a bias of the items.
         item: Item columns ``[num_items, D]``, given or still to be projected; of a bias ``[num_items]``.
         constant: Whether all items have the same row, so that no margin comes from the block.
+        sparse: Whether columns that are parameters get sparse gradients.
     """
 
-    def __init__(self, user: Tensor | None, item: Tensor | Projection, constant: bool = False) -> None:
-        self.user, self._item, self.constant = user, item, constant
+    def __init__(
+        self, user: Tensor | None, item: Tensor | Projection, constant: bool = False, sparse: bool = False
+    ) -> None:
+        self.user, self._item, self.constant, self._sparse = user, item, constant, sparse
         self._known: dict[_Key, _Known] = {}
 
     @property
@@ -180,7 +183,7 @@ class Block:
     def _read(self, triples: Sequence[Triples]) -> None:
         rows = self._item.take(item_index(triples)) if isinstance(self._item, Projection) else None
         item = self.item if rows is None else rows
-        reading = read_margins(self.user, item, triples, gathered=rows is not None)
+        reading = read_margins(self.user, item, triples, gathered=rows is not None, sparse=self._sparse)
         norms = [reading.squared_norm, *[None] * (len(triples) - 1)]
         for t, margin, norm in zip(triples, reading.margins, norms, strict=True):
             self._known[_key(t, torch.is_grad_enabled())] = _Known(margin, norm, t)

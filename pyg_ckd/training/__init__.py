@@ -2,6 +2,7 @@
 
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
+from pyg_ckd.training.optimizer import RowAdam
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.teachers import Teacher, Teachers, build, train_teachers
 from pyg_ckd.training.trainer import Trainer, parse_metric
@@ -9,6 +10,7 @@ from pyg_ckd.training.trainer import Trainer, parse_metric
 __all__ = [
     "EarlyStopping",
     "History",
+    "RowAdam",
     "Teacher",
     "Teachers",
     "Trainer",

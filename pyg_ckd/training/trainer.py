@@ -24,6 +24,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
+from pyg_ckd.training.optimizer import RowAdam
 from pyg_ckd.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -195,7 +196,8 @@ class Trainer:
         parameters = [p for p in objective.parameters() if p.requires_grad]
         if not parameters:
             raise InputError(f"{type(objective.student).__name__}: found no trainable parameter, expected at least one")
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, fused=True)
+        # A scaler of gradients leaves scaling to a fused optimiser, which knows nothing of sparse ones.
+        optimizer = RowAdam(parameters, lr=self.lr, fused=self.precision != "16-mixed")
         wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
         wrapped.mark_forward_method("loss")
         sampler = TripletSampler(

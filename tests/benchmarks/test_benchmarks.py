@@ -41,7 +41,7 @@ def _suite() -> Suite:
         ("step", {"names": ("VBPR", "MMGCN"), "batch_size": 256}, ["CKD / plain", "of minima"]),
         ("evaluation", {}, ["ratio to bare"]),
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
-        ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth"]),
+        ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("import_time", {}, ["seconds"]),
     ],

@@ -38,6 +38,9 @@ class VBPR(LateFusion):
         fusion: ``"concat"``, a preference block :math:`\boldsymbol{\theta}_u^m` per modality, or ``"sum"``, one block
             for the sum of all projected modalities (one projection of the concatenated features, as in MMRec). With
             ``"sum"`` no preference belongs to a modality, so that interventions act on features alone.
+        sparse: Whether the tables' gradients are sparse, as those of :class:`torch.nn.Embedding`: they hold the rows of
+            the batch alone. The trainer's :class:`~pyg_ckd.training.RowAdam` then updates these rows and no others,
+            which is another algorithm than Adam, and the faster the fewer rows a batch has of all.
 
     Raises:
         InputError: If a size is not positive, there is no modality, or ``fusion`` is neither of the two.
@@ -58,13 +61,14 @@ class VBPR(LateFusion):
         embedding_dim: int = 64,
         item_bias: bool = True,
         fusion: str = "concat",
+        sparse: bool = False,
     ) -> None:
         check_size("number of modalities", len(feature_dims))
         super().__init__(num_users, num_items, feature_dims)
         check_size("embedding_dim", embedding_dim)
         if fusion not in FUSIONS:
             raise unknown_name("fusion", fusion, FUSIONS)
-        self.fusion = fusion
+        self.fusion, self.sparse = fusion, sparse
         self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
         self.item_embedding = nn.Parameter(torch.empty(num_items, embedding_dim))
         self.item_bias = nn.Parameter(torch.empty(num_items)) if item_bias else None
@@ -94,20 +98,21 @@ class VBPR(LateFusion):
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Put the id block, the blocks of the modalities and the bias side by side."""
-        shared = [Block(inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding))]
-        bias = [] if self.item_bias is None else [Block(None, inputs.take_items(self.item_bias))]
+        sparse = self.sparse
+        shared = [Block(inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding), sparse=sparse)]
+        bias = [] if self.item_bias is None else [Block(None, inputs.take_items(self.item_bias), sparse=sparse)]
         if self.fusion == "sum":
             branches = self.branches(views, inputs)
             users = next(iter(branches.values())).user
             sums = [torch.stack([branches[m, m in view].item for m in self.modalities]).sum(dim=0) for view in views]
-            return [BlockEmbeddings([*shared, Block(users, item), *bias]) for item in sums]
+            return [BlockEmbeddings([*shared, Block(users, item, sparse=sparse), *bias]) for item in sums]
         blocks = {}
         for m in self.modalities:
             feature, lin = inputs.features[m], cast(nn.Linear, self.project[m])
             for factual in {m in view for view in views}:
                 if factual:
                     projection = Projection(inputs.take_items(feature), lin.weight, lin.bias)
-                    blocks[m, True] = Block(inputs.take_users(self.preference[m]), projection)
+                    blocks[m, True] = Block(inputs.take_users(self.preference[m]), projection, sparse=sparse)
                 else:  # The same row for all items: it is there, but it moves no margin.
                     blocks[m, False] = Block(*self.branch(m, mean_row(feature), inputs, False), constant=True)
         return [BlockEmbeddings([*shared, *(blocks[m, m in view] for m in self.modalities), *bias]) for view in views]
