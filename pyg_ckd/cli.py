@@ -48,10 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         message = _name_options(str(error))
     except KeyboardInterrupt:
-        sys.stderr.write("pyg-ckd: interrupted; the same command goes on from the last checkpoint\n")
+        sys.stderr.write(f"pyg-ckd: interrupted; {_after_break(args)}\n")
         return 130
     sys.stderr.write(f"pyg-ckd: error: {' '.join(message.split())}\n")
     return EXIT_BAD_INPUT
+
+
+def _after_break(args: Sequence[str]) -> str:
+    if args and args[0] in ("compare", "train"):
+        return "the same command goes on from the last checkpoint"
+    return "nothing is half-written, the same command starts again"
 
 
 def _from_parser(error: BaseException) -> bool:

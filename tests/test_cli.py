@@ -471,3 +471,17 @@ def test_the_process_exits_with_code_2_and_without_a_traceback(tmp_path) -> None
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("train", "goes on from the last checkpoint"), ("models", "nothing is half-written")]
+)
+def test_an_interruption_gives_one_line_that_says_what_the_same_command_does(command, words, capsys, monkeypatch):
+    def interrupt(args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyg_ckd.cli._run", interrupt)
+    assert main([command]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert words in lines[0]

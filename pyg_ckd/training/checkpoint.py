@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +41,16 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str, device: str | torch
         InputError: If the file is missing, damaged, of another version or of another kind.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # A name that no file can have.
+        raise InputError(f"checkpoint {path}: {error.strerror}, expected a file written by pyg-ckd") from None
+    if not is_file:
         raise InputError(f"checkpoint {path}: found no such file, expected one written by pyg-ckd")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
+            content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # A damaged file makes the reader fail in any way, IndexError and TypeError included.
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise InputError(

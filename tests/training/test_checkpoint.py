@@ -22,7 +22,7 @@ class Bomb:
         return (open, (self.marker, "w"))
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol 4:UserWarning")
+pytestmark = pytest.mark.filterwarnings("error")  # One line about a bad file, and nothing beside it.
 CONTENT = {"kind": "run", "weights": torch.arange(6.0).view(2, 3), "rows": [{"epoch": 1, "x": 0.5}], "none": None}
 
 
@@ -36,6 +36,12 @@ def test_content_comes_back_bit_by_bit(tmp_path):
 def test_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=r"no_such\.pt: found no such file"):
         load_checkpoint(tmp_path / "no_such.pt", "run")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".pt", "a/" * 3000 + "b.pt"], ids=["name", "path"])
+def test_name_that_no_file_can_have_is_refused(name, tmp_path):
+    with pytest.raises(InputError, match=r"checkpoint .*\.pt: File name too long, expected a file"):
+        load_checkpoint(tmp_path / name, "run")
 
 
 def test_file_cut_off_anywhere_is_refused(tmp_path):
