@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import unknown_name
+from pyg_ckd.nn.pages import use_huge_pages
 
 NORMALIZATIONS = ("sym", "mean", "none")
 
@@ -21,6 +22,8 @@ def _product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor
     that nobody has touched takes half the time.
     """
     out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
+    use_huge_pages(x)
+    use_huge_pages(out, untouched=True)
     if start is None:
         return torch.addmm(out, matrix, x, beta=0, out=out)
     return torch.addmm(start, matrix, x, out=out)
