@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from pyg_ckd.data.margins import Triples, item_index, read_margins
+from pyg_ckd.data.margins import Triples, item_index, read_margins, user_index
 
 
 class Embeddings(NamedTuple):
@@ -124,6 +126,74 @@ class Projection:
         return F.linear(self.feature.index_select(0, index), self.weight, self.bias)
 
 
+class Combination:
+    """Columns that are the sum or the mean of tables, for some of their rows.
+
+    Few rows are read from every table and added up; of many the whole sum is computed. The tables' gradients of few
+    rows are sparse: a table must come from :func:`with_sparse_gradient`.
+
+    Args:
+        tables: The tables ``[N, D]``.
+        first: First row of the tables that belongs to the columns.
+        size: Number of rows that do.
+        mean: Whether the sum is divided by the number of tables.
+    """
+
+    def __init__(self, tables: Sequence[Tensor], first: int, size: int, mean: bool) -> None:
+        self._tables, self._first, self._size, self._mean = list(tables), first, size, mean
+        self._sums: dict[bool, Tensor] = {}
+
+    @property
+    def table(self) -> Tensor:
+        """All rows ``[size, D]``."""
+        mode = torch.is_grad_enabled()
+        if mode not in self._sums:
+            self._sums[mode] = self._combine(table.narrow(0, self._first, self._size) for table in self._tables)
+        return self._sums[mode]
+
+    def take(self, index: Tensor) -> Tensor | None:
+        """Return the rows ``[B, D]`` if they are fewer than all, else :obj:`None`."""
+        if index.numel() >= self._size or torch.is_grad_enabled() in self._sums:
+            return None
+        return self._combine(_Take.apply(table, index + self._first) for table in self._tables)
+
+    def _combine(self, parts: Iterable[Tensor]) -> Tensor:
+        total = reduce(torch.add, parts)
+        return total / len(self._tables) if self._mean else total
+
+
+def with_sparse_gradient(table: Tensor) -> Tensor:
+    """Return the table; its gradient may be sparse, and is made dense where it leaves to whatever made the table."""
+    return _Densify.apply(table)
+
+
+class _Take(torch.autograd.Function):
+    """Rows of a table, with a sparse gradient whatever the table is."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = table.shape
+        return table.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return torch.sparse_coo_tensor(index.unsqueeze(0), grad, ctx.shape, check_invariants=False), None
+
+
+class _Densify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> Tensor:
+        return table.view_as(table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.to_dense() if grad.is_sparse else grad
+
+
 class _Known(NamedTuple):
     margin: Tensor
     squared_norm: Tensor | None
@@ -136,22 +206,31 @@ class Block:
     What has been read for a list of triples is remembered, so that views which share a block share the work.
 
     Args:
-        user: User columns ``[num_users, D]``, or :obj:`None` for a bias of the items.
-        item: Item columns ``[num_items, D]``, given or still to be projected; of a bias ``[num_items]``.
+        user: User columns ``[num_users, D]``, given or still to be combined, or :obj:`None` for a bias of the items.
+        item: Item columns ``[num_items, D]``, given or still to be projected or combined; of a bias ``[num_items]``.
         constant: Whether all items have the same row, so that no margin comes from the block.
         sparse: Whether columns that are parameters get sparse gradients.
     """
 
     def __init__(
-        self, user: Tensor | None, item: Tensor | Projection, constant: bool = False, sparse: bool = False
+        self,
+        user: Tensor | Combination | None,
+        item: Tensor | Projection | Combination,
+        constant: bool = False,
+        sparse: bool = False,
     ) -> None:
-        self.user, self._item, self.constant, self._sparse = user, item, constant, sparse
+        self._user, self._item, self.constant, self._sparse = user, item, constant, sparse
         self._known: dict[_Key, _Known] = {}
+
+    @property
+    def user(self) -> Tensor | None:
+        """User columns ``[num_users, D]``; none of a bias."""
+        return self._user.table if isinstance(self._user, Combination) else self._user
 
     @property
     def item(self) -> Tensor:
         """Item columns ``[num_items, D]``; of a bias ``[num_items]``."""
-        return self._item.table if isinstance(self._item, Projection) else self._item
+        return self._item if isinstance(self._item, Tensor) else self._item.table
 
     def rows(self, user: Tensor, *items: Tensor) -> list[Tensor]:
         """Return the rows of users (ones for a bias) and of each list of items."""
@@ -181,9 +260,16 @@ class Block:
         return self._known.get(_key(triples, True)) or (None if grad else self._known.get(_key(triples, False)))
 
     def _read(self, triples: Sequence[Triples]) -> None:
-        rows = self._item.take(item_index(triples)) if isinstance(self._item, Projection) else None
-        item = self.item if rows is None else rows
-        reading = read_margins(self.user, item, triples, gathered=rows is not None, sparse=self._sparse)
+        items = None if isinstance(self._item, Tensor) else self._item.take(item_index(triples))
+        users = self._user.take(user_index(triples)) if isinstance(self._user, Combination) else None
+        reading = read_margins(
+            self.user if users is None else users,
+            self.item if items is None else items,
+            triples,
+            gathered=items is not None,
+            sparse=self._sparse,
+            users_gathered=users is not None,
+        )
         norms = [reading.squared_norm, *[None] * (len(triples) - 1)]
         for t, margin, norm in zip(triples, reading.margins, norms, strict=True):
             self._known[_key(t, torch.is_grad_enabled())] = _Known(margin, norm, t)

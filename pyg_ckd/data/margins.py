@@ -33,6 +33,7 @@ def read_margins(
     gathered: bool = False,
     norm: bool = True,
     sparse: bool = False,
+    users_gathered: bool = False,
 ) -> Reading:
     """Return how much each user scores one item above another, for several lists of triples at once.
 
@@ -46,16 +47,23 @@ def read_margins(
         gathered: Whether ``item`` holds the rows of :func:`item_index` already.
         norm: Whether the squared norm is wanted; if not, it is zero.
         sparse: Whether tables that are parameters get sparse gradients, which hold the rows that were read alone.
+        users_gathered: Whether ``user`` holds the rows of all users of the triples already.
     """
     users, preferred, other = (torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*triples, strict=True))
     items = (None, None) if gathered else (preferred, other)
-    margin, squared_norm = _Margins.apply(user, item, users, *items, triples[0][0].numel() if norm else 0, sparse)
+    count = triples[0][0].numel() if norm else 0
+    margin, squared_norm = _Margins.apply(user, item, None if users_gathered else users, *items, count, sparse)
     return Reading(margin.split([t[0].numel() for t in triples]), squared_norm)
 
 
 def item_index(triples: Sequence[Triples]) -> Tensor:
     """Return the row numbers of all preferred items and then of all other items."""
     return torch.cat([t[1] for t in triples] + [t[2] for t in triples])
+
+
+def user_index(triples: Sequence[Triples]) -> Tensor:
+    """Return the row numbers of all users."""
+    return torch.cat([t[0] for t in triples])
 
 
 def squared_norm(x: Tensor) -> Tensor:
@@ -88,7 +96,7 @@ class _Margins(torch.autograd.Function):
         ctx: Any,
         user: Tensor | None,
         item: Tensor,
-        users: Tensor,
+        users: Tensor | None,
         preferred: Tensor | None,
         other: Tensor | None,
         count: int,
@@ -101,13 +109,13 @@ class _Margins(torch.autograd.Function):
             first, second = first[:count], second[:count]
         else:
             first, second = item.index_select(0, preferred[:count]), item.index_select(0, other[:count])
-            difference = first - second if users.numel() == count else _difference(item, preferred, other)
+            difference = first - second if preferred.numel() == count else _difference(item, preferred, other)
         norm = _square(first) + _square(second)
         if user is None:
             left, margin = None, difference
             norm = norm + count
         else:
-            left = user.index_select(0, users)
+            left = user if users is None else user.index_select(0, users)
             margin = (left * difference).sum(dim=-1)
             norm = norm + _square(left[:count])
         ctx.save_for_backward(left, difference, first, second, users, preferred, other)
@@ -130,7 +138,7 @@ class _Margins(torch.autograd.Function):
             if double is not None:
                 grad[:count].addcmul_(left[:count], double)
             shape, dtype, sparse = ctx.of_user
-            grad_user = _table(shape, sparse, (users, grad.to(dtype)))
+            grad_user = grad.to(dtype) if users is None else _table(shape, sparse, (users, grad.to(dtype)))
         if ctx.needs_input_grad[1]:
             shape, dtype, sparse = ctx.of_item
             grad = (column.clone() if left is None else left * column).to(dtype)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
+from torch import Tensor
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Projection
+from pyg_ckd.data.embeddings import (
+    Block,
+    BlockEmbeddings,
+    Combination,
+    Embeddings,
+    Projection,
+    with_sparse_gradient,
+)
 
 USER, PREFERRED, OTHER = torch.tensor([0, 3, 3, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([1, 4, 4, 1])
 
@@ -118,3 +128,40 @@ def test_half_width_projections_have_gradients_of_their_own_width(dtype: torch.d
     assert user.grad.dtype == torch.float32
     assert item.grad.dtype == dtype
     assert torch.isfinite(item.grad).all()
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("order", ["rows", "rows, then tables", "tables, then rows"])
+def test_a_combination_gives_the_values_and_gradients_of_the_combined_tables(mean: bool, order: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    nodes = [torch.randn(20, 3, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    triples = (USER[:3], PREFERRED[:3], OTHER[:3])
+
+    def loss(user: Tensor | Combination, item: Tensor | Combination) -> Tensor:
+        blocks = [Block(user, item), Block(user, item)]
+        parts = {
+            "rows": lambda: blocks[0].margins(triples)[0].square().sum() + 0.1 * blocks[0].squared_norm(*triples),
+            "tables": lambda: cast(Tensor, blocks[1].user).cos().sum() + blocks[1].item.sin().sum(),
+        }
+        return torch.stack([parts[name]() for name in order.split(", then ")]).sum()
+
+    def combined() -> tuple[Combination, Combination]:
+        inner = [with_sparse_gradient(x * 2) for x in nodes]
+        return Combination(inner, 0, 8, mean), Combination(inner, 8, 12, mean)
+
+    expected = sum(2 * x for x in nodes) / (3 if mean else 1)
+    wanted = loss(expected[:8], expected[8:])
+    found = loss(*combined())
+    torch.testing.assert_close(found, wanted)
+    grads, wanted_grads = torch.autograd.grad(found, nodes), torch.autograd.grad(wanted, nodes)
+    assert not any(grad.is_sparse for grad in grads)
+    torch.testing.assert_close(grads, wanted_grads)
+
+
+def test_a_combination_reads_rows_only_while_they_are_fewer_than_all():
+    nodes = [torch.randn(9, 2, requires_grad=True) for _ in range(2)]
+    columns = Combination([with_sparse_gradient(x) for x in nodes], 4, 5, mean=False)
+    torch.testing.assert_close(columns.take(torch.tensor([1, 3, 3, 0])), (nodes[0] + nodes[1])[[5, 7, 7, 4]])
+    assert columns.take(torch.arange(5)) is None
+    torch.testing.assert_close(columns.table, (nodes[0] + nodes[1])[4:])
+    assert columns.take(torch.tensor([1])) is None  # The table is there already.

@@ -89,30 +89,29 @@ class MMGCNConv(MessagePassing):
 
     def forward(self, x: Tensor, edge_index: Adj | Adjacency, id_embedding: OptTensor = None) -> Tensor:
         """Run the layer."""
-        message = self.lin_neighbor(x)
         if isinstance(edge_index, Adjacency):
-            h = edge_index.matmul(message)
+            h = edge_index.matmul(self.lin_neighbor(x))
         else:
             if self.add_self_loops:
                 edge_index = _with_self_loops(edge_index, x.size(-2))
             # propagate_type: (x: Tensor)
-            h = self.propagate(edge_index, x=message)
+            h = self.propagate(edge_index, x=self.lin_neighbor(x))
         return self.merge(h, F.leaky_relu(self.lin_self(x)), id_embedding)
 
     def merge(self, h: Tensor, x: Tensor, id_embedding: OptTensor = None) -> Tensor:
-        r"""Merge the neighbourhood with the node.
+        r"""Merge the neighbourhood with the node, in the memory of both where that is possible.
 
         Args:
             h: Aggregated messages, before :math:`\phi`, :math:`(|\mathcal{V}|, F_{in})`.
             x: Nodes after :math:`\phi ( \mathbf{W}_2 \mathbf{x}_i + \mathbf{b}_2 )`, :math:`(|\mathcal{V}|, F_{out})`.
             id_embedding: As in :meth:`forward`.
         """
-        h = F.leaky_relu(h)
+        h = F.leaky_relu_(h)
         if id_embedding is not None:
-            x = x + id_embedding
+            x = x.add_(id_embedding)
         if self.combine == "concat":
             return F.leaky_relu(self.lin_merge(torch.cat([h, x], dim=-1)))
-        return F.leaky_relu(self.lin_merge(h) + x)
+        return F.leaky_relu_(self.lin_merge(h).add_(x))
 
     def message(self, x_j: Tensor) -> Tensor:
         """Pass the neighbour's row on."""

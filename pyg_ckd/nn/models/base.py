@@ -301,7 +301,7 @@ class LateFusion(Backbone):
         """
         raise TypeError(f"{type(self).__name__} defines no branch")
 
-    def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Embeddings:
+    def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Output:
         """Fuse the branches of one view, given in the order of the modalities."""
         raise TypeError(f"{type(self).__name__} defines no fusion")
 

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pyg_ckd.data.embeddings import Embeddings
+from pyg_ckd.data.embeddings import (
+    Block,
+    BlockEmbeddings,
+    Combination,
+    DetailedEmbeddings,
+    Embeddings,
+    Output,
+    with_sparse_gradient,
+)
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
@@ -120,26 +128,38 @@ class MMGCN(LateFusion):
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Run the graph network of a modality."""
         id_embedding = inputs.once("id_embedding", lambda: self._id_embedding(inputs))
-        return self.split(self._run(self._branch, modality, feature, inputs, factual, id_embedding), inputs.n_id_dict)
+        x = self._run(self._branch, modality, feature, inputs, factual, id_embedding)
+        if not self._spares:
+            return self.split(x, inputs.n_id_dict)
+        x = with_sparse_gradient(x)
+        return DetailedEmbeddings(*self.split(x, inputs.n_id_dict), {"nodes": x})
 
     def _branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool, id_embedding: Tensor) -> Tensor:
-        preference, feature = self.preference[modality], self.project[modality](feature)
-        preference = inputs.take_users(preference) if factual else mean_row(preference)
-        x = F.normalize(torch.cat([preference, feature]))
-        first, *others = cast(nn.ModuleList, self.convs[modality])
-        if factual:
-            x = self._run(first, x, inputs.graph, id_embedding)
-        else:
-            x = self._run(self._first_of_constants, cast(MMGCNConv, first), x, inputs, id_embedding)
-        for conv in others:
+        x = self._run(self._first_layer, modality, feature, inputs, factual, id_embedding)
+        for conv in list(cast(nn.ModuleList, self.convs[modality]))[1:]:
             x = self._run(conv, x, inputs.graph, id_embedding)
         return x
+
+    def _first_layer(
+        self, modality: str, feature: Tensor, inputs: Inputs, factual: bool, id_embedding: Tensor
+    ) -> Tensor:
+        preference, feature = self.preference[modality], self.project[modality](feature)
+        preference = inputs.take_users(preference) if factual else mean_row(preference)
+        x, conv = F.normalize(torch.cat([preference, feature])), cast(nn.ModuleList, self.convs[modality])[0]
+        if factual:
+            return conv(x, inputs.graph, id_embedding)
+        return self._first_of_constants(cast(MMGCNConv, conv), x, inputs, id_embedding)
 
     def _id_embedding(self, inputs: Inputs) -> Tensor:
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
 
+    @property
+    def _spares(self) -> bool:
+        """Whether memory is spared for a backward pass."""
+        return self.recompute and torch.is_grad_enabled()
+
     def _run(self, layer: Callable[..., Tensor], *args: Any) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
+        if self._spares:
             return cast(Tensor, checkpoint(layer, *args, use_reentrant=False, preserve_rng_state=False))
         return layer(*args)
 
@@ -152,8 +172,18 @@ class MMGCN(LateFusion):
         user, item = F.leaky_relu(conv.lin_self(x)).split(1)
         return conv.merge(h, torch.cat([user + ids.user, item + ids.item]))
 
-    def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Embeddings:
+    def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Output:
         """Add the branches up, or average them."""
+        if self._spares:  # Only the rows that are read, so that no view has tables, nor their gradients.
+            nodes = [cast(DetailedEmbeddings, branch).parts["nodes"] for branch in branches.values()]
+            num_users = next(iter(branches.values())).user.size(0)
+            mean = self.fusion != "sum"
+            user = Combination(nodes, 0, num_users, mean)
+            item = Combination(nodes, num_users, nodes[0].size(0) - num_users, mean)
+            return BlockEmbeddings([Block(user, item)])
+        return self._sum(branches)
+
+    def _sum(self, branches: Mapping[str, Embeddings]) -> Embeddings:
         user = reduce(torch.add, (branch.user for branch in branches.values()))
         item = reduce(torch.add, (branch.item for branch in branches.values()))
         if self.fusion == "sum":

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyg_ckd.data.inputs import unpack
+from pyg_ckd.balance import DistillationWrapper
+from pyg_ckd.data import Embeddings
+from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import MMGCN
 from tests.nn.models.zoo import built, doubled
@@ -82,3 +85,28 @@ def test_recomputed_layers_give_the_same_gradients_and_save_less(make_data):
     assert torch.equal(loss, kept_loss)
     assert_close(grads, kept_grads, rtol=0, atol=0)
     assert size < 0.6 * kept
+
+
+@pytest.mark.parametrize("fusion", ["sum", "mean"])
+def test_recomputed_distillation_has_the_losses_and_gradients_of_the_stored_one(fusion, make_data):
+    data = make_data(num_users=300, num_items=200)
+    features, edges = unpack(data)
+    generator = torch.Generator().manual_seed(0)
+    teachers = {
+        m: Embeddings(*(torch.randn(n, 4, generator=generator).double() for n in (300, 200))) for m in data.modalities
+    }
+    batch = next(iter(TripletSampler(edges[RATES], 300, 200, 6, 20, 0)))  # Fewer rows than users and items.
+
+    def run(recompute: bool) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        torch.manual_seed(0)
+        model = MMGCN.from_data(data, fusion=fusion, recompute=recompute).double()
+        objective = DistillationWrapper(model, teachers, num_random_triples=20)
+        inputs = {m: x.double() for m, x in features.items()}
+        terms = objective.loss(inputs, objective.prepare(inputs, edges), batch)
+        torch.stack(list(terms.values())).sum().backward()
+        return terms, [p.grad for p in objective.parameters()]
+
+    (terms, grads), (kept_terms, kept_grads) = run(True), run(False)
+    assert_close(terms, kept_terms, rtol=1e-12, atol=0)
+    assert_close(grads, kept_grads, rtol=0, atol=1e-12)
+    assert not any(grad.is_sparse for grad in grads)
