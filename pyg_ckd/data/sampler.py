@@ -40,7 +40,8 @@ class TripletSampler:
     binary search over all users' lists at once. The cost does not depend on how much a user interacted with.
 
     Args:
-        edge_index: Training interactions (user row, item row), int64 ``[2, E]``; batches appear on its device.
+        edge_index: Training interactions (user row, item row), int64 ``[2, E]``, not copied unless some are left out;
+            batches appear on its device.
         num_users: Number of users.
         num_items: Number of items.
         batch_size: Triples in a batch; the last batch of an epoch may be smaller.
@@ -80,8 +81,8 @@ class TripletSampler:
 
         saturated = self._degree >= num_items
         self.saturated_users = saturated.nonzero().view(-1)
-        keep = ~saturated[edge_index[0]]
-        self._user, self._item = edge_index[0][keep], edge_index[1][keep]
+        kept = edge_index[:, ~saturated[edge_index[0]]] if self.saturated_users.numel() else edge_index
+        self._user, self._item = kept
         if self._user.numel() == 0:
             raise InputError(
                 "training interactions: found none that a negative item exists for, "

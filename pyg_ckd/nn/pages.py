@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -10,33 +11,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SMALLEST = 8 * 2**20
-"""Bytes of a table from which on its pages are more than the processor's table of pages remembers."""
-
 HUGE_PAGE = 2 * 2**20
 FOR_FAULTS, NOW = 14, 25  # MADV_HUGEPAGE, MADV_COLLAPSE
+SMALLEST = {FOR_FAULTS: 8 * 2**20, NOW: 128 * 2**20}
+"""Bytes of a table from which on it pays: collapsing copies the table, which many more misses have to pay for."""
+
 _refused: set[int] = set()
 
 
 def use_huge_pages(table: Tensor, untouched: bool = False) -> None:
     """Ask Linux to hold a large table in huge pages, so that reading a row seldom misses the table of pages.
 
-    Values stay what they are. Where the system, the device or the size does not suit, nothing happens; a request that
-    the system refuses is not made again by this process.
+    Values stay what they are. Where the system, the device, the size or the kind of memory (a mapped file) does not
+    suit, nothing happens; what the system refuses for want of huge pages is not asked for again by this process.
 
     Args:
         table: The table, on the CPU and contiguous.
         untouched: Whether nobody has written to it yet: it then gets huge pages as it is written. If not, its pages
-            are collapsed now, which costs a copy the first time and next to nothing afterwards.
+            are collapsed now, which costs a copy, and next to nothing where they have been collapsed before.
     """
     advice = FOR_FAULTS if untouched else NOW
-    if torch.compiler.is_compiling() or table.device.type != "cpu" or table.nbytes < SMALLEST or advice in _refused:
+    if (
+        torch.compiler.is_compiling()
+        or table.device.type != "cpu"
+        or table.nbytes < SMALLEST[advice]
+        or advice in _refused
+    ):
         return
     advise = _madvise()
     if advise is not None and table.is_contiguous():
         start = -(-table.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         size = (table.data_ptr() + table.nbytes - start) // HUGE_PAGE * HUGE_PAGE
-        if advise(start, size, advice) != 0:
+        if advise(start, size, advice) != 0 and ctypes.get_errno() != errno.EINVAL:  # That one is about this table.
             _refused.add(advice)
 
 
@@ -45,7 +51,7 @@ def _madvise() -> Callable[[int, int, int], int] | None:
     if sys.platform != "linux":
         return None
     try:
-        function = ctypes.CDLL(None).madvise
+        function = ctypes.CDLL(None, use_errno=True).madvise
     except (OSError, AttributeError):
         return None
     function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 
 class RowAdam(torch.optim.Adam):
@@ -30,6 +31,11 @@ class RowAdam(torch.optim.Adam):
     beside sparse gradients.
     """
 
+    def __init__(self, params: ParamsT, *args: Any, **options: Any) -> None:
+        super().__init__(params, *args, **options)
+        # Else a scaler of gradients leaves scaling to the fused kernel, which sees no sparse ones.
+        self._step_supports_amp_scaling = False
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters that have a gradient.
@@ -38,7 +44,8 @@ class RowAdam(torch.optim.Adam):
             closure: Computes the loss anew, as in :meth:`torch.optim.Optimizer.step`.
 
         Raises:
-            RuntimeError: If there is a sparse gradient beside an option that only dense ones have.
+            RuntimeError: If there is a sparse gradient beside an option that only dense ones have, or one that does not
+                consist of rows; nothing has moved then.
         """
         loss = None
         if closure is not None:
@@ -46,6 +53,8 @@ class RowAdam(torch.optim.Adam):
                 loss = closure()
         given = [(p, p.grad, group) for group in self.param_groups for p in group["params"]]
         sparse = [(p, grad, group) for p, grad, group in given if grad is not None and grad.is_sparse]
+        for _, grad, group in sparse:
+            _check(grad, group)
         for p, _, _ in sparse:
             p.grad = None
         super().step()
@@ -55,8 +64,6 @@ class RowAdam(torch.optim.Adam):
         return loss
 
     def _update_rows(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        if group["weight_decay"] or group["amsgrad"] or group["maximize"]:
-            raise RuntimeError("RowAdam takes sparse gradients without weight_decay, amsgrad and maximize only")
         state, (beta1, beta2) = self.state[p], group["betas"]
         if not state:  # As Adam's, so that a step with a dense gradient finds what it expects.
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
@@ -73,3 +80,10 @@ class RowAdam(torch.optim.Adam):
         rate = group["lr"] * scale / (1 - beta1**step)
         denominator = second.sqrt_().add_((group["eps"] * scale).to(p.dtype))
         p.index_add_(0, rows, first.div_(denominator).mul_(-rate.to(p.dtype)))
+
+
+def _check(grad: Tensor, group: dict[str, Any]) -> None:
+    if group["weight_decay"] or group["amsgrad"] or group["maximize"]:
+        raise RuntimeError("RowAdam takes sparse gradients without weight_decay, amsgrad and maximize only")
+    if grad.sparse_dim() != 1:
+        raise RuntimeError(f"RowAdam takes sparse gradients of whole rows, found {grad.sparse_dim()} sparse dimensions")

@@ -196,8 +196,7 @@ class Trainer:
         parameters = [p for p in objective.parameters() if p.requires_grad]
         if not parameters:
             raise InputError(f"{type(objective.student).__name__}: found no trainable parameter, expected at least one")
-        # A scaler of gradients leaves scaling to a fused optimiser, which knows nothing of sparse ones.
-        optimizer = RowAdam(parameters, lr=self.lr, fused=self.precision != "16-mixed")
+        optimizer = RowAdam(parameters, lr=self.lr, fused=True)
         wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
         wrapped.mark_forward_method("loss")
         sampler = TripletSampler(

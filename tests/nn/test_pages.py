@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import sys
+
 import pytest
 import torch
 
 from pyg_ckd.nn import Adjacency, pages
 from pyg_ckd.nn.pages import FOR_FAULTS, HUGE_PAGE, NOW, SMALLEST, use_huge_pages
 
-LARGE = SMALLEST // 4 + HUGE_PAGE
+LARGE = SMALLEST[NOW] // 4 + HUGE_PAGE
 
 
 @pytest.fixture(name="asked")
@@ -33,7 +37,7 @@ def test_whole_huge_pages_inside_a_large_table_are_asked_for(untouched, advice, 
 
 @pytest.mark.parametrize(
     "table",
-    [torch.empty(SMALLEST // 4 - 1), torch.empty(2, LARGE).t(), torch.empty(LARGE, device="meta")],
+    [torch.empty(SMALLEST[NOW] // 4 - 1), torch.empty(2, LARGE).t(), torch.empty(LARGE, device="meta")],
     ids=["small", "not contiguous", "not on the CPU"],
 )
 def test_other_tables_are_left_alone(table, asked):
@@ -43,11 +47,25 @@ def test_other_tables_are_left_alone(table, asked):
 
 def test_a_refused_request_is_not_made_again(monkeypatch):
     calls = []
+
+    def refuse(start: int, size: int, advice: int) -> int:
+        calls.append(advice)
+        ctypes.set_errno(errno.ENOMEM)
+        return -1
+
     monkeypatch.setattr(pages, "_refused", set())
-    monkeypatch.setattr(pages, "_madvise", lambda: lambda *args: calls.append(args[2]) or -1)
+    monkeypatch.setattr(pages, "_madvise", lambda: refuse)
     for untouched in (False, False, True, True):
         use_huge_pages(torch.empty(LARGE), untouched)
     assert calls == [NOW, FOR_FAULTS]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
+def test_memory_that_cannot_have_them_takes_them_from_no_other_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "_refused", set())
+    torch.zeros(LARGE).numpy().tofile(tmp_path / "table")
+    use_huge_pages(torch.from_file(str(tmp_path / "table"), size=LARGE))
+    assert pages._refused == set()
 
 
 def test_a_system_without_them_is_no_obstacle(monkeypatch):

@@ -81,10 +81,39 @@ def test_a_dense_gradient_after_a_sparse_one_moves_all_rows():
 @pytest.mark.parametrize("option", [{"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}], ids=str)
 def test_options_that_dense_gradients_alone_have_are_refused(option):
     table = torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64))
-    optimizer = RowAdam([table], **option)
-    table.grad, _ = gradients(0)
+    vector = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = RowAdam([table, vector], **option)
+    table.grad, vector.grad = gradients(0)
     with pytest.raises(RuntimeError, match="sparse gradients without weight_decay, amsgrad and maximize"):
         optimizer.step()
+    assert (vector == 0).all()  # Nothing has moved,
+    assert table.grad is not None  # and nothing is lost.
+
+
+def test_a_gradient_of_single_elements_is_refused():
+    table = torch.nn.Parameter(torch.zeros(7, 3))
+    optimizer = RowAdam([table])
+    table.grad = torch.eye(7, 3).to_sparse()
+    with pytest.raises(RuntimeError, match="whole rows, found 2 sparse dimensions"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_of_gradients_changes_nothing_and_skips_a_step_that_is_not_finite(fused):
+    found = []
+    for scale in (1.0, 1024.0):
+        table, vector = torch.nn.Parameter(torch.zeros(7, 3)), torch.nn.Parameter(torch.zeros(4))
+        optimizer = RowAdam([table, vector], lr=0.1, eps=1.0, fused=fused)  # This epsilon makes the scale show.
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        for factor in (1.0, float("inf")):
+            optimizer.zero_grad()
+            rows = torch.nn.functional.embedding(torch.tensor([2, 2, 5]), table, sparse=True)
+            scaler.scale(factor * (rows.sum() + vector.sum())).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        found.append([table, vector])
+    assert (found[0][0][2] < 0).all()
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_a_closure_is_called_with_gradients_and_its_loss_returned():

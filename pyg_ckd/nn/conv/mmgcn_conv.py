@@ -90,28 +90,28 @@ class MMGCNConv(MessagePassing):
     def forward(self, x: Tensor, edge_index: Adj | Adjacency, id_embedding: OptTensor = None) -> Tensor:
         """Run the layer."""
         if isinstance(edge_index, Adjacency):
-            h = edge_index.matmul(self.lin_neighbor(x))
+            h = F.leaky_relu_(edge_index.matmul(self.lin_neighbor(x)))
         else:
             if self.add_self_loops:
                 edge_index = _with_self_loops(edge_index, x.size(-2))
             # propagate_type: (x: Tensor)
             h = self.propagate(edge_index, x=self.lin_neighbor(x))
-        return self.merge(h, F.leaky_relu(self.lin_self(x)), id_embedding)
+            h = F.leaky_relu(h)  # Not in place: the gradients of some aggregations need their result.
+        return self.merge(h, F.leaky_relu_(self.lin_self(x)), id_embedding)
 
     def merge(self, h: Tensor, x: Tensor, id_embedding: OptTensor = None) -> Tensor:
-        r"""Merge the neighbourhood with the node, in the memory of both where that is possible.
+        r"""Merge the neighbourhood with the node.
 
         Args:
-            h: Aggregated messages, before :math:`\phi`, :math:`(|\mathcal{V}|, F_{in})`.
+            h: Aggregated messages :math:`\mathbf{h}_i`, :math:`(|\mathcal{V}|, F_{in})`.
             x: Nodes after :math:`\phi ( \mathbf{W}_2 \mathbf{x}_i + \mathbf{b}_2 )`, :math:`(|\mathcal{V}|, F_{out})`.
             id_embedding: As in :meth:`forward`.
         """
-        h = F.leaky_relu_(h)
-        if id_embedding is not None:
-            x = x.add_(id_embedding)
         if self.combine == "concat":
-            return F.leaky_relu(self.lin_merge(torch.cat([h, x], dim=-1)))
-        return F.leaky_relu_(self.lin_merge(h).add_(x))
+            x = x if id_embedding is None else x + id_embedding
+            return F.leaky_relu_(self.lin_merge(torch.cat([h, x], dim=-1)))
+        h = _add(self.lin_merge(h), x)
+        return F.leaky_relu_(h if id_embedding is None else _add(h, id_embedding))
 
     def message(self, x_j: Tensor) -> Tensor:
         """Pass the neighbour's row on."""
@@ -127,6 +127,11 @@ class MMGCNConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, combine={self.combine!r})"
+
+
+def _add(x: Tensor, y: Tensor) -> Tensor:
+    """Return the sum, in the memory of ``x`` unless that would round it, as under autocast."""
+    return x.add_(y) if x.dtype == y.dtype else x + y
 
 
 def _with_self_loops(edge_index: Adj, num_nodes: int) -> Adj:

@@ -145,7 +145,8 @@ class MMGCN(LateFusion):
     ) -> Tensor:
         preference, feature = self.preference[modality], self.project[modality](feature)
         preference = inputs.take_users(preference) if factual else mean_row(preference)
-        x, conv = F.normalize(torch.cat([preference, feature])), cast(nn.ModuleList, self.convs[modality])[0]
+        conv = cast(nn.ModuleList, self.convs[modality])[0]
+        x = torch.cat([F.normalize(preference), F.normalize(feature)])
         if factual:
             return conv(x, inputs.graph, id_embedding)
         return self._first_of_constants(cast(MMGCNConv, conv), x, inputs, id_embedding)
@@ -168,7 +169,7 @@ class MMGCN(LateFusion):
         graph, ids = inputs.graph, self.split(id_embedding, inputs.n_id_dict)
         num_users = ids.user.size(0)
         spread = graph.constant(("spread", num_users), None, lambda: graph.matmul(graph.sides(num_users)))
-        h = spread @ conv.lin_neighbor(x)
+        h = F.leaky_relu_(spread @ conv.lin_neighbor(x))
         user, item = F.leaky_relu(conv.lin_self(x)).split(1)
         return conv.merge(h, torch.cat([user + ids.user, item + ids.item]))
 

@@ -125,6 +125,30 @@ def test_gradients_equal_finite_differences(options):
         )
 
 
+@pytest.mark.parametrize("aggr", ["sum", "max", "min", "mul", "std"])
+def test_gradients_of_other_aggregations_equal_finite_differences(aggr):
+    conv = layer(aggr=aggr).double()
+    x, id_embedding = inputs(torch.float64)
+    edge_index = torch.cat([both_directions(EDGES), torch.arange(USERS + ITEMS).expand(2, -1)], dim=1)
+    assert torch.autograd.gradcheck(lambda x: conv(x, edge_index, id_embedding), x.requires_grad_())
+
+
+@pytest.mark.parametrize("kind", ["tensor", "Adjacency"])
+def test_ids_are_added_in_single_precision_under_autocast(kind):
+    conv, (x, id_embedding) = layer(combine="add"), inputs()
+    graph = both_directions(EDGES) if kind == "tensor" else Adjacency.from_interactions(EDGES, USERS, ITEMS, "mean")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x, graph, id_embedding).dtype == torch.float32
+
+
+def test_what_the_layer_is_given_stays_as_it_is():
+    for combine in ("concat", "add"):
+        given, edge_index = inputs(), both_directions(EDGES)
+        before = [x.clone() for x in given]
+        layer(combine=combine)(given[0], edge_index, given[1])
+        assert all(map(torch.equal, given, before))
+
+
 @every_variant
 def test_empty_graph_and_isolated_nodes_use_the_node_alone(options):
     conv = layer(**options).double()
