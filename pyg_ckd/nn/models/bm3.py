@@ -67,7 +67,7 @@ class BM3(LightGCN):
         "trainer": {"lr": 1e-3, "patience": 30},
         "plain": {"l2": 0.0},
         "teacher": {"l2": 0.0},
-        "distillation": {"l2": 0.0, "distillation_weight": 0.1},
+        "distillation": {"l2": 0.0, "distillation_weight": 0.01},
     }
 
     def __init__(

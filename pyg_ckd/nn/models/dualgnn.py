@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,13 @@ class DualGNN(LateFusion):
     Raises:
         InputError: If a size is not positive, ``num_layers`` is negative, or there is no modality.
     """
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trainer": {"lr": 3e-4, "batch_size": 2048, "patience": 12},
+        "plain": {"l2": 1e-3},
+        "teacher": {"l2": 1e-3},
+        "distillation": {"l2": 1e-3, "distillation_weight": 0.01},
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,13 @@ class EgoGCN(EarlyFusion):
         InputError: If a size is not positive, there is no modality, a number of iterations is negative, ``modulation``
             is neither of the two or ``threshold`` is not between 0 and 1.
     """
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 8},
+        "plain": {"l2": 0.03},
+        "teacher": {"l2": 0.03},
+        "distillation": {"l2": 0.03, "distillation_weight": 0.01},
+    }
 
     def __init__(
         self,

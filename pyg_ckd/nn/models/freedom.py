@@ -70,7 +70,7 @@ class FREEDOM(LightGCN):
         "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 15},
         "plain": {"l2": 0.01},
         "teacher": {"l2": 0.01},
-        "distillation": {"l2": 0.01, "distillation_weight": 0.1},
+        "distillation": {"l2": 0.01, "distillation_weight": 0.01},
     }
 
     def __init__(

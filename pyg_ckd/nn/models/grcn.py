@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,14 @@ class GRCN(LateFusion):
     """
 
     normalization = "mean"  # The weights of the graph are then the uniform attention.
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "model": {"num_routing": 0},
+        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 10},
+        "plain": {"l2": 1e-3},
+        "teacher": {"l2": 1e-3},
+        "distillation": {"l2": 1e-3, "distillation_weight": 0.01},
+    }
 
     def __init__(
         self,

@@ -73,7 +73,12 @@ class MGCN(LightGCN):
             neither of the two.
     """
 
-    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 10},
+        "plain": {"l2": 1e-3},
+        "teacher": {"l2": 1e-3},
+        "distillation": {"l2": 1e-3, "distillation_weight": 0.01},
+    }
 
     def __init__(
         self,

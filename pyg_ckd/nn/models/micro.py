@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,14 @@ class MICRO(LatentStructure):
     Raises:
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
     """
+
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "model": {"contrast_items": 512},
+        "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 10},
+        "plain": {"l2": 1e-3},
+        "teacher": {"l2": 1e-3},
+        "distillation": {"l2": 1e-3, "distillation_weight": 0.01},
+    }
 
     def __init__(
         self,
