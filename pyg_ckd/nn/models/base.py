@@ -280,7 +280,7 @@ class Backbone(nn.Module):
     def split(self, x: Tensor, n_id_dict: Mapping[str, Tensor]) -> Embeddings:
         """Cut node embeddings ``[N, D]`` into those of users and of items."""
         users = n_id_dict["user"].numel() if "user" in n_id_dict else self.num_users
-        return Embeddings(x[:users], x[users:])
+        return Embeddings(*x.split([users, x.size(0) - users]))  # Its gradient is one concatenation.
 
 
 class LateFusion(Backbone):
