@@ -28,16 +28,17 @@ _RESERVED = {"full", "id", "x", "y", "batch", "ptr", "n_id", "input_id", "batch_
 _RESERVED |= {*SPLITS, "num_users", "num_items", "modalities", "user_id", "item_id"}
 
 
-def check_size(size: Any, name: str, source: str) -> int | None:
-    """Return ``size`` as a positive :obj:`int`, or :obj:`None` if it is to be inferred."""
-    if size is None:
+def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int | None:
+    """Return ``size`` as a positive :obj:`int`, or :obj:`None` if it may be and is to be ``inferred``."""
+    if size is None and inferred:
         return None
+    expected = "a positive integer or None to infer it" if inferred else "a positive integer"
     try:
         number = operator.index(size)
     except TypeError:
-        raise InputError(f"{source}: {name} is {size!r}, expected a positive integer or None to infer it") from None
+        raise InputError(f"{source}: {name} is {size!r}, expected {expected}") from None
     if number < 1:
-        raise InputError(f"{source}: {name} is {number}, expected a positive integer or None to infer it")
+        raise InputError(f"{source}: {name} is {number}, expected {expected}")
     return number
 
 

@@ -119,8 +119,8 @@ def describe_data(data: HeteroData, k: int = 10, sample: int = 10_000, seed: int
     Raises:
         InputError: If ``k`` or ``sample`` is not positive.
     """
-    check_size(k, "k", "describe")
-    check_size(sample, "sample", "describe")
+    check_size(k, "k", "describe", inferred=False)
+    check_size(sample, "sample", "describe", inferred=False)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(data["item"].num_nodes, generator=generator)
     usable = {m: _usable(data, m) for m in data.modalities}

@@ -7,6 +7,7 @@ returns int64 arrays whose interactions keep the order of the input.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,8 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
     Raises:
         InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
     """
-    if k < 0 or (k_item is not None and k_item < 0):
-        raise InputError(f"k-core: k={k}, k_item={k_item}, expected numbers of at least 0")
+    if any(not isinstance(x, Integral) or x < 0 for x in (k, 0 if k_item is None else k_item)):
+        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0")
     pairs = as_edge_index(interactions, "interactions", "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)

@@ -184,5 +184,5 @@ def test_a_graph_is_described_as_it_is():
 @pytest.mark.parametrize("name", ["k", "sample"])
 def test_sizes_that_are_not_positive_are_refused(name):
     data = build_data(PAIRS, CLEAN, num_items=60)
-    with pytest.raises(InputError, match=f"describe: {name} is 0, expected a positive"):
+    with pytest.raises(InputError, match=f"describe: {name} is 0, expected a positive integer$"):
         describe_data(data, **{name: 0})

@@ -173,6 +173,12 @@ def test_k_core_equals_the_brute_force_fixed_point(pairs, k, k_item):
         k_core(edges, k, k_item)
 
 
+@pytest.mark.parametrize(("k", "k_item"), [("3", None), (-1, None), (2.0, None), (1, "2"), (1, -1)])
+def test_a_core_of_no_number_is_refused(k, k_item):
+    with pytest.raises(InputError, match=r"k=.*, k_item=.*, expected integers of at least 0"):
+        k_core([[0, 0], [0, 1]], k, k_item)
+
+
 def test_frames_are_interactions():
     frame = pd.DataFrame({"user": [0, 0, 1], "item": [0, 1, 1]})
     assert k_core(frame, 1).all()
