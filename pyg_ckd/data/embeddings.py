@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple, cast
@@ -96,10 +97,36 @@ def _key(index: Sequence[Tensor], grad: bool) -> _Key:
     return grad, tuple(zip(map(id, index), versions, strict=True))
 
 
-class Projection:
-    r"""Item columns that are a linear map of features, :math:`\mathbf{F} \mathbf{W}^\top + \mathbf{b}`.
+class Columns(ABC):
+    """Columns of a table that are still to be computed: few rows one by one, many by computing all of them once."""
 
-    Few rows are projected one by one, many by projecting the whole table once.
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._tables: dict[bool, Tensor] = {}
+
+    @property
+    def table(self) -> Tensor:
+        """All rows ``[size, D]``."""
+        mode = torch.is_grad_enabled()
+        if mode not in self._tables:
+            self._tables[mode] = self._all()
+        return self._tables[mode]
+
+    def take(self, index: Tensor) -> Tensor | None:
+        """Return the rows ``[B, D]`` if that is less work than computing all of them, else :obj:`None`."""
+        if index.numel() >= self._size or torch.is_grad_enabled() in self._tables:
+            return None
+        return self._rows(index)
+
+    @abstractmethod
+    def _all(self) -> Tensor: ...
+
+    @abstractmethod
+    def _rows(self, index: Tensor) -> Tensor: ...
+
+
+class Projection(Columns):
+    r"""Item columns that are a linear map of features, :math:`\mathbf{F} \mathbf{W}^\top + \mathbf{b}`.
 
     Args:
         feature: Features ``[num_items, d]``.
@@ -108,29 +135,20 @@ class Projection:
     """
 
     def __init__(self, feature: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(feature.size(0))
         self.feature, self.weight, self.bias = feature, weight, bias
-        self._tables: dict[bool, Tensor] = {}
 
-    @property
-    def table(self) -> Tensor:
-        """All rows ``[num_items, D]``."""
-        mode = torch.is_grad_enabled()
-        if mode not in self._tables:
-            self._tables[mode] = F.linear(self.feature, self.weight, self.bias)
-        return self._tables[mode]
+    def _all(self) -> Tensor:
+        return F.linear(self.feature, self.weight, self.bias)
 
-    def take(self, index: Tensor) -> Tensor | None:
-        """Return the rows ``[B, D]`` if that is less work than projecting all of them, else :obj:`None`."""
-        if index.numel() >= self.feature.size(0) or torch.is_grad_enabled() in self._tables:
-            return None
+    def _rows(self, index: Tensor) -> Tensor:
         return F.linear(self.feature.index_select(0, index), self.weight, self.bias)
 
 
-class Combination:
+class Combination(Columns):
     """Columns that are the sum or the mean of tables, for some of their rows.
 
-    Few rows are read from every table and added up; of many the whole sum is computed. The tables' gradients of few
-    rows are sparse: a table must come from :func:`with_sparse_gradient`.
+    The tables' gradients of few rows are sparse: a table must come from :func:`with_sparse_gradient`.
 
     Args:
         tables: The tables ``[N, D]``.
@@ -140,26 +158,18 @@ class Combination:
     """
 
     def __init__(self, tables: Sequence[Tensor], first: int, size: int, mean: bool) -> None:
-        self._tables, self._first, self._size, self._mean = list(tables), first, size, mean
-        self._sums: dict[bool, Tensor] = {}
+        super().__init__(size)
+        self._parts, self._first, self._mean = list(tables), first, mean
 
-    @property
-    def table(self) -> Tensor:
-        """All rows ``[size, D]``."""
-        mode = torch.is_grad_enabled()
-        if mode not in self._sums:
-            self._sums[mode] = self._combine(table.narrow(0, self._first, self._size) for table in self._tables)
-        return self._sums[mode]
+    def _all(self) -> Tensor:
+        return self._combine(table.narrow(0, self._first, self._size) for table in self._parts)
 
-    def take(self, index: Tensor) -> Tensor | None:
-        """Return the rows ``[B, D]`` if they are fewer than all, else :obj:`None`."""
-        if index.numel() >= self._size or torch.is_grad_enabled() in self._sums:
-            return None
-        return self._combine(_Take.apply(table, index + self._first) for table in self._tables)
+    def _rows(self, index: Tensor) -> Tensor:
+        return self._combine(_Take.apply(table, index + self._first) for table in self._parts)
 
     def _combine(self, parts: Iterable[Tensor]) -> Tensor:
         total = reduce(torch.add, parts)
-        return total / len(self._tables) if self._mean else total
+        return total / len(self._parts) if self._mean else total
 
 
 def with_sparse_gradient(table: Tensor) -> Tensor:
@@ -206,16 +216,16 @@ class Block:
     What has been read for a list of triples is remembered, so that views which share a block share the work.
 
     Args:
-        user: User columns ``[num_users, D]``, given or still to be combined, or :obj:`None` for a bias of the items.
-        item: Item columns ``[num_items, D]``, given or still to be projected or combined; of a bias ``[num_items]``.
+        user: User columns ``[num_users, D]``, given or still to be computed, or :obj:`None` for a bias of the items.
+        item: Item columns ``[num_items, D]``, given or still to be computed; of a bias ``[num_items]``.
         constant: Whether all items have the same row, so that no margin comes from the block.
         sparse: Whether columns that are parameters get sparse gradients.
     """
 
     def __init__(
         self,
-        user: Tensor | Combination | None,
-        item: Tensor | Projection | Combination,
+        user: Tensor | Columns | None,
+        item: Tensor | Columns,
         constant: bool = False,
         sparse: bool = False,
     ) -> None:
@@ -225,12 +235,12 @@ class Block:
     @property
     def user(self) -> Tensor | None:
         """User columns ``[num_users, D]``; none of a bias."""
-        return self._user.table if isinstance(self._user, Combination) else self._user
+        return self._user.table if isinstance(self._user, Columns) else self._user
 
     @property
     def item(self) -> Tensor:
         """Item columns ``[num_items, D]``; of a bias ``[num_items]``."""
-        return self._item if isinstance(self._item, Tensor) else self._item.table
+        return self._item.table if isinstance(self._item, Columns) else self._item
 
     def rows(self, user: Tensor, *items: Tensor) -> list[Tensor]:
         """Return the rows of users (ones for a bias) and of each list of items."""
@@ -260,8 +270,8 @@ class Block:
         return self._known.get(_key(triples, True)) or (None if grad else self._known.get(_key(triples, False)))
 
     def _read(self, triples: Sequence[Triples]) -> None:
-        items = None if isinstance(self._item, Tensor) else self._item.take(item_index(triples))
-        users = self._user.take(user_index(triples)) if isinstance(self._user, Combination) else None
+        items = self._item.take(item_index(triples)) if isinstance(self._item, Columns) else None
+        users = self._user.take(user_index(triples)) if isinstance(self._user, Columns) else None
         reading = read_margins(
             self.user if users is None else users,
             self.item if items is None else items,

@@ -152,8 +152,7 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
     Raises:
         InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
     """
-    if any(not isinstance(x, Integral) or x < 0 for x in (k, 0 if k_item is None else k_item)):
-        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0")
+    check_core(k, k_item)
     pairs = as_edge_index(interactions, "interactions", "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)
@@ -177,6 +176,16 @@ def check_ratios(ratios: Sequence[float]) -> np.ndarray:
             f"split: ratios are {tuple(ratios)}, expected three shares (train, val, test) that sum to 1, train above 0"
         )
     return array
+
+
+def check_core(k: Any, k_item: Any = None) -> None:
+    """Refuse fewest interactions of a k-core that are no integers of at least 0.
+
+    Raises:
+        InputError: If one is not.
+    """
+    if any(not isinstance(x, Integral) or x < 0 for x in (k, 0 if k_item is None else k_item)):
+        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0, such as 5")
 
 
 def check_seed(seed: int) -> int:

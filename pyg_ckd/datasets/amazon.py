@@ -15,6 +15,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, feature_transform, imputation
 from pyg_ckd.data.splits import (
+    check_core,
     check_ratios,
     check_seed,
     cold_start_split,
@@ -200,8 +201,7 @@ class AmazonReviews(CachedGraph):
         imputation(impute)
         check_ratios(ratios)
         check_seed(seed)
-        if k_core < 0:
-            raise InputError(f"k_core: found {k_core}, expected a number of at least 0, such as 5")
+        check_core(k_core)
         self.edition = edition
         self.category = _category(category, edition)
         self.files = files

@@ -499,7 +499,7 @@ WRONG = {
         {"vectors": {"audio": "nowhere.npy"}, "url": "ftp://x"},
         "nowhere.npy of 'audio' is no file",
     ),
-    "k-core": ({"k_core": -1, "url": "ftp://x"}, "k_core: found -1, expected a number of at least 0"),
+    "k-core": ({"k_core": -1, "url": "ftp://x"}, "k-core: k=-1, k_item=None, expected integers of at least 0"),
     "ratios": ({"ratios": (0.5, 0.1), "url": "ftp://x"}, "ratios are .0.5, 0.1., expected three shares"),
     "seed": ({"seed": -1, "url": "ftp://x"}, "seed is -1, expected an integer of at least 0"),
     "kind": ({"files": {"review": "x"}}, "unknown kind of file 'review': did you mean 'reviews'"),

@@ -179,12 +179,8 @@ class MMGCN(LateFusion):
             nodes = [cast(DetailedEmbeddings, branch).parts["nodes"] for branch in branches.values()]
             num_users = next(iter(branches.values())).user.size(0)
             mean = self.fusion != "sum"
-            user = Combination(nodes, 0, num_users, mean)
-            item = Combination(nodes, num_users, nodes[0].size(0) - num_users, mean)
-            return BlockEmbeddings([Block(user, item)])
-        return self._sum(branches)
-
-    def _sum(self, branches: Mapping[str, Embeddings]) -> Embeddings:
+            items = Combination(nodes, num_users, nodes[0].size(0) - num_users, mean)
+            return BlockEmbeddings([Block(Combination(nodes, 0, num_users, mean), items)])
         user = reduce(torch.add, (branch.user for branch in branches.values()))
         item = reduce(torch.add, (branch.item for branch in branches.values()))
         if self.fusion == "sum":
