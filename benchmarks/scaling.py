@@ -48,14 +48,15 @@ def run(suite: Suite, sizes: Sequence[int] | None = None, batch_size: int = BATC
 
 
 def measure(suite: Suite, size: int, batch_size: int) -> Row:
-    """Return the row of one graph; an epoch is its first moment, when the order is drawn, and all its steps."""
+    """Return the row of one graph; an epoch is its first moment, its steps, and its last, when all rows are settled."""
     problem = Problem.random(size, suite.device)
     interactions, nodes = problem.edge_index.size(1), problem.num_users + problem.num_items
     row: Row = {"interactions": interactions, "nodes": nodes, "table (MiB)": 4 * WIDTH * nodes / 2**20}
     for update, sparse in UPDATES.items():
         steps = Steps(problem, problem.objective(VBPR, sparse=sparse), batch_size)
-        found = suite.compare({"start": lambda steps=steps: next(iter(steps.sampler)), "step": steps})
-        epoch = found["start"].median + len(steps.sampler) * found["step"].median
+        once = {"start": lambda steps=steps: next(iter(steps.sampler)), "end": steps.optimizer.settle}
+        found = suite.compare({**once, "step": steps})
+        epoch = sum(found[name].median for name in once) + len(steps.sampler) * found["step"].median
         row[f"step, {update} (ms)"] = 1e3 * found["step"].median
         row[f"epoch, {update} (s)"] = epoch
         row[STEP.format(update)] = 1e9 * epoch / interactions

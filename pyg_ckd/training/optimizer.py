@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+LAST = "last_step"
+"""Name of a table's state: after how many steps each row last changed."""
+BLOCK = 65_536
+"""Rows that are settled at a time."""
+
 
 class RowAdam(torch.optim.Adam):
-    r"""Adam that takes sparse gradients too, and moves no row that such a gradient does not hold.
+    r"""Adam that takes sparse gradients too, and then works on the rows that such a gradient holds alone.
 
     Dense gradients are treated as in `"Adam: A Method for Stochastic Optimization" <https://arxiv.org/abs/1412.6980>`_.
-    Of a table :math:`\mathbf{T}` with a sparse gradient, only the rows :math:`r` that it holds change, and their
-    moments:
+    Of a table :math:`\mathbf{T}` with a sparse gradient, only the rows :math:`r` that it holds change. What Adam would
+    have done with such a row in the :math:`n` steps since it last changed is made up for first, with
+    :math:`\rho = \beta_1 / \sqrt{\beta_2}`, before the row takes Adam's step:
 
     .. math::
-        \mathbf{m}_r &\leftarrow \beta_1 \mathbf{m}_r + (1 - \beta_1) \mathbf{g}_r, \qquad
-        \mathbf{v}_r \leftarrow \beta_2 \mathbf{v}_r + (1 - \beta_2) \mathbf{g}_r^2 \\
-        \mathbf{T}_r &\leftarrow \mathbf{T}_r - \eta\, \frac{\mathbf{m}_r / (1 - \beta_1^t)}
-        {\sqrt{\mathbf{v}_r / (1 - \beta_2^t)} + \epsilon}
+        \mathbf{T}_r &\leftarrow \mathbf{T}_r - \eta \, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+        \left( \sum_{j=1}^{n} \rho^j \right) \frac{\mathbf{m}_r}{\sqrt{\mathbf{v}_r} + \epsilon \sqrt{1 - \beta_2^t}}, \quad
+        \mathbf{m}_r \leftarrow \beta_1^n \mathbf{m}_r, \quad \mathbf{v}_r \leftarrow \beta_2^n \mathbf{v}_r
 
-    with :math:`t` the number of steps of the table. Adam itself would go on moving the other rows by their decaying
-    first moments. This is :class:`torch.optim.SparseAdam` for parameters of both kinds at once, but for
-    :math:`\epsilon`, which stands where Adam has it.
+    This is Adam over all rows but for two things: the sum takes today's :math:`t` for all of its steps, which matters in
+    the first dozens only, and a gradient is computed where a row stood before it was made up for. :meth:`settle` does
+    that for all rows, and is to be called before a table is used as a whole, as in an evaluation.
+    :class:`torch.optim.SparseAdam`, on the other hand, lets the moments of a row rest between its gradients.
 
-    The arguments are those of :class:`torch.optim.Adam`; ``weight_decay``, ``amsgrad`` and ``maximize`` are refused
-    beside sparse gradients.
+    The arguments are those of :class:`torch.optim.Adam`; ``weight_decay``, ``amsgrad``, ``maximize``, half-width
+    tables and :math:`\beta_1 \ge \sqrt{\beta_2}` are refused beside sparse gradients.
     """
 
     def __init__(self, params: ParamsT, *args: Any, **options: Any) -> None:
@@ -53,37 +60,87 @@ class RowAdam(torch.optim.Adam):
                 loss = closure()
         given = [(p, p.grad, group) for group in self.param_groups for p in group["params"]]
         sparse = [(p, grad, group) for p, grad, group in given if grad is not None and grad.is_sparse]
-        for _, grad, group in sparse:
-            _check(grad, group)
+        for p, grad, group in sparse:
+            _check(p, grad, group)
+        self._settle([(p, group) for p, grad, group in given if grad is not None and not grad.is_sparse])
         for p, _, _ in sparse:
             p.grad = None
         super().step()
-        for p, grad, group in sparse:
-            self._update_rows(p, grad, group)
-            p.grad = grad
+        for p, grad, group in given:
+            if grad is not None and grad.is_sparse:
+                self._update_rows(p, grad, group)
+                p.grad = grad
+            elif grad is not None and LAST in self.state[p]:
+                self.state[p][LAST].copy_(self.state[p]["step"].expand(p.size(0)))
         return loss
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move every row to where it stands after the last step, whenever it last had a gradient."""
+        self._settle([(p, group) for group in self.param_groups for p in group["params"]])
+
+    def _settle(self, parameters: Sequence[tuple[Tensor, dict[str, Any]]]) -> None:
+        for p, group in parameters:
+            state = self.state.get(p, {})
+            for start in range(0, p.size(0), BLOCK) if LAST in state else ():
+                part = slice(start, start + BLOCK)
+                first, second, last = (state[name][part] for name in ("exp_avg", "exp_avg_sq", LAST))
+                p[part].sub_(_make_up(first, second, state["step"] - last, state["step"], group))
+                last.copy_(state["step"].expand_as(last))
 
     def _update_rows(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[p], group["betas"]
         if not state:  # As Adam's, so that a step with a dense gradient finds what it expects.
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
             state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(p) for _ in range(2))
+        if LAST not in state:  # So far all gradients were dense.
+            state[LAST] = state["step"].to(p.device, torch.float32).repeat(p.size(0))
         grad = grad.coalesce()
         rows, values = grad.indices()[0], grad.values()
+        first, second = (state[name].index_select(0, rows) for name in ("exp_avg", "exp_avg_sq"))
+        missed = state["step"] - state[LAST].index_select(0, rows)
         state["step"] += 1
-        first = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
-        second = state["exp_avg_sq"].index_select(0, rows).mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        step = state["step"]
+        movement = _make_up(first, second, missed, step, group)
+        first.lerp_(values, 1 - beta1)
+        second.mul_(beta2).addcmul_(values, values, value=1 - beta2)
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
-        step = state["step"].double()  # The powers of betas near one.
-        scale = (1 - beta2**step).sqrt()
-        rate = group["lr"] * scale / (1 - beta1**step)
-        denominator = second.sqrt_().add_((group["eps"] * scale).to(p.dtype))
-        p.index_add_(0, rows, first.div_(denominator).mul_(-rate.to(p.dtype)))
+        state[LAST].index_copy_(0, rows, step.to(state[LAST].dtype).expand(rows.numel()))
+        p.index_add_(0, rows, movement.add_(_movement(first, second, step, group)).neg_())
 
 
-def _check(grad: Tensor, group: dict[str, Any]) -> None:
+def _make_up(first: Tensor, second: Tensor, missed: Tensor, step: Tensor, group: dict[str, Any]) -> Tensor:
+    """Decay moments by the steps that every row missed, in place, and return by how much the row moves down."""
+    beta1, beta2 = group["betas"]
+    ratio = beta1 / math.sqrt(beta2)
+    missed = missed.double().view(-1, *[1] * (first.dim() - 1))  # The powers of betas near one.
+    total = ratio * (1 - ratio**missed) / (1 - ratio)
+    moved = _movement(first, second, step, group).mul_(total.to(first.dtype))
+    first.mul_((beta1**missed).to(first.dtype))
+    second.mul_((beta2**missed).to(first.dtype))
+    return moved
+
+
+def _movement(first: Tensor, second: Tensor, step: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return by how much Adam moves parameters of these moments down."""
+    beta1, beta2 = group["betas"]
+    step = step.double()
+    scale = (1 - beta2**step).sqrt()
+    denominator = second.sqrt().add_((group["eps"] * scale).to(first.dtype))
+    return (first / denominator).mul_((group["lr"] * scale / (1 - beta1**step)).to(first.dtype))
+
+
+def _check(p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
     if group["weight_decay"] or group["amsgrad"] or group["maximize"]:
         raise RuntimeError("RowAdam takes sparse gradients without weight_decay, amsgrad and maximize only")
     if grad.sparse_dim() != 1:
         raise RuntimeError(f"RowAdam takes sparse gradients of whole rows, found {grad.sparse_dim()} sparse dimensions")
+    if p.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(f"RowAdam takes sparse gradients of float32 and float64 tables, found {p.dtype}")
+    beta1, beta2 = group["betas"]
+    if not beta1 < math.sqrt(beta2):
+        raise RuntimeError(
+            f"betas: found {group['betas']}, expected the first below the square root of the second beside sparse "
+            "gradients; else a row's steps would grow while it has none"
+        )

@@ -40,6 +40,7 @@ class _Run:
 
     objective: Objective
     optimizer: torch.optim.Optimizer
+    adam: RowAdam  # What lightning-fabric wraps as the optimizer.
     sampler: TripletSampler
     stopper: EarlyStopping
     history: History
@@ -208,7 +209,7 @@ class Trainer:
             self.seed,
         )
         best = {k: v.detach().clone() for k, v in objective.state_dict().items()}
-        run = _Run(objective, wrapped_optimizer, sampler, EarlyStopping(self.patience), History(), best)
+        run = _Run(objective, wrapped_optimizer, optimizer, sampler, EarlyStopping(self.patience), History(), best)
         return run, wrapped, features, objective.prepare(features, edges)
 
     def _train_epoch(
@@ -224,6 +225,7 @@ class Trainer:
             run.optimizer.step()
             for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
                 totals[name] = totals.get(name, 0) + term.detach()
+        run.adam.settle()
         row: dict[str, float] = {"epoch": run.epoch + 1}
         row |= {f"loss/{name}": float(total) / len(run.sampler) for name, total in totals.items()}
         run.history.seconds.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Rows that a sparse gradient holds are moved as SparseAdam moves them, dense parameters as Adam moves them."""
+"""Rows that a sparse gradient holds are moved as Adam over all rows would have moved them, at once or afterwards."""
 
 from __future__ import annotations
 
@@ -24,23 +24,84 @@ def gradients(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     ).double()
 
 
+def run_dense_and_sparse(steps: int, warm_up: int = 0, fused: bool = False) -> list[torch.Tensor]:
+    """Return a table and a vector moved by RowAdam, and both moved by Adam over all rows, for the same gradients."""
+    found = []
+    for cls in (RowAdam, torch.optim.Adam):
+        table, vector = (torch.nn.Parameter(torch.ones(*size, dtype=torch.float64)) for size in ((7, 3), (4,)))
+        optimizer = cls([table, vector], lr=0.1, betas=(0.8, 0.9), eps=1e-12, fused=fused)
+        for step in range(warm_up + steps):
+            table.grad, vector.grad = gradients(step)
+            if cls is torch.optim.Adam:
+                table.grad = table.grad.to_dense()
+            elif step < warm_up:
+                table.grad = table.grad.to_dense().to_sparse(1)
+            optimizer.step()
+        if isinstance(optimizer, RowAdam):
+            optimizer.settle()
+        found += [table.detach(), vector.detach()]
+    return found
+
+
 @pytest.mark.parametrize("fused", [False, True])
-def test_rows_and_dense_parameters_move_as_torchs_own_optimisers_move_them(fused):
-    table, vector = (torch.nn.Parameter(torch.ones(*size, dtype=torch.float64)) for size in ((7, 3), (4,)))
-    other_table, other_vector = copy.deepcopy(table), copy.deepcopy(vector)
-    ours = RowAdam([table, vector], lr=0.1, betas=(0.8, 0.9), eps=1e-12, fused=fused)
-    rows = torch.optim.SparseAdam([other_table], lr=0.1, betas=(0.8, 0.9), eps=1e-12)
-    dense = torch.optim.Adam([other_vector], lr=0.1, betas=(0.8, 0.9), eps=1e-12)
-    for step in range(4):
-        for t, v in ((table, vector), (other_table, other_vector)):
-            t.grad, v.grad = gradients(step)
-        ours.step()
-        rows.step()
-        dense.step()
-        assert table.grad is not None
-        assert table.grad.is_sparse  # Given back as it was.
-    torch.testing.assert_close(table, other_table, rtol=1e-9, atol=0)
+def test_rows_and_dense_parameters_move_as_adam_moves_them(fused):
+    table, vector, all_rows, other_vector = run_dense_and_sparse(60, fused=fused)
     torch.testing.assert_close(vector, other_vector, rtol=1e-9, atol=0)
+    moved = (all_rows - 1).abs().max()
+    assert (table - all_rows).abs().max() < 0.03 * moved  # The first steps' corrections of bias.
+
+
+def test_rows_move_exactly_as_adam_moves_them_once_the_corrections_of_bias_are_over():
+    beta1, beta2 = 0.8, 0.9
+    table = torch.nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    other = copy.deepcopy(table)
+    ours, adam = (cls([p], lr=0.1, betas=(beta1, beta2), eps=1e-14) for cls, p in ((RowAdam, table), (torch.optim.Adam, other)))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(400):
+        grad = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+        if step > 300:
+            grad[0] = 0  # Not one gradient for a hundred steps,
+            sparse = torch.sparse_coo_tensor(torch.tensor([[1]]), grad[1:], (2, 3), check_invariants=True)
+        else:
+            sparse = grad.to_sparse(1)
+        if step == 399:  # and then one.
+            grad = torch.ones_like(grad)
+            sparse = grad.to_sparse(1)
+        table.grad, other.grad = sparse, grad
+        ours.step()
+        adam.step()
+    torch.testing.assert_close(table, other, rtol=1e-8, atol=0)
+    for name in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(ours.state[table][name], adam.state[other][name], rtol=1e-9, atol=1e-15)
+
+
+def test_a_row_is_settled_once():
+    table = torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64))
+    optimizer = RowAdam([table], lr=0.1)
+    for step in range(4):
+        table.grad, _ = gradients(step)
+        optimizer.step()
+    before = table.detach().clone()
+    optimizer.settle()
+    after = table.detach().clone()
+    assert not torch.equal(before, after)
+    optimizer.settle()
+    assert torch.equal(table, after)
+
+
+def test_rows_go_on_from_a_saved_state_with_the_same_bits():
+    tables = [torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64)) for _ in range(2)]
+    whole, broken = (RowAdam([table], lr=0.1) for table in tables)
+    for step in range(6):
+        if step == 3:
+            state, broken = broken.state_dict(), RowAdam([tables[1]], lr=0.1)
+            broken.load_state_dict(copy.deepcopy(state))
+        for table, optimizer in zip(tables, (whole, broken), strict=True):
+            table.grad, _ = gradients(step)
+            optimizer.step()
+    whole.settle()
+    broken.settle()
+    assert torch.equal(*tables)
 
 
 def test_a_gradient_that_holds_all_rows_is_adams_epsilon_included():
@@ -76,6 +137,9 @@ def test_a_dense_gradient_after_a_sparse_one_moves_all_rows():
     optimizer.step()
     assert (table != 0).all()
     assert optimizer.state[table]["step"] == 2
+    settled = table.detach().clone()
+    optimizer.settle()  # Nothing is left to make up for.
+    assert torch.equal(table, settled)
 
 
 @pytest.mark.parametrize("option", [{"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}], ids=str)
@@ -95,6 +159,22 @@ def test_a_gradient_of_single_elements_is_refused():
     optimizer = RowAdam([table])
     table.grad = torch.eye(7, 3).to_sparse()
     with pytest.raises(RuntimeError, match="whole rows, found 2 sparse dimensions"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        (torch.zeros(7, 3, dtype=torch.bfloat16), {}, "float32 and float64 tables, found torch.bfloat16"),
+        (torch.zeros(7, 3), {"betas": (0.99, 0.9)}, "expected the first below the square root of the second"),
+    ],
+    ids=["half width", "betas"],
+)
+def test_tables_and_betas_that_cannot_be_made_up_for_are_refused(table, options, message):
+    table = torch.nn.Parameter(table)
+    optimizer = RowAdam([table], **options)
+    table.grad = torch.sparse_coo_tensor(torch.tensor([[1]]), table.detach()[:1], (7, 3), check_invariants=True)
+    with pytest.raises(RuntimeError, match=message):
         optimizer.step()
 
 
