@@ -202,7 +202,6 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, anchors: Tensor, temperature: float, block_size: int) -> Tensor:
         grad = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        scale = 1 / (temperature * anchors.numel())
         losses = []
         buffer = rows.new_empty(min(block_size, anchors.numel()), rows.size(0))
         for index in anchors.split(block_size):
@@ -216,9 +215,9 @@ class _Contrast(torch.autograd.Function):
             losses.append((total.log() + largest - positive).sum())
             if grad is not None:
                 prob.scatter_add_(1, target, -total)
-                grad.addmm_(prob.t(), anchor / total, alpha=scale)
-                grad.index_add_(0, index, (prob @ rows) / total, alpha=scale)
-        ctx.grad = grad
+                grad.addmm_(prob.t(), anchor / total)
+                grad.index_add_(0, index, (prob @ rows) / total)
+        ctx.grad = None if grad is None else grad.div_(temperature * anchors.numel())
         return torch.stack(losses).sum() / anchors.numel()
 
     @staticmethod

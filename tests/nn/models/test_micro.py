@@ -165,3 +165,10 @@ def test_weight_of_zero_leaves_the_contrast_out(make_data):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         MICRO(2, 2, {"visual": 3}, **options)
+
+
+def test_a_temperature_that_single_precision_cannot_hold_spoils_the_gradient_and_raises_nothing():
+    x, y = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    contrast(x.requires_grad_(), y, 1e-50).backward()
+    assert x.grad is not None
+    assert not x.grad.isfinite().all()  # The trainer finds that its loss is not finite.
