@@ -26,12 +26,13 @@ class RowAdam(torch.optim.Adam):
 
     .. math::
         \mathbf{T}_r &\leftarrow \mathbf{T}_r - \eta \, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
-        \left( \sum_{j=1}^{n} \rho^j \right) \frac{\mathbf{m}_r}{\sqrt{\mathbf{v}_r} + \epsilon \sqrt{1 - \beta_2^t}}, \quad
-        \mathbf{m}_r \leftarrow \beta_1^n \mathbf{m}_r, \quad \mathbf{v}_r \leftarrow \beta_2^n \mathbf{v}_r
+        \left( \sum_{j=1}^{n} \rho^j \right)
+        \frac{\mathbf{m}_r}{\sqrt{\mathbf{v}_r} + \epsilon \sqrt{1 - \beta_2^t}} \\
+        \mathbf{m}_r &\leftarrow \beta_1^n \mathbf{m}_r, \qquad \mathbf{v}_r \leftarrow \beta_2^n \mathbf{v}_r
 
-    This is Adam over all rows but for two things: the sum takes today's :math:`t` for all of its steps, which matters in
-    the first dozens only, and a gradient is computed where a row stood before it was made up for. :meth:`settle` does
-    that for all rows, and is to be called before a table is used as a whole, as in an evaluation.
+    This is Adam over all rows but for two things: the sum takes the present :math:`t` for all of its steps, which
+    matters in the first dozens only, and a gradient is computed where a row stood before it was made up for.
+    :meth:`settle` does that for all rows, and is to be called before a table is used as a whole, as in an evaluation.
     :class:`torch.optim.SparseAdam`, on the other hand, lets the moments of a row rest between its gradients.
 
     The arguments are those of :class:`torch.optim.Adam`; ``weight_decay``, ``amsgrad``, ``maximize``, half-width

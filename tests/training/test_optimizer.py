@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -52,10 +53,10 @@ def test_rows_and_dense_parameters_move_as_adam_moves_them(fused):
 
 
 def test_rows_move_exactly_as_adam_moves_them_once_the_corrections_of_bias_are_over():
-    beta1, beta2 = 0.8, 0.9
     table = torch.nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
     other = copy.deepcopy(table)
-    ours, adam = (cls([p], lr=0.1, betas=(beta1, beta2), eps=1e-14) for cls, p in ((RowAdam, table), (torch.optim.Adam, other)))
+    options: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-14}
+    ours, adam = RowAdam([table], **options), torch.optim.Adam([other], **options)
     generator = torch.Generator().manual_seed(0)
     for step in range(400):
         grad = torch.randn(2, 3, generator=generator, dtype=torch.float64)

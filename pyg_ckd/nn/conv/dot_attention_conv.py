@@ -10,6 +10,7 @@ from torch_geometric.typing import Adj, OptTensor, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
+from pyg_ckd.nn.conv.prepared import check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 
@@ -57,6 +58,7 @@ class DotAttentionConv(MessagePassing):
         """
         source, target = (x, x) if isinstance(x, Tensor) else x
         if isinstance(edge_index, Adjacency):
+            check_aggregation(self, "add")
             alpha = edge_softmax(edge_index.dot(target, source), edge_index)
             out = edge_index.matmul(source, alpha)
         else:

@@ -14,6 +14,7 @@ from torch_geometric.utils import softmax
 
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.dot_attention_conv import edge_softmax
+from pyg_ckd.nn.conv.prepared import check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 MODULATIONS = ("hard", "soft")
@@ -92,6 +93,7 @@ class EgoConv(MessagePassing):
             message, alpha = self.edge_updater(edge_index, x=x, modulated=modulated)
             # propagate_type: (message: Tensor, alpha: Tensor)
             return self.propagate(edge_index, message=message, alpha=alpha, size=(x.size(0), x.size(0)))
+        check_aggregation(self, "add")
         score = edge_index.dot(x, modulated)
         if self.modulation == "soft":
             return edge_index.matmul(modulated, edge_softmax(score, edge_index))

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch_geometric.nn import LGConv as _LGConv
 from torch_geometric.typing import Adj, OptTensor
 
+from pyg_ckd.nn.conv.prepared import check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 
@@ -33,6 +34,7 @@ class LGConv(_LGConv):
     def forward(self, x: Tensor, edge_index: Adj | Adjacency, edge_weight: OptTensor = None) -> Tensor:
         """Run one propagation step."""
         if isinstance(edge_index, Adjacency):
+            check_aggregation(self, "add")
             return edge_index.matmul(x, edge_weight)
         # propagate_type: (x: Tensor, edge_weight: OptTensor)
         return super().forward(x, edge_index, edge_weight)

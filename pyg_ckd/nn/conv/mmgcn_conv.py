@@ -14,6 +14,7 @@ from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import add_self_loops, spmm
 
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.conv.prepared import check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 COMBINATIONS = ("concat", "add")
@@ -90,6 +91,7 @@ class MMGCNConv(MessagePassing):
     def forward(self, x: Tensor, edge_index: Adj | Adjacency, id_embedding: OptTensor = None) -> Tensor:
         """Run the layer."""
         if isinstance(edge_index, Adjacency):
+            check_aggregation(self, "mean")
             h = F.leaky_relu_(edge_index.matmul(self.lin_neighbor(x)))
         else:
             if self.add_self_loops:

@@ -39,9 +39,10 @@ class VBPR(LateFusion):
             for the sum of all projected modalities (one projection of the concatenated features, as in MMRec). With
             ``"sum"`` no preference belongs to a modality, so that interventions act on features alone.
         sparse: Whether the tables' gradients are sparse, as those of :class:`torch.nn.Embedding`: they hold the rows of
-            the batch alone. The trainer's :class:`~pyg_ckd.training.RowAdam` then works on these rows alone, to nearly the
-            same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense in a sampled subgraph, and where a penalty acts on the mean preference of a modality that the trained view,
-            as a teacher's, intervenes on.
+            the batch alone. The trainer's :class:`~pyg_ckd.training.RowAdam` then works on these rows alone, to nearly
+            the same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense in a sampled
+            subgraph, and where a penalty acts on the mean preference of a modality that the trained view, as a
+            teacher's, intervenes on.
 
     Raises:
         InputError: If a size is not positive, there is no modality, or ``fusion`` is neither of the two.
