@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class RowAdam(torch.optim.Adam):
             for start in range(0, p.size(0), BLOCK) if LAST in state else ():
                 part = slice(start, start + BLOCK)
                 first, second, last = (state[name][part] for name in ("exp_avg", "exp_avg_sq", LAST))
-                p[part].sub_(_make_up(first, second, state["step"] - last, state["step"], group))
+                p[part].sub_(_make_up(first, second, state["step"] - last, _Rate.of(state["step"], group, p.dtype)))
                 last.copy_(state["step"].expand_as(last))
 
     def _update_rows(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
@@ -101,35 +101,52 @@ class RowAdam(torch.optim.Adam):
         first, second = (state[name].index_select(0, rows) for name in ("exp_avg", "exp_avg_sq"))
         missed = state["step"] - state[LAST].index_select(0, rows)
         state["step"] += 1
-        step = state["step"]
-        movement = _make_up(first, second, missed, step, group)
+        rate = _Rate.of(state["step"], group, p.dtype)
+        movement = _make_up(first, second, missed, rate)
         first.lerp_(values, 1 - beta1)
         second.mul_(beta2).addcmul_(values, values, value=1 - beta2)
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
-        state[LAST].index_copy_(0, rows, step.to(state[LAST].dtype).expand(rows.numel()))
-        p.index_add_(0, rows, movement.add_(_movement(first, second, step, group)).neg_())
+        state[LAST].index_copy_(0, rows, state["step"].to(state[LAST].dtype).expand(rows.numel()))
+        p.index_add_(0, rows, movement.add_(rate.movement(first, second)).neg_())
 
 
-def _make_up(first: Tensor, second: Tensor, missed: Tensor, step: Tensor, group: dict[str, Any]) -> Tensor:
+class _Rate(NamedTuple):
+    """What moments are worth after some number of steps.
+
+    Attributes:
+        betas: Both decay rates.
+        factor: Learning rate with the corrections of bias, a scalar.
+        eps: What is added to the denominator, a scalar.
+    """
+
+    betas: tuple[float, float]
+    factor: Tensor
+    eps: Tensor
+
+    @classmethod
+    def of(cls, step: Tensor, group: dict[str, Any], dtype: torch.dtype) -> _Rate:
+        beta1, beta2 = group["betas"]
+        step = step.double()  # The powers of betas near one.
+        scale = (1 - beta2**step).sqrt()
+        factor = group["lr"] * scale / (1 - beta1**step)
+        return cls((beta1, beta2), factor.to(dtype), (group["eps"] * scale).to(dtype))
+
+    def movement(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return by how much Adam moves parameters of these moments down."""
+        return (first / second.sqrt().add_(self.eps)).mul_(self.factor)
+
+
+def _make_up(first: Tensor, second: Tensor, missed: Tensor, rate: _Rate) -> Tensor:
     """Decay moments by the steps that every row missed, in place, and return by how much the row moves down."""
-    beta1, beta2 = group["betas"]
+    beta1, beta2 = rate.betas
     ratio = beta1 / math.sqrt(beta2)
-    missed = missed.double().view(-1, *[1] * (first.dim() - 1))  # The powers of betas near one.
+    missed = missed.double().view(-1, *[1] * (first.dim() - 1))
     total = ratio * (1 - ratio**missed) / (1 - ratio)
-    moved = _movement(first, second, step, group).mul_(total.to(first.dtype))
+    moved = rate.movement(first, second).mul_(total.to(first.dtype))
     first.mul_((beta1**missed).to(first.dtype))
     second.mul_((beta2**missed).to(first.dtype))
     return moved
-
-
-def _movement(first: Tensor, second: Tensor, step: Tensor, group: dict[str, Any]) -> Tensor:
-    """Return by how much Adam moves parameters of these moments down."""
-    beta1, beta2 = group["betas"]
-    step = step.double()
-    scale = (1 - beta2**step).sqrt()
-    denominator = second.sqrt().add_((group["eps"] * scale).to(first.dtype))
-    return (first / denominator).mul_((group["lr"] * scale / (1 - beta1**step)).to(first.dtype))
 
 
 def _check(p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
