@@ -171,7 +171,8 @@ class EarlyFusionLightGCN(LightGCN):
         streams = [torch.cat([inputs.take_users(self.user_embedding), item])]
         wide = [m for m in self.modalities if m not in shared and not self._is_narrow(m, inputs)]
         streams += [as_items(self._map(m, inputs.take_items(inputs.features[m]))) for m in wide]
-        base, *projected = self.propagate(torch.cat(streams, dim=1), graph).chunk(len(streams), dim=1)
+        start = torch.cat(streams, dim=1) if wide else streams[0]
+        base, *projected = self.propagate(start, graph).chunk(len(streams), dim=1)
         factual = dict(zip(wide, projected, strict=True))
         ones = graph.constant(
             ("items", num_users, self.num_layers),
@@ -188,9 +189,9 @@ class EarlyFusionLightGCN(LightGCN):
         for view in views:
             same = [self.project[m](mean_row(inputs.features[m])) for m in self.modalities if m not in view]
             same += [self._bias(m) for m in self.modalities if m in view]
-            x = torch.addcmul(base, ones, torch.stack([row.view(-1) for row in same]).sum(dim=0))
+            x = torch.addmm(base, ones, torch.stack([row.view(1, -1) for row in same]).sum(dim=0))
             for m in self.modalities:
-                x = x + factual[m] if m in view - shared else x
+                x = x.add_(factual[m]) if m in view - shared else x  # The product does not need its result again.
             out.append(self.split(x, inputs.n_id_dict))
         return out
 
