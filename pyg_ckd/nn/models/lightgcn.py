@@ -189,7 +189,9 @@ class EarlyFusionLightGCN(LightGCN):
         for view in views:
             same = [self.project[m](mean_row(inputs.features[m])) for m in self.modalities if m not in view]
             same += [self._bias(m) for m in self.modalities if m in view]
-            x = torch.addmm(base, ones, torch.stack([row.view(1, -1) for row in same]).sum(dim=0))
+            constant = torch.stack([row.view(1, -1) for row in same]).sum(dim=0).to(base.dtype)
+            with torch.autocast(base.device.type, enabled=False):  # Propagated embeddings stay in single precision.
+                x = torch.addmm(base, ones, constant)
             for m in self.modalities:
                 x = x.add_(factual[m]) if m in view - shared else x  # The product does not need its result again.
             out.append(self.split(x, inputs.n_id_dict))

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from torch_geometric.nn.models import LightGCN as PyGLightGCN
 
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import EarlyFusionLightGCN, LightGCN
 from tests.nn.models.zoo import doubled
@@ -43,6 +43,20 @@ def test_early_fusion_equals_lightgcn_on_ids_plus_projected_features(make_data):
         item += features[m] @ lin.weight.t() + lin.bias
     plain.load_state_dict({"user_embedding": fused.user_embedding, "item_embedding": item})
     assert_close(torch.cat(fused(features, graph)), torch.cat(plain(features, graph)), atol=1e-12, rtol=0)
+
+
+def test_mixed_precision_projects_in_half_width_and_leaves_the_propagated_tables_whole(make_data):
+    data = make_data()
+    features, graph = unpack(data)
+    model = EarlyFusionLightGCN.from_data(data)
+    views = [None, [data.modalities[0]], []]
+    exact = model.forward_views(features, graph, views)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.forward_views(features, graph, views)
+    for ours, expected in zip(mixed, exact, strict=True):
+        assert ours.user.dtype == ours.item.dtype == torch.float32
+        assert_close(ours.item, expected.item, rtol=0.02, atol=0.02)
+        assert_close(ours.user, expected.user, rtol=0.02, atol=0.02)
 
 
 def test_items_without_ids_start_from_features_alone_and_train_no_id(make_data):
