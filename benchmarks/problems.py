@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from benchmarks.common import WIDTH
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, unpack
@@ -21,6 +20,8 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.training import RowAdam
 
 DIMS = 128
+SMALL = 16
+"""Users and items of the models that only tell how wide a teacher is."""
 BATCH_SIZE = 2048
 TIKTOK: dict[str, Any] = {"num_users": 9308, "num_items": 6710, "num_interactions": 74354}
 """Sizes of the TikTok graph; four fifths of a synthetic graph's interactions are for training."""
@@ -100,7 +101,9 @@ class Problem(NamedTuple):
         return self._replace(features={m: torch.randn(size, generator=generator, device=device) for m in names})
 
     def objective(self, backbone: type[Backbone], distilled: bool = False, **options: Any) -> Objective:
-        """Return plain training or distillation of a backbone with its recommended sizes; teachers are random.
+        """Return plain training or distillation of a backbone with its recommended sizes.
+
+        Teachers are random tables as wide as those that such a backbone would be the teacher with.
 
         Args:
             backbone: The backbone.
@@ -109,14 +112,26 @@ class Problem(NamedTuple):
         """
         torch.manual_seed(0)
         dims = {m: x.size(1) for m, x in self.features.items()}
-        student = backbone(self.num_users, self.num_items, dims, **{**backbone.recommended.get("model", {}), **options})
+        options = {**backbone.recommended.get("model", {}), **options}
+        student = backbone(self.num_users, self.num_items, dims, **options)
         if not distilled:
             return Objective(student)
-        teachers = {
-            m: Embeddings(0.1 * torch.randn(self.num_users, WIDTH), 0.1 * torch.randn(self.num_items, WIDTH))
-            for m in dims
-        }
+        sizes = self.num_users, self.num_items
+        widths = _teacher_widths(backbone, dims, options)
+        teachers = {m: Embeddings(*(0.1 * torch.randn(n, width) for n in sizes)) for m, width in widths.items()}
         return DistillationWrapper(student, teachers)
+
+
+def _teacher_widths(backbone: type[Backbone], dims: dict[str, int], options: dict[str, Any]) -> dict[str, int]:
+    """Return the width of what is kept of every modality's teacher, from teachers of a few users and items."""
+    generator = torch.Generator().manual_seed(0)
+    features = {m: torch.randn(SMALL, d, generator=generator) for m, d in dims.items()}
+    edges = {RATES: torch.arange(SMALL).repeat(2, 1)}
+    student = backbone(SMALL, SMALL, dims, **options).eval()
+    with torch.no_grad():
+        teachers = dict(zip(dims, student.forward_views(features, edges, [[m] for m in dims]), strict=True))
+    wrapper = DistillationWrapper(student, teachers)
+    return {m: wrapper.teacher(m).item.size(1) for m in dims}
 
 
 class Steps:

@@ -126,8 +126,10 @@ class DistillationWrapper(Objective):
                     f"teacher {m!r}: found user and item tables of widths {user.size(1)} and {item.size(1)}, expected "
                     "tables of one width without NaN or infinite values; train it again"
                 )
-            self.register_buffer(f"teacher_user_{m}", user.detach().clone())
-            self.register_buffer(f"teacher_item_{m}", item.detach().clone())
+            moves = (item != item[:1]).any(dim=0)
+            moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
+            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves].clone())
+            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves].clone())
 
     def _store_mask(self, modality: str, mask: Tensor) -> None:
         if modality not in self.modalities:
@@ -140,7 +142,10 @@ class DistillationWrapper(Objective):
         self.register_buffer(f"item_mask_{modality}", mask.clone())
 
     def teacher(self, modality: str) -> Embeddings:
-        """Return the frozen embeddings of a modality's teacher."""
+        """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.
+
+        Such a column, as of a modality that was intervened on, changes no margin and no ranking.
+        """
         return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
 
     @property

@@ -219,6 +219,30 @@ def test_settings_name_every_switch(make_data):
     assert first["backbone"] == "VBPR"
 
 
+def test_columns_of_a_teacher_in_which_all_items_agree_are_left_out_and_move_no_margin(make_data):
+    data = make_data()
+    model = built(BACKBONES["VBPR"], data)
+    rows = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([1, 0])
+    expected, teachers = {}, {}
+    for m, (user, item) in random_teachers(model).items():
+        expected[m] = Embeddings(user, item).margin(*rows)
+        same = item.new_tensor([[3.0, 0.0]]).expand(item.size(0), 2)
+        teachers[m] = Embeddings(torch.cat([torch.ones_like(user[:, :2]), user], 1), torch.cat([same, item], 1))
+    width = next(iter(teachers.values())).user.size(1)
+    wrapper = DistillationWrapper(model, teachers)
+    for m, margin in expected.items():
+        assert wrapper.teacher(m).user.size(1) == wrapper.teacher(m).item.size(1) == width - 2
+        torch.testing.assert_close(wrapper.teacher(m).margin(*rows), margin)
+
+
+def test_a_teacher_that_likes_all_items_alike_is_no_error(make_data):
+    model = built(BACKBONES["VBPR"], make_data())
+    flat = {m: Embeddings(user, torch.ones_like(item)) for m, (user, item) in random_teachers(model).items()}
+    wrapper = DistillationWrapper(model, flat)
+    rows = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([1, 0])
+    assert all((wrapper.teacher(m).margin(*rows) == 0).all() for m in model.modalities)
+
+
 def test_teacher_that_is_missing_unknown_or_of_other_sizes_is_refused(make_data):
     data = make_data(modalities=["visual", "textual"])
     model = built(BACKBONES["VBPR"], data)
