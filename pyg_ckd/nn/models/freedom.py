@@ -67,7 +67,8 @@ class FREEDOM(LightGCN):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 15},
+        "model": {"num_layers": 4, "dropout": 0.5},
+        "trainer": {"lr": 5e-3, "patience": 15},
         "plain": {"l2": 0.01},
         "teacher": {"l2": 0.01},
         "distillation": {"l2": 0.01, "distillation_weight": 0.01},
