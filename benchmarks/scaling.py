@@ -54,6 +54,7 @@ def measure(suite: Suite, size: int, batch_size: int) -> Row:
     row: Row = {"interactions": interactions, "nodes": nodes, "table (MiB)": 4 * WIDTH * nodes / 2**20}
     for update, sparse in UPDATES.items():
         steps = Steps(problem, problem.objective(VBPR, sparse=sparse), batch_size)
+        steps()  # Before it there is nothing to settle.
         once = {"start": lambda steps=steps: next(iter(steps.sampler)), "end": steps.optimizer.settle}
         found = suite.compare({**once, "step": steps})
         epoch = sum(found[name].median for name in once) + len(steps.sampler) * found["step"].median

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +25,17 @@ class RowAdam(torch.optim.Adam):
     :math:`\rho = \beta_1 / \sqrt{\beta_2}`, before the row takes Adam's step:
 
     .. math::
-        \mathbf{T}_r &\leftarrow \mathbf{T}_r - \eta \, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+        \mathbf{T}_r &\leftarrow \mathbf{T}_r - \eta \, \frac{\sqrt{1 - \beta_2^s}}{1 - \beta_1^s}
         \left( \sum_{j=1}^{n} \rho^j \right)
-        \frac{\mathbf{m}_r}{\sqrt{\mathbf{v}_r} + \epsilon \sqrt{1 - \beta_2^t}} \\
+        \frac{\mathbf{m}_r}{\sqrt{\mathbf{v}_r} + \epsilon \sqrt{1 - \beta_2^s}} \\
         \mathbf{m}_r &\leftarrow \beta_1^n \mathbf{m}_r, \qquad \mathbf{v}_r \leftarrow \beta_2^n \mathbf{v}_r
 
-    This is Adam over all rows but for two things: the sum takes the present :math:`t` for all of its steps, which
-    matters in the first dozens only, and a gradient is computed where a row stood before it was made up for.
-    :meth:`settle` does that for all rows, and is to be called before a table is used as a whole, as in an evaluation.
-    :class:`torch.optim.SparseAdam`, on the other hand, lets the moments of a row rest between its gradients.
+    This is Adam over all rows but for three things: the corrections of bias are those of one step :math:`s`, the mean
+    of the missed ones by their weights :math:`\rho^j`; :math:`\epsilon` does not meet the decay of
+    :math:`\mathbf{v}_r`, which matters where it is not small beside its root; and a gradient is computed where a row
+    stood before it was made up for. :meth:`settle` does that for all rows. It is to be called before a table is used
+    as a whole, as in an evaluation, and before the learning rate changes. :class:`torch.optim.SparseAdam`, on the other
+    hand, lets the moments of a row rest between its gradients.
 
     The arguments are those of :class:`torch.optim.Adam`; ``weight_decay``, ``amsgrad``, ``maximize``, half-width
     tables and :math:`\beta_1 \ge \sqrt{\beta_2}` are refused beside sparse gradients.
@@ -86,7 +88,7 @@ class RowAdam(torch.optim.Adam):
             for start in range(0, p.size(0), BLOCK) if LAST in state else ():
                 part = slice(start, start + BLOCK)
                 first, second, last = (state[name][part] for name in ("exp_avg", "exp_avg_sq", LAST))
-                p[part].sub_(_make_up(first, second, state["step"] - last, _Rate.of(state["step"], group, p.dtype)))
+                p[part].sub_(_make_up(first, second, last, state["step"], group))
                 last.copy_(state["step"].expand_as(last))
 
     def _update_rows(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
@@ -99,54 +101,40 @@ class RowAdam(torch.optim.Adam):
         grad = grad.coalesce()
         rows, values = grad.indices()[0], grad.values()
         first, second = (state[name].index_select(0, rows) for name in ("exp_avg", "exp_avg_sq"))
-        missed = state["step"] - state[LAST].index_select(0, rows)
+        last = state[LAST].index_select(0, rows)
+        movement = _make_up(first, second, last, state["step"], group)
         state["step"] += 1
-        rate = _Rate.of(state["step"], group, p.dtype)
-        movement = _make_up(first, second, missed, rate)
         first.lerp_(values, 1 - beta1)
         second.mul_(beta2).addcmul_(values, values, value=1 - beta2)
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
-        state[LAST].index_copy_(0, rows, state["step"].to(state[LAST].dtype).expand(rows.numel()))
-        p.index_add_(0, rows, movement.add_(rate.movement(first, second)).neg_())
+        state[LAST].index_copy_(0, rows, state["step"].to(last).expand(rows.numel()))
+        p.index_add_(0, rows, movement.add_(_movement(first, second, state["step"], group)).neg_())
 
 
-class _Rate(NamedTuple):
-    """What moments are worth after some number of steps.
-
-    Attributes:
-        betas: Both decay rates.
-        factor: Learning rate with the corrections of bias, a scalar.
-        eps: What is added to the denominator, a scalar.
-    """
-
-    betas: tuple[float, float]
-    factor: Tensor
-    eps: Tensor
-
-    @classmethod
-    def of(cls, step: Tensor, group: dict[str, Any], dtype: torch.dtype) -> _Rate:
-        beta1, beta2 = group["betas"]
-        step = step.double()  # The powers of betas near one.
-        scale = (1 - beta2**step).sqrt()
-        factor = group["lr"] * scale / (1 - beta1**step)
-        return cls((beta1, beta2), factor.to(dtype), (group["eps"] * scale).to(dtype))
-
-    def movement(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return by how much Adam moves parameters of these moments down."""
-        return (first / second.sqrt().add_(self.eps)).mul_(self.factor)
-
-
-def _make_up(first: Tensor, second: Tensor, missed: Tensor, rate: _Rate) -> Tensor:
-    """Decay moments by the steps that every row missed, in place, and return by how much the row moves down."""
-    beta1, beta2 = rate.betas
+def _make_up(first: Tensor, second: Tensor, last: Tensor, now: Tensor, group: dict[str, Any]) -> Tensor:
+    """Decay moments by the steps between a row's last one and now, in place; return by how much the row moves down."""
+    beta1, beta2 = group["betas"]
     ratio = beta1 / math.sqrt(beta2)
-    missed = missed.double().view(-1, *[1] * (first.dim() - 1))
-    total = ratio * (1 - ratio**missed) / (1 - ratio)
-    moved = rate.movement(first, second).mul_(total.to(first.dtype))
+    last = last.double().view(-1, *[1] * (first.dim() - 1))
+    missed = now.to(last) - last
+    decay = ratio**missed
+    total = ratio * (1 - decay) / (1 - ratio)
+    weighted = ratio * (1 - (missed + 1) * decay + missed * decay * ratio) / (1 - ratio) ** 2
+    mean = torch.where(missed > 0, weighted / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0).clamp(min=1.0)
+    moved = _movement(first, second, last + mean, group).mul_(total.to(first.dtype))
     first.mul_((beta1**missed).to(first.dtype))
     second.mul_((beta2**missed).to(first.dtype))
     return moved
+
+
+def _movement(first: Tensor, second: Tensor, step: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return by how much Adam moves parameters of these moments down in a step, a scalar or one for every row."""
+    beta1, beta2 = group["betas"]
+    step = step.to(first.device, torch.float64)  # The powers of betas near one.
+    scale = (1 - beta2**step).sqrt()
+    rate = (group["lr"] * scale / (1 - beta1**step)).to(first.dtype)
+    return (first / second.sqrt().add_((group["eps"] * scale).to(first.dtype))).mul_(rate)
 
 
 def _check(p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:

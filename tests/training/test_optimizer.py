@@ -13,6 +13,7 @@ from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import RowAdam, build
+from pyg_ckd.training.trainer import CHECKPOINT_NAME
 from tests.training.problem import ITEMS, USERS, planted_data, same_bits, teachers, trainer
 
 
@@ -76,16 +77,36 @@ def test_rows_move_exactly_as_adam_moves_them_once_the_corrections_of_bias_are_o
         torch.testing.assert_close(ours.state[table][name], adam.state[other][name], rtol=1e-9, atol=1e-15)
 
 
-def test_a_row_is_settled_once():
+@pytest.mark.parametrize("last", [1, 10, 100])
+@pytest.mark.parametrize("gap", [5, 400])
+def test_a_row_that_was_last_seen_early_is_made_up_for_at_the_rate_of_that_time(last, gap):
+    tables = [torch.nn.Parameter(torch.zeros(2, 1, dtype=torch.float64)) for _ in range(2)]
+    ours, adam = RowAdam([tables[0]]), torch.optim.Adam([tables[1]])  # The usual betas, near one.
+    for step in range(1, last + gap + 1):
+        grad = torch.tensor([[1.0 if step <= last else 0.0], [1.0]], dtype=torch.float64)
+        rows = torch.arange(2)[grad[:, 0] > 0]
+        tables[0].grad = torch.sparse_coo_tensor(rows[None], grad[rows], (2, 1), check_invariants=True)
+        tables[1].grad = grad
+        ours.step()
+        adam.step()
+    ours.settle()
+    moved = (tables[0] / tables[1])[0].item()
+    assert moved == pytest.approx(1, abs=0.15 if last == 1 else 0.02)
+
+
+def test_a_row_is_settled_once(monkeypatch):
+    monkeypatch.setattr("pyg_ckd.training.optimizer.BLOCK", 2)
     table = torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64))
     optimizer = RowAdam([table], lr=0.1)
     for step in range(4):
         table.grad, _ = gradients(step)
         optimizer.step()
     before = table.detach().clone()
+    owed = optimizer.state[table]["last_step"] < 4
     optimizer.settle()
     after = table.detach().clone()
-    assert not torch.equal(before, after)
+    assert torch.equal((before != after).any(dim=1), owed & (before != 0).any(dim=1))  # In all blocks.
+    assert owed[2:].any()
     optimizer.settle()
     assert torch.equal(table, after)
 
@@ -129,18 +150,35 @@ def test_a_row_that_no_gradient_holds_keeps_its_bits():
     assert 0 < len(touched) < 7
 
 
-def test_a_dense_gradient_after_a_sparse_one_moves_all_rows():
-    table = torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64))
-    optimizer = RowAdam([table], lr=0.1, fused=True)
-    table.grad, _ = gradients(0)
-    optimizer.step()
-    table.grad = torch.ones(7, 3, dtype=torch.float64)
-    optimizer.step()
-    assert (table != 0).all()
-    assert optimizer.state[table]["step"] == 2
-    settled = table.detach().clone()
-    optimizer.settle()  # Nothing is left to make up for.
-    assert torch.equal(table, settled)
+def test_a_dense_gradient_after_sparse_ones_finds_all_rows_settled():
+    found = []
+    for cls in (RowAdam, torch.optim.Adam):
+        table = torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64))
+        optimizer = cls([table], lr=0.1, betas=(0.5, 0.9), eps=1e-12, fused=True)
+        for step in range(60):
+            grad, _ = gradients(step)
+            table.grad = torch.ones(7, 3, dtype=torch.float64) if step % 4 == 3 else grad
+            table.grad = table.grad.to_dense() if cls is torch.optim.Adam else table.grad
+            optimizer.step()
+        found.append(table.detach().clone())  # After a dense step, so that nothing is left to settle.
+        if isinstance(optimizer, RowAdam):
+            assert (optimizer.state[table]["last_step"] == 60).all()
+            optimizer.settle()
+            assert torch.equal(table, found[-1])
+    assert (found[0] - found[1]).abs().max() < 0.01 * found[1].abs().max()
+
+
+def test_the_trainer_settles_what_it_evaluates(tmp_path):
+    data = planted_data()
+    found = []
+    for sparse in (False, True):
+        folder = tmp_path / str(sparse)
+        history = trainer(max_epochs=2, checkpoint_dir=folder).fit(Objective(build(VBPR, data, 0, sparse=sparse)), data)
+        found.append(history.rows[-1]["loss/bpr"])
+        state = torch.load(folder / CHECKPOINT_NAME, weights_only=True)["run"]["optimizer"]["state"]
+        assert all(("last_step" in s) == (sparse and s["exp_avg"].size(0) in (USERS, ITEMS)) for s in state.values())
+        assert all((s["last_step"] == s["step"]).all() for s in state.values() if "last_step" in s)
+    assert found[0] == pytest.approx(found[1], rel=0.03)
 
 
 @pytest.mark.parametrize("option", [{"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}], ids=str)
