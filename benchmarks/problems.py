@@ -127,7 +127,7 @@ def _teacher_widths(backbone: type[Backbone], dims: dict[str, int], options: dic
     generator = torch.Generator().manual_seed(0)
     features = {m: torch.randn(SMALL, d, generator=generator) for m, d in dims.items()}
     edges = {RATES: torch.arange(SMALL).repeat(2, 1)}
-    student = backbone(SMALL, SMALL, dims, **options).eval()
+    student = backbone(SMALL, SMALL, dims, **options)
     with torch.no_grad():
         teachers = dict(zip(dims, student.forward_views(features, edges, [[m] for m in dims]), strict=True))
     wrapper = DistillationWrapper(student, teachers)

@@ -128,8 +128,8 @@ class DistillationWrapper(Objective):
                 )
             moves = (item != item[:1]).any(dim=0)
             moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
-            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves].clone())
-            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves].clone())
+            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves])  # A copy.
+            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
 
     def _store_mask(self, modality: str, mask: Tensor) -> None:
         if modality not in self.modalities:
