@@ -24,6 +24,7 @@ from benchmarks.common import Missing, Suite, Table, load_average, machine
 from benchmarks.plots import draw
 from benchmarks.problems import real_or_synthetic
 from pyg_ckd.files import atomic_path, write_json
+from pyg_ckd.training.memory import kept_memory
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ("propagation", "sampling", "step", "evaluation", "epoch", "scaling", "memory", "import_time")
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            result = {"text": _script(name, args.full)} if name in SCRIPTS else {"tables": _tables(name, suite)}
+            with kept_memory():  # As in training; for the alternatives too.
+                result = {"text": _script(name, args.full)} if name in SCRIPTS else {"tables": _tables(name, suite)}
         except Missing as error:
             report.say(f"{name}: left out, {error}.")
             result = {"missing": str(error)}

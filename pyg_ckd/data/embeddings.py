@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple, cast
 
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyg_ckd.data.margins import Triples, item_index, read_margins, user_index
+from pyg_ckd.data.margins import item_index, read_margins, user_index
+from pyg_ckd.data.triples import Triples, tensors_key
 
 
 class Embeddings(NamedTuple):
@@ -93,8 +94,7 @@ _Key = tuple[bool, tuple[tuple[int, int], ...]]
 
 def _key(index: Sequence[Tensor], grad: bool) -> _Key:
     """Return what tells index tensors apart, and rows with a gradient from rows without."""
-    versions = (0 if i.is_inference() else i._version for i in index)
-    return grad, tuple(zip(map(id, index), versions, strict=True))
+    return grad, tensors_key(index)
 
 
 class Columns(ABC):
@@ -143,6 +143,24 @@ class Projection(Columns):
 
     def _rows(self, index: Tensor) -> Tensor:
         return F.linear(self.feature.index_select(0, index), self.weight, self.bias)
+
+
+class Deferred(Columns):
+    """Columns that nobody may ask for, computed when somebody does.
+
+    Args:
+        compute: Returns all rows ``[N, D]``.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        super().__init__(0)  # All rows or none.
+        self._compute = compute
+
+    def _all(self) -> Tensor:
+        return self._compute()
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return self.table.index_select(0, index)
 
 
 class Combination(Columns):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Triples = tuple[Tensor, Tensor, Tensor]
-"""Row numbers of users, preferred items and other items, int64 ``[B]`` each."""
+from pyg_ckd.data.sparse import csr_matrix, inner_products
+from pyg_ckd.data.triples import SortedTriples, Triples, sorted_triples
 
 
 class Reading(NamedTuple):
@@ -49,11 +49,19 @@ def read_margins(
         sparse: Whether tables that are parameters get sparse gradients, which hold the rows that were read alone.
         users_gathered: Whether ``user`` holds the rows of all users of the triples already.
     """
+    sizes = [t[0].numel() for t in triples]
+    if not (gathered or users_gathered or sparse) and _can_sort(user, item, 2 * sum(sizes)):
+        lists = sorted_triples(triples, user.size(0), item.size(0))
+        margin, squared_norm = _SortedMargins.apply(user, item, lists, *(triples[0] if norm else ()))
+        return Reading(margin.split(sizes), squared_norm)
     users, preferred, other = (torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*triples, strict=True))
+    if user is not None and not (norm or gathered) and _is_constant(user, item):
+        rows = user if users_gathered else user.index_select(0, users)
+        return Reading(_constant_margins(rows, item, preferred, other).split(sizes), item.new_zeros(()))
     items = (None, None) if gathered else (preferred, other)
-    count = triples[0][0].numel() if norm else 0
+    count = sizes[0] if norm else 0
     margin, squared_norm = _Margins.apply(user, item, None if users_gathered else users, *items, count, sparse)
-    return Reading(margin.split([t[0].numel() for t in triples]), squared_norm)
+    return Reading(margin.split(sizes), squared_norm)
 
 
 def item_index(triples: Sequence[Triples]) -> Tensor:
@@ -151,6 +159,65 @@ class _Margins(torch.autograd.Function):
             else:
                 grad_item = _table(shape, sparse, (preferred, up), (other, down))
         return grad_user, grad_item, None, None, None, None, None
+
+
+class _SortedMargins(torch.autograd.Function):
+    """What :class:`_Margins` returns, of so many triples that sorting them pays."""
+
+    @staticmethod
+    def forward(ctx: Any, user: Tensor, item: Tensor, lists: SortedTriples, *first: Tensor) -> tuple[Tensor, Tensor]:
+        """Read margins, and the norm of the rows of one triple list, or of none."""
+        rows = [table.index_select(0, index) for table, index in zip((user, item, item), first, strict=False)]
+        norm = torch.stack([_square(part) for part in rows]).sum() if rows else item.new_zeros(())
+        ctx.lists, ctx.num_rows = lists, len(rows)
+        ctx.save_for_backward(user, item, *first, *rows)
+        ctx.set_materialize_grads(False)
+        return lists.margins(user, item), norm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, margin: Tensor | None, norm: Tensor | None) -> tuple[Tensor | None, ...]:
+        user, item, *rest = ctx.saved_tensors
+        read = list(zip(rest[: ctx.num_rows], rest[ctx.num_rows :], strict=True)) if norm is not None else []
+        if margin is None:
+            margin = item.new_zeros(ctx.lists.size)
+        grad_user = grad_item = None
+        if ctx.needs_input_grad[0]:
+            grad_user = ctx.lists.user_gradient(margin, item)
+            for index, rows in read[:1]:
+                grad_user.index_add_(0, index, rows * (2 * norm))
+        if ctx.needs_input_grad[1]:
+            grad_item = ctx.lists.item_gradient(margin, user)
+            for index, rows in read[1:]:
+                grad_item.index_add_(0, index, rows * (2 * norm))
+        return grad_user, grad_item, None, *[None] * ctx.num_rows
+
+
+def _can_sort(user: Tensor | None, item: Tensor, reads: int) -> TypeGuard[Tensor]:
+    """Return whether two tables suit sorted triples, and an item is read more than once on average."""
+    if user is None or not _suits_sparse(user, item):
+        return False
+    return item.size(0) <= reads <= min(user.size(0) * item.size(0), 2**31 - 1)
+
+
+def _suits_sparse(user: Tensor, item: Tensor) -> bool:
+    return item.device.type == "cpu" and user.dtype == item.dtype and item.dtype in (torch.float32, torch.float64)
+
+
+def _is_constant(user: Tensor, item: Tensor) -> bool:
+    """Return whether no gradient reaches two tables on the CPU, as those of teachers."""
+    grad = torch.is_grad_enabled() and (user.requires_grad or item.requires_grad)
+    return not grad and _suits_sparse(user, item) and item.size(0) > 1
+
+
+def _constant_margins(rows: Tensor, item: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
+    """Return margins of users' rows, one for every triple, without a copy of the items' rows."""
+    count = preferred.numel()
+    crow = torch.arange(0, 2 * count + 1, 2, device=item.device)
+    col = torch.stack([preferred, other], dim=1).view(-1)
+    pattern = csr_matrix(crow, col, item.new_zeros(2 * count), count, item.size(0))
+    of_preferred, of_other = inner_products(pattern, rows, item).view(-1, 2).unbind(dim=1)
+    return of_preferred - of_other
 
 
 def _table(shape: torch.Size, sparse: bool, *rows: tuple[Tensor, Tensor]) -> Tensor:

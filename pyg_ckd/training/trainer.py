@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
+from pyg_ckd.training.memory import kept_memory
 from pyg_ckd.training.optimizer import RowAdam
 from pyg_ckd.training.stopping import EarlyStopping
 
@@ -165,7 +166,12 @@ class Trainer:
             fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
         except (ValueError, RuntimeError) as error:
             raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
-        with seeded(self.seed), self._progress(type(objective.student).__name__) as advance:
+        on_cpu = fabric.device.type == "cpu"
+        with (
+            seeded(self.seed),
+            kept_memory() if on_cpu else nullcontext(),
+            self._progress(type(objective.student).__name__) as advance,
+        ):
             run, wrapped, features, graph = self._set_up(fabric, objective, data)
             evaluator = Evaluator(data, "val", [self.cutoff], [self.metric])
             settings = {"data": fingerprint(data), **objective.settings(), **self.settings()}

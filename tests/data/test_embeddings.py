@@ -82,18 +82,23 @@ def from_rows(user: torch.Tensor | None, item: torch.Tensor) -> list[torch.Tenso
     return [*margins, norm + (len(USER) if user is None else user[USER].square().sum())]
 
 
-@pytest.mark.parametrize("kind", ["columns", "bias", "projected row by row", "projected whole"])
+@pytest.mark.parametrize(
+    "kind", ["columns", "columns of many items", "bias", "projected row by row", "projected whole"]
+)
 @pytest.mark.parametrize("used", [(0, 1, 2), (0,), (1,), (2,)])
 def test_one_read_gives_the_values_and_gradients_of_plain_indexing(kind: str, used: tuple[int, ...]):
     user, item = tables()
+    if kind == "columns of many items":
+        item = torch.cat([item, torch.ones(9, 3, dtype=torch.float64)])
     feature = torch.randn(30 if kind == "projected row by row" else 5, 2, dtype=torch.float64)
     weight, bias = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    leaves = {"columns": [user, item], "bias": [item[:, 0].clone()]}.get(kind, [user, weight, bias])
+    leaves = [user, weight, bias] if kind.startswith("projected") else [user, item]
+    leaves = [item[:, 0].clone()] if kind == "bias" else leaves
     leaves = [leaf.requires_grad_() for leaf in leaves]
     if kind.startswith("projected"):
         block, expected = Block(user, Projection(feature, weight, bias)), from_rows(user, feature @ weight.T + bias)
     else:
-        pair = (user, item) if kind == "columns" else (None, leaves[0])
+        pair = (None, leaves[0]) if kind == "bias" else (user, item)
         block, expected = Block(*pair), from_rows(*pair)
     found = [*block.margins(TRAINING, RANDOM), block.squared_norm(*TRAINING)]
     for a, b in zip(found, expected, strict=True):

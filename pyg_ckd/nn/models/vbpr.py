@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output, Projection
+from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Deferred, Embeddings, Output, Projection
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
@@ -115,6 +115,14 @@ class VBPR(LateFusion):
                 if factual:
                     projection = Projection(inputs.take_items(feature), lin.weight, lin.bias)
                     blocks[m, True] = Block(inputs.take_users(self.preference[m]), projection, sparse=sparse)
-                else:  # The same row for all items: it is there, but it moves no margin.
-                    blocks[m, False] = Block(*self.branch(m, mean_row(feature), inputs, False), constant=True)
+                else:
+                    blocks[m, False] = self._constant(m, inputs)
         return [BlockEmbeddings([*shared, *(blocks[m, m in view] for m in self.modalities), *bias]) for view in views]
+
+    def _constant(self, modality: str, inputs: Inputs) -> Block:
+        """Return the columns of a modality that is intervened on: one row for all items, which moves no margin."""
+
+        def branch() -> Embeddings:
+            return self.branch(modality, mean_row(inputs.features[modality]), inputs, False)
+
+        return Block(Deferred(lambda: branch().user), Deferred(lambda: branch().item), constant=True)

@@ -1,0 +1,118 @@
+"""Many triples of a step, sorted once, so that products with sparse matrices read and write tables in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyg_ckd.data.sparse import csr_matrix, inner_products, product
+
+Triples = tuple[Tensor, Tensor, Tensor]
+"""Row numbers of users, preferred items and other items, int64 ``[B]`` each."""
+
+
+class SortedTriples:
+    r"""Triples as a sparse matrix :math:`\mathbf{S}` of users and items and as its transpose.
+
+    With the tables :math:`\mathbf{U}` and :math:`\mathbf{I}`, margins are differences of the entries of
+    :math:`\mathbf{U} \mathbf{I}^\top` where :math:`\mathbf{S}` has entries. If the margin of user ``u`` and items ``i``
+    and ``j`` has the gradient ``g``, then :math:`S_{ui}` is ``g`` and :math:`S_{uj}` is ``-g``, and the gradients of
+    the tables are :math:`\mathbf{S} \mathbf{I}` and :math:`\mathbf{S}^\top \mathbf{U}`.
+
+    Args:
+        triples: Lists of triples on the CPU, one after the other.
+        num_users: Number of users.
+        num_items: Number of items.
+
+    Attributes:
+        size: Number of triples.
+    """
+
+    def __init__(self, triples: Sequence[Triples], num_users: int, num_items: int) -> None:
+        user, preferred, other = (torch.cat(parts) for parts in zip(*triples, strict=True))
+        self.num_users, self.num_items, self.size = num_users, num_items, user.numel()
+        self._order = _order(user)
+        pairs = torch.stack([preferred, other], dim=1).index_select(0, self._order).view(-1).int()
+        self._of_users = 2 * _starts(user, num_users), pairs
+        item = torch.cat([preferred, other])
+        self._order_of_items = _order(item)
+        users = torch.cat([user, user]).index_select(0, self._order_of_items).int()
+        self._of_items = _starts(item, num_items), users
+
+    def margins(self, user: Tensor, item: Tensor) -> Tensor:
+        """Return the margins ``[B]`` of all triples, in the order in which they were given.
+
+        Args:
+            user: User table ``[num_users, D]``.
+            item: Item table ``[num_items, D]``, of the same type.
+        """
+        zeros = item.new_zeros(2 * self.size)
+        pattern = csr_matrix(*self._of_users, zeros, self.num_users, self.num_items)
+        of_preferred, of_other = inner_products(pattern, user, item).view(-1, 2).unbind(dim=1)
+        return torch.empty_like(of_other).index_copy_(0, self._order, of_preferred - of_other)
+
+    def user_gradient(self, grad: Tensor, item: Tensor) -> Tensor:
+        """Return the gradient of the user table ``[num_users, D]``.
+
+        Args:
+            grad: Gradients of the margins ``[B]``.
+            item: Item table ``[num_items, D]``.
+        """
+        grad = grad.index_select(0, self._order)
+        value = torch.stack([grad, -grad], dim=1).view(-1)
+        return product(csr_matrix(*self._of_users, value, self.num_users, self.num_items), item)
+
+    def item_gradient(self, grad: Tensor, user: Tensor) -> Tensor:
+        """Return the gradient of the item table ``[num_items, D]``.
+
+        Args:
+            grad: Gradients of the margins ``[B]``.
+            user: User table ``[num_users, D]``.
+        """
+        value = torch.cat([grad, -grad]).index_select(0, self._order_of_items)
+        return product(csr_matrix(*self._of_items, value, self.num_items, self.num_users), user)
+
+
+_latest: tuple[tuple[Any, ...], Sequence[Triples], SortedTriples] | None = None
+
+
+def sorted_triples(triples: Sequence[Triples], num_users: int, num_items: int) -> SortedTriples:
+    """Return triples sorted; those that were asked for last are not sorted again.
+
+    All views of a student and all its teachers score the same triples in a step.
+
+    Args:
+        triples: Lists of triples on the CPU, one after the other.
+        num_users: Number of users.
+        num_items: Number of items.
+    """
+    global _latest
+    key = (num_users, num_items, *tensors_key([x for t in triples for x in t]))
+    known = _latest
+    if known is None or known[0] != key:
+        known = _latest = (key, triples, SortedTriples(triples, num_users, num_items))  # With what the ids belong to.
+    return known[2]
+
+
+def tensors_key(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Return what tells tensors apart, and a tensor from itself before it was changed, as long as they are held."""
+    return tuple((id(x), 0 if x.is_inference() else x._version) for x in tensors)
+
+
+def _order(ids: Tensor) -> Tensor:
+    """Return in which order ids ascend, equal ones as they come."""
+    # Sorting numbers is several times faster in NumPy than torch.argsort, and so than finding the order by itself.
+    bits = max(1, ids.numel() - 1).bit_length()
+    keys = (ids << bits) + torch.arange(ids.numel())
+    return torch.from_numpy(np.sort(keys.numpy())) & ((1 << bits) - 1)
+
+
+def _starts(ids: Tensor, size: int) -> Tensor:
+    """Return where the entries of every id begin once they are sorted, int32 ``[size + 1]``."""
+    starts = torch.zeros(size + 1, dtype=torch.int32)
+    torch.cumsum(torch.bincount(ids, minlength=size), dim=0, dtype=torch.int32, out=starts[1:])
+    return starts

@@ -1,0 +1,58 @@
+"""Memory that a step frees stays with the process for the next step."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+LARGE = 32 * 2**20
+"""Bytes from which on a tensor gets memory of its own; malloc by itself comes to this value at most."""
+KEPT = 2**30
+"""Bytes at the end of the heap that are kept."""
+SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
+"""Variables of the environment by which the user decides; another is ``GLIBC_TUNABLES``."""
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep what tensors on the CPU free for those that come after them, as PyTorch always does on a GPU.
+
+    A training step makes and frees the same tensors again and again. glibc's malloc returns their memory to the system
+    in between, which hands it out page by page, each filled with zeros: up to a quarter of a step. At the end all that
+    is kept is returned. Another C library, or settings of malloc in the environment, are left as they are.
+    """
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    library.mallopt(MMAP_THRESHOLD, LARGE)
+    library.mallopt(TRIM_THRESHOLD, KEPT)
+    try:
+        yield
+    finally:
+        library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    chosen = any(name in os.environ for name in SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return None if chosen else _load()
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018
+        library.mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+        library.malloc_trim.argtypes = (ctypes.c_size_t,)
+    except (OSError, AttributeError):
+        return None
+    return library

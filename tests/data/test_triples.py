@@ -1,0 +1,171 @@
+"""Sorted triples: the margins and gradients of plain indexing, sorted once for all tables of a step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyg_ckd.data import triples as module
+from pyg_ckd.data.embeddings import Block, Deferred, Embeddings
+from pyg_ckd.data.margins import read_margins
+from pyg_ckd.data.triples import Triples, sorted_triples
+
+USERS, ITEMS = 40, 30
+
+
+def draw(count: int, seed: int = 0) -> Triples:
+    """Triples of all users and items but the first two and the last two, some of them several times."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(2, n - 2, (count,), generator=generator) for n in (USERS, ITEMS, ITEMS))  # type: ignore[return-value]
+
+
+def tables(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(n, 5, generator=generator, dtype=dtype, requires_grad=True) for n in (USERS, ITEMS))  # type: ignore[return-value]
+
+
+def plain(user: Tensor, item: Tensor, lists: list[Triples]) -> tuple[list[Tensor], Tensor]:
+    """Margins and the squared norm of the first list's rows by plain indexing."""
+    u, i, j = lists[0]
+    margins = [(user[u] * (item[i] - item[j])).sum(dim=-1) for u, i, j in lists]
+    return margins, user[u].square().sum() + item[i].square().sum() + item[j].square().sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("counts", [(100,), (7, 80), (0, 60), (60, 0)])
+def test_values_and_gradients_are_those_of_plain_indexing(counts, norm, dtype):
+    user, item = tables(dtype)
+    lists = [draw(count, seed) for seed, count in enumerate(counts)]
+    found = read_margins(user, item, lists, norm=norm)
+    margins, squared_norm = plain(user, item, lists)
+    tolerance = {"atol": 1e-12 if dtype == torch.float64 else 1e-4, "rtol": 0}
+    torch.testing.assert_close(list(found.margins), margins, **tolerance)
+    torch.testing.assert_close(found.squared_norm, squared_norm if norm else torch.zeros((), dtype=dtype), **tolerance)
+    losses = (
+        sum(m.sin().sum() for m in part) + 0.1 * n
+        for part, n in ((found.margins, found.squared_norm), (margins, squared_norm * norm))
+    )
+    found_grads, grads = (torch.autograd.grad(loss, (user, item)) for loss in losses)
+    torch.testing.assert_close(found_grads, grads, **tolerance)
+    for grad in found_grads:
+        assert torch.equal(grad[[0, 1, -2, -1]], torch.zeros(4, 5, dtype=dtype))
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_gradient_comes_to_the_table_that_asks_for_it(asked):
+    both, lists = tables(), [draw(50)]
+    pair = [x if k == asked else x.detach() for k, x in enumerate(both)]
+    read_margins(*pair, lists, norm=False).margins[0].square().sum().backward()
+    expected = plain(*both, lists)[0][0].square().sum()
+    torch.testing.assert_close(both[asked].grad, torch.autograd.grad(expected, both)[asked])
+    assert both[1 - asked].grad is None
+
+
+def test_the_norm_alone_has_a_gradient():
+    user, item = tables()
+    lists = [draw(50)]
+    grads = torch.autograd.grad(read_margins(user, item, lists).squared_norm, (user, item))
+    torch.testing.assert_close(grads, torch.autograd.grad(plain(user, item, lists)[1], (user, item)))
+
+
+def test_tables_may_be_parts_of_others():
+    whole = torch.randn(2, USERS, 10, dtype=torch.float64)
+    user, lists = whole[0, :, ::2], [draw(80)]
+    for item in (
+        whole[1, :ITEMS, 1::2],
+        torch.randn(5, ITEMS, dtype=torch.float64).t(),
+        torch.ones(1, 5).double().expand(ITEMS, 5),
+    ):
+        found = read_margins(user.requires_grad_(), item, lists, norm=False).margins[0]
+        torch.testing.assert_close(found, plain(user, item, lists)[0][0])
+
+
+@pytest.fixture(name="count_sorts")
+def _count_sorts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    counts: list[int] = []
+
+    class Counted(module.SortedTriples):
+        def __init__(self, lists, *sizes):
+            counts.append(sum(t[0].numel() for t in lists))
+            super().__init__(lists, *sizes)
+
+    monkeypatch.setattr(module, "SortedTriples", Counted)
+    monkeypatch.setattr(module, "_latest", None)
+    return counts
+
+
+def test_one_sort_serves_all_tables_of_a_step(count_sorts):
+    training, random = draw(20), draw(40, seed=1)
+    for _ in range(3):
+        Embeddings(*tables()).margins(training, random)
+        Block(*tables()).margins(training, random)
+    assert count_sorts == [60]
+
+
+def test_triples_that_were_changed_are_sorted_anew(count_sorts):
+    user, item = tables()
+    lists = [draw(50)]
+    before = read_margins(user, item, lists, norm=False).margins[0]
+    lists[0][1].copy_(lists[0][2])
+    after = read_margins(user, item, lists, norm=False).margins[0]
+    assert count_sorts == [50, 50]
+    assert before.abs().max() > 0
+    assert torch.equal(after, torch.zeros_like(after))
+
+
+def test_triples_of_another_step_are_not_mistaken_for_those_before(count_sorts):
+    user, item = tables()
+    for seed in range(5):  # Tensors that are freed may leave their ids to the next ones.
+        lists = [draw(50, seed)]
+        torch.testing.assert_close(read_margins(user, item, lists).margins[0], plain(user, item, lists)[0][0])
+    assert count_sorts == [50] * 5
+
+
+@pytest.mark.parametrize("kind", ["few reads", "more triples than pairs", "one item", "half width", "two widths"])
+def test_where_sorting_does_not_pay_or_fit_rows_are_read_one_by_one(kind, count_sorts):
+    user, item = (x.detach() for x in tables(torch.float32))
+    count = {"few reads": ITEMS // 2 - 1, "more triples than pairs": USERS * ITEMS // 2 + 1}.get(kind, 50)
+    lists = [draw(count)]
+    if kind == "one item":
+        item, lists = item[:1], [(lists[0][0], *[torch.zeros(count, dtype=torch.int64)] * 2)]
+    if kind == "half width":
+        user, item = user.bfloat16(), item.bfloat16()
+    if kind == "two widths":
+        item = item.double()
+    expected = plain(user.double(), item.double(), lists)[0][0]
+    found = read_margins(user, item, lists, norm=False).margins[0]
+    torch.testing.assert_close(found.double(), expected, atol=0.1 if kind == "half width" else 1e-5, rtol=0)
+    assert count_sorts == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 1000])
+def test_order_is_that_of_a_stable_sort(count):
+    ids = torch.randint(7, (count,), generator=torch.Generator().manual_seed(count))
+    assert module._order(ids).tolist() == ids.sort(stable=True)[1].tolist()
+
+
+def test_triples_without_gradient_modes_mix():
+    user, item = tables()
+    lists = [draw(50)]
+    with torch.inference_mode():
+        inner = [tuple(x.clone() for x in lists[0])]
+        found = read_margins(user, item, inner).margins[0]
+    torch.testing.assert_close(found.clone(), plain(user, item, lists)[0][0].detach())
+    assert sorted_triples(lists, USERS, ITEMS).size == 50
+
+
+def test_deferred_columns_are_computed_when_somebody_asks():
+    calls = []
+
+    def compute() -> Tensor:
+        calls.append(1)
+        return torch.arange(6.0).view(3, 2)
+
+    block = Block(Deferred(compute), torch.ones(4, 2), constant=True)
+    assert calls == []
+    rows = block.rows(torch.tensor([2, 0]))
+    assert rows[0].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert block.user is block.user
+    assert calls == [1]
