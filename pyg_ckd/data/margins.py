@@ -178,18 +178,19 @@ class _SortedMargins(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, margin: Tensor | None, norm: Tensor | None) -> tuple[Tensor | None, ...]:
         user, item, *rest = ctx.saved_tensors
-        read = list(zip(rest[: ctx.num_rows], rest[ctx.num_rows :], strict=True)) if norm is not None else []
+        read = [] if norm is None else list(zip(rest[: ctx.num_rows], rest[ctx.num_rows :], strict=True))
+        double = 0.0 if norm is None else 2 * norm
         if margin is None:
             margin = item.new_zeros(ctx.lists.size)
         grad_user = grad_item = None
         if ctx.needs_input_grad[0]:
             grad_user = ctx.lists.user_gradient(margin, item)
             for index, rows in read[:1]:
-                grad_user.index_add_(0, index, rows * (2 * norm))
+                grad_user.index_add_(0, index, rows * double)
         if ctx.needs_input_grad[1]:
             grad_item = ctx.lists.item_gradient(margin, user)
             for index, rows in read[1:]:
-                grad_item.index_add_(0, index, rows * (2 * norm))
+                grad_item.index_add_(0, index, rows * double)
         return grad_user, grad_item, None, *[None] * ctx.num_rows
 
 
