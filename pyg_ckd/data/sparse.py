@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import torch
@@ -18,10 +19,17 @@ def csr_matrix(crow: Tensor, col: Tensor, value: Tensor, rows: int, cols: int | 
         rows: Number of rows.
         cols: Number of columns, by default as many.
     """
+    _hear_remarks()
     size = (rows, rows if cols is None else cols)
+    return torch.sparse_csr_tensor(crow, col, value, size=size, check_invariants=False)
+
+
+@functools.cache
+def _hear_remarks() -> None:
+    """Make a first matrix: PyTorch says once per process that it is in beta and does not check invariants."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)")
-        return torch.sparse_csr_tensor(crow, col, value, size=size, check_invariants=False)
+        torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))
 
 
 def inner_products(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:

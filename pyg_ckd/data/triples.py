@@ -42,6 +42,7 @@ class SortedTriples:
         self._order_of_items = _order(item)
         users = torch.cat([user, user]).index_select(0, self._order_of_items).int()
         self._of_items = _starts(item, num_items), users
+        self._patterns: dict[torch.dtype, Tensor] = {}
 
     def margins(self, user: Tensor, item: Tensor) -> Tensor:
         """Return the margins ``[B]`` of all triples, in the order in which they were given.
@@ -50,9 +51,11 @@ class SortedTriples:
             user: User table ``[num_users, D]``.
             item: Item table ``[num_items, D]``, of the same type.
         """
-        zeros = item.new_zeros(2 * self.size)
-        pattern = csr_matrix(*self._of_users, zeros, self.num_users, self.num_items)
-        of_preferred, of_other = inner_products(pattern, user, item).view(-1, 2).unbind(dim=1)
+        if item.dtype not in self._patterns:
+            zeros = torch.zeros(2 * self.size, dtype=item.dtype)
+            self._patterns[item.dtype] = csr_matrix(*self._of_users, zeros, self.num_users, self.num_items)
+        scores = inner_products(self._patterns[item.dtype], user, item)
+        of_preferred, of_other = scores.view(-1, 2).unbind(dim=1)
         return torch.empty_like(of_other).index_copy_(0, self._order, of_preferred - of_other)
 
     def user_gradient(self, grad: Tensor, item: Tensor) -> Tensor:

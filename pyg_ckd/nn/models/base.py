@@ -53,6 +53,11 @@ class Inputs(NamedTuple):
         """The prepared graph of users and items."""
         return self.graphs[RATES]
 
+    def mean_feature(self, modality: str) -> Tensor:
+        """Return the mean of a modality's features over all items, ``[1, d_m]``."""
+        x = self.features[modality]
+        return mean_row(x) if x.requires_grad else self.graph.constant(("mean", modality), x, mean_row)
+
     def take_users(self, x: Tensor) -> Tensor:
         """Return the rows of the subgraph's users, or all of them."""
         return take(x, self.n_id_dict.get("user"))
@@ -315,8 +320,7 @@ class LateFusion(Backbone):
         branches = {}
         for m in self.modalities:
             for factual in sorted({m in view for view in views}):
-                feature = inputs.features[m]
-                feature = inputs.take_items(feature) if factual else mean_row(feature)
+                feature = inputs.take_items(inputs.features[m]) if factual else inputs.mean_feature(m)
                 branches[m, factual] = self.branch(m, feature, inputs, factual)
         return branches
 

@@ -13,7 +13,7 @@ from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_size, mean_row
+from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_size
 from pyg_ckd.nn.propagation import Adjacency
 
 NARROW = 4
@@ -187,7 +187,7 @@ class EarlyFusionLightGCN(LightGCN):
                 factual[m] = self._map(m, spread)
         out = []
         for view in views:
-            same = [self.project[m](mean_row(inputs.features[m])) for m in self.modalities if m not in view]
+            same = [self.project[m](inputs.mean_feature(m)) for m in self.modalities if m not in view]
             same += [self._bias(m) for m in self.modalities if m in view]
             constant = torch.stack([row.view(1, -1) for row in same]).sum(dim=0).to(base.dtype)
             with torch.autocast(base.device.type, enabled=False):  # Propagated embeddings stay in single precision.

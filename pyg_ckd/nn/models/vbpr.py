@@ -123,6 +123,6 @@ class VBPR(LateFusion):
         """Return the columns of a modality that is intervened on: one row for all items, which moves no margin."""
 
         def branch() -> Embeddings:
-            return self.branch(modality, mean_row(inputs.features[modality]), inputs, False)
+            return self.branch(modality, inputs.mean_feature(modality), inputs, False)
 
         return Block(Deferred(lambda: branch().user), Deferred(lambda: branch().item), constant=True)
