@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyg_ckd.data.sparse import csr_matrix, inner_products
-from pyg_ckd.data.triples import SortedTriples, Triples, sorted_triples
+from pyg_ckd.data.triples import SortedTriples, Triples, check_ids, sorted_triples
 
 
 class Reading(NamedTuple):
@@ -216,6 +216,7 @@ def _constant_margins(rows: Tensor, item: Tensor, preferred: Tensor, other: Tens
     count = preferred.numel()
     crow = torch.arange(0, 2 * count + 1, 2, device=item.device)
     col = torch.stack([preferred, other], dim=1).view(-1)
+    check_ids(col, item.size(0))
     pattern = csr_matrix(crow, col, item.new_zeros(2 * count), count, item.size(0))
     of_preferred, of_other = inner_products(pattern, rows, item).view(-1, 2).unbind(dim=1)
     return of_preferred - of_other

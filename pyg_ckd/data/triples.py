@@ -116,6 +116,20 @@ def _order(ids: Tensor) -> Tensor:
 
 def _starts(ids: Tensor, size: int) -> Tensor:
     """Return where the entries of every id begin once they are sorted, int32 ``[size + 1]``."""
+    check_ids(ids, size)
     starts = torch.zeros(size + 1, dtype=torch.int32)
     torch.cumsum(torch.bincount(ids, minlength=size), dim=0, dtype=torch.int32, out=starts[1:])
     return starts
+
+
+def check_ids(ids: Tensor, size: int) -> None:
+    """Raise an IndexError unless ids are rows of a table: sparse products would read beyond it without a word.
+
+    Args:
+        ids: The ids.
+        size: Number of rows.
+    """
+    if ids.numel():
+        least, most = (int(x) for x in torch.aminmax(ids))
+        if least < 0 or most >= size:
+            raise IndexError(f"triples: found row {least if least < 0 else most} of a table of {size} rows")

@@ -140,6 +140,16 @@ def test_where_sorting_does_not_pay_or_fit_rows_are_read_one_by_one(kind, count_
     assert count_sorts == []
 
 
+@pytest.mark.parametrize("wrong", [-1, None])
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("count", [ITEMS // 2 - 1, 100], ids=["row by row", "sorted"])
+def test_a_row_that_is_not_there_is_an_error(count, which, wrong):
+    lists = [draw(count)]
+    lists[0][which][3] = (USERS, ITEMS, ITEMS)[which] if wrong is None else wrong
+    with pytest.raises(IndexError):
+        read_margins(*(x.detach() for x in tables()), lists, norm=False)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 1000])
 def test_order_is_that_of_a_stable_sort(count):
     ids = torch.randint(7, (count,), generator=torch.Generator().manual_seed(count))
