@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            with kept_memory():  # As in training; for the alternatives too.
+            with kept_memory():  # As in training; alternatives have it too.
                 result = {"text": _script(name, args.full)} if name in SCRIPTS else {"tables": _tables(name, suite)}
         except Missing as error:
             report.say(f"{name}: left out, {error}.")

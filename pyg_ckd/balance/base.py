@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.data.triples import shared_triples
 from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import as_backbone
@@ -95,10 +96,11 @@ class Objective(nn.Module):
         views = self.views
         out = dict(zip(views, self.student.outputs(features, edge_index_dict, views), strict=True))
         joint = out[views[0]]
-        balance = self.balance(out, batch)  # First, for it reads most: the losses below find their rows already read.
-        terms = self.student.losses(joint, batch, features, views[0], self.bpr_eps)
-        if self.l2 > 0:
-            terms["l2"] = self.l2 * self.student.penalty(joint, batch)
+        with shared_triples():
+            balance = self.balance(out, batch)  # First, for it reads most: what follows finds its rows already read.
+            terms = self.student.losses(joint, batch, features, views[0], self.bpr_eps)
+            if self.l2 > 0:
+                terms["l2"] = self.l2 * self.student.penalty(joint, batch)
         return terms | balance
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:

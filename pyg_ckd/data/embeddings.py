@@ -121,8 +121,8 @@ class Columns(ABC):
     @abstractmethod
     def _all(self) -> Tensor: ...
 
-    @abstractmethod
-    def _rows(self, index: Tensor) -> Tensor: ...
+    def _rows(self, index: Tensor) -> Tensor:
+        return self.table.index_select(0, index)
 
 
 class Projection(Columns):
@@ -145,22 +145,34 @@ class Projection(Columns):
         return F.linear(self.feature.index_select(0, index), self.weight, self.bias)
 
 
-class Deferred(Columns):
-    """Columns that nobody may ask for, computed when somebody does.
+class Deferred:
+    """Two tables that nobody may ask for, computed when somebody does, with the parameters of that time.
 
     Args:
-        compute: Returns all rows ``[N, D]``.
+        compute: Returns the tables; gradients are recorded if they are now.
     """
 
-    def __init__(self, compute: Callable[[], Tensor]) -> None:
+    def __init__(self, compute: Callable[[], Embeddings]) -> None:
+        self._compute, self._grad = compute, torch.is_grad_enabled()
+        self._tables: Embeddings | None = None
+        self.user, self.item = _Side(self, 0), _Side(self, 1)
+
+    @property
+    def tables(self) -> Embeddings:
+        """The tables."""
+        if self._tables is None:
+            with torch.set_grad_enabled(self._grad):
+                self._tables = self._compute()
+        return self._tables
+
+
+class _Side(Columns):
+    def __init__(self, deferred: Deferred, side: int) -> None:
         super().__init__(0)  # All rows or none.
-        self._compute = compute
+        self._deferred, self._number = deferred, side
 
     def _all(self) -> Tensor:
-        return self._compute()
-
-    def _rows(self, index: Tensor) -> Tensor:
-        return self.table.index_select(0, index)
+        return self._deferred.tables[self._number]
 
 
 class Combination(Columns):
@@ -300,7 +312,7 @@ class Block:
         )
         norms = [reading.squared_norm, *[None] * (len(triples) - 1)]
         for t, margin, norm in zip(triples, reading.margins, norms, strict=True):
-            self._known[_key(t, torch.is_grad_enabled())] = _Known(margin, norm, t)
+            self._known[_key(t, torch.is_grad_enabled())] = _Known(margin, norm, (t[0], t[1], t[2]))
 
 
 class BlockEmbeddings:

@@ -55,9 +55,9 @@ def read_margins(
         margin, squared_norm = _SortedMargins.apply(user, item, lists, *(triples[0] if norm else ()))
         return Reading(margin.split(sizes), squared_norm)
     users, preferred, other = (torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*triples, strict=True))
-    if user is not None and not (norm or gathered) and _is_constant(user, item):
-        rows = user if users_gathered else user.index_select(0, users)
-        return Reading(_constant_margins(rows, item, preferred, other).split(sizes), item.new_zeros(()))
+    if user is not None and not (norm or gathered or users_gathered) and _is_constant(user, item):
+        margin = _constant_margins(user.index_select(0, users), item, preferred, other)
+        return Reading(margin.split(sizes), item.new_zeros(()))
     items = (None, None) if gathered else (preferred, other)
     count = sizes[0] if norm else 0
     margin, squared_norm = _Margins.apply(user, item, None if users_gathered else users, *items, count, sparse)
@@ -169,16 +169,16 @@ class _SortedMargins(torch.autograd.Function):
         """Read margins, and the norm of the rows of one triple list, or of none."""
         rows = [table.index_select(0, index) for table, index in zip((user, item, item), first, strict=False)]
         norm = torch.stack([_square(part) for part in rows]).sum() if rows else item.new_zeros(())
-        ctx.lists, ctx.num_rows = lists, len(rows)
-        ctx.save_for_backward(user, item, *first, *rows)
+        ctx.lists, ctx.first = lists, first  # Numbers of rows, which may come from inference mode, are not saved.
+        ctx.save_for_backward(user, item, *rows)
         ctx.set_materialize_grads(False)
         return lists.margins(user, item), norm
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, margin: Tensor | None, norm: Tensor | None) -> tuple[Tensor | None, ...]:
-        user, item, *rest = ctx.saved_tensors
-        read = [] if norm is None else list(zip(rest[: ctx.num_rows], rest[ctx.num_rows :], strict=True))
+        user, item, *rows_read = ctx.saved_tensors
+        read = [] if norm is None else list(zip(ctx.first, rows_read, strict=True))
         double = 0.0 if norm is None else 2 * norm
         if margin is None:
             margin = item.new_zeros(ctx.lists.size)
@@ -191,18 +191,20 @@ class _SortedMargins(torch.autograd.Function):
             grad_item = ctx.lists.item_gradient(margin, user)
             for index, rows in read[1:]:
                 grad_item.index_add_(0, index, rows * double)
-        return grad_user, grad_item, None, *[None] * ctx.num_rows
+        return grad_user, grad_item, None, *[None] * len(ctx.first)
 
 
 def _can_sort(user: Tensor | None, item: Tensor, reads: int) -> TypeGuard[Tensor]:
-    """Return whether two tables suit sorted triples, and an item is read more than once on average."""
+    """Return whether two tables suit sorted triples, and a row is read every other time at least."""
     if user is None or not _suits_sparse(user, item):
         return False
-    return item.size(0) <= reads <= min(user.size(0) * item.size(0), 2**31 - 1)
+    fits = reads <= min(user.size(0) * item.size(0), 2**31 - 1)
+    return fits and user.size(0) + item.size(0) <= 2 * reads
 
 
 def _suits_sparse(user: Tensor, item: Tensor) -> bool:
-    return item.device.type == "cpu" and user.dtype == item.dtype and item.dtype in (torch.float32, torch.float64)
+    on_cpu = user.device.type == item.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and user.dtype == item.dtype and item.dtype in (torch.float32, torch.float64)
 
 
 def _is_constant(user: Tensor, item: Tensor) -> bool:

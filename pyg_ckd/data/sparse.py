@@ -29,7 +29,7 @@ def _hear_remarks() -> None:
     """Make a first matrix: PyTorch says once per process that it is in beta and does not check invariants."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)")
-        torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))
+        torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1), device="cpu")
 
 
 def inner_products(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:

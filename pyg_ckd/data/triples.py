@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -80,25 +82,39 @@ class SortedTriples:
         return product(csr_matrix(*self._of_items, value, self.num_items, self.num_users), user)
 
 
-_latest: tuple[tuple[Any, ...], Sequence[Triples], SortedTriples] | None = None
+_shared: ContextVar[dict[tuple[Any, ...], tuple[list[Tensor], SortedTriples]] | None] = ContextVar(
+    "_shared", default=None
+)
+
+
+@contextmanager
+def shared_triples() -> Iterator[None]:
+    """Sort triples once inside, as long as their tensors stay as they are.
+
+    All views of a student and all its teachers score the same triples in a step. Outside nothing is remembered.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 def sorted_triples(triples: Sequence[Triples], num_users: int, num_items: int) -> SortedTriples:
-    """Return triples sorted; those that were asked for last are not sorted again.
-
-    All views of a student and all its teachers score the same triples in a step.
+    """Return triples sorted, or what was returned for them before inside :func:`shared_triples`.
 
     Args:
         triples: Lists of triples on the CPU, one after the other.
         num_users: Number of users.
         num_items: Number of items.
     """
-    global _latest
-    key = (num_users, num_items, *tensors_key([x for t in triples for x in t]))
-    known = _latest
-    if known is None or known[0] != key:
-        known = _latest = (key, triples, SortedTriples(triples, num_users, num_items))  # With what the ids belong to.
-    return known[2]
+    known, tensors = _shared.get(), [x for t in triples for x in t]
+    if known is None:
+        return SortedTriples(triples, num_users, num_items)
+    key = (num_users, num_items, *tensors_key(tensors))
+    if key not in known:
+        known[key] = tensors, SortedTriples(triples, num_users, num_items)  # Held, or others could get their ids.
+    return known[key][1]
 
 
 def tensors_key(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
@@ -110,7 +126,7 @@ def _order(ids: Tensor) -> Tensor:
     """Return in which order ids ascend, equal ones as they come."""
     # Sorting numbers is several times faster in NumPy than torch.argsort, and so than finding the order by itself.
     bits = max(1, ids.numel() - 1).bit_length()
-    keys = (ids << bits) + torch.arange(ids.numel())
+    keys = (ids.long() << bits) + torch.arange(ids.numel())
     return torch.from_numpy(np.sort(keys.numpy())) & ((1 << bits) - 1)
 
 

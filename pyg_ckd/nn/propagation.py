@@ -267,6 +267,8 @@ class Adjacency:
     def constant(self, name: tuple[Any, ...], x: Tensor | None, compute: Callable[..., Tensor]) -> Tensor:
         """Return ``compute(x)``, computed once for as long as the graph lives and ``x`` stays as it is.
 
+        A change behind PyTorch's back, as of an array that shares the memory, is not noticed.
+
         What depends on graph and features alone is the same in every step of a run.
 
         Args:

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,26 +18,37 @@ KEPT = 2**30
 SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 """Variables of the environment by which the user decides; another is ``GLIBC_TUNABLES``."""
 
+_lock = threading.Lock()
+_inside = 0
+
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Keep what tensors on the CPU free for those that come after them, as PyTorch always does on a GPU.
 
     A training step makes and frees the same tensors again and again. glibc's malloc returns their memory to the system
-    in between, which hands it out page by page, each filled with zeros: up to a quarter of a step. At the end all that
-    is kept is returned. Another C library, or settings of malloc in the environment, are left as they are.
+    in between, which hands it out page by page, each filled with zeros: up to a quarter of a step. When the last of
+    several trainings ends, what is kept at the end of the heap is returned; where malloc turns to blocks of their own
+    stays at :data:`LARGE`, its own limit, for the rest of the process. Another C library, or settings of malloc in the
+    environment, are left as they are.
     """
+    global _inside
     library = _glibc()
     if library is None:
         yield
         return
-    library.mallopt(MMAP_THRESHOLD, LARGE)
-    library.mallopt(TRIM_THRESHOLD, KEPT)
+    with _lock:
+        _inside += 1
+        library.mallopt(MMAP_THRESHOLD, LARGE)
+        library.mallopt(TRIM_THRESHOLD, KEPT)
     try:
         yield
     finally:
-        library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
-        library.malloc_trim(0)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
+                library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

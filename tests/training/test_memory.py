@@ -45,6 +45,14 @@ def test_memory_is_kept_inside_and_returned_at_the_end(library):
     assert library.calls == KEEP + RETURN
 
 
+def test_inside_another_training_memory_stays(library):
+    with kept_memory():
+        with kept_memory():
+            pass
+        assert library.calls == KEEP * 2
+    assert library.calls == KEEP * 2 + RETURN
+
+
 def test_memory_is_returned_after_an_error(library):
     with pytest.raises(ValueError, match="stop"), kept_memory():
         raise ValueError("stop")

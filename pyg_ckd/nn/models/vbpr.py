@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -121,8 +122,5 @@ class VBPR(LateFusion):
 
     def _constant(self, modality: str, inputs: Inputs) -> Block:
         """Return the columns of a modality that is intervened on: one row for all items, which moves no margin."""
-
-        def branch() -> Embeddings:
-            return self.branch(modality, inputs.mean_feature(modality), inputs, False)
-
-        return Block(Deferred(lambda: branch().user), Deferred(lambda: branch().item), constant=True)
+        columns = Deferred(partial(self.branch, modality, inputs.mean_feature(modality), inputs, False))
+        return Block(columns.user, columns.item, constant=True)

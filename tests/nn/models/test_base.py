@@ -224,6 +224,25 @@ def test_intervened_preferences_get_the_same_gradient_for_all_users(make, make_d
         assert alike == (not name.endswith(view))
 
 
+@pytest.mark.parametrize("cls", [VBPR, MMGCN, EarlyFusionLightGCN])
+def test_mean_features_pass_gradients_and_follow_changes(cls, make_data):
+    data = make_data()
+    model = cls.from_data(data).double()
+    features, edges = doubled(data)
+    graph = model.prepare(features, edges)
+    first, second = model.modalities[:2]
+    trainable = {m: x.clone().requires_grad_() for m, x in features.items()}
+    model(trainable, graph, [second]).item.square().sum().backward()
+    grad = trainable[first].grad
+    assert grad.abs().max() > 0
+    assert_close(grad, grad[:1].expand_as(grad))
+    before = model(features, graph, [second]).item.detach()
+    features[first].add_(torch.arange(1.0, features[first].size(1) + 1))
+    after = model(features, graph, [second]).item.detach()
+    assert (after - before).abs().max() > 1e-3
+    assert_close(after, model(features, model.prepare(features, edges), [second]).item.detach())
+
+
 @every_backbone
 def test_saving_and_loading_changes_no_bit(make, make_data, tmp_path):
     data = make_data()
