@@ -52,7 +52,7 @@ def read_margins(
     sizes = [t[0].numel() for t in triples]
     if not (gathered or users_gathered or sparse) and _can_sort(user, item, 2 * sum(sizes)):
         lists = sorted_triples(triples, user.size(0), item.size(0))
-        margin, squared_norm = _SortedMargins.apply(user, item, lists, *(triples[0] if norm else ()))
+        margin, squared_norm = _SortedMargins.apply(user, item, lists, norm)
         return Reading(margin.split(sizes), squared_norm)
     users, preferred, other = (torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*triples, strict=True))
     if user is not None and not (norm or gathered or users_gathered) and _is_constant(user, item):
@@ -165,33 +165,34 @@ class _SortedMargins(torch.autograd.Function):
     """What :class:`_Margins` returns, of so many triples that sorting them pays."""
 
     @staticmethod
-    def forward(ctx: Any, user: Tensor, item: Tensor, lists: SortedTriples, *first: Tensor) -> tuple[Tensor, Tensor]:
-        """Read margins, and the norm of the rows of one triple list, or of none."""
-        rows = [table.index_select(0, index) for table, index in zip((user, item, item), first, strict=False)]
-        norm = torch.stack([_square(part) for part in rows]).sum() if rows else item.new_zeros(())
-        ctx.lists, ctx.first = lists, first  # Numbers of rows, which may come from inference mode, are not saved.
-        ctx.save_for_backward(user, item, *rows)
+    def forward(ctx: Any, user: Tensor, item: Tensor, lists: SortedTriples, with_norm: bool) -> tuple[Tensor, Tensor]:
+        # Most items are read several times, few users are: theirs are counted, of these rows are copied.
+        rows = user.index_select(0, lists.first_users) if with_norm else None
+        norm = item.new_zeros(())
+        if rows is not None:
+            norm = _square(rows) + torch.dot(torch.linalg.vector_norm(item, dim=1).square_(), lists.count_items(item))
+        ctx.lists = lists  # Numbers of rows, which may come from inference mode, are not saved.
+        ctx.save_for_backward(user, item, rows)
         ctx.set_materialize_grads(False)
         return lists.margins(user, item), norm
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, margin: Tensor | None, norm: Tensor | None) -> tuple[Tensor | None, ...]:
-        user, item, *rows_read = ctx.saved_tensors
-        read = [] if norm is None else list(zip(ctx.first, rows_read, strict=True))
-        double = 0.0 if norm is None else 2 * norm
+        user, item, rows = ctx.saved_tensors
+        with_norm, double = norm is not None and rows is not None, 0.0 if norm is None else 2 * norm
         if margin is None:
             margin = item.new_zeros(ctx.lists.size)
         grad_user = grad_item = None
         if ctx.needs_input_grad[0]:
             grad_user = ctx.lists.user_gradient(margin, item)
-            for index, rows in read[:1]:
-                grad_user.index_add_(0, index, rows * double)
+            if with_norm:
+                grad_user.index_add_(0, ctx.lists.first_users, rows * double)
         if ctx.needs_input_grad[1]:
             grad_item = ctx.lists.item_gradient(margin, user)
-            for index, rows in read[1:]:
-                grad_item.index_add_(0, index, rows * double)
-        return grad_user, grad_item, None, *[None] * len(ctx.first)
+            if with_norm:
+                grad_item.addcmul_(item, (ctx.lists.count_items(item) * double).unsqueeze(-1))
+        return grad_user, grad_item, None, None
 
 
 def _can_sort(user: Tensor | None, item: Tensor, reads: int) -> TypeGuard[Tensor]:

@@ -32,6 +32,7 @@ class SortedTriples:
 
     Attributes:
         size: Number of triples.
+        first_users: Users of the first list.
     """
 
     def __init__(self, triples: Sequence[Triples], num_users: int, num_items: int) -> None:
@@ -45,6 +46,8 @@ class SortedTriples:
         users = torch.cat([user, user]).index_select(0, self._order_of_items).int()
         self._of_items = _starts(item, num_items), users
         self._patterns: dict[torch.dtype, Tensor] = {}
+        self.first_users, *self._first_items = triples[0]
+        self._counts: dict[torch.dtype, Tensor] = {}
 
     def margins(self, user: Tensor, item: Tensor) -> Tensor:
         """Return the margins ``[B]`` of all triples, in the order in which they were given.
@@ -59,6 +62,17 @@ class SortedTriples:
         scores = inner_products(self._patterns[item.dtype], user, item)
         of_preferred, of_other = scores.view(-1, 2).unbind(dim=1)
         return torch.empty_like(of_other).index_copy_(0, self._order, of_preferred - of_other)
+
+    def count_items(self, item: Tensor) -> Tensor:
+        """Return how often the first list names every item, ``[num_items]``, of the type of the item table.
+
+        Args:
+            item: Item table ``[num_items, D]``.
+        """
+        if item.dtype not in self._counts:
+            count = torch.bincount(torch.cat(self._first_items), minlength=self.num_items)
+            self._counts[item.dtype] = count.to(item.dtype)
+        return self._counts[item.dtype]
 
     def user_gradient(self, grad: Tensor, item: Tensor) -> Tensor:
         """Return the gradient of the user table ``[num_users, D]``.
