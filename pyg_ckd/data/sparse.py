@@ -46,12 +46,19 @@ def inner_products(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
 
 
-def product(matrix: Tensor, x: Tensor) -> Tensor:
-    """Return ``matrix @ x``, written into untouched memory; ``@`` would fill the result, copy it and add to the copy.
+def product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """Return ``matrix @ x``, or ``start + matrix @ x``.
+
+    PyTorch's ``@`` makes a result of zeros, copies it and adds the product to the copy; writing the product into memory
+    that nobody has touched takes half the time.
 
     Args:
         matrix: CSR matrix ``[N, K]``.
         x: Table ``[K, D]``.
+        start: Table ``[N, D]`` to add to.
+        out: Memory of the result ``[N, D]``.
     """
-    out = x.new_empty(matrix.size(0), x.size(1))
-    return torch.addmm(out, matrix, x, beta=0, out=out)
+    out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
+    if start is None:
+        return torch.addmm(out, matrix, x, beta=0, out=out)
+    return torch.addmm(start, matrix, x, out=out)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.sparse import csr_matrix, inner_products
+from pyg_ckd.data.sparse import csr_matrix, inner_products, product
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.pages import use_huge_pages
 
@@ -16,17 +16,11 @@ NORMALIZATIONS = ("sym", "mean", "none")
 
 
 def _product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """Return ``matrix @ x``, or ``start + matrix @ x``.
-
-    PyTorch's ``@`` makes a result of zeros, copies it and adds the product to the copy; writing the product into memory
-    that nobody has touched takes half the time.
-    """
+    """Return ``matrix @ x``, or ``start + matrix @ x``, in huge pages where tables are large."""
     out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
     use_huge_pages(x)
     use_huge_pages(out, untouched=True)
-    if start is None:
-        return torch.addmm(out, matrix, x, beta=0, out=out)
-    return torch.addmm(start, matrix, x, out=out)
+    return product(matrix, x, start, out)
 
 
 class _PowerMean(torch.autograd.Function):
@@ -267,9 +261,8 @@ class Adjacency:
     def constant(self, name: tuple[Any, ...], x: Tensor | None, compute: Callable[..., Tensor]) -> Tensor:
         """Return ``compute(x)``, computed once for as long as the graph lives and ``x`` stays as it is.
 
-        A change behind PyTorch's back, as of an array that shares the memory, is not noticed.
-
-        What depends on graph and features alone is the same in every step of a run.
+        What depends on graph and features alone is the same in every step of a run. A change behind PyTorch's back, as
+        of an array that shares the memory, is not noticed.
 
         Args:
             name: What is computed; different results have different names. Only the latest input is remembered.

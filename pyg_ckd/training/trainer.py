@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,12 +166,7 @@ class Trainer:
             fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
         except (ValueError, RuntimeError) as error:
             raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
-        on_cpu = fabric.device.type == "cpu"
-        with (
-            seeded(self.seed),
-            kept_memory() if on_cpu else nullcontext(),
-            self._progress(type(objective.student).__name__) as advance,
-        ):
+        with seeded(self.seed), kept_memory(), self._progress(type(objective.student).__name__) as advance:
             run, wrapped, features, graph = self._set_up(fabric, objective, data)
             evaluator = Evaluator(data, "val", [self.cutoff], [self.metric])
             settings = {"data": fingerprint(data), **objective.settings(), **self.settings()}

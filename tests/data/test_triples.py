@@ -23,12 +23,14 @@ USERS, ITEMS = 40, 30
 def draw(count: int, seed: int = 0) -> Triples:
     """Triples of all users and items but the first two and the last two, some of them several times."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randint(2, n - 2, (count,), generator=generator) for n in (USERS, ITEMS, ITEMS))  # type: ignore[return-value]
+    user, first, second = (torch.randint(2, n - 2, (count,), generator=generator) for n in (USERS, ITEMS, ITEMS))
+    return user, first, second
 
 
 def tables(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return tuple(torch.randn(n, 5, generator=generator, dtype=dtype, requires_grad=True) for n in (USERS, ITEMS))  # type: ignore[return-value]
+    user, item = (torch.randn(n, 5, generator=generator, dtype=dtype).requires_grad_() for n in (USERS, ITEMS))
+    return user, item
 
 
 def plain(user: Tensor, item: Tensor, lists: list[Triples]) -> tuple[list[Tensor], Tensor]:

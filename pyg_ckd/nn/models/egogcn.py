@@ -122,11 +122,11 @@ class EgoGCN(EarlyFusion):
 
     def start(self, modality: str, inputs: Inputs, factual: bool) -> Tensor:
         r"""Return :math:`\mathbf{X}_m` of a modality that is factual or intervened on, ``[N, C]``."""
-        preference, feature = self.preference[modality], inputs.features[modality]
+        preference = self.preference[modality]
         if factual:
-            preference, feature = inputs.take_users(preference), inputs.take_items(feature)
+            preference, feature = inputs.take_users(preference), inputs.take_items(inputs.features[modality])
         else:
-            preference, feature = mean_row(preference), mean_row(feature)
+            preference, feature = mean_row(preference), inputs.mean_feature(modality)
         user, item = F.normalize(preference), F.normalize(F.leaky_relu(self.project[modality](feature)))
         if not factual:
             user = inputs.take_users(user.expand(self.num_users, -1))

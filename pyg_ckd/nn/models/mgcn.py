@@ -14,7 +14,7 @@ from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import Graph, Inputs, check_size, mean_row
+from pyg_ckd.nn.models.base import Graph, Inputs, check_size
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type, with_content_graphs
 
@@ -164,9 +164,9 @@ class MGCN(LightGCN):
             factual: Whether the modality is factual.
             inputs: What the pass runs on.
         """
-        feature = inputs.features[modality]
+        feature = inputs.features[modality] if factual else inputs.mean_feature(modality)
         graph = inputs.graphs[item_graph_type(modality)] if factual else UniformGraph()
-        gate = self.lin_purify[modality](self.project[modality](feature if factual else mean_row(feature)))
+        gate = self.lin_purify[modality](self.project[modality](feature))
         item = self.item_embedding * torch.sigmoid(gate)
         for _ in range(self.num_item_layers):
             item = graph.matmul(item)
