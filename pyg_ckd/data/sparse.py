@@ -24,6 +24,15 @@ def csr_matrix(crow: Tensor, col: Tensor, value: Tensor, rows: int, cols: int | 
     return torch.sparse_csr_tensor(crow, col, value, size=size, check_invariants=False)
 
 
+def row_starts(count: Tensor) -> Tensor:
+    """Return where the entries of every row begin, and where the last ends, ``[rows + 1]``.
+
+    Args:
+        count: Number of entries of every row, ``[rows]``.
+    """
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])
+
+
 @functools.cache
 def _hear_remarks() -> None:
     """Make a first matrix: PyTorch says once per process that it is in beta and does not check invariants."""

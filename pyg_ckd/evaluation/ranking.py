@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, embed, held_out
+from pyg_ckd.data.sparse import row_starts
 from pyg_ckd.data.views import as_view
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
@@ -110,8 +111,7 @@ class Evaluator:
         row = position[seen[0]]
         row, order = row[row >= 0].sort(stable=True)
         item = seen[1][position[seen[0]] >= 0][order]
-        count = torch.bincount(row, minlength=self.users.numel())
-        return torch.cat([count.new_zeros(1), count.cumsum(0)]), item
+        return row_starts(torch.bincount(row, minlength=self.users.numel())), item
 
     @torch.no_grad()
     def rank(self, embeddings: Embeddings) -> Tensor:

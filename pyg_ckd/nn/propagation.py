@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.sparse import csr_matrix, inner_products, product
+from pyg_ckd.data.sparse import csr_matrix, inner_products, product, row_starts
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.pages import use_huge_pages
 
@@ -180,10 +180,10 @@ class Adjacency:
         row, col = key.div(size, rounding_mode="floor"), key % size
         count = torch.bincount(row, minlength=size)
         scale = (count.to(dtype) + eps).pow(-0.5 if normalization == "sym" else -1.0)
-        rowptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        crow = row_starts(count)
 
         def build(value: Tensor) -> Tensor:
-            return csr_matrix(*_narrowed(rowptr, col), value, size)
+            return csr_matrix(*_narrowed(crow, col), value, size)
 
         if normalization == "mean":  # The pattern is symmetric, so the transpose swaps the two scales only.
             return cls(build(scale[row]), build(scale[col]))
@@ -203,8 +203,7 @@ class Adjacency:
 
         def build(row: Tensor, col: Tensor) -> Tensor:
             order = (row * num_nodes + col).argsort()
-            count = torch.bincount(row, minlength=num_nodes)
-            crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
+            crow = row_starts(torch.bincount(row, minlength=num_nodes))
             return csr_matrix(*_narrowed(crow, col[order]), weight.detach()[order], num_nodes)
 
         source, target = edge_index

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from pyg_ckd.data.sparse import row_starts
+
 BLOCK_BYTES = 2**25
 """Scores held at once; blocks that stay near the caches of a CPU are searched fastest."""
 
@@ -83,8 +85,7 @@ class SeenItems:
 
     def __init__(self, edge_index: Tensor, num_users: int) -> None:
         user, item = edge_index.cpu()
-        count = torch.bincount(user, minlength=num_users)
-        self.ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        self.ptr = row_starts(torch.bincount(user, minlength=num_users))
         self.item = item[user.argsort(stable=True)]
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ class RowAdam(torch.optim.Adam):
         self._settle([(p, group) for p, grad, group in given if grad is not None and not grad.is_sparse])
         for p, _, _ in sparse:
             p.grad = None
-        super().step()
+        _dense_step(self)
         for p, grad, group in given:
             if grad is not None and grad.is_sparse:
                 self._update_rows(p, grad, group)
@@ -110,6 +110,14 @@ class RowAdam(torch.optim.Adam):
         state["exp_avg_sq"].index_copy_(0, rows, second)
         state[LAST].index_copy_(0, rows, state["step"].to(last).expand(rows.numel()))
         p.index_add_(0, rows, movement.add_(_movement(first, second, state["step"], group)).neg_())
+
+
+def _dense_step(optimizer: torch.optim.Adam) -> None:
+    """Take Adam's step without the hooks of steps, which run around :meth:`RowAdam.step` already."""
+    step: Callable[[torch.optim.Adam], Any] = torch.optim.Adam.step
+    if getattr(step, "hooked", False):  # PyTorch wraps the method of the class as soon as there is an Adam.
+        step = step.__wrapped__  # type: ignore[attr-defined]
+    step(optimizer)
 
 
 def _make_up(first: Tensor, second: Tensor, last: Tensor, now: Tensor, group: dict[str, Any]) -> Tensor:

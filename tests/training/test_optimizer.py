@@ -228,6 +228,20 @@ def test_a_scaler_of_gradients_changes_nothing_and_skips_a_step_that_is_not_fini
     torch.testing.assert_close(found[0], found[1])
 
 
+def test_hooks_of_a_step_run_once_a_step():
+    """PyTorch wraps the step of every class of which there is an object, and this one calls that of Adam."""
+    table = torch.nn.Parameter(torch.ones(3, 2))
+    torch.optim.Adam([table], lr=0.1)
+    optimizer = RowAdam([table], lr=0.1)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    table.grad = torch.ones(3, 2)
+    optimizer.step()
+    assert calls == ["before", "after"]
+    assert torch.allclose(table, torch.full((3, 2), 0.9))
+
+
 def test_a_closure_is_called_with_gradients_and_its_loss_returned():
     table = torch.nn.Parameter(torch.ones(7, 3))
     optimizer = RowAdam([table], lr=0.1)
