@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -78,9 +79,11 @@ class DetailedEmbeddings(Embeddings):
 
     Attributes:
         parts: The representations by name, with any shapes.
+        n_id_dict: As in :class:`BlockEmbeddings`.
     """
 
     parts: Mapping[str, Tensor]
+    n_id_dict: Mapping[str, Tensor] = MappingProxyType({})
 
     def __new__(cls, user: Tensor, item: Tensor, parts: Mapping[str, Tensor]) -> DetailedEmbeddings:
         """Hold two tables and the parts."""
@@ -320,7 +323,12 @@ class BlockEmbeddings:
 
     Args:
         blocks: The blocks, in the order of their columns.
+
+    Attributes:
+        n_id_dict: Row numbers of the users and items of a sampled subgraph, whose rows these are, or empty.
     """
+
+    n_id_dict: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = list(blocks)

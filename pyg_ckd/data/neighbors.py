@@ -21,6 +21,7 @@ SIMILARITIES = ("cosine", "dot")
 
 _BLOCK_BYTES = 128 * 2**20  # Similarities held at once by `knn`; smaller blocks multiply more slowly on a CPU.
 _BLOCK_PAIRS = 2**21  # Pairs of users held at once by `co_occurrence`.
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # Integers as wide as floating-point numbers.
 _GROUP = 32  # Columns that `_largest` looks at as one.
 
 
@@ -60,13 +61,46 @@ def knn(
     return _nearest(rows, k, block_size, candidates)
 
 
-def knn_graph(x: Tensor, k: int, similarity: str = "cosine", include_self: bool = True) -> tuple[Tensor, Tensor]:
+def without_nearest(x: Tensor, k: int) -> Tensor:
+    """Return which rows have no nearest ones: rows of zeros, and rows that more than ``k`` share bit by bit.
+
+    Such are features that stand in for those that items lack. Of equal rows none is nearer than another, so that
+    ``k`` of them would be picked by their numbers.
+
+    Args:
+        x: Features, float ``[N, d]``.
+        k: Neighbours of a row.
+
+    Returns:
+        Mask, bool ``[N]``.
+
+    Raises:
+        InputError: If ``x`` is no matrix of floating-point numbers.
+    """
+    _check_features(x)
+    x = x.detach()
+    hashes, zero = (torch.empty(x.size(0), dtype=kind, device=x.device) for kind in (torch.int64, torch.bool))
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randint(-(2**63), 2**63 - 1, (x.size(1),), generator=generator).to(x.device)
+    size = max(1, _BLOCK_BYTES // (16 * x.size(1)))
+    for start in range(0, x.size(0), size):
+        rows = x[start : start + size] + 0.0  # Without negative zeros.
+        bits = rows.view(_BITS[x.element_size()]).long()
+        hashes[start : start + size] = (bits * factor).sum(dim=1)
+        zero[start : start + size] = (rows == 0).all(dim=1)
+    _, group, count = hashes.unique(return_inverse=True, return_counts=True)
+    return zero | (count[group] > k)
+
+
+def knn_graph(
+    x: Tensor, k: int, similarity: str = "cosine", include_self: bool = True, alone: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Return the edges from the ``k`` nearest neighbours of every row to that row, weighted with the similarity.
 
     This is the item graph of `"Mining Latent Structures for Multimedia Recommendation"
     <https://arxiv.org/abs/2104.09036>`_ (LATTICE), taken over by `MICRO <https://arxiv.org/abs/2111.00678>`_, `FREEDOM
     <https://arxiv.org/abs/2211.06924>`_ and `MGCN <https://arxiv.org/abs/2308.03588>`_. Negative similarities
-    are kept, as in the code of all four, though not in the text of the first.
+    are kept, as in the published code of those four that weigh edges with them.
 
     Args:
         x: Features, float ``[N, d]``, as in :func:`knn`. The weights are differentiable in them, the choice of
@@ -74,14 +108,19 @@ def knn_graph(x: Tensor, k: int, similarity: str = "cosine", include_self: bool 
         k: Neighbours of a row, from 1 to ``N``, or to ``N - 1`` without the row itself.
         similarity: ``"cosine"`` or ``"dot"``.
         include_self: Whether a row is a candidate among its own neighbours, as in the published models.
+        alone: Rows that are nobody's neighbours but their own, bool ``[N]``, as of :func:`without_nearest`. Where
+            fewer than ``k`` rows are left, all of these are neighbours of each other.
 
     Returns:
         Edges ``(neighbour, row)``, int64 ``[2, N * k]``, ordered by row and then by decreasing similarity, and their
-        weights, float ``[N * k]``.
+        weights, float ``[N * k]``. A row of ``alone`` has one edge, of its similarity to itself, or none without
+        ``include_self``.
 
     Raises:
         InputError: As :func:`knn`.
     """
+    if alone is not None and bool(alone.any()):
+        return _beside(x, k, similarity, include_self, alone)
     rows = _comparable(x, similarity)
     own = torch.arange(rows.size(0), device=rows.device)
     if include_self:
@@ -97,6 +136,23 @@ def knn_graph(x: Tensor, k: int, similarity: str = "cosine", include_self: bool 
         with torch.autocast(rows.device.type, enabled=False):
             value = torch.bmm(rows[index], rows.unsqueeze(2))  # [N, k, 1]
     return torch.stack([index.flatten(), own.repeat_interleave(k)]), value.flatten()
+
+
+def _beside(x: Tensor, k: int, similarity: str, include_self: bool, alone: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the edges of :func:`knn_graph` among the rows that are not alone, and the loops of the others."""
+    rows = _comparable(x, similarity)
+    _check_k(k, rows.size(0) if include_self else rows.size(0) - 1, "rows" if include_self else "other rows")
+    others, lonely = (~alone).nonzero()[:, 0], alone.nonzero()[:, 0]
+    k = min(k, others.numel() if include_self else others.numel() - 1)
+    parts = [(lonely.expand(2, -1), rows[lonely].square().sum(dim=1))] if include_self else []
+    if k > 0:
+        edges, weight = knn_graph(x[others], k, similarity, include_self)
+        parts.append((others[edges], weight))
+    if not parts:
+        return torch.empty(2, 0, dtype=torch.int64, device=x.device), rows.new_empty(0)
+    edge_index, value = torch.cat([index for index, _ in parts], dim=1), torch.cat([weight for _, weight in parts])
+    order = edge_index[1].argsort(stable=True)
+    return edge_index[:, order], value[order]
 
 
 def laplacian(edge_index: Tensor, weight: Tensor, num_nodes: int, eps: float = 0.0) -> Tensor:
@@ -186,11 +242,15 @@ def _comparable(x: Tensor, similarity: str) -> Tensor:
     """Return rows whose dot products are the similarities."""
     if similarity not in SIMILARITIES:
         raise unknown_name("similarity", similarity, SIMILARITIES)
-    if x.dim() != 2 or not x.is_floating_point():
-        raise InputError(f"x has shape {list(x.shape)} and dtype {x.dtype}, expected floating-point features [N, d]")
+    _check_features(x)
     x = x.float() if x.element_size() < 4 else x
     _require_finite(x.detach().square().sum(dim=1), "x: the squared norm of row")
     return F.normalize(x, dim=1, eps=1e-12) if similarity == "cosine" else x
+
+
+def _check_features(x: Tensor) -> None:
+    if x.dim() != 2 or not x.is_floating_point():
+        raise InputError(f"x has shape {list(x.shape)} and dtype {x.dtype}, expected floating-point features [N, d]")
 
 
 def _require_finite(value: Tensor, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.neighbors import knn_graph, laplacian
+from pyg_ckd.data.neighbors import knn_graph, laplacian, without_nearest
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.propagation import Adjacency
 
@@ -98,17 +98,20 @@ class Learning:
             self._epoch[key] = value.detach()  # type: ignore[attr-defined]
         return value
 
-    def edges(self, key: Hashable, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def edges(self, key: Hashable, x: Tensor, k: int, alone: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what :func:`~pyg_ckd.data.neighbors.knn_graph` returns for cosine similarities.
 
         Args:
             key: Whose features they are.
             x: The features ``[I, d]``.
             k: Neighbours of an item, from 1 to ``I``.
+            alone: Items that are nobody's neighbours but their own, bool ``[I]``; the same for the same key.
         """
         known = self._neighbors.get((key, k))
         if known is None or not torch.equal(known[0], x):
-            self._neighbors[key, k] = known = (x.detach(), knn_graph(x.detach(), k)[0])
+            with torch.inference_mode(False):
+                kept = x.detach().clone() if x.is_inference() else x.detach()
+                self._neighbors[key, k] = known = (kept, knn_graph(kept, k, alone=alone)[0])
         source, target = known[1]
         unit = F.normalize(x)
         return known[1], (unit.index_select(0, source) * unit.index_select(0, target)).sum(dim=1)
@@ -133,6 +136,9 @@ def content_graph(
         \text{else} \; 0, \qquad
         \tilde{\mathbf{S}} = \mathbf{\Delta}^{-1/2} \mathbf{S} \mathbf{\Delta}^{-1/2}
 
+    An item without nearest ones, see :func:`~pyg_ckd.data.neighbors.without_nearest`, as where a modality is missing,
+    has itself alone as a neighbour, with a similarity of 1, and is nobody else's.
+
     Args:
         x: Features ``[I, d]``; no gradient flows into them.
         k: Neighbours of an item, itself among them; where there are fewer items than that, all of them.
@@ -146,11 +152,16 @@ def content_graph(
     Raises:
         InputError: If ``k`` is not positive, the features are not finite or ``weighting`` is unknown.
     """
-    x = x.detach()
-    if bool((x == x[:1]).all()):
-        return UniformGraph()
-    edge_index, similarity = knn_graph(x, min(k, x.size(0)))
-    return _normalised(edge_index, weighted(similarity, weighting), x.size(0), eps, dtype)
+    with torch.inference_mode(False):
+        x = x.detach().clone() if x.is_inference() else x.detach()
+        if bool((x == x[:1]).all()):
+            return UniformGraph()
+        k = min(k, x.size(0))
+        alone = without_nearest(x, k) if k > 0 else None
+        edge_index, similarity = knn_graph(x, k, alone=alone)
+        if alone is not None:
+            similarity = similarity.masked_fill(alone[edge_index[1]], 1.0)  # Zeros are not similar to themselves.
+        return _normalised(edge_index, weighted(similarity, weighting), x.size(0), eps, dtype)
 
 
 def with_content_graphs(

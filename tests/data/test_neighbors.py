@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from pyg_ckd.data import neighbors
-from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian
+from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian, without_nearest
 from pyg_ckd.errors import InputError
 
 
@@ -178,6 +178,55 @@ def test_the_gradient_of_a_zero_row_is_finite():
     x.requires_grad_()
     knn_graph(x, 12)[1].sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rows_of_zeros_and_rows_that_more_than_k_share_have_no_nearest_ones(dtype, monkeypatch):
+    x = features(40).to(dtype)
+    x[[3, 8, 21]] = x[30].clone()
+    x[[4, 5]] = x[31].clone()
+    x[9] = 0
+    x[10] = -torch.zeros(6, dtype=dtype)
+    found = without_nearest(x, 3)
+    assert found.nonzero()[:, 0].tolist() == [3, 8, 9, 10, 21, 30]
+    assert without_nearest(x, 4).nonzero()[:, 0].tolist() == [9, 10]
+    assert without_nearest(x, 1).nonzero()[:, 0].tolist() == [3, 4, 5, 8, 9, 10, 21, 30, 31]
+    monkeypatch.setattr(neighbors, "_BLOCK_BYTES", 16 * 6 * 7)  # Seven rows at a time.
+    assert torch.equal(without_nearest(x, 3), found)
+
+
+def test_rows_without_nearest_ones_must_be_features():
+    with pytest.raises(InputError, match="expected floating-point features"):
+        without_nearest(torch.zeros(3), 1)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_rows_that_are_alone_are_nobodys_neighbours(similarity, include_self):
+    x = features(30)
+    alone = torch.zeros(30, dtype=torch.bool)
+    alone[[0, 7, 29]] = True
+    edge_index, weight = knn_graph(x, 4, similarity, include_self, alone)
+    rest = (~alone).nonzero()[:, 0]
+    expected_index, expected = knn_graph(x[rest], 4, similarity, include_self)
+    among = ~alone[edge_index[1]]
+    assert torch.equal(edge_index[:, among], rest[expected_index])
+    assert torch.equal(weight[among], expected)
+    assert (edge_index[1].diff() >= 0).all()
+    loops = edge_index[:, ~among]
+    assert loops.tolist() == ([[0, 7, 29]] * 2 if include_self else [[], []])
+    if include_self:
+        norm = torch.ones(3, dtype=x.dtype) if similarity == "cosine" else x[alone].square().sum(dim=1)
+        torch.testing.assert_close(weight[~among], norm)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_where_few_rows_are_not_alone_these_are_neighbours_of_each_other(left):
+    alone = torch.arange(5) >= left
+    edge_index, _ = knn_graph(features(5), 3, include_self=False, alone=alone)
+    assert edge_index.tolist() == ([[1, 0], [0, 1]] if left == 2 else [[], []])
+    with pytest.raises(InputError, match="found 5, expected 1 to 4"):
+        knn_graph(features(5), 5, include_self=False, alone=alone)
 
 
 def test_laplacian_is_the_dense_product():

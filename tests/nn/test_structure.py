@@ -81,6 +81,19 @@ def test_constant_features_give_the_uniform_mean_over_all_items():
     assert_close(gradient, dense.t() @ weight, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_items_that_lack_features_have_themselves_alone_as_neighbours(value, weighting):
+    x = features()
+    x[[0, 2, 5]] = value
+    graph = content_graph(x, 2, weighting).matrix.to_dense()
+    lacking = torch.tensor([0, 2, 5])
+    assert_close(graph[lacking], torch.eye(ITEMS, dtype=torch.float64)[lacking])
+    assert_close(graph[:, lacking], torch.eye(ITEMS, dtype=torch.float64)[:, lacking])
+    rest = torch.tensor([1, 3, 4, 6])
+    assert_close(graph[rest][:, rest], dense_content_graph(x[rest], 2, weighting), atol=1e-12, rtol=0)
+
+
 def test_graphs_that_are_there_are_kept_and_plain_edges_are_normalised():
     mine = content_graph(features(), 2)
     plain = torch.tensor([[0, 1, 1, 1, 2], [1, 1, 1, 2, 2]])  # The edge 1 -> 1 stands there twice.
@@ -162,7 +175,7 @@ def test_learned_edges_are_those_of_the_nearest_neighbours_with_their_gradients(
 
 def test_neighbours_are_looked_for_again_only_when_features_change(monkeypatch):
     calls = []
-    monkeypatch.setattr(structure, "knn_graph", lambda x, k: calls.append(k) or knn_graph(x, k))
+    monkeypatch.setattr(structure, "knn_graph", lambda x, k, alone: calls.append(k) or knn_graph(x, k, alone=alone))
     learning, x = Learning(), features()
     learning.edges("m", x, 2)
     learning.begin_epoch().edges("m", x.clone(), 2)

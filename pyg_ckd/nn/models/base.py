@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -246,6 +246,8 @@ class Backbone(nn.Module):
         for view, computed in out.items():
             if type(computed) is Embeddings:
                 out[view] = BlockEmbeddings([Block(*computed)])  # Remembers what it has read.
+            if n_id_dict is not None:
+                cast(BlockEmbeddings, out[view]).n_id_dict = n_id_dict
         return [out[view] for view in factual]
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
@@ -266,7 +268,7 @@ class Backbone(nn.Module):
 
         Args:
             out: The output of the trained view.
-            batch: The triples.
+            batch: The triples, whose row numbers are those of ``out``, hence of a subgraph if that is what it is of.
             features: From modality to the full feature matrix ``[I, d_m]``.
             view: The trained view.
             bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
@@ -278,7 +280,7 @@ class Backbone(nn.Module):
 
         Args:
             out: The output of the trained view.
-            batch: The triples.
+            batch: The triples, as in :meth:`losses`.
         """
         return l2_from_norm(out.squared_norm(batch.user, batch.positive, batch.negative), batch.user.numel())
 
@@ -364,6 +366,34 @@ def mean_row(x: Tensor) -> Tensor:
 def take(x: Tensor, index: Tensor | None) -> Tensor:
     """Return the rows of a sampled subgraph, or all of them."""
     return x if index is None else x.index_select(0, index)
+
+
+def in_whole_graph(out: Output, batch: TripletBatch) -> TripletBatch:
+    """Return triples by the row numbers that users and items have in the whole graph, as parameters and features do.
+
+    Args:
+        out: What the triples are scored with, perhaps of a sampled subgraph.
+        batch: The triples, by the row numbers of ``out``.
+    """
+    n_id_dict: Mapping[str, Tensor] = getattr(out, "n_id_dict", {})
+    if not n_id_dict:
+        return batch
+    user, item = n_id_dict["user"], n_id_dict["item"]
+    return TripletBatch(
+        take(user, batch.user),
+        take(item, batch.positive),
+        take(item, batch.negative),
+        take(user, batch.random_user),
+        take(item, batch.random_first),
+        take(item, batch.random_second),
+    )
+
+
+def reset_linear_layers(module: nn.Module) -> None:
+    """Draw the parameters of all linear layers in a module anew."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
 
 
 def check_size(name: str, size: int, least: int = 1) -> None:

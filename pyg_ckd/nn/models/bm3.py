@@ -15,7 +15,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Inputs, check_size
+from pyg_ckd.nn.models.base import Inputs, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 
 
@@ -93,9 +93,7 @@ class BM3(LightGCN):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         super().reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        reset_linear_layers(self)
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Compute the embeddings that all views share."""
@@ -119,6 +117,7 @@ class BM3(LightGCN):
             bpr_eps: Without effect.
         """
         h_user, h_item = cast(Predicted, out).online.rows(batch.user, batch.positive)
+        items = in_whole_graph(out, batch).positive
         target_user, target_item = self._target(h_user), self._target(h_item)
         terms = {
             "ui": _disagreement(self.predictor(h_user), target_item),
@@ -126,7 +125,7 @@ class BM3(LightGCN):
         }
         for m in self.modalities:
             if m in view:
-                h = self.project[m](features[m].index_select(0, batch.positive))
+                h = self.project[m](features[m].index_select(0, items))
                 prediction = self.predictor(h)
                 terms[f"align/{m}"] = self.modality_loss_weight * _disagreement(prediction, target_item)
                 terms[f"mask/{m}"] = self.modality_loss_weight * _disagreement(prediction, self._target(h))

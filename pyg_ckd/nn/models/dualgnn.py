@@ -17,7 +17,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.propagation import Adjacency
 
 SHARES = ("user", "shares", "user")
@@ -188,7 +188,8 @@ class DualGNN(LateFusion):
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         r"""Return the L2 penalty on the batch's rows of preferences :math:`\mathbf{P}_m` and of :math:`\mathbf{a}`."""
         tables = [*self.preference.values(), *self.attention.values()]
-        return l2_penalty(*(table.index_select(0, batch.user) for table in tables))
+        users = in_whole_graph(out, batch).user
+        return l2_penalty(*(table.index_select(0, users) for table in tables))
 
 
 def similar_users(graph: Adjacency, num_users: int, k: int) -> Adjacency:

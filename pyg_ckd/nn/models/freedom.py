@@ -16,7 +16,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import bpr_loss
-from pyg_ckd.nn.models.base import Graph, Inputs, check_size, mean_row
+from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, in_whole_graph, mean_row, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import item_graph_type, with_content_graphs
@@ -103,9 +103,7 @@ class FREEDOM(LightGCN):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         super().reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        reset_linear_layers(self)
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         r"""Normalise the graph of users and items and freeze :math:`\mathbf{S}_m / k` of every modality.
@@ -175,7 +173,8 @@ class FREEDOM(LightGCN):
         """
         terms = super().losses(out, batch, features, view, bpr_eps)
         user = out.rows(batch.user)[0]
-        items = torch.cat([batch.positive, batch.negative])
+        whole = in_whole_graph(out, batch)
+        items = torch.cat([whole.positive, whole.negative])
         for m in self.modalities:
             if m in view and self.modality_loss_weight > 0:
                 positive, negative = features[m].index_select(0, items).chunk(2)
@@ -185,7 +184,7 @@ class FREEDOM(LightGCN):
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the rows of the embeddings that the batch scores with."""
-        return super(LightGCN, self).penalty(out, batch)
+        return Backbone.penalty(self, out, batch)
 
 
 def interactions(graph: Adjacency, num_users: int) -> tuple[Tensor, Tensor]:

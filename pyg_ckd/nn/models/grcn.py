@@ -15,7 +15,7 @@ from pyg_ckd.data.views import View
 from pyg_ckd.nn.conv.dot_attention_conv import DotAttentionConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, in_whole_graph, mean_row
 
 
 class GRCN(LateFusion):
@@ -163,7 +163,7 @@ class GRCN(LateFusion):
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the batch's id embeddings and on its users' preferences."""
-        ids = Embeddings(self.user_embedding, self.item_embedding)
-        rows = ids.rows(batch.user, batch.positive, batch.negative)
-        rows += [preference.index_select(0, batch.user) for preference in self.preference.values()]
+        ids, whole = Embeddings(self.user_embedding, self.item_embedding), in_whole_graph(out, batch)
+        rows = ids.rows(whole.user, whole.positive, whole.negative)
+        rows += [preference.index_select(0, whole.user) for preference in self.preference.values()]
         return l2_penalty(*rows)

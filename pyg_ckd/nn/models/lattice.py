@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from pyg_ckd.data.embeddings import DetailedEmbeddings, Output
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.neighbors import laplacian
+from pyg_ckd.data.neighbors import laplacian, without_nearest
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, mean_row
+from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, mean_row, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import (
@@ -112,9 +112,7 @@ class LatentStructure(LightGCN, ABC):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         super().reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        reset_linear_layers(self)
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         r"""Normalise the graph of users and items and add :math:`\mathbf{S}_m`, normalised, for every modality.
@@ -163,11 +161,16 @@ class LatentStructure(LightGCN, ABC):
 
     def learned_edges(self, modality: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
         r"""Return the edges and the weights of :math:`\mathbf{A}_m`."""
-        x = inputs.features[modality]
-        with torch.autocast(x.device.type, enabled=False):  # Rounded features have other neighbours.
-            x = self.project[modality](x)
+        raw = inputs.features[modality]
+        with torch.autocast(raw.device.type, enabled=False):  # Rounded features have other neighbours.
+            x = self.project[modality](raw)
         k = min(self.num_neighbors, self.num_items)
-        edge_index, similarity = inputs.graphs[LEARNING].edges(modality, x, k)
+        alone = (
+            without_nearest(raw, k)
+            if raw.requires_grad
+            else inputs.graph.constant(("alone", modality, k), raw, lambda raw: without_nearest(raw, k))
+        )
+        edge_index, similarity = inputs.graphs[LEARNING].edges(modality, x, k, alone)
         return edge_index, weighted(similarity, self.weighting)
 
     def item_graph(self, modality: str, inputs: Inputs) -> ItemGraph:

@@ -13,7 +13,7 @@ from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_size
+from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size, in_whole_graph
 from pyg_ckd.nn.propagation import Adjacency
 
 NARROW = 4
@@ -93,7 +93,8 @@ class LightGCN(EarlyFusion):
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the batch's rows of the id embeddings."""
         ego = Embeddings(self.user_embedding, self.item_embedding)
-        return l2_penalty(*ego.rows(batch.user, batch.positive, batch.negative))
+        whole = in_whole_graph(out, batch)
+        return l2_penalty(*ego.rows(whole.user, whole.positive, whole.negative))
 
 
 class EarlyFusionLightGCN(LightGCN):
@@ -212,4 +213,4 @@ class EarlyFusionLightGCN(LightGCN):
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the rows of the embeddings that the batch scores with."""
-        return super(LightGCN, self).penalty(out, batch)
+        return Backbone.penalty(self, out, batch)

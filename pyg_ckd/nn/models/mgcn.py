@@ -14,7 +14,7 @@ from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import Graph, Inputs, check_size
+from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type, with_content_graphs
 
@@ -63,6 +63,7 @@ class MGCN(LightGCN):
         num_item_layers: Layers :math:`T` on the graphs of items.
         num_neighbors: Neighbours of an item, itself among them; where there are fewer items than that, all of them.
         keep_negative: Whether negative similarities stay among the ``num_neighbors`` largest, as in the published code.
+            :class:`LATTICE` and :class:`MICRO` go without them.
         fusion: ``"sum"`` as in the paper, or ``"mean"`` as in the published implementation, which divides
             :math:`\mathbf{E}_s` plus the ``M`` terms of the sum by ``M + 1``.
         contrastive_weight: Weight of the contrastive loss.
@@ -89,7 +90,7 @@ class MGCN(LightGCN):
         num_layers: int = 2,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
-        keep_negative: bool = False,
+        keep_negative: bool = True,
         fusion: str = "sum",
         contrastive_weight: float = 1e-3,
         temperature: float = 0.2,
@@ -116,9 +117,7 @@ class MGCN(LightGCN):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         super().reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        reset_linear_layers(self)
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Normalise the graph of users and items and add the graphs of items that are missing.
@@ -198,8 +197,9 @@ class MGCN(LightGCN):
         """
         terms = super().losses(out, batch, features, view, bpr_eps)
         if self.contrastive_weight > 0:
-            rows = (batch.user.unique(), batch.positive.unique() + self.num_users)
-            side, content = (cast(DetailedEmbeddings, out).parts[name] for name in ("side", "content"))
+            detailed = cast(DetailedEmbeddings, out)
+            rows = (batch.user.unique(), batch.positive.unique() + detailed.user.size(0))
+            side, content = (detailed.parts[name] for name in ("side", "content"))
             both = [
                 contrastive_loss(side.index_select(0, r), content.index_select(0, r), self.temperature) for r in rows
             ]
@@ -208,7 +208,7 @@ class MGCN(LightGCN):
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the rows of the embeddings that the batch scores with."""
-        return super(LightGCN, self).penalty(out, batch)
+        return Backbone.penalty(self, out, batch)
 
 
 def contrastive_loss(x: Tensor, y: Tensor, temperature: float) -> Tensor:

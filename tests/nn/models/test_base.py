@@ -77,8 +77,9 @@ def test_type_of_parameters_is_the_type_of_embeddings(make, make_data):
 
 
 @every_backbone
-def test_renumbering_users_and_items_renumbers_embeddings(make, make_data):
-    data = make_data()
+@pytest.mark.parametrize("lacking", [None, "mean", "zero"])
+def test_renumbering_users_and_items_renumbers_embeddings(make, lacking, make_data):
+    data = make_data(num_users=15, num_items=20)
     users, items = data["user"].num_nodes, data["item"].num_nodes
     generator = torch.Generator().manual_seed(3)
     new_user, new_item = torch.randperm(users, generator=generator), torch.randperm(items, generator=generator)
@@ -92,6 +93,11 @@ def test_renumbering_users_and_items_renumbers_embeddings(make, make_data):
             state[name] = value[old_item]
     renumbered.load_state_dict(state)
     features, graph = doubled(data)
+    if lacking is not None:  # More items than an item has neighbours have the same features.
+        missing = torch.tensor([1, 4, 5, 9, 12, 16, 17, 18])
+        there = torch.ones(items, dtype=torch.bool).index_fill(0, missing, False)
+        fill = features["mod0"][there].mean(dim=0) if lacking == "mean" else torch.zeros(3, dtype=torch.float64)
+        features["mod0"] = torch.where(there.unsqueeze(1), features["mod0"], fill)
     edges = graph[RATES]
     new_features = {m: x[old_item] for m, x in features.items()}
     new_edges = torch.stack([new_user[edges[0]], new_item[edges[1]]])
@@ -300,6 +306,31 @@ def test_sampled_subgraph_that_holds_all_neighbours_gives_the_rows_of_the_full_r
         part = model(features, {RATES: local}, view, {"user": users, "item": items})
         assert_close(part.user, full.user[users], atol=1e-10, rtol=0)
         assert_close(part.item, full.item[items], atol=1e-10, rtol=0)
+
+
+@every_own_backbone
+def test_losses_and_penalty_of_a_subgraph_are_those_of_the_same_triples_in_the_whole_graph(make, make_data):
+    """The subgraph holds everything, in another order: local row numbers name other users and items."""
+    data = make_data(num_users=10, num_items=12)
+    model = built(make, data)
+    features, graph = doubled(data)
+    generator = torch.Generator().manual_seed(5)
+    n_id_dict = {"user": torch.randperm(10, generator=generator), "item": torch.randperm(12, generator=generator)}
+    local_user, local_item = (n_id_dict[kind].argsort() for kind in ("user", "item"))
+    batch = TripletBatch(*(torch.randint(0, 10, (4,), generator=generator) for _ in range(6)))
+    local = TripletBatch(*(ids[rows] for ids, rows in zip([local_user, local_item, local_item] * 2, batch, strict=True)))
+    edges = graph[RATES]
+    local_graph = {RATES: torch.stack([local_user[edges[0]], local_item[edges[1]]])}
+    for view in all_views(model.modalities):
+        torch.manual_seed(0)
+        whole = model.eval().outputs(features, graph, [view])[0]
+        expected = model.losses(whole, batch, features, view) | {"l2": model.penalty(whole, batch)}
+        torch.manual_seed(0)
+        part = model.outputs(features, local_graph, [view], n_id_dict)[0]
+        found = model.losses(part, local, features, view) | {"l2": model.penalty(part, local)}
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value, atol=1e-10, rtol=0, msg=name)
 
 
 @every_backbone
