@@ -7,12 +7,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 
 from pyg_ckd.data.sparse import csr_matrix, inner_products, product, row_starts
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.pages import use_huge_pages
 
 NORMALIZATIONS = ("sym", "mean", "none")
+
+
+def plain_edges(graph: Any, sizes: tuple[int, int], name: str) -> Tensor:
+    """Return the edges of a graph that was given as an edge index, int64 ``[2, E]``.
+
+    Args:
+        graph: A tensor or :class:`torch_geometric.EdgeIndex`.
+        sizes: How many nodes the two rows number.
+        name: What the graph is, for messages.
+
+    Raises:
+        InputError: If it is none of the two, has another shape or type, or names a node that does not exist.
+    """
+    edges = graph.as_tensor() if isinstance(graph, EdgeIndex) else graph
+    dense = isinstance(edges, Tensor) and edges.layout == torch.strided
+    if not dense or edges.dim() != 2 or edges.size(0) != 2 or edges.is_floating_point() or edges.dtype == torch.bool:
+        kind = type(graph).__name__
+        found = f"{edges.dtype} of shape {list(edges.shape)}" if dense else f"a sparse {kind}"
+        raise InputError(
+            f"{name}: found {found if isinstance(graph, Tensor) else kind}, expected an edge index, int64 [2, E]; "
+            "torch_geometric.utils.to_edge_index makes one of a sparse matrix"
+        )
+    edges = edges.long()
+    if edges.numel():
+        first, last = (bound.tolist() for bound in edges.aminmax(dim=1))
+        for row, size, low, high in zip(("first", "second"), sizes, first, last, strict=True):
+            if low < 0 or high >= size:
+                raise InputError(f"{name}: found nodes {low} to {high} in the {row} row, expected 0 to {size - 1}")
+    return edges
 
 
 def _product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -131,7 +161,7 @@ class Adjacency:
 
     def __init__(self, matrix: Tensor, transposed: Tensor) -> None:
         self.matrix, self.transposed = matrix, transposed
-        self.prepared_for: tuple[str, bool] | None = None
+        self.prepared_for: tuple[Any, ...] | None = None
         self._constants: dict[tuple[Any, ...], tuple[Tensor, Tensor | None, int]] = {}
         self._edge_index: Tensor | None = None
         self._transposition: tuple[Tensor, Tensor, Tensor] | None = None
@@ -166,10 +196,12 @@ class Adjacency:
             dtype: Type of the weights.
 
         Raises:
-            InputError: If ``normalization`` is none of the three.
+            InputError: If ``normalization`` is none of the three, or ``edge_index`` is no edge index or names a user or
+                item that does not exist.
         """
         if normalization not in NORMALIZATIONS:
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
+        edge_index = plain_edges(edge_index, (num_users, num_items), "interactions (user row, item row)")
         size = num_users + num_items
         user, item = edge_index[0], edge_index[1] + num_users
         row, col = torch.cat([user, item]), torch.cat([item, user])
@@ -199,7 +231,11 @@ class Adjacency:
             edge_index: Edges (source row, target row), int64 ``[2, E]``, each at most once.
             weight: Weight of every edge, ``[E]``; taken without gradient, see :meth:`matmul` for weights with one.
             num_nodes: Number of nodes ``N``.
+
+        Raises:
+            InputError: If ``edge_index`` is no edge index or names a node that does not exist.
         """
+        edge_index = plain_edges(edge_index, (num_nodes, num_nodes), "edges (source row, target row)")
 
         def build(row: Tensor, col: Tensor) -> Tensor:
             order = (row * num_nodes + col).argsort()

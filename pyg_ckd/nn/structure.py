@@ -12,8 +12,8 @@ from torch_geometric.utils import coalesce
 
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.neighbors import knn_graph, laplacian, without_nearest
-from pyg_ckd.errors import unknown_name
-from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.propagation import Adjacency, plain_edges
 
 WEIGHTINGS = ("positive", "similarity", "binary")
 
@@ -175,8 +175,8 @@ def with_content_graphs(
 ) -> dict[EdgeType, Any]:
     """Add every modality's item-item graph to the graphs, for :meth:`~pyg_ckd.nn.Backbone.prepare`.
 
-    A prepared graph that is there already is kept as it is; an edge index ``[2, E]`` (neighbour, item) that is there is
-    taken as a structure with all weights 1 and normalised.
+    A prepared graph that is there already is kept as it is, unless it was prepared here with other settings; an edge
+    index ``[2, E]`` (neighbour, item) that is there is taken as a structure with all weights 1 and normalised.
 
     Args:
         features: From modality to features ``[I, d_m]``; only the modalities named here get a graph.
@@ -192,17 +192,30 @@ def with_content_graphs(
         ``("item", modality, "item")``.
 
     Raises:
-        InputError: As :func:`content_graph`.
+        InputError: As :func:`content_graph`; if a graph that is there is no edge index of items, or was prepared with
+            another ``k``, ``weighting`` or ``eps``.
     """
     graphs = dict(graphs)
+    settings = (k, weighting, eps)
     for m, x in features.items():
         given = graphs.get(item_graph_type(m))
         if given is None:
-            graphs[item_graph_type(m)] = content_graph(x, k, weighting, eps, dtype)
-        elif isinstance(given, Tensor):
-            edge_index = coalesce(given, num_nodes=num_items)
-            ones = x.new_ones(edge_index.size(1))
-            graphs[item_graph_type(m)] = _normalised(edge_index, ones, num_items, eps, dtype)
+            given = content_graph(x, k, weighting, eps, dtype)
+            if isinstance(given, Adjacency):
+                given.prepared_for = settings
+        elif isinstance(given, Adjacency):
+            if given.prepared_for not in (None, settings):
+                raise InputError(
+                    f"{item_graph_type(m)}: found a graph prepared with (k, weighting, eps) {given.prepared_for}, "
+                    f"expected {settings}; pass the interactions or what this model's own prepare returns"
+                )
+        elif not isinstance(given, UniformGraph | LearnedGraph):
+            with torch.inference_mode(False):
+                edges = plain_edges(given, (num_items, num_items), f"{item_graph_type(m)} (neighbour, item)")
+                edge_index = coalesce(edges, num_nodes=num_items)
+                ones = x.new_ones(edge_index.size(1))
+                given = _normalised(edge_index, ones, num_items, eps, dtype)
+        graphs[item_graph_type(m)] = given
     return graphs
 
 

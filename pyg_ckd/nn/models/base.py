@@ -171,7 +171,8 @@ class Backbone(nn.Module):
         if n_id_dict is not None:
             sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
         dtype = next(self.parameters()).dtype
-        graph = Adjacency.from_interactions(graph, *sizes, self.normalization, self.self_loops, dtype=dtype)
+        with torch.inference_mode(False):
+            graph = Adjacency.from_interactions(graph, *sizes, self.normalization, self.self_loops, dtype=dtype)
         graph.prepared_for = (self.normalization, self.self_loops)
         return graph
 
@@ -181,6 +182,11 @@ class Backbone(nn.Module):
             raise InputError(
                 f"{type(self).__name__}: found a graph prepared with (normalization, self_loops) {graph.prepared_for}, "
                 f"expected {expected}; pass the interactions or what its own prepare returns"
+            )
+        if graph.dtype != (dtype := next(self.parameters()).dtype):
+            raise InputError(
+                f"{type(self).__name__}: found a graph prepared in {graph.dtype}, expected {dtype} as the parameters "
+                "have; call prepare again"
             )
 
     def forward(

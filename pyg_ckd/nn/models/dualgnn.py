@@ -15,10 +15,11 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.neighbors import co_occurrence
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, in_whole_graph, mean_row
-from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.propagation import Adjacency, plain_edges
 
 SHARES = ("user", "shares", "user")
 """Edge type of the graph of users who share items."""
@@ -127,11 +128,19 @@ class DualGNN(LateFusion):
         return graphs
 
     def _user_graph(self, given: Graph | None, graph: Adjacency, num_users: int) -> Adjacency:
+        settings = ("most shared items", self.num_neighbors)
         if isinstance(given, Adjacency):
+            if given.prepared_for not in (None, settings):
+                raise InputError(
+                    f"{SHARES}: found a graph prepared with {given.prepared_for}, expected {settings}; pass the "
+                    "interactions or what this model's own prepare returns"
+                )
             return given
         if given is None:
-            return similar_users(graph, num_users, self.num_neighbors)
-        edges = coalesce(given, num_nodes=num_users)
+            computed = similar_users(graph, num_users, self.num_neighbors)
+            computed.prepared_for = settings
+            return computed
+        edges = coalesce(plain_edges(given, (num_users, num_users), f"{SHARES} (neighbour, user)"), num_nodes=num_users)
         weight = torch.ones(edges.size(1), dtype=graph.dtype, device=edges.device)
         return Adjacency.from_edges(edges, softmax(weight, edges[1]), num_users)
 

@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch_geometric import EdgeIndex
 
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import (
     BM3,
     FREEDOM,
     GRCN,
+    LATTICE,
+    MGCN,
     MMGCN,
     VBPR,
     Adjacency,
@@ -318,7 +321,8 @@ def test_losses_and_penalty_of_a_subgraph_are_those_of_the_same_triples_in_the_w
     n_id_dict = {"user": torch.randperm(10, generator=generator), "item": torch.randperm(12, generator=generator)}
     local_user, local_item = (n_id_dict[kind].argsort() for kind in ("user", "item"))
     batch = TripletBatch(*(torch.randint(0, 10, (4,), generator=generator) for _ in range(6)))
-    local = TripletBatch(*(ids[rows] for ids, rows in zip([local_user, local_item, local_item] * 2, batch, strict=True)))
+    numbers = [local_user, local_item, local_item] * 2
+    local = TripletBatch(*(number[rows] for number, rows in zip(numbers, batch, strict=True)))
     edges = graph[RATES]
     local_graph = {RATES: torch.stack([local_user[edges[0]], local_item[edges[1]]])}
     for view in all_views(model.modalities):
@@ -387,6 +391,91 @@ def test_subclass_that_defines_nothing_says_what_is_missing(make_data):
         model.weight = torch.nn.Parameter(torch.ones(1))
         with pytest.raises(TypeError, match=message):
             model(*doubled(data))
+
+
+@every_own_backbone
+def test_interactions_of_another_kind_or_with_nodes_that_do_not_exist_are_refused(make, make_data):
+    data = make_data()
+    model = built(make, data)
+    features, graph = doubled(data)
+    edges, users, items = graph[RATES], data["user"].num_nodes, data["item"].num_nodes
+    matrix = torch.sparse_coo_tensor(edges, torch.ones(edges.size(1)), (users, items))
+    first, second = torch.tensor([[1], [0]]), torch.tensor([[0], [1]])
+    kinds = {
+        "found a sparse Tensor": (matrix, matrix.to_sparse_csr()),
+        "found list": (edges.tolist(),),
+        r"found torch.int64 of shape \[\d+, 2\]": (edges.t(),),
+        "found torch.float32": (edges.float(),),
+        f"second row, expected 0 to {items - 1}$": (edges + second * items, edges - second),
+        f"first row, expected 0 to {users - 1}$": (edges + first * users, edges - first),
+    }
+    for message, graphs in kinds.items():
+        for given in graphs:
+            with pytest.raises(InputError, match=f"^interactions .*{message}"):
+                model(features, {RATES: given})
+    full = model(features, graph)
+    for given in (edges.int(), EdgeIndex(edges, sparse_size=(users, items))):
+        assert torch.equal(torch.cat(model(features, {RATES: given})), torch.cat(full))
+
+
+@every_own_backbone
+def test_what_was_prepared_in_inference_mode_trains(make, make_data):
+    data = make_data()
+    model, other = built(make, data), built(make, data)
+    features, graph = doubled(data)
+    with torch.inference_mode():
+        graphs = model.prepare(features, graph)
+        model(features, graphs, [model.modalities[0]])
+        model(features, graphs)
+    for trained, given in ((model, graphs), (other, graph)):
+        sum(x.square().sum() for x in trained(features, given)).backward()
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert_close(ours.grad, theirs.grad)
+
+
+@every_own_backbone
+def test_graph_prepared_in_another_precision_is_refused(make, make_data):
+    data = make_data()
+    model = built(make, data)
+    features, graph = doubled(data)
+    graphs = make(data).prepare({m: x.float() for m, x in features.items()}, graph)
+    with pytest.raises(InputError, match=r"prepared in torch.float32, expected torch.float64 .* call prepare again"):
+        model(features, graphs)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (FREEDOM, LATTICE),
+        (lambda *args: FREEDOM(*args, num_neighbors=2), FREEDOM),
+        (lambda *args: MGCN(*args, keep_negative=False), MGCN),
+        (lambda *args: DualGNN(*args, num_neighbors=3), DualGNN),
+    ],
+)
+def test_graphs_among_items_or_users_of_other_settings_are_refused(one, other, make_data):
+    data = make_data()
+    features, graph = unpack(data)
+    sizes = (data["user"].num_nodes, data["item"].num_nodes, {m: x.size(1) for m, x in features.items()})
+    graphs = one(*sizes).prepare(features, graph)
+    with pytest.raises(InputError, match=r"found a graph prepared with .*; pass the interactions or what this model's"):
+        other(*sizes)(features, graphs)
+    assert torch.isfinite(one(*sizes)(features, graphs).item).all()
+
+
+@pytest.mark.parametrize(("cls", "key"), [(FREEDOM, ("item", "mod0", "item")), (DualGNN, ("user", "shares", "user"))])
+def test_given_graphs_among_items_or_users_are_checked(cls, key, make_data):
+    data = make_data()
+    model = cls.from_data(data)
+    features, graph = unpack(data)
+    size = data[key[0]].num_nodes
+    edges = torch.tensor([[0, size - 1], [1, 2]])
+    as_tensor, as_edge_index = (model(features, {**graph, key: given}) for given in (edges, EdgeIndex(edges)))
+    assert torch.equal(torch.cat(as_tensor), torch.cat(as_edge_index))
+    for wrong in (edges + 1, edges - 1):
+        with pytest.raises(InputError, match=f"{key[0]}', .*expected 0 to {size - 1}$"):
+            model.prepare(features, {**graph, key: wrong})
+    with pytest.raises(InputError, match="found a sparse Tensor, expected an edge index"):
+        model.prepare(features, {**graph, key: torch.eye(size).to_sparse_csr()})
 
 
 def test_graph_prepared_for_another_model_is_refused(make_data):
