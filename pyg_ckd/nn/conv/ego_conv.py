@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
@@ -90,9 +91,12 @@ class EgoConv(MessagePassing):
         modulated = self.modulate(x, others)
         if not isinstance(edge_index, Adjacency):
             # edge_updater_type: (x: Tensor, modulated: Tensor)
-            message, alpha = self.edge_updater(edge_index, x=x, modulated=modulated)
+            size = (x.size(0), x.size(0))
+            if isinstance(edge_index, EdgeIndex) and edge_index.sparse_size() != size:
+                edge_index = edge_index.as_tensor()  # Else its largest node would be taken for the last one.
+            message, alpha = self.edge_updater(edge_index, size=size, x=x, modulated=modulated)
             # propagate_type: (message: Tensor, alpha: Tensor)
-            return self.propagate(edge_index, message=message, alpha=alpha, size=(x.size(0), x.size(0)))
+            return self.propagate(edge_index, size=size, message=message, alpha=alpha)
         check_aggregation(self, "add")
         score = edge_index.dot(x, modulated)
         if self.modulation == "soft":

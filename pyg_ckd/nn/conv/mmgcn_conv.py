@@ -11,7 +11,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
-from torch_geometric.utils import add_self_loops, spmm
+from torch_geometric.utils import add_self_loops, remove_self_loops, spmm
 
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.prepared import check_aggregation
@@ -42,7 +42,7 @@ class MMGCNConv(MessagePassing):
         out_channels (int): Size of each output row.
         combine (str, optional): How neighbourhood and node meet: ``"concat"`` or ``"add"``, the paper's concatenation
             and element-wise combination. (default: ``"concat"``)
-        add_self_loops (bool, optional): Whether a node is among its own neighbours. Not applied to an
+        add_self_loops (bool, optional): Whether a node is among its own neighbours, once. Not applied to an
             :class:`~pyg_ckd.nn.Adjacency`, which is final. (default: :obj:`False`)
         bias (bool, optional): Whether :math:`\mathbf{W}_1` has a bias. (default: :obj:`False`)
         **kwargs (optional): Additional arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
@@ -122,7 +122,8 @@ class MMGCNConv(MessagePassing):
     def message_and_aggregate(self, adj_t: Adj, x: Tensor) -> Tensor:
         """Average all neighbours' rows in one sparse product."""
         if isinstance(adj_t, EdgeIndex):  # The only kind that is not transposed already.
-            return adj_t.matmul(x, reduce=self.aggr, transpose=True)
+            ones = x.new_ones(adj_t.size(1)) if x.dtype != torch.float32 else None  # Its own are in single precision.
+            return adj_t.matmul(x, input_value=ones, reduce=self.aggr, transpose=True)
         if isinstance(adj_t, SparseTensor):
             adj_t = adj_t.set_value(None, layout=None)
         return spmm(adj_t, x, reduce=self.aggr)
@@ -139,4 +140,4 @@ def _add(x: Tensor, y: Tensor) -> Tensor:
 def _with_self_loops(edge_index: Adj, num_nodes: int) -> Adj:
     if isinstance(edge_index, SparseTensor):
         return torch_sparse.set_diag(edge_index)
-    return add_self_loops(edge_index, num_nodes=num_nodes)[0]
+    return add_self_loops(remove_self_loops(edge_index)[0], num_nodes=num_nodes)[0]

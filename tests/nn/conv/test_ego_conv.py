@@ -87,6 +87,7 @@ def test_every_kind_of_graph_gives_the_equations_node_by_node(options):
         "unsorted tensor": edge_index.flip(1),
         "EdgeIndex": EdgeIndex(edge_index, sparse_size=SIZE),
         "sorted EdgeIndex": EdgeIndex(edge_index, sparse_size=SIZE, sort_order="col"),
+        "EdgeIndex without size": EdgeIndex(edge_index),
         "torch.sparse CSR": to_torch_csc_tensor(edge_index, size=SIZE).t(),
         "Adjacency": Adjacency.from_interactions(EDGES, USERS, ITEMS),
     }
@@ -143,7 +144,7 @@ def test_empty_graph_gives_zeros(options):
     conv = layer(**options)
     x, *others = inputs(options["num_others"])
     empty = EDGES[:, :0]
-    for graph in (both_directions(empty), Adjacency.from_interactions(empty, USERS, ITEMS)):
+    for graph in (both_directions(empty), EdgeIndex(empty), Adjacency.from_interactions(empty, USERS, ITEMS)):
         out = conv(x, graph, others)
         assert out.shape == x.shape
         assert out.eq(0).all()

@@ -101,6 +101,32 @@ def test_every_kind_of_graph_gives_the_same_result(options):
         torch.testing.assert_close(conv(x, graph, id_embedding), expected, atol=1e-6, rtol=0, msg=kind)
 
 
+def test_a_loop_that_is_there_counts_once_in_every_kind_of_graph():
+    edge_index, size = torch.tensor([[0, 1, 1], [0, 0, 2]]), (3, 3)
+    conv = layer(add_self_loops=True)
+    x = torch.randn(3, conv.in_channels)
+    expected = conv(x, torch.tensor([[1, 1], [0, 2]]))
+    kinds = {
+        "tensor": edge_index,
+        "EdgeIndex": EdgeIndex(edge_index, sparse_size=size),
+        "torch.sparse CSR": to_torch_csc_tensor(edge_index, size=size).t(),
+    }
+    if WITH_TORCH_SPARSE:
+        kinds["SparseTensor"] = SparseTensor.from_edge_index(edge_index, sparse_sizes=size).t()
+    for kind, graph in kinds.items():
+        torch.testing.assert_close(conv(x, graph), expected, msg=kind)
+
+
+@pytest.mark.parametrize("aggr", ["mean", "sum", "max"])
+@pytest.mark.parametrize("sort_order", ["row", "col", None])
+def test_edge_indices_of_any_order_work_in_double_precision(aggr, sort_order):
+    conv = layer(aggr=aggr).double()
+    x, _ = inputs(torch.float64)
+    edges = EdgeIndex(both_directions(EDGES), sparse_size=(USERS + ITEMS, USERS + ITEMS))
+    given = edges if sort_order is None else edges.sort_by(sort_order).values
+    torch.testing.assert_close(conv(x, given), conv(x, both_directions(EDGES)), atol=1e-12, rtol=0)
+
+
 @pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
 def test_weights_of_a_sparse_tensor_do_not_enter_the_average():
     conv = layer()
