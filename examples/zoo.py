@@ -1,9 +1,11 @@
-"""Every backbone on every data set, plain and distilled, in one table: ``python -m examples.zoo --out DIR``.
+"""Every backbone on every data set, plain and distilled, in one table: ``python -m examples.zoo``.
 
 Each study stands in ``DIR/<data>-<backbone>``, run by run: the same command goes on after a break; the runs of the
-LightGCN baseline are shared by all studies of a data set. Settings are those that the backbones name as
-``recommended``, or a file ``<data>_<backbone>.yaml`` in ``--configs``. The table is written to ``DIR/zoo.md`` after
-every study.
+LightGCN baseline are shared by all studies of a data set that train for as many epochs. Settings are those that the
+backbones name as ``recommended``, or a file ``<data>_<backbone>.yaml`` in ``--configs``. The tables are written to
+``DIR/zoo.md`` after every study; those in ``docs/results/zoo.md`` came from::
+
+    python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --out DIR
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from examples.results import METRIC, cell, p_value, seconds, views
+from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.cli import backbones, fusion_of
 from pyg_ckd.datasets import load
 from pyg_ckd.evaluation.report import write_report
@@ -24,20 +28,36 @@ from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.files import atomic_path
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study import Study, StudySettings
+from pyg_ckd.training import Trainer
 
 PARTS = ("model", "plain", "teacher", "distillation", "trainer")
-HEAD = ["backbone", "fusion", "plain", "CKD", "difference", "p (users)", "p (seeds)", "view / teacher, plain"]
-HEAD += ["view / teacher, CKD", "s/epoch plain, CKD"]
+DEFAULT_EPOCHS = signature(Trainer).parameters["max_epochs"].default
+DEFAULT_WEIGHT = signature(DistillationWrapper).parameters["distillation_weight"].default
+HEAD = [
+    "backbone",
+    "fusion",
+    "seeds",
+    "weight",
+    "plain",
+    "CKD",
+    "difference",
+    "p (users)",
+    "p (seeds)",
+    "view / teacher, plain",
+]
+HEAD += ["view / teacher, plain", "view / teacher, CKD", "s/epoch plain, CKD"]
 
 
-def settings_of(cls: type[Backbone], config: Path, overrides: dict[str, Any]) -> StudySettings:
-    """Return the settings of a study: the backbone's own, those of a file if it exists, and a trainer's overrides."""
+def settings_of(cls: type[Backbone], config: Path, max_epochs: int | None) -> StudySettings:
+    """Return the settings of a study: the backbone's own, those of a file if it exists, and the number of epochs."""
     chosen: dict[str, Any] = {part: dict(cls.recommended.get(part, {})) for part in PARTS}
     if config.exists():
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
         for part in PARTS:
             chosen[part] |= content.get(part, {})
-    chosen["trainer"] |= overrides
+    chosen["trainer"] |= {"progress": False, "track_views": False}
+    if max_epochs is not None:
+        chosen["trainer"]["max_epochs"] = max_epochs
     return StudySettings(**chosen)
 
 
@@ -50,6 +70,8 @@ def row(results: dict[str, Any], cls: type[Backbone]) -> list[str]:
     return [
         results["settings"]["backbone"],
         fusion_of(cls),
+        str(len(results["settings"]["seeds"])),
+        f"{results['settings']['distillation'].get('distillation_weight', DEFAULT_WEIGHT):g}",
         *(cell(results, name) for name in mean),
         f"{mean['ckd'] / mean['plain'] - 1:+.1%}" if mean["plain"] else "–",
         *(p_value(results, over) for over in ("users", "seeds")),
@@ -71,34 +93,37 @@ def main() -> None:
     found = {name: cls for name, cls in backbones().items() if cls.uses_features}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["synthetic"], help="synthetic, .npz files or folders")
-    parser.add_argument("--backbones", nargs="+", default=sorted(found), choices=sorted(found), metavar="NAME")
+    order = sorted(found, key=lambda name: (fusion_of(found[name]) != "late", name))
+    parser.add_argument("--backbones", nargs="+", default=order, choices=order, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--max_epochs", type=int, default=200)
-    parser.add_argument("--configs", type=Path, default=Path(__file__).parent / "configs")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--max_epochs", type=int, default=None, help="instead of what the files of settings say")
+    parser.add_argument("--configs", type=Path, default=Path(__file__).parent / "configs" / "zoo")
+    parser.add_argument("--out", type=Path, default=Path("zoo"))
     args = parser.parse_args()
     names = [Path(source).stem for source in args.data]
     if len(set(names)) < len(names):
         parser.error(
             f"--data: found the names {names}, expected different ones, for they name the folders of the results"
         )
-    overrides = {"max_epochs": args.max_epochs, "progress": False, "track_views": False}
     tables: dict[str, str] = {}
     for source in args.data:
         data, name = load(source), Path(source).stem
-        rows = []
+        rows, baselines, longest = [], {}, 0
         for backbone in args.backbones:
             cls, folder = found[backbone], args.out / f"{name}-{backbone}"
             sys.stderr.write(f"{name}, {backbone}\n")
-            settings = settings_of(cls, args.configs / f"{name}_{backbone}.yaml", overrides)
-            shared = args.out / f"{name}-baselines"
+            settings = settings_of(cls, args.configs / f"{name}_{backbone}.yaml", args.max_epochs)
+            epochs = settings.trainer.get("max_epochs", DEFAULT_EPOCHS)
+            shared = args.out / f"{name}-baselines-{epochs}-epochs"
             study = Study(data, cls, folder, settings, lambda line: sys.stderr.write(f"{line}\n"), baselines=shared)
             seeds = list(range(args.seeds))
             results = study.run(seeds)
             write_report(folder, results, study.histories(seeds))
             rows.append(row(results, cls))
-            baselines = {base: cell(results, base) for base in ("popularity", "lightgcn")}
-            tables[name] = table(f"{name}: test {METRIC}, {args.seeds} seeds", rows, baselines)
+            if epochs > longest:
+                longest = epochs
+                baselines = {base: cell(results, base) for base in ("popularity", "lightgcn")}
+            tables[name] = table(f"{name}: test {METRIC}", rows, baselines)
             with atomic_path(args.out / "zoo.md") as path:
                 path.write_text("\n".join(tables.values()), encoding="utf-8")
     print("\n".join(tables.values()))

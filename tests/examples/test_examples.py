@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from examples.zoo import settings_of
+from pyg_ckd.cli import backbones
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -57,9 +61,23 @@ def test_the_zoo_prints_a_line_per_backbone_and_goes_on(tmp_path: Path) -> None:
         subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES.parent) for _ in range(2)
     )
     assert first.returncode == 0, first.stderr
-    assert "| VBPR | late |" in first.stdout
-    assert "| FREEDOM | early |" in first.stdout
+    assert "| VBPR | late | 1 | 0.01 |" in first.stdout
+    assert "| FREEDOM | early | 1 | 0.01 |" in first.stdout
     assert first.stderr.count("seed 0: lightgcn") == 1  # Shared by both studies.
     assert second.stdout == first.stdout
     assert "seed 0: plain" not in second.stderr
     assert (tmp_path / "zoo" / "zoo.md").read_text(encoding="utf-8").strip() == first.stdout.strip()
+
+
+def test_every_file_of_the_zoos_settings_is_used_and_complete() -> None:
+    found = {name: cls for name, cls in backbones().items() if cls.uses_features}
+    files = {path.stem: path for path in (EXAMPLES / "configs" / "zoo").iterdir()}
+    assert files.keys() == {f"{data}_{name}" for data in ("tiktok", "lastfm") for name in found}
+    for stem, path in files.items():
+        data, name = stem.split("_")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert (content["data"], content["backbone"]) == (f"{data}.npz", name)
+        settings = settings_of(found[name], path, None)
+        assert {"lr", "batch_size", "max_epochs", "patience"} <= settings.trainer.keys()
+        found[name](3, 3, {"visual": 2}, **settings.model)
+        assert settings_of(found[name], path, 7).trainer["max_epochs"] == 7
