@@ -14,7 +14,8 @@ def main() -> None:
     """Train a plain and a distilled student and compare their joint and uni-modal views."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="synthetic", help="synthetic, an .npz file or a folder")
-    parser.add_argument("--backbone", default="VBPR", choices=sorted(backbones()))
+    names = sorted(name for name, cls in backbones().items() if cls.uses_features)
+    parser.add_argument("--backbone", default="VBPR", choices=names)
     parser.add_argument("--max_epochs", type=int, default=30)
     args = parser.parse_args()
     data = load(args.data)

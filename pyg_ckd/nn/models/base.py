@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.checks import check_modality_name
 from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
@@ -81,7 +82,7 @@ class Backbone(nn.Module):
         feature_dims: Feature width :math:`d_m` of every modality, in order.
 
     Raises:
-        InputError: If a size is not positive.
+        InputError: If a size is not positive, or a modality has a name that modules and graphs cannot hold.
     """
 
     normalization: str = "sym"
@@ -97,6 +98,8 @@ class Backbone(nn.Module):
         super().__init__()
         for name, size in {"num_users": num_users, "num_items": num_items, **feature_dims}.items():
             check_size(name, size)
+        for name in feature_dims:
+            check_modality_name(name, type(self).__name__)
         self.num_users, self.num_items = num_users, num_items
         self.feature_dims = dict(feature_dims)
         self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper, see __init_subclass__.

@@ -40,8 +40,8 @@ class FREEDOM(LightGCN):
     and beside BPR on these embeddings every modality has a BPR loss with the projected features
     :math:`\mathbf{h}^m_i = \mathbf{W}_m \mathbf{f}^m_i` in the place of :math:`\mathbf{h}_i`, of weight
     :math:`\lambda`. (A bias of the projection cancels and is left out.) In every epoch, training runs on another sample
-    of :math:`\lfloor (1 - \rho) |\mathcal{E}| \rfloor` edges, drawn without replacement with probabilities proportional
-    to :math:`1 / \sqrt{d_u d_i}` and normalised anew; evaluation runs on all of them.
+    of :math:`\lfloor (1 - \rho) |\mathcal{E}| \rfloor` edges, but at least one, drawn without replacement with
+    probabilities proportional to :math:`1 / \sqrt{d_u d_i}` and normalised anew; evaluation runs on all of them.
 
     **Views.** Features shape the item graph, not the input of the layers. Where a modality is intervened on, all items
     look alike and :math:`\mathbf{S}_m / k` becomes the uniform mean over all items. Its loss term is left out too.
@@ -131,6 +131,7 @@ class FREEDOM(LightGCN):
         graph = graphs[RATES]
         _, weight = interactions(graph, self.num_users)
         num_kept = math.floor(weight.numel() * (1 - self.dropout) + 1e-6)  # 1 - 0.9 is below 0.1 in floating point.
+        num_kept = min(weight.numel(), max(1, num_kept))
         return {**graphs, RATES: prune(graph, self.num_users, sample_edges(weight, num_kept))}
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:

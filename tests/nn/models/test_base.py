@@ -355,6 +355,9 @@ def test_sizes_of_zero_are_refused_by_name(cls):
             cls(users, items, {"visual": dim})
     with pytest.raises(InputError, match="embedding_dim: found 0"):
         cls(3, 3, {"visual": 4}, embedding_dim=0)
+    for name in ("type", "values", "a.b"):  # PyTorch's own error would be about an attribute or a key.
+        with pytest.raises(InputError, match=rf"{cls.__name__}: modality name '{name}'"):
+            cls(3, 3, {name: 4})
     if cls is not LightGCN:
         with pytest.raises(InputError, match="number of modalities: found 0"):
             cls(3, 3, {})

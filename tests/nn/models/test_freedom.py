@@ -172,7 +172,7 @@ def test_more_edges_can_be_drawn_from_than_multinomial_takes():
     assert drawn.unique().numel() == 5
 
 
-@pytest.mark.parametrize(("dropout", "kept"), [(0.9, 1), (0.8, 2), (0.5, 5), (0.05, 9), (0.99, 0)])
+@pytest.mark.parametrize(("dropout", "kept"), [(0.9, 1), (0.8, 2), (0.5, 5), (0.05, 9), (0.99, 1)])
 def test_number_of_edges_left_is_not_off_by_rounding(dropout, kept):
     edges = torch.stack([torch.arange(10), torch.arange(10)])
     model = FREEDOM(10, 10, {"visual": 3}, dropout=dropout)
@@ -280,3 +280,11 @@ def test_training_learns_and_touches_the_modalities_of_the_view_only(view):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         FREEDOM(**{"num_users": 2, "num_items": 2, "feature_dims": {"visual": 3, "textual": 3}} | options)
+
+
+def test_an_epoch_on_few_interactions_keeps_at_least_one():
+    model = FREEDOM(2, 3, {"visual": 2})
+    features = {"visual": torch.randn(3, 2)}
+    for edges, kept in ((torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]]), 1), (torch.zeros(2, 0, dtype=torch.int64), 0)):
+        graphs = model.begin_epoch(features, model.prepare(features, {RATES: edges}))
+        assert interactions(graphs[RATES], 2)[0].size(1) == kept
