@@ -193,10 +193,10 @@ def with_content_graphs(
 
     Raises:
         InputError: As :func:`content_graph`; if a graph that is there is no edge index of items, or was prepared with
-            another ``k``, ``weighting`` or ``eps``.
+            another ``k`` or ``weighting``.
     """
     graphs = dict(graphs)
-    settings = (k, weighting, eps)
+    settings = (k, weighting)
     for m, x in features.items():
         given = graphs.get(item_graph_type(m))
         if given is None:
@@ -206,7 +206,7 @@ def with_content_graphs(
         elif isinstance(given, Adjacency):
             if given.prepared_for not in (None, settings):
                 raise InputError(
-                    f"{item_graph_type(m)}: found a graph prepared with (k, weighting, eps) {given.prepared_for}, "
+                    f"{item_graph_type(m)}: found a graph prepared with (k, weighting) {given.prepared_for}, "
                     f"expected {settings}; pass the interactions or what this model's own prepare returns"
                 )
         elif not isinstance(given, UniformGraph | LearnedGraph):

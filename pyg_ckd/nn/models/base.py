@@ -163,6 +163,17 @@ class Backbone(nn.Module):
         """
         return dict(graphs)
 
+    def _check_features(self, features: Mapping[str, Tensor]) -> None:
+        for m, width in self.feature_dims.items():
+            if m not in features:
+                raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features) or 'none'}")
+            if features[m].shape != (self.num_items, width):
+                found = list(features[m].shape)
+                raise InputError(f"features of {m!r}: found shape {found}, expected [{self.num_items}, {width}]")
+            if not bool(features[m].isfinite().all()):
+                row = int((~features[m].isfinite()).any(dim=1).nonzero()[0])
+                raise InputError(f"features of {m!r}: found NaN or infinite values, first in row {row}; impute them")
+
     def _adjacency(
         self, edge_index_dict: Mapping[EdgeType, Graph], n_id_dict: Mapping[str, Tensor] | None = None
     ) -> Adjacency:
@@ -210,6 +221,9 @@ class Backbone(nn.Module):
 
         Returns:
             Embeddings of all users and items, or of those in ``n_id_dict``.
+
+        Raises:
+            InputError: If the view or the graph cannot be used, or, where the graph is not prepared, the features.
         """
         return self.forward_views(features, edge_index_dict, [view], n_id_dict)[0]
 
@@ -245,6 +259,8 @@ class Backbone(nn.Module):
             views: The views; the results come in their order.
             n_id_dict: As in :meth:`forward`.
         """
+        if self.uses_features and not isinstance(edge_index_dict[RATES], Adjacency):
+            self._check_features(features)  # Not in every step of a training.
         factual = [as_view(view, self.modalities) for view in views]
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:

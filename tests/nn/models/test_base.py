@@ -21,6 +21,7 @@ from pyg_ckd.nn import (
     MGCN,
     MMGCN,
     VBPR,
+    AdaptedBackbone,
     Adjacency,
     Backbone,
     DualGNN,
@@ -419,6 +420,25 @@ def test_interactions_of_another_kind_or_with_nodes_that_do_not_exist_are_refuse
     full = model(features, graph)
     for given in (edges.int(), EdgeIndex(edges, sparse_size=(users, items))):
         assert torch.equal(torch.cat(model(features, {RATES: given})), torch.cat(full))
+
+
+@every_multimodal_backbone
+def test_features_that_are_missing_misshapen_or_not_finite_are_refused(make, make_data):
+    data = make_data()
+    model = built(make, data)
+    if isinstance(model, AdaptedBackbone):
+        pytest.skip("an adapted module does with features what it likes")
+    features, graph = doubled(data)
+    broken = features["mod0"].clone()
+    broken[4, 1] = torch.nan
+    for given, message in (
+        ({"mod1": features["mod1"]}, "features: found none of modality 'mod0', only of mod1"),
+        (features | {"mod0": features["mod0"][:, :2]}, r"'mod0': found shape \[9, 2\], expected \[9, 3\]"),
+        (features | {"mod0": features["mod0"][:8]}, r"'mod0': found shape \[8, 3\], expected \[9, 3\]"),
+        (features | {"mod0": broken}, "'mod0': found NaN or infinite values, first in row 4"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model(given, graph)
 
 
 @every_own_backbone
