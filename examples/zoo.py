@@ -33,18 +33,7 @@ from pyg_ckd.training import Trainer
 PARTS = ("model", "plain", "teacher", "distillation", "trainer")
 DEFAULT_EPOCHS = signature(Trainer).parameters["max_epochs"].default
 DEFAULT_WEIGHT = signature(DistillationWrapper).parameters["distillation_weight"].default
-HEAD = [
-    "backbone",
-    "fusion",
-    "seeds",
-    "weight",
-    "plain",
-    "CKD",
-    "difference",
-    "p (users)",
-    "p (seeds)",
-    "view / teacher, plain",
-]
+HEAD = ["backbone", "fusion", "seeds", "weight", "plain", "CKD", "difference", "p (users)", "p (seeds)"]
 HEAD += ["view / teacher, plain", "view / teacher, CKD", "s/epoch plain, CKD"]
 
 

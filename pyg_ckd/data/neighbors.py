@@ -21,7 +21,6 @@ SIMILARITIES = ("cosine", "dot")
 
 _BLOCK_BYTES = 128 * 2**20  # Similarities held at once by `knn`; smaller blocks multiply more slowly on a CPU.
 _BLOCK_PAIRS = 2**21  # Pairs of users held at once by `co_occurrence`.
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # Integers as wide as floating-point numbers.
 _GROUP = 32  # Columns that `_largest` looks at as one.
 
 
@@ -61,35 +60,27 @@ def knn(
     return _nearest(rows, k, block_size, candidates)
 
 
-def without_nearest(x: Tensor, k: int) -> Tensor:
-    """Return which rows have no nearest ones: rows of zeros, and rows that more than ``k`` share bit by bit.
+def without_content(x: Tensor) -> Tensor:
+    r"""Return which rows say nothing about their items: rows of zeros and rows that are the mean over all.
 
-    Such are features that stand in for those that items lack. Of equal rows none is nearer than another, so that
-    ``k`` of them would be picked by their numbers.
+    Such are features that stand in for those that items lack. They are all alike, so that none is nearer than another,
+    and what is left of them after standardisation is rounding.
 
     Args:
         x: Features, float ``[N, d]``.
-        k: Neighbours of a row.
 
     Returns:
-        Mask, bool ``[N]``.
+        Mask, bool ``[N]``: every column is zero, or within :math:`10^{-4}` standard deviations of its mean.
 
     Raises:
         InputError: If ``x`` is no matrix of floating-point numbers.
     """
     _check_features(x)
     x = x.detach()
-    hashes, zero = (torch.empty(x.size(0), dtype=kind, device=x.device) for kind in (torch.int64, torch.bool))
-    generator = torch.Generator().manual_seed(0)
-    factor = torch.randint(-(2**63), 2**63 - 1, (x.size(1),), generator=generator).to(x.device)
-    size = max(1, _BLOCK_BYTES // (16 * x.size(1)))
-    for start in range(0, x.size(0), size):
-        rows = x[start : start + size] + 0.0  # Without negative zeros.
-        bits = rows.view(_BITS[x.element_size()]).long()
-        hashes[start : start + size] = (bits * factor).sum(dim=1)
-        zero[start : start + size] = (rows == 0).all(dim=1)
-    _, group, count = hashes.unique(return_inverse=True, return_counts=True)
-    return zero | (count[group] > k)
+    x = x.float() if x.element_size() < 4 else x
+    mean = x.mean(dim=0)
+    near = 1e-4 * x.std(dim=0, correction=0) + 1e-6 * mean.abs()
+    return (x == 0).all(dim=1) | ((x - mean).abs() <= near).all(dim=1)
 
 
 def knn_graph(
@@ -108,7 +99,7 @@ def knn_graph(
         k: Neighbours of a row, from 1 to ``N``, or to ``N - 1`` without the row itself.
         similarity: ``"cosine"`` or ``"dot"``.
         include_self: Whether a row is a candidate among its own neighbours, as in the published models.
-        alone: Rows that are nobody's neighbours but their own, bool ``[N]``, as of :func:`without_nearest`. Where
+        alone: Rows that are nobody's neighbours but their own, bool ``[N]``, as of :func:`without_content`. Where
             fewer than ``k`` rows are left, all of these are neighbours of each other.
 
     Returns:

@@ -29,12 +29,13 @@ def plain_edges(graph: Any, sizes: tuple[int, int], name: str) -> Tensor:
     """
     edges = graph.as_tensor() if isinstance(graph, EdgeIndex) else graph
     dense = isinstance(edges, Tensor) and edges.layout == torch.strided
-    if not dense or edges.dim() != 2 or edges.size(0) != 2 or edges.is_floating_point() or edges.dtype == torch.bool:
-        kind = type(graph).__name__
-        found = f"{edges.dtype} of shape {list(edges.shape)}" if dense else f"a sparse {kind}"
+    integers = dense and not (edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool)
+    if not integers or edges.dim() != 2 or edges.size(0) != 2:
+        found = f"{edges.dtype} of shape {list(edges.shape)}" if dense else type(graph).__name__
+        sparse = isinstance(graph, Tensor) and not dense
         raise InputError(
-            f"{name}: found {found if isinstance(graph, Tensor) else kind}, expected an edge index, int64 [2, E]; "
-            "torch_geometric.utils.to_edge_index makes one of a sparse matrix"
+            f"{name}: found {'a sparse ' if sparse else ''}{found}, expected an edge index, int64 [2, E]"
+            + ("; torch_geometric.utils.to_edge_index makes one of it" if sparse else "")
         )
     edges = edges.long()
     if edges.numel():
@@ -43,6 +44,24 @@ def plain_edges(graph: Any, sizes: tuple[int, int], name: str) -> Tensor:
             if low < 0 or high >= size:
                 raise InputError(f"{name}: found nodes {low} to {high} in the {row} row, expected 0 to {size - 1}")
     return edges
+
+
+def check_precision(name: object, graph: Adjacency, dtype: torch.dtype) -> None:
+    """Refuse a graph in single precision where parameters have double precision, and the other way round.
+
+    Args:
+        name: What the graph is, for the message.
+        graph: The graph.
+        dtype: Type of the parameters.
+
+    Raises:
+        InputError: If the two differ.
+    """
+    if {graph.dtype, dtype} == {torch.float32, torch.float64}:
+        raise InputError(
+            f"{name}: found a graph prepared in {graph.dtype}, expected {dtype} as the parameters have; call prepare "
+            "again"
+        )
 
 
 def _product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -156,7 +175,8 @@ class Adjacency:
         transposed: Its transpose in CSR; a symmetric matrix is passed twice at no cost.
 
     Attributes:
-        prepared_for: ``(normalization, self_loops)`` of the backbone that prepared the graph, if one did.
+        prepared_for: Settings of the backbone that prepared the graph, if one did, such as ``(normalization,
+            self_loops)``; a backbone of other settings refuses it.
     """
 
     def __init__(self, matrix: Tensor, transposed: Tensor) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.neighbors import knn_graph, laplacian, without_nearest
+from pyg_ckd.data.neighbors import knn_graph, laplacian, without_content
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.propagation import Adjacency, plain_edges
+from pyg_ckd.nn.propagation import Adjacency, check_precision, plain_edges
 
 WEIGHTINGS = ("positive", "similarity", "binary")
 
@@ -136,8 +136,8 @@ def content_graph(
         \text{else} \; 0, \qquad
         \tilde{\mathbf{S}} = \mathbf{\Delta}^{-1/2} \mathbf{S} \mathbf{\Delta}^{-1/2}
 
-    An item without nearest ones, see :func:`~pyg_ckd.data.neighbors.without_nearest`, as where a modality is missing,
-    has itself alone as a neighbour, with a similarity of 1, and is nobody else's.
+    An item whose features are zero or the mean over all, see :func:`~pyg_ckd.data.neighbors.without_content`, as where
+    a modality is missing, has itself alone as a neighbour, with a similarity of 1, and is nobody else's.
 
     Args:
         x: Features ``[I, d]``; no gradient flows into them.
@@ -157,10 +157,9 @@ def content_graph(
         if bool((x == x[:1]).all()):
             return UniformGraph()
         k = min(k, x.size(0))
-        alone = without_nearest(x, k) if k > 0 else None
+        alone = without_content(x)
         edge_index, similarity = knn_graph(x, k, alone=alone)
-        if alone is not None:
-            similarity = similarity.masked_fill(alone[edge_index[1]], 1.0)  # Zeros are not similar to themselves.
+        similarity = similarity.masked_fill(alone[edge_index[1]], 1.0)  # Zeros are not similar to themselves.
         return _normalised(edge_index, weighted(similarity, weighting), x.size(0), eps, dtype)
 
 
@@ -196,7 +195,7 @@ def with_content_graphs(
             another ``k`` or ``weighting``.
     """
     graphs = dict(graphs)
-    settings = (k, weighting)
+    settings = (min(k, num_items), weighting)
     for m, x in features.items():
         given = graphs.get(item_graph_type(m))
         if given is None:
@@ -204,6 +203,7 @@ def with_content_graphs(
             if isinstance(given, Adjacency):
                 given.prepared_for = settings
         elif isinstance(given, Adjacency):
+            check_precision(item_graph_type(m), given, dtype or given.dtype)
             if given.prepared_for not in (None, settings):
                 raise InputError(
                     f"{item_graph_type(m)}: found a graph prepared with (k, weighting) {given.prepared_for}, "

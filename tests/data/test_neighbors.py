@@ -8,8 +8,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from pyg_ckd.data import neighbors
-from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian, without_nearest
+from pyg_ckd.data import build_data, neighbors
+from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian, without_content
 from pyg_ckd.errors import InputError
 
 
@@ -181,23 +181,42 @@ def test_the_gradient_of_a_zero_row_is_finite():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_rows_of_zeros_and_rows_that_more_than_k_share_have_no_nearest_ones(dtype, monkeypatch):
-    x = features(40).to(dtype)
-    x[[3, 8, 21]] = x[30].clone()
-    x[[4, 5]] = x[31].clone()
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_rows_of_zeros_and_rows_that_are_the_mean_say_nothing(dtype, shift):
+    x = features(40) + shift
+    x[[4, 5, 6]] = x[31].clone()  # Equal rows are no mean.
     x[9] = 0
-    x[10] = -torch.zeros(6, dtype=dtype)
-    found = without_nearest(x, 3)
-    assert found.nonzero()[:, 0].tolist() == [3, 8, 9, 10, 21, 30]
-    assert without_nearest(x, 4).nonzero()[:, 0].tolist() == [9, 10]
-    assert without_nearest(x, 1).nonzero()[:, 0].tolist() == [3, 4, 5, 8, 9, 10, 21, 30, 31]
-    monkeypatch.setattr(neighbors, "_BLOCK_BYTES", 16 * 6 * 7)  # Seven rows at a time.
-    assert torch.equal(without_nearest(x, 3), found)
+    x[10] = -torch.zeros(6)
+    there = torch.ones(40, dtype=torch.bool).index_fill(0, torch.tensor([3, 8, 9, 10, 21]), False)
+    for _ in range(40):  # Zeros move the mean, a stand-in for what is missing is that of the others.
+        x[[3, 8, 21]] = x.mean(dim=0)
+    assert without_content(x).nonzero()[:, 0].tolist() == [3, 8, 9, 10, 21]
+    assert not without_content(x[there].to(dtype)).any()
+    assert without_content(torch.cat([x[there], x[there].mean(dim=0, keepdim=True)]).float()).nonzero().tolist() == [
+        [35]
+    ]
 
 
-def test_rows_without_nearest_ones_must_be_features():
+def test_categories_are_no_means():
+    one_hot = F.one_hot(torch.arange(300) % 8, 8)
+    standardised = (one_hot - one_hot.float().mean(dim=0)) / one_hot.float().std(dim=0)
+    for x in (one_hot.float(), one_hot.double(), standardised):
+        assert not without_content(x).any()
+
+
+def test_what_is_filled_in_by_the_transforms_says_nothing():
+    for transform in ("standardize", "l2", "none"):
+        masks = {"visual": np.arange(200) % 3 != 0}
+        rng = np.random.default_rng(0)
+        edges = np.stack([np.arange(200) % 20, np.arange(200)])
+        data = build_data(edges, {"visual": rng.normal(5, 2, (200, 7))}, has=masks, transform=transform)
+        assert torch.equal(without_content(data["item"]["visual"]), ~torch.from_numpy(masks["visual"])), transform
+
+
+def test_rows_without_content_must_be_features():
     with pytest.raises(InputError, match="expected floating-point features"):
-        without_nearest(torch.zeros(3), 1)
+        without_content(torch.zeros(3))
+    assert without_content(torch.zeros(3, 0)).all()
 
 
 @pytest.mark.parametrize("include_self", [True, False])

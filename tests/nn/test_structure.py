@@ -82,10 +82,10 @@ def test_constant_features_give_the_uniform_mean_over_all_items():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("value", [0.0, 0.5])
-def test_items_that_lack_features_have_themselves_alone_as_neighbours(value, weighting):
+@pytest.mark.parametrize("fill", ["zero", "mean"])
+def test_items_that_lack_features_have_themselves_alone_as_neighbours(fill, weighting):
     x = features()
-    x[[0, 2, 5]] = value
+    x[[0, 2, 5]] = 0 if fill == "zero" else x[[1, 3, 4, 6]].mean(dim=0)
     graph = content_graph(x, 2, weighting).matrix.to_dense()
     lacking = torch.tensor([0, 2, 5])
     assert_close(graph[lacking], torch.eye(ITEMS, dtype=torch.float64)[lacking])

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.checks import check_modality_name
 from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
-from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.propagation import Adjacency, check_precision
 
 SIZES = ("num_users", "num_items", "feature_dims")
 AnyView = Collection[str] | str | None
@@ -82,7 +81,8 @@ class Backbone(nn.Module):
         feature_dims: Feature width :math:`d_m` of every modality, in order.
 
     Raises:
-        InputError: If a size is not positive, or a modality has a name that modules and graphs cannot hold.
+        InputError: If a size is not positive, or a modality that has layers of its own has a name that PyTorch's
+            dictionaries of modules and parameters cannot hold.
     """
 
     normalization: str = "sym"
@@ -98,8 +98,9 @@ class Backbone(nn.Module):
         super().__init__()
         for name, size in {"num_users": num_users, "num_items": num_items, **feature_dims}.items():
             check_size(name, size)
-        for name in feature_dims:
-            check_modality_name(name, type(self).__name__)
+        if self.uses_features and isinstance(self, EarlyFusion | LateFusion):
+            for name in feature_dims:
+                _check_key(name, type(self).__name__)
         self.num_users, self.num_items = num_users, num_items
         self.feature_dims = dict(feature_dims)
         self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper, see __init_subclass__.
@@ -164,13 +165,13 @@ class Backbone(nn.Module):
         return dict(graphs)
 
     def _check_features(self, features: Mapping[str, Tensor]) -> None:
-        for m, width in self.feature_dims.items():
+        for m, width in self.feature_dims.items() if self.uses_features else ():
             if m not in features:
-                raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features) or 'none'}")
+                raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features)}")
             if features[m].shape != (self.num_items, width):
                 found = list(features[m].shape)
                 raise InputError(f"features of {m!r}: found shape {found}, expected [{self.num_items}, {width}]")
-            if not bool(features[m].isfinite().all()):
+            if features[m].layout == torch.strided and not bool(features[m].isfinite().all()):
                 row = int((~features[m].isfinite()).any(dim=1).nonzero()[0])
                 raise InputError(f"features of {m!r}: found NaN or infinite values, first in row {row}; impute them")
 
@@ -197,11 +198,7 @@ class Backbone(nn.Module):
                 f"{type(self).__name__}: found a graph prepared with (normalization, self_loops) {graph.prepared_for}, "
                 f"expected {expected}; pass the interactions or what its own prepare returns"
             )
-        if graph.dtype != (dtype := next(self.parameters()).dtype):
-            raise InputError(
-                f"{type(self).__name__}: found a graph prepared in {graph.dtype}, expected {dtype} as the parameters "
-                "have; call prepare again"
-            )
+        check_precision(RATES, graph, next((p.dtype for p in self.parameters()), graph.dtype))
 
     def forward(
         self,
@@ -259,8 +256,8 @@ class Backbone(nn.Module):
             views: The views; the results come in their order.
             n_id_dict: As in :meth:`forward`.
         """
-        if self.uses_features and not isinstance(edge_index_dict[RATES], Adjacency):
-            self._check_features(features)  # Not in every step of a training.
+        if features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
+            self._check_features(features)  # Steps of a training come with a prepared graph, or with a subgraph.
         factual = [as_view(view, self.modalities) for view in views]
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:
@@ -292,7 +289,7 @@ class Backbone(nn.Module):
         Backbones with auxiliary losses add named terms, weighted as in the total loss.
 
         Args:
-            out: The output of the trained view.
+            out: The output of the trained view, as :meth:`outputs` returns it.
             batch: The triples, whose row numbers are those of ``out``, hence of a subgraph if that is what it is of.
             features: From modality to the full feature matrix ``[I, d_m]``.
             view: The trained view.
@@ -381,6 +378,15 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _check_key(modality: str, model: str) -> None:
+    """Refuse what PyTorch's dictionaries refuse as a key, with an error about attributes."""
+    if not modality or "." in modality or hasattr(nn.ModuleDict, modality) or hasattr(nn.ParameterDict, modality):
+        raise InputError(
+            f"{model}: modality name {modality!r} cannot be a key of PyTorch's dictionaries of modules; rename it, "
+            f"e.g. {modality.replace('.', '_') or 'visual'}_features"
+        )
 
 
 def mean_row(x: Tensor) -> Tensor:

@@ -137,12 +137,15 @@ class DualGNN(LateFusion):
                 )
             return given
         if given is None:
-            computed = similar_users(graph, num_users, self.num_neighbors)
+            with torch.inference_mode(False):
+                computed = similar_users(graph, num_users, self.num_neighbors)
             computed.prepared_for = settings
             return computed
-        edges = coalesce(plain_edges(given, (num_users, num_users), f"{SHARES} (neighbour, user)"), num_nodes=num_users)
-        weight = torch.ones(edges.size(1), dtype=graph.dtype, device=edges.device)
-        return Adjacency.from_edges(edges, softmax(weight, edges[1]), num_users)
+        edges = plain_edges(given, (num_users, num_users), f"{SHARES} (neighbour, user)")
+        with torch.inference_mode(False):
+            edges = coalesce(edges, num_nodes=num_users)
+            weight = torch.ones(edges.size(1), dtype=graph.dtype, device=edges.device)
+            return Adjacency.from_edges(edges, softmax(weight, edges[1]), num_users)
 
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         r"""Return :math:`\mathbf{Y}_m`.

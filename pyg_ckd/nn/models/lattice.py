@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyg_ckd.data.embeddings import DetailedEmbeddings, Output
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.neighbors import laplacian, without_nearest
+from pyg_ckd.data.neighbors import laplacian, without_content
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
@@ -165,11 +165,8 @@ class LatentStructure(LightGCN, ABC):
         with torch.autocast(raw.device.type, enabled=False):  # Rounded features have other neighbours.
             x = self.project[modality](raw)
         k = min(self.num_neighbors, self.num_items)
-        alone = (
-            without_nearest(raw, k)
-            if raw.requires_grad
-            else inputs.graph.constant(("alone", modality, k), raw, lambda raw: without_nearest(raw, k))
-        )
+        constant = inputs.graph.constant
+        alone = without_content(raw) if raw.requires_grad else constant(("alone", modality), raw, without_content)
         edge_index, similarity = inputs.graphs[LEARNING].edges(modality, x, k, alone)
         return edge_index, weighted(similarity, self.weighting)
 

@@ -356,10 +356,11 @@ def test_sizes_of_zero_are_refused_by_name(cls):
             cls(users, items, {"visual": dim})
     with pytest.raises(InputError, match="embedding_dim: found 0"):
         cls(3, 3, {"visual": 4}, embedding_dim=0)
-    for name in ("type", "values", "a.b"):  # PyTorch's own error would be about an attribute or a key.
-        with pytest.raises(InputError, match=rf"{cls.__name__}: modality name '{name}'"):
-            cls(3, 3, {name: 4})
     if cls is not LightGCN:
+        for name in ("type", "values", "a.b", ""):  # PyTorch's own error would be about an attribute or a key.
+            with pytest.raises(InputError, match=rf"{cls.__name__}: modality name '{name}' cannot be a key"):
+                cls(3, 3, {name: 4})
+        assert cls(3, 3, {"image 1": 4, "class": 2}).modalities == ("image 1", "class")
         with pytest.raises(InputError, match="number of modalities: found 0"):
             cls(3, 3, {})
 
@@ -432,7 +433,7 @@ def test_features_that_are_missing_misshapen_or_not_finite_are_refused(make, mak
     broken = features["mod0"].clone()
     broken[4, 1] = torch.nan
     for given, message in (
-        ({"mod1": features["mod1"]}, "features: found none of modality 'mod0', only of mod1"),
+        ({"mod1": features["mod1"]}, "features: found none of modality 'mod0', only of mod1$"),
         (features | {"mod0": features["mod0"][:, :2]}, r"'mod0': found shape \[9, 2\], expected \[9, 3\]"),
         (features | {"mod0": features["mod0"][:8]}, r"'mod0': found shape \[8, 3\], expected \[9, 3\]"),
         (features | {"mod0": broken}, "'mod0': found NaN or infinite values, first in row 4"),
@@ -448,6 +449,7 @@ def test_what_was_prepared_in_inference_mode_trains(make, make_data):
     features, graph = doubled(data)
     with torch.inference_mode():
         graphs = model.prepare(features, graph)
+        assert not any(g.weight.is_inference() for g in graphs.values() if isinstance(g, Adjacency))
         model(features, graphs, [model.modalities[0]])
         model(features, graphs)
     for trained, given in ((model, graphs), (other, graph)):
@@ -464,6 +466,12 @@ def test_graph_prepared_in_another_precision_is_refused(make, make_data):
     graphs = make(data).prepare({m: x.float() for m, x in features.items()}, graph)
     with pytest.raises(InputError, match=r"prepared in torch.float32, expected torch.float64 .* call prepare again"):
         model(features, graphs)
+    for key in graphs.keys() - {RATES} if isinstance(model, FREEDOM | MGCN | LATTICE) else ():
+        if isinstance(graphs[key], Adjacency):
+            with pytest.raises(
+                InputError, match=r"\('item', 'mod.', 'item'\): found a graph prepared in torch.float32"
+            ):
+                model(features, {**graph, key: graphs[key]})
 
 
 @pytest.mark.parametrize(
