@@ -1,9 +1,9 @@
 """Every backbone on every data set, plain and distilled, in one table: ``python -m examples.zoo``.
 
 Each study stands in ``DIR/<data>-<backbone>``, run by run: the same command goes on after a break; the runs of the
-LightGCN baseline are shared by all studies of a data set that train for as many epochs. Settings are those that the
-backbones name as ``recommended``, or a file ``<data>_<backbone>.yaml`` in ``--configs``. The tables are written to
-``DIR/zoo.md`` after every study; those in ``docs/results/zoo.md`` came from::
+LightGCN baseline are shared by all studies of a data set that train for as many epochs, and a table shows those of the
+longest. Settings are those that the backbones name as ``recommended``, or a file ``<data>_<backbone>.yaml`` in
+``--configs``. The tables are written to ``DIR/zoo.md`` after every study; those in ``docs/results/zoo.md`` came from::
 
     python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --out DIR
 """
