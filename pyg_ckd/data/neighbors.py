@@ -110,16 +110,30 @@ def knn_graph(
     Raises:
         InputError: As :func:`knn`.
     """
-    if alone is not None and bool(alone.any()):
-        return _beside(x, k, similarity, include_self, alone)
     rows = _comparable(x, similarity)
-    own = torch.arange(rows.size(0), device=rows.device)
     if include_self:
         _check_k(k, rows.size(0), "rows")
-        value, index = _nearest(rows.detach(), k)
     else:
         _check_k(k, rows.size(0) - 1, "other rows")
-        value, index = _nearest(rows.detach(), k + 1)
+    if alone is None or not bool(alone.any()):
+        return _edges(rows, k, include_self)
+    lonely, others = alone.nonzero()[:, 0], (~alone).nonzero()[:, 0]
+    edges, weight = _edges(rows[others], min(k, others.numel() - (not include_self)), include_self)
+    edges = others[edges]
+    if include_self:
+        edges = torch.cat([lonely.expand(2, -1), edges], dim=1)
+        weight = torch.cat([rows[lonely].square().sum(dim=1), weight])
+    order = edges[1].argsort(stable=True)
+    return edges[:, order], weight[order]
+
+
+def _edges(rows: Tensor, k: int, include_self: bool) -> tuple[Tensor, Tensor]:
+    """Return the edges from the ``k`` nearest neighbours of every row, and their dot products."""
+    if k < 1:
+        return torch.empty(2, 0, dtype=torch.int64, device=rows.device), rows.new_empty(0)
+    own = torch.arange(rows.size(0), device=rows.device)
+    value, index = _nearest(rows.detach(), k if include_self else k + 1)
+    if not include_self:
         other = index != own.unsqueeze(1)
         other[:, -1] &= ~other.all(dim=1)  # Where a row is not among its own neighbours, the last one is too many.
         value, index = value[other].view(-1, k), index[other].view(-1, k)
@@ -127,23 +141,6 @@ def knn_graph(
         with torch.autocast(rows.device.type, enabled=False):
             value = torch.bmm(rows[index], rows.unsqueeze(2))  # [N, k, 1]
     return torch.stack([index.flatten(), own.repeat_interleave(k)]), value.flatten()
-
-
-def _beside(x: Tensor, k: int, similarity: str, include_self: bool, alone: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the edges of :func:`knn_graph` among the rows that are not alone, and the loops of the others."""
-    rows = _comparable(x, similarity)
-    _check_k(k, rows.size(0) if include_self else rows.size(0) - 1, "rows" if include_self else "other rows")
-    others, lonely = (~alone).nonzero()[:, 0], alone.nonzero()[:, 0]
-    k = min(k, others.numel() if include_self else others.numel() - 1)
-    parts = [(lonely.expand(2, -1), rows[lonely].square().sum(dim=1))] if include_self else []
-    if k > 0:
-        edges, weight = knn_graph(x[others], k, similarity, include_self)
-        parts.append((others[edges], weight))
-    if not parts:
-        return torch.empty(2, 0, dtype=torch.int64, device=x.device), rows.new_empty(0)
-    edge_index, value = torch.cat([index for index, _ in parts], dim=1), torch.cat([weight for _, weight in parts])
-    order = edge_index[1].argsort(stable=True)
-    return edge_index[:, order], value[order]
 
 
 def laplacian(edge_index: Tensor, weight: Tensor, num_nodes: int, eps: float = 0.0) -> Tensor:

@@ -46,24 +46,6 @@ def plain_edges(graph: Any, sizes: tuple[int, int], name: str) -> Tensor:
     return edges
 
 
-def check_precision(name: object, graph: Adjacency, dtype: torch.dtype) -> None:
-    """Refuse a graph in single precision where parameters have double precision, and the other way round.
-
-    Args:
-        name: What the graph is, for the message.
-        graph: The graph.
-        dtype: Type of the parameters.
-
-    Raises:
-        InputError: If the two differ.
-    """
-    if {graph.dtype, dtype} == {torch.float32, torch.float64}:
-        raise InputError(
-            f"{name}: found a graph prepared in {graph.dtype}, expected {dtype} as the parameters have; call prepare "
-            "again"
-        )
-
-
 def _product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Return ``matrix @ x``, or ``start + matrix @ x``, in huge pages where tables are large."""
     out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
@@ -187,7 +169,30 @@ class Adjacency:
         self._transposition: tuple[Tensor, Tensor, Tensor] | None = None
         self._to_users: dict[int, Adjacency] = {}
 
+    def check_prepared(self, name: object, settings: tuple[Any, ...], dtype: torch.dtype) -> None:
+        """Refuse a graph that was prepared with other settings, or in single where double precision is needed.
+
+        Args:
+            name: What the graph is, for the message.
+            settings: What :attr:`prepared_for` should be; a graph that no backbone prepared is welcome.
+            dtype: Type of the parameters.
+
+        Raises:
+            InputError: If settings differ, or one type is single precision and the other double.
+        """
+        if self.prepared_for not in (None, settings):
+            raise InputError(
+                f"{name}: found a graph prepared with {self.prepared_for}, expected {settings}; pass the interactions "
+                "or what this model's own prepare returns"
+            )
+        if {self.dtype, dtype} == {torch.float32, torch.float64}:
+            raise InputError(
+                f"{name}: found a graph prepared in {self.dtype}, expected {dtype} as the parameters have; call "
+                "prepare again"
+            )
+
     @classmethod
+    @torch.inference_mode(False)
     def from_interactions(
         cls,
         edge_index: Tensor,
@@ -244,6 +249,7 @@ class Adjacency:
         return cls(matrix, matrix)
 
     @classmethod
+    @torch.inference_mode(False)
     def from_edges(cls, edge_index: Tensor, weight: Tensor, num_nodes: int) -> Adjacency:
         """Build any directed graph with given weights.
 

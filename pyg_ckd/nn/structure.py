@@ -12,8 +12,8 @@ from torch_geometric.utils import coalesce
 
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.neighbors import knn_graph, laplacian, without_content
-from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.propagation import Adjacency, check_precision, plain_edges
+from pyg_ckd.errors import unknown_name
+from pyg_ckd.nn.propagation import Adjacency, plain_edges
 
 WEIGHTINGS = ("positive", "similarity", "binary")
 
@@ -109,9 +109,8 @@ class Learning:
         """
         known = self._neighbors.get((key, k))
         if known is None or not torch.equal(known[0], x):
-            with torch.inference_mode(False):
-                kept = x.detach().clone() if x.is_inference() else x.detach()
-                self._neighbors[key, k] = known = (kept, knn_graph(kept, k, alone=alone)[0])
+            with torch.inference_mode(False):  # Steps with gradients may find it.
+                self._neighbors[key, k] = known = (x.detach(), knn_graph(x.detach(), k, alone=alone)[0])
         source, target = known[1]
         unit = F.normalize(x)
         return known[1], (unit.index_select(0, source) * unit.index_select(0, target)).sum(dim=1)
@@ -152,15 +151,13 @@ def content_graph(
     Raises:
         InputError: If ``k`` is not positive, the features are not finite or ``weighting`` is unknown.
     """
-    with torch.inference_mode(False):
-        x = x.detach().clone() if x.is_inference() else x.detach()
-        if bool((x == x[:1]).all()):
-            return UniformGraph()
-        k = min(k, x.size(0))
-        alone = without_content(x)
-        edge_index, similarity = knn_graph(x, k, alone=alone)
-        similarity = similarity.masked_fill(alone[edge_index[1]], 1.0)  # Zeros are not similar to themselves.
-        return _normalised(edge_index, weighted(similarity, weighting), x.size(0), eps, dtype)
+    x = x.detach()
+    if bool((x == x[:1]).all()):
+        return UniformGraph()
+    alone = without_content(x)
+    edge_index, similarity = knn_graph(x, min(k, x.size(0)), alone=alone)
+    similarity = similarity.masked_fill(alone[edge_index[1]], 1.0)  # Zeros are not similar to themselves.
+    return _normalised(edge_index, weighted(similarity, weighting), x.size(0), eps, dtype)
 
 
 def with_content_graphs(
@@ -203,18 +200,11 @@ def with_content_graphs(
             if isinstance(given, Adjacency):
                 given.prepared_for = settings
         elif isinstance(given, Adjacency):
-            check_precision(item_graph_type(m), given, dtype or given.dtype)
-            if given.prepared_for not in (None, settings):
-                raise InputError(
-                    f"{item_graph_type(m)}: found a graph prepared with (k, weighting) {given.prepared_for}, "
-                    f"expected {settings}; pass the interactions or what this model's own prepare returns"
-                )
+            given.check_prepared(item_graph_type(m), settings, dtype or given.dtype)
         elif not isinstance(given, UniformGraph | LearnedGraph):
-            with torch.inference_mode(False):
-                edges = plain_edges(given, (num_items, num_items), f"{item_graph_type(m)} (neighbour, item)")
-                edge_index = coalesce(edges, num_nodes=num_items)
-                ones = x.new_ones(edge_index.size(1))
-                given = _normalised(edge_index, ones, num_items, eps, dtype)
+            edges = plain_edges(given, (num_items, num_items), f"{item_graph_type(m)} (neighbour, item)")
+            edge_index = coalesce(edges, num_nodes=num_items)
+            given = _normalised(edge_index, x.new_ones(edge_index.size(1)), num_items, eps, dtype)
         graphs[item_graph_type(m)] = given
     return graphs
 

@@ -17,7 +17,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
-from pyg_ckd.nn.propagation import Adjacency, check_precision
+from pyg_ckd.nn.propagation import Adjacency
 
 SIZES = ("num_users", "num_items", "feature_dims")
 AnyView = Collection[str] | str | None
@@ -53,10 +53,14 @@ class Inputs(NamedTuple):
         """The prepared graph of users and items."""
         return self.graphs[RATES]
 
+    def of_features(self, name: str, modality: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what ``compute`` makes of a modality's features, once per run if these are constant."""
+        x = self.features[modality]
+        return compute(x) if x.requires_grad else self.graph.constant((name, modality), x, compute)
+
     def mean_feature(self, modality: str) -> Tensor:
         """Return the mean of a modality's features over all items, ``[1, d_m]``."""
-        x = self.features[modality]
-        return mean_row(x) if x.requires_grad else self.graph.constant(("mean", modality), x, mean_row)
+        return self.of_features("mean", modality, mean_row)
 
     def take_users(self, x: Tensor) -> Tensor:
         """Return the rows of the subgraph's users, or all of them."""
@@ -81,8 +85,7 @@ class Backbone(nn.Module):
         feature_dims: Feature width :math:`d_m` of every modality, in order.
 
     Raises:
-        InputError: If a size is not positive, or a modality that has layers of its own has a name that PyTorch's
-            dictionaries of modules and parameters cannot hold.
+        InputError: If a size is not positive.
     """
 
     normalization: str = "sym"
@@ -98,9 +101,6 @@ class Backbone(nn.Module):
         super().__init__()
         for name, size in {"num_users": num_users, "num_items": num_items, **feature_dims}.items():
             check_size(name, size)
-        if self.uses_features and isinstance(self, EarlyFusion | LateFusion):
-            for name in feature_dims:
-                _check_key(name, type(self).__name__)
         self.num_users, self.num_items = num_users, num_items
         self.feature_dims = dict(feature_dims)
         self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper, see __init_subclass__.
@@ -165,7 +165,7 @@ class Backbone(nn.Module):
         return dict(graphs)
 
     def _check_features(self, features: Mapping[str, Tensor]) -> None:
-        for m, width in self.feature_dims.items() if self.uses_features else ():
+        for m, width in self.feature_dims.items():
             if m not in features:
                 raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features)}")
             if features[m].shape != (self.num_items, width):
@@ -178,27 +178,17 @@ class Backbone(nn.Module):
     def _adjacency(
         self, edge_index_dict: Mapping[EdgeType, Graph], n_id_dict: Mapping[str, Tensor] | None = None
     ) -> Adjacency:
-        graph = edge_index_dict[RATES]
+        graph, settings = edge_index_dict[RATES], (self.normalization, self.self_loops)
+        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         if isinstance(graph, Adjacency):
-            self._check_prepared(graph)
+            graph.check_prepared(f"{type(self).__name__}, {RATES}", settings, dtype)
             return graph
         sizes = (self.num_users, self.num_items)
         if n_id_dict is not None:
             sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
-        dtype = next(self.parameters()).dtype
-        with torch.inference_mode(False):
-            graph = Adjacency.from_interactions(graph, *sizes, self.normalization, self.self_loops, dtype=dtype)
-        graph.prepared_for = (self.normalization, self.self_loops)
+        graph = Adjacency.from_interactions(graph, *sizes, *settings, dtype=dtype)
+        graph.prepared_for = settings
         return graph
-
-    def _check_prepared(self, graph: Adjacency) -> None:
-        expected = (self.normalization, self.self_loops)
-        if graph.prepared_for not in (None, expected):
-            raise InputError(
-                f"{type(self).__name__}: found a graph prepared with (normalization, self_loops) {graph.prepared_for}, "
-                f"expected {expected}; pass the interactions or what its own prepare returns"
-            )
-        check_precision(RATES, graph, next((p.dtype for p in self.parameters()), graph.dtype))
 
     def forward(
         self,
@@ -256,7 +246,7 @@ class Backbone(nn.Module):
             views: The views; the results come in their order.
             n_id_dict: As in :meth:`forward`.
         """
-        if features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
+        if self.uses_features and features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
             self._check_features(features)  # Steps of a training come with a prepared graph, or with a subgraph.
         factual = [as_view(view, self.modalities) for view in views]
         distinct = list(dict.fromkeys(factual))
@@ -380,15 +370,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _check_key(modality: str, model: str) -> None:
-    """Refuse what PyTorch's dictionaries refuse as a key, with an error about attributes."""
-    if not modality or "." in modality or hasattr(nn.ModuleDict, modality) or hasattr(nn.ParameterDict, modality):
-        raise InputError(
-            f"{model}: modality name {modality!r} cannot be a key of PyTorch's dictionaries of modules; rename it, "
-            f"e.g. {modality.replace('.', '_') or 'visual'}_features"
-        )
-
-
 def mean_row(x: Tensor) -> Tensor:
     """Return the intervention do(X = mean): the mean over rows, ``[1, D]``."""
     return x.mean(dim=0, keepdim=True)
@@ -410,14 +391,7 @@ def in_whole_graph(out: Output, batch: TripletBatch) -> TripletBatch:
     if not n_id_dict:
         return batch
     user, item = n_id_dict["user"], n_id_dict["item"]
-    return TripletBatch(
-        take(user, batch.user),
-        take(item, batch.positive),
-        take(item, batch.negative),
-        take(user, batch.random_user),
-        take(item, batch.random_first),
-        take(item, batch.random_second),
-    )
+    return TripletBatch(*(ids[rows] for ids, rows in zip([user, item, item] * 2, batch, strict=True)))
 
 
 def reset_linear_layers(module: nn.Module) -> None:

@@ -15,7 +15,6 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.neighbors import co_occurrence
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.data.views import View
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, in_whole_graph, mean_row
@@ -130,22 +129,16 @@ class DualGNN(LateFusion):
     def _user_graph(self, given: Graph | None, graph: Adjacency, num_users: int) -> Adjacency:
         settings = ("most shared items", self.num_neighbors)
         if isinstance(given, Adjacency):
-            if given.prepared_for not in (None, settings):
-                raise InputError(
-                    f"{SHARES}: found a graph prepared with {given.prepared_for}, expected {settings}; pass the "
-                    "interactions or what this model's own prepare returns"
-                )
+            given.check_prepared(SHARES, settings, graph.dtype)
             return given
         if given is None:
-            with torch.inference_mode(False):
-                computed = similar_users(graph, num_users, self.num_neighbors)
+            computed = similar_users(graph, num_users, self.num_neighbors)
             computed.prepared_for = settings
             return computed
         edges = plain_edges(given, (num_users, num_users), f"{SHARES} (neighbour, user)")
-        with torch.inference_mode(False):
-            edges = coalesce(edges, num_nodes=num_users)
-            weight = torch.ones(edges.size(1), dtype=graph.dtype, device=edges.device)
-            return Adjacency.from_edges(edges, softmax(weight, edges[1]), num_users)
+        edges = coalesce(edges, num_nodes=num_users)
+        weight = torch.ones(edges.size(1), dtype=graph.dtype, device=edges.device)
+        return Adjacency.from_edges(edges, softmax(weight, edges[1]), num_users)
 
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         r"""Return :math:`\mathbf{Y}_m`.

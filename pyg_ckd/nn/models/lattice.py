@@ -161,12 +161,11 @@ class LatentStructure(LightGCN, ABC):
 
     def learned_edges(self, modality: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
         r"""Return the edges and the weights of :math:`\mathbf{A}_m`."""
-        raw = inputs.features[modality]
-        with torch.autocast(raw.device.type, enabled=False):  # Rounded features have other neighbours.
-            x = self.project[modality](raw)
+        x = inputs.features[modality]
+        with torch.autocast(x.device.type, enabled=False):  # Rounded features have other neighbours.
+            x = self.project[modality](x)
         k = min(self.num_neighbors, self.num_items)
-        constant = inputs.graph.constant
-        alone = without_content(raw) if raw.requires_grad else constant(("alone", modality), raw, without_content)
+        alone = inputs.of_features("alone", modality, without_content)
         edge_index, similarity = inputs.graphs[LEARNING].edges(modality, x, k, alone)
         return edge_index, weighted(similarity, self.weighting)
 

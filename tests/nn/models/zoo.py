@@ -89,6 +89,7 @@ def _every(chosen: Callable[[str], bool]) -> pytest.MarkDecorator:
 every_backbone = _every(lambda name: True)
 every_own_backbone = _every(lambda name: name != "adapted")
 every_multimodal_backbone = _every(lambda name: not name.startswith(("LightGCN", "BM3")))  # Ranking with features.
+every_own_multimodal_backbone = _every(lambda name: not name.startswith(("LightGCN", "BM3", "adapted")))
 every_backbone_with_preferences = _every(
     lambda name: name == "VBPR" or name.startswith(("MMGCN", "GRCN", "EgoGCN", "DualGNN"))
 )
