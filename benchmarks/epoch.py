@@ -7,11 +7,11 @@ from typing import Any
 
 from benchmarks.common import Bars, Row, Suite, Table, Timing
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
-from pyg_ckd.data.embeddings import Output
 from pyg_ckd.data.inputs import RATES
-from pyg_ckd.data.views import View
 from pyg_ckd.nn import MMGCN, VBPR, Backbone, LightGCN
 from pyg_ckd.nn.models.base import Inputs
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.views import View
 from pyg_ckd.training import Trainer
 
 CASES: tuple[tuple[type[Backbone], bool, float], ...] = (

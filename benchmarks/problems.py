@@ -12,11 +12,11 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper, Objective
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import SyntheticMultimodal, load
 from pyg_ckd.nn import Backbone
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import RowAdam
 
 DIMS = 128

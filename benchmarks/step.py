@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.common import Bars, Row, Suite, Table
 from benchmarks.problems import BATCH_SIZE, DIMS, Problem, Steps
-from pyg_ckd.cli import backbones
+from pyg_ckd.nn import backbones
 
 QUICK = ("VBPR", "EarlyFusionLightGCN", "MMGCN")
 WANTED = {("VBPR", 2): 1.8, ("EarlyFusionLightGCN", 2): 2.0, ("MMGCN", 2): 1.8, ("MMGCN", 4): 2.5}

@@ -10,9 +10,9 @@ import argparse
 from typing import Any
 
 from pyg_ckd import DistillationWrapper, Objective, Trainer, evaluate, train_teachers
-from pyg_ckd.cli import backbones
 from pyg_ckd.datasets import load
 from pyg_ckd.evaluation.statistics import mean_std
+from pyg_ckd.nn import backbones
 from pyg_ckd.training import build
 
 VARIANTS: dict[str, dict[str, Any]] = {

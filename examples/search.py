@@ -23,10 +23,10 @@ from typing import Any
 import yaml
 
 from pyg_ckd import DistillationWrapper, Objective, Trainer, train_teachers
-from pyg_ckd.cli import backbones
 from pyg_ckd.data import fingerprint
 from pyg_ckd.datasets import load
 from pyg_ckd.files import atomic_path, write_json
+from pyg_ckd.nn import backbones
 from pyg_ckd.training import build
 
 

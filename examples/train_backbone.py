@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from pyg_ckd import Trainer, estimate_effects, evaluate
-from pyg_ckd.cli import backbones
 from pyg_ckd.datasets import load
+from pyg_ckd.nn import backbones
 from pyg_ckd.training import build
 
 

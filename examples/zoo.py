@@ -21,12 +21,12 @@ import yaml
 
 from examples.results import METRIC, cell, p_value, seconds, views
 from pyg_ckd.balance import DistillationWrapper
-from pyg_ckd.cli import backbones, fusion_of
 from pyg_ckd.datasets import load
-from pyg_ckd.evaluation.report import write_report
 from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.files import atomic_path
 from pyg_ckd.nn import Backbone
+from pyg_ckd.nn.models.discovery import backbones, fusion_of
+from pyg_ckd.report.report import write_report
 from pyg_ckd.study import Study, StudySettings
 from pyg_ckd.training import Trainer
 

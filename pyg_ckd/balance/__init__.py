@@ -1,8 +1,9 @@
-"""Objectives: plain joint training, counterfactual distillation, and the estimator of modality effects."""
+"""Objectives: plain joint training, and one file for every strategy that balances modalities."""
 
-from pyg_ckd.balance.base import Objective, as_objective
+from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.ckd import DistillationWrapper
-from pyg_ckd.balance.effect import EffectReport, ModalityEffectEstimator, estimate_effects
+from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 
 __all__ = [
     "DistillationWrapper",

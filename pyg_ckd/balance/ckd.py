@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_ckd.balance.base import Objective, check_not_negative
-from pyg_ckd.balance.effect import ModalityEffectEstimator
-from pyg_ckd.data.embeddings import Embeddings, Output
+from pyg_ckd.balance.attribution import ModalityEffectEstimator
+from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View, counterfactual_views, leave_one_out_views, unimodal_views
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View, counterfactual_views, leave_one_out_views, unimodal_views
 
 
 class DistillationWrapper(Objective):

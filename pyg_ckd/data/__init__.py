@@ -1,6 +1,5 @@
 from pyg_ckd.data.build import build_data, check_data, fingerprint
 from pyg_ckd.data.describe import DataDescription, describe_data
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.impute import (
     GraphImputation,
     Imputation,
@@ -20,7 +19,8 @@ from pyg_ckd.data.transforms import (
     StandardizeFeatures,
     feature_transform,
 )
-from pyg_ckd.data.views import View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 __all__ = [
     "RATES",

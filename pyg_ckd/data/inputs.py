@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.errors import unknown_name
+from pyg_ckd.scoring.embeddings import Embeddings
 
 RATES = ("user", "rates", "item")
 """Edge type of the interactions."""

@@ -1,16 +1,20 @@
-"""Full-ranking evaluation, imbalance diagnostics, statistics and the report."""
+"""Full-ranking evaluation, effects of modalities and statistics."""
 
-from pyg_ckd.evaluation.description import render_description, write_description
+from importlib import import_module
+from typing import Any
+
+from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 from pyg_ckd.evaluation.metrics import user_metrics
 from pyg_ckd.evaluation.ranking import Evaluator, Metrics, embed, evaluate, popularity, unimodal_gap
-from pyg_ckd.evaluation.report import render_console_table, results_table, verdict, write_report
 from pyg_ckd.evaluation.statistics import PairedTest, mean_std, paired_test
 
 __all__ = [
+    "EffectReport",
     "Evaluator",
     "Metrics",
     "PairedTest",
     "embed",
+    "estimate_effects",
     "evaluate",
     "mean_std",
     "paired_test",
@@ -24,3 +28,19 @@ __all__ = [
     "write_description",
     "write_report",
 ]
+
+_MOVED = (
+    "render_console_table",
+    "render_description",
+    "results_table",
+    "verdict",
+    "write_description",
+    "write_report",
+)
+"""What :mod:`pyg_ckd.report` defines now; found here too, where it used to be."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return getattr(import_module("pyg_ckd.report"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, embed, held_out
-from pyg_ckd.data.sparse import row_starts
-from pyg_ckd.data.views import as_view
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.sparse import row_starts
+from pyg_ckd.scoring.views import as_view
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,6 +21,7 @@ from pyg_ckd.nn.models import (
     LightGCN,
     as_backbone,
 )
+from pyg_ckd.nn.models.discovery import backbones
 from pyg_ckd.nn.propagation import Adjacency
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "LightGCN",
     "MMGCNConv",
     "as_backbone",
+    "backbones",
     "bpr_loss",
     "l2_penalty",
     "ranking_cross_entropy",

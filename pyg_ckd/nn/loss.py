@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_ckd.data.margins import squared_norm
+from pyg_ckd.scoring.margins import squared_norm
 
 
 def bpr_loss(margin: Tensor, eps: float = 0.0) -> Tensor:

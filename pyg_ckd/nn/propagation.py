@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
-from pyg_ckd.data.sparse import csr_matrix, inner_products, product, row_starts
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.pages import use_huge_pages
+from pyg_ckd.scoring.sparse import csr_matrix, inner_products, product, row_starts
 
 NORMALIZATIONS = ("sym", "mean", "none")
 

@@ -7,18 +7,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.search import blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from pyg_ckd.serving.recommender import Recommender
 
 TOP_K_FORMATS = (".parquet", ".csv")
 EMBEDDING_FORMATS = (".npy", ".parquet", ".safetensors")
@@ -26,8 +27,28 @@ EMBEDDING_FORMATS = (".npy", ".parquet", ".safetensors")
 _ROWS = 2**18  # Rows of a ranked list that are held and written at once.
 
 
+class Ranking(Protocol):
+    """What is written: two tables with the ids of their rows, and the ranked lists they give."""
+
+    embeddings: Embeddings
+    users: Ids
+    items: Ids
+
+    def catalogue(self, candidates: Any = None) -> Any:
+        """Prepare the items to choose from."""
+
+    def check_k(self, k: Any, catalogue: Any) -> int:
+        """Return the length of a list, if there can be one."""
+
+    def rank(self, users: Tensor, k: int, exclude_seen: bool, catalogue: Any) -> tuple[Tensor, Tensor]:
+        """Return scores and rows of items ``[B, k]`` of users given as rows."""
+
+    def nothing_left(self, users: Tensor, catalogue: Any) -> InputError:
+        """Return the error that says why no list has an item."""
+
+
 def export_top_k(
-    recommender: Recommender,
+    recommender: Ranking,
     path: str | os.PathLike[str],
     k: int = 20,
     user_ids: Any = None,
@@ -64,7 +85,7 @@ def export_top_k(
     return path
 
 
-def export_embeddings(recommender: Recommender, path: str | os.PathLike[str]) -> list[Path]:
+def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> list[Path]:
     """Write the two tables with the ids of their rows; no file takes its name before all are written.
 
     ================== =========================================================================================
@@ -149,7 +170,7 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"out {path}: cannot be written ({reason}); nothing is left there, choose another") from None
 
 
-def _schema(recommender: Recommender) -> pa.Schema:
+def _schema(recommender: Ranking) -> pa.Schema:
     import pyarrow as pa
 
     def kind(ids: Any) -> pa.DataType:
@@ -161,7 +182,7 @@ def _schema(recommender: Recommender) -> pa.Schema:
     )
 
 
-def _table(recommender: Recommender, users: np.ndarray, items: np.ndarray, scores: np.ndarray) -> pa.Table:
+def _table(recommender: Ranking, users: np.ndarray, items: np.ndarray, scores: np.ndarray) -> pa.Table:
     import pyarrow as pa
 
     row, rank = np.nonzero(items >= 0)
@@ -196,7 +217,7 @@ def _parquet(kind: str, ids: pa.Array, table: np.ndarray) -> Callable[[Path], No
     return lambda path: pq.write_table(pa.table({kind: ids, "embedding": rows}), path)
 
 
-def _safetensors(recommender: Recommender, path: Path) -> Path:
+def _safetensors(recommender: Ranking, path: Path) -> Path:
     try:
         from safetensors.torch import save_file
     except ImportError:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.fold_in import Ridge, mean_of, stack_features
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.results import Explanation, Recommendations
@@ -112,11 +112,9 @@ class Recommender:
         Raises:
             InputError: If the file is missing or damaged, or belongs to other data.
         """
-        from pyg_ckd.nn import models
         from pyg_ckd.training.model import load_model
 
-        own = {name: c for name, c in vars(models).items() if isinstance(c, type) and issubclass(c, models.Backbone)}
-        model = load_model(checkpoint, data, dict(own if backbones is None else backbones))
+        model = load_model(checkpoint, data, backbones)
         try:
             if device is not None:
                 torch.zeros(1, device=device).item()  # Fails where nothing can be computed, as on "meta".

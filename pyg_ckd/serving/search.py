@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.sparse import row_starts
+from pyg_ckd.scoring.sparse import row_starts
 
 BLOCK_BYTES = 2**25
 """Scores held at once; blocks that stay near the caches of a CPU are searched fastest."""

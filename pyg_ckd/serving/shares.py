@@ -8,7 +8,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.views import View
+from pyg_ckd.scoring.views import View
 
 EXACT = 6
 """Up to so many modalities every order is taken; beyond, the number of views would double with each of them."""

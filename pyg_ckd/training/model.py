@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.base import Objective
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.nn.models.discovery import backbones as discovered
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -35,17 +37,21 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
     save_checkpoint(path, content)
 
 
-def load_model(path: str | os.PathLike[str], data: HeteroData, backbones: dict[str, type[Backbone]]) -> Backbone:
+def load_model(
+    path: str | os.PathLike[str], data: HeteroData, backbones: Mapping[str, type[Backbone]] | None = None
+) -> Backbone:
     """Read a trained backbone.
 
     Args:
         path: The file.
         data: The graph; it must be the one the model was trained on.
-        backbones: The classes that the checkpoint may name; nothing else is ever built.
+        backbones: The classes that the checkpoint may name; nothing else is ever built. (default: :obj:`None`, those
+            of :mod:`pyg_ckd.nn`)
 
     Raises:
         InputError: If the file is damaged, of another version, names an unknown backbone, or belongs to other data.
     """
+    backbones = discovered() if backbones is None else backbones
     content = load_checkpoint(path, "model")
     missing = sorted({"backbone", "options", "sizes", "feature_dims", "state", "data"} - content.keys())
     if missing:

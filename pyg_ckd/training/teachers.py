@@ -17,11 +17,11 @@ from torch import nn
 from torch_geometric import get_home_dir
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.base import Objective
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import embed
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.trainer import CHECKPOINT_NAME, Trainer

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.base import Objective, as_objective
+from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
-from pyg_ckd.data.views import unimodal_views
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
+from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.memory import kept_memory

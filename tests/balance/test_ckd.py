@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance import DistillationWrapper
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import MMGCN, VBPR, Backbone, EarlyFusionLightGCN
+from pyg_ckd.scoring.embeddings import Embeddings
 from tests.nn.models.zoo import built, doubled
 
 KAPPA, GENERIC, TAU, L2 = 0.3, 2.0, 0.7, 0.05

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import ModalityEffectEstimator, estimate_effects
-from pyg_ckd.balance.effect import MAX_EFFECT, MIN_EFFECT
 from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, Backbone, as_backbone
+from pyg_ckd.scoring.effects import MAX_EFFECT, MIN_EFFECT
 
 ANY = st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-30, 1e38]))
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pyg_ckd.data import build_data, cold_start_split
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, embed, evaluate, popularity, ranking, unimodal_gap
 from pyg_ckd.nn import VBPR
+from pyg_ckd.scoring.embeddings import Embeddings
 
 METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit")
 MASK = ("train", "val")

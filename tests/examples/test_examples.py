@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from examples.zoo import settings_of
-from pyg_ckd.cli import backbones
+from pyg_ckd.nn import backbones
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

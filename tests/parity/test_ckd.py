@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.ckd import specific_loss
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import leave_one_out_views
 from pyg_ckd.nn import MMGCN, VBPR, Adjacency, Backbone, bpr_loss, ranking_cross_entropy
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import leave_one_out_views
 from tests.conftest import Golden
 
 EPS = 1e-8  # Inside the logarithms of the published generic loss.

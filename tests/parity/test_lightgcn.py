@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.nn import Adjacency, LightGCN, bpr_loss, l2_penalty
+from pyg_ckd.scoring.embeddings import Embeddings
 
 
 def test_lightgcn_equals_mmrec_in_every_array(golden: Callable):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pyg_ckd.data import build_data
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.evaluation import Evaluator, user_metrics
+from pyg_ckd.scoring.embeddings import Embeddings
 from tests.conftest import Golden
 
 

@@ -8,8 +8,8 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.data import build_data
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.nn import VBPR
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import Trainer, build
 
 USERS, ITEMS = 40, 30

@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
-from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph, mean_row
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View, as_view
 
 
 class AdaptedBackbone(Backbone):

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View, as_view
 
 SIZES = ("num_users", "num_items", "feature_dims")
 AnyView = Collection[str] | str | None

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Inputs, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 
 class BM3(LightGCN):

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import coalesce, softmax
 
-from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.neighbors import co_occurrence
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.propagation import Adjacency, plain_edges
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 SHARES = ("user", "shares", "user")
 """Edge type of the graph of users who share items."""

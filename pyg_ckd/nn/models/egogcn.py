@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Embeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.nn.conv.dot_attention_conv import DotAttentionConv
 from pyg_ckd.nn.conv.ego_conv import EgoConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 
 class EgoGCN(EarlyFusion):

@@ -10,16 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import bpr_loss
 from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, in_whole_graph, mean_row, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import item_graph_type, with_content_graphs
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 
 class FREEDOM(LightGCN):

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, DetailedEmbeddings, Embeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.nn.conv.dot_attention_conv import DotAttentionConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, in_whole_graph, mean_row
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
+from pyg_ckd.scoring.views import View
 
 
 class GRCN(LateFusion):

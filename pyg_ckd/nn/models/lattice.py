@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import DetailedEmbeddings, Output
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.neighbors import laplacian, without_content
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, mean_row, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
@@ -31,6 +29,9 @@ from pyg_ckd.nn.structure import (
     weighted,
     with_content_graphs,
 )
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import DetailedEmbeddings
+from pyg_ckd.scoring.views import View
 
 MIXTURES = ("graphs", "similarities")
 

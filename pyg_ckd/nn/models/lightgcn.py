@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size, in_whole_graph
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 NARROW = 4
 """Features up to so many times the width of the embeddings are propagated once per run instead of once per step."""

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pyg_ckd.data.embeddings import DetailedEmbeddings, Output
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import Inputs, check_size, mean_row
 from pyg_ckd.nn.models.lattice import LatentStructure
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import DetailedEmbeddings
+from pyg_ckd.scoring.views import View
 
 _BLOCK_BYTES = 64 * 2**20  # Similarities held at once by `fusion_contrast`.
 

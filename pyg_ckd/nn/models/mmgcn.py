@@ -11,19 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pyg_ckd.data.embeddings import (
-    Block,
-    BlockEmbeddings,
-    Combination,
-    DetailedEmbeddings,
-    Embeddings,
-    Output,
-    with_sparse_gradient,
-)
-from pyg_ckd.data.views import View
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Output, with_sparse_gradient
+from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
+from pyg_ckd.scoring.views import View
 
 FUSIONS = ("sum", "mean")
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.data.embeddings import Block, BlockEmbeddings, Deferred, Embeddings, Output, Projection
-from pyg_ckd.data.views import View
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Deferred, Output, Projection
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 FUSIONS = ("concat", "sum")
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyg_ckd.balance import DistillationWrapper
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Adjacency
 from pyg_ckd.nn.models.dualgnn import SHARES, DualGNN, similar_users
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import Trainer, build
 from tests.nn.models.test_base import all_views
 from tests.nn.models.zoo import built, doubled

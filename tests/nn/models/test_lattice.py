@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyg_ckd import DistillationWrapper, Objective
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.datasets import synthetic_multimodal
@@ -18,6 +17,7 @@ from pyg_ckd.nn import LightGCN
 from pyg_ckd.nn.models.lattice import LATTICE, LatentStructure
 from pyg_ckd.nn.models.micro import MICRO
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type
+from pyg_ckd.scoring.embeddings import Embeddings
 from tests.nn.models.test_base import all_views
 from tests.nn.models.zoo import built, doubled
 from tests.training.problem import trainer

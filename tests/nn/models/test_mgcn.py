@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyg_ckd.balance import DistillationWrapper, Objective
-from pyg_ckd.data.embeddings import Embeddings
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import synthetic_multimodal
@@ -18,6 +17,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import Inputs
 from pyg_ckd.nn.models.mgcn import MGCN, contrastive_loss
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import Trainer, build
 from tests.nn.models.test_base import all_views
 from tests.nn.models.zoo import built, doubled

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.sparse import csr_matrix, inner_products, product
+from pyg_ckd.scoring.sparse import csr_matrix, inner_products, product
 
 Triples = tuple[Tensor, Tensor, Tensor]
 """Row numbers of users, preferred items and other items, int64 ``[B]`` each."""

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyg_ckd.cli import backbones, main
 from pyg_ckd.datasets import load
+from pyg_ckd.nn.models.discovery import backbones, main
 from pyg_ckd.serving import Recommender
 from pyg_ckd.training import build
 from pyg_ckd.training.model import save_model
-from tests.test_cli import fails
+from tests.cli.test_cli import fails
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
-from pyg_ckd.runs import monitored, train_run
+from pyg_ckd.study.run import monitored, train_run
 from tests.training.problem import planted_data
 
 TRAINER = {"max_epochs": 2, "batch_size": 64, "lr": 0.02, "monitor": "recall@5", "device": "cpu", "progress": False}

@@ -1,8 +1,7 @@
-"""The counterfactual effect of a modality: during training on margins, and on its own for any trained model."""
+"""How much every modality contributes to a trained model, measured on held-out interactions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,128 +11,13 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.data.sampler import TripletSampler
-from pyg_ckd.data.views import counterfactual_views, leave_one_out_views, unimodal_views
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator, embed
+from pyg_ckd.scoring.effects import effect_weights, relative_effects
+from pyg_ckd.scoring.views import counterfactual_views, leave_one_out_views, unimodal_views
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MIN_EFFECT, MAX_EFFECT = 1e-8, 10.0
-
-
-class ModalityEffectEstimator(nn.Module):
-    r"""Finds the weak modality from margins and turns effects into weights.
-
-    From `"Modality-Balanced Learning for Multimedia Recommendation" <https://arxiv.org/abs/2408.06360>`_.
-
-    .. math::
-        e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}{\delta(\{m\})},
-        10^{-8}, 10 \right), \qquad
-        w_m = \frac{M}{M - 1} \left( 1 - \frac{e_m}{\sum_n e_n} \right)
-
-    The effect is how much modality ``m`` still adds to the joint decision on a triple, relative to what it can do
-    alone. The weights of a triple sum to :math:`M`; the smallest effect gets the largest weight.
-
-    Every input gives finite effects:
-
-    * Where the single-modality margin goes to zero, the ratio grows without bound and the clamp ends it at 10 (the
-      joint decision follows ``m`` more than ``m`` alone supports) or at 1e-8 (the signs differ).
-    * Where both are exactly zero, there is no evidence that ``m`` is used, and the effect is 1e-8.
-    * Where both margins are negative, the ratio is positive and kept: alone, ``m`` prefers the wrong item, and the
-      joint decision follows it in that. This is use of the modality just as a shared correct preference is, and the
-      effect measures use, not success.
-    * Where all effects of a triple are 1e-8, nothing tells the modalities apart, and every weight is 1.
-
-    Args:
-        modalities: Names of the modalities, at least two.
-
-    Shapes:
-        - **input:** margins of the full view :math:`(B)`, of the leave-one-out views :math:`(B, M)`, of the uni-modal
-          views :math:`(B, M)`
-        - **output:** effects :math:`(B, M)`, without gradient
-
-    Raises:
-        InputError: If there are fewer than two modalities.
-    """
-
-    effect_sum: Tensor
-    weight_sum: Tensor
-    count: Tensor
-    effect: Tensor
-    weight: Tensor
-
-    def __init__(self, modalities: Sequence[str]) -> None:
-        super().__init__()
-        if len(modalities) < 2:
-            raise InputError(
-                f"modality effects: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at "
-                "least two to balance; train a single modality without the wrapper"
-            )
-        self.modalities = tuple(modalities)
-        for name in ("effect_sum", "weight_sum"):
-            self.register_buffer(name, torch.zeros(len(modalities), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        for name in ("effect", "weight"):
-            self.register_buffer(name, torch.full((len(modalities),), torch.nan, dtype=torch.float64))
-
-    @torch.no_grad()
-    def forward(self, full: Tensor, without: Tensor, alone: Tensor) -> Tensor:
-        """Return the effects of every modality on every triple."""
-        # In half precision 1e-8 would be zero, and so would the sum that the weights divide by.
-        dtype = torch.promote_types(full.dtype, torch.float32)
-        ratio = (full.unsqueeze(-1) - without).to(dtype) / alone
-        return ratio.nan_to_num(MIN_EFFECT, MAX_EFFECT, MIN_EFFECT).clamp_(MIN_EFFECT, MAX_EFFECT)
-
-    @torch.no_grad()
-    def weights(self, effects: Tensor, available: Tensor | None = None) -> Tensor:
-        """Return the weight of every modality on every triple.
-
-        Args:
-            effects: Effects ``[B, M]``.
-            available: Which modalities the items of each triple have, bool ``[B, M]``. The others weigh 0, those that
-                are left sum to their number, and one that is left alone weighs 1. (default: :obj:`None`, all of them)
-        """
-        if available is None:
-            num = effects.size(-1)
-            return num / (num - 1) * (1 - effects / effects.sum(dim=-1, keepdim=True))
-        left, kept = available.sum(dim=-1, keepdim=True), effects * available
-        weights = left / (left - 1) * (1 - kept / kept.sum(dim=-1, keepdim=True))
-        return torch.where(left > 1, weights, 1.0) * available
-
-    @torch.no_grad()
-    def track(self, effects: Tensor, weights: Tensor) -> None:
-        """Add a batch to the means of the running epoch.
-
-        Args:
-            effects: Effects ``[B, M]``.
-            weights: Weights ``[B, M]``.
-        """
-        self.effect_sum += effects.sum(dim=0)
-        self.weight_sum += weights.sum(dim=0)
-        self.count += effects.size(0)
-
-    def finish_epoch(self) -> dict[str, float]:
-        """Return the epoch's mean effects and weights, keep them for :meth:`summary` and start the next epoch."""
-        if int(self.count):
-            self.effect.copy_(self.effect_sum / self.count)
-            self.weight.copy_(self.weight_sum / self.count)
-        for total in (self.effect_sum, self.weight_sum, self.count):
-            total.zero_()
-        effect, weight = self.effect.tolist(), self.weight.tolist()
-        return {f"effect/{m}": e for m, e in zip(self.modalities, effect, strict=True)} | {
-            f"weight/{m}": w for m, w in zip(self.modalities, weight, strict=True)
-        }
-
-    def summary(self) -> pd.DataFrame:
-        """Return mean effect and mean weight per modality over the last finished epoch, the weakest first."""
-        import pandas as pd
-
-        table = pd.DataFrame(
-            {"effect": self.effect.tolist(), "weight": self.weight.tolist()},
-            index=pd.Index(self.modalities, name="modality"),
-        )
-        return table.sort_values("effect", kind="stable")
 
 
 @dataclass(frozen=True)
@@ -236,9 +120,8 @@ def estimate_effects(
         "recall_drop_high": drop_high,
     }
     if len(names) > 1:  # With one modality there is nothing to weigh it against.
-        estimator = ModalityEffectEstimator(names)
-        ratio = estimator(margin, margin_without, margin_alone)
-        columns |= {"ratio": ratio.mean(dim=0), "weight": estimator.weights(ratio).mean(dim=0)}
+        ratio = relative_effects(margin, margin_without, margin_alone)
+        columns |= {"ratio": ratio.mean(dim=0), "weight": effect_weights(ratio).mean(dim=0)}
     table = pd.DataFrame({c: v.tolist() for c, v in columns.items()}, index=pd.Index(names, name="modality"))
     table["recall_alone"] = [float(evaluator.per_user(alone[m])[key].mean()) for m in names]
     return EffectReport(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyg_ckd.data.describe import SCALES_APART, DataDescription
-from pyg_ckd.evaluation.html import Cell, box, facts, figure, page, paragraph, section, table
-from pyg_ckd.evaluation.plots import degree_distribution, modality_colors
-from pyg_ckd.evaluation.results import DASH, percent
 from pyg_ckd.files import atomic_path
+from pyg_ckd.report.html import Cell, box, facts, figure, page, paragraph, section, table
+from pyg_ckd.report.plots import degree_distribution, modality_colors
+from pyg_ckd.study.results import DASH, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

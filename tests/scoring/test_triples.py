@@ -12,10 +12,11 @@ from torch import Tensor
 from pyg_ckd import DistillationWrapper
 from pyg_ckd.data import RATES, TripletBatch
 from pyg_ckd.data import triples as module
-from pyg_ckd.data.embeddings import Block, Deferred, Embeddings
-from pyg_ckd.data.margins import read_margins
-from pyg_ckd.data.triples import Triples, shared_triples
 from pyg_ckd.nn import VBPR
+from pyg_ckd.scoring.blocks import Block, Deferred
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.margins import read_margins
+from pyg_ckd.scoring.triples import Triples, shared_triples
 
 USERS, ITEMS = 40, 30
 
@@ -254,7 +255,7 @@ def test_no_remark_about_sparse_matrices_reaches_the_user():
         "import warnings, torch\n"
         "with warnings.catch_warnings(record=True) as found:\n"
         "    warnings.simplefilter('always')\n"
-        "    from pyg_ckd.data.sparse import csr_matrix\n"
+        "    from pyg_ckd.scoring.sparse import csr_matrix\n"
         "    csr_matrix(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), 1)\n"
         "print(sum('parse' in str(w.message) for w in found))\n"
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyg_ckd.evaluation.results import (
+from pyg_ckd.study.results import (
     TEACHER,
     Gap,
     check_results,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyg_ckd.data.views import as_view, counterfactual_views, leave_one_out_views, unimodal_views
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.views import as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 THREE = ["visual", "textual", "acoustic"]
 

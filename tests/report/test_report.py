@@ -10,9 +10,9 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.report import render_console_table, results_table, verdict, write_report
-from pyg_ckd.evaluation.results import Gap, gaps, headline_metric, main_metrics, metric_names
-from tests.evaluation.study import histories, metrics, study
+from pyg_ckd.report.report import render_console_table, results_table, verdict, write_report
+from pyg_ckd.study.results import Gap, gaps, headline_metric, main_metrics, metric_names
+from tests.report.study import histories, metrics, study
 
 PLOTS = ("learning_curves.png", "effects.png", "effect_bars.png", "results.png")
 

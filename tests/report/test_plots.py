@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.plots import (
+from pyg_ckd.report.plots import (
     PALETTE,
     _spread,
     effect_bars,
@@ -20,7 +20,7 @@ from pyg_ckd.evaluation.plots import (
     metric_bars,
     modality_colors,
 )
-from tests.evaluation.study import TEACHERS, history, study
+from tests.report.study import TEACHERS, history, study
 
 NAMES = ("visual", "textual", "acoustic", "tags")
 
@@ -135,6 +135,6 @@ def test_plotting_leaves_matplotlib_as_it_was():
 
 
 def test_importing_the_report_does_not_import_matplotlib():
-    code = "import sys, pyg_ckd.evaluation.report; print('matplotlib' in sys.modules)"
+    code = "import sys, pyg_ckd.report.report; print('matplotlib' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

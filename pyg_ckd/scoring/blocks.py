@@ -1,4 +1,4 @@
-"""What every backbone returns and the only thing that evaluation and serving see."""
+"""Embeddings as blocks of columns that are computed late and shared between views: what a training step sees."""
 
 from __future__ import annotations
 
@@ -13,84 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyg_ckd.data.margins import item_index, read_margins, user_index
-from pyg_ckd.data.triples import Triples, tensors_key
-
-
-class Embeddings(NamedTuple):
-    """The two tables of a recommender; the score of user ``u`` for item ``i`` is the dot product of their rows.
-
-    Attributes:
-        user: User embeddings ``[num_users, D]``.
-        item: Item embeddings ``[num_items, D]``.
-    """
-
-    user: Tensor
-    item: Tensor
-
-    def margins(self, *triples: Triples) -> list[Tensor]:
-        """Return :meth:`margin` for several lists of triples, each table read once.
-
-        Args:
-            *triples: Row numbers of users, preferred items and other items, int64 ``[B]`` each.
-        """
-        return list(read_margins(self.user, self.item, triples, norm=False).margins)
-
-    def margin(self, user: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
-        """Return by how much each user scores one item above another, ``score(u, i) - score(u, j)``.
-
-        Args:
-            user: Row numbers of the users ``u``, int64 ``[B]``.
-            preferred: Row numbers of the items ``i``, int64 ``[B]``.
-            other: Row numbers of the items ``j``, int64 ``[B]``.
-        """
-        return self.margins((user, preferred, other))[0]
-
-    def squared_norm(self, user: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
-        """Return the sum of squares of the rows that triples name, each as often as it is named, a scalar.
-
-        Args:
-            user: As in :meth:`margin`.
-            preferred: As in :meth:`margin`.
-            other: As in :meth:`margin`.
-        """
-        return read_margins(self.user, self.item, [(user, preferred, other)]).squared_norm
-
-    def rows(self, user: Tensor, *items: Tensor) -> list[Tensor]:
-        """Return the rows of users and of each list of items, ``[B, D]`` each.
-
-        Args:
-            user: Row numbers of users, int64 ``[B]``.
-            *items: Row numbers of items, int64 ``[B]``.
-        """
-        return [self.user.index_select(0, user), *(self.item.index_select(0, index) for index in items)]
-
-    def detach(self) -> Embeddings:
-        """Return the same tables outside the graph of differentiation."""
-        return Embeddings(self.user.detach(), self.item.detach())
-
-    def dense(self) -> Embeddings:
-        """Return the two tables and nothing beside them."""
-        return Embeddings(self.user, self.item)
-
-
-class DetailedEmbeddings(Embeddings):
-    """Embeddings with the intermediate representations that a backbone's own losses need.
-
-    Attributes:
-        parts: The representations by name, with any shapes.
-        n_id_dict: As in :class:`BlockEmbeddings`.
-    """
-
-    parts: Mapping[str, Tensor]
-    n_id_dict: Mapping[str, Tensor] = MappingProxyType({})
-
-    def __new__(cls, user: Tensor, item: Tensor, parts: Mapping[str, Tensor]) -> DetailedEmbeddings:
-        """Hold two tables and the parts."""
-        self = super().__new__(cls, user, item)
-        self.parts = parts
-        return self
-
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.margins import item_index, read_margins, user_index
+from pyg_ckd.scoring.triples import Triples, tensors_key
 
 _Key = tuple[bool, tuple[tuple[int, int], ...]]
 

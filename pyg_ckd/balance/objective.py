@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.embeddings import Embeddings, Output
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.data.triples import shared_triples
-from pyg_ckd.data.views import View, as_view
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.triples import shared_triples
+from pyg_ckd.scoring.views import View, as_view
 
 
 class Objective(nn.Module):

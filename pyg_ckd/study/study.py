@@ -20,7 +20,7 @@ from pyg_ckd.evaluation.metrics import USER_METRICS
 from pyg_ckd.evaluation.statistics import paired_test
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.nn import Backbone, LightGCN
-from pyg_ckd.runs import check_distillable, monitored
+from pyg_ckd.study.run import check_distillable, monitored
 from pyg_ckd.training import History, Teachers, Trainer, build, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.model import load_model, save_model

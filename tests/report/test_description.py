@@ -13,7 +13,7 @@ from pyg_ckd.cli import main
 from pyg_ckd.data import describe_data
 from pyg_ckd.datasets import load, synthetic_multimodal, write_npz
 from pyg_ckd.evaluation import write_description
-from pyg_ckd.evaluation.plots import degree_distribution
+from pyg_ckd.report.plots import degree_distribution
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyg_ckd.data.sparse import csr_matrix, inner_products
-from pyg_ckd.data.triples import SortedTriples, Triples, check_ids, sorted_triples
+from pyg_ckd.scoring.sparse import csr_matrix, inner_products
+from pyg_ckd.scoring.triples import SortedTriples, Triples, check_ids, sorted_triples
 
 
 class Reading(NamedTuple):

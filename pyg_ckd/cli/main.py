@@ -153,6 +153,7 @@ def _add_train(parser: ArgumentParser, args: Sequence[str]) -> None:
 
 
 def _add_backbone(parser: ArgumentParser, args: Sequence[str]) -> type[Backbone]:
+    from pyg_ckd.nn import backbones
     from pyg_ckd.training import Trainer
 
     known = backbones()
@@ -275,25 +276,6 @@ def _add_doctor(parser: ArgumentParser, args: Sequence[str]) -> None:
     """Doctor has no options."""
 
 
-def backbones() -> dict[str, type[Backbone]]:
-    """Return every backbone that can be named on the command line: those that the files of ``nn/models`` define."""
-    import importlib
-    import inspect
-    import pkgutil
-
-    from pyg_ckd.nn import models
-
-    found: dict[str, type[Backbone]] = {}
-    for entry in pkgutil.iter_modules(models.__path__):
-        if entry.name in ("base", "adapter"):
-            continue
-        module = importlib.import_module(f"{models.__name__}.{entry.name}")
-        for name, cls in inspect.getmembers(module, inspect.isclass):
-            if issubclass(cls, models.Backbone) and cls.__module__ == module.__name__ and not inspect.isabstract(cls):
-                found[name] = cls
-    return dict(sorted(found.items()))
-
-
 def _peek(args: Sequence[str], key: str) -> str | None:
     """Return an option before the parser exists, from the arguments or else from the configuration file."""
     given = _values(args, key)
@@ -360,7 +342,8 @@ def _say(line: str) -> None:
 def _compare(config: Namespace) -> int:
     from rich.console import Console
 
-    from pyg_ckd.evaluation.report import render_console_table, verdict, write_report
+    from pyg_ckd.nn import backbones
+    from pyg_ckd.report.report import render_console_table, verdict, write_report
     from pyg_ckd.study import Study, StudySettings
 
     if config.seeds < 1:
@@ -379,7 +362,8 @@ def _compare(config: Namespace) -> int:
 
 
 def _train(config: Namespace) -> int:
-    from pyg_ckd.runs import train_run
+    from pyg_ckd.nn import backbones
+    from pyg_ckd.study.run import train_run
 
     options = {part: _options(config, part) for part in ("model", "plain", "teacher", "distillation", "trainer")}
     metrics = train_run(
@@ -393,7 +377,7 @@ def _checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
     from pyg_ckd.training.model import load_model
 
     data = _load(config)
-    return load_model(config.checkpoint, data, backbones()), data
+    return load_model(config.checkpoint, data), data
 
 
 def _evaluate(config: Namespace) -> int:
@@ -429,7 +413,7 @@ def _recommend(config: Namespace) -> int:
     users = _lines(config.users_file, "users_file") if config.users_file is not None else config.users
     candidates = None if config.candidates_file is None else _lines(config.candidates_file, "candidates_file")
     data = _load(config)
-    recommender = Recommender.load(config.checkpoint, data, backbones(), config.device, config.seen)
+    recommender = Recommender.load(config.checkpoint, data, None, config.device, config.seen)
     path = recommender.export_top_k(
         config.out,
         config.k,
@@ -516,18 +500,11 @@ def _amazon(config: Namespace) -> int:
 
 
 def _models(config: Namespace) -> int:
+    from pyg_ckd.nn.models.discovery import backbones, fusion_of
+
     for name, cls in backbones().items():
         _say(f"{name:<20} {fusion_of(cls):<8} {(cls.__doc__ or '').strip().splitlines()[0]}")
     return 0
-
-
-def fusion_of(cls: type[Backbone]) -> str:
-    """Return where a backbone fuses its modalities: ``"late"``, ``"early"``, or ``"none"`` if it ignores them."""
-    from pyg_ckd.nn import LateFusion
-
-    if not cls.uses_features:
-        return "none"
-    return "late" if issubclass(cls, LateFusion) else "early"
 
 
 def _doctor(config: Namespace) -> int:
@@ -562,7 +539,3 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "doctor": _doctor,
 }
 _DATA_COMMANDS: dict[str, Callable[[Any], int]] = {"amazon": _amazon, "convert": _convert, "describe": _describe}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyg_ckd.evaluation.findings import WARNING, verdict
-from pyg_ckd.evaluation.html import Cell, box, details, facts, figure, page, paragraph, section, table
-from pyg_ckd.evaluation.plots import effect_bars, effects_over_time, learning_curves, metric_bars, modality_colors
-from pyg_ckd.evaluation.results import (
+from pyg_ckd.evaluation.statistics import mean_std
+from pyg_ckd.files import atomic_path
+from pyg_ckd.report.html import Cell, box, details, facts, figure, page, paragraph, section, table
+from pyg_ckd.report.plots import effect_bars, effects_over_time, learning_curves, metric_bars, modality_colors
+from pyg_ckd.study.findings import WARNING, verdict
+from pyg_ckd.study.results import (
     DASH,
     TEACHER,
     best_runs,
@@ -34,8 +36,6 @@ from pyg_ckd.evaluation.results import (
     run_values,
     show,
 )
-from pyg_ckd.evaluation.statistics import mean_std
-from pyg_ckd.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.results import (
+from pyg_ckd.evaluation.statistics import mean_std
+from pyg_ckd.study.results import (
     TEACHER,
     headline_metric,
     modality_names,
@@ -19,7 +20,6 @@ from pyg_ckd.evaluation.results import (
     show,
     spread_text,
 )
-from pyg_ckd.evaluation.statistics import mean_std
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,14 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.embeddings import (
-    Block,
-    BlockEmbeddings,
-    Combination,
-    Embeddings,
-    Projection,
-    with_sparse_gradient,
-)
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Projection, with_sparse_gradient
+from pyg_ckd.scoring.embeddings import Embeddings
 
 USER, PREFERRED, OTHER = torch.tensor([0, 3, 3, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([1, 4, 4, 1])
 

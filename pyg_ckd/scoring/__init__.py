@@ -1,0 +1,18 @@
+"""Ground floor: views, embeddings, margins of triples and the sparse products behind them."""
+
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
+from pyg_ckd.scoring.views import View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
+
+__all__ = [
+    "Block",
+    "BlockEmbeddings",
+    "DetailedEmbeddings",
+    "Embeddings",
+    "Output",
+    "View",
+    "as_view",
+    "counterfactual_views",
+    "leave_one_out_views",
+    "unimodal_views",
+]
