@@ -65,6 +65,9 @@ class DistillationWrapper(Objective):
             student, nothing is left to distil, a mask does not fit, or a number is out of its range.
     """
 
+    name = "ckd"
+    needs_teachers = True
+
     def __init__(
         self,
         student: Backbone,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +15,51 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
+from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import shared_triples
 from pyg_ckd.scoring.views import View, as_view
 
+NO_OPTIONS = ("student", "teachers", "has", "view")
+"""Arguments of an objective's constructor that are no options of the strategy."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is, for strategies that follow a schedule or learn from past epochs.
+
+    Attributes:
+        epoch: The epoch that begins, counted from 1.
+        max_epochs: Epochs at most.
+        history: The rows of all finished epochs, oldest first, see :class:`~pyg_ckd.training.History`.
+    """
+
+    epoch: int = 1
+    max_epochs: int = 1
+    history: Sequence[Mapping[str, float]] = field(default=())
+
 
 class Objective(nn.Module):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
-    A balancing strategy asks for further views in :attr:`views` and overrides :meth:`balance`, which turns the views'
-    embeddings into further loss terms. An objective is called like the backbone it holds and gives the same embeddings.
+    A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
+    it leaves alone is plain training, to the bit.
+
+    ======================== =======================================================================================
+    method                   what it is for
+    ======================== =======================================================================================
+    :attr:`views`            which views a step computes, the trained one first
+    :meth:`balance`          further loss terms
+    :meth:`triple_weights`   weights of the triples in the main loss
+    :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
+    :meth:`step_sizes`       a factor of the learning rate for every modality
+    :meth:`before_validation` weights of fused scores, chosen on the validation part
+    :meth:`forward_views`    what validation, test and serving rank with
+    ======================== =======================================================================================
+
+    State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
+    seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
 
     Args:
         student: The backbone to train.
@@ -36,8 +71,27 @@ class Objective(nn.Module):
         InputError: If ``student`` is no backbone, ``l2`` is negative or ``view`` names an unknown modality.
     """
 
+    name: ClassVar[str] = "plain"
+    """What the command line and studies call the strategy; of a subclass without one, the name of the class."""
+    needs_teachers: ClassVar[bool] = False
+    """Whether the second argument of the constructor is a dict from modality to the teacher's embeddings."""
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train; if not, the trainer only validates once."""
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """The one or two options that a search may turn, with the ends of their ranges."""
+    progress: Progress = Progress()
+    """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every constructor record its options, and give the strategy a name."""
+        super().__init_subclass__(**kwargs)
+        record_options(cls, NO_OPTIONS)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+
     def __init__(self, student: Backbone, l2: float = 1e-2, view: AnyView = None, bpr_eps: float = 0.0) -> None:
         super().__init__()
+        self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper.
         if not isinstance(student, Backbone):
             raise InputError(
                 f"student: found {type(student).__name__}, expected a backbone; "
@@ -45,6 +99,7 @@ class Objective(nn.Module):
             )
         check_not_negative("l2", l2)
         self.student, self.l2, self.bpr_eps = student, l2, bpr_eps
+        self._bad_weights: Tensor | None = None
         self.view = as_view(view, student.modalities)
 
     num_random_triples = 0
@@ -57,7 +112,10 @@ class Objective(nn.Module):
 
     @property
     def views(self) -> Sequence[View]:
-        """The views that a step needs, the trained one first."""
+        """The views that a step needs, the trained one first, each once; read once in every step.
+
+        They may differ from step to step and may hold the empty view, in which every modality is intervened on.
+        """
         return [self.view]
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
@@ -99,10 +157,46 @@ class Objective(nn.Module):
         joint = out[views[0]]
         with shared_triples():
             balance = self.balance(out, batch)  # First, for it reads most: what follows finds its rows already read.
-            terms = self.student.losses(joint, batch, features, views[0], self.bpr_eps)
+            weights = self.triple_weights(out, batch)
+            weighted = batch if weights is None else batch.weighted(self._checked(weights, batch))
+            terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.l2 > 0:
                 terms["l2"] = self.l2 * self.student.penalty(joint, batch)
+        for name in balance:
+            if name in terms:
+                raise InputError(
+                    f"{type(self).__name__}.balance: found a term named {name!r}, which is one of the main loss "
+                    f"({', '.join(terms)}), expected another name"
+                )
         return terms | balance
+
+    def _checked(self, weights: Tensor, batch: TripletBatch) -> Tensor:
+        weights = weights.detach()
+        if weights.shape != batch.user.shape:
+            raise InputError(
+                f"{type(self).__name__}.triple_weights: found shape {list(weights.shape)}, expected "
+                f"[{batch.user.numel()}], one weight for every triple"
+            )
+        if not weights.is_floating_point():
+            raise InputError(
+                f"{type(self).__name__}.triple_weights: found {weights.dtype}, expected floating-point numbers"
+            )
+        bad = (~(weights >= 0) | weights.isinf()).any()  # Read after the epoch: a step never waits for its own numbers.
+        self._bad_weights = bad if self._bad_weights is None else self._bad_weights | bad
+        return weights
+
+    def check_epoch(self) -> None:
+        """Refuse weights of triples that were negative or not finite in the finished epoch.
+
+        Raises:
+            InputError: If there were any.
+        """
+        bad, self._bad_weights = self._bad_weights, None
+        if bad is not None and bool(bad):
+            raise InputError(
+                f"{type(self).__name__}.triple_weights: found negative, infinite or NaN weights in the last epoch, "
+                "expected finite numbers of zero or more"
+            )
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the loss terms of the strategy; plain training has none.
@@ -113,9 +207,57 @@ class Objective(nn.Module):
         """
         return {}
 
+    def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return the weight of every training triple in the main loss; plain training has none.
+
+        Weights are used without gradient. Their mean should be 1, so that the loss keeps its scale beside the penalty.
+
+        Args:
+            out: The output of every view in :attr:`views`.
+            batch: The triples.
+
+        Returns:
+            Weights of zero or more, ``[B]``, or :obj:`None` if all are 1.
+        """
+        return None
+
+    def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
+        """Compute the gradients of a step; here those of the sum of all terms.
+
+        A strategy may call ``run`` for several losses (``retain_graph=True`` for all but the last), edit the gradients
+        that have been accumulated, or set some to :obj:`None`, which leaves parameters and their moments alone; see
+        :mod:`pyg_ckd.balance.gradients`.
+
+        Args:
+            terms: The loss terms of the step.
+            run: Called with a scalar loss, accumulates its gradients as the precision of the training wants it.
+        """
+        run(total(terms))
+
+    def step_sizes(self) -> Mapping[str, float]:
+        """Return a factor of the learning rate for modalities, read once before every epoch; the others have 1.
+
+        Adam divides every gradient by its own running size, so that a factor of a *gradient* does nothing; this does.
+        """
+        return {}
+
+    def before_validation(
+        self,
+        features: Mapping[str, Tensor],
+        graphs: Mapping[EdgeType, Any],
+        score: Callable[[Embeddings], float],
+    ) -> None:
+        """Prepare for a validation, for instance by choosing weights of fused scores; here there is nothing to do.
+
+        Args:
+            features: As in :meth:`prepare`.
+            graphs: What :meth:`prepare` returned.
+            score: The monitored metric of two tables on the validation part.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Return what defines the objective beside its parameters, as plain values that can be compared and stored."""
-        return {
+        return self.options | {
             "objective": type(self).__name__,
             "backbone": type(self.student).__name__,
             "options": dict(self.student.options),
@@ -144,3 +286,12 @@ def check_not_negative(name: str, value: float) -> None:
     """Raise an InputError unless ``value`` is a finite number of zero or more."""
     if not (torch.isfinite(torch.tensor(float(value))) and value >= 0):
         raise InputError(f"{name}: found {value}, expected a number of zero or more")
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of loss terms in single precision, a scalar.
+
+    Args:
+        terms: The terms by name.
+    """
+    return torch.stack([term.float() for term in terms.values()]).sum()

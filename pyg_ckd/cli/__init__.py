@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pyg_ckd.cli.main import DESCRIPTIONS, main
+from pyg_ckd.cli.app import DESCRIPTIONS, main
 
 __all__ = ["DESCRIPTIONS", "main"]
 

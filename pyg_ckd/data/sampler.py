@@ -31,6 +31,28 @@ class TripletBatch(NamedTuple):
     random_first: Tensor
     random_second: Tensor
 
+    @property
+    def weight(self) -> Tensor | None:
+        """Weight of every training triple in the main loss, ``[B]``, or :obj:`None` if all weigh 1."""
+        return getattr(self, "_weight", None)
+
+    def weighted(self, weight: Tensor) -> TripletBatch:
+        """Return the same triples with a weight each.
+
+        Args:
+            weight: The weights ``[B]``.
+        """
+        return _WeightedBatch(self, weight)
+
+
+class _WeightedBatch(TripletBatch):
+    _weight: Tensor
+
+    def __new__(cls, batch: TripletBatch, weight: Tensor) -> _WeightedBatch:
+        self = super().__new__(cls, *batch)
+        self._weight = weight
+        return self
+
 
 class TripletSampler:
     """Iterates over all training interactions in random order, each with a uniform negative.

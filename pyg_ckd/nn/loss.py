@@ -9,7 +9,7 @@ from torch import Tensor
 from pyg_ckd.scoring.margins import squared_norm
 
 
-def bpr_loss(margin: Tensor, eps: float = 0.0) -> Tensor:
+def bpr_loss(margin: Tensor, eps: float = 0.0, weight: Tensor | None = None) -> Tensor:
     r"""Bayesian personalised ranking, :math:`-\ln \sigma(\delta)` averaged over triples.
 
     From `"BPR: Bayesian Personalized Ranking from Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_.
@@ -17,13 +17,23 @@ def bpr_loss(margin: Tensor, eps: float = 0.0) -> Tensor:
     Args:
         margin: Margins :math:`\delta`, ``[B]``.
         eps: Added inside the logarithm, as some published implementations do; the default is exact.
+        weight: Weight of every triple, ``[B]``. (default: :obj:`None`, all weigh 1)
 
     Returns:
-        Scalar loss.
+        Scalar loss, the mean over triples of weight times loss.
     """
-    if eps == 0.0:
-        return F.softplus(-margin).mean()
-    return -torch.log(eps + torch.sigmoid(margin)).mean()
+    loss = F.softplus(-margin) if eps == 0.0 else -torch.log(eps + torch.sigmoid(margin))
+    return mean_of_triples(loss, weight)
+
+
+def mean_of_triples(loss: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean over triples of their losses, times their weights where there are any.
+
+    Args:
+        loss: Loss of every triple, ``[B]``.
+        weight: Weight of every triple, ``[B]``.
+    """
+    return loss.mean() if weight is None else (loss * weight).mean()
 
 
 def l2_penalty(*rows: Tensor, squared: bool = True) -> Tensor:

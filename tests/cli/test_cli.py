@@ -480,7 +480,7 @@ def test_an_interruption_gives_one_line_that_says_what_the_same_command_does(com
     def interrupt(args: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyg_ckd.cli._run", interrupt)
+    monkeypatch.setattr("pyg_ckd.cli.app._run", interrupt)
     assert main([command]) == 130
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pyg_ckd.cli import main
 from pyg_ckd.datasets import load
-from pyg_ckd.nn.models.discovery import backbones, main
+from pyg_ckd.nn import backbones
 from pyg_ckd.serving import Recommender
 from pyg_ckd.training import build
 from pyg_ckd.training.model import save_model

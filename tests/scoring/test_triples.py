@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyg_ckd import DistillationWrapper
 from pyg_ckd.data import RATES, TripletBatch
-from pyg_ckd.data import triples as module
 from pyg_ckd.nn import VBPR
+from pyg_ckd.scoring import triples as module
 from pyg_ckd.scoring.blocks import Block, Deferred
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.margins import read_margins

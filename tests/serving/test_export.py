@@ -50,7 +50,7 @@ def test_ranked_lists_are_those_of_recommend(ids, suffix: str, rows: int, tmp_pa
     assert len(got) == 50 * 29  # Every user has met one item, and an empty slot has no row.
     for name in ("user", "rank", "item"):
         assert got[name].tolist() == expected[name].tolist()
-    np.testing.assert_allclose(got.score, expected.score, rtol=1e-5)
+    np.testing.assert_allclose(got.score, expected.score, rtol=1e-5, atol=1e-6)
 
 
 def test_users_and_candidates_can_be_chosen(tmp_path) -> None:

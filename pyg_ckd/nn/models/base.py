@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -16,6 +14,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View, as_view
@@ -109,25 +108,27 @@ class Backbone(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
-        init = cls.__dict__.get("__init__")
-        if init is None:
-            return
-        signature = inspect.signature(init)
-
-        @functools.wraps(init)
-        def recorded(self: Backbone, *args: Any, **options: Any) -> None:
-            init(self, *args, **options)
-            if type(self).__init__ is recorded:  # Not the constructor of a base class.
-                bound = signature.bind(self, *args, **options)
-                bound.apply_defaults()
-                self.options = {k: v for k, v in list(bound.arguments.items())[1:] if k not in SIZES and _is_plain(v)}
-
-        cls.__init__ = recorded  # type: ignore[method-assign]
+        record_options(cls, SIZES)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities, in order."""
         return tuple(self.feature_dims)
+
+    @property
+    def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """From modality to the parameters that belong to it alone; what is in none of the lists is shared.
+
+        A parameter belongs to a modality if it stands under the modality's name in a :class:`~torch.nn.ModuleDict` or
+        :class:`~torch.nn.ParameterDict` whose keys are modalities, wherever that is in the backbone.
+        """
+        groups: dict[str, dict[int, nn.Parameter]] = {m: {} for m in self.modalities}
+        for module in self.modules():
+            if isinstance(module, (nn.ModuleDict, nn.ParameterDict)) and set(module.keys()) <= groups.keys():
+                for m, part in module.items():
+                    own = part.parameters() if isinstance(part, nn.Module) else [part]
+                    groups[m] |= {id(p): p for p in own if isinstance(p, nn.Parameter)}
+        return {m: list(own.values()) for m, own in groups.items()}
 
     @classmethod
     def from_data(cls: type[B], data: HeteroData, **options: Any) -> B:
@@ -277,7 +278,8 @@ class Backbone(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the loss terms with which the backbone trains on a view; here BPR.
 
-        Backbones with auxiliary losses add named terms, weighted as in the total loss.
+        Backbones with auxiliary losses add named terms, weighted as in the total loss. What is a mean over the training
+        triples weighs them by ``batch.weight``.
 
         Args:
             out: The output of the trained view, as :meth:`outputs` returns it.
@@ -286,7 +288,7 @@ class Backbone(nn.Module):
             view: The trained view.
             bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
         """
-        return {"bpr": bpr_loss(out.margin(batch.user, batch.positive, batch.negative), bpr_eps)}
+        return {"bpr": bpr_loss(out.margin(batch.user, batch.positive, batch.negative), bpr_eps, batch.weight)}
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty of a batch; here on the rows of the embeddings that the batch scores with.
@@ -363,14 +365,6 @@ class EarlyFusion(Backbone):
         return [self.split(x, inputs.n_id_dict) for x in out]
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_plain(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
 def mean_row(x: Tensor) -> Tensor:
     """Return the intervention do(X = mean): the mean over rows, ``[1, D]``."""
     return x.mean(dim=0, keepdim=True)
@@ -392,7 +386,8 @@ def in_whole_graph(out: Output, batch: TripletBatch) -> TripletBatch:
     if not n_id_dict:
         return batch
     user, item = n_id_dict["user"], n_id_dict["item"]
-    return TripletBatch(*(ids[rows] for ids, rows in zip([user, item, item] * 2, batch, strict=True)))
+    whole = TripletBatch(*(ids[rows] for ids, rows in zip([user, item, item] * 2, batch, strict=True)))
+    return whole if batch.weight is None else whole.weighted(batch.weight)
 
 
 def reset_linear_layers(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.loss import l2_penalty
+from pyg_ckd.nn.loss import l2_penalty, mean_of_triples
 from pyg_ckd.nn.models.base import Inputs, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -121,15 +121,17 @@ class BM3(LightGCN):
         items = in_whole_graph(out, batch).positive
         target_user, target_item = self._target(h_user), self._target(h_item)
         terms = {
-            "ui": _disagreement(self.predictor(h_user), target_item),
-            "iu": _disagreement(self.predictor(h_item), target_user),
+            "ui": _disagreement(self.predictor(h_user), target_item, batch.weight),
+            "iu": _disagreement(self.predictor(h_item), target_user, batch.weight),
         }
         for m in self.modalities:
             if m in view:
                 h = self.project[m](features[m].index_select(0, items))
                 prediction = self.predictor(h)
-                terms[f"align/{m}"] = self.modality_loss_weight * _disagreement(prediction, target_item)
-                terms[f"mask/{m}"] = self.modality_loss_weight * _disagreement(prediction, self._target(h))
+                terms[f"align/{m}"] = self.modality_loss_weight * _disagreement(prediction, target_item, batch.weight)
+                terms[f"mask/{m}"] = self.modality_loss_weight * _disagreement(
+                    prediction, self._target(h), batch.weight
+                )
         return terms
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
@@ -160,6 +162,7 @@ class Predicted(BlockEmbeddings):
             return [Block(self.predictor(self.online.user), self.predictor(self.online.item))]
 
 
-def _disagreement(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return one minus the cosine of two rows, averaged over rows."""
-    return 1 - F.cosine_similarity(prediction, target).mean()
+def _disagreement(prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """Return one minus the cosine of two rows, averaged over rows, each with the weight of its triple."""
+    cosine = F.cosine_similarity(prediction, target)
+    return 1 - cosine.mean() if weight is None else mean_of_triples(1 - cosine, weight)

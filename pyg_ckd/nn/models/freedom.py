@@ -181,7 +181,7 @@ class FREEDOM(LightGCN):
             if m in view and self.modality_loss_weight > 0:
                 positive, negative = features[m].index_select(0, items).chunk(2)
                 margin = (user * self.project[m](positive - negative)).sum(dim=-1)
-                terms[f"bpr/{m}"] = self.modality_loss_weight * bpr_loss(margin, bpr_eps)
+                terms[f"bpr/{m}"] = self.modality_loss_weight * bpr_loss(margin, bpr_eps, batch.weight)
         return terms
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:

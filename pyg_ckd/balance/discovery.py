@@ -1,0 +1,131 @@
+"""Which strategies there are: those that the files of this folder define, and any other by its import path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from pyg_ckd import balance
+from pyg_ckd.balance.objective import NO_OPTIONS, Objective
+from pyg_ckd.data.inputs import item_masks
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.scoring.embeddings import Embeddings
+
+
+def strategies() -> dict[str, type[Objective]]:
+    """Return every objective of the library by its name, plain training first."""
+    found: dict[str, type[Objective]] = {}
+    for entry in pkgutil.iter_modules(balance.__path__):
+        module = importlib.import_module(f"{balance.__name__}.{entry.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if issubclass(cls, Objective) and cls.__module__ == module.__name__ and not inspect.isabstract(cls):
+                found[cls.name] = cls
+    return dict(sorted(found.items(), key=lambda item: (item[1] is not Objective, item[0])))
+
+
+def find_strategy(name: str) -> type[Objective]:
+    """Return a strategy by its name or by its import path, such as ``my_package.MyStrategy``.
+
+    Args:
+        name: A name of :func:`strategies`, or a dotted path of a class that derives from
+            :class:`~pyg_ckd.Objective`.
+
+    Raises:
+        InputError: If there is no such strategy, the module cannot be imported, or the class is no objective.
+    """
+    found = strategies()
+    if name in found:
+        return found[name]
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    if not module:
+        raise unknown_name("strategy", name, found)
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise InputError(
+            f"strategy {name}: cannot be imported ({error}), expected package.Class on Python's path, or one of "
+            f"{', '.join(found)}"
+        ) from None
+    except AttributeError:
+        raise InputError(
+            f"strategy {name}: module {module} has no {attribute!r}, expected a class of that name"
+        ) from None
+    check_strategy(name, cls)
+    return cls
+
+
+def check_strategy(name: str, cls: Any) -> None:
+    """Refuse what is not a strategy.
+
+    Args:
+        name: Its name, for the message.
+        cls: The class.
+
+    Raises:
+        InputError: If it is no class, does not derive from :class:`~pyg_ckd.Objective`, or its constructor does not
+            begin with ``student`` and, if it needs teachers, ``teachers``.
+    """
+    if not (inspect.isclass(cls) and issubclass(cls, Objective)):
+        found = cls.__name__ if inspect.isclass(cls) else type(cls).__name__
+        raise InputError(
+            f"strategy {name}: found {found}, expected a class that derives from pyg_ckd.Objective, which has "
+            "the hooks of a strategy (views, balance, ...)"
+        )
+    expected = ["student", "teachers"] if cls.needs_teachers else ["student"]
+    arguments = list(inspect.signature(cls.__init__).parameters)[1:]
+    if arguments[: len(expected)] != expected:
+        raise InputError(
+            f"strategy {name}: the constructor begins with ({', '.join(arguments[: len(expected)])}), expected "
+            f"({', '.join(expected)})"
+        )
+
+
+def options_of(cls: type[Objective]) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a strategy's constructor that are options, by name.
+
+    Args:
+        cls: The class.
+    """
+    parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: p for name, p in parameters.items() if name not in NO_OPTIONS and p.kind not in kinds}
+
+
+def build_objective(
+    cls: type[Objective],
+    student: Backbone,
+    data: HeteroData,
+    teachers: Mapping[str, Embeddings] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Objective:
+    """Build a strategy around a student, with what it needs of the data.
+
+    Args:
+        cls: The class of the strategy.
+        student: The backbone to train.
+        data: The graph, read for the masks of modalities that items lack.
+        teachers: From modality to the teacher's embeddings; only for strategies that need them.
+        options: Further arguments of the constructor.
+
+    Raises:
+        InputError: If an option is unknown, or teachers are needed and not there.
+    """
+    chosen, known = dict(options or {}), options_of(cls)
+    for name in chosen:
+        if name not in known:
+            raise unknown_name(f"option of {cls.name}", name, known)
+    if "has" in inspect.signature(cls.__init__).parameters:
+        chosen["has"] = item_masks(data)
+    if not cls.needs_teachers:
+        return cls(student, **chosen)
+    if teachers is None:
+        raise InputError(
+            f"{cls.name}: found no teachers, expected one for each modality; train them with train_teachers"
+        )
+    return cls(student, teachers, **chosen)  # type: ignore[arg-type]
