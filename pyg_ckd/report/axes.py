@@ -183,6 +183,12 @@ def name_bars(ax: Axes, names: Sequence[str], theme: Theme) -> None:
     ax.set_xlim(min(low, 0.0), high)
 
 
+def grid_columns(num: int, most: int = 4) -> int:
+    """Return the number of columns of a grid of panels whose rows are as equal as can be."""
+    rows = max(1, -(-num // most))
+    return max(1, -(-num // rows))
+
+
 def plain_text(text: str) -> str:
     """Return text that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")

@@ -43,11 +43,11 @@ def cost_section(results: Mapping[str, Any]) -> str:
         speed = show(speeds[name], 3 if speeds[name] < 0.1 else 2)
         epochs = [show(_mean(results, name, key), 0) for key in ("best_epoch", "epochs")]
         ratios = [_times(speeds[name], speeds.get(PLAIN, NAN)), _times(total, times.get(PLAIN, NAN))]
-        rows.append([name_cell(results, name), speed, ratios[0], *epochs, duration(times[name]), duration(total)])
-        rows[-1] = [*rows[-1], ratios[1]]
-    header = ["model", "seconds per epoch", f"times {PLAIN}", "kept epoch", "epochs", "training time"]
+        spent = [_seconds(times[name]), _seconds(total)]
+        rows.append([name_cell(results, name), speed, ratios[0], *epochs, *spent, ratios[1]])
+    header = ["model", "seconds per epoch", f"times {PLAIN}", "kept epoch", "epochs", "training, seconds"]
     header += ["with its teachers", f"times {PLAIN}"]
-    note = "Training of one seed, mean over seeds, without evaluation."
+    note = "Training of one seed without evaluation, mean over seeds."
     if needing & set(names):
         note += f" {joined([n for n in names if n in needing])} need{'s' * (len(needing) == 1)} the teachers first."
     return paragraph(note) + table("Cost of training", header, rows)
@@ -120,10 +120,8 @@ def _runs_table(results: Mapping[str, Any]) -> str:
         late = LATE if run.get("converged") is False else ""
         ended = [str(run["stopped"])] if run.get("stopped") else []
         ended += [_options(run["settings"])] if run.get("settings") else []
-        name = Cell(run_title(run["name"]), late)
-        rows.append(
-            [name, str(run.get("seed", DASH)), *values, *epochs, speed, Cell("; ".join(ended) or DASH, wrap=True)]
-        )
+        name, end = Cell(run_title(run["name"]), late, below=True), Cell("; ".join(ended) or DASH, wrap=True)
+        rows.append([name, str(run.get("seed", DASH)), *values, *epochs, speed, end])
     return table("Every run with its end", [*header, "end, chosen settings"], rows)
 
 
@@ -131,6 +129,10 @@ def _mean(results: Mapping[str, Any], name: str, key: str) -> float:
     values = [number(run.get(key)) for run in results["runs"] if run["name"] == name]
     values = [value for value in values if not math.isnan(value)]
     return mean_std(values)[0] if values else NAN
+
+
+def _seconds(value: float) -> str:
+    return DASH if math.isnan(value) else f"{value:,.1f}"
 
 
 def _times(value: float, base: float) -> str:

@@ -27,14 +27,14 @@ def state(results: Mapping[str, Any], name: str) -> list[str]:
     """Return what has to be said of a run wherever it is shown: that it won, that it had not converged."""
     late, num = not_converged(results, name)
     notes = ["winner"] if name == winner_name(results) else []
-    return notes + ([LATE if num == 1 else f"{LATE} ({late} of {counted(num, 'seeds')})"] if late else [])
+    return notes + ([LATE if num == 1 else f"{LATE} ({late} of {num})"] if late else [])
 
 
 def name_cell(results: Mapping[str, Any], name: str, title: str | None = None) -> Cell:
     """Return the name of a run with what has to be said of it; a teacher has the colour of its modality."""
     colors = modality_colors(modality_names(results)) if name.startswith(TEACHER) else {}
     text = run_title(name) if title is None else title
-    return Cell(text, ", ".join(state(results, name)), color=colors.get(name.removeprefix(TEACHER), ""))
+    return Cell(text, "\n".join(state(results, name)), below=True, color=colors.get(name.removeprefix(TEACHER), ""))
 
 
 def spread_cell(mean: float, std: float, num: float, best: bool = False, mark: str = "") -> Cell:
@@ -81,6 +81,12 @@ def p_title(results: Mapping[str, Any], b: str, metric: str, over: str) -> str:
     tests = results.get("comparisons") or ()
     nums = {t["num"] for t in tests if (t["b"], t["metric"], t["over"]) == (b, metric, over)}
     return f"p over {counted(nums.pop(), over)}" if len(nums) == 1 else f"p over {over}"
+
+
+def tested_over(results: Mapping[str, Any], b: str, metric: str) -> list[str]:
+    """Return over what contenders were compared with a run on a metric."""
+    found = {t["over"] for t in results.get("comparisons") or () if (t["b"], t["metric"]) == (b, metric)}
+    return [over for over in ("users", "seeds") if over in found]
 
 
 def has_tests(results: Mapping[str, Any], b: str = PLAIN) -> bool:

@@ -16,8 +16,10 @@ from pyg_ckd.report.axes import (
     DOTTED,
     TEXT,
     end_labels,
+    grid_columns,
     mark_kept,
     new_figure,
+    plain_text,
     series,
     short_names,
     style,
@@ -81,7 +83,7 @@ def learning_curves(
     names, colors = list(teacher_levels), modality_colors(list(teacher_levels), theme)
     groups = [names] if len(names) <= MAX_OVERLAY else [[name] for name in names]
     figure = new_figure(4.4 if len(groups) == 1 else 0.5 + 2.3 * len(groups), theme)
-    axes = figure.subplots(len(groups), len(drawn), sharey=True, squeeze=False)
+    axes = figure.subplots(len(groups), len(drawn), sharex="col", sharey=True, squeeze=False)
     _limits(axes[0][0], list(drawn.values()), teacher_levels, metric)
     for place, (row, group) in enumerate(zip(axes, groups, strict=True)):
         for ax, (title, frame) in zip(row, drawn.items(), strict=True):
@@ -98,6 +100,7 @@ def contender_curves(
     metric: str = "recall@20",
     kept: Mapping[str, float | None] | None = None,
     reference: str = "plain",
+    notes: Mapping[str, str] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw the joint validation curve of every contender in a small panel of its own, before that of a reference.
@@ -107,9 +110,10 @@ def contender_curves(
         metric: The metric.
         kept: From name to the epoch whose weights were kept; by default the one with the highest metric.
         reference: The contender whose curve stands in all panels.
+        notes: From name to what else is written into its panel.
         theme: The colours.
     """
-    columns = min(4, len(frames))
+    columns = grid_columns(len(frames))
     rows = math.ceil(len(frames) / columns)
     figure = new_figure(0.4 + 2.1 * rows, theme)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -119,13 +123,14 @@ def contender_curves(
         style(ax, theme, titles[place], "epoch" if place + columns >= len(frames) else "", grid="y")
         ax.tick_params(labelbottom=place + columns >= len(frames))
         if reference in frames and name != reference:
-            ax.plot(*series(frames[reference], f"val/{metric}"), color=theme.faint, linewidth=1.6)
+            ax.plot(*series(frames[reference], f"val/{metric}"), color=theme.muted, linewidth=1.1, linestyle=DASHED)
         epoch = kept_epoch(frame, metric, (kept or {}).get(name))
         _line(ax, frame, f"val/{metric}", theme.ink, 2.0, epoch, theme)
         point = value_at(frame, f"val/{metric}", epoch)
         if point is not None:
             ax.plot(*point, "o", color=theme.ink, markersize=4.5)
-            text = f"{show(point[1])}\nepoch {point[0]:.0f}"
+            lines = [show(point[1]), f"epoch {point[0]:.0f}", *filter(None, [(notes or {}).get(name)])]
+            text = plain_text("\n".join(lines))
             font: dict[str, Any] = {"fontsize": TEXT, "color": theme.ink, "linespacing": 1.2}
             box = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 1}
             ax.annotate(text, (0.97, 0.06), xycoords="axes fraction", ha="right", va="bottom", bbox=box, **font)

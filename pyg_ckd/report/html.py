@@ -162,7 +162,10 @@ def page(title: str, lead: str, content: str) -> str:
 
 def _glued(text: str) -> str:
     """Keep a number and its sign on one line."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    space = "\N{NO-BREAK SPACE}"
+    for sign in ("=", "&lt;"):
+        text = text.replace(f" {sign} ", f"{space}{sign}{space}")
+    return text.replace(" %", f"{space}%")
 
 
 def _frame(label: str, content: str) -> str:
@@ -177,7 +180,8 @@ def _head(header: Sequence[str], spans: Sequence[tuple[str, int]], text: set[int
 
     if not spans:
         return f"<tr>{''.join(map(title, range(len(header))))}</tr>"
-    first, second, place = [title(0, ' rowspan="2"')], [], 1
+    first, place = [title(0, ' rowspan="2"')], 1
+    second: list[str] = []
     for name, width in spans:
         covered = range(place, place + width)
         place += width

@@ -7,13 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.evaluation.statistics import mean_std
-from pyg_ckd.report.axes import DASHED, DOTTED, TEXT, name_bars, new_figure, short_names, style, value_label
+from pyg_ckd.report.axes import (
+    DASHED,
+    DOTTED,
+    TEXT,
+    grid_columns,
+    name_bars,
+    new_figure,
+    short_names,
+    style,
+    value_label,
+)
 from pyg_ckd.report.curves import contender_curves, effects_over_time, learning_curves
 from pyg_ckd.report.theme import LIGHT, PALETTE, Theme, modality_colors
 from pyg_ckd.study.formats import PLAIN, TEACHER, current_results
 from pyg_ckd.study.results import (
     Gap,
     best_runs,
+    best_views,
     contender_names,
     headline_metric,
     marks,
@@ -42,8 +53,6 @@ __all__ = [
     "modality_colors",
     "teacher_shares",
 ]
-
-MAX_PANELS = 4
 
 
 def metric_bars(results: Mapping[str, Any], metric: str | None = None, theme: Theme = LIGHT) -> Figure:
@@ -95,14 +104,14 @@ def teacher_shares(rows: Sequence[Gap], names: Mapping[str, str] | None = None, 
     contenders = list(dict.fromkeys(row.contender for row in rows))
     modalities = list(dict.fromkeys(row.modality for row in rows))
     reach = {(row.modality, row.contender): row.reach for row in rows}
-    colors = modality_colors(modalities, theme)
+    colors, best = modality_colors(modalities, theme), best_views(rows)
     figure, axes = _panels(modalities, contenders, names, theme, "share of its teacher")
+    # Labels stand in a column at the right: beside the bars they would lie on the teacher's line.
+    edge = 1.02 * max([1.0, *(value for value in reach.values() if not math.isnan(value))])
     for m, ax in axes.items():
-        shown = {c: round(reach.get((m, c), math.nan), 2) for c in contenders}
-        known = [value for value in shown.values() if not math.isnan(value)]
-        top = max(known) if len(set(known)) > 1 else math.nan
-        for place, (c, value) in enumerate(shown.items()):
-            _bar(ax, place, reach.get((m, c), math.nan), percent(value), colors[m], c, theme, bold=value == top)
+        for place, c in enumerate(contenders):
+            value = reach.get((m, c), math.nan)
+            _bar(ax, place, value, percent(value), colors[m], c, theme, bold=c in best[m], label=edge)
         ax.axvline(1.0, color=theme.ink, linewidth=1.2, linestyle=DASHED)
         before = reach.get((m, PLAIN), math.nan)
         if not math.isnan(before):
@@ -194,10 +203,10 @@ def _panels(
     modalities: Sequence[str], contenders: Sequence[str], names: Mapping[str, str] | None, theme: Theme, label: str
 ) -> tuple[Figure, dict[str, Axes]]:
     """Return a figure with a panel of horizontal bars per modality, a bar per contender."""
-    columns = max(1, min(MAX_PANELS, len(modalities)))
+    columns = grid_columns(len(modalities))
     rows = max(1, math.ceil(len(modalities) / columns))
     figure = new_figure(rows * (0.85 + 0.32 * max(1, len(contenders))), theme)
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
     titles = dict(zip(contenders, short_names(list(contenders)), strict=True)) | dict(names or {})
     for place, ax in enumerate(axes.flat):
         if place >= len(modalities):
@@ -218,20 +227,24 @@ def _bar(
     theme: Theme,
     bold: bool = False,
     ends: tuple[float, ...] = (),
+    label: float | None = None,
 ) -> None:
     if math.isnan(value):
-        value_label(ax, 0.0, place, text, theme)
+        value_label(ax, label or 0.0, place, text, theme)
         return
     ax.barh(place, value, height=0.6, color=theme.mixed(color, 0.55) if name == PLAIN else color)
     if ends:
         ax.plot(ends, [place, place], color=theme.ink, linewidth=1.2, marker="|", markersize=6)
-    value_label(ax, max(value, 0.0, *ends), place, text, theme, bold)
+    value_label(ax, max(value, 0.0, *ends) if label is None else label, place, text, theme, bold)
 
 
 def _share_limits(axes: Sequence[Axes], values: Sequence[float], shares: bool = True) -> None:
     """Leave room for the labels at the end of the longest bar."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = min([0.0, *values]), max([0.0, *values]) or 1.0
     for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
         ax.set_xlim(1.05 * low, low + 1.32 * (high - low))
         if shares:
             ax.xaxis.set_major_formatter(lambda value, place: percent(value))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyg_ckd.files import atomic_path
 from pyg_ckd.report import words
+from pyg_ckd.report.axes import short_names
 from pyg_ckd.report.background import cold_section, cost_section, data_section, run_section
 from pyg_ckd.report.cells import LATE, state
 from pyg_ckd.report.curves import contender_curves, effect_kinds, effects_over_time, kept_epoch, learning_curves
@@ -176,15 +177,15 @@ def _contenders_plot(results: Mapping[str, Any], histories: Histories) -> Plot |
     found = _first_seed(results, histories, metric)
     if len(found) < 3:
         return None
-    titles = {name: name if name == PLAIN else ", ".join([name, *state(results, name)]) for name in found}
-    frames = {titles[name]: frame for name, (frame, _, _) in found.items()}
-    kept = {titles[name]: epoch for name, (_, epoch, _) in found.items()}
+    frames = {name: frame for name, (frame, _, _) in found.items()}
+    kept = {name: epoch for name, (_, epoch, _) in found.items()}
+    notes = {name: "\n".join(_short_state(results, name)) for name in found}
     caption = (
         f"Validation {metric} of the joint view of every contender, seed {min(s for _, _, s in found.values())}, up to "
-        f"the kept epoch in ink; the grey curve is {PLAIN}."
+        f"the kept epoch in ink and pale after it; the dashed curve is {PLAIN}."
     )
     alt = words.contender_curves_words(frames, metric, kept)
-    draw = _drawn(contender_curves, frames, metric, kept, PLAIN)
+    draw = _drawn(contender_curves, frames, metric, kept, PLAIN, notes)
     return Plot("Picture: learning curves of every contender", alt, caption, draw)
 
 
@@ -235,10 +236,14 @@ def _drawn(function: Callable[..., Figure], *args: Any) -> Callable[[Theme], Fig
 
 
 def _labels(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return what stands beside the bar of a contender that needs more than its name."""
-    notes = {name: state(results, name) for name in contender_names(results)}
-    short = {name: [LATE if note.startswith(LATE) else note for note in note_list] for name, note_list in notes.items()}
-    return {name: ", ".join([name.rpartition(".")[2] or name, *note]) for name, note in short.items() if note}
+    """Return what stands beside the bars of contenders."""
+    names = contender_names(results)
+    titles = dict(zip(names, short_names(names), strict=True))
+    return {name: ", ".join([titles[name], *_short_state(results, name)]) for name in names}
+
+
+def _short_state(results: Mapping[str, Any], name: str) -> list[str]:
+    return [LATE if note.startswith(LATE) else note for note in state(results, name)]
 
 
 def _first_seed(

@@ -14,6 +14,7 @@ from pyg_ckd.report.cells import (
     p_title,
     spread_cell,
     tested_cell,
+    tested_over,
 )
 from pyg_ckd.report.html import Cell, Row, details, paragraph, table
 from pyg_ckd.report.theme import modality_colors
@@ -23,6 +24,7 @@ from pyg_ckd.study.results import (
     Gap,
     baseline_names,
     best_runs,
+    best_views,
     contender_names,
     gaps,
     headline_metric,
@@ -37,8 +39,10 @@ from pyg_ckd.study.results import (
     run_values,
     strongest_baseline,
 )
-from pyg_ckd.study.text import DASH, NAN, number, percent, show
+from pyg_ckd.study.text import DASH, NAN, joined, number, percent, show
 
+WIDEST = 3
+"""Modalities in one table: more would not fit on paper."""
 EFFECT_COLUMNS = {
     "weight": "weight",
     "recall_drop": "recall lost without it",
@@ -56,9 +60,12 @@ def winner_section(results: Mapping[str, Any]) -> str:
     others += [base] if base is not None else []
     header, spans = ["contender", f"validation {metric}", f"test {metric}"], [("", 2)]
     for other in others:
-        header += ["difference", *(p_title(results, other, metric, over) for over in ("users", "seeds"))]
+        tested = tested_over(results, other, metric)
+        header += ["difference", *(p_title(results, other, metric, over) for over in tested)]
         strongest = ", the strongest baseline on validation" if other == base else ""
-        spans.append((f"test, against {run_title(other)} ({show(run_mean(results, other, metric))}){strongest}", 3))
+        spans.append(
+            (f"test, against {run_title(other)} ({show(run_mean(results, other, metric))}){strongest}", 1 + len(tested))
+        )
     values = {part: {name: run_mean(results, name, metric, part) for name in names} for part in ("val", "test")}
     best = {part: _best(found.values()) for part, found in values.items()}
     rows: list[Row] = []
@@ -67,7 +74,7 @@ def winner_section(results: Mapping[str, Any]) -> str:
         row += [Cell(show(values[part][name]), best=show(values[part][name]) == best[part]) for part in values]
         for other in others:
             row.append(difference_cell(results, name, other, metric, interval=True))
-            row += [p_cell(results, name, other, metric, over) for over in ("users", "seeds")]
+            row += [p_cell(results, name, other, metric, over) for over in tested_over(results, other, metric)]
         rows.append(row)
     note = "The winner is the best contender on the validation part; the test part decided nothing. "
     if any(has_tests(results, other) for other in others):
@@ -113,18 +120,19 @@ def gap_section(results: Mapping[str, Any], pictures: str) -> str:
         "their mean. The teacher was trained on that modality alone. The gap is what its teacher is ahead; closed is "
         f"the share of the gap of {PLAIN} that a contender closes. The best of each column is in bold."
     )
-    header, spans = ["model"], []
-    for m in modalities:
-        header += ["view", "of teacher", "gap", "closed"]
-        spans.append((f"{m}, teacher {show(run_mean(results, TEACHER + m, metric))}", 4))
-    body: list[Row] = []
-    best = {m: _best_gaps([row for row in rows if row.modality == m]) for m in modalities}
-    for name in contender_names(results):
-        own = {row.modality: row for row in rows if row.contender == name}
-        if own:
-            cells = [cell for m in modalities for cell in _gap_cells(own.get(m), best[m])]
-            body.append([name_cell(results, name), *cells])
-    return paragraph(note) + table("Each view of every contender against its teacher", header, body, spans) + pictures
+    best, parts = best_views(rows), []
+    for chunk in (modalities[start : start + WIDEST] for start in range(0, len(modalities), WIDEST)):
+        header, spans = ["model"], []
+        for m in chunk:
+            header += ["view", "of teacher", "gap", "closed"]
+            spans.append((f"{m}, teacher {show(run_mean(results, TEACHER + m, metric))}", 4))
+        body: list[Row] = []
+        for name in contender_names(results):
+            own = {row.modality: row for row in rows if row.contender == name}
+            cells = [cell for m in chunk for cell in _gap_cells(own.get(m), name in best[m])]
+            body += [[name_cell(results, name), *cells]] if own else []
+        parts.append(table(f"Views of every contender against their teachers: {joined(chunk)}", header, body, spans))
+    return "".join([paragraph(note), *parts, pictures])
 
 
 def effects_section(results: Mapping[str, Any], pictures: str) -> str:
@@ -195,25 +203,17 @@ def _tested_tables(results: Mapping[str, Any]) -> str:
     return paragraph(note) + parts if parts else ""
 
 
-def _best_gaps(rows: Sequence[Gap]) -> tuple[str, str]:
-    """Return the best view and the best closed share as the table shows them."""
-    closed = [round(row.closed, 2) for row in rows if row.contender != PLAIN and not math.isnan(row.closed)]
-    return _best(row.view for row in rows), percent(max(closed)) if len(set(closed)) > 1 else ""
-
-
-def _gap_cells(row: Gap | None, best: tuple[str, str]) -> list[Cell | str]:
+def _gap_cells(row: Gap | None, best: bool) -> list[Cell | str]:
     if row is None:
         return [DASH] * 4
-    closed = percent(NAN if row.contender == PLAIN else row.closed)
-    top = show(row.view) == best[0]
-    reach = Cell(percent(row.reach), best=top and not math.isnan(row.reach))
-    gap = Cell(show(row.after), best=top and not math.isnan(row.after))
-    return [Cell(show(row.view), best=top), reach, gap, Cell(closed, best=closed == best[1] != DASH)]
+    closed = NAN if row.contender == PLAIN else row.closed
+    values = show(row.view), percent(row.reach), show(row.after), percent(closed)
+    return [Cell(text, best=best and text != DASH) for text in values]
 
 
 def _group(results: Mapping[str, Any], name: str) -> str:
     cell = name_cell(results, name)
-    return f"{cell.text} ({cell.small})" if cell.small else cell.text
+    return ", ".join([cell.text, *cell.small.splitlines()])
 
 
 def _effect_rows(

@@ -64,19 +64,22 @@ h2 + details { margin-top: .8rem; }
 }
 @media print {
   @page { margin: 12mm; }
+  html { font-size: 12px; }
   body { font-size: 9.5pt; }
-  main { max-width: none; padding: 0; }
+  main, p, figcaption { max-width: none; }
+  main { padding: 0; }
   h2 { break-after: avoid; margin-top: 1.4rem; }
   figure, tr, .verdict { break-inside: avoid; }
   .verdict { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .dot { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .wide { overflow: visible; }
   table { font-size: 7.2pt; }
-  th, td { padding: .2rem .1rem .2rem .35rem; white-space: normal; overflow-wrap: anywhere; }
+  tbody:not(:only-of-type) { break-inside: avoid; }
+  th, td { padding: .2rem .1rem .2rem .35rem; }
   tbody th[scope="row"] { position: static; min-width: 0; max-width: none; }
   thead tr:first-child > :first-child { position: static; }
   thead th { font-size: 6.8pt; }
-  td small { display: block; margin: 0; }
+  td small { display: block; margin: 0; white-space: normal; }
   td.text { min-width: 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
   details:not([open]) > :not(summary) { display: block; }

@@ -31,14 +31,15 @@ class Theme(NamedTuple):
     palette: tuple[str, ...]
     dark: bool
 
-    def mixed(self, color: str, share: float, other: str | None = None) -> tuple[float, ...]:
+    def mixed(self, color: str, share: float, other: str | None = None) -> tuple[float, float, float]:
         """Return a colour with a share of another one, by default of the paper."""
         from matplotlib.colors import to_rgb
 
         pairs = zip(to_rgb(color), to_rgb(self.paper if other is None else other), strict=True)
-        return tuple((1 - share) * a + share * b for a, b in pairs)
+        red, green, blue = ((1 - share) * a + share * b for a, b in pairs)
+        return red, green, blue
 
-    def text(self, color: str) -> tuple[float, ...]:
+    def text(self, color: str) -> tuple[float, float, float]:
         """Return a colour in which small text can be read."""
         return self.mixed(color, 0.25, "white" if self.dark else "black")
 

@@ -105,7 +105,9 @@ def _not_converged(results: Mapping[str, Any]) -> list[str]:
     ]
     if not parts:
         return []
-    return [f"not converged, since the best epoch is the last one: {joined(parts)}."]
+    return [
+        f"{joined(parts)} had not converged: the best epoch is the last one, so more epochs may change the numbers."
+    ]
 
 
 def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
@@ -157,20 +159,19 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
     name, base = winner_name(results), strongest_baseline(results, metric)
     if name is None:
         return []
-    verb = "wins on validation" if len(contender_names(results)) > 1 else "is the only contender"
-    line = f"{name} {verb} ({metric} {show(results['winner']['val'])}) and has {show(run_mean(results, name, metric))} "
-    line += "on the test part"
+    scores = show(results["winner"]["val"]), show(run_mean(results, name, metric))
+    if len(contender_names(results)) == 1:
+        line = f"{name} is the only contender: {metric} {scores[0]} on validation, {scores[1]} on the test part"
+    else:
+        line = f"{name} wins on validation ({metric} {scores[0]}) and has {scores[1]} on the test part"
     if name != PLAIN and PLAIN in contender_names(results):
-        line += (
-            f": {_against(results, name, PLAIN, metric)} against {PLAIN} ({show(run_mean(results, PLAIN, metric))}), "
-        )
-        line += _chance(results, name, PLAIN, metric)
+        other = f"{PLAIN} ({show(run_mean(results, PLAIN, metric))})"
+        line += f": {_against(results, name, PLAIN, metric)} against {other}, {_chance(results, name, PLAIN, metric)}"
     lines = [f"{line}."]
     if base is not None:
-        lines.append(
-            f"Against {run_title(base)} ({show(run_mean(results, base, metric))}), the strongest baseline on validation, "
-            f"that is {_against(results, name, base, metric)}, {_chance(results, name, base, metric)}."
-        )
+        other = f"{run_title(base)} ({show(run_mean(results, base, metric))})"
+        tested = f"{_against(results, name, base, metric)}, {_chance(results, name, base, metric)}"
+        lines.append(f"Against {other}, the strongest baseline on validation, that is {tested}.")
     return lines
 
 

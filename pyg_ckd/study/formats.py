@@ -151,5 +151,5 @@ def _run_from_first(run: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     kind = "baseline" if name in _OLD_BASELINES else "teacher" if name.startswith(TEACHER) else "contender"
     best, most = run.get("best_epoch"), (settings.get("trainer") or {}).get("max_epochs")
     converged = best < most if best is not None and most is not None else None
-    unknown = {"epochs": None, "stopped": None, "key": None, "settings": {}, "training_seconds": None}
+    unknown: dict[str, Any] = {"epochs": None, "stopped": None, "key": None, "settings": {}, "training_seconds": None}
     return {**unknown, **run, "kind": kind, "converged": converged}

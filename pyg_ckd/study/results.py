@@ -207,6 +207,21 @@ def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
     return [row for row in rows if not math.isnan(row.view)]
 
 
+def best_views(rows: Iterable[Gap]) -> dict[str, set[str]]:
+    """Return, from modality to names, whose view is best as far as tables show digits; none if all are equal.
+
+    Args:
+        rows: The gaps of several contenders.
+    """
+    views: dict[str, dict[str, float]] = {}
+    for row in rows:
+        views.setdefault(row.modality, {})[row.contender] = round(row.view, 4)
+    return {
+        m: {name for name, view in found.items() if view == max(found.values()) > min(found.values())}
+        for m, found in views.items()
+    }
+
+
 def comparison(
     results: Mapping[str, Any], a: str, b: str, metric: str, over: str | None = None
 ) -> Mapping[str, Any] | None:

@@ -19,7 +19,8 @@ def show(value: float, digits: int = 4, sign: bool = False) -> str:
     """Return a number as text with a true minus sign; a dash for :obj:`nan`."""
     if math.isnan(value):
         return DASH
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    rounded = round(value, digits) + 0.0  # Adding zero takes the sign off a negative zero.
+    return f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
 def percent(value: float, digits: int = 0, sign: bool = False) -> str:

@@ -69,11 +69,7 @@ def run(name: str, kind: str, seed: int, modalities: tuple[str, ...]) -> dict:
         "converged": (not late) if trained else None,
         "seconds_per_epoch": seconds,
         "training_seconds": seconds * (best + 10) if seconds else 2.5 if name == "ease" else 0.4,
-        "settings": {"shrinkage": 10, "neighbors": 100}
-        if name == "item-knn"
-        else {"l2": 300}
-        if name == "ease"
-        else {},
+        "settings": {"item-knn": {"shrinkage": 10, "neighbors": 100}, "ease": {"l2": 300}}.get(name, {}),
         "val": metrics(recall * 1.02, cold=False),
         "test": metrics(recall),
         "views": views,
