@@ -221,16 +221,17 @@ def test_runs_that_had_not_converged_are_called_that_wherever_they_are_shown(pag
     assert seen >= 8
 
 
-def test_two_and_twelve_contenders_have_a_report(tmp_path):
+def test_twelve_contenders_and_four_modalities_have_a_report(tmp_path):
     names = ("plain", "ckd", "multitask", "ensemble", "my_pkg.a.Mine", "my_pkg.b.Mine", *(f"c{i}" for i in range(6)))
-    for contenders in (("plain", "ckd"), names):
-        results = many.study(("visual", "textual", "acoustic", "tags"), (0, 1), contenders)
-        page = read(tmp_path, results, many.histories(results))
-        rows = page.tables["Contenders and their options"][1:]
-        assert [row[0].partition(" ")[0] for row in rows] == list(contenders)
+    results = many.study(("visual", "textual", "acoustic", "tags"), (0,), names)
+    page = read(tmp_path, results, many.histories(results))
+    rows = page.tables["Contenders and their options"][1:]
+    assert [row[0].partition(" ")[0] for row in rows] == list(names)
+    assert {path.name for path in tmp_path.iterdir()} == {*PLOTS, "report.html"}
 
 
-def test_a_contender_is_treated_alike_under_any_name(tmp_path):
+def test_a_contender_is_treated_alike_under_any_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_shown", lambda plot, path: f"{plot.title} {plot.alt} {plot.caption}")
     results = many.study(("visual", "textual"), (0,), ("plain", "ckd"))
     frames = many.histories(results)
     other = many.renamed(results, {"ckd": "fox"})
@@ -238,10 +239,8 @@ def test_a_contender_is_treated_alike_under_any_name(tmp_path):
     for data, found, folder in ((results, frames, "a"), (other, renamed, "b")):
         write_report(tmp_path / folder, data, found)
     first, second = ((tmp_path / f / "report.html").read_text(encoding="utf-8") for f in ("a", "b"))
-    pictures = re.compile(r"data:image/png;base64,[^\"]+")
-    assert pictures.sub("", first).replace("balance.ckd", "balance.x") == pictures.sub("", second).replace(
-        "balance.ckd", "balance.x"
-    ).replace("fox", "ckd")
+    assert "fox" in second
+    assert second.replace("fox", "ckd") == first
 
 
 def test_nothing_in_the_report_knows_a_contender_but_plain():
