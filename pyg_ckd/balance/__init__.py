@@ -2,14 +2,27 @@
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.ckd import DistillationWrapper
-from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.balance.discovery import find_strategy, strategies
+from pyg_ckd.balance.dropout import ModalityDropout
+from pyg_ckd.balance.ensemble import UnimodalEnsemble
+from pyg_ckd.balance.given import MaskedObjective, TaughtObjective
+from pyg_ckd.balance.multitask import MultitaskObjective
+from pyg_ckd.balance.objective import Objective, Progress, as_objective
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 
 __all__ = [
     "DistillationWrapper",
     "EffectReport",
+    "MaskedObjective",
+    "ModalityDropout",
     "ModalityEffectEstimator",
+    "MultitaskObjective",
     "Objective",
+    "Progress",
+    "TaughtObjective",
+    "UnimodalEnsemble",
     "as_objective",
     "estimate_effects",
+    "find_strategy",
+    "strategies",
 ]

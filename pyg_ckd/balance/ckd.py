@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
-from pyg_ckd.balance.objective import Objective, check_not_negative
+from pyg_ckd.balance.given import TaughtObjective
+from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
@@ -21,7 +21,7 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View, counterfactual_views, leave_one_out_views, unimodal_views
 
 
-class DistillationWrapper(Objective):
+class DistillationWrapper(TaughtObjective):
     r"""Trains a student jointly while every modality alone keeps up with its uni-modal teacher.
 
     From `"Modality-Balanced Learning for Multimedia Recommendation" <https://arxiv.org/abs/2408.06360>`_. With student
@@ -66,7 +66,7 @@ class DistillationWrapper(Objective):
     """
 
     name = "ckd"
-    needs_teachers = True
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
 
     def __init__(
         self,
@@ -97,60 +97,16 @@ class DistillationWrapper(Objective):
             temperature,
         )
         self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
-        self.has_teachers = teachers is not None
         if teachers is not None:
-            self._store_teachers(teachers)
+            self.store_teachers(teachers)
             if generic:
                 if num_random_triples < 1:
                     raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
                 self.num_random_triples = num_random_triples
-        self._masked = frozenset(has or {})
-        for m, mask in (has or {}).items():
-            self._store_mask(m, mask)
+        self.store_masks(has)
         self._alone = unimodal_views(student.modalities)
         self._without = leave_one_out_views(student.modalities)
         self._views = counterfactual_views(student.modalities)
-
-    def _store_teachers(self, teachers: Mapping[str, Embeddings]) -> None:
-        for m in teachers:
-            if m not in self.modalities:
-                raise unknown_name("modality of a teacher", m, self.modalities)
-        for m in self.modalities:
-            if m not in teachers:
-                raise InputError(f"teachers: found none for modality {m!r}, expected one for each of the student's")
-            user, item = teachers[m]
-            sizes, expected = (user.size(0), item.size(0)), (self.student.num_users, self.student.num_items)
-            if sizes != expected:
-                raise InputError(
-                    f"teacher {m!r}: found {sizes[0]} users and {sizes[1]} items, expected {expected[0]} and "
-                    f"{expected[1]} as in the student; train it on the same data"
-                )
-            if user.size(1) != item.size(1) or not (torch.isfinite(user).all() and torch.isfinite(item).all()):
-                raise InputError(
-                    f"teacher {m!r}: found user and item tables of widths {user.size(1)} and {item.size(1)}, expected "
-                    "tables of one width without NaN or infinite values; train it again"
-                )
-            moves = (item != item[:1]).any(dim=0)
-            moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
-            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves])  # A copy.
-            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
-
-    def _store_mask(self, modality: str, mask: Tensor) -> None:
-        if modality not in self.modalities:
-            raise unknown_name("modality of a mask", modality, self.modalities)
-        if mask.dtype != torch.bool or mask.shape != (self.student.num_items,):
-            raise InputError(
-                f"has: the mask of {modality!r} is {mask.dtype} of shape {list(mask.shape)}, expected bool of shape "
-                f"[{self.student.num_items}], one value per item"
-            )
-        self.register_buffer(f"item_mask_{modality}", mask.clone())
-
-    def teacher(self, modality: str) -> Embeddings:
-        """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.
-
-        Such a column, as of a modality that was intervened on, changes no margin and no ranking.
-        """
-        return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
 
     @property
     def views(self) -> Sequence[View]:
@@ -164,7 +120,7 @@ class DistillationWrapper(Objective):
         triples = [training, random] if self.has_teachers and self.generic else [training]
         alone = {m: out[view].margins(*triples) for m, view in self._alone.items()}
         margins = {m: alone[m][0] for m in self.modalities}
-        weights = self._weights(out, margins, batch, self._available(batch.positive, batch.negative))
+        weights = self._weights(out, margins, batch, self.available(batch.positive, batch.negative))
         scale = self.distillation_weight
         if not self.has_teachers:
             return {"unimodal": scale * _weighted(weights, [F.softplus(-margin) for margin in margins.values()])}
@@ -175,7 +131,7 @@ class DistillationWrapper(Objective):
             terms["specific"] = scale * _weighted(weights, specific)
         if self.generic:
             tau, eps = self.temperature, self.log_eps
-            known = self._available(*random[1:])
+            known = self.available(*random[1:])
             columns = [None] * len(self.modalities) if known is None else known.unbind(dim=-1)
             generic = [
                 ranking_cross_entropy(alone[m][1], teachers[m][1], tau, eps, column)
@@ -183,15 +139,6 @@ class DistillationWrapper(Objective):
             ]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
         return terms
-
-    def _available(self, first: Tensor, second: Tensor) -> Tensor | None:
-        """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all."""
-        if not self._masked:
-            return None
-        everything = torch.ones_like(first, dtype=torch.bool)
-        masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
-        columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
-        return torch.stack(columns, dim=-1)
 
     @torch.no_grad()
     def _weights(
@@ -209,21 +156,6 @@ class DistillationWrapper(Objective):
             weights = torch.ones_like(effects) if available is None else available.to(effects.dtype)
         self.effects.track(effects, weights)
         return weights
-
-    def settings(self) -> dict[str, Any]:
-        """Return what defines the objective beside parameters and teachers."""
-        names = ("distillation_weight", "generic_weight", "temperature", "specific", "generic", "reweight")
-        own = {name: getattr(self, name) for name in (*names, "has_teachers", "num_random_triples", "log_eps")}
-        own["teachers"] = self._teacher_digest()
-        return super().settings() | own
-
-    def _teacher_digest(self) -> str:
-        """Return a hash of the teachers' tables, so that a run does not go on with others."""
-        digest = hashlib.sha256()
-        for m in self.modalities if self.has_teachers else ():
-            for table in self.teacher(m):
-                digest.update(table.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return mean effect and weight of every modality over the finished epoch."""

@@ -212,7 +212,7 @@ class Study:
         trainer["lr"] = options.pop("lr", trainer["lr"])
         return {**best["model"], **options}, trainer, l2
 
-    def _load(self, name: str, seed: int) -> Backbone:
+    def _load(self, name: str, seed: int) -> Backbone | Objective:
         folder = self._run_folder(name, seed)
         try:
             return load_model(folder / "model.pt", self.data, {self.backbone.__name__: self.backbone})
