@@ -153,7 +153,7 @@ def test_a_term_that_the_main_loss_has_is_refused(make_data):
             return {"bpr": out[self.view].margin(*batch[:3]).mean()}
 
     data = make_data()
-    with pytest.raises(InputError, match="Double.balance: found a term named 'bpr'"):
+    with pytest.raises(InputError, match=r"Double\.balance: found a term named 'bpr'"):
         Double(student(data)).loss(*doubled(data), BATCH)
 
 
