@@ -199,10 +199,9 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
     .. math::
         I = \ln 2 - \min_{t \ge 0} \, \underset{uij}{\textrm{mean}} \, \ln \left( 1 + e^{-t \delta_{uij}} \right)
 
-    This is the variational lower bound of `"The IM Algorithm: A Variational Approach to Information Maximization"
-    <https://papers.nips.cc/paper/2410>`_ with a logistic model of one scale :math:`t`, so that a modality is not thought
-    ignorant for the size of its margins. It lies between 0, for margins that are zero or rather wrong than right, and
-    :math:`\ln 2`, which it comes close to where all margins are right.
+    This is the variational lower bound of "Information Maximization in Noisy Channels" (Barber and Agakov, NIPS 2003)
+    with a logistic model of one scale :math:`t`, so that the size of margins does not matter. It lies between 0, for
+    margins that are zero or rather wrong than right, and :math:`\ln 2`, which it comes close to where all are right.
 
     The scale is found by Newton's steps from zero, which never pass it: the derivative is concave where it is sought.
 

@@ -174,7 +174,7 @@ class DistillationWrapper(Objective):
 
     @property
     def views(self) -> Sequence[View]:
-        """The full, the uni-modal and the leave-one-out views, each once, and with ``effect_base="id"`` the empty one."""
+        """Full, uni-modal and leave-one-out views, and with ``effect_base="id"`` the empty one, each once."""
         return self._views
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:

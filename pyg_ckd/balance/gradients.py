@@ -205,9 +205,7 @@ def _parts(grad: Tensor) -> tuple[Tensor | None, Tensor]:
 def _whole(rows: Tensor | None, values: Tensor, like: Tensor) -> Tensor:
     if rows is None:
         return values
-    return torch.sparse_coo_tensor(
-        rows.unsqueeze(0), values, like.shape, is_coalesced=True, check_invariants=False
-    )
+    return torch.sparse_coo_tensor(rows.unsqueeze(0), values, like.shape, is_coalesced=True, check_invariants=False)
 
 
 def _sum(gradients: Sequence[Tensor | None], weights: Sequence[float | Tensor]) -> Tensor | None:
@@ -217,10 +215,9 @@ def _sum(gradients: Sequence[Tensor | None], weights: Sequence[float | Tensor]) 
             continue
         rows, values = _parts(grad)
         part = _whole(rows, values * weight, grad)
-        if total is None:
-            total = part
-        else:  # PyTorch adds sparse to dense, not dense to sparse.
-            total = part + total if total.is_sparse and not part.is_sparse else total + part
+        if total is not None and total.is_sparse and not part.is_sparse:
+            total, part = part, total  # PyTorch adds sparse to dense, not dense to sparse.
+        total = part if total is None else total + part
     return total
 
 

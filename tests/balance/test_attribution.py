@@ -165,8 +165,7 @@ def test_shapley_values_of_more_modalities_are_exact_where_only_pairs_act_togeth
     names, generator = NAMES[:num], torch.Generator().manual_seed(1)
     own = {m: torch.randn(5, generator=generator, dtype=torch.float64) for m in names}
     pair = {
-        frozenset(p): torch.randn(5, generator=generator, dtype=torch.float64)
-        for p in itertools.combinations(names, 2)
+        frozenset(p): torch.randn(5, generator=generator, dtype=torch.float64) for p in itertools.combinations(names, 2)
     }
     base = torch.full((5,), 0.7, dtype=torch.float64)
     game = {s: base + sum(own[m] for m in s) + sum(v for p, v in pair.items() if p <= s) for s in random_game(num)}

@@ -68,7 +68,9 @@ def test_groups_hold_every_trained_parameter_once_and_those_of_the_objective_are
     names = {id(p): name for name, p in objective.named_parameters()}
     found = {group: {names[id(p)] for p in own} for group, own in groups.items()}
     for m in ("mod0", "mod1"):
-        assert found[m] == {f"student.{name}" for name in (f"preference.{m}", f"project.{m}.weight", f"project.{m}.bias")}
+        assert found[m] == {
+            f"student.{name}" for name in (f"preference.{m}", f"project.{m}.weight", f"project.{m}.bias")
+        }
     assert found[SHARED] == {"head", "student.user_embedding", "student.item_embedding"}
     assert parameter_groups(objective.student)[SHARED] == [p for p in groups[SHARED] if p is not objective.head]
 
@@ -207,8 +209,12 @@ FIRST, SECOND, EMPTY = rows([3, 0, 3], [1.0, 2.0, 4.0]), rows([0, 1], [3.0, 5.0]
 DENSE = torch.arange(8, dtype=torch.float64).view(4, 2)
 
 
-@pytest.mark.parametrize("first", [FIRST, SECOND, EMPTY, DENSE, None], ids=["first", "second", "empty", "dense", "none"])
-@pytest.mark.parametrize("second", [FIRST, SECOND, EMPTY, DENSE, None], ids=["first", "second", "empty", "dense", "none"])
+@pytest.mark.parametrize(
+    "first", [FIRST, SECOND, EMPTY, DENSE, None], ids=["first", "second", "empty", "dense", "none"]
+)
+@pytest.mark.parametrize(
+    "second", [FIRST, SECOND, EMPTY, DENSE, None], ids=["first", "second", "empty", "dense", "none"]
+)
 def test_sums_and_inner_products_of_any_kinds_equal_those_of_dense_tables(first, second):
     a, b = (torch.zeros(4, 2, dtype=torch.float64) if g is None else dense(g) for g in (first, second))
     assert float(inner_product([first, DENSE], [second, DENSE])) == pytest.approx(
@@ -273,12 +279,16 @@ def test_an_edited_sparse_gradient_moves_the_rows_that_it_holds():
 
 def test_gradients_of_other_kinds_and_results_of_other_shapes_are_refused_in_one_line():
     p = parameter(DENSE)
-    with pytest.raises(InputError, match=r"gradient of shape \[1, 2\] of one of shape \[4, 2\], expected the same shape"):
+    with pytest.raises(
+        InputError, match=r"gradient of shape \[1, 2\] of one of shape \[4, 2\], expected the same shape"
+    ):
         edit([p], lambda grad: grad[:1])
     p.grad = DENSE.to_sparse()  # Single numbers, not rows.
-    with pytest.raises(InputError, match="found 2 sparse dimensions, expected a dense gradient or a sparse one of whole"):
+    with pytest.raises(
+        InputError, match="found 2 sparse dimensions, expected a dense gradient or a sparse one of whole"
+    ):
         edit([p], lambda grad: grad)
-    with pytest.raises(InputError, match="found torch.sparse_csr, expected a dense gradient"):
+    with pytest.raises(InputError, match=r"found torch\.sparse_csr, expected a dense gradient"):
         inner_product([DENSE.to_sparse_csr()], [DENSE])
 
 

@@ -120,8 +120,8 @@ class AdaptedBackbone(Backbone):
                 for name in found:
                     if owner.setdefault(name, m) != m:
                         raise InputError(
-                            f"modality_parameters: found {name} below both {owner[name]!r} and {m!r}, expected it below "
-                            "one of them, or below none if they share it"
+                            f"modality_parameters: found {name} below both {owner[name]!r} and {m!r}, expected it "
+                            "below one of them, or below none if they share it"
                         )
         return {m: [name for name in names if owner.get(name) == m] for m in self.modalities}
 

@@ -75,7 +75,9 @@ def _reached(waiting: list[Node], users: Mapping[Node, list[Node]], stop: Collec
     return found
 
 
-def _first_met(start: Node, users: Mapping[Node, list[Node]], seen: Mapping[Node, frozenset[str]]) -> set[frozenset[str]]:
+def _first_met(
+    start: Node, users: Mapping[Node, list[Node]], seen: Mapping[Node, frozenset[str]]
+) -> set[frozenset[str]]:
     """Return the modalities behind each node in which a parameter first meets any; none where it leaves without."""
     meets = {node for node in seen if seen[node]}
     reached = _reached([start], users, meets)
