@@ -17,8 +17,8 @@ def relative_effects(full: Tensor, without: Tensor, alone: Tensor, base: Tensor 
         {\delta(\{m\}) - \delta_0}, 10^{-8}, 10 \right)
 
     The distillation paper has :math:`\delta_0 = 0`. Then the denominator holds what the ids say besides what the
-    modality says, while the ids cancel out of the numerator. With the margin of the empty view as :math:`\delta_0`, both
-    are about the modality alone, and a model that is additive over modalities has :math:`e_m = 1` for all of them.
+    modality says, while the ids cancel out of the numerator. With the margin of the empty view as :math:`\delta_0`,
+    both are about the modality alone, and a model that is additive over modalities has :math:`e_m = 1` for all of them.
 
     Args:
         full: Margins of the full view ``[B]``.

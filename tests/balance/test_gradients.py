@@ -23,7 +23,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.training.optimizer import RowAdam
-from tests.nn.models.zoo import built, doubled
+from tests.nn.models.zoo import built, doubled, every_multimodal_backbone
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
 BATCH = TripletBatch(*torch.tensor([(0, 1, 2), (3, 0, 4), (3, 0, 4)]).t(), NOTHING, NOTHING, NOTHING)
@@ -197,6 +197,24 @@ def test_gradients_of_terms_put_together_again_are_those_of_the_sum(sparse, make
     sum(terms.values()).backward()
     for p, grad in got.items():
         assert torch.allclose(grad, dense(p.grad), rtol=0, atol=1e-12)
+
+
+@every_multimodal_backbone
+def test_on_every_backbone_one_pass_per_term_gives_what_one_pass_over_the_sum_gives(make, make_data):
+    data = make_data(modalities=3)
+    objective = Multitask(built(make, data), l2=0.1)
+    features, graph = doubled(data)
+    graphs = objective.begin_epoch(features, objective.prepare(features, graph))
+    terms = objective.loss(features, graphs, BATCH)
+    groups = parameter_groups(objective)
+    found = per_term(terms, groups, backward, retain_graph=True)
+    assert all(p.grad is None for p in objective.parameters())
+    sum(terms.values()).backward()
+    for group, parameters in groups.items():
+        for p, grad in zip(parameters, combine([found[name][group] for name in terms], [1] * len(terms)), strict=True):
+            assert (p.grad is None) == (grad is None)
+            if grad is not None:
+                torch.testing.assert_close(grad, p.grad, rtol=0, atol=1e-9)
 
 
 def rows(index: list[int], values: list[float], size: int = 4) -> Tensor:
