@@ -1,6 +1,13 @@
 """Objectives: plain joint training, and one file for every strategy that balances modalities."""
 
-from pyg_ckd.balance.attribution import ModalityEffectEstimator
+from pyg_ckd.balance.attribution import (
+    ModalityEffectEstimator,
+    RunningInformation,
+    conditional_label_information,
+    gaussian_information,
+    label_information,
+    shapley_values,
+)
 from pyg_ckd.balance.ckd import DistillationWrapper
 from pyg_ckd.balance.discovery import find_strategy, strategies
 from pyg_ckd.balance.dropout import ModalityDropout
@@ -19,10 +26,15 @@ __all__ = [
     "MultitaskObjective",
     "Objective",
     "Progress",
+    "RunningInformation",
     "TaughtObjective",
     "UnimodalEnsemble",
     "as_objective",
+    "conditional_label_information",
     "estimate_effects",
     "find_strategy",
+    "gaussian_information",
+    "label_information",
+    "shapley_values",
     "strategies",
 ]

@@ -13,12 +13,14 @@ from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.given import TaughtObjective
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, leave_one_out_views, unimodal_views
+
+EFFECT_BASES = ("paper", "id")
 
 
 class DistillationWrapper(TaughtObjective):
@@ -38,6 +40,18 @@ class DistillationWrapper(TaughtObjective):
         \sum_m w_m \left( \mathcal{L}_{spec}^m + g \, \mathcal{L}_{gen}^m \right)
 
     The generic loss is a mean over random triples ``(u, j, k)`` of any user and any items.
+
+    The margin of a uni-modal view holds what the ids say, besides what the modality says, and so does the denominator
+    of the effect in :math:`w_m`; from its numerator the ids cancel out. Where ids decide most of a margin, the effects
+    of all modalities are near zero and say little about these. With ``effect_base="id"`` the margin of the empty view,
+    in which every modality is intervened on, is taken from the denominator,
+
+    .. math::
+        e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}
+        {\delta(\{m\}) - \delta(\emptyset)}, 10^{-8}, 10 \right),
+
+    for one more view in every step. In a backbone that is additive over modalities, as :class:`~pyg_ckd.nn.VBPR`, all
+    of these effects are 1, and so are all weights.
 
     What is not there is not distilled: where an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0
     and the other modalities share the weight, and random triples with such an item do not count for
@@ -59,6 +73,8 @@ class DistillationWrapper(TaughtObjective):
         log_eps: See :func:`~pyg_ckd.nn.ranking_cross_entropy`.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
+        effect_base: What effects are relative to: ``"paper"``, the margin of the modality alone, or ``"id"``, that
+            margin without what the ids say.
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
@@ -82,6 +98,7 @@ class DistillationWrapper(TaughtObjective):
         l2: float = 1e-2,
         log_eps: float = 0.0,
         has: Mapping[str, Tensor] | None = None,
+        effect_base: str = "paper",
     ) -> None:
         super().__init__(student, l2)
         self.effects = ModalityEffectEstimator(student.modalities)
@@ -89,6 +106,8 @@ class DistillationWrapper(TaughtObjective):
             check_not_negative(name, value)
         if not temperature > 0:
             raise InputError(f"temperature: found {temperature}, expected a positive number")
+        if effect_base not in EFFECT_BASES:
+            raise unknown_name("effect_base", effect_base, EFFECT_BASES)
         if teachers is not None and not (specific or generic):
             raise InputError("distillation: specific and generic losses are both off, expected at least one of them")
         self.distillation_weight, self.generic_weight, self.temperature = (
@@ -97,6 +116,7 @@ class DistillationWrapper(TaughtObjective):
             temperature,
         )
         self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
+        self.effect_base = effect_base
         if teachers is not None:
             self.store_teachers(teachers)
             if generic:
@@ -106,11 +126,11 @@ class DistillationWrapper(TaughtObjective):
         self.store_masks(has)
         self._alone = unimodal_views(student.modalities)
         self._without = leave_one_out_views(student.modalities)
-        self._views = counterfactual_views(student.modalities)
+        self._views = counterfactual_views(student.modalities, empty=effect_base == "id")
 
     @property
     def views(self) -> Sequence[View]:
-        """The full, the uni-modal and the leave-one-out views, each once."""
+        """Full, uni-modal and leave-one-out views, and with ``effect_base="id"`` the empty one, each once."""
         return self._views
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
@@ -149,7 +169,8 @@ class DistillationWrapper(TaughtObjective):
             if view not in margins:  # With two modalities, leaving one out is the other's uni-modal view.
                 margins[view] = out[view].margin(batch.user, batch.positive, batch.negative)
         without = torch.stack([margins[self._without[m]] for m in self.modalities], dim=-1)
-        effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1))
+        base = margins[EMPTY] if self.effect_base == "id" else None
+        effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1), base)
         if self.reweight:
             weights = self.effects.weights(effects, available)
         else:

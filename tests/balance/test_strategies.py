@@ -99,16 +99,20 @@ def test_goes_on_after_a_break_with_the_same_bits(cls, make_data, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name in NEUTRAL])
 @every_kind
-def test_with_neutral_settings_training_is_plain_to_the_bit(name, make, make_data):
+def test_with_neutral_settings_training_is_plain(name, make, make_data):
     data = make_data(modalities=3)
     neutral = objective_of(STRATEGIES[name], data, make, **NEUTRAL[name])
     with seeded(0):
         plain = Objective(make(data))
+    # Early fusion propagates all views in one product, whose width decides how a processor rounds.
+    same_shapes = make is not BACKBONES["early"] or len(neutral.views) == 1
+    tolerance = 0.0 if same_shapes else 1e-5
     rows = [fit(objective, data).rows for objective in (neutral, plain)]
-    values = [[{k: v for k, v in row.items() if k in rows[1][0]} for row in some] for some in rows]
-    assert values[0] == values[1]
+    for mine, theirs in zip(*rows, strict=True):
+        for key, value in theirs.items():
+            assert mine[key] == pytest.approx(value, rel=0, abs=tolerance), key
     for parameter, value in plain.student.state_dict().items():
-        assert torch.equal(neutral.student.state_dict()[parameter], value), parameter
+        torch.testing.assert_close(neutral.student.state_dict()[parameter], value, rtol=0, atol=tolerance)
 
 
 def test_every_strategy_that_trains_has_neutral_settings_here():
