@@ -2,6 +2,7 @@
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
+from pyg_ckd.scoring.neighbourhood import Neighbourhood, Scorer
 from pyg_ckd.scoring.views import View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 __all__ = [
@@ -9,7 +10,9 @@ __all__ = [
     "BlockEmbeddings",
     "DetailedEmbeddings",
     "Embeddings",
+    "Neighbourhood",
     "Output",
+    "Scorer",
     "View",
     "as_view",
     "counterfactual_views",

@@ -20,6 +20,7 @@ from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
@@ -282,15 +283,3 @@ class Trainer:
                 bar.update(task, completed=run.epoch, description=best)
 
             yield advance
-
-
-def parse_metric(name: str) -> tuple[str, int]:
-    """Split ``"recall@20"`` into ``("recall", 20)``.
-
-    Raises:
-        InputError: If it has another form.
-    """
-    metric, _, cutoff = name.partition("@")
-    if not cutoff.isdigit():
-        raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
-    return metric, int(cutoff)
