@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,8 @@ def _run(args: list[str]) -> int:
         sys.exit(0)
     command, rest = args[0], args[1:]
     if command.startswith("-"):
+        if difflib.get_close_matches(command, ["--help", "--version"], cutoff=0.7):
+            raise unknown_name("option", command, ["--help", "--version"])
         later = next((arg for arg in args if arg in DESCRIPTIONS), None)
         raise InputError(
             f"command: found option {command} in its place, expected one of {', '.join(DESCRIPTIONS)} first and the "

@@ -52,17 +52,20 @@ class Entry:
             InputError: If it gives something else.
         """
         value = self.value
-        if self.typed and len(value) == 1:
-            if value[0].lstrip().startswith("{"):
-                return Entry(self.key, parse_mapping(value[0], self.label), "options on the command line")
-            path = os.path.expanduser(value[0])  # noqa: PTH111 - Leaves the home of an unknown user as it is.
+        if self.typed:
+            text = value[0].strip() if len(value) == 1 else ""
+            if not text:
+                found = repr(" ".join(value)) if len(value) > 1 else "no value"
+                raise InputError(f"{self.label}: found {found}, expected a YAML file of options or '{{name: value}}'")
+            if text.startswith("{"):
+                return Entry(self.key, parse_mapping(text, self.label), self.label, f"{self.key}.")
+            path = os.path.expanduser(text)  # noqa: PTH111 - Leaves the home of an unknown user as it is.
             return Entry(self.key, read_mapping(path, self.key), f"{self.key} {path}", f"{self.key}.")
         if value is None:
             return Entry(self.key, {}, self.source, self.inside)
         if isinstance(value, Mapping):
             return self
-        found = " ".join(value) if self.typed else value
-        raise InputError(f"{self.label}: found {found!r}, expected options, each with a value")
+        raise InputError(f"{self.label}: found {value!r}, expected options, each with a value")
 
 
 @dataclass
@@ -161,7 +164,7 @@ def _split(args: Sequence[str]) -> tuple[list[tuple[str, list[str]]], list[str]]
 
 def _configuration(values: Sequence[str]) -> list[Entry]:
     if len(values) != 1 or not values[0]:
-        raise InputError(f"--config: found {len(values)} values, expected one, a YAML file of options")
+        raise InputError(f"--config: found {' '.join(values)!r}, expected one YAML file of options")
     path = os.path.expanduser(values[0])  # noqa: PTH111
     source = f"configuration {path}"
     content = read_mapping(path, "configuration")

@@ -228,3 +228,6 @@ def check_parts(prefix: str, names: Collection[str], make: Callable[[], Any]) ->
     except InputError as error:
         name = str(error).partition(":")[0]
         raise InputError(f"{prefix}.{error}" if name in names else str(error)) from None
+    except (RuntimeError, MemoryError, OverflowError) as error:  # Sizes that no machine has memory for.
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{prefix}: cannot be built ({reason}), expected options of a smaller model") from None

@@ -113,11 +113,15 @@ def _check(
     data: HeteroData, backbone: type[Backbone], contenders: Mapping[str, Named], parts: Parts, told: Mapping[str, Any]
 ) -> None:
     """Build every model of the study once; the first run may be hours before the last."""
+    from pyg_ckd.balance import Objective
     from pyg_ckd.nn import LightGCN
-    from pyg_ckd.training import build
+    from pyg_ckd.training import Trainer, build
 
-    model = {name: value for name, value in parts["lightgcn"].items() if name not in ("l2", "lr")}
-    check_parts("lightgcn", model, lambda: build(LightGCN, data, 0, **model))
+    model = dict(parts["lightgcn"])
+    l2, lr = model.pop("l2"), model.pop("lr")
+    student = check_parts("lightgcn", model, lambda: build(LightGCN, data, 0, **model))
+    check_parts("lightgcn", ["l2"], lambda: Objective(student, l2=l2))
+    check_parts("lightgcn", ["lr"], lambda: Trainer(lr=lr))
     prefixes = {name: f"options.{name}" if name in told else PREFIXES.get(name, name) for name in contenders}
     check_models(
         data,

@@ -159,7 +159,7 @@ def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> 
     accepted = {name for contender in found.values() for name in (contender.name, contender.asked)}
     for name in told:
         if name not in accepted:
-            raise unknown_name("contender with options", name, accepted)
+            raise InputError(f"options: {unknown_name('contender', name, accepted)}; --contenders adds others")
     for contender in found.values():
         prefix = f"options.{contender.name}"
         if contender.asked != contender.name:
@@ -191,7 +191,7 @@ def check_models(
     from pyg_ckd.training import Trainer, build
 
     check_parts("trainer", parts["trainer"], lambda: Trainer(**parts["trainer"]))
-    student = check_parts("model", parts["model"], lambda: build(backbone, data, seed, **parts["model"]))
+    student = check_parts("model", parts["model"], partial(build, backbone, data, seed, **parts["model"]))
     generator = torch.Generator().manual_seed(seed)
     sizes = (data["user"].num_nodes, data["item"].num_nodes)
     for cls, options, prefix in objectives:

@@ -227,7 +227,11 @@ class Options:
         head, _, last = key.lower().rpartition(".")
         same = [name for name in names if name.rpartition(".")[2] == last]
         inside = {name.rpartition(".")[2]: name for name in names if head and name.rpartition(".")[0] == head}
-        close = [inside[part] for part in difflib.get_close_matches(last, list(inside), n=3, cutoff=0.6)]
+        words = sorted({word for part in inside for word in part.split("_")})
+        parts = [*difflib.get_close_matches(last, list(inside), n=3, cutoff=0.6)]
+        near = difflib.get_close_matches(last, words, n=2, cutoff=0.7)
+        parts += [part for part in inside if not set(near).isdisjoint(part.split("_"))]
+        close = [inside[part] for part in parts]
         if not close:
             close = difflib.get_close_matches(key.lower(), list(names), n=3, cutoff=0.6)
         if not close:
