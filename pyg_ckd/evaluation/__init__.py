@@ -3,12 +3,14 @@
 from importlib import import_module
 from typing import Any
 
+from pyg_ckd.evaluation.custom import CustomMetric, parse_metric
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 from pyg_ckd.evaluation.metrics import user_metrics
 from pyg_ckd.evaluation.ranking import Evaluator, Metrics, embed, evaluate, popularity, unimodal_gap
 from pyg_ckd.evaluation.statistics import PairedTest, mean_std, paired_test
 
 __all__ = [
+    "CustomMetric",
     "EffectReport",
     "Evaluator",
     "Metrics",
@@ -18,6 +20,7 @@ __all__ = [
     "evaluate",
     "mean_std",
     "paired_test",
+    "parse_metric",
     "popularity",
     "render_console_table",
     "render_description",

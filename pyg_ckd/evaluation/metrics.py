@@ -47,9 +47,7 @@ def user_metrics(
     Returns:
         From ``name@k`` to a vector ``[users]``; users without positives have zeros.
     """
-    # PyG numbers the pairs (user, item) through, so an empty slot has to become an item that is nobody's positive.
-    nobody = max((int(x.max()) for x in (ranked, labels[1]) if x.numel()), default=0) + 1
-    ranked = ranked.masked_fill(ranked == NO_ITEM, nobody)
+    ranked = without_empty_slots(ranked, labels)
     data = LinkPredMetricData(ranked, labels)
     if ideal == "retrieved":
         row, rank = data.pred_rel_mat.nonzero(as_tuple=True)
@@ -57,6 +55,19 @@ def user_metrics(
     values = {f"{name}@{cut}": USER_METRICS[name](cut)._compute(data) for name in metrics for cut in k}
     # Users without positives would be 0 / 0.
     return {name: value.nan_to_num(0.0).to(torch.get_default_dtype()) for name, value in values.items()}
+
+
+def without_empty_slots(ranked: Tensor, labels: Tensor) -> Tensor:
+    """Return rankings in which empty slots hold an item that is nobody's positive.
+
+    PyG numbers the pairs (user, item) through, and so has no place for ``-1``.
+
+    Args:
+        ranked: As in :func:`user_metrics`.
+        labels: As in :func:`user_metrics`.
+    """
+    nobody = max((int(x.max()) for x in (ranked, labels[1]) if x.numel()), default=0) + 1
+    return ranked.masked_fill(ranked == NO_ITEM, nobody)
 
 
 def coverage(ranked: Tensor, k: int, num_items: int) -> float:
