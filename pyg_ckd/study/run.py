@@ -65,8 +65,8 @@ def train_run(
     """
     cls = _strategy(objective)
     chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
-    defaults = default_options(cls, StudySettings(**{part: chosen.get(part, {}) for part in PARTS.values()}))
-    contender = Contender(cls, {**defaults, **chosen.pop(OBJECTIVE, {})})
+    settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
+    contender = Contender(cls, {**default_options(cls, settings), **chosen.pop(OBJECTIVE, {})})
     folder = Path(folder)
     check_distillable(data, backbone, [cls])
     monitored(data, chosen.get("trainer", {}))
