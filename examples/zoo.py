@@ -2,8 +2,9 @@
 
 Each study stands in ``DIR/<data>-<backbone>`` and all runs in ``DIR/runs``, each made once: the same command goes on
 after a break, and studies of a data set that train for as many epochs share the runs of the LightGCN baseline; a table
-shows those of the longest. Settings are those that the backbones name as ``recommended``, or a file ``<data>_<backbone>.yaml`` in
-``--configs``. The tables are written to ``DIR/zoo.md`` after every study; those in ``docs/results/zoo.md`` came from::
+shows those of the longest. Settings are those that the backbones name as ``recommended``, or a file
+``<data>_<backbone>.yaml`` in ``--configs``. The tables are written to ``DIR/zoo.md`` after every study; those in
+``docs/results/zoo.md`` came from::
 
     python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --out DIR
 """

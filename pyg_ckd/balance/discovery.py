@@ -24,7 +24,7 @@ def strategies() -> dict[str, type[Objective]]:
     for entry in pkgutil.iter_modules(balance.__path__):
         module = importlib.import_module(f"{balance.__name__}.{entry.name}")
         for _, cls in inspect.getmembers(module, inspect.isclass):
-            if issubclass(cls, Objective) and cls.__module__ == module.__name__ and not inspect.isabstract(cls):
+            if issubclass(cls, Objective) and cls.__module__ == module.__name__ and cls.name:
                 found[cls.name] = cls
     return dict(sorted(found.items(), key=lambda item: (item[1] is not Objective, item[0])))
 
