@@ -61,7 +61,7 @@ class Maker:
             InputError: If training fails or what is kept is damaged; the message names the run.
         """
         try:
-            with single_threaded(run.trainer.get("device", "auto")):
+            with single_threaded("cpu" if run.backbone is None else run.trainer.get("device", "auto")):
                 if run.kind == "teacher":
                     return self._teacher(run)[0]
                 with self._locked(run):

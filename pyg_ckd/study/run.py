@@ -135,7 +135,12 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
     Raises:
         InputError: If it is unknown or cannot be evaluated on the validation part of this graph.
     """
-    name = Trainer(**trainer).monitor
+    name, given = Trainer(**trainer).monitor, trainer.get("monitor")
+    if given is not None and not isinstance(given, str):
+        raise InputError(
+            f"trainer.monitor: found the metric {name}, expected one by name and cut-off such as 'recall@20', by which "
+            "runs are measured and kept"
+        )
     family, cutoff = parse_metric(name)
     items = data["item"].num_nodes
     if not 1 <= cutoff <= items:
