@@ -37,6 +37,7 @@ BENCHMARKS = (
     "scaling",
     "memory",
     "import_time",
+    "study",
 )
 SCRIPTS = {  # Programs of their own, on the CPU: options at quick size, at full size.
     "neighbors": (["--items", "5000"], ["--items", "100000"]),

@@ -45,6 +45,7 @@ def _suite() -> Suite:
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("import_time", {}, ["seconds"]),
+        ("study", {"epochs": 1, "seeds": 1, "batch_size": 256}, ["ratio to one worker"]),
     ],
 )
 def test_a_benchmark_gives_finite_positive_numbers_and_its_ratios(
