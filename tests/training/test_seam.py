@@ -233,7 +233,7 @@ def test_weights_of_triples_that_cannot_be_are_refused_before_the_loss_they_spoi
         def triple_weights(self, out, batch):
             return torch.full((batch.user.numel(),), value)
 
-    with pytest.raises(InputError, match="Wrong.triple_weights: found negative, infinite or NaN weights"):
+    with pytest.raises(InputError, match=r"Wrong\.triple_weights: found negative, infinite or NaN weights"):
         trainer().fit(Wrong(vbpr(data)), data)
 
 
