@@ -20,6 +20,9 @@ from pyg_ckd.scoring.neighbourhood import Neighbourhood, history_matrix
 K, SHRINKAGE, CONTENT_WEIGHT = 100, 10.0, 0.2
 """What the knobs are where there is no validation part to choose them on."""
 
+DENSE_ITEMS = 10_000
+"""Items up to which kernels are multiplied out: short histories make that faster, at 400 MB."""
+
 _BLOCK = 4096  # Users whose scores are summed up at a time.
 
 
@@ -65,8 +68,8 @@ def item_knn_content(
         \sum_{j \in \mathcal{I}_u} \cos(\mathbf{x}_j^m, \mathbf{x}_i^m)
 
     :math:`\sigma` is the standard deviation of the scores that it stands under, over all pairs of a user and an item.
-    Kernels stay factorised: no matrix of items and items is made. Features count as they are in the graph, after its
-    transform.
+    From 10 000 items on kernels stay factorised, so that no matrix of items and items is made. Features count as they
+    are in the graph, after its transform.
 
     Args:
         data: The graph.
@@ -157,7 +160,7 @@ class ContentScores:
     def __init__(self, data: HeteroData, modalities: Sequence[str] | None = None) -> None:
         history = history_of(data)
         rows = content_rows(data, modalities)
-        self.normalised = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
+        self.rows = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
 
 
 def blend(history: csr_array, neighbours: csr_array, content: ContentScores, weight: float) -> Neighbourhood:
@@ -173,7 +176,11 @@ def blend(history: csr_array, neighbours: csr_array, content: ContentScores, wei
         InputError: If the weight is out of range.
     """
     check_not_negative("item-knn-content weight", weight)
-    return Neighbourhood(history, neighbours, (content.normalised * weight**0.5).float())
+    rows = content.rows.float() * weight**0.5
+    if rows.size(0) > DENSE_ITEMS:
+        return Neighbourhood(history, neighbours, rows)
+    weights = torch.from_numpy(neighbours.toarray()).addmm_(rows, rows.t())
+    return Neighbourhood(history, weights.fill_diagonal_(0))
 
 
 def normalised(history: csr_array, neighbours: csr_array) -> csr_array:
