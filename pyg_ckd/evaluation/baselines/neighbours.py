@@ -21,8 +21,9 @@ K, SHRINKAGE, CONTENT_WEIGHT = 100, 10.0, 0.2
 """What the knobs are where there is no validation part to choose them on."""
 
 DENSE_ITEMS = 10_000
-"""Items up to which kernels are multiplied out: short histories make that faster, at 400 MB."""
+"""Items up to which weights may be held as one dense matrix, of 400 MB then."""
 
+_FULL = 32  # An entry of a sparse product takes about as long as so many of a dense one.
 _BLOCK = 4096  # Users whose scores are summed up at a time.
 
 
@@ -51,7 +52,7 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    return Neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(k))
+    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(k))
 
 
 def item_knn_content(
@@ -161,6 +162,18 @@ class ContentScores:
         history = history_of(data)
         rows = content_rows(data, modalities)
         self.rows = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
+
+
+def neighbourhood(history: csr_array, weights: csr_array) -> Neighbourhood:
+    """Return scores by weights, held dense where that is faster: small catalogues whose items have many neighbours.
+
+    Args:
+        history: What users have met.
+        weights: Weights of :meth:`Nearest.weights`.
+    """
+    items = weights.shape[0]
+    dense = items <= DENSE_ITEMS and _FULL * weights.nnz > items**2
+    return Neighbourhood(history, torch.from_numpy(weights.toarray()) if dense else weights)
 
 
 def blend(history: csr_array, neighbours: csr_array, content: ContentScores, weight: float) -> Neighbourhood:
