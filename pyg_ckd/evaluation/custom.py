@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.metrics.link_pred import LinkPredMetric, LinkPredMetricData
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.metrics import NO_ITEM, without_empty_slots
+from pyg_ckd.evaluation.metrics import NO_ITEM, parse_metric, without_empty_slots
 
 Metric = str | Callable[..., Any]
 """Name of a metric, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function; see :class:`CustomMetric`.
@@ -117,21 +117,6 @@ def as_monitor(given: Metric) -> tuple[str, Metric, int]:
     if not metric.higher_is_better:
         raise InputError(f"monitor: found {metric.name}, expected a metric that is better the larger it is")
     return metric.name, given, metric.k or DEFAULT_CUTOFF
-
-
-def parse_metric(name: str) -> tuple[str, int]:
-    """Split ``"recall@20"`` into ``("recall", 20)``.
-
-    Args:
-        name: Name and cut-off.
-
-    Raises:
-        InputError: If it has another form.
-    """
-    metric, _, cutoff = name.partition("@")
-    if not cutoff.isdigit():
-        raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
-    return metric, int(cutoff)
 
 
 def _name(function: Any) -> str:

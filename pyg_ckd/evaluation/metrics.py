@@ -17,6 +17,8 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
+from pyg_ckd.errors import InputError
+
 USER_METRICS = {
     "recall": LinkPredRecall,
     "precision": LinkPredPrecision,
@@ -28,6 +30,21 @@ USER_METRICS = {
 LIST_METRICS = ("coverage", "personalization")
 NO_ITEM = -1
 """Stands in a ranking where a user has no further candidate: such a slot is empty and never a hit."""
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """Split ``"recall@20"`` into ``("recall", 20)``.
+
+    Args:
+        name: A metric and its cut-off.
+
+    Raises:
+        InputError: If it has another form.
+    """
+    metric, _, cutoff = name.partition("@")
+    if not cutoff.isdigit():
+        raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
+    return metric, int(cutoff)
 
 
 def user_metrics(

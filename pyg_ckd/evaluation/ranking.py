@@ -15,6 +15,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.views import as_view
 
@@ -133,7 +134,7 @@ class Evaluator:
         return row_starts(torch.bincount(row, minlength=self.users.numel())), item
 
     @torch.no_grad()
-    def rank(self, embeddings: Embeddings) -> Tensor:
+    def rank(self, embeddings: Embeddings | Scorer) -> Tensor:
         """Return the best candidates of every evaluated user, best first, int64 ``[users, K]`` on the CPU.
 
         ``K`` is the largest cut-off. Seen items are never among them: a user with fewer candidates than ``K`` has
@@ -141,21 +142,19 @@ class Evaluator:
         still divides by ``k``).
 
         Args:
-            embeddings: The tables to rank with.
+            embeddings: The tables to rank with, or whatever has ``scores``.
 
         Raises:
-            InputError: If an embedding is not finite.
+            InputError: If an embedding or a score is not finite.
         """
-        user, item = embeddings
-        for name, table in (("user", user), ("item", item)):
-            if not torch.isfinite(table).all():
-                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
-        size = max(1, BLOCK_BYTES // (item.element_size() * self.num_items))
-        transposed = item.t().contiguous()
+        scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings)
+        size = max(1, BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items))
         best = []
         for start in range(0, self.users.numel(), size):
             stop = min(start + size, self.users.numel())
-            scores = user[self.users[start:stop].to(user.device)] @ transposed
+            scores = scorer.scores(self.users[start:stop])
+            if scorer is embeddings and not torch.isfinite(scores).all():
+                raise InputError("scores: found NaN or infinite values, expected finite numbers")
             ptr = self._seen_ptr[start : stop + 1]
             row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
             seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
@@ -166,13 +165,13 @@ class Evaluator:
             best.append(top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu())
         return torch.cat(best)
 
-    def per_user(self, embeddings: Embeddings) -> dict[str, Tensor]:
+    def per_user(self, embeddings: Embeddings | Scorer) -> dict[str, Tensor]:
         """Return the metrics of every evaluated user, from ``name@k`` to a vector ``[users]``.
 
         The order is that of :attr:`users`.
 
         Args:
-            embeddings: The tables to rank with.
+            embeddings: As in :meth:`rank`.
         """
         return self._user_metrics(self.rank(embeddings), self.labels)[0]
 
@@ -188,11 +187,11 @@ class Evaluator:
                 single[name] = float(value)
         return values, single
 
-    def __call__(self, embeddings: Embeddings, per_user: bool = False, cold: bool = False) -> Metrics:
+    def __call__(self, embeddings: Embeddings | Scorer, per_user: bool = False, cold: bool = False) -> Metrics:
         """Return the metrics of all evaluated users.
 
         Args:
-            embeddings: The tables to rank with.
+            embeddings: As in :meth:`rank`.
             per_user: Whether to keep the values of every user in :attr:`Metrics.per_user`.
             cold: Whether to add the metrics on cold items (without a training interaction) and on warm ones, under
                 ``cold/`` and ``warm/``: means over the users who have such an item, :obj:`nan` if nobody has.
@@ -226,8 +225,21 @@ class Evaluator:
         return result
 
 
+class _Tables:
+    """Two tables as a scorer: checked and laid out once for all blocks of users."""
+
+    def __init__(self, user: Tensor, item: Tensor) -> None:
+        for name, table in (("user", user), ("item", item)):
+            if not torch.isfinite(table).all():
+                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
+        self.user, self.transposed, self.dtype = user, item.t().contiguous(), item.dtype
+
+    def scores(self, users: Tensor) -> Tensor:
+        return self.user[users.to(self.user.device)] @ self.transposed
+
+
 def evaluate(
-    model: nn.Module | Embeddings,
+    model: nn.Module | Embeddings | Scorer,
     data: HeteroData,
     split: str = "test",
     k: Sequence[int] | int = (10, 20),
@@ -241,7 +253,7 @@ def evaluate(
     """Rank all items for every user of a split and average the metrics over users.
 
     Args:
-        model: A backbone, an objective, or the embeddings themselves.
+        model: A backbone, an objective, the embeddings themselves, or whatever has ``scores``.
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: Cut-off or cut-offs.
@@ -258,9 +270,8 @@ def evaluate(
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
     evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask, candidates)
-    if isinstance(model, Embeddings):
-        return evaluator(model, per_user, cold)
-    return evaluator(embed(model, data, [as_view(view, data.modalities)])[0], per_user, cold)
+    tables = embed(model, data, [as_view(view, data.modalities)])[0] if isinstance(model, nn.Module) else model
+    return evaluator(tables, per_user, cold)
 
 
 def drawn_users(users: Tensor, eval_users: int | float, split: str, seed: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output, item_rows
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
+from pyg_ckd.scoring.neighbourhood import Neighbourhood, Scorer
 from pyg_ckd.scoring.views import EMPTY, View, as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "BlockEmbeddings",
     "DetailedEmbeddings",
     "Embeddings",
+    "Neighbourhood",
     "Output",
+    "Scorer",
     "View",
     "as_view",
     "counterfactual_views",

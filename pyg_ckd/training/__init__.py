@@ -1,6 +1,6 @@
 """Training: trainer, teachers, early stopping, checkpoints and history."""
 
-from pyg_ckd.evaluation.custom import parse_metric
+from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.training.callbacks import CallbackError
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
