@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,29 @@ def add_strategy_options(
     )
 
 
+def resolve(names: Sequence[str], renamed: Mapping[str, str]) -> dict[str, type[Objective]]:
+    """Return the strategies of contenders by the contenders' names, plain training first, whether it is named or not.
+
+    Args:
+        names: Strategies by name or import path, whose own names count, or names that are given to strategies.
+        renamed: From such a name to the name or import path of its strategy.
+
+    Raises:
+        InputError: If a strategy is unknown, or two contenders have one name.
+    """
+    found: dict[str, type[Objective]] = {}
+    for name in names:
+        cls = strategy(renamed.get(name, name), "contenders")
+        own = name if name in renamed else cls.name
+        if own in found:
+            raise InputError(
+                f"contenders: found two of the name {own!r}, expected each once; give one of them another name, such "
+                f"as {own}-2, and --options '{{{own}-2: {{strategy: {renamed.get(name, name)}}}}}'"
+            )
+        found[own] = cls
+    return {REFERENCE: found.pop(REFERENCE, None) or strategy(REFERENCE), **found}
+
+
 def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> None:
     """Add the options of all contenders that are asked for.
 
@@ -86,30 +109,20 @@ def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> 
         backbone: The backbone.
 
     Raises:
-        InputError: If a strategy is unknown, a name stands twice, or there are options of no contender.
+        InputError: If a strategy is unknown, two contenders have one name, or there are options of no contender.
     """
-    from pyg_ckd.study.contenders import named_contenders
-
     entry = given.last("contenders") or Entry("contenders", list(PARTS), "default")
     names, told = as_list(entry, list[str]) or [], given.section("options")
-    for name in names:
-        strategy(str(_strategy_of(told, name) or name), "contenders")
-    own = {name: name if _strategy_of(told, name) else strategy(name).name for name in names}
-    accepted = {REFERENCE, *own, *own.values()}
+    renamed = {n: str(o["strategy"]) for n, o in told.items() if isinstance(o, Mapping) and "strategy" in o}
+    found = resolve(names, renamed)
+    paths = {name: strategy(name).name for name in names if name not in found}
     for name in told:
-        if name not in accepted:
-            raise InputError(f"options: {unknown_name('contender', name, accepted)}; --contenders adds others")
-    paths = {name: {"strategy": path} if (path := _strategy_of(told, name)) else {} for name in told}
-    for name, contender in named_contenders(names, StudySettings(), paths).items():
-        add_strategy_options(options, backbone, contender.strategy, f"options.{name}", name in PARTS)
+        if name not in found and name not in paths:
+            raise InputError(f"options: {unknown_name('contender', name, [*found, *paths])}; --contenders adds others")
+    options.aliases |= {f"options.{path}": f"options.{name}" for path, name in paths.items()}
+    for name, cls in found.items():
+        add_strategy_options(options, backbone, cls, f"options.{name}", name in PARTS)
         options.add(f"options.{name}.strategy", help="its strategy", hidden=True, if_given=True)
-    options.aliases |= {f"options.{name}": f"options.{full}" for name, full in own.items() if name != full}
-
-
-def _strategy_of(told: Mapping[str, Any], name: str) -> str | None:
-    about = told.get(name)
-    path = about.get("strategy") if isinstance(about, Mapping) else None
-    return None if path is None else str(path)
 
 
 def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, Contender]:
@@ -120,19 +133,15 @@ def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, C
         settings: What the study is made of.
     """
     from pyg_ckd.balance.discovery import options_of
-    from pyg_ckd.study.contenders import named_contenders
+    from pyg_ckd.study.contenders import Contender, default_options
 
-    told: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys([*config.contenders, REFERENCE]):
-        renamed = f"options.{name}.strategy" in config
-        cls = strategy(config[f"options.{name}.strategy"] if renamed else name)
-        own = name if renamed else cls.name
-        given = {key: config[f"options.{own}.{key}"] for key in options_of(cls) if f"options.{own}.{key}" in config}
-        if renamed:
-            given["strategy"] = config[f"options.{name}.strategy"]
-        if given:
-            told[own] = given
-    return named_contenders(config.contenders, settings, told)
+    keys = {name: f"options.{name}.strategy" for name in config.contenders}
+    renamed = {name: str(config[key]) for name, key in keys.items() if key in config}
+    found = {}
+    for name, cls in resolve(config.contenders, renamed).items():
+        own = {key: config[f"options.{name}.{key}"] for key in options_of(cls) if f"options.{name}.{key}" in config}
+        found[name] = Contender(cls, default_options(cls, settings) | own)
+    return found
 
 
 def check_models(
