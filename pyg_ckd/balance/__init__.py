@@ -1,15 +1,40 @@
 """Objectives: plain joint training, and one file for every strategy that balances modalities."""
 
-from pyg_ckd.balance.attribution import ModalityEffectEstimator
+from pyg_ckd.balance.attribution import (
+    ModalityEffectEstimator,
+    RunningInformation,
+    conditional_label_information,
+    gaussian_information,
+    label_information,
+    shapley_values,
+)
 from pyg_ckd.balance.ckd import DistillationWrapper
-from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.balance.discovery import find_strategy, strategies
+from pyg_ckd.balance.dropout import ModalityDropout
+from pyg_ckd.balance.ensemble import UnimodalEnsemble
+from pyg_ckd.balance.given import MaskedObjective, TaughtObjective
+from pyg_ckd.balance.multitask import MultitaskObjective
+from pyg_ckd.balance.objective import Objective, Progress, as_objective
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 
 __all__ = [
     "DistillationWrapper",
     "EffectReport",
+    "MaskedObjective",
+    "ModalityDropout",
     "ModalityEffectEstimator",
+    "MultitaskObjective",
     "Objective",
+    "Progress",
+    "RunningInformation",
+    "TaughtObjective",
+    "UnimodalEnsemble",
     "as_objective",
+    "conditional_label_information",
     "estimate_effects",
+    "find_strategy",
+    "gaussian_information",
+    "label_information",
+    "shapley_values",
+    "strategies",
 ]

@@ -1,18 +1,27 @@
-"""What strategies share to tell modalities apart: the estimator of their effects."""
+"""What strategies share to tell modalities apart: effects, Shapley values of margins, and information in nats."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.effects import effect_weights, relative_effects
+from pyg_ckd.scoring.views import EMPTY, View
 
 if TYPE_CHECKING:
     import pandas as pd
+
+NEWTON_STEPS = 8
+"""On Gaussian margins, five leave 1e-5 nats while 93 of 100 are right, and eight while 99 are."""
+LARGEST_SQUARED_CORRELATION = 1 - 2**-23
+"""Beyond it Gaussian information, then 8 nats, is rounding alone."""
 
 
 class ModalityEffectEstimator(nn.Module):
@@ -71,9 +80,17 @@ class ModalityEffectEstimator(nn.Module):
             self.register_buffer(name, torch.full((len(modalities),), torch.nan, dtype=torch.float64))
 
     @torch.no_grad()
-    def forward(self, full: Tensor, without: Tensor, alone: Tensor) -> Tensor:
-        """Return the effects of every modality on every triple."""
-        return relative_effects(full, without, alone)
+    def forward(self, full: Tensor, without: Tensor, alone: Tensor, base: Tensor | None = None) -> Tensor:
+        """Return the effects of every modality on every triple, see :func:`~pyg_ckd.scoring.effects.relative_effects`.
+
+        Args:
+            full: Margins of the full view ``[B]``.
+            without: Margins of the leave-one-out views ``[B, M]``.
+            alone: Margins of the uni-modal views ``[B, M]``.
+            base: Margins of the empty view ``[B]``, for effects relative to what ``m`` does alone beside the ids.
+                (default: :obj:`None`, the formula above)
+        """
+        return relative_effects(full, without, alone, base)
 
     @torch.no_grad()
     def weights(self, effects: Tensor, available: Tensor | None = None) -> Tensor:
@@ -118,3 +135,214 @@ class ModalityEffectEstimator(nn.Module):
             index=pd.Index(self.modalities, name="modality"),
         )
         return table.sort_values("effect", kind="stable")
+
+
+def shapley_values(margins: Mapping[View, Tensor], modalities: Sequence[str]) -> Tensor:
+    r"""Return how much of a margin is owed to every modality, with the id part as the base, with gradient.
+
+    .. math::
+        \phi_m = \sum_{S \not\ni m} \frac{|S|! \, (M - |S| - 1)!}{M!} \left( \delta(S \cup m) - \delta(S) \right),
+        \qquad \sum_m \phi_m = \delta(\textrm{full}) - \delta(\emptyset)
+
+    Up to three modalities, the full, uni-modal, leave-one-out and empty views are all subsets and the values are exact.
+    For more, the mean of a modality's first and last contribution takes their place,
+
+    .. math::
+        \phi_m = \tfrac{1}{2} \left( \delta(\{m\}) - \delta(\emptyset) + \delta(\textrm{full})
+        - \delta(\textrm{full} \setminus m) \right),
+
+    which is exact where at most pairs of modalities act together, and whose sum is then the one above; in general it is
+    not.
+
+    Args:
+        margins: Margins ``[B]`` of the views of
+            :func:`counterfactual_views(modalities, empty=True) <pyg_ckd.scoring.views.counterfactual_views>`.
+        modalities: The modalities, in order.
+
+    Returns:
+        The values ``[B, M]``.
+
+    Raises:
+        InputError: If a view is missing.
+    """
+    full, num = frozenset(modalities), len(modalities)
+
+    def value(view: View) -> Tensor:
+        if view not in margins:
+            names = ", ".join(m for m in modalities if m in view) or "no modality"
+            raise InputError(
+                f"shapley_values: found no margins of the view of {names}, expected those of the full, uni-modal, "
+                "leave-one-out and empty views"
+            )
+        return margins[view]
+
+    values = []
+    for m in modalities:
+        others = [n for n in modalities if n != m]
+        if num > 3:
+            alone, last = frozenset([m]), full - {m}
+            values.append((value(alone) - value(EMPTY) + value(full) - value(last)) / 2)
+            continue
+        subsets = [frozenset(chosen) for size in range(num) for chosen in combinations(others, size)]
+        values.append(torch.stack([_share(len(s), num) * (value(s | {m}) - value(s)) for s in subsets]).sum(dim=0))
+    return torch.stack(values, dim=-1)
+
+
+def _share(size: int, num: int) -> float:
+    return 1 / (num * math.comb(num - 1, size))
+
+
+@torch.no_grad()
+def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor:
+    r"""Return how much margins tell about which of two items is the positive one, in nats, without gradient.
+
+    .. math::
+        I = \ln 2 - \min_{t \ge 0} \, \underset{uij}{\textrm{mean}} \, \ln \left( 1 + e^{-t \delta_{uij}} \right)
+
+    This is the variational lower bound of "Information Maximization in Noisy Channels" (Barber and Agakov, NIPS 2003)
+    with a logistic model of one scale :math:`t`, so that the size of margins does not matter. It lies between 0, for
+    margins that are zero or rather wrong than right, and :math:`\ln 2`, which it comes close to where all are right.
+
+    The scale is found by Newton's steps from zero, which never pass it: the derivative is concave where it is sought.
+
+    Args:
+        margin: Margins ``[B]``, or of several views ``[B, V]``.
+        available: Which triples count, bool of the same shape. (default: :obj:`None`, all of them)
+
+    Returns:
+        A scalar, or one value for each view ``[V]``, in double precision; zero where no triple counts.
+    """
+    d = margin.double()
+    weight = torch.ones_like(d) if available is None else available.double()
+    weight = weight / weight.sum(dim=0).clamp(min=1)
+    d = torch.where(weight > 0, d, 0)
+    size = (weight * d.square()).sum(dim=0).sqrt()
+    d = d / torch.where(size > 0, size, 1)
+    scale = torch.zeros_like(size)
+    for _ in range(NEWTON_STEPS):
+        wrong = torch.sigmoid(-scale * d)
+        slope = (weight * d * wrong).sum(dim=0)
+        curvature = (weight * d.square() * wrong * (1 - wrong)).sum(dim=0)
+        scale = (scale + slope / curvature.clamp(min=torch.finfo(d.dtype).tiny)).clamp(min=0)
+    loss = (weight * F.softplus(-scale * d)).sum(dim=0)
+    return (math.log(2) * weight.sum(dim=0) - loss).clamp(min=0)
+
+
+@torch.no_grad()
+def conditional_label_information(full: Tensor, without: Tensor, available: Tensor | None = None) -> Tensor:
+    """Return how much every modality tells about the positive item beyond the others, in nats, without gradient.
+
+    It is the :func:`label_information` of the full view minus that of the leave-one-out view, each with a scale of its
+    own. As a difference of two estimates it may be negative, where the joint decision is better without a modality.
+
+    Args:
+        full: Margins of the full view ``[B]``.
+        without: Margins of the leave-one-out views ``[B, M]``.
+        available: Which modalities the items of each triple have, bool ``[B, M]``; of a modality, the triples that have
+            it count. (default: :obj:`None`, all of them)
+
+    Returns:
+        One value for each modality, ``[M]``, in double precision.
+    """
+    joint = label_information(full.unsqueeze(-1).expand_as(without), available)
+    return joint - label_information(without, available)
+
+
+@torch.no_grad()
+def gaussian_information(margins: Tensor, base: Tensor | None = None, available: Tensor | None = None) -> Tensor:
+    r"""Return the mutual information of every two modalities' margins as of Gaussian variables, without gradient.
+
+    .. math::
+        I_{mn} = - \tfrac{1}{2} \ln \left( 1 - r_{mn}^2 \right)
+
+    with the correlation :math:`r_{mn}` of :math:`\delta(\{m\}) - \delta(\emptyset)` and the same of :math:`n` over
+    triples. The id part is in every margin; without taking it away, all modalities would seem to say the same.
+
+    Args:
+        margins: Margins of the uni-modal views ``[B, M]``.
+        base: Margins of the empty view ``[B]``. (default: :obj:`None`, nothing is taken away)
+        available: Which modalities the items of each triple have, bool ``[B, M]``; of two modalities, the triples that
+            have both count. (default: :obj:`None`, all of them)
+
+    Returns:
+        Values ``[M, M]`` in nats and double precision, from 0, also on the diagonal and for margins that are all the
+        same, to 8 for margins that are proportional to each other.
+    """
+    return _information(_moments(margins, base, available))
+
+
+class RunningInformation(nn.Module):
+    """The information of margins over all batches of an epoch, in buffers, so that a run can go on after a break.
+
+    Label information is the mean over the batches, weighted by their triples; Gaussian information is that of all the
+    epoch's triples together.
+
+    Args:
+        modalities: Names of the modalities.
+
+    Attributes:
+        label: :func:`label_information` of every modality over the last finished epoch, ``[M]``; NaN before.
+        gaussian: :func:`gaussian_information` over the last finished epoch, ``[M, M]``; NaN before.
+    """
+
+    label_sum: Tensor
+    count: Tensor
+    moments: Tensor
+    label: Tensor
+    gaussian: Tensor
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.modalities, num = tuple(modalities), len(modalities)
+        for name, shape in {"label_sum": (num,), "count": (num,), "moments": (4, num, num)}.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("label", torch.full((num,), torch.nan, dtype=torch.float64))
+        self.register_buffer("gaussian", torch.full((num, num), torch.nan, dtype=torch.float64))
+
+    @torch.no_grad()
+    def track(self, margins: Tensor, base: Tensor | None = None, available: Tensor | None = None) -> None:
+        """Add a batch to the running epoch.
+
+        Args:
+            margins: Margins of the uni-modal views ``[B, M]``.
+            base: Margins of the empty view ``[B]``, taken away from them. (default: :obj:`None`, nothing is)
+            available: Which modalities the items of each triple have, bool ``[B, M]``. (default: :obj:`None`, all)
+        """
+        alone = margins if base is None else margins - base.unsqueeze(-1)
+        count = alone.new_full(self.count.shape, alone.size(0)) if available is None else available.sum(dim=0)
+        self.label_sum += count * label_information(alone, available)
+        self.count += count
+        self.moments += _moments(alone, None, available)
+
+    def finish_epoch(self) -> None:
+        """Keep what the epoch's batches say in :attr:`label` and :attr:`gaussian` and start the next epoch.
+
+        Without any triple of a modality, its label information is zero; without any batch, both stay as they are.
+        """
+        seen = self.count.sum() > 0
+        label = self.label_sum / self.count.clamp(min=1)
+        self.label.copy_(torch.where(seen, label, self.label))
+        self.gaussian.copy_(torch.where(seen, _information(self.moments), self.gaussian))
+        for total in (self.label_sum, self.count, self.moments):
+            total.zero_()
+
+
+def _moments(margins: Tensor, base: Tensor | None, available: Tensor | None) -> Tensor:
+    """Return, over the triples that have two modalities, their number and the sums of x_m, x_m^2 and x_m x_n."""
+    x = (margins if base is None else margins - base.unsqueeze(-1)).double()
+    known = torch.ones_like(x) if available is None else available.double()
+    x = torch.where(known > 0, x, 0)
+    return torch.stack([known.t() @ known, x.t() @ known, x.square().t() @ known, x.t() @ x])
+
+
+def _information(moments: Tensor) -> Tensor:
+    number, first, second, product = moments
+    number = number.clamp(min=1)
+    covariance = product / number - first * first.t() / number.square()
+    variance = second / number - (first / number).square()
+    floor = 1e-12 * second / number  # What is left of a constant by rounding.
+    variance = torch.where(variance > floor, variance, 0)
+    scale = variance * variance.t()
+    squared = torch.where(scale > 0, covariance.square() / torch.where(scale > 0, scale, 1), 0)
+    information = -0.5 * torch.log1p(-squared.clamp(max=LARGEST_SQUARED_CORRELATION))
+    return information.fill_diagonal_(0)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
-from pyg_ckd.balance.objective import Objective, check_not_negative
+from pyg_ckd.balance.given import TaughtObjective
+from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, leave_one_out_views, unimodal_views
+
+EFFECT_BASES = ("paper", "id")
 
 
-class DistillationWrapper(Objective):
+class DistillationWrapper(TaughtObjective):
     r"""Trains a student jointly while every modality alone keeps up with its uni-modal teacher.
 
     From `"Modality-Balanced Learning for Multimedia Recommendation" <https://arxiv.org/abs/2408.06360>`_. With student
@@ -38,6 +40,18 @@ class DistillationWrapper(Objective):
         \sum_m w_m \left( \mathcal{L}_{spec}^m + g \, \mathcal{L}_{gen}^m \right)
 
     The generic loss is a mean over random triples ``(u, j, k)`` of any user and any items.
+
+    The margin of a uni-modal view holds what the ids say, besides what the modality says, and so does the denominator
+    of the effect in :math:`w_m`; from its numerator the ids cancel out. Where ids decide most of a margin, the effects
+    of all modalities are near zero and say little about these. With ``effect_base="id"`` the margin of the empty view,
+    in which every modality is intervened on, is taken from the denominator,
+
+    .. math::
+        e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}
+        {\delta(\{m\}) - \delta(\emptyset)}, 10^{-8}, 10 \right),
+
+    for one more view in every step. In a backbone that is additive over modalities, as :class:`~pyg_ckd.nn.VBPR`, all
+    of these effects are 1, and so are all weights.
 
     What is not there is not distilled: where an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0
     and the other modalities share the weight, and random triples with such an item do not count for
@@ -59,6 +73,8 @@ class DistillationWrapper(Objective):
         log_eps: See :func:`~pyg_ckd.nn.ranking_cross_entropy`.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
+        effect_base: What effects are relative to: ``"paper"``, the margin of the modality alone, or ``"id"``, that
+            margin without what the ids say.
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
@@ -66,7 +82,7 @@ class DistillationWrapper(Objective):
     """
 
     name = "ckd"
-    needs_teachers = True
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
 
     def __init__(
         self,
@@ -82,6 +98,7 @@ class DistillationWrapper(Objective):
         l2: float = 1e-2,
         log_eps: float = 0.0,
         has: Mapping[str, Tensor] | None = None,
+        effect_base: str = "paper",
     ) -> None:
         super().__init__(student, l2)
         self.effects = ModalityEffectEstimator(student.modalities)
@@ -89,6 +106,8 @@ class DistillationWrapper(Objective):
             check_not_negative(name, value)
         if not temperature > 0:
             raise InputError(f"temperature: found {temperature}, expected a positive number")
+        if effect_base not in EFFECT_BASES:
+            raise unknown_name("effect_base", effect_base, EFFECT_BASES)
         if teachers is not None and not (specific or generic):
             raise InputError("distillation: specific and generic losses are both off, expected at least one of them")
         self.distillation_weight, self.generic_weight, self.temperature = (
@@ -97,64 +116,21 @@ class DistillationWrapper(Objective):
             temperature,
         )
         self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
-        self.has_teachers = teachers is not None
+        self.effect_base = effect_base
         if teachers is not None:
-            self._store_teachers(teachers)
+            self.store_teachers(teachers)
             if generic:
                 if num_random_triples < 1:
                     raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
                 self.num_random_triples = num_random_triples
-        self._masked = frozenset(has or {})
-        for m, mask in (has or {}).items():
-            self._store_mask(m, mask)
+        self.store_masks(has)
         self._alone = unimodal_views(student.modalities)
         self._without = leave_one_out_views(student.modalities)
-        self._views = counterfactual_views(student.modalities)
-
-    def _store_teachers(self, teachers: Mapping[str, Embeddings]) -> None:
-        for m in teachers:
-            if m not in self.modalities:
-                raise unknown_name("modality of a teacher", m, self.modalities)
-        for m in self.modalities:
-            if m not in teachers:
-                raise InputError(f"teachers: found none for modality {m!r}, expected one for each of the student's")
-            user, item = teachers[m]
-            sizes, expected = (user.size(0), item.size(0)), (self.student.num_users, self.student.num_items)
-            if sizes != expected:
-                raise InputError(
-                    f"teacher {m!r}: found {sizes[0]} users and {sizes[1]} items, expected {expected[0]} and "
-                    f"{expected[1]} as in the student; train it on the same data"
-                )
-            if user.size(1) != item.size(1) or not (torch.isfinite(user).all() and torch.isfinite(item).all()):
-                raise InputError(
-                    f"teacher {m!r}: found user and item tables of widths {user.size(1)} and {item.size(1)}, expected "
-                    "tables of one width without NaN or infinite values; train it again"
-                )
-            moves = (item != item[:1]).any(dim=0)
-            moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
-            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves])  # A copy.
-            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
-
-    def _store_mask(self, modality: str, mask: Tensor) -> None:
-        if modality not in self.modalities:
-            raise unknown_name("modality of a mask", modality, self.modalities)
-        if mask.dtype != torch.bool or mask.shape != (self.student.num_items,):
-            raise InputError(
-                f"has: the mask of {modality!r} is {mask.dtype} of shape {list(mask.shape)}, expected bool of shape "
-                f"[{self.student.num_items}], one value per item"
-            )
-        self.register_buffer(f"item_mask_{modality}", mask.clone())
-
-    def teacher(self, modality: str) -> Embeddings:
-        """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.
-
-        Such a column, as of a modality that was intervened on, changes no margin and no ranking.
-        """
-        return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
+        self._views = counterfactual_views(student.modalities, empty=effect_base == "id")
 
     @property
     def views(self) -> Sequence[View]:
-        """The full, the uni-modal and the leave-one-out views, each once."""
+        """Full, uni-modal and leave-one-out views, and with ``effect_base="id"`` the empty one, each once."""
         return self._views
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
@@ -164,7 +140,7 @@ class DistillationWrapper(Objective):
         triples = [training, random] if self.has_teachers and self.generic else [training]
         alone = {m: out[view].margins(*triples) for m, view in self._alone.items()}
         margins = {m: alone[m][0] for m in self.modalities}
-        weights = self._weights(out, margins, batch, self._available(batch.positive, batch.negative))
+        weights = self._weights(out, margins, batch, self.available(batch.positive, batch.negative))
         scale = self.distillation_weight
         if not self.has_teachers:
             return {"unimodal": scale * _weighted(weights, [F.softplus(-margin) for margin in margins.values()])}
@@ -175,7 +151,7 @@ class DistillationWrapper(Objective):
             terms["specific"] = scale * _weighted(weights, specific)
         if self.generic:
             tau, eps = self.temperature, self.log_eps
-            known = self._available(*random[1:])
+            known = self.available(*random[1:])
             columns = [None] * len(self.modalities) if known is None else known.unbind(dim=-1)
             generic = [
                 ranking_cross_entropy(alone[m][1], teachers[m][1], tau, eps, column)
@@ -183,15 +159,6 @@ class DistillationWrapper(Objective):
             ]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
         return terms
-
-    def _available(self, first: Tensor, second: Tensor) -> Tensor | None:
-        """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all."""
-        if not self._masked:
-            return None
-        everything = torch.ones_like(first, dtype=torch.bool)
-        masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
-        columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
-        return torch.stack(columns, dim=-1)
 
     @torch.no_grad()
     def _weights(
@@ -202,28 +169,14 @@ class DistillationWrapper(Objective):
             if view not in margins:  # With two modalities, leaving one out is the other's uni-modal view.
                 margins[view] = out[view].margin(batch.user, batch.positive, batch.negative)
         without = torch.stack([margins[self._without[m]] for m in self.modalities], dim=-1)
-        effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1))
+        base = margins[EMPTY] if self.effect_base == "id" else None
+        effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1), base)
         if self.reweight:
             weights = self.effects.weights(effects, available)
         else:
             weights = torch.ones_like(effects) if available is None else available.to(effects.dtype)
         self.effects.track(effects, weights)
         return weights
-
-    def settings(self) -> dict[str, Any]:
-        """Return what defines the objective beside parameters and teachers."""
-        names = ("distillation_weight", "generic_weight", "temperature", "specific", "generic", "reweight")
-        own = {name: getattr(self, name) for name in (*names, "has_teachers", "num_random_triples", "log_eps")}
-        own["teachers"] = self._teacher_digest()
-        return super().settings() | own
-
-    def _teacher_digest(self) -> str:
-        """Return a hash of the teachers' tables, so that a run does not go on with others."""
-        digest = hashlib.sha256()
-        for m in self.modalities if self.has_teachers else ():
-            for table in self.teacher(m):
-                digest.update(table.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return mean effect and weight of every modality over the finished epoch."""

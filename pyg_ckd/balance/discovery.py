@@ -24,7 +24,7 @@ def strategies() -> dict[str, type[Objective]]:
     for entry in pkgutil.iter_modules(balance.__path__):
         module = importlib.import_module(f"{balance.__name__}.{entry.name}")
         for _, cls in inspect.getmembers(module, inspect.isclass):
-            if issubclass(cls, Objective) and cls.__module__ == module.__name__ and not inspect.isabstract(cls):
+            if issubclass(cls, Objective) and cls.__module__ == module.__name__ and cls.name:
                 found[cls.name] = cls
     return dict(sorted(found.items(), key=lambda item: (item[1] is not Objective, item[0])))
 
@@ -56,6 +56,11 @@ def find_strategy(name: str) -> type[Objective]:
         raise InputError(
             f"strategy {name}: module {module} has no {attribute!r}, expected a class of that name"
         ) from None
+    except Exception as error:  # What the file itself does, such as a mistake in its syntax.
+        raise InputError(
+            f"strategy {name}: importing {module} raised {type(error).__name__} ({error}), expected a file that can be "
+            "imported"
+        ) from error
     check_strategy(name, cls)
     return cls
 

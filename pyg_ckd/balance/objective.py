@@ -255,6 +255,10 @@ class Objective(nn.Module):
             score: The monitored metric of two tables on the validation part.
         """
 
+    def given_teachers(self) -> dict[str, Embeddings]:
+        """Return the teachers that the objective was built with, from modality to their tables; here there are none."""
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """Return what defines the objective beside its parameters, as plain values that can be compared and stored."""
         return self.options | {

@@ -6,6 +6,7 @@ more than one block of all pairs held.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -208,6 +209,31 @@ def co_occurrence(edge_index: Tensor, num_users: int, num_items: int, k: int | N
     """
     if k is not None and k < 1:
         raise InputError(f"k: found {k}, expected a positive number of neighbours, or None for all")
+    parts = [_partners(shared, a, k) for a, shared in shared_counts(edge_index, num_users, num_items)]
+    user, rank, other, count = (np.concatenate(column) for column in zip(*parts, strict=True))
+    shape = (num_users, int(rank.max(initial=-1)) + 1)
+    index, counts = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    index[user, rank], counts[user, rank] = other, count
+    return torch.from_numpy(index).to(edge_index.device), torch.from_numpy(counts).to(edge_index.device)
+
+
+def shared_counts(edge_index: Tensor, num_users: int, num_items: int) -> Iterator[tuple[int, csr_array]]:
+    """Yield how many items every user shares with every other one, block by block of users.
+
+    With users and items in each other's place these are the counts of users that items share: the Gram matrix of items.
+
+    Args:
+        edge_index: As in :func:`co_occurrence`.
+        num_users: Number of users ``U``.
+        num_items: Number of items.
+
+    Yields:
+        The first user of a block and the counts ``[block, U]``, a sparse matrix of integers whose entry of a user with
+        itself is the number of the user's items. A block holds about two million pairs.
+
+    Raises:
+        InputError: As :func:`co_occurrence`.
+    """
     if min(num_users, num_items) < 1:
         raise InputError(f"co_occurrence: found {num_users} users and {num_items} items, expected at least one of each")
     edges = as_edge_index(edge_index, "edge_index", "co_occurrence")
@@ -218,12 +244,8 @@ def co_occurrence(edge_index: Tensor, num_users: int, num_items: int, k: int | N
     # A user shares items with at most as many users as these items have interactions.
     most = np.minimum(rates @ np.diff(rated_by.indptr).astype(np.int64), num_users)
     cuts = np.flatnonzero(np.diff(np.cumsum(most) // _BLOCK_PAIRS)) + 1
-    parts = [_partners(rates[a:b] @ rated_by, a, k) for a, b in pairwise([0, *cuts.tolist(), num_users])]
-    user, rank, other, count = (np.concatenate(column) for column in zip(*parts, strict=True))
-    shape = (num_users, int(rank.max(initial=-1)) + 1)
-    index, counts = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    index[user, rank], counts[user, rank] = other, count
-    return torch.from_numpy(index).to(edge_index.device), torch.from_numpy(counts).to(edge_index.device)
+    for a, b in pairwise([0, *cuts.tolist(), num_users]):
+        yield a, rates[a:b] @ rated_by
 
 
 def _comparable(x: Tensor, similarity: str) -> Tensor:

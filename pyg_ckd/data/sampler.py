@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.embeddings import Embeddings
 
 
 class TripletBatch(NamedTuple):
@@ -55,11 +57,21 @@ class _WeightedBatch(TripletBatch):
 
 
 class TripletSampler:
-    """Iterates over all training interactions in random order, each with a uniform negative.
+    """Iterates over all training interactions in random order, each with a negative.
 
-    A negative is exact by construction, not by rejection: for a user with ``n`` distinct items a rank ``r`` is drawn
-    from the ``num_items - n`` others, and the ``r``-th item that is missing from the user's sorted list is found by one
-    binary search over all users' lists at once. The cost does not depend on how much a user interacted with.
+    A negative is exact by construction, not by rejection: it is found among the items that are missing from the user's
+    sorted list by one binary search over all users' lists at once. The cost does not depend on how much a user
+    interacted with.
+
+    ================= ==============================================================================================
+    ``negatives``     what is drawn
+    ================= ==============================================================================================
+    ``"uniform"``     every item that the user did not interact with, with the same probability
+    ``"popularity"``  with a probability that grows with the item's popularity, to the power of ``alpha``; an item
+                      without interactions counts as one with a single one
+    ``"hard"``        the one of several ``candidates``, drawn uniformly, that scores highest for the user at the start
+                      of the epoch; :meth:`update` takes the embeddings to score with
+    ================= ==============================================================================================
 
     Args:
         edge_index: Training interactions (user row, item row), int64 ``[2, E]``, not copied unless some are left out;
@@ -69,9 +81,13 @@ class TripletSampler:
         batch_size: Triples in a batch; the last batch of an epoch may be smaller.
         num_random_triples: Random triples (any user, any two items) beside every batch.
         seed: Seed of the generator; the same seed gives the same batches.
+        negatives: How negatives are drawn.
+        alpha: Power of the popularity.
+        candidates: Items that a hard negative is chosen from.
 
     Raises:
-        InputError: If there is no interaction that a negative exists for, or a size is not positive.
+        InputError: If there is no interaction that a negative exists for, a size is not positive, ``negatives`` is
+            unknown, or ``alpha`` is negative.
 
     Users who interacted with every item have no negative: they are reported with a warning, listed in
     :attr:`saturated_users`, and their interactions are left out.
@@ -85,6 +101,9 @@ class TripletSampler:
         batch_size: int = 2048,
         num_random_triples: int = 0,
         seed: int = 0,
+        negatives: str = "uniform",
+        alpha: float = 0.75,
+        candidates: int = 8,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, expected a positive number of triples")
@@ -92,16 +111,10 @@ class TripletSampler:
             raise InputError(f"num_random_triples: found {num_random_triples}, expected zero or more")
         self.num_users, self.num_items = num_users, num_items
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
-        device = edge_index.device
-        key = torch.unique(edge_index[0] * num_items + edge_index[1])  # Sorted by user, then item.
-        user, item = key.div(num_items, rounding_mode="floor"), key % num_items
-        self._degree = torch.bincount(user, minlength=num_users)
-        self._start = self._degree.cumsum(0) - self._degree
-        # Within a user, item[j] - j is the number of missing items below the j-th positive: it never decreases.
-        missing_below = item - (torch.arange(key.numel(), device=device) - self._start[user])
-        self._missing_key = user * (num_items + 1) + missing_below
-
-        saturated = self._degree >= num_items
+        self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
+        positives = Positives(edge_index, num_users, num_items)
+        self._negatives = negatives_of(negatives, positives, alpha, candidates)
+        saturated = positives.degree >= num_items
         self.saturated_users = saturated.nonzero().view(-1)
         kept = edge_index[:, ~saturated[edge_index[0]]] if self.saturated_users.numel() else edge_index
         self._user, self._item = kept
@@ -116,7 +129,7 @@ class TripletSampler:
                 f"they are left out of training (first: user {int(self.saturated_users[0])})",
                 stacklevel=2,
             )
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(edge_index.device).manual_seed(seed)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -129,18 +142,27 @@ class TripletSampler:
             user = self._user[chosen]
             yield TripletBatch(user, self._item[chosen], self.sample_negatives(user), *self.sample_random())
 
+    @property
+    def wants_embeddings(self) -> bool:
+        """Whether :meth:`update` is to be called before every epoch."""
+        return self._negatives.wants_embeddings
+
+    def update(self, embeddings: Embeddings) -> None:
+        """Take the embeddings that hard negatives are scored with from now on.
+
+        Args:
+            embeddings: The tables, without gradient, on the device of the interactions.
+        """
+        if isinstance(self._negatives, HardNegatives):
+            self._negatives.update(embeddings)
+
     def sample_negatives(self, user: Tensor) -> Tensor:
-        """Return for each user an item drawn uniformly from those without a training interaction.
+        """Return for each user an item drawn from those without a training interaction.
 
         Args:
             user: Users, none of them saturated, int64 ``[B]``.
         """
-        draw = torch.rand(user.numel(), generator=self.generator, device=user.device, dtype=torch.float64)
-        free = self.num_items - self._degree[user]
-        rank = (draw * free).long().clamp_(max=self.num_items - 1)
-        rank = torch.minimum(rank, free - 1)
-        key = user * (self.num_items + 1) + rank
-        return rank + torch.searchsorted(self._missing_key, key, right=True) - self._start[user]
+        return self._negatives.draw(user, self.generator)
 
     def sample_random(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return :attr:`num_random_triples` triples of any user and any two items."""

@@ -3,21 +3,40 @@
 from importlib import import_module
 from typing import Any
 
+from pyg_ckd.evaluation.baselines import (
+    BASELINES,
+    Baseline,
+    ease,
+    ease_content,
+    fit_baseline,
+    item_knn,
+    item_knn_content,
+)
+from pyg_ckd.evaluation.custom import CustomMetric
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
-from pyg_ckd.evaluation.metrics import user_metrics
+from pyg_ckd.evaluation.metrics import parse_metric, user_metrics
 from pyg_ckd.evaluation.ranking import Evaluator, Metrics, embed, evaluate, popularity, unimodal_gap
 from pyg_ckd.evaluation.statistics import PairedTest, mean_std, paired_test
 
 __all__ = [
+    "BASELINES",
+    "Baseline",
+    "CustomMetric",
     "EffectReport",
     "Evaluator",
     "Metrics",
     "PairedTest",
+    "ease",
+    "ease_content",
     "embed",
     "estimate_effects",
     "evaluate",
+    "fit_baseline",
+    "item_knn",
+    "item_knn_content",
     "mean_std",
     "paired_test",
+    "parse_metric",
     "popularity",
     "render_console_table",
     "render_description",

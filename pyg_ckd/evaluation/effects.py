@@ -68,7 +68,10 @@ def estimate_effects(
 
     For every held-out interaction ``(u, i)`` and random items ``j`` that the user never interacted with, the causal
     effect of modality ``m`` is :math:`\delta_{uij}(\textrm{full}) - \delta_{uij}(\textrm{full} \setminus m)`. Effects
-    are averaged per user first and over users then; intervals are percentiles over resampled users.
+    and leads :math:`\delta_{uij}(\textrm{full})` are averaged per user first and over users then; intervals are
+    percentiles over resampled users. The share of a modality in the mean lead does not depend on the scale of the
+    scores, so that it can be compared between models. Shares sum to one where scores are additive over modalities and
+    have no id part; ids take theirs, and where modalities act together a lead is lost with each of them.
 
     Args:
         model: A backbone or an objective, with one modality or more.
@@ -109,12 +112,14 @@ def estimate_effects(
 
     resample = torch.Generator().manual_seed(seed)
     effect = _per_user_mean(margin.unsqueeze(-1) - margin_without, user, data["user"].num_nodes)
+    lead = _per_user_mean(margin.unsqueeze(-1), user, data["user"].num_nodes).mean()
     effect_low, effect_high = _bootstrap(effect, num_bootstrap, confidence, resample)
     drop_low, drop_high = _bootstrap(drop, num_bootstrap, confidence, resample)
     columns = {
         "effect": effect.mean(dim=0),
         "low": effect_low,
         "high": effect_high,
+        "share": torch.where(lead > 0, effect.mean(dim=0) / lead, torch.nan),
         "recall_drop": drop.mean(dim=0),
         "recall_drop_low": drop_low,
         "recall_drop_high": drop_high,

@@ -17,6 +17,8 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
+from pyg_ckd.errors import InputError
+
 USER_METRICS = {
     "recall": LinkPredRecall,
     "precision": LinkPredPrecision,
@@ -28,6 +30,21 @@ USER_METRICS = {
 LIST_METRICS = ("coverage", "personalization")
 NO_ITEM = -1
 """Stands in a ranking where a user has no further candidate: such a slot is empty and never a hit."""
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """Split ``"recall@20"`` into ``("recall", 20)``.
+
+    Args:
+        name: A metric and its cut-off.
+
+    Raises:
+        InputError: If it has another form.
+    """
+    metric, _, cutoff = name.partition("@")
+    if not cutoff.isdigit():
+        raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
+    return metric, int(cutoff)
 
 
 def user_metrics(
@@ -47,9 +64,7 @@ def user_metrics(
     Returns:
         From ``name@k`` to a vector ``[users]``; users without positives have zeros.
     """
-    # PyG numbers the pairs (user, item) through, so an empty slot has to become an item that is nobody's positive.
-    nobody = max((int(x.max()) for x in (ranked, labels[1]) if x.numel()), default=0) + 1
-    ranked = ranked.masked_fill(ranked == NO_ITEM, nobody)
+    ranked = without_empty_slots(ranked, labels)
     data = LinkPredMetricData(ranked, labels)
     if ideal == "retrieved":
         row, rank = data.pred_rel_mat.nonzero(as_tuple=True)
@@ -57,6 +72,19 @@ def user_metrics(
     values = {f"{name}@{cut}": USER_METRICS[name](cut)._compute(data) for name in metrics for cut in k}
     # Users without positives would be 0 / 0.
     return {name: value.nan_to_num(0.0).to(torch.get_default_dtype()) for name, value in values.items()}
+
+
+def without_empty_slots(ranked: Tensor, labels: Tensor) -> Tensor:
+    """Return rankings in which empty slots hold an item that is nobody's positive.
+
+    PyG numbers the pairs (user, item) through, and so has no place for ``-1``.
+
+    Args:
+        ranked: As in :func:`user_metrics`.
+        labels: As in :func:`user_metrics`.
+    """
+    nobody = max((int(x.max()) for x in (ranked, labels[1]) if x.numel()), default=0) + 1
+    return ranked.masked_fill(ranked == NO_ITEM, nobody)
 
 
 def coverage(ranked: Tensor, k: int, num_items: int) -> float:

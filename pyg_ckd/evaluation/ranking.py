@@ -12,8 +12,10 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.views import as_view
 
@@ -49,15 +51,19 @@ class Evaluator:
         split: ``"val"`` or ``"test"``.
         k: Cut-offs.
         metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over users) and
-            ``coverage``, ``personalization`` (properties of all lists).
+            ``coverage``, ``personalization`` (properties of all lists); or metric objects of PyG, whose cut-off is
+            their own, and functions, see :class:`~pyg_ckd.evaluation.CustomMetric`.
         mask: Splits whose interactions count as seen and are never recommended; not ``split`` itself, whose items are
             those to be found.
         candidates: Items that are ranked and to be found: ``"all"``, or only those without (``"cold"``) or with
             (``"warm"``) a training interaction, for users who have such an item to be found.
+        eval_users: How many users are evaluated, drawn at random: a number, or a share such as ``0.1``; :obj:`None`
+            evaluates all.
+        seed: Seed of the draw.
 
     Raises:
         InputError: If a name is unknown, there is no cut-off or one that is not between 1 and the number of candidates,
-            the split is empty (of candidates) or among those of ``mask``.
+            the split is empty (of candidates) or among those of ``mask``, or there are fewer users than ``eval_users``.
     """
 
     def __init__(
@@ -65,9 +71,11 @@ class Evaluator:
         data: HeteroData,
         split: str = "val",
         k: Sequence[int] = (20,),
-        metrics: Sequence[str] = DEFAULT_METRICS,
+        metrics: Sequence[Metric] = DEFAULT_METRICS,
         mask: Sequence[str] = ("train",),
         candidates: str = "all",
+        eval_users: int | float | None = None,
+        seed: int = 0,
     ) -> None:
         if split == "train":
             raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
@@ -76,9 +84,16 @@ class Evaluator:
                 f"mask: found {split!r}, the split that is evaluated, expected other splits such as 'train': the items "
                 "to be found would be masked themselves; leave it out of the mask"
             )
-        for name in metrics:
+        self.metrics = tuple(metric for metric in metrics if isinstance(metric, str))
+        for name in self.metrics:
             if name not in USER_METRICS and name not in LIST_METRICS:
                 raise unknown_name("metric", name, (*USER_METRICS, *LIST_METRICS))
+        custom = [CustomMetric(metric) for metric in metrics if not isinstance(metric, str)]
+        self._custom = {metric.name: metric for metric in custom}
+        if len(self._custom) < len(custom):
+            raise InputError(
+                f"metrics: found two of one name among {', '.join(m.name for m in custom)}, expected others"
+            )
         if candidates not in CANDIDATES:
             raise unknown_name("kind of candidates", candidates, CANDIDATES)
         self.num_items = data["item"].num_nodes
@@ -89,17 +104,22 @@ class Evaluator:
         of = "" if among is None else f"{candidates} "
         if not k:
             raise InputError("k: found none, expected at least one cut-off")
-        for cut in k:
+        own = [metric.k for metric in custom if metric.k is not None]
+        for cut in (*k, *own):
             if not 1 <= cut <= self._num_candidates:
                 raise InputError(
                     f"k: found {cut}, expected a number between 1 and {self._num_candidates}, the number of {of}items"
                 )
-        self.k, self.metrics = tuple(sorted(set(k))), tuple(metrics)
+        self.k = tuple(sorted(set(k)))
+        self._depth = max(*k, *own) if own else self.k[-1]
         positives = held_out(data, split)
         positives = positives if among is None else positives[:, among[positives[1]]]
         if positives.size(1) == 0:
             with_items = f" with {of}items" if of else ""
             raise InputError(f"split {split!r}: found no interaction{with_items}, expected at least one to evaluate on")
+        if eval_users is not None:
+            users = drawn_users(positives[0].unique(), eval_users, split, seed)
+            positives = positives[:, torch.isin(positives[0], users)]
         self.users, row = torch.unique(positives[0], return_inverse=True)
         self.labels = torch.stack([row, positives[1]])
         self._seen_ptr, self._seen_item = self._seen(data, mask)
@@ -114,70 +134,79 @@ class Evaluator:
         return row_starts(torch.bincount(row, minlength=self.users.numel())), item
 
     @torch.no_grad()
-    def rank(self, embeddings: Embeddings) -> Tensor:
-        """Return the best candidates of every evaluated user, best first, int64 ``[users, max(k)]`` on the CPU.
+    def rank(self, embeddings: Embeddings | Scorer) -> Tensor:
+        """Return the best candidates of every evaluated user, best first, int64 ``[users, K]`` on the CPU.
 
-        Seen items are never among them: a user with fewer candidates than ``max(k)`` has ``-1`` at the end of the list,
-        an empty slot that counts as no recommendation in any metric (``precision@k`` still divides by ``k``).
+        ``K`` is the largest cut-off. Seen items are never among them: a user with fewer candidates than ``K`` has
+        ``-1`` at the end of the list, an empty slot that counts as no recommendation in any metric (``precision@k``
+        still divides by ``k``).
 
         Args:
-            embeddings: The tables to rank with.
+            embeddings: The tables to rank with, or whatever has ``scores``.
 
         Raises:
-            InputError: If an embedding is not finite.
+            InputError: If an embedding or a score is not finite.
         """
-        user, item = embeddings
-        for name, table in (("user", user), ("item", item)):
-            if not torch.isfinite(table).all():
-                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
-        size = max(1, BLOCK_BYTES // (item.element_size() * self.num_items))
-        transposed = item.t().contiguous()
+        scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings)
+        size = max(1, BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items))
         best = []
         for start in range(0, self.users.numel(), size):
             stop = min(start + size, self.users.numel())
-            scores = user[self.users[start:stop].to(user.device)] @ transposed
+            scores = scorer.scores(self.users[start:stop])
+            if scorer is embeddings and not torch.isfinite(scores).all():
+                raise InputError("scores: found NaN or infinite values, expected finite numbers")
             ptr = self._seen_ptr[start : stop + 1]
             row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
             seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
             scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
             if self._excluded is not None:
                 scores.masked_fill_(self._excluded.to(scores.device), -math.inf)
-            top = scores.topk(self.k[-1], dim=1)
+            top = scores.topk(self._depth, dim=1)
             best.append(top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu())
         return torch.cat(best)
 
-    def per_user(self, embeddings: Embeddings) -> dict[str, Tensor]:
+    def per_user(self, embeddings: Embeddings | Scorer) -> dict[str, Tensor]:
         """Return the metrics of every evaluated user, from ``name@k`` to a vector ``[users]``.
 
         The order is that of :attr:`users`.
 
         Args:
-            embeddings: The tables to rank with.
+            embeddings: As in :meth:`rank`.
         """
-        return self._user_metrics(self.rank(embeddings), self.labels)
+        return self._user_metrics(self.rank(embeddings), self.labels)[0]
 
-    def _user_metrics(self, ranked: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return user_metrics(ranked, labels.cpu(), [m for m in self.metrics if m in USER_METRICS], self.k)
+    def _user_metrics(self, ranked: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return the metrics that every user has, and those custom ones that only all lists together have."""
+        labels, single = labels.cpu(), {}
+        values = user_metrics(ranked, labels, [m for m in self.metrics if m in USER_METRICS], self.k)
+        for name, metric in self._custom.items():
+            value = metric(ranked if metric.k else ranked[:, : self.k[-1]], labels)
+            if value.dim():
+                values[name] = value
+            else:
+                single[name] = float(value)
+        return values, single
 
-    def __call__(self, embeddings: Embeddings, per_user: bool = False, cold: bool = False) -> Metrics:
+    def __call__(self, embeddings: Embeddings | Scorer, per_user: bool = False, cold: bool = False) -> Metrics:
         """Return the metrics of all evaluated users.
 
         Args:
-            embeddings: The tables to rank with.
+            embeddings: As in :meth:`rank`.
             per_user: Whether to keep the values of every user in :attr:`Metrics.per_user`.
             cold: Whether to add the metrics on cold items (without a training interaction) and on warm ones, under
                 ``cold/`` and ``warm/``: means over the users who have such an item, :obj:`nan` if nobody has.
         """
         ranked = self.rank(embeddings)
-        values = self._user_metrics(ranked, self.labels)
+        values, single = self._user_metrics(ranked, self.labels)
         result = Metrics({name: float(value.mean()) for name, value in values.items()})
+        result.update(single)
         result.update(self._list_metrics(ranked))
         if cold:
             is_cold = self.cold_items[self.labels[1]]
             for group, chosen in (("warm", ~is_cold), ("cold", is_cold)):
                 labels = self.labels[:, chosen]
                 has = torch.bincount(labels[0], minlength=self.users.numel()).cpu() > 0
-                for name, value in self._user_metrics(ranked, labels).items():
+                for name, value in self._user_metrics(ranked, labels)[0].items():
                     result[f"{group}/{name}"] = float(value[has].mean())
         if per_user:
             import pandas as pd
@@ -196,12 +225,25 @@ class Evaluator:
         return result
 
 
+class _Tables:
+    """Two tables as a scorer: checked and laid out once for all blocks of users."""
+
+    def __init__(self, user: Tensor, item: Tensor) -> None:
+        for name, table in (("user", user), ("item", item)):
+            if not torch.isfinite(table).all():
+                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
+        self.user, self.transposed, self.dtype = user, item.t().contiguous(), item.dtype
+
+    def scores(self, users: Tensor) -> Tensor:
+        return self.user[users.to(self.user.device)] @ self.transposed
+
+
 def evaluate(
-    model: nn.Module | Embeddings,
+    model: nn.Module | Embeddings | Scorer,
     data: HeteroData,
     split: str = "test",
     k: Sequence[int] | int = (10, 20),
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[Metric] = DEFAULT_METRICS,
     view: Any = None,
     per_user: bool = False,
     cold: bool = False,
@@ -211,12 +253,12 @@ def evaluate(
     """Rank all items for every user of a split and average the metrics over users.
 
     Args:
-        model: A backbone, an objective, or the embeddings themselves.
+        model: A backbone, an objective, the embeddings themselves, or whatever has ``scores``.
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: Cut-off or cut-offs.
         metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage`` and
-            ``personalization``.
+            ``personalization``; or metric objects of PyG and functions.
         view: The view to evaluate; :obj:`None` means all modalities, an empty list the view in which every modality is
             intervened on.
         per_user: Whether to keep the values of every user.
@@ -228,9 +270,50 @@ def evaluate(
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
     evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask, candidates)
-    if isinstance(model, Embeddings):
-        return evaluator(model, per_user, cold)
-    return evaluator(embed(model, data, [as_view(view, data.modalities)])[0], per_user, cold)
+    tables = embed(model, data, [as_view(view, data.modalities)])[0] if isinstance(model, nn.Module) else model
+    return evaluator(tables, per_user, cold)
+
+
+def drawn_users(users: Tensor, eval_users: int | float, split: str, seed: int) -> Tensor:
+    """Return some of the users of a split, drawn at random and in their order.
+
+    Args:
+        users: All of them, int64 ``[U]``.
+        eval_users: How many: a number, or a share such as ``0.1``.
+        split: Name of the split, for the message.
+        seed: Seed of the draw; the same one draws the same users on any device.
+
+    Raises:
+        InputError: If ``eval_users`` is out of range.
+    """
+    check_eval_users(eval_users)
+    count = eval_users if isinstance(eval_users, int) else max(1, round(eval_users * users.numel()))
+    if count > users.numel():
+        raise InputError(
+            f"eval_users: found {eval_users}, expected at most {users.numel()}, the number of users with an "
+            f"interaction in split {split!r}"
+        )
+    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(seed))
+    return users[order[:count].sort().values.to(users.device)]
+
+
+def check_eval_users(eval_users: int | float | None) -> None:
+    """Refuse a sample of users that is neither a number of them nor a share.
+
+    Args:
+        eval_users: The option.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if eval_users is None:
+        return
+    whole = isinstance(eval_users, int) and not isinstance(eval_users, bool) and eval_users >= 1
+    share = isinstance(eval_users, float) and 0 < eval_users <= 1
+    if not (whole or share):
+        raise InputError(
+            f"eval_users: found {eval_users}, expected a number of users from 1 on, or a share between 0.0 and 1.0"
+        )
 
 
 def popularity(data: HeteroData) -> Embeddings:

@@ -84,6 +84,33 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
     return PairedTest(*means, difference, difference - half, difference + half, p_value, num)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for the number of comparisons by Holm's step-down procedure.
+
+    From `"A Simple Sequentially Rejective Multiple Test Procedure" <https://www.jstor.org/stable/4615733>`_: the
+    smallest of :math:`n` p-values is multiplied by :math:`n`, the next one by :math:`n - 1`, and so on; none becomes
+    smaller than the one before it, nor larger than 1. Below 5 % then is a family in which an error of the first kind
+    anywhere has at most that probability, whatever the dependence between the comparisons.
+
+    Args:
+        p_values: The p-values of one family, in any order.
+
+    Returns:
+        The corrected p-values in the same order.
+
+    Raises:
+        InputError: If a value is not between 0 and 1.
+    """
+    for place, value in enumerate(p_values):
+        if not 0 <= value <= 1:
+            raise InputError(f"Holm's correction: found {value} at p_values[{place}], expected numbers from 0 to 1")
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * float(p_values[place])))
+        corrected[place] = largest
+    return corrected
+
+
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation (``ddof=1``); the deviation of a single value is 0.
 

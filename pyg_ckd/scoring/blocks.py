@@ -206,6 +206,17 @@ class Block:
         users = ones if self.user is None else self.user.index_select(0, user)
         return [users, *(self.item.index_select(0, index) for index in items)]
 
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Return the rows of items ``[B, D]``; of a bias ``[B, 1]``."""
+        if isinstance(self._item, Columns):
+            rows = self._item.take(items)
+            rows = self.item.index_select(0, items) if rows is None else rows
+        elif self._sparse and self._item.is_leaf:
+            rows = _Take.apply(self._item, items)
+        else:
+            rows = self._item.index_select(0, items)
+        return rows if rows.dim() > 1 else rows.unsqueeze(-1)
+
     def margins(self, *triples: Triples) -> list[Tensor]:
         """Return what the block adds to the margins ``[B]`` of several lists of triples."""
         missing = [t for t in triples if self._find(t) is None]
@@ -277,6 +288,24 @@ class BlockEmbeddings:
         """Return the rows of users and of each list of items, block by block."""
         return [row for block in self.blocks for row in block.rows(user, *items)]
 
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Return the rows of items in the columns that tell items apart, for strategies that compare items.
+
+        Blocks in which all items have the same row are left out, so that no column comes from a modality that is
+        intervened on and has a block of its own; a bias of the items is one column. Rows are read block by block: of
+        columns that are still to be computed, those of the items alone where that is less work.
+
+        Args:
+            items: Row numbers of items, int64 ``[B]``.
+
+        Returns:
+            The rows ``[B, D]``, of a view in which nothing tells items apart ``[B, 0]``.
+        """
+        parts = [block.item_rows(items) for block in self.blocks if not block.constant]
+        if not parts:
+            return self.blocks[0].item.new_zeros(items.numel(), 0)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
     def dense(self) -> Embeddings:
         """Return the two tables; a bias becomes a column of ones and one of biases."""
         num_users = next(block.user.size(0) for block in self.blocks if block.user is not None)
@@ -291,4 +320,18 @@ class BlockEmbeddings:
 
 
 Output = Embeddings | BlockEmbeddings
-"""What a view of a backbone is inside a training step; both have ``margins``, ``squared_norm``, ``rows``, ``dense``."""
+"""What a view of a backbone is inside a training step; both have ``margins``, ``squared_norm``, ``rows``,
+``item_rows`` and ``dense``."""
+
+
+def item_rows(output: Output, items: Tensor) -> Tensor:
+    """Return the rows of items in the columns that tell items apart, of whichever kind a view's output is.
+
+    Args:
+        output: The output of a view.
+        items: Row numbers of items, int64 ``[B]``.
+
+    Returns:
+        The rows ``[B, D]``, with gradient; see :meth:`Embeddings.item_rows` and :meth:`BlockEmbeddings.item_rows`.
+    """
+    return output.item_rows(items)

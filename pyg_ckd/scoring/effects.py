@@ -9,20 +9,26 @@ MIN_EFFECT, MAX_EFFECT = 1e-8, 10.0
 
 
 @torch.no_grad()
-def relative_effects(full: Tensor, without: Tensor, alone: Tensor) -> Tensor:
+def relative_effects(full: Tensor, without: Tensor, alone: Tensor, base: Tensor | None = None) -> Tensor:
     r"""Return how much every modality adds to a margin, relative to what it can do alone, without gradient.
 
     .. math::
-        e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}{\delta(\{m\})},
-        10^{-8}, 10 \right)
+        e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}
+        {\delta(\{m\}) - \delta_0}, 10^{-8}, 10 \right)
+
+    The distillation paper has :math:`\delta_0 = 0`. Then the denominator holds what the ids say besides what the
+    modality says, while the ids cancel out of the numerator. With the margin of the empty view as :math:`\delta_0`,
+    both are about the modality alone, and a model that is additive over modalities has :math:`e_m = 1` for all of them.
 
     Args:
         full: Margins of the full view ``[B]``.
         without: Margins of the leave-one-out views ``[B, M]``.
         alone: Margins of the uni-modal views ``[B, M]``.
+        base: Margins :math:`\delta_0` of the empty view ``[B]``. (default: :obj:`None`, zero)
     """
     # In half precision 1e-8 would be zero, and so would the sum that the weights divide by.
     dtype = torch.promote_types(full.dtype, torch.float32)
+    alone = alone if base is None else alone - base.unsqueeze(-1)
     ratio = (full.unsqueeze(-1) - without).to(dtype) / alone
     return ratio.nan_to_num(MIN_EFFECT, MAX_EFFECT, MIN_EFFECT).clamp_(MIN_EFFECT, MAX_EFFECT)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyg_ckd.scoring.margins import read_margins
@@ -60,6 +61,21 @@ class Embeddings(NamedTuple):
         """
         return [self.user.index_select(0, user), *(self.item.index_select(0, index) for index in items)]
 
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Return the rows of items in the columns that tell items apart, for strategies that compare items.
+
+        Columns in which all items agree, as those of a modality that is intervened on, are zero in the result: they
+        change no distance between items, and no inner product or cosine should come from them. Looking for them costs
+        one pass over the table; no number is sent to the host.
+
+        Args:
+            items: Row numbers of items, int64 ``[B]``.
+
+        Returns:
+            The rows ``[B, D]``.
+        """
+        return self.item.index_select(0, items) * varying_columns(self.item)
+
     def detach(self) -> Embeddings:
         """Return the same tables outside the graph of differentiation."""
         return Embeddings(self.user.detach(), self.item.detach())
@@ -85,3 +101,17 @@ class DetailedEmbeddings(Embeddings):
         self = super().__new__(cls, user, item)
         self.parts = parts
         return self
+
+
+@torch.no_grad()
+def varying_columns(table: Tensor) -> Tensor:
+    """Return 1 for each column of a table in which rows differ, else 0, ``[D]`` in the type of the table.
+
+    Differences within the rounding of a product, at most 1e-5 of the largest number of the column, do not count.
+
+    Args:
+        table: The table ``[N, D]``.
+    """
+    low, high = table.aminmax(dim=0)
+    rounding = max(1e-5, 4 * torch.finfo(table.dtype).eps)
+    return (high - low > rounding * torch.maximum(low.abs(), high.abs())).to(table.dtype)

@@ -9,6 +9,9 @@ from pyg_ckd.errors import unknown_name
 View = frozenset[str]
 """The modalities that stay factual; features and preferences of every other one are replaced with their mean."""
 
+EMPTY: View = frozenset()
+"""The view in which every modality is intervened on, so that only the id part of a score is left."""
+
 
 def as_view(view: Collection[str] | str | None, modalities: Sequence[str]) -> View:
     """Return ``view`` as a set of modalities.
@@ -40,14 +43,20 @@ def leave_one_out_views(modalities: Sequence[str]) -> dict[str, View]:
     return {m: frozenset(modalities) - {m} for m in modalities}
 
 
-def counterfactual_views(modalities: Sequence[str]) -> list[View]:
+def counterfactual_views(modalities: Sequence[str], empty: bool = False) -> list[View]:
     """Return each view that distillation needs once: full, every uni-modal and every leave-one-out view.
 
     With two modalities the uni-modal and the leave-one-out views coincide, so that three views are left of five.
+
+    Args:
+        modalities: The modalities, in order.
+        empty: Whether the empty view, in which only the id part of a score is left, stands at the end. All subsets of
+            up to three modalities are there then.
     """
     views = [
         as_view(None, modalities),
         *unimodal_views(modalities).values(),
         *leave_one_out_views(modalities).values(),
+        *([EMPTY] if empty else []),
     ]
     return list(dict.fromkeys(views))

@@ -1,7 +1,16 @@
 """Studies: what is compared with what, run by run, and what the numbers say."""
 
+from pyg_ckd.study.contenders import Contender
 from pyg_ckd.study.findings import verdict
 from pyg_ckd.study.results import render_console_table, results_table
-from pyg_ckd.study.study import Study, StudySettings
+from pyg_ckd.study.settings import StudySettings
+from pyg_ckd.study.study import Study
 
-__all__ = ["Study", "StudySettings", "render_console_table", "results_table", "verdict"]
+__all__ = [
+    "Contender",
+    "Study",
+    "StudySettings",
+    "render_console_table",
+    "results_table",
+    "verdict",
+]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance import DistillationWrapper, ModalityEffectEstimator, Objective
-from pyg_ckd.data import fingerprint, held_out, item_masks
+from pyg_ckd.balance.attribution import ModalityEffectEstimator
+from pyg_ckd.balance.discovery import build_objective, find_strategy, strategies
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.files import atomic_path, write_json
 from pyg_ckd.nn import Backbone
-from pyg_ckd.training import Trainer, build, parse_metric, train_teachers
+from pyg_ckd.study.contenders import Contender, check_options, default_options
+from pyg_ckd.study.settings import PARTS, StudySettings
+from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.model import save_model
 
-UNUSED = {"plain": {"teacher", "distillation"}, "ckd": {"plain"}}
-"""The parts of the options that an objective does not use."""
+OBJECTIVE = "objective"
+"""The part of the options that any strategy's options may stand under."""
 
 
 def train_run(
@@ -38,16 +42,17 @@ def train_run(
     must be those of the first call, apart from what does not decide about the result: options of parts that the
     objective does not use, and ``device``, ``progress`` and ``checkpoint_minutes`` of the trainer.
 
-    ``max_epochs`` of a plain run may differ as well. A run that stopped because of it goes on if it is larger now; one
-    that stopped early, or has seen more epochs already, stays as it is. ``max_epochs`` of a distilled run must be the
-    same, because the teachers depend on it.
+    ``max_epochs`` may differ as well. A run that stopped because of it goes on if it is larger now; one that stopped
+    early, or has seen more epochs already, stays as it is. ``max_epochs`` of a run with teachers must be the same,
+    because the teachers depend on it.
 
     Args:
         data: The graph.
-        backbone: Class of the model; one that ignores the features cannot be distilled.
+        backbone: Class of the model; one that ignores the features can be trained plainly alone.
         folder: Where to write.
-        objective: ``"plain"`` or ``"ckd"``; the latter trains or reads its teachers first.
-        options: Options under ``model``, ``plain``, ``teacher``, ``distillation`` and ``trainer``.
+        objective: Name or import path of the strategy; one that needs teachers trains or reads them first.
+        options: Options under ``model``, ``teacher`` and ``trainer``; those of the strategy under ``objective``, and
+            those of ``plain`` and ``ckd`` under ``plain`` and ``distillation`` as well.
         k: Cut-offs of the test metrics.
         seed: Seed of everything.
 
@@ -55,58 +60,67 @@ def train_run(
         Metrics on the test part, or on the validation part of a graph without one.
 
     Raises:
-        InputError: If the objective is unknown, there is nothing to distil, the monitored metric cannot be evaluated on
-            this graph, the folder cannot be used, or training fails.
+        InputError: If the objective or one of its options is unknown, there is no modality to balance, the monitored
+            metric cannot be evaluated on this graph, the folder cannot be used, or training fails.
     """
-    if objective not in UNUSED:
-        raise unknown_name("objective", objective, UNUSED)
+    cls = _strategy(objective)
     chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
+    settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
+    contender = Contender(cls, {**default_options(cls, settings), **chosen.pop(OBJECTIVE, {})})
     folder = Path(folder)
-    if objective == "ckd":
-        check_distillable(data, backbone)
+    check_distillable(data, backbone, [cls])
     monitored(data, chosen.get("trainer", {}))
-    manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": objective, "seed": seed}
-    free = free_options("max_epochs") if objective == "ckd" else free_options()
-    claim_folder(folder, {**manifest, **chosen}, free | UNUSED[objective])
+    check_options(backbone, data, chosen.get("model", {}), contender)
+    manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": cls.name, "seed": seed}
+    free = free_options("max_epochs") if cls.needs_teachers else free_options()
+    part = PARTS.get(cls.name, "options")
+    unused = {other for other in PARTS.values() if other != part} | (set() if cls.needs_teachers else {"teacher"})
+    claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
     split = "test" if held_out(data, "test").size(1) else "val"
     evaluator = Evaluator(data, split, k)
 
-    trainer = chosen.get("trainer", {})
-    student = build(backbone, data, seed, **chosen.get("model", {}))
-    if objective == "ckd":
+    trainer, model = chosen.get("trainer", {}), chosen.get("model", {})
+    student = build(backbone, data, seed, **model)
+    teachers = None
+    if cls.needs_teachers:
         teacher_trainer = Trainer(**{**trainer, "track_views": False, "seed": seed})
-        more = chosen.get("teacher", {}) | chosen.get("model", {})
+        more = chosen.get("teacher", {}) | model
         teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
-        distillation = chosen.get("distillation", {})
-        model: Objective = DistillationWrapper(student, teachers, has=item_masks(data), **distillation)
-    else:
-        model = Objective(student, **chosen.get("plain", {}))
-    history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(model, data)
+    with seeded(seed):
+        trained = build_objective(cls, student, data, teachers, contender.options)
+    history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(trained, data)
 
-    metrics = evaluator(embed(model, data)[0])
-    save_model(folder / "model.pt", model, data)
+    metrics = evaluator(embed(trained, data)[0])
+    save_model(folder / "model.pt", trained, data)
     with atomic_path(folder / "history.csv") as path:
         history.frame.to_csv(path)
     write_json(folder / "metrics.json", {"best_epoch": history.best_epoch, split: dict(metrics)})
     return metrics
 
 
-def check_distillable(data: HeteroData, backbone: type[Backbone]) -> None:
+def check_distillable(
+    data: HeteroData, backbone: type[Backbone], strategies: Iterable[type[Objective]] | None = None
+) -> None:
     """Refuse a graph or a backbone in which there are no modalities to balance.
 
     Args:
         data: The graph.
         backbone: Class of the student; its attribute ``uses_features`` says whether it looks at the features, which is
             taken for granted where it is missing.
+        strategies: Classes of strategies; plain training alone is never refused. (default: :obj:`None`, a study,
+            which has teachers)
 
     Raises:
         InputError: If the backbone ignores the features, or the graph has fewer than two modalities.
     """
+    if strategies is not None and all(cls is Objective for cls in strategies):
+        return
     if not getattr(backbone, "uses_features", True):
         name = backbone.__name__
         raise InputError(
-            f"backbone: found {name}, which ignores all features and so has no modality to distil, expected one that "
-            f"uses them; train it alone with: pyg-ckd train --backbone {name} --objective plain"
+            f"backbone: found {name}, which ignores all features and so has no modality to distil, or to balance "
+            "otherwise, expected one that uses them; train it alone with: "
+            f"pyg-ckd train --backbone {name} --objective {Objective.name}"
         )
     ModalityEffectEstimator(data.modalities)
 
@@ -121,7 +135,12 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
     Raises:
         InputError: If it is unknown or cannot be evaluated on the validation part of this graph.
     """
-    name = Trainer(**trainer).monitor
+    name, given = Trainer(**trainer).monitor, trainer.get("monitor")
+    if given is not None and not isinstance(given, str):
+        raise InputError(
+            f"trainer.monitor: found the metric {name}, expected one by name and cut-off such as 'recall@20', by which "
+            "runs are measured and kept"
+        )
     family, cutoff = parse_metric(name)
     items = data["item"].num_nodes
     if not 1 <= cutoff <= items:
@@ -131,3 +150,9 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
         )
     Evaluator(data, "val", [cutoff], [family])
     return name, family, cutoff
+
+
+def _strategy(name: str) -> type[Objective]:
+    if "." not in name and ":" not in name and name not in strategies():
+        raise unknown_name("objective", name, strategies())
+    return find_strategy(name)

@@ -1,75 +1,65 @@
-"""The whole study on one data set: baselines, plain student, teachers and distilled student, run by run, resumable."""
+"""The whole study on one data set: baselines, teachers and contenders under several seeds, run by run, resumable."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance import DistillationWrapper, Objective, estimate_effects
-from pyg_ckd.data import Embeddings, fingerprint, item_masks, unimodal_views
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation import Evaluator, Metrics, embed, popularity
+from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.metrics import USER_METRICS
-from pyg_ckd.evaluation.statistics import paired_test
-from pyg_ckd.files import atomic_path, read_json, write_json
-from pyg_ckd.nn import Backbone, LightGCN
+from pyg_ckd.files import read_json, write_json
+from pyg_ckd.nn import Backbone
+from pyg_ckd.options import is_plain
+from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
+from pyg_ckd.study.comparisons import compare, mean_effects, winner
+from pyg_ckd.study.contenders import Contenders, as_contenders, check_options
+from pyg_ckd.study.executor import Workplace, alone, check_executor, run_all
+from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT, Maker, on_gpu
 from pyg_ckd.study.run import check_distillable, monitored
-from pyg_ckd.training import History, Teachers, Trainer, build, train_teachers
-from pyg_ckd.training.folder import claim_folder, free_options
-from pyg_ckd.training.model import load_model, save_model
-from pyg_ckd.training.trainer import CHECKPOINT_NAME
+from pyg_ckd.study.runs import Run, identity, trained, training_data
+from pyg_ckd.study.settings import PARTS, TEACHER, StudySettings
+from pyg_ckd.study.store import RunStore
+from pyg_ckd.study.tables import write_csv, write_tex
+from pyg_ckd.training import Trainer
+from pyg_ckd.training.folder import MANIFEST, claim_folder, free_options
 from pyg_ckd.versions import versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
+FORMAT = 2
 COMPARED = ("recall", "ndcg")
 """Compared at the cut-off of the monitored metric, beside that metric itself."""
-LIGHTGCN_TRAINER = ("max_epochs", "monitor", "device", "precision", "checkpoint_minutes", "progress")
-"""What the baseline's training takes over from the student's; the rest are its own recommended settings."""
-
-
-@dataclass
-class StudySettings:
-    """What a study is made of, beside the data.
-
-    Args:
-        model: Options of the backbone.
-        plain: Options of :class:`~pyg_ckd.Objective` for the plain student.
-        teacher: Options of :class:`~pyg_ckd.Objective` for the teachers.
-        distillation: Options of :class:`~pyg_ckd.DistillationWrapper`.
-        lightgcn: Options of the LightGCN baseline; ``l2`` and ``lr`` among them are those of its training.
-        trainer: Options of :class:`~pyg_ckd.Trainer`; the baseline takes over only what does not touch its quality, and
-            ``monitor``, by which all runs are chosen and compared.
-        k: Cut-offs of the test metrics; that of the monitored metric is always added.
-    """
-
-    model: dict[str, Any] = field(default_factory=dict)
-    plain: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, Any] = field(default_factory=dict)
-    distillation: dict[str, Any] = field(default_factory=dict)
-    lightgcn: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    k: tuple[int, ...] = (10, 20)
+ONLY_KEPT = ("effects", "made_of")
+"""What ``run.json`` holds and the list of runs in ``results.json`` does not."""
 
 
 class Study:
-    """Runs popularity, LightGCN, the plain student, the teachers and the distilled student over several seeds.
+    """Compares contenders with plain training, with baselines and with uni-modal teachers, over several seeds.
 
-    Every finished run is kept in its own folder, and a run that was broken off goes on from its last checkpoint, as
-    does a teacher: the same call on the same folder continues the study. ``device``, ``progress`` and
-    ``checkpoint_minutes`` of the trainer may differ from call to call. ``max_epochs`` may not: finished runs are kept,
-    and would be compared with new ones that were trained for longer or shorter.
+    Every run has a key, made of all that decides about it: data, backbone, strategy and their code, options, seed,
+    teachers. A run is made once and kept in a folder of its own, and one that was broken off goes on from its last
+    checkpoint: the same call on the same folder continues the study. Studies that share the folder ``runs`` share every
+    run of the same key, whatever else they compare, and may be under way at the same time. Cut-offs are no part of the
+    key: runs are measured again from what is kept.
 
-    Best epochs are chosen, effects measured and students compared by the metric that the trainer monitors.
+    In the same folder, ``device``, ``progress`` and ``checkpoint_minutes`` of the trainer and the cut-offs may differ
+    from call to call, and contenders and baselines may come and go. What decides about a run may not.
+
+    Runs are made one after the other in this process, or by several processes or a cluster. On the CPU, each computes
+    with one thread, and results are the same to the bit whoever makes the runs.
+
+    Best epochs are chosen, effects measured and contenders compared by the metric that the trainer monitors.
 
     Args:
         data: The graph.
@@ -77,12 +67,23 @@ class Study:
         folder: Where to write; it must be empty, missing, or hold an unfinished study of the same settings.
         settings: Options of all parts.
         say: Called with a line of text at every step.
-        baselines: Folder of the LightGCN runs, which studies of the same data can share; by default they stand in
-            ``folder``.
+        contenders: From name to a :class:`Contender`, the class of a strategy, or its name or import path; a list of
+            strategies goes by their own names. Without options of their own, plain training and distillation have
+            those of ``settings``, and others what they have in common with plain training. Plain training is
+            always among them. (default: :obj:`None`, plain training and distillation)
+        baselines: Names of the baselines, or a mapping from name to options, which LightGCN alone has. Closed forms
+            have one run; one that does not fit the graph is left out with its reason. A path is a folder of the
+            baselines' runs alone.
+        runs: Folder of the runs, which several studies can share. (default: :obj:`None`, ``<folder>/runs``)
+        workers: Processes that make runs at the same time. One is this process.
+        backend: Where the workers are: ``"loky"`` (this machine; one thread each on the CPU, one GPU each where the
+            trainer uses them), ``"dask"`` (the cluster of the current client, or of ``DASK_SCHEDULER_ADDRESS``), or
+            ``"ray"``. Workers of a cluster must see the same folders.
 
     Raises:
-        InputError: If the graph has fewer than two modalities, the backbone ignores them, a cut-off (or that of the
-            monitored metric) is larger than the number of items, or the folder cannot be used.
+        InputError: If the graph has fewer than two modalities, the backbone ignores them, a contender, baseline, option
+            or backend is unknown or given twice, a cut-off (or that of the monitored metric) is larger than the number
+            of items, or the folder cannot be used.
     """
 
     def __init__(
@@ -92,250 +93,217 @@ class Study:
         folder: str | os.PathLike[str],
         settings: StudySettings | None = None,
         say: Callable[[str], object] = lambda line: None,
-        baselines: str | os.PathLike[str] | None = None,
+        contenders: Contenders | None = None,
+        baselines: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | os.PathLike[str] = DEFAULT,
+        runs: str | os.PathLike[str] | None = None,
+        workers: int = 1,
+        backend: str = "loky",
     ) -> None:
-        check_distillable(data, backbone)
         self.data, self.backbone, self.say = data, backbone, say
         self.settings = settings or StudySettings()
+        shared = Path(baselines) if isinstance(baselines, os.PathLike) else None
+        self.baselines = as_baselines(DEFAULT if isinstance(baselines, os.PathLike) else baselines)
+        self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
+        check_distillable(data, backbone)
         self.folder = Path(folder)
+        self.workers, self.backend = workers, backend
+        self._device = str(self.settings.trainer.get("device", "auto"))
+        check_executor(workers, backend, self._device)
         Evaluator(data, "test", self.settings.k, [])  # Fails early with cut-offs of the user's that cannot be.
         self.monitor, family, self.cutoff = monitored(data, self.settings.trainer)
-        cutoffs = sorted({*self.settings.k, self.cutoff})
-        self.evaluators = {
-            "val": Evaluator(data, "val", cutoffs, list(dict.fromkeys(["recall", "ndcg", family]))),
-            "test": Evaluator(data, "test", cutoffs, TEST_METRICS),
-            "views": Evaluator(data, "test", cutoffs),
-        }
+        self.cutoffs = tuple(sorted({*self.settings.k, self.cutoff}))
+        for contender in self.contenders.values():
+            check_options(backbone, data, self.settings.model, contender)
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]
-        self._earlier = 0.0
-        free = free_options("max_epochs")
-        claim_folder(self.folder, self._manifest(), free)
-        self.baselines = None if baselines is None else Path(baselines)
-        if self.baselines is not None:
-            model, trainer, l2 = self._lightgcn()
-            manifest = {"data": fingerprint(data), "backbone": "LightGCN", "model": model, "plain": {"l2": l2}}
-            claim_folder(self.baselines, {**manifest, "trainer": trainer, "k": list(self.settings.k)}, free)
+        self._fingerprint = fingerprint(data)
+        self._claim()
+        store = RunStore(self.folder / "runs" if runs is None else Path(runs))
+        self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}
 
     def _manifest(self) -> dict[str, Any]:
-        return {"data": fingerprint(self.data), "backbone": self.backbone.__name__, **vars(self.settings)}
+        named = {
+            name: {"strategy": identity(contender.strategy)["path"], "options": dict(contender.options)}
+            for name, contender in self.contenders.items()
+        }
+        return {
+            "data": self._fingerprint,
+            "backbone": self.backbone.__name__,
+            **vars(self.settings),
+            "trainer": _described(self.settings.trainer),
+            "contenders": named,
+            "baselines": dict(self.baselines),
+        }
 
-    def run(self, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
-        """Run everything that is not there yet, write ``results.json`` and return its content.
+    def _claim(self) -> None:
+        """Take the folder; contenders and baselines that only one of the calls has may come and go."""
+        manifest, found = self._manifest(), read_json(self.folder / MANIFEST)
+        free = free_options("max_epochs") | {"k"}
+        for part in ("contenders", "baselines"):
+            earlier = found.get(part) if isinstance(found, dict) else None
+            if isinstance(earlier, dict):
+                free |= {f"{part}.{name}" for name in earlier.keys() ^ manifest[part].keys()}
+            else:  # An older version wrote the folder.
+                free.add(part)
+        used = {contender.strategy.name for contender in self.contenders.values()}
+        free |= {part for strategy, part in PARTS.items() if strategy not in used}
+        claim_folder(self.folder, manifest, free)
+
+    def plan(self, seeds: Sequence[int]) -> list[Run]:
+        """Return the runs of the study: closed forms, and for every seed LightGCN, contenders and teachers.
 
         Args:
             seeds: The seeds.
         """
-        start, self._earlier = time.monotonic(), 0.0
-        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        runs = [self._popularity()]
-        effects: dict[str, list[pd.DataFrame]] = {"plain": [], "ckd": []}
-        self._report(runs[0])
+        once = [name for name in self.baselines if name != TRAINED]
+        runs = [self._baseline(name, 0) for name in once]
         for seed in seeds:
-            runs += self._seed(seed, effects)
+            runs += [self._baseline(name, seed) for name in self.baselines if name == TRAINED]
+            teachers = tuple(self._teacher(m, seed) for m in self.data.modalities)
+            made = [self._contender(name, seed, teachers) for name in self.contenders]
+            runs += [run for run in made if not run.teachers]
+            runs += [*teachers, *(run for run in made if run.teachers)]
+        return runs
+
+    def run(self, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
+        """Run everything that is not there yet, write the results and return what ``results.json`` holds.
+
+        ``results.csv`` has a row for every number, ``table.tex`` two tables for a paper.
+
+        Args:
+            seeds: The seeds.
+
+        Raises:
+            InputError: If a run fails, its process dies, or another process runs the same study; what is finished is
+                kept.
+        """
+        seeds = list(dict.fromkeys(seeds))
+        if not seeds:
+            raise InputError("seeds: found none, expected at least one")
+        with alone(self.folder):
+            return self._run(seeds)
+
+    def _run(self, seeds: list[int]) -> dict[str, Any]:
+        start, started = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        planned = self.plan(seeds)
+        unique = list({run.key: run for run in planned}.values())
+        earlier = {run.key: record for run in unique if (record := self.stores[run.kind].read(run)) is not None}
+        made: dict[str, dict[str, Any]] = {}
+        for run, record in self._make(unique):
+            made[run.key] = record
+            self._report(run, record)
+        left_out = {run.name: made[run.key][LEFT_OUT] for run in planned if LEFT_OUT in made[run.key]}
+        done = {run.name: run for run in planned if run.name not in left_out}
+        records = [self._record(run, made[run.key]) for run in planned if run.name in done]
+        baselines = [name for name in self.baselines if name not in left_out]
+        by_name = {(run.name, run.seed): run for run in planned}
         results = {
-            "format": 1,
+            "format": FORMAT,
             "data": describe(self.data),
-            "settings": {**self._manifest(), "seeds": list(seeds)},
+            "settings": {**self._manifest(), "seeds": seeds},
             "monitor": self.monitor,
             "versions": versions(),
             "started": started,
-            "duration_seconds": time.monotonic() - start + self._earlier,
-            "runs": runs,
-            "effects": _mean_effects(effects["plain"]),
-            "effects_ckd": _mean_effects(effects["ckd"]),
-            "comparisons": self._comparisons(runs, seeds),
+            "duration_seconds": time.monotonic() - start + sum(r["training_seconds"] for r in earlier.values()),
+            "contenders": self._contenders(),
+            "baselines": baselines,
+            "left_out": left_out,
+            "winner": winner(records, list(self.contenders), self.monitor),
+            "runs": [{k: v for k, v in record.items() if k not in ONLY_KEPT} for record in records],
+            "effects_split": EFFECTS_SPLIT,
+            "effects": {
+                name: mean_effects([record for record in records if record["name"] == name], self.cutoff)
+                for name in self.contenders
+            },
+            "comparisons": compare(
+                records,
+                list(self.contenders),
+                baselines,
+                self.compared,
+                lambda name, seed: self._per_user(by_name[name, seed]),
+            ),
         }
+        shown = [self.monitor, *(f"{family}@{k}" for family in COMPARED for k in self.cutoffs)]
+        write_csv(self.folder / "results.csv", results)
+        write_tex(self.folder / "table.tex", results, list(dict.fromkeys(shown)))
         write_json(self.folder / "results.json", results)
         return results
 
     def histories(self, seeds: Sequence[int]) -> dict[tuple[str, int], pd.DataFrame]:
-        """Return the history of every run, from (name, seed) to a table indexed by epoch.
+        """Return the history of every run that was trained, from (name, seed) to a table indexed by epoch.
 
         Args:
             seeds: The seeds.
         """
-        import pandas as pd
+        found = {(run.name, run.seed): self.stores[run.kind].history(run) for run in self.plan(seeds)}
+        return {key: table for key, table in found.items() if table is not None}
 
-        found = {}
-        for name in ("lightgcn", "plain", "ckd", *(f"teacher:{m}" for m in self.data.modalities)):
-            for seed in seeds:
-                path = self._run_folder(name, seed) / "history.csv"
-                if path.exists():
-                    found[name, seed] = pd.read_csv(path, index_col="epoch")
-        return found
+    def _baseline(self, name: str, seed: int) -> Run:
+        return baseline_run(name, self.baselines[name], self._fingerprint, self.monitor, self.settings, seed)
 
-    def _run_folder(self, name: str, seed: int) -> Path:
-        if name == "lightgcn" and self.baselines is not None:
-            return self.baselines / f"{name}-seed{seed}"
-        return self.folder / "runs" / f"{name.replace(':', '-')}-seed{seed}"
+    def _teacher(self, modality: str, seed: int) -> Run:
+        trainer = {**self.settings.trainer, "track_views": False, "seed": seed}
+        options = dict(self.settings.teacher)
+        return self._trained(f"{TEACHER}{modality}", "teacher", seed)(Objective, options, trainer, modality)
 
-    def _trainer(self, name: str, seed: int, **options: Any) -> Trainer:
-        folder = self._run_folder(name, seed)
-        return Trainer(**{"checkpoint_minutes": 1.0, **options, "seed": seed, "checkpoint_dir": folder})
+    def _contender(self, name: str, seed: int, teachers: tuple[Run, ...]) -> Run:
+        contender, trainer = self.contenders[name], {**self.settings.trainer, "seed": seed}
+        needed = teachers if contender.strategy.needs_teachers else ()
+        make = self._trained(name, "contender", seed)
+        return make(contender.strategy, contender.options, trainer, teachers=needed)
 
-    def _popularity(self) -> dict[str, Any]:
-        return self._record("popularity", None, 0, None, {None: popularity(self.data)}, save=False)
+    def _trained(self, name: str, kind: str, seed: int) -> Callable[..., Run]:
+        return partial(trained, name, kind, seed, self._fingerprint, self.backbone, self.settings.model)
 
-    def _seed(self, seed: int, effects: dict[str, list[pd.DataFrame]]) -> list[dict[str, Any]]:
-        lightgcn, trainer, l2 = self._lightgcn()
-        runs = [
-            self._train(
-                "lightgcn",
-                seed,
-                lambda: Objective(build(LightGCN, self.data, seed, **lightgcn), l2=l2),
-                trainer,
-            ),
-            self._train("plain", seed, lambda: Objective(self._student(seed), **self.settings.plain)),
+    def _make(self, runs: Sequence[Run]) -> Any:
+        maker = Maker(training_data(self.data), self.stores, self.monitor, self.cutoffs, self.say)
+        several = self.backend == "loky" and self.workers > 1
+        place = Workplace(
+            str(self.folder.resolve()),
+            self._fingerprint,
+            tuple((kind, str(store.folder.resolve())) for kind, store in self.stores.items()),
+            self.monitor,
+            self.cutoffs,
+            parent=os.getpid() if several else 0,
+            cards=self.workers if several and on_gpu(self._device) else 0,
+        )
+        return run_all(runs, maker, place, self.workers, self.backend)
+
+    def _per_user(self, run: Run) -> pd.DataFrame:
+        return self.stores[run.kind].per_user(run)
+
+    def _record(self, run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a record under the name that the run has in this study, with the cut-offs of this study alone."""
+
+        def chosen(metrics: Mapping[str, float]) -> dict[str, float]:
+            return {name: value for name, value in metrics.items() if int(name.partition("@")[2]) in self.cutoffs}
+
+        own = {"name": run.name, "kind": run.kind, "seed": run.seed}
+        views = {m: chosen(metrics) for m, metrics in record["views"].items()}
+        return {**record, **own, "val": chosen(record["val"]), "test": chosen(record["test"]), "views": views}
+
+    def _contenders(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "strategy": identity(contender.strategy)["path"],
+                "options": dict(contender.options),
+                "needs_teachers": contender.strategy.needs_teachers,
+            }
+            for name, contender in self.contenders.items()
         ]
-        teachers = self._teachers(seed)
-        runs += [self._teacher_record(m, seed, teachers) for m in self.data.modalities]
-        runs.append(
-            self._train(
-                "ckd",
-                seed,
-                lambda: DistillationWrapper(
-                    self._student(seed), teachers, has=item_masks(self.data), **self.settings.distillation
-                ),
-            )
-        )
-        for name in effects:
-            effects[name].append(estimate_effects(self._load(name, seed), self.data, "val", k=self.cutoff).table)
-        return runs
 
-    def _lightgcn(self) -> tuple[dict[str, Any], dict[str, Any], float]:
-        """Return the baseline's options of the model and of the trainer, and its L2 weight."""
-        best, options = LightGCN.recommended, {**self.settings.lightgcn}
-        l2 = options.pop("l2", best["plain"]["l2"])
-        trainer = {k: v for k, v in self.settings.trainer.items() if k in LIGHTGCN_TRAINER}
-        trainer |= {**best["trainer"], "track_views": False}
-        trainer["lr"] = options.pop("lr", trainer["lr"])
-        return {**best["model"], **options}, trainer, l2
-
-    def _load(self, name: str, seed: int) -> Backbone:
-        folder = self._run_folder(name, seed)
-        try:
-            return load_model(folder / "model.pt", self.data, {self.backbone.__name__: self.backbone})
-        except InputError as error:
-            raise InputError(f"{error}; remove the folder {folder} to train this run anew") from None
-
-    def _finished(self, name: str, seed: int) -> dict[str, Any] | None:
-        """Return the record of a run of an earlier call, whose training counts towards the study's duration."""
-        record: dict[str, Any] | None = read_json(self._run_folder(name, seed) / "run.json")
-        if record is None or self.monitor not in record["test"]:  # Older versions did not add the monitored cut-off.
-            return None
-        self._earlier += record.get("training_seconds", 0.0)
-        return record
-
-    def _student(self, seed: int) -> Backbone:
-        return build(self.backbone, self.data, seed, **self.settings.model)
-
-    def _teachers(self, seed: int) -> Teachers:
-        options = {"checkpoint_minutes": 1.0, **self.settings.trainer, "track_views": False, "seed": seed}
-        self.say(f"seed {seed}: teachers for {', '.join(self.data.modalities)}")
-        return train_teachers(
-            self.backbone,
-            self.data,
-            Trainer(**options),
-            cache_dir=self.folder / "runs" / "teachers",
-            **self.settings.teacher,
-            **self.settings.model,
-        )
-
-    def _train(
-        self, name: str, seed: int, make: Callable[[], Objective], trainer: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        folder = self._run_folder(name, seed)
-        record = self._finished(name, seed)
-        if record is None:
-            self.say(f"seed {seed}: {name}")
-            objective = make()
-            fit = self._trainer(name, seed, **(self.settings.trainer if trainer is None else trainer))
-            history = fit.fit(objective, self.data)
-            views: dict[str | None, Any] = {None: None} | (
-                {} if name == "lightgcn" else unimodal_views(self.data.modalities)
-            )
-            tables = dict(zip(views, embed(objective, self.data, list(views.values())), strict=True))
-            save_model(folder / "model.pt", objective, self.data)
-            record = self._record(name, type(objective.student).__name__, seed, history, tables)
-        # The finished run is kept in model.pt. An earlier call may have been killed before it came to this line.
-        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
-        self._report(record)
-        return record
-
-    def _teacher_record(self, modality: str, seed: int, teachers: Teachers) -> dict[str, Any]:
-        name = f"teacher:{modality}"
-        record = self._finished(name, seed)
-        if record is None:
-            tables: dict[str | None, Embeddings] = {None: teachers[modality]}
-            record = self._record(name, self.backbone.__name__, seed, teachers.histories[modality], tables)
-        self._report(record)
-        return record
-
-    def _record(
-        self,
-        name: str,
-        backbone: str | None,
-        seed: int,
-        history: History | None,
-        tables: dict[str | None, Embeddings],
-        save: bool = True,
-    ) -> dict[str, Any]:
-        test = self.evaluators["test"](tables[None], per_user=True, cold=True)
-        record = {
-            "name": name,
-            "backbone": backbone,
-            "seed": seed,
-            "best_epoch": history.best_epoch if history else None,
-            "seconds_per_epoch": history.seconds_per_epoch if history else None,
-            "training_seconds": sum(history.seconds) if history else 0.0,
-            "val": dict(self.evaluators["val"](tables[None])),
-            "test": dict(test),
-            "views": {m: dict(self.evaluators["views"](table)) for m, table in tables.items() if m is not None},
-        }
-        if save:
-            self._save(name, seed, record, history, test)
-        return record
-
-    def _save(self, name: str, seed: int, record: dict[str, Any], history: History | None, test: Metrics) -> None:
-        folder = self._run_folder(name, seed)
-        with atomic_path(folder / "per_user.csv") as path:
-            assert test.per_user is not None
-            test.per_user.to_csv(path)
-        if history is not None:
-            with atomic_path(folder / "history.csv") as path:
-                history.frame.to_csv(path)
-        write_json(folder / "run.json", record)  # Last: a run counts as finished once it is there.
-
-    def _report(self, record: Mapping[str, Any]) -> None:
+    def _report(self, run: Run, record: Mapping[str, Any]) -> None:
+        if LEFT_OUT in record:
+            self.say(f"  {run.name:<18} left out: {record[LEFT_OUT]}")
+            return
         epoch = f", epoch {record['best_epoch']}" if record["best_epoch"] else ""
         value = record["test"][self.monitor]
-        self.say(f"  {record['name']:<18} test {self.monitor} {value:.4f} (seed {record['seed']}{epoch})")
-
-    def _comparisons(self, runs: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """Compare distilled and plain student: over users (each averaged over seeds) and over seeds."""
-        import pandas as pd
-
-        found = []
-        for metric in self.compared:
-            over_users = []
-            for name in ("ckd", "plain"):
-                tables = [pd.read_csv(self._run_folder(name, s) / "per_user.csv", index_col="user") for s in seeds]
-                over_users.append(pd.concat([table[metric] for table in tables], axis=1).mean(axis=1).to_numpy())
-            if over_users[0].size > 1:  # A single user says nothing about chance.
-                found.append(_comparison(metric, "users", *over_users))
-            if len(seeds) > 1:
-                values = {n: [run["test"][metric] for run in runs if run["name"] == n] for n in ("ckd", "plain")}
-                found.append(_comparison(metric, "seeds", values["ckd"], values["plain"]))
-        return found
+        self.say(f"  {run.name:<18} test {self.monitor} {value:.4f} (seed {run.seed}{epoch})")
 
 
-def _comparison(metric: str, over: str, a: Any, b: Any) -> dict[str, Any]:
-    return {"a": "ckd", "b": "plain", "metric": metric, "over": over, **vars(paired_test(a, b))}
-
-
-def _mean_effects(tables: Sequence[pd.DataFrame]) -> dict[str, dict[str, float]]:
-    """Average the effect tables of several seeds; ``mean`` is the causal effect on the margin."""
-    mean = sum(table.sort_index() for table in tables) / len(tables)
-    mean = mean.rename(columns={"effect": "mean"}).sort_values("mean", kind="stable")
-    return {str(m): {str(k): float(v) for k, v in row.items()} for m, row in mean.to_dict("index").items()}
+def _described(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a trainer as plain values; what does not decide about results is left out if it is none."""
+    settings = Trainer(**trainer).settings()
+    plain = {name: value if is_plain(value) else settings.get(name) for name, value in trainer.items()}
+    return {name: value for name, value in plain.items() if is_plain(trainer[name]) or name in settings}

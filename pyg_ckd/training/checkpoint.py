@@ -14,8 +14,11 @@ import torch
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
+READABLE = {"model": (1, FORMAT), "teacher": (1, FORMAT)}
+"""Versions that can be read, by kind; of other kinds, only the present one. A run of version 1 has one group of
+parameters in its optimizer, and lacks what a run goes on from now."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
@@ -56,7 +59,7 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str, device: str | torch
         raise InputError(
             f"checkpoint {path}: cannot be read ({reason}); it is damaged or no checkpoint, train again"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in READABLE.get(kind, (FORMAT,)):
         found = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
         raise InputError(
             f"checkpoint {path}: found format {found}, expected {FORMAT}; another version wrote it, train again"

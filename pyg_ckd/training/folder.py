@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import plain_values, read_json, write_json
 from pyg_ckd.training.checkpoint import check_settings
-from pyg_ckd.training.trainer import Trainer
+from pyg_ckd.training.trainer import FREE
 
 MANIFEST = "settings.json"
 
@@ -49,14 +48,13 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any], free: Collection[str
 def free_options(*compared: str) -> set[str]:
     """Return the options of the trainer that do not decide about results, as dotted keys of a manifest.
 
-    They are all arguments of :class:`~pyg_ckd.Trainer` that :meth:`Trainer.settings` leaves out: ``device``,
-    ``progress``, ``checkpoint_minutes``, ``checkpoint_dir`` and ``max_epochs``, with which a run can be prolonged.
+    They are those of :data:`pyg_ckd.training.trainer.FREE`, for instance ``device``, ``progress`` and ``max_epochs``,
+    with which a run can be prolonged.
 
     Args:
         *compared: Names that are to be compared all the same.
     """
-    names = inspect.signature(Trainer).parameters.keys() - Trainer().settings().keys()
-    return {f"trainer.{name}" for name in names.difference(compared)}
+    return {f"trainer.{name}" for name in FREE if name not in compared}
 
 
 def _without(manifest: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:

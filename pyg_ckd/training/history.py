@@ -21,13 +21,21 @@ class History:
         seconds: Duration of training in every epoch, without evaluation, in seconds. Kept apart from :attr:`rows`,
             which are the same for the same seed.
         best_epoch: Epoch whose weights the model has at the end, counted from 1.
-        best_value: The monitored validation metric at that epoch.
+        best_value: The monitored validation metric at that epoch; :obj:`nan` without a validation part.
+        validation_seconds: Duration of every evaluation, in seconds; kept apart like :attr:`seconds`.
+        stopped: Why training ended: ``"no improvement in the last 20 evaluations"``, ``"max_epochs"``,
+            ``"nothing to train"``, or what a callback wrote here to end it after the present epoch.
+        converged: :obj:`False` if epochs ran out before any evaluation after the best one, so that more epochs might
+            have been better.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     best_epoch: int = -1
     best_value: float = float("nan")
+    validation_seconds: list[float] = field(default_factory=list)
+    stopped: str = ""
+    converged: bool = True
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -1,23 +1,26 @@
-"""Trained backbones on disk: weights plus what is needed to build the model again."""
+"""Trained models on disk: weights plus what is needed to build the model again."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.discovery import check_strategy, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.models.discovery import backbones as discovered
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
-    """Write a trained backbone; of an objective, its student.
+    """Write a trained backbone; of an objective, its student and, if it ranks with scores of its own, itself.
 
     Args:
         path: The file.
@@ -25,6 +28,7 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
         data: The graph it was trained on; only its fingerprint is stored.
     """
     backbone = model.student if isinstance(model, Objective) else model
+    strategy = _strategy(model) if isinstance(model, Objective) and ranks_itself(model) else None
     content = {
         "kind": "model",
         "backbone": type(backbone).__name__,
@@ -34,13 +38,41 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
         "state": backbone.state_dict(),
         "data": fingerprint(data),
     }
-    save_checkpoint(path, content)
+    save_checkpoint(path, content if strategy is None else {**content, "strategy": strategy})
+
+
+def ranks_itself(objective: Objective) -> bool:
+    """Return whether an objective ranks with other scores than its student's, as an ensemble does.
+
+    Args:
+        objective: The objective.
+    """
+    return type(objective).forward_views is not Objective.forward_views
+
+
+def _strategy(objective: Objective) -> dict[str, Any]:
+    cls, state = type(objective), objective.state_dict()
+    teachers = {m: tuple(tables) for m, tables in objective.given_teachers().items()}
+    if cls.needs_teachers and not teachers:
+        raise InputError(
+            f"{cls.__name__}: needs teachers but its given_teachers() returns none, so that a saved model could not be "
+            "built again; derive from pyg_ckd.balance.TaughtObjective"
+        )
+    return {
+        "path": f"{cls.__module__}.{cls.__qualname__}",
+        "options": dict(objective.options),
+        "teachers": teachers,
+        "state": {k: v for k, v in state.items() if not k.startswith(("student.", "teacher_"))},
+    }
 
 
 def load_model(
     path: str | os.PathLike[str], data: HeteroData, backbones: Mapping[str, type[Backbone]] | None = None
-) -> Backbone:
-    """Read a trained backbone.
+) -> Backbone | Objective:
+    """Read a trained model: a backbone, or an objective if it was trained with one that ranks with scores of its own.
+
+    A strategy from outside the library is built again only if its module has been imported already: a file never
+    causes an import.
 
     Args:
         path: The file.
@@ -49,7 +81,8 @@ def load_model(
             of :mod:`pyg_ckd.nn`)
 
     Raises:
-        InputError: If the file is damaged, of another version, names an unknown backbone, or belongs to other data.
+        InputError: If the file is damaged, of another version, names an unknown backbone or a strategy that is not
+            imported, or belongs to other data.
     """
     backbones = discovered() if backbones is None else backbones
     content = load_checkpoint(path, "model")
@@ -80,4 +113,32 @@ def load_model(
             f"checkpoint {path}: found weights of other shapes than {content['backbone']} has with the stored options "
             f"{content['options']}, expected the same; another version wrote it, train again"
         ) from None
-    return model
+    return model if "strategy" not in content else _restore(path, model, content["strategy"])
+
+
+def _restore(path: str | os.PathLike[str], student: Backbone, content: Any) -> Objective:
+    if not isinstance(content, dict) or {"path", "options", "teachers", "state"} - content.keys():
+        raise InputError(f"checkpoint {path}: the part 'strategy' is damaged, train again")
+    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in strategies().values()}
+    name = str(content["path"])
+    module, _, attribute = name.rpartition(".")
+    cls = known.get(name) or getattr(sys.modules.get(module), attribute, None)
+    if cls is None:
+        raise InputError(
+            f"checkpoint {path}: it ranks with the strategy {name}, which is not imported, expected it to be; import "
+            f"{module} first, or give it on the command line with --strategy {name}"
+        )
+    check_strategy(name, cls)
+    try:
+        tables = {m: Embeddings(*pair) for m, pair in content["teachers"].items()}
+        given: list[Any] = [tables] if cls.needs_teachers else []
+        objective: Objective = cls(student, *given, **content["options"])
+        kept = {k: v for k, v in objective.state_dict().items() if k.startswith(("student.", "teacher_"))}
+        objective.load_state_dict(kept | content["state"])
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"checkpoint {path}: found options and state that {name} does not take ({reason}); another version wrote "
+            "it, train again"
+        ) from None
+    return objective

@@ -22,9 +22,14 @@ from pyg_ckd.data.build import fingerprint
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import embed
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint, seeded
+from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.trainer import CHECKPOINT_NAME, Trainer
+
+KEY_FORMAT = 1
+"""Raised whenever the same settings lead to other teachers than before."""
+RECORD = ("validation_seconds", "stopped", "converged")
+"""What a file of the cache holds of the record since the second version of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     """Return a hash of all that decides about a teacher: data, settings, architecture and initial weights."""
     digest = hashlib.sha256()
-    settings = {**objective.settings(), **trainer.settings(), "max_epochs": trainer.max_epochs, "format": FORMAT}
+    settings = {**objective.settings(), **trainer.settings(objective), "max_epochs": trainer.max_epochs}
+    settings["format"] = KEY_FORMAT
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(f"{fingerprint(data)}{objective.student!r}{_attributes(objective.student)}".encode())
     for name, value in objective.state_dict().items():
@@ -154,7 +160,8 @@ def _read(path: Path, modality: str, data: HeteroData) -> Teacher | None:
         return None
     try:
         content = load_checkpoint(path, "teacher")
-        history = History(content["rows"], content["seconds"], content["best_epoch"], content["best_value"])
+        more = {name: content[name] for name in RECORD if name in content}
+        history = History(content["rows"], content["seconds"], content["best_epoch"], content["best_value"], **more)
         embeddings = Embeddings(content["user"], content["item"])
         sizes = tuple(table.size(0) for table in embeddings)
     except InputError as error:
@@ -196,8 +203,9 @@ def _warn(modality: str, reason: str) -> None:
 
 def _write(path: Path, teacher: Teacher) -> None:
     history, (user, item) = teacher.history, teacher.embeddings
-    content = {"kind": "teacher", "user": user, "item": item, "rows": history.rows, "seconds": history.seconds}
-    save_checkpoint(path, content | {"best_epoch": history.best_epoch, "best_value": history.best_value})
+    names = ("rows", "seconds", "best_epoch", "best_value", *RECORD)
+    content = {"kind": "teacher", "user": user, "item": item, **{name: getattr(history, name) for name in names}}
+    save_checkpoint(path, content)
 
 
 def _attributes(model: nn.Module) -> list[tuple[str, str, str]]:

@@ -1,95 +1,70 @@
-"""The training loop: sampling, steps, validation, early stopping, checkpoints and exact resume."""
+"""The trainer: what a training is made of, how it goes on after a break, and when it ends."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.balance.objective import Objective, Progress, as_objective
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.data.inputs import RATES, held_out, unpack
+from pyg_ckd.data.negatives import NEGATIVES
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.evaluation.ranking import Evaluator
-from pyg_ckd.scoring.views import unimodal_views
+from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
+from pyg_ckd.evaluation.ranking import check_eval_users
+from pyg_ckd.training.callbacks import CallbackError, Hooks, as_callbacks, as_loggers, finish_loggers
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
+from pyg_ckd.training.console import log_end, log_epoch, shown_progress
+from pyg_ckd.training.epoch import train_epoch
+from pyg_ckd.training.factories import (
+    build_optimizer,
+    build_sampler,
+    build_scheduler,
+    check_factories,
+    describe_optimizer,
+    describe_sampler,
+    describe_scheduler,
+    step_scheduler,
+)
 from pyg_ckd.training.history import History
 from pyg_ckd.training.memory import kept_memory
-from pyg_ckd.training.optimizer import RowAdam
+from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.stopping import EarlyStopping
+from pyg_ckd.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT_NAME = "last.pt"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
-
-@dataclass
-class _Run:
-    """Everything that changes while a run goes on."""
-
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    adam: RowAdam  # What lightning-fabric wraps as the optimizer.
-    sampler: TripletSampler
-    stopper: EarlyStopping
-    history: History
-    best_state: dict[str, Tensor]
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {
-            "model": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "stopper": self.stopper.state_dict(),
-            "rows": self.history.rows,
-            "seconds": self.history.seconds,
-            "best_state": self.best_state,
-            "sampler_rng": self.sampler.generator.get_state(),
-            "rng": torch.get_rng_state(),
-        }
-        if torch.cuda.is_available():
-            state["cuda_rng"] = torch.cuda.get_rng_state()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.objective.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.stopper.load_state_dict(state["stopper"])
-        self.history.rows, self.history.seconds = state["rows"], state["seconds"]
-        self.best_state = state["best_state"]
-        self.sampler.generator.set_state(state["sampler_rng"].cpu())
-        torch.set_rng_state(state["rng"].cpu())
-        if "cuda_rng" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are finished."""
-        return len(self.history.rows)
+FREE = ("max_epochs", "device", "checkpoint_dir", "checkpoint_minutes", "progress", "callbacks", "loggers")
+"""Arguments of the trainer that may differ when a run is gone on with."""
 
 
 class Trainer:
     """Trains an objective with Adam and early stopping on the validation part.
 
     Full-graph training: every step propagates over the whole graph and scores a batch of triples. An epoch is one pass
-    over all training interactions.
+    over all training interactions. Without a validation part, training ends after ``max_epochs``, and the weights of
+    the last epoch stay.
 
     Args:
         max_epochs: Epochs at most.
         batch_size: Triples in a step.
-        lr: Learning rate of Adam.
-        monitor: Validation metric ``name@k`` that decides about stopping and the best epoch.
+        lr: Learning rate of Adam; an ``optimizer`` of one's own has its own.
+        monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
+            ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
+            :class:`~pyg_ckd.evaluation.CustomMetric`.
         patience: Evaluations without improvement after which training stops.
         eval_every: Epochs from one evaluation to the next.
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
@@ -100,10 +75,36 @@ class Trainer:
             the graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and goes on from; :obj:`None` writes nothing.
         checkpoint_minutes: Minutes between checkpoints; 0 writes one after every evaluation.
-        progress: Whether to show a progress bar on a terminal.
+        progress: Whether to show a progress bar on a terminal. Every epoch is a record of level ``INFO`` of the logger
+            ``pyg_ckd.training`` as well.
+        negatives: How the negative of a training interaction is drawn: ``"uniform"``, ``"popularity"`` or ``"hard"``,
+            see :class:`~pyg_ckd.data.TripletSampler`.
+        eval_users: Validation users that are evaluated, drawn with ``seed``: a number, or a share such as ``0.1``;
+            :obj:`None` evaluates all.
+        optimizer: A function that returns an optimizer, such as ``lambda groups: torch.optim.AdamW(groups, lr=1e-3)``.
+            Its argument is a list of groups of parameters, each with the modality that they belong to alone under
+            ``"modality"``, or :obj:`None` for shared ones. A new optimizer over all trainable parameters is taken too,
+            for a single training. :obj:`None` is :class:`RowAdam`.
+        scheduler: A function that returns a scheduler, such as
+            ``lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)``. It is stepped after every epoch;
+            :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau`, with ``mode="max"``, after every evaluation, with the
+            monitored metric. Factors of a strategy (:meth:`Objective.step_sizes`) come on top of the scheduled rates.
+            Objects are refused, because the optimizer is built when training begins.
+        sampler: A function of ``(edge_index, num_users, num_items, batch_size, num_random_triples, seed)`` that returns
+            a sampler, such as :class:`~pyg_ckd.data.TripletSampler` or a :func:`functools.partial` of it. A sampler
+            iterates over the :class:`~pyg_ckd.data.TripletBatch` of an epoch and draws from its ``generator``, whose
+            state is stored in checkpoints. If its ``wants_embeddings`` is true, ``update(embeddings)`` is called before
+            every epoch, with the present tables of the trained view without gradient. An object is taken too; its
+            generator is seeded anew by every training.
+        callbacks: One or several objects with methods named as in Lightning, see
+            :data:`pyg_ckd.training.callbacks.HOOKS`. Each is called with those of the following that it names:
+            ``trainer``, ``pl_module`` (the objective), ``history``, and by hook ``epoch``, ``batch``, ``batch_idx``,
+            ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the history) and ``exception``. One that
+            writes a reason to ``history.stopped`` ends training after the epoch.
+        loggers: One or several loggers of lightning-fabric. They get the row of every epoch.
 
     Raises:
-        InputError: If a number is out of its range.
+        InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Trainer:
         max_epochs: int = 200,
         batch_size: int = 2048,
         lr: float = 1e-3,
-        monitor: str = "recall@20",
+        monitor: Metric = "recall@20",
         patience: int = 20,
         eval_every: int = 1,
         track_views: bool = True,
@@ -121,6 +122,13 @@ class Trainer:
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_minutes: float = 0.0,
         progress: bool = True,
+        negatives: str = "uniform",
+        eval_users: int | float | None = None,
+        optimizer: Callable[..., Any] | Optimizer | None = None,
+        scheduler: Callable[..., Any] | None = None,
+        sampler: Callable[..., Any] | None = None,
+        callbacks: Any | None = None,
+        loggers: Any | None = None,
     ) -> None:
         for name, value in {"max_epochs": max_epochs, "batch_size": batch_size, "eval_every": eval_every}.items():
             if value < 1:
@@ -132,165 +140,192 @@ class Trainer:
         EarlyStopping(patience)
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
+        if negatives not in NEGATIVES:
+            raise unknown_name("kind of negatives", negatives, NEGATIVES)
+        if sampler is not None and negatives != "uniform":
+            raise InputError(f"negatives: found {negatives!r} beside a sampler of its own, expected one of both only")
+        check_eval_users(eval_users)
+        check_factories(optimizer, scheduler, sampler)
+        as_callbacks(callbacks)
+        as_loggers(loggers)
         self.max_epochs, self.batch_size, self.lr = max_epochs, batch_size, lr
-        self.metric, self.cutoff = parse_metric(monitor)
-        self.monitor, self.patience, self.eval_every = monitor, patience, eval_every
+        self.monitor, self._metric, self._cutoff = as_monitor(monitor)
+        self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users
         self.track_views, self.seed, self.device, self.precision = track_views, seed, device, precision
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.checkpoint_minutes, self.progress = checkpoint_minutes, progress
+        self.optimizer, self.scheduler, self.sampler = optimizer, scheduler, sampler
+        self.callbacks, self.loggers = callbacks, loggers
 
-    def settings(self) -> dict[str, Any]:
-        """Return what decides about the result of a run, apart from the model and the data."""
+    def settings(self, objective: Objective | None = None) -> dict[str, Any]:
+        """Return what decides about the result of a run, apart from the model and the data.
+
+        What a user brings is told apart by class and plain options; the functions inside it are not.
+
+        Args:
+            objective: What is trained, for the groups of an optimizer; :obj:`None` describes a single group.
+        """
         names = ("batch_size", "lr", "monitor", "patience", "eval_every", "track_views", "seed", "precision")
-        return {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in names}
+        if not isinstance(self._metric, str):
+            settings["monitor"] = CustomMetric(self._metric).settings()
+        # Named only where they are in use: teachers in a cache go by these settings.
+        if self.negatives != "uniform":
+            settings["negatives"] = self.negatives
+        if self.eval_users is not None:
+            settings["eval_users"] = self.eval_users
+        if self.optimizer is not None:
+            settings["optimizer"] = describe_optimizer(self.optimizer, objective)
+        if self.scheduler is not None:
+            settings["scheduler"] = describe_scheduler(self.scheduler, self.optimizer, objective, self.lr)
+        if self.sampler is not None:
+            settings["sampler"] = describe_sampler(self.sampler)
+        return settings
 
     def fit(self, model: nn.Module, data: HeteroData) -> History:
         """Train ``model`` in place; at the end it has the weights of the best epoch.
 
         A checkpoint in :attr:`checkpoint_dir` of the same model, data and settings is gone on from, with the same bits
-        as if there had been no break (on the CPU). ``max_epochs`` may differ from the first call's.
+        as if there had been no break (on the CPU). ``max_epochs`` may differ from the first call's. A strategy without
+        anything to train is validated once.
 
         Args:
             model: An objective, or a backbone (or any module with ``forward(x_dict, edge_index) -> (user, item)``) for
                 plain joint training.
-            data: The graph, with a validation part.
+            data: The graph.
 
         Raises:
-            InputError: If there is nothing to train or validate on, the loss is not finite any more, or a checkpoint
-                does not fit.
+            InputError: If there is nothing to train, the loss is not finite any more, a checkpoint does not fit, or a
+                callback raises.
         """
         from lightning_fabric import Fabric
 
         objective = as_objective(model, data)
         try:
-            fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
+            fabric = Fabric(
+                accelerator=self.device,
+                devices=1,
+                precision=self.precision,  # type: ignore[arg-type]
+                callbacks=as_callbacks(self.callbacks),
+                loggers=as_loggers(self.loggers),
+            )
         except (ValueError, RuntimeError) as error:
             raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
-        with seeded(self.seed), kept_memory(), self._progress(type(objective.student).__name__) as advance:
-            run, wrapped, features, graph = self._set_up(fabric, objective, data)
-            evaluator = Evaluator(data, "val", [self.cutoff], [self.metric])
-            settings = {"data": fingerprint(data), **objective.settings(), **self.settings()}
-            self._resume(run, settings)
-            written = time.monotonic()
-            while run.epoch < self.max_epochs and not run.stopper.should_stop:
-                row = self._train_epoch(fabric, wrapped, run, features, graph)
-                last = run.epoch + 1 == self.max_epochs
-                never = last and run.stopper.best_epoch < 0  # There must be a best epoch at the end.
-                if (run.epoch + 1) % self.eval_every == 0 or never:
-                    self._validate(run, row, evaluator, features, graph)
-                run.history.rows.append(row)
-                advance(run)
-                finished = last or run.stopper.should_stop
-                if finished or time.monotonic() - written >= 60 * self.checkpoint_minutes:
-                    self._write(run, settings)
-                    written = time.monotonic()
-            objective.load_state_dict(run.best_state)
-        objective.to("cpu")
-        run.history.best_epoch, run.history.best_value = run.stopper.best_epoch, run.stopper.best
-        return run.history
+        history = History()
+        hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
+        try:
+            with seeded(self.seed), kept_memory():
+                self._fit(fabric, hooks, objective, data, history)
+            objective.to("cpu")
+            hooks("on_fit_end")
+            finish_loggers(fabric, "success")
+        except BaseException as error:
+            with suppress(CallbackError):  # What went wrong first is what is to be mended.
+                hooks("on_exception", exception=error)
+                finish_loggers(fabric, "failed")
+            raise
+        return history
 
-    def _set_up(
-        self, fabric: Fabric, objective: Objective, data: HeteroData
-    ) -> tuple[_Run, nn.Module, dict[str, Tensor], dict[Any, Any]]:
+    def _fit(self, fabric: Fabric, hooks: Hooks, objective: Objective, data: HeteroData, history: History) -> None:
         features, edges = unpack(data, fabric.device)
         objective.to(fabric.device)
         objective.train()
-        parameters = [p for p in objective.parameters() if p.requires_grad]
-        if not parameters:
-            raise InputError(f"{type(objective.student).__name__}: found no trainable parameter, expected at least one")
-        optimizer = RowAdam(parameters, lr=self.lr, fused=True)
-        wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
-        wrapped.mark_forward_method("loss")
-        sampler = TripletSampler(
-            edges[RATES],
-            data["user"].num_nodes,
-            data["item"].num_nodes,
-            self.batch_size,
-            objective.num_random_triples,
-            self.seed,
-        )
-        best = {k: v.detach().clone() for k, v in objective.state_dict().items()}
-        run = _Run(objective, wrapped_optimizer, optimizer, sampler, EarlyStopping(self.patience), History(), best)
-        return run, wrapped, features, objective.prepare(features, edges)
+        graph = objective.prepare(features, edges)  # An adapted module may learn here which parameters are whose.
+        validation = None
+        if held_out(data, "val").size(1):
+            monitored = (self.monitor, self._metric, self._cutoff)
+            validation = Validation(data, *monitored, self.track_views, self.eval_users, self.seed)
+        settings = {"data": fingerprint(data), **objective.settings()}
+        run = Run(objective, EarlyStopping(self.patience), history, None, {})
+        if objective.trains:
+            settings |= self.settings(objective)
+            run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
+        run.keep_best()
+        self._resume(run, settings)
+        hooks("on_fit_start", epoch=run.epoch)
+        name, written = type(objective.student).__name__, time.monotonic()
+        with shown_progress(name, self.monitor, self.max_epochs, self.progress and objective.trains) as advance:
+            while not self._ended(run):
+                row = self._epoch(fabric, hooks, run, features, graph, validation)
+                history.rows.append(row)
+                hooks("on_train_epoch_end", epoch=run.epoch, row=row)
+                fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
+                log_epoch(name, self.monitor, self.max_epochs, run)
+                advance(run)
+                if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
+                    self._write(run, settings)
+                    written = time.monotonic()
+        if validation is None:
+            run.keep_best()
+            history.best_epoch = run.epoch
+        else:
+            history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
+        objective.load_state_dict(run.best_state)
+        history.stopped = self._ended(run)
+        history.converged = history.stopped != "max_epochs" or run.stopper.waited > 0
+        log_end(name, run)
 
-    def _train_epoch(
-        self, fabric: Fabric, wrapped: nn.Module, run: _Run, features: dict[str, Tensor], graph: dict[Any, Any]
+    def _steps(
+        self, fabric: Fabric, objective: Objective, data: HeteroData, edge_index: Tensor, validates: bool
+    ) -> Steps:
+        optimizer = build_optimizer(self.optimizer, objective, self.lr)
+        module, wrapped = fabric.setup(objective, optimizer)
+        module.mark_forward_method("loss")
+        scheduler = build_scheduler(self.scheduler, optimizer, validates)
+        sizes = (data["user"].num_nodes, data["item"].num_nodes)
+        arguments = (edge_index, *sizes, self.batch_size, objective.num_random_triples, self.seed)
+        if self.sampler is None:
+            sampler: Any = TripletSampler(*arguments, negatives=self.negatives)
+        else:
+            sampler = build_sampler(self.sampler, *arguments, objective=objective)
+        return Steps(module, wrapped, optimizer, sampler, scheduler)
+
+    def _epoch(
+        self,
+        fabric: Fabric,
+        hooks: Hooks,
+        run: Run,
+        features: dict[str, Tensor],
+        graph: dict[Any, Any],
+        validation: Validation | None,
     ) -> dict[str, float]:
-        start = time.perf_counter()
-        totals: dict[str, Tensor] = {}
-        graph = run.objective.begin_epoch(features, graph)
-        for batch in run.sampler:
-            run.optimizer.zero_grad(set_to_none=True)
-            terms = wrapped.loss(features, graph, batch)  # type: ignore[operator]
-            fabric.backward(torch.stack([term.float() for term in terms.values()]).sum())
-            run.optimizer.step()
-            for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
-                totals[name] = totals.get(name, 0) + term.detach()
-        run.adam.settle()
-        row: dict[str, float] = {"epoch": run.epoch + 1}
-        row |= {f"loss/{name}": float(total) / len(run.sampler) for name, total in totals.items()}
-        run.history.seconds.append(time.perf_counter() - start)
-        broken = [name for name, value in row.items() if not math.isfinite(value)]
-        if broken:
-            raise InputError(
-                f"training diverged in epoch {row['epoch']}: {broken[0]} is {row[broken[0]]}; lower lr (now {self.lr}) "
-                "or the weights of the loss"
-            )
-        return row | run.objective.epoch_statistics()
+        """Train for an epoch, if there is anything to train, and validate if it is time."""
+        epoch, last = run.epoch + 1, run.epoch + 1 == self.max_epochs
+        if run.steps is None:
+            last = True
+            run.objective.progress = Progress()
+            row: dict[str, float] = {"epoch": epoch} | run.objective.epoch_statistics()
+            run.history.seconds.append(0.0)
+        else:
+            row = train_epoch(fabric, hooks, run, features, graph, self.max_epochs)
+        never = last and run.stopper.best_epoch < 0  # There must be a best epoch at the end.
+        if validation is not None and (epoch % self.eval_every == 0 or never):
+            hooks("on_validation_start", epoch=epoch)
+            validation(run, row, features, graph)
+            hooks("on_validation_end", epoch=epoch, row=row)
+        if run.steps is not None:
+            step_scheduler(run.steps.scheduler, row.get(f"val/{self.monitor}"))
+        return row
 
-    @torch.no_grad()
-    def _validate(
-        self, run: _Run, row: dict[str, float], evaluator: Evaluator, features: dict[str, Tensor], graph: dict[Any, Any]
-    ) -> None:
-        objective = run.objective
-        views = {"val": objective.view}
-        if self.track_views and len(objective.view) > 1:
-            views |= {f"val/{m}": view for m, view in unimodal_views(objective.modalities).items()}
-        objective.eval()
-        outputs = objective.forward_views(features, graph, list(views.values()))
-        objective.train()
-        for name, out in zip(views, outputs, strict=True):
-            row[f"{name}/{self.monitor}"] = evaluator(out)[self.monitor]
-        if run.stopper.update(int(row["epoch"]), row[f"val/{self.monitor}"]):
-            run.best_state = {k: v.detach().clone() for k, v in objective.state_dict().items()}
+    def _ended(self, run: Run) -> str:
+        """Return why training has ended, or nothing if it goes on."""
+        if run.history.stopped:
+            return run.history.stopped
+        if run.stopper.should_stop:
+            return f"no improvement in the last {self.patience} evaluations"
+        if run.steps is None:
+            return "nothing to train" if run.epoch else ""
+        return "max_epochs" if run.epoch >= self.max_epochs else ""
 
-    def _resume(self, run: _Run, settings: dict[str, Any]) -> None:
-        if self.checkpoint_dir is None or not (self.checkpoint_dir / CHECKPOINT_NAME).exists():
+    def _resume(self, run: Run, settings: dict[str, Any]) -> None:
+        path = None if self.checkpoint_dir is None else self.checkpoint_dir / CHECKPOINT_NAME
+        if run.steps is None or path is None or not path.exists():
             return
-        path = self.checkpoint_dir / CHECKPOINT_NAME
         content = load_checkpoint(path, "run")
         check_settings(path, content["settings"], settings)
         run.load_state_dict(content["run"])
 
-    def _write(self, run: _Run, settings: dict[str, Any]) -> None:
-        if self.checkpoint_dir is not None:
+    def _write(self, run: Run, settings: dict[str, Any]) -> None:
+        if self.checkpoint_dir is not None and run.steps is not None:
             content = {"kind": "run", "settings": settings, "run": run.state_dict()}
             save_checkpoint(self.checkpoint_dir / CHECKPOINT_NAME, content)
-
-    @contextmanager
-    def _progress(self, name: str) -> Iterator[Any]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not (self.progress and console.is_terminal)) as bar:
-            task = bar.add_task(name, total=self.max_epochs)
-
-            def advance(run: _Run) -> None:
-                best = f"{name} {self.monitor} {run.stopper.best:.4f} (epoch {run.stopper.best_epoch})"
-                bar.update(task, completed=run.epoch, description=best)
-
-            yield advance
-
-
-def parse_metric(name: str) -> tuple[str, int]:
-    """Split ``"recall@20"`` into ``("recall", 20)``.
-
-    Raises:
-        InputError: If it has another form.
-    """
-    metric, _, cutoff = name.partition("@")
-    if not cutoff.isdigit():
-        raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
-    return metric, int(cutoff)

@@ -15,7 +15,7 @@ from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import MMGCN, VBPR, Backbone, EarlyFusionLightGCN
 from pyg_ckd.scoring.embeddings import Embeddings
-from tests.nn.models.zoo import built, doubled
+from tests.nn.models.zoo import built, doubled, every_multimodal_backbone
 
 KAPPA, GENERIC, TAU, L2 = 0.3, 2.0, 0.7, 0.05
 BACKBONES = {
@@ -146,6 +146,68 @@ def wrap(data, **options) -> DistillationWrapper:
     return DistillationWrapper(model, options.pop("teachers", random_teachers(model)), **options)
 
 
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_effects_relative_to_the_ids_divide_by_the_margin_without_the_empty_view(num_modalities, make_data):
+    data = make_data(modalities=num_modalities)
+    model = built(BACKBONES["MMGCN"], data)
+    features, graph = doubled(data)
+    wrapper = DistillationWrapper(
+        model, random_teachers(model), distillation_weight=KAPPA, generic=False, l2=0.0, effect_base="id"
+    )
+    assert len(wrapper.views) == len(set(wrapper.views)) == {2: 4, 3: 8}[num_modalities]
+    assert wrapper.views[0] == set(data.modalities)
+    batch = one_batch(data, 0)
+    names = model.modalities
+    full, empty = model(features, graph), model(features, graph, [])
+    expected, effects = 0.0, torch.zeros(len(names), dtype=torch.float64)
+    triples = list(zip(*(x.tolist() for x in batch[:3]), strict=True))
+    teachers = random_teachers(model)
+    for triple in triples:
+        alone = {m: margin(model(features, graph, [m]), *triple) for m in names}
+        effect = {}
+        for m in names:
+            without = margin(model(features, graph, [n for n in names if n != m]), *triple)
+            ratio = (margin(full, *triple) - without) / (alone[m] - margin(empty, *triple))
+            effect[m] = min(max(ratio.item(), 1e-8), 10.0)
+        effects += torch.tensor(list(effect.values()), dtype=torch.float64)
+        for m in names:
+            weight = len(names) / (len(names) - 1) * (1 - effect[m] / sum(effect.values()))
+            gap = (margin(teachers[m], *triple) - alone[m]).item()
+            expected += KAPPA * weight * max(gap, 0.0) / len(triples)
+    assert wrapper.loss(features, graph, batch)["specific"].item() == pytest.approx(expected, abs=1e-9)
+    found = wrapper.epoch_statistics()
+    assert [found[f"effect/{m}"] for m in names] == pytest.approx((effects / len(triples)).tolist(), abs=1e-9)
+
+
+@every_multimodal_backbone
+def test_effects_relative_to_the_ids_are_there_for_every_backbone(make, make_data):
+    data = make_data(modalities=3)
+    model = built(make, data)
+    wrapper = DistillationWrapper(model, None, effect_base="id", distillation_weight=KAPPA)
+    features, graph = doubled(data)
+    graphs = wrapper.begin_epoch(features, wrapper.prepare(features, graph))
+    terms = wrapper.loss(features, graphs, one_batch(data, 0))
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(term) for term in terms.values())
+    found = wrapper.epoch_statistics()
+    assert sum(found[f"weight/{m}"] for m in data.modalities) == pytest.approx(3)
+    assert all(1e-8 <= found[f"effect/{m}"] <= 10 for m in data.modalities)
+
+
+def test_relative_to_the_ids_additive_modalities_all_weigh_one(make_data):
+    """In VBPR, what a modality adds to the others is what it adds to the ids."""
+    data = make_data(modalities=3)
+    found = {}
+    for base in ("paper", "id"):
+        wrapper = wrap(data, num_random_triples=5, effect_base=base)
+        wrapper.loss(*doubled(data), one_batch(data, 5))
+        found[base] = wrapper.epoch_statistics()
+    for m in data.modalities:
+        assert found["id"][f"effect/{m}"] == pytest.approx(1.0, abs=1e-9)
+        assert found["id"][f"weight/{m}"] == pytest.approx(1.0, abs=1e-9)
+        assert found["paper"][f"weight/{m}"] != pytest.approx(1.0, abs=1e-3)
+
+
 def test_weights_off_still_track_effects(make_data):
     data = make_data()
     on, off = wrap(data, num_random_triples=5), wrap(data, num_random_triples=5, reweight=False)
@@ -216,6 +278,8 @@ def test_saturated_margins_keep_loss_and_gradient_finite(make_data):
 def test_settings_name_every_switch(make_data):
     first, second = wrap(make_data()).settings(), wrap(make_data(), reweight=False, temperature=0.2).settings()
     assert {key for key in first if first[key] != second[key]} == {"reweight", "temperature"}
+    third = wrap(make_data(), effect_base="id").settings()
+    assert {key for key in first if first[key] != third[key]} == {"effect_base"}
     assert first["backbone"] == "VBPR"
 
 
@@ -277,6 +341,7 @@ def test_single_modality_is_refused(make_data):
         ({"temperature": float("nan")}, "temperature: found nan"),
         ({"num_random_triples": 0}, "num_random_triples: found 0"),
         ({"l2": -0.1}, "l2: found -0.1"),
+        ({"effect_base": "ids"}, "unknown effect_base 'ids': did you mean 'id'"),
     ],
     ids=str,
 )

@@ -96,3 +96,94 @@ def test_bad_arguments_are_refused(make_data):
             Objective(model, l2=l2)
     with pytest.raises(InputError, match="unknown modality 'mod9'"):
         Objective(model, view="mod9")
+
+
+def weighted(data, weights, **options):
+    class Weighted(Objective):
+        """Weighs triples."""
+
+        def triple_weights(self, out, batch):
+            return weights
+
+    return Weighted(student(data), l2=0.0, **options)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-10])
+def test_weights_of_triples_weigh_their_terms_of_the_main_loss(eps, make_data):
+    data = make_data()
+    weights = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
+    objective = weighted(data, weights, bpr_eps=eps)
+    terms = objective.loss(*doubled(data), BATCH)
+    margin = objective(*doubled(data)).margin(*BATCH[:3])
+    expected = sum(w * -math.log(eps + 1 / (1 + math.exp(-m))) for w, m in zip(weights, margin.tolist(), strict=True))
+    assert terms["bpr"].item() == pytest.approx(expected.item() / 3, abs=1e-10)
+    objective.check_epoch()
+
+
+def test_weights_of_triples_carry_no_gradient(make_data):
+    data = make_data()
+    given = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    weighted(data, given * 2).loss(*doubled(data), BATCH)["bpr"].backward()
+    assert given.grad is None
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_weights_of_triples_that_are_negative_or_not_finite_are_refused_after_the_epoch(value, make_data):
+    data = make_data()
+    objective = weighted(data, torch.tensor([1.0, value, 1.0], dtype=torch.float64))
+    objective.loss(*doubled(data), BATCH)
+    with pytest.raises(InputError, match=r"Weighted.triple_weights: found negative, infinite or NaN weights"):
+        objective.check_epoch()
+    objective.check_epoch()  # Said once.
+
+
+def test_weights_of_triples_of_another_size_or_kind_are_refused(make_data):
+    data = make_data()
+    with pytest.raises(InputError, match=r"Weighted.triple_weights: found shape \[2\], expected \[3\]"):
+        weighted(data, torch.ones(2)).loss(*doubled(data), BATCH)
+    with pytest.raises(InputError, match=r"Weighted.triple_weights: found torch.int64, expected floating-point"):
+        weighted(data, torch.ones(3, dtype=torch.int64)).loss(*doubled(data), BATCH)
+
+
+def test_a_term_that_the_main_loss_has_is_refused(make_data):
+    class Double(Objective):
+        """Names its term as the main loss does."""
+
+        def balance(self, out, batch):
+            return {"bpr": out[self.view].margin(*batch[:3]).mean()}
+
+    data = make_data()
+    with pytest.raises(InputError, match=r"Double\.balance: found a term named 'bpr'"):
+        Double(student(data)).loss(*doubled(data), BATCH)
+
+
+def test_the_default_backward_is_that_of_the_sum_of_all_terms(make_data):
+    data = make_data()
+    one, two = Objective(student(data), l2=0.3), Objective(student(data), l2=0.3)
+    one.backward(one.loss(*doubled(data), BATCH), lambda loss: loss.backward())
+    sum(two.loss(*doubled(data), BATCH).values()).backward()
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-6, atol=1e-8)
+
+
+def test_views_may_differ_from_step_to_step_and_be_empty(make_data):
+    class Rotating(Objective):
+        """Trains another view in every step, and asks for the id part."""
+
+        step = 0
+
+        @property
+        def views(self):
+            self.step += 1
+            return [frozenset([self.modalities[self.step % 2]]), frozenset()]
+
+        def balance(self, out, batch):
+            return {"ids": out[frozenset()].margin(*batch[:3]).square().mean()}
+
+    data = make_data()
+    objective = Rotating(student(data), l2=0.0)
+    for view in ("mod1", "mod0"):
+        terms = objective.loss(*doubled(data), BATCH)
+        margin, ids = (objective(*doubled(data), v).margin(*BATCH[:3]) for v in (view, []))
+        assert terms["bpr"].item() == pytest.approx(nn.functional.softplus(-margin).mean().item(), abs=1e-10)
+        assert terms["ids"].item() == pytest.approx(ids.square().mean().item(), abs=1e-10)

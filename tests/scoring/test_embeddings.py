@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Projection, with_sparse_gradient
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Projection, item_rows, with_sparse_gradient
 from pyg_ckd.scoring.embeddings import Embeddings
 
 USER, PREFERRED, OTHER = torch.tensor([0, 3, 3, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([1, 4, 4, 1])
@@ -164,3 +164,48 @@ def test_a_combination_reads_rows_only_while_they_are_fewer_than_all():
     assert columns.take(torch.arange(5)) is None
     torch.testing.assert_close(columns.table, (nodes[0] + nodes[1])[4:])
     assert columns.take(torch.tensor([1])) is None  # The table is there already.
+
+
+ITEMS = torch.tensor([4, 0, 4, 2])
+
+
+def test_item_rows_of_tables_are_zero_in_columns_in_which_all_items_agree():
+    out = tables()
+    fixed = torch.full((5, 1), 0.7, dtype=torch.float64) + 1e-9 * torch.arange(5).view(-1, 1)  # But for rounding.
+    small = 1e-6 * out.item[:, :1]  # Small numbers differ as large ones do.
+    item = torch.cat([out.item, fixed, torch.zeros(5, 1), small], dim=1).requires_grad_()
+    rows = item_rows(Embeddings(torch.zeros(4, 6), item), ITEMS)
+    expected = item.detach()[ITEMS]
+    expected[:, 3:5] = 0
+    assert torch.equal(rows.detach(), expected)
+    rows.sum().backward()
+    assert item.grad[:, 0].tolist() == [1, 0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("mode", ["tensor", "projection", "combination"])
+def test_item_rows_of_blocks_leave_out_constant_ones_and_hold_the_bias(mode):
+    out, bias = tables(), torch.arange(5.0, dtype=torch.float64)
+    weight = torch.eye(3, dtype=torch.float64)
+    item = {
+        "tensor": out.item,
+        "projection": Projection(out.item, weight, None),
+        "combination": Combination([with_sparse_gradient(torch.cat(out))], 4, 5, False),
+    }[mode]
+    constant = Block(out.user, torch.ones(5, 2, dtype=torch.float64), constant=True)
+    view = BlockEmbeddings([constant, Block(out.user, item), Block(None, bias)])
+    expected = torch.cat([out.item, bias.unsqueeze(-1)], dim=1)[ITEMS]
+    assert torch.allclose(item_rows(view, ITEMS), expected, rtol=0, atol=1e-12)
+    assert item_rows(BlockEmbeddings([constant]), ITEMS).shape == (4, 0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradient_of_item_rows_is_sparse_where_that_of_the_table_is(sparse):
+    out, bias = tables(), torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    item = out.item.requires_grad_()
+    view = BlockEmbeddings([Block(out.user, item, sparse=sparse), Block(None, bias, sparse=sparse)])
+    factor = torch.arange(16.0, dtype=torch.float64).view(4, 4)
+    (item_rows(view, ITEMS) * factor).sum().backward()
+    expected = torch.zeros(5, 4, dtype=torch.float64).index_add(0, ITEMS, factor)
+    for grad, part in ((item.grad, expected[:, :3]), (bias.grad, expected[:, 3])):
+        assert grad.is_sparse == sparse
+        assert torch.equal(grad.to_dense() if sparse else grad, part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.scoring.views import as_view, counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.scoring.views import EMPTY, as_view, counterfactual_views, leave_one_out_views, unimodal_views
 
 THREE = ["visual", "textual", "acoustic"]
 
@@ -33,6 +33,16 @@ def test_unimodal_and_leave_one_out_views_are_complements():
 )
 def test_counterfactual_views_hold_each_needed_view_once_the_full_one_first(modalities, expected):
     assert counterfactual_views(modalities) == expected
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_with_the_empty_view_all_subsets_of_up_to_three_modalities_are_there_once(num):
+    views = counterfactual_views(THREE[:num], empty=True)
+    assert len(views) == len(set(views)) == 2**num
+    assert views[0] == set(THREE[:num])
+    assert EMPTY in views
+    if num > 1:
+        assert views == [*counterfactual_views(THREE[:num]), EMPTY]
 
 
 def test_four_modalities_need_nine_views():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pyg_ckd.balance import MultitaskObjective, UnimodalEnsemble
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import FREEDOM, VBPR
+from pyg_ckd.scoring import Embeddings
 from pyg_ckd.training import build
 from pyg_ckd.training.model import load_model, save_model
 from tests.training.problem import planted_data, same_bits
@@ -49,3 +51,48 @@ def test_what_does_not_fit_is_refused_by_name(saved):
     torch.save(content | {"options": {"depth": 3}}, path)
     with pytest.raises(InputError, match=r"model\.pt: found options .*'depth': 3.*expected those of VBPR"):
         load_model(path, data, {"VBPR": VBPR})
+
+
+def ensemble(data) -> UnimodalEnsemble:
+    generator = torch.Generator().manual_seed(1)
+    sizes = data["user"].num_nodes, data["item"].num_nodes
+    teachers = {m: Embeddings(*(torch.randn(n, 3, generator=generator) for n in sizes)) for m in data.modalities}
+    objective = UnimodalEnsemble(VBPR.from_data(data, embedding_dim=4), teachers)
+    objective.weights.copy_(torch.tensor([0.5, 1.5]))
+    return objective
+
+
+def test_an_objective_that_ranks_with_scores_of_its_own_comes_back_with_them(tmp_path):
+    data = planted_data()
+    model = ensemble(data)
+    save_model(tmp_path / "model.pt", model, data)
+    again = load_model(tmp_path / "model.pt", data)
+    assert type(again) is UnimodalEnsemble
+    assert same_bits(again.state_dict(), model.state_dict())
+    for views in ([None], ["visual"]):
+        for mine, theirs in zip(embed(again, data, views)[0], embed(model, data, views)[0], strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_an_objective_that_ranks_as_its_student_does_is_saved_as_the_student(tmp_path):
+    data = planted_data()
+    save_model(tmp_path / "model.pt", MultitaskObjective(VBPR.from_data(data)), data)
+    assert type(load_model(tmp_path / "model.pt", data)) is VBPR
+
+
+def test_a_file_never_causes_an_import(tmp_path, monkeypatch):
+    data = planted_data()
+    (tmp_path / "a_stranger.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "model.pt"
+    save_model(path, ensemble(data), data)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"strategy": content["strategy"] | {"path": "a_stranger.Mine"}}, path)
+    with pytest.raises(InputError, match=r"it ranks with the strategy a_stranger\.Mine, which is not imported"):
+        load_model(path, data)
+    torch.save(content | {"strategy": content["strategy"] | {"options": {"rate": 1}}}, path)
+    with pytest.raises(InputError, match=r"model\.pt: found options and state that .*UnimodalEnsemble does not take"):
+        load_model(path, data)
+    torch.save(content | {"strategy": {"path": "x"}}, path)
+    with pytest.raises(InputError, match=r"model\.pt: the part 'strategy' is damaged"):
+        load_model(path, data)

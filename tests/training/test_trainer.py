@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from pyg_ckd.balance import Objective
-from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate, popularity
 from pyg_ckd.nn import MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
@@ -304,14 +303,11 @@ def test_module_of_pyg_style_is_trained_in_place():
     assert not same_bits(before, weights_of(toy))
 
 
-def test_nothing_to_train_or_to_validate_on_is_refused():
+def test_nothing_to_train_is_refused():
     data = planted_data()
     frozen = build(VBPR, data, 0).requires_grad_(False)
     with pytest.raises(InputError, match="VBPR: found no trainable parameter"):
         trainer().fit(frozen, data)
-    data[RATES].val_edge_index = data[RATES].val_edge_index[:, :0]
-    with pytest.raises(InputError, match="split 'val': found no interaction"):
-        trainer().fit(build(VBPR, data, 0), data)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, EdgeType
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph, mean_row
+from pyg_ckd.nn.models.reach import parameters_by_modality
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -30,18 +32,98 @@ class AdaptedBackbone(Backbone):
         num_users: Number of users.
         num_items: Number of items.
         feature_dims: Feature width of every modality, in order.
+        modality_parameters: Which parameters of the module belong to a modality alone, by dotted names of submodules or
+            parameters, *e.g.*, ``{"visual": ["visual_encoder", "preference_visual"]}``; all others are shared.
+            (default: :obj:`None`, found by following gradients, see :attr:`modality_parameters`)
 
     Raises:
-        InputError: At the first call, if the module returns anything else.
+        InputError: If ``modality_parameters`` names an unknown modality, something that the module does not have, or a
+            parameter twice; at the first call, if the module returns anything else than two tables.
     """
 
-    def __init__(self, module: nn.Module, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        num_users: int,
+        num_items: int,
+        feature_dims: Mapping[str, int],
+        modality_parameters: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__(num_users, num_items, feature_dims)
         self.module = module
+        self._groups = None if modality_parameters is None else self._named(modality_parameters)
+
+    @property
+    def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """From modality to the parameters of the module that belong to it alone; what is in none is shared.
+
+        If the constructor was not told which, :meth:`prepare` finds out with one forward pass of the module, the first
+        time that it is called: a parameter belongs to a modality if everything that it is first combined with depends
+        on the features of that modality and on no others. A layer of its own for the images belongs to them; a layer
+        that all modalities go through, and a table that is returned as it is, are shared. Before :meth:`prepare` has
+        been called, parameters are found by their names as in any backbone, and it is an error to ask for them where
+        the module has no :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict` whose keys are modalities.
+
+        Raises:
+            InputError: If it is not known yet.
+        """
+        if self._groups is None:
+            by_name = super().modality_parameters
+            if not any(by_name.values()):
+                raise InputError(
+                    f"modality_parameters: not known yet which parameters of {type(self.module).__name__} belong to a "
+                    "modality; call prepare(features, graphs) first, or name them in as_backbone(module, data, "
+                    "modality_parameters=...)"
+                )
+            return by_name
+        parameters = dict(self.module.named_parameters())
+        return {m: [parameters[name] for name in names] for m, names in self._groups.items()}
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
-        """Return the graph as it is: the module does with it what it likes."""
+        """Return the graph as it is: the module does with it what it likes.
+
+        The first call finds out which parameters belong to a modality, if the constructor was not told. It takes one
+        forward pass of a copy of the module, which changes no buffer and draws no random number. If the module cannot
+        be copied or does not take features that require gradients, a warning says so and all parameters are shared.
+
+        Args:
+            features: As in :meth:`Backbone.prepare`.
+            edge_index_dict: The graph.
+        """
+        edge_index = edge_index_dict[RATES]
+        if self._groups is None and features.keys() >= set(self.modalities) and not isinstance(edge_index, Adjacency):
+            own = {m: features[m] for m in self.modalities}
+            try:
+                self._groups = parameters_by_modality(self.module, lambda f, x: self._check(f(x, edge_index)), own)
+            except (RuntimeError, TypeError) as error:
+                self._groups = {m: [] for m in self.modalities}
+                warnings.warn(
+                    f"modality_parameters: could not follow the gradients of {type(self.module).__name__} "
+                    f"({str(error).splitlines()[0]}), so that all its parameters are shared; name those of a modality "
+                    "in as_backbone(module, data, modality_parameters=...)",
+                    stacklevel=2,
+                )
         return dict(edge_index_dict)
+
+    def _named(self, prefixes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Return the names of the parameters below prefixes, by modality."""
+        names = [name for name, _ in self.module.named_parameters()]
+        owner: dict[str, str] = {}
+        for m, own in prefixes.items():
+            if m not in self.modalities:
+                raise unknown_name("modality of modality_parameters", m, self.modalities)
+            for prefix in [own] if isinstance(own, str) else own:
+                found = [name for name in names if f"{name}.".startswith(f"{prefix}.")]
+                if not found:
+                    parts = {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
+                    raise unknown_name(f"submodule or parameter of modality_parameters[{m!r}]", prefix, parts)
+                for name in found:
+                    if owner.setdefault(name, m) != m:
+                        raise InputError(
+                            f"modality_parameters: found {name} below both {owner[name]!r} and {m!r}, expected it "
+                            "below one of them, or below none if they share it"
+                        )
+        return {m: [name for name in names if owner.get(name) == m] for m in self.modalities}
 
     def outputs(
         self,
@@ -73,14 +155,24 @@ class AdaptedBackbone(Backbone):
         return Embeddings(user, item)
 
 
-def as_backbone(model: nn.Module, data: HeteroData) -> Backbone:
+def as_backbone(
+    model: nn.Module, data: HeteroData, modality_parameters: Mapping[str, Sequence[str]] | None = None
+) -> Backbone:
     """Return ``model`` itself if it is a backbone, else the same module adapted to one.
 
     Args:
         model: A backbone, or any module with ``forward(x_dict, edge_index) -> (user, item)``.
         data: The graph, read for its sizes.
+        modality_parameters: Which parameters of a module belong to a modality alone, see :class:`AdaptedBackbone`.
+
+    Raises:
+        InputError: If ``modality_parameters`` does not fit the module, or ``model`` is a backbone, which knows its own.
     """
     if isinstance(model, Backbone):
+        if modality_parameters is not None:
+            raise InputError(
+                f"modality_parameters: {type(model).__name__} is a backbone, which knows its own, expected none"
+            )
         return model
     dims = {m: data["item"][m].size(1) for m in data.modalities}
-    return AdaptedBackbone(model, data["user"].num_nodes, data["item"].num_nodes, dims)
+    return AdaptedBackbone(model, data["user"].num_nodes, data["item"].num_nodes, dims, modality_parameters)

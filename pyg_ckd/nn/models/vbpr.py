@@ -81,6 +81,15 @@ class VBPR(LateFusion):
         self.project = nn.ModuleDict({m: nn.Linear(d, embedding_dim) for m, d in feature_dims.items()})
         self.reset_parameters()
 
+    @property
+    def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """As of any backbone; with ``fusion="sum"`` the preferences belong to no modality, whatever its name."""
+        groups = super().modality_parameters
+        if self.fusion == "sum":
+            preferences = {id(p) for p in self.preference.parameters()}
+            groups = {m: [p for p in own if id(p) not in preferences] for m, own in groups.items()}
+        return groups
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         for table in (self.user_embedding, self.item_embedding, *self.preference.values()):

@@ -1,129 +1,22 @@
-"""The effect estimator on any numbers, and the effect report on a model whose effects are known in closed form."""
+"""The effect report on models whose effects are known in closed form."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance import ModalityEffectEstimator, estimate_effects
 from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.effects import estimate_effects
 from pyg_ckd.nn import VBPR, Backbone, as_backbone
 from pyg_ckd.scoring.effects import MAX_EFFECT, MIN_EFFECT
-
-ANY = st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-30, 1e38]))
 
 
 def clamp(x: float) -> float:
     return min(max(x, MIN_EFFECT), MAX_EFFECT)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data(), st.integers(2, 4), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
-def test_effects_are_within_bounds_and_weights_sum_to_the_number_of_modalities(data, num_modalities, dtype):
-    size = data.draw(st.integers(1, 4))
-    rows = st.lists(ANY, min_size=size, max_size=size)
-    full = torch.tensor(data.draw(rows), dtype=dtype)
-    without, alone = (torch.tensor([data.draw(rows) for _ in range(num_modalities)], dtype=dtype).t() for _ in range(2))
-    estimator = ModalityEffectEstimator([f"m{n}" for n in range(num_modalities)])
-    effects = estimator(full, without, alone)
-    weights = estimator.weights(effects)
-    assert effects.shape == weights.shape == (size, num_modalities)
-    assert torch.isfinite(effects).all()
-    assert effects.min() > 0
-    assert effects.max() <= MAX_EFFECT
-    assert torch.isfinite(weights).all()
-    assert weights.min() >= 0
-    assert weights.sum(dim=-1).tolist() == pytest.approx([num_modalities] * size, rel=1e-5)
-    for effect, weight in zip(effects, weights, strict=True):
-        assert weight[effect.argmin()] == weight.max()
-        assert weight[effect.argmax()] == weight.min()
-
-
-@pytest.mark.parametrize(
-    ("full", "without", "alone", "expected"),
-    [
-        (3.0, 1.0, 4.0, 0.5),  # The usual case.
-        (-3.0, -1.0, -4.0, 0.5),  # Both negative: use in the wrong direction is use.
-        (3.0, 1.0, -4.0, MIN_EFFECT),  # The joint decision goes against what the modality says alone.
-        (1.0, 3.0, 4.0, MIN_EFFECT),
-        (3.0, 1.0, 0.1, MAX_EFFECT),
-        (3.0, 1.0, 0.0, MAX_EFFECT),
-        (1.0, 3.0, 0.0, MIN_EFFECT),
-        (1.0, 1.0, 0.0, MIN_EFFECT),  # 0 / 0.
-        (1.0, 1.0, 2.0, MIN_EFFECT),  # 0.
-        (math.nan, 1.0, 2.0, MIN_EFFECT),
-        (math.inf, math.inf, 2.0, MIN_EFFECT),
-        (math.inf, 1.0, 2.0, MAX_EFFECT),
-        (1.0, 0.0, math.inf, MIN_EFFECT),
-    ],
-)
-def test_effect_of_a_triple_is_the_clamped_ratio(full, without, alone, expected):
-    estimator = ModalityEffectEstimator(["a", "b"])
-    one = torch.ones((), dtype=torch.float64)
-    effects = estimator(
-        torch.tensor([full], dtype=torch.float64),
-        torch.stack([torch.tensor(without).double(), one]).view(1, 2),
-        torch.stack([torch.tensor(alone).double(), one]).view(1, 2),
-    )
-    assert float(effects[0, 0]) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("effects", [[0.5, 0.25], [1.0, 2.0, 5.0], [0.1, 0.1, 0.1, 0.1], [10.0, 1e-8]])
-def test_weights_equal_the_formula(effects):
-    num, total = len(effects), sum(effects)
-    expected = [num / (num - 1) * (1 - effect / total) for effect in effects]
-    estimator = ModalityEffectEstimator([f"m{n}" for n in range(num)])
-    weights = estimator.weights(torch.tensor([effects], dtype=torch.float64))
-    assert weights[0].tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_equal_evidence_gives_every_modality_the_weight_one():
-    estimator = ModalityEffectEstimator(["a", "b", "c"])
-    weights = estimator.weights(torch.full((2, 3), MIN_EFFECT, dtype=torch.float64))
-    assert weights.flatten().tolist() == pytest.approx([1.0] * 6)
-
-
-def test_effects_carry_no_gradient():
-    margins = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    estimator = ModalityEffectEstimator(["a", "b"])
-    effects = estimator(margins, torch.randn(3, 2), torch.randn(3, 2))
-    assert not effects.requires_grad
-    assert not estimator.weights(effects).requires_grad
-
-
-def test_epoch_means_weigh_every_triple_alike_and_start_anew():
-    estimator = ModalityEffectEstimator(["a", "b"])
-    first, second = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]), torch.tensor([[7.0, 1.0]])
-    estimator.track(first, 2 * first)
-    estimator.track(second, 2 * second)
-    assert estimator.finish_epoch() == {"effect/a": 4.0, "effect/b": 4.0, "weight/a": 8.0, "weight/b": 8.0}
-    estimator.track(second, second)
-    assert estimator.finish_epoch() == {"effect/a": 7.0, "effect/b": 1.0, "weight/a": 7.0, "weight/b": 1.0}
-    assert estimator.summary().index.tolist() == ["b", "a"]  # The weakest first.
-    assert estimator.summary().loc["b", "effect"] == 1.0
-
-
-def test_epoch_without_triples_keeps_the_last_summary():
-    estimator = ModalityEffectEstimator(["a", "b"])
-    assert estimator.summary().isna().all(axis=None)
-    estimator.track(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.5, 0.5]]))
-    estimator.finish_epoch()
-    estimator.finish_epoch()
-    assert estimator.summary()["effect"].tolist() == [1.0, 2.0]
-
-
-@pytest.mark.parametrize("modalities", [[], ["visual"]])
-def test_fewer_than_two_modalities_are_refused(modalities):
-    with pytest.raises(InputError, match="expected at least two to balance"):
-        ModalityEffectEstimator(modalities)
 
 
 class Known(nn.Module):
@@ -175,6 +68,7 @@ def test_report_equals_effects_in_closed_form():
     for m in alone:
         for column in ("effect", "low", "high"):  # All users are alike, so the interval has no width.
             assert table.loc[m, column] == pytest.approx(full - without[m], rel=1e-5)
+        assert table.loc[m, "share"] == pytest.approx((full - without[m]) / full, rel=1e-5)
         assert table.loc[m, "ratio"] == pytest.approx(ratio[m], rel=1e-5)
         assert table.loc[m, "weight"] == pytest.approx(1.5 * (1 - ratio[m] / sum(ratio.values())), rel=1e-5)
         assert table.loc[m, "recall_drop"] == float(without[m] < 0)  # Item 0 is first if it beats all others.
@@ -182,6 +76,33 @@ def test_report_equals_effects_in_closed_form():
     assert table.loc["a", "recall_drop"] == 1.0  # The example has a drop at all.
     assert (report.recall, report.k, report.split) == (1.0, 1, "val")
     assert "recall@1 1.0000, 95% intervals" in str(report)
+
+
+def test_shares_divide_means_where_ratios_are_means_of_clamped_divisions():
+    """Half of the users follow a the right way, half weakly the wrong way; everybody follows b."""
+    data = planted({"a": (1.0, 0.0), "b": (1.0, 0.0)})
+    weights = torch.tensor([[3.0, 2.0], [-1.0, 2.0]]).repeat(20, 1)
+    table = estimate_effects(known_model(data, weights), data, k=1, num_bootstrap=10).table
+    assert table.loc["a", "share"] == pytest.approx(1.0 / (1.0 + 2.0), rel=1e-5)
+    assert table.loc["b", "share"] == pytest.approx(2.0 / (1.0 + 2.0), rel=1e-5)
+    assert table["ratio"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)  # Additive: the effect is all of it alone.
+
+
+def test_the_scale_of_scores_changes_effects_and_no_share():
+    data = planted({"a": (3.0, 0.0), "b": (2.0, 0.0)})
+    weights = torch.tensor([[1.0, 0.5]]).repeat(40, 1)
+    one, ten = (estimate_effects(known_model(data, s * weights, s), data, k=1, num_bootstrap=10).table for s in (1, 10))
+    assert ten["effect"].tolist() == pytest.approx((10 * one["effect"]).tolist(), rel=1e-5)
+    assert ten["share"].tolist() == pytest.approx(one["share"].tolist(), rel=1e-5)
+    assert one["share"].sum() > 1.1  # Acting together, a lead is lost with either.
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_held_out_items_that_do_not_lead_leave_no_lead_to_share(weight):
+    data = planted({"a": (2.0, 0.0), "b": (1.0, 0.0)})
+    table = estimate_effects(known_model(data, torch.full((40, 2), weight)), data, k=1, num_bootstrap=10).table
+    assert table["share"].isna().all()
+    assert table["effect"].notna().all()
 
 
 def test_effects_are_averaged_per_user_first():
@@ -193,6 +114,7 @@ def test_effects_are_averaged_per_user_first():
     # User 0 may draw items 1 and 2 as negatives, which have the same value as item 0; give that user no weight.
     report = estimate_effects(known_model(data, torch.tensor([[0.0, 0.0], [4.0, 0.0]])), data, k=1, num_bootstrap=10)
     assert report.table.loc["a", "effect"] == pytest.approx((0.0 + 4.0) / 2)
+    assert report.table.loc["a", "share"] == pytest.approx(1.0)  # Leads are averaged in the same way.
 
 
 def test_intervals_equal_those_of_the_normal_distribution_for_many_users():
@@ -235,6 +157,7 @@ def test_single_modality_has_effects_and_nothing_to_be_weighed_against():
     data = planted({"a": (2.0, 0.0)})
     table = estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, num_bootstrap=10).table
     assert table.loc["a", "effect"] == pytest.approx(2.0)
+    assert table.loc["a", "share"] == pytest.approx(1.0)
     assert "weight" not in table
 
 

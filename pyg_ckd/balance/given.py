@@ -1,0 +1,140 @@
+"""What an objective is given beside the student: frozen teachers, and which items have which modality."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.embeddings import Embeddings
+
+
+class MaskedObjective(Objective):
+    """Base of strategies that compare modalities on triples: knows which items have which modality.
+
+    A subclass calls :meth:`store_masks` in its constructor. Refuses students with fewer than two modalities.
+    """
+
+    name = ""
+
+    def store_masks(self, has: Mapping[str, Tensor] | None) -> None:
+        """Keep masks of modalities that some items lack.
+
+        Args:
+            has: From modality to which items have it, bool ``[num_items]``, see :func:`~pyg_ckd.data.item_masks`.
+
+        Raises:
+            InputError: If a modality is unknown, a mask does not fit, or there are fewer than two modalities.
+        """
+        check_several(self.modalities)
+        self._masked = frozenset(has or {})
+        for m, mask in (has or {}).items():
+            if m not in self.modalities:
+                raise unknown_name("modality of a mask", m, self.modalities)
+            if mask.dtype != torch.bool or mask.shape != (self.student.num_items,):
+                raise InputError(
+                    f"has: the mask of {m!r} is {mask.dtype} of shape {list(mask.shape)}, expected bool of shape "
+                    f"[{self.student.num_items}], one value per item"
+                )
+            self.register_buffer(f"item_mask_{m}", mask.clone())
+
+    def available(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all.
+
+        Args:
+            first: Items, int64 ``[B]``.
+            second: Items, int64 ``[B]``.
+        """
+        if not self._masked:
+            return None
+        everything = torch.ones_like(first, dtype=torch.bool)
+        masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
+        columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
+        return torch.stack(columns, dim=-1)
+
+
+class TaughtObjective(MaskedObjective):
+    """Base of strategies with a frozen teacher per modality.
+
+    A subclass calls :meth:`store_teachers` in its constructor.
+    """
+
+    name = ""
+    needs_teachers = True
+    has_teachers = False
+
+    def store_teachers(self, teachers: Mapping[str, Embeddings]) -> None:
+        """Keep a copy of the teachers' tables.
+
+        Args:
+            teachers: From modality to the teacher's embeddings, one for each of the student's modalities.
+
+        Raises:
+            InputError: If a teacher is missing or unknown, or has other sizes than the student.
+        """
+        for m in teachers:
+            if m not in self.modalities:
+                raise unknown_name("modality of a teacher", m, self.modalities)
+        for m in self.modalities:
+            if m not in teachers:
+                raise InputError(f"teachers: found none for modality {m!r}, expected one for each of the student's")
+            user, item = teachers[m]
+            sizes, expected = (user.size(0), item.size(0)), (self.student.num_users, self.student.num_items)
+            if sizes != expected:
+                raise InputError(
+                    f"teacher {m!r}: found {sizes[0]} users and {sizes[1]} items, expected {expected[0]} and "
+                    f"{expected[1]} as in the student; train it on the same data"
+                )
+            if user.size(1) != item.size(1) or not (torch.isfinite(user).all() and torch.isfinite(item).all()):
+                raise InputError(
+                    f"teacher {m!r}: found user and item tables of widths {user.size(1)} and {item.size(1)}, expected "
+                    "tables of one width without NaN or infinite values; train it again"
+                )
+            moves = (item != item[:1]).any(dim=0)
+            moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
+            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves])  # A copy.
+            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
+        self.has_teachers = True
+
+    def teacher(self, modality: str) -> Embeddings:
+        """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.
+
+        Such a column, as of a modality that was intervened on, changes no margin and no ranking.
+
+        Args:
+            modality: The modality.
+        """
+        return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
+
+    def given_teachers(self) -> dict[str, Embeddings]:
+        """Return the teachers by modality; none if there are none."""
+        return {m: self.teacher(m) for m in self.modalities} if self.has_teachers else {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what defines the objective, with a hash of the teachers' tables: a run does not go on with others."""
+        digest = hashlib.sha256()
+        for m in self.modalities if self.has_teachers else ():
+            for table in self.teacher(m):
+                digest.update(table.cpu().contiguous().numpy().tobytes())
+        return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
+
+
+def check_several(modalities: tuple[str, ...]) -> None:
+    """Refuse fewer than two modalities.
+
+    Args:
+        modalities: Their names.
+
+    Raises:
+        InputError: If there is nothing to balance.
+    """
+    if len(modalities) < 2:
+        raise InputError(
+            f"balancing: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at least two; "
+            "train a single modality plainly"
+        )

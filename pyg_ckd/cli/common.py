@@ -1,0 +1,248 @@
+"""Options that several commands share, and how they are read: data, backbone, trainer, checkpoints, files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyg_ckd.cli.arguments import Given
+from pyg_ckd.cli.options import REQUIRED, Options
+from pyg_ckd.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+    from torch_geometric.data import HeteroData
+
+    from pyg_ckd.nn import Backbone
+
+SIZES = ("num_users", "num_items", "feature_dims")
+SOURCE = "an .npz file, a folder in any format, or the word 'synthetic'"
+DATA_OPTIONS = "further arguments of the reader, such as --data_options.split temporal"
+
+
+def add_data(options: Options) -> None:
+    """Add what says which graph to load.
+
+    Args:
+        options: The options of the command.
+    """
+    options.add("data", default=REQUIRED, help=SOURCE, path=True)
+    options.add("transform", default="standardize", help="of the features; also l2, none, pca")
+    impute = "what stands in for features of items that lack a modality; also zero, graph, neighbors, given"
+    options.add("impute", default="mean", help=impute)
+    add_data_options(options)
+
+
+def add_data_options(options: Options) -> None:
+    """Add the mapping of further arguments of the reader.
+
+    Args:
+        options: The options of the command.
+    """
+    options.add("data_options", dict[str, Any], {}, DATA_OPTIONS)
+
+
+def load_data(config: Namespace) -> HeteroData:
+    """Load the graph.
+
+    Args:
+        config: The values of the options.
+    """
+    from pyg_ckd.datasets import load
+
+    for name in ("path", "transform", "impute"):
+        if name in config.data_options:
+            option = "data" if name == "path" else name
+            raise InputError(f"data_options.{name}: expected no such option here; give it as --{option}")
+    impute = {} if config.impute == "mean" else {"impute": config.impute}  # Not every source lets items lack something.
+    return load(config.data, transform=config.transform, **impute, **config.data_options)
+
+
+def add_backbone(options: Options, given: Given) -> type[Backbone]:
+    """Add the backbone with its options, and those of the trainer.
+
+    Args:
+        options: The options of the command.
+        given: The arguments, which say which backbone it is.
+
+    Returns:
+        The class.
+    """
+    from pyg_ckd.nn import backbones
+    from pyg_ckd.training import Trainer
+
+    known = backbones()
+    name = given.text("backbone") or "MMGCN"
+    if name not in known:
+        raise unknown_name("backbone", name, known)
+    backbone = known[name]
+    best = backbone.recommended
+    options.add("backbone", default=name, help=f"one of {', '.join(known)}")
+    group = f"Backbone {name}"
+    options.add_arguments_of(backbone, "model", SIZES, best.get("model"), group=group)
+    options.add_arguments_of(Trainer, "trainer", ("checkpoint_dir", "seed"), best.get("trainer"), group="Trainer")
+    return backbone
+
+
+def add_checkpoint(options: Options) -> None:
+    """Add the checkpoint of a trained model.
+
+    Args:
+        options: The options of the command.
+    """
+    options.add("checkpoint", default=REQUIRED, help="a model.pt of train or compare", path=True)
+    text = "strategy that the model ranks with, if it is outside the library: its import path (default: none)"
+    options.add("strategy", str | None, None, text)
+
+
+def load_checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
+    """Return the model of a checkpoint and the graph.
+
+    Args:
+        config: The values of the options.
+    """
+    from pyg_ckd.training.model import load_model
+
+    import_strategy(config)
+    data = load_data(config)
+    return load_model(config.checkpoint, data), data
+
+
+def import_strategy(config: Namespace) -> None:
+    """Import the strategy of a checkpoint, if there is one to import.
+
+    Args:
+        config: The values of the options.
+    """
+    if config.strategy is not None:
+        from pyg_ckd.balance.discovery import find_strategy
+
+        find_strategy(config.strategy)
+
+
+def section(config: Namespace, name: str) -> dict[str, Any]:
+    """Return the options of a group as a dict, empty if there are none.
+
+    Args:
+        config: The values of the options.
+        name: What precedes their names.
+    """
+    found = config.get(name)
+    return {} if found is None else dict(found.as_dict())
+
+
+def sections(config: Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the options of several groups.
+
+    Args:
+        config: The values of the options.
+        names: What precedes the names of each.
+    """
+    return {name: section(config, name) for name in names}
+
+
+def read_lines(path: str, option: str) -> list[str]:
+    """Return the lines of a text file that are not blank.
+
+    Args:
+        path: The file.
+        option: The option that names it, for messages.
+
+    Raises:
+        InputError: If it cannot be read or has no such line.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{option} {path}: cannot be read ({reason}), expected a text file of ids") from None
+    if not any(lines):
+        raise InputError(f"{option} {path}: found no id, expected one in every line")
+    return [line for line in lines if line]
+
+
+def save_json(path: str | None, content: Mapping[Any, Any]) -> None:
+    """Write results to a file, if there is one to write.
+
+    Args:
+        path: The file, or :obj:`None`.
+        content: The results.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    if path is not None:
+        from pyg_ckd.files import write_json
+
+        with writable("json", path):
+            write_json(path, content)
+
+
+@contextmanager
+def writable(option: str, path: str) -> Iterator[None]:
+    """Turn what the system says about a file that cannot be written into one line.
+
+    Args:
+        option: The option that names the file.
+        path: The file.
+
+    Raises:
+        InputError: If the block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+@contextmanager
+def no_leftovers(*folders: str | None) -> Iterator[None]:
+    """Remove folders that the block made if bad input ends it before there is more in them than their settings.
+
+    Args:
+        *folders: Folders that the block makes.
+    """
+    from pyg_ckd.training.folder import MANIFEST
+
+    paths = [Path(folder) for folder in folders if folder is not None]
+    made = {path: [p for p in (path, *path.parents) if not p.exists()] for path in paths}
+    empty = {path: path.is_dir() and not any(path.iterdir()) for path in paths}
+    try:
+        yield
+    except InputError:
+        for path in paths:
+            new = made[path] or empty[path]
+            if not (new and path.is_dir()) or any(p.name != MANIFEST for p in path.rglob("*") if not p.is_dir()):
+                continue
+            if empty[path]:
+                (path / MANIFEST).unlink(missing_ok=True)
+                continue
+            shutil.rmtree(path)
+            with suppress(OSError):
+                for parent in made[path][1:]:
+                    parent.rmdir()
+        raise
+
+
+def check_parts(prefix: str, names: Collection[str], make: Callable[[], Any]) -> Any:
+    """Build something from options, so that a wrong one is found before anything is trained.
+
+    Args:
+        prefix: What precedes the names of the options on the command line.
+        names: Their names.
+        make: Builds it.
+
+    Raises:
+        InputError: If an option cannot be used; the message has its full name.
+    """
+    try:
+        return make()
+    except InputError as error:
+        name = str(error).partition(":")[0]
+        raise InputError(f"{prefix}.{error}" if name in names else str(error)) from None
+    except (RuntimeError, MemoryError, OverflowError) as error:  # Sizes that no machine has memory for.
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{prefix}: cannot be built ({reason}), expected options of a smaller model") from None

@@ -1,0 +1,184 @@
+"""Strategies as commands name them: found by name or import path, with options from the command line and from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pyg_ckd.cli.arguments import Entry, Given
+from pyg_ckd.cli.common import check_parts
+from pyg_ckd.cli.options import Options
+from pyg_ckd.cli.values import as_list
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.study.settings import PARTS, REFERENCE, StudySettings
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+    from torch_geometric.data import HeteroData
+
+    from pyg_ckd.balance import Objective
+    from pyg_ckd.nn import Backbone
+    from pyg_ckd.study.contenders import Contender
+
+INNER = ("view", "bpr_eps", "log_eps")
+"""Arguments of plain training and of distillation that their groups of options leave out."""
+TITLES = {"plain": "Plain training", "teacher": "Teachers", "distillation": "Options of ckd"}
+
+
+def strategy(name: str, option: str = "") -> type[Objective]:
+    """Return a strategy by its name or import path.
+
+    Args:
+        name: Its name, or the path of a class, such as ``my_package.Mine``.
+        option: The option that names it, for messages.
+
+    Raises:
+        InputError: If there is none, or its file cannot be imported.
+    """
+    from pyg_ckd.balance.discovery import find_strategy
+
+    try:
+        return find_strategy(name)
+    except InputError as error:
+        raise InputError(f"{option}: {error}" if option else str(error)) from None
+
+
+def add_parts(options: Options, backbone: type[Backbone]) -> None:
+    """Add the options of plain training, of the teachers and of distillation.
+
+    Args:
+        options: The options of the command.
+        backbone: The backbone, which recommends some.
+    """
+    for part in ("plain", "teacher", "distillation"):
+        cls = strategy("ckd" if part == "distillation" else "plain")
+        options.add_arguments_of(cls, part, INNER, backbone.recommended.get(part), group=TITLES[part])
+
+
+def add_strategy_options(
+    options: Options, backbone: type[Backbone], cls: type[Objective], prefix: str, hidden: bool
+) -> None:
+    """Add the options of a strategy, which count only if they are given.
+
+    Args:
+        options: The options of the command.
+        backbone: The backbone, which recommends some.
+        cls: The strategy.
+        prefix: What precedes the names.
+        hidden: Whether the help text leaves them out, because a group of its own shows them.
+    """
+    from pyg_ckd.balance.discovery import options_of
+
+    best = backbone.recommended.get(PARTS.get(cls.name, "plain"), {})
+    name = prefix.removeprefix("options.") if "." in prefix else cls.name
+    options.add_arguments_of(
+        cls, prefix, (), best, options_of(cls), group=f"Options of {name}", hidden=hidden, if_given=True
+    )
+
+
+def resolve(names: Sequence[str], renamed: Mapping[str, str]) -> dict[str, type[Objective]]:
+    """Return the strategies of contenders by the contenders' names, plain training first, whether it is named or not.
+
+    Args:
+        names: Strategies by name or import path, whose own names count, or names that are given to strategies.
+        renamed: From such a name to the name or import path of its strategy.
+
+    Raises:
+        InputError: If a strategy is unknown, or two contenders have one name.
+    """
+    found: dict[str, type[Objective]] = {}
+    for name in names:
+        cls = strategy(renamed.get(name, name), "contenders")
+        own = name if name in renamed else cls.name
+        if own in found:
+            raise InputError(
+                f"contenders: found two of the name {own!r}, expected each once; give one of them another name, such "
+                f"as {own}-2, and --options '{{{own}-2: {{strategy: {renamed.get(name, name)}}}}}'"
+            )
+        found[own] = cls
+    return {REFERENCE: found.pop(REFERENCE, None) or strategy(REFERENCE), **found}
+
+
+def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> None:
+    """Add the options of all contenders that are asked for.
+
+    Args:
+        options: The options of the command.
+        given: The arguments.
+        backbone: The backbone.
+
+    Raises:
+        InputError: If a strategy is unknown, two contenders have one name, or there are options of no contender.
+    """
+    entry = given.last("contenders") or Entry("contenders", list(PARTS), "default")
+    names, told = as_list(entry, list[str]) or [], given.section("options")
+    renamed = {n: str(o["strategy"]) for n, o in told.items() if isinstance(o, Mapping) and "strategy" in o}
+    found = resolve(names, renamed)
+    paths = {name: strategy(name).name for name in names if name not in found}
+    for name in told:
+        if name not in found and name not in paths:
+            raise InputError(f"options: {unknown_name('contender', name, [*found, *paths])}; --contenders adds others")
+    options.aliases |= {f"options.{path}": f"options.{name}" for path, name in paths.items()}
+    for name, cls in found.items():
+        add_strategy_options(options, backbone, cls, f"options.{name}", name in PARTS)
+        options.add(f"options.{name}.strategy", help="its strategy", hidden=True, if_given=True)
+
+
+def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, Contender]:
+    """Return the contenders of a study.
+
+    Args:
+        config: The values of the options.
+        settings: What the study is made of.
+    """
+    from pyg_ckd.balance.discovery import options_of
+    from pyg_ckd.study.contenders import Contender, default_options
+
+    keys = {name: f"options.{name}.strategy" for name in config.contenders}
+    renamed = {name: str(config[key]) for name, key in keys.items() if key in config}
+    found = {}
+    for name, cls in resolve(config.contenders, renamed).items():
+        own = {key: config[f"options.{name}.{key}"] for key in options_of(cls) if f"options.{name}.{key}" in config}
+        found[name] = Contender(cls, default_options(cls, settings) | own)
+    return found
+
+
+def check_models(
+    data: HeteroData,
+    backbone: type[Backbone],
+    parts: Mapping[str, Mapping[str, Any]],
+    contenders: Mapping[str, Contender],
+    seed: int = 0,
+) -> None:
+    """Build every model once, so that a number out of its range is found before anything is trained.
+
+    Args:
+        data: The graph.
+        backbone: The backbone.
+        parts: Options under ``model``, ``teacher`` and ``trainer``.
+        contenders: The strategies with their options, by what precedes the names of these on the command line.
+        seed: Seed of the models.
+    """
+    from lightning_fabric import Fabric
+
+    from pyg_ckd.balance.discovery import options_of
+    from pyg_ckd.study.contenders import Contender, check_options
+    from pyg_ckd.training import Trainer, build
+
+    trainer = check_parts("trainer", parts["trainer"], lambda: Trainer(**parts["trainer"]))
+    try:
+        Fabric(accelerator=trainer.device, devices=1)
+    except (ValueError, RuntimeError) as error:
+        found = f"trainer.device: found {trainer.device!r}, expected one that this machine has"
+        raise InputError(f"{found} ({error})") from None
+    check_parts("model", parts["model"], lambda: build(backbone, data, seed, **parts["model"]))
+    check = partial(check_options, backbone, data, parts["model"])
+    for prefix, contender in contenders.items():
+        cls = contender.strategy
+        if cls.name != REFERENCE and not backbone.uses_features:
+            continue  # Refused in words of its own.
+        if cls.needs_teachers:
+            teacher = Contender(strategy(REFERENCE), parts["teacher"])
+            check_parts("teacher", parts["teacher"], partial(check, teacher))
+        check_parts(prefix, options_of(cls), partial(check, contender))

@@ -1,0 +1,90 @@
+"""What commands print: lines and tables in the encoding of the terminal, and epochs where no bar shows them."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+HANDLER = "pyg_ckd.similar"
+SIMILAR = {
+    "±": "+-",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "·": ".",
+    "×": "x",
+    "≥": ">=",
+    "≤": "<=",
+    "→": "->",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+}
+"""What stands in for a character that the encoding lacks; a question mark stands in for all others."""
+
+
+def replace_what_the_encoding_lacks() -> None:
+    """Let the process's standard streams replace characters that their encodings lack, where they would raise."""
+    codecs.register_error(HANDLER, _similar)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=HANDLER)
+
+
+def _similar(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SIMILAR.get(char, "?") for char in error.object[error.start : error.end]), error.end
+
+
+def say(line: str) -> None:
+    """Print a line at once.
+
+    Args:
+        line: The text.
+    """
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def show(table: RenderableType) -> None:
+    """Print a table or another drawing.
+
+    Args:
+        table: What rich can render.
+    """
+    from rich.console import Console
+
+    Console().print(table)
+
+
+@contextmanager
+def epoch_lines(bar: bool) -> Iterator[None]:
+    """Print the trainer's record of every epoch to stderr as a plain line, unless a progress bar shows it.
+
+    Args:
+        bar: Whether a bar was asked for; it is shown on a terminal only.
+    """
+    if bar and sys.stderr.isatty():
+        yield
+        return
+    logger, handler = logging.getLogger("pyg_ckd.training"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

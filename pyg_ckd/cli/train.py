@@ -1,0 +1,60 @@
+"""``pyg-ckd train``: one model in a folder of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyg_ckd.cli.arguments import Given
+from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, section, sections
+from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models, strategy
+from pyg_ckd.cli.options import REQUIRED, Options
+from pyg_ckd.cli.output import epoch_lines, say
+from pyg_ckd.study.settings import PARTS, StudySettings
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+
+def add_options(options: Options, given: Given) -> None:
+    """Add the options of the command.
+
+    Args:
+        options: Where to add them.
+        given: The arguments.
+    """
+    add_data(options)
+    options.add("out", default=REQUIRED, help="folder of the run; the same call goes on in it", path=True)
+    options.add("seed", int, 0, "seed of everything random")
+    text = "what is trained: a name of pyg-ckd strategies, or an import path such as my_file.Mine"
+    options.add("objective", str, "plain", text, metavar="NAME")
+    options.add("k", list[int], [10, 20], "cut-offs of the test metrics")
+    backbone = add_backbone(options, given)
+    add_parts(options, backbone)
+    cls = strategy(given.text("objective") or "plain", "objective")
+    add_strategy_options(options, backbone, cls, "strategy", cls.name in PARTS)
+    options.aliases["objective_options"] = "strategy"
+
+
+def run(config: Namespace) -> int:
+    """Train and print the metrics.
+
+    Args:
+        config: The values of the options.
+    """
+    from pyg_ckd.nn import backbones
+    from pyg_ckd.study.contenders import Contender, default_options
+    from pyg_ckd.study.run import train_run
+
+    cls, backbone = strategy(config.objective), backbones()[config.backbone]
+    parts = sections(config, ("model", "plain", "teacher", "distillation", "trainer"))
+    given = section(config, "strategy")
+    settings = StudySettings(plain=parts["plain"], distillation=parts["distillation"])
+    contender = Contender(cls, default_options(cls, settings) | given)
+    data = load_data(config)
+    prefix = "strategy" if given else PARTS.get(cls.name, "strategy")
+    check_models(data, backbone, parts, {prefix: contender}, config.seed)
+    options = {**parts, "objective": given} if given else parts
+    with no_leftovers(config.out), epoch_lines(parts["trainer"]["progress"]):
+        metrics = train_run(data, backbone, config.out, config.objective, options, config.k, config.seed)
+    say(str(metrics))
+    return 0

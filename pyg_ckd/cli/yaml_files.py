@@ -1,0 +1,112 @@
+"""YAML files of options: numbers as in YAML 1.2, no key twice, one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyg_ckd.errors import InputError
+
+_FLOAT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads ``1e-3`` as a number and refuses a key that stands twice in a mapping."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen and isinstance(key.value, str):
+            raise yaml.constructor.ConstructorError(None, None, f"found the key {key.value!r} twice", key.start_mark)
+        seen.add(key.value if isinstance(key.value, str) else id(key))
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp",)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def parse(text: str) -> Any:
+    """Return a value written in YAML.
+
+    Args:
+        text: The text.
+
+    Raises:
+        yaml.YAMLError: If it is no YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def parse_mapping(text: str, label: str) -> dict[str, Any]:
+    """Return a mapping written in YAML.
+
+    Args:
+        text: The text.
+        label: Where it stands, for messages.
+
+    Raises:
+        InputError: If it is no YAML, or no mapping from names.
+    """
+    try:
+        content = parse(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{label}: cannot be read as YAML ({_reason(error)})") from None
+    except RecursionError:
+        raise InputError(f"{label}: cannot be read as YAML (too deep)") from None
+    if content is None:
+        raise InputError(f"{label}: found nothing, expected a mapping of options")
+    return _checked(content, label)
+
+
+def read_mapping(path: str, kind: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Args:
+        path: The file.
+        kind: What it is, for messages.
+
+    Raises:
+        InputError: If it cannot be read, or is no mapping from names.
+    """
+    label = f"{kind} {path}"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = parse(text)
+    except FileNotFoundError:
+        raise InputError(f"{label}: found no such file, expected a YAML file of options") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{label}: cannot be read as YAML ({_reason(error)})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{label}: cannot be read ({reason}), expected a YAML file of options") from None
+    except RecursionError:
+        raise InputError(f"{label}: cannot be read as YAML (too deep)") from None
+    if content is None:
+        raise InputError(f"{label}: the file is empty, expected a mapping of options, such as data: x.npz")
+    return _checked(content, label)
+
+
+def _checked(content: Any, label: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise InputError(f"{label}: found {type(content).__name__}, expected a mapping of options")
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise InputError(f"{label}: found the key {key!r}, expected the name of an option")
+        if isinstance(value, dict) and value:
+            _checked(value, f"{label}: {key}")
+    return content
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
+    return str(error)

@@ -1,0 +1,193 @@
+"""Items that a user did not interact with, drawn uniformly, by popularity or by score, without a loop over users."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.embeddings import Embeddings
+
+NEGATIVES = ("uniform", "popularity", "hard")
+
+
+class Positives:
+    """The distinct interactions of all users, sorted by user and then by item.
+
+    Args:
+        edge_index: Interactions (user row, item row), int64 ``[2, E]``; repetitions allowed.
+        num_users: Number of users.
+        num_items: Number of items.
+
+    Attributes:
+        user: Users, int64 ``[P]``.
+        item: Items, int64 ``[P]``.
+        degree: Distinct items of every user, int64 ``[num_users]``.
+        start: Where every user's items start, int64 ``[num_users]``.
+    """
+
+    def __init__(self, edge_index: Tensor, num_users: int, num_items: int) -> None:
+        self.num_users, self.num_items = num_users, num_items
+        key = torch.unique(edge_index[0] * num_items + edge_index[1])  # Sorted by user, then item.
+        self.user, self.item = key.div(num_items, rounding_mode="floor"), key % num_items
+        self.degree = torch.bincount(self.user, minlength=num_users)
+        self.start = self.degree.cumsum(0) - self.degree
+
+
+class UniformNegatives:
+    """Draws every item without an interaction with the same probability.
+
+    For a user with ``n`` distinct items a rank ``r`` is drawn from the ``num_items - n`` others, and the ``r``-th item
+    that is missing from the user's sorted list is found by one binary search over all users' lists at once.
+
+    Args:
+        positives: The interactions.
+    """
+
+    wants_embeddings = False
+
+    def __init__(self, positives: Positives) -> None:
+        self._num_items, self._degree, self._start = positives.num_items, positives.degree, positives.start
+        # Within a user, item[j] - j is the number of missing items below the j-th positive: it never decreases.
+        position = torch.arange(positives.item.numel(), device=positives.item.device)
+        missing_below = positives.item - (position - positives.start[positives.user])
+        self._missing_key = positives.user * (positives.num_items + 1) + missing_below
+
+    def draw(self, user: Tensor, generator: torch.Generator) -> Tensor:
+        """Return an item for each user.
+
+        Args:
+            user: Users, none of whom has all items, int64 ``[B]``.
+            generator: Where randomness comes from.
+        """
+        draw = torch.rand(user.numel(), generator=generator, device=user.device, dtype=torch.float64)
+        free = self._num_items - self._degree[user]
+        rank = torch.minimum((draw * free).long(), free - 1)
+        key = user * (self._num_items + 1) + rank
+        return rank + torch.searchsorted(self._missing_key, key, right=True) - self._start[user]
+
+
+class PopularityNegatives:
+    r"""Draws an item without an interaction with a probability that grows with its popularity.
+
+    The weight of item :math:`j` is :math:`\max(n_j, 1)^\alpha` with :math:`n_j` users who interacted with it, as in
+    `"Distributed Representations of Words and Phrases" <https://arxiv.org/abs/1310.4546>`_. Weights are whole numbers
+    of a small unit, so that all items laid end to end have a length without rounding. For a user, a point is drawn on
+    what is left of this line without the user's own items, and one binary search over all users' items at once tells
+    how many of them lie before it. No draw is ever rejected, and none is an own item.
+
+    Args:
+        positives: The interactions.
+        alpha: :math:`\alpha`; 0 is uniform.
+
+    Raises:
+        InputError: If ``alpha`` is negative or not finite.
+    """
+
+    wants_embeddings = False
+
+    def __init__(self, positives: Positives, alpha: float = 0.75) -> None:
+        if not 0 <= alpha < math.inf:
+            raise InputError(f"alpha: found {alpha}, expected a finite number of zero or more")
+        self._start = positives.start
+        popularity = torch.bincount(positives.item, minlength=positives.num_items).clamp(min=1).double()
+        weight = (popularity / popularity.max()) ** alpha
+        # Positions of all users one after the other stay within 62 bits, and a position within the 53 of a draw.
+        total = min(2**62 // (positives.num_users + 1), 2**52) - positives.num_items
+        whole = (weight * (total / weight.sum())).long().clamp(min=1)
+        self._end = whole.cumsum(0)  # Where every item ends on the line.
+        self._total = int(self._end[-1])
+        own = whole[positives.item]
+        self._own = torch.cat([own.new_zeros(1), own.cumsum(0)])  # Length of all positives before one, of all users.
+        before = self._own[:-1] - self._own[self._start[positives.user]]
+        rest = self._end[positives.item] - own - before  # Never decreases within a user.
+        self._key = positives.user * (self._total + 1) + rest
+        self._free = self._total - (self._own[self._start + positives.degree] - self._own[self._start])
+
+    def draw(self, user: Tensor, generator: torch.Generator) -> Tensor:
+        """Return an item for each user.
+
+        Args:
+            user: Users, none of whom has all items, int64 ``[B]``.
+            generator: Where randomness comes from.
+        """
+        draw = torch.rand(user.numel(), generator=generator, device=user.device, dtype=torch.float64)
+        free = self._free[user]
+        point = torch.minimum((draw * free).long(), free - 1)
+        before = torch.searchsorted(self._key, user * (self._total + 1) + point, right=True)
+        point += self._own[before] - self._own[self._start[user]]
+        return torch.searchsorted(self._end, point, right=True)
+
+
+class HardNegatives:
+    """Draws several items without an interaction and takes the one that scores highest.
+
+    From `"Optimizing Top-N Collaborative Filtering via Dynamic Negative Item Sampling"
+    <https://dl.acm.org/doi/10.1145/2484028.2484126>`_. Scores are those of the last embeddings given to :meth:`update`.
+
+    Args:
+        positives: The interactions.
+        candidates: Items to choose from, drawn uniformly and with repetition; 1 is uniform.
+
+    Raises:
+        InputError: If ``candidates`` is not positive.
+    """
+
+    wants_embeddings = True
+
+    def __init__(self, positives: Positives, candidates: int = 8) -> None:
+        if candidates < 1:
+            raise InputError(f"candidates: found {candidates}, expected at least 1")
+        self._uniform, self._candidates = UniformNegatives(positives), candidates
+        self._embeddings: Embeddings | None = None
+
+    def update(self, embeddings: Embeddings) -> None:
+        """Take the embeddings to score with from now on.
+
+        Args:
+            embeddings: The tables, without gradient.
+        """
+        self._embeddings = embeddings
+
+    def draw(self, user: Tensor, generator: torch.Generator) -> Tensor:
+        """Return an item for each user.
+
+        Args:
+            user: Users, none of whom has all items, int64 ``[B]``.
+            generator: Where randomness comes from.
+
+        Raises:
+            InputError: If there are no embeddings yet.
+        """
+        if self._embeddings is None:
+            raise InputError(
+                "negatives: found 'hard' before any embeddings, expected sampler.update(embeddings) first, as a "
+                "trainer does before every epoch"
+            )
+        items = self._uniform.draw(user.repeat_interleave(self._candidates), generator).view(-1, self._candidates)
+        of_users, of_items = self._embeddings
+        scores = (of_items[items] @ of_users[user].unsqueeze(-1)).squeeze(-1)  # [B, candidates]
+        return items.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def negatives_of(
+    kind: str, positives: Positives, alpha: float = 0.75, candidates: int = 8
+) -> UniformNegatives | PopularityNegatives | HardNegatives:
+    """Return what draws negatives of a kind.
+
+    Args:
+        kind: ``"uniform"``, ``"popularity"`` or ``"hard"``.
+        positives: The interactions.
+        alpha: See :class:`PopularityNegatives`.
+        candidates: See :class:`HardNegatives`.
+
+    Raises:
+        InputError: If the kind is unknown.
+    """
+    if kind not in NEGATIVES:
+        raise unknown_name("kind of negatives", kind, NEGATIVES)
+    if kind == "popularity":
+        return PopularityNegatives(positives, alpha)
+    return HardNegatives(positives, candidates) if kind == "hard" else UniformNegatives(positives)

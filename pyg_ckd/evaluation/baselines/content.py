@@ -1,0 +1,49 @@
+"""What the features say about the likeness of items: rows whose dot products are cosines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.neighbors import without_content
+from pyg_ckd.errors import InputError, unknown_name
+
+
+def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> dict[str, Tensor]:
+    r"""Return the features of every modality as rows of norm one, so that :math:`\mathbf{F} \mathbf{F}^\top` is the
+    cosine kernel.
+
+    Items that lack a modality (``has_<m>``), or whose features are those that stand in for missing ones
+    (:func:`~pyg_ckd.data.neighbors.without_content`), have rows of zeros: they are like no item. Modalities in which
+    fewer than two items have content are left out.
+
+    Args:
+        data: The graph.
+        modalities: The modalities to use. (default: :obj:`None`, all)
+
+    Returns:
+        From modality to float64 ``[num_items, d_m]``, on the CPU.
+
+    Raises:
+        InputError: If a modality is unknown, or none has content.
+    """
+    rows, found = {}, []
+    for m in data.modalities if modalities is None else modalities:
+        if m not in data.modalities:
+            raise unknown_name("modality", m, data.modalities)
+        x = data["item"][m].detach().cpu()
+        says = ~without_content(x)
+        has = data["item"].get(f"has_{m}")
+        says = says if has is None else says & has.cpu()
+        if int(says.sum()) > 1:
+            rows[m] = F.normalize(x.double(), dim=1) * says.unsqueeze(1)
+        found.append(f"{m}: {int(says.sum())} of {says.numel()} items")
+    if not rows:
+        raise InputError(
+            f"features: found no content that tells items apart ({', '.join(found) or 'no modality'}), expected it for "
+            "two items or more of a modality; use the baseline without content"
+        )
+    return rows

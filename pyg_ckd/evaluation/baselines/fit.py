@@ -1,0 +1,235 @@
+"""Baselines by name, their knobs chosen on the validation part by climbing small fixed grids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.inputs import held_out
+from pyg_ckd.errors import unknown_name
+from pyg_ckd.evaluation.baselines import linear, neighbours
+from pyg_ckd.evaluation.baselines.content import content_rows
+from pyg_ckd.evaluation.metrics import parse_metric
+from pyg_ckd.evaluation.ranking import Evaluator, popularity
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Neighbourhood
+
+NEIGHBOURS = (20, 50, 100, 300, 1000)
+SHRINKAGES = (0.0, 10.0, 30.0, 100.0, 1000.0)
+CONTENT_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+RIDGES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
+COLLECTIVE_WEIGHTS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+ADDITIVE_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+COLLECTIVE_START = 2.0
+CONTENT_RIDGES = (0.1, 1.0, 10.0, 100.0)
+
+Value = Callable[[Embeddings | Neighbourhood], float]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A fitted baseline.
+
+    Attributes:
+        embeddings: What :class:`~pyg_ckd.evaluation.Evaluator`, :func:`~pyg_ckd.evaluate` and
+            :class:`~pyg_ckd.serving.Recommender` rank with.
+        settings: The chosen knobs, arguments of the function that makes the baseline.
+        seconds: Time of the choice and the fit together.
+        value: The monitored metric on the validation part; :obj:`None` without one.
+    """
+
+    embeddings: Embeddings | Neighbourhood
+    settings: dict[str, Any]
+    seconds: float
+    value: float | None = None
+
+
+Model = TypeVar("Model", Embeddings, Neighbourhood, covariant=True)
+
+
+@dataclass(frozen=True)
+class _Choice(Generic[Model]):
+    model: Model
+    settings: dict[str, Any]
+    value: float | None = None
+
+
+def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Baseline:
+    """Fit a baseline to the training interactions, with the knobs that are best on the validation part.
+
+    ==================== ============================================ =================================================
+    name                 made by                                      chosen
+    ==================== ============================================ =================================================
+    ``popularity``       :func:`~pyg_ckd.evaluation.popularity`       nothing
+    ``item-knn``         :func:`~pyg_ckd.evaluation.item_knn`         neighbours and shrinkage
+    ``item-knn-content`` :func:`~pyg_ckd.evaluation.item_knn_content` weight of content; all modalities or a single one
+    ``ease``             :func:`~pyg_ckd.evaluation.ease`             ridge
+    ``ease-content``     :func:`~pyg_ckd.evaluation.ease_content`     form; ridge and weight of the content
+    ==================== ============================================ =================================================
+
+    Neighbours and shrinkage are tried on a whole grid. All else starts from the defaults and moves one step of a fixed
+    grid at a time for as long as the metric rises, so that a closed form is solved a few times only. Without a
+    validation part, the defaults stand. Nothing is random.
+
+    Args:
+        name: One of :data:`BASELINES`.
+        data: The graph.
+        monitor: The validation metric ``name@k`` to choose by.
+
+    Raises:
+        InputError: If the name or the metric is unknown, a closed form does not fit (more than 20 000 items), or no
+            modality has content for a baseline with content.
+    """
+    if name not in _FITS:
+        raise unknown_name("baseline", name, BASELINES)
+    metric, cutoff = parse_metric(monitor)
+    start = time.perf_counter()
+    value: Value | None = None
+    if held_out(data, "val").size(1):
+        evaluator = Evaluator(data, "val", k=[cutoff], metrics=[metric])
+
+        def value(model: Embeddings | Neighbourhood) -> float:
+            return evaluator(model)[monitor]
+
+    choice = _FITS[name](data, value)
+    return Baseline(choice.model, choice.settings, time.perf_counter() - start, choice.value)
+
+
+def climb(
+    grids: Mapping[str, Sequence[Any]],
+    start: Mapping[str, Any],
+    build: Callable[..., Neighbourhood],
+    value: Value,
+) -> _Choice[Neighbourhood]:
+    """Return the point that no step along one knob improves, from a start, one knob after the other.
+
+    Args:
+        grids: From knob to its values in order.
+        start: From knob to a value of its grid.
+        build: Makes the model of a point, given as keywords.
+        value: What is to be large.
+    """
+    seen: set[tuple[Any, ...]] = {tuple(start.values())}
+    model = build(**start)
+    best = _Choice(model, dict(start), value(model))
+    while True:
+        before = best
+        for knob, grid in grids.items():
+            for step in (1, -1):
+                while 0 <= (place := grid.index(best.settings[knob]) + step) < len(grid):
+                    settings = best.settings | {knob: grid[place]}
+                    if tuple(settings.values()) in seen:
+                        break
+                    seen.add(tuple(settings.values()))
+                    model = build(**settings)
+                    reached = value(model)
+                    if best.value is not None and reached <= best.value:
+                        break
+                    best = _Choice(model, settings, reached)
+        if best is before:
+            return best
+
+
+def _popularity(data: HeteroData, value: Value | None) -> _Choice[Embeddings]:
+    model = popularity(data)
+    return _Choice(model, {}, None if value is None else value(model))
+
+
+def _item_knn(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+    most = max(1, data["item"].num_nodes - 1)
+    start = {"k": min(neighbours.K, most), "shrinkage": neighbours.SHRINKAGE}
+    if value is None:
+        return _Choice(neighbours.item_knn(data, **start), start)
+    history, ks = neighbours.history_of(data), sorted({min(k, most) for k in NEIGHBOURS})
+    best: _Choice[Neighbourhood] | None = None
+    for shrinkage in SHRINKAGES:
+        nearest = neighbours.nearest(data, ks[-1], shrinkage)
+        for k in ks:
+            model = neighbours.neighbourhood(history, nearest.weights(k))
+            best = _better(best, _Choice(model, {"k": k, "shrinkage": shrinkage}, value(model)))
+    assert best is not None
+    return best
+
+
+def _item_knn_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+    modalities = list(content_rows(data))
+    start, history = {"weight": neighbours.CONTENT_WEIGHT}, neighbours.history_of(data)
+    base = _item_knn(data, value)
+    nearest = neighbours.nearest(data, **base.settings)
+    alone = neighbours.normalised(history, nearest.weights(base.settings["k"]))
+    best: _Choice[Neighbourhood] | None = None
+    for chosen in [modalities, *([m] for m in modalities if len(modalities) > 1)]:
+        build = partial(neighbours.blend, history, alone, neighbours.ContentScores(data, chosen))
+        settings = base.settings | {"modalities": chosen}
+        if value is None:
+            return _Choice(build(neighbours.CONTENT_WEIGHT), settings | start)
+        found = climb({"weight": CONTENT_WEIGHTS}, start, build, value)
+        best = _better(best, _Choice(found.model, settings | found.settings, found.value))
+    assert best is not None
+    return best
+
+
+def _ease(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+    return _choose_ridge(data, linear.gram_matrix(data), value)
+
+
+def _ease_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+    rows = linear.stacked(content_rows(data))
+    gram, history = linear.gram_matrix(data), neighbours.history_of(data)
+    base = _choose_ridge(data, gram, value)
+    alone = cast(Tensor, base.model.weights)
+
+    def collective(ridge: float, weight: float) -> Neighbourhood:
+        return Neighbourhood(history, linear.item_weights(gram, ridge, rows, weight))
+
+    @lru_cache(maxsize=2)
+    def content(ridge: float) -> Tensor:
+        return linear.item_weights(None, ridge, rows)
+
+    def additive(content_ridge: float, weight: float) -> Neighbourhood:
+        return Neighbourhood(history, torch.add(alone, content(content_ridge), alpha=weight))
+
+    start = {"weight": linear.CONTENT_WEIGHT, "content_ridge": linear.CONTENT_RIDGE}
+    form = {"form": "additive"} | base.settings
+    if value is None:
+        return _Choice(additive(**start), form | start)
+    grids = {"weight": ADDITIVE_WEIGHTS, "content_ridge": CONTENT_RIDGES}
+    found = climb(grids, start, additive, value)
+    best = _Choice(found.model, form | found.settings, found.value)
+    content.cache_clear()
+    grids = {"weight": COLLECTIVE_WEIGHTS, "ridge": RIDGES}
+    found = climb(grids, base.settings | {"weight": COLLECTIVE_START}, collective, value)
+    return _better(best, _Choice(found.model, {"form": "collective"} | found.settings, found.value))
+
+
+def _choose_ridge(data: HeteroData, gram: Tensor, value: Value | None) -> _Choice[Neighbourhood]:
+    history, start = neighbours.history_of(data), {"ridge": linear.RIDGE}
+
+    def build(ridge: float) -> Neighbourhood:
+        return Neighbourhood(history, linear.item_weights(gram, ridge))
+
+    return _Choice(build(**start), start) if value is None else climb({"ridge": RIDGES}, start, build, value)
+
+
+def _better(first: _Choice[Neighbourhood] | None, second: _Choice[Neighbourhood]) -> _Choice[Neighbourhood]:
+    """Return the choice of the larger value, the first if they are equal."""
+    return second if first is None or (second.value or 0.0) > (first.value or 0.0) else first
+
+
+_FITS: dict[str, Callable[[HeteroData, Value | None], _Choice[Any]]] = {
+    "popularity": _popularity,
+    "item-knn": _item_knn,
+    "item-knn-content": _item_knn_content,
+    "ease": _ease,
+    "ease-content": _ease_content,
+}
+
+BASELINES = tuple(_FITS)
+"""Names of the baselines, each of which :func:`fit_baseline` fits."""

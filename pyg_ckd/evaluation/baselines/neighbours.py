@@ -1,0 +1,254 @@
+"""Item-based nearest neighbours, by interactions alone and together with content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.neighbors import shared_counts
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.baselines.content import content_rows
+from pyg_ckd.scoring.neighbourhood import Neighbourhood, history_matrix
+
+K, SHRINKAGE, CONTENT_WEIGHT = 100, 10.0, 0.2
+"""What the knobs are where there is no validation part to choose them on."""
+
+DENSE_ITEMS = 10_000
+"""Items up to which weights may be held as one dense matrix, of 400 MB then."""
+
+_FULL = 32  # An entry of a sparse product takes about as long as so many of a dense one.
+_BLOCK = 4096  # Users whose scores are summed up at a time.
+
+
+def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neighbourhood:
+    r"""Return item-based nearest neighbours by interactions (`Sarwar et al., WWW 2001
+    <https://doi.org/10.1145/371920.372071>`_).
+
+    With :math:`n_i` users of item :math:`i` and :math:`n_{ij}` users of both :math:`i` and :math:`j`, the score is
+
+    .. math::
+        s_{ui} = \sum_{j \in \mathcal{I}_u \cap \mathcal{N}_k(i)} s_{ij}, \qquad
+        s_{ij} = \frac{n_{ij}}{\sqrt{n_i n_j} + h}
+
+    where :math:`\mathcal{N}_k(i)` are the :math:`k` other items with the largest similarity to :math:`i`, lowest item
+    first among equals. The shrinkage :math:`h` distrusts similarities that rest on few users. Only the training
+    interactions are used. Counts are made block by block: memory grows with :math:`k` times the number of items.
+
+    Args:
+        data: The graph.
+        k: Neighbours of an item, at least 1; items that share no user are no neighbours.
+        shrinkage: :math:`h`, 0 or more.
+
+    Returns:
+        Scores in float32; an item without interactions has none.
+
+    Raises:
+        InputError: If ``k`` or ``shrinkage`` is out of range.
+    """
+    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(k))
+
+
+def item_knn_content(
+    data: HeteroData,
+    k: int = K,
+    shrinkage: float = SHRINKAGE,
+    weight: float = CONTENT_WEIGHT,
+    modalities: Sequence[str] | None = None,
+) -> Neighbourhood:
+    r"""Return the sum of normalised scores of :func:`item_knn` and of the cosine kernels of the modalities.
+
+    .. math::
+        s_{ui} = \frac{s_{ui}^{\textrm{knn}}}{\sigma_{\textrm{knn}}} + w \sum_m \frac{1}{\sigma_m}
+        \sum_{j \in \mathcal{I}_u} \cos(\mathbf{x}_j^m, \mathbf{x}_i^m)
+
+    :math:`\sigma` is the standard deviation of the scores that it stands under, over all pairs of a user and an item.
+    From 10 000 items on kernels stay factorised, so that no matrix of items and items is made. Features count as they
+    are in the graph, after its transform.
+
+    Args:
+        data: The graph.
+        k, shrinkage: As in :func:`item_knn`.
+        weight: :math:`w`, 0 or more.
+        modalities: The modalities to use. (default: :obj:`None`, all)
+
+    Raises:
+        InputError: If an argument is out of range, a modality is unknown, or none has content.
+    """
+    history, content = history_of(data), ContentScores(data, modalities)
+    return blend(history, normalised(history, nearest(data, k, shrinkage).weights(k)), content, weight)
+
+
+class Nearest(NamedTuple):
+    """The nearest neighbours of every item, by item and then by decreasing similarity.
+
+    Attributes:
+        item: The item ``i``, int64 ``[N]``.
+        rank: How many neighbours of ``i`` are nearer, int64 ``[N]``.
+        other: The neighbour ``j``, int64 ``[N]``.
+        similarity: Float32 ``[N]``.
+        size: Number of all items.
+    """
+
+    item: np.ndarray
+    rank: np.ndarray
+    other: np.ndarray
+    similarity: np.ndarray
+    size: int
+
+    def weights(self, k: int) -> csr_array:
+        """Return the similarities to the ``k`` nearest neighbours, CSR ``[num_items, num_items]`` from ``j`` to ``i``.
+
+        Args:
+            k: At most the number of neighbours that were asked for.
+        """
+        keep = self.rank < k
+        entries = (self.similarity[keep], (self.other[keep], self.item[keep]))
+        return csr_array(entries, shape=(self.size, self.size))
+
+
+def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
+    """Return the ``k`` nearest neighbours of every item, see :func:`item_knn`.
+
+    Args:
+        data: The graph.
+        k: Neighbours of an item.
+        shrinkage: 0 or more.
+
+    Raises:
+        InputError: If ``k`` or ``shrinkage`` is out of range.
+    """
+    if k < 1:
+        raise InputError(f"item-knn k: found {k}, expected a positive number of neighbours")
+    check_not_negative("item-knn shrinkage", shrinkage)
+    users, items = data["user"].num_nodes, data["item"].num_nodes
+    root = np.sqrt(np.bincount(history_of(data).indices, minlength=items))
+    parts = []
+    for first, shared in shared_counts(data[RATES].edge_index.flip(0), items, users):
+        shared.sort_indices()
+        block = shared.tocoo()
+        item, other = block.row.astype(np.int64) + first, block.col.astype(np.int64)
+        similarity = block.data / (root[item] * root[other] + shrinkage)
+        apart = item != other
+        item, other, similarity = item[apart], other[apart], similarity[apart]
+        order = np.lexsort((-similarity, item))  # Equal similarities stay in the order of items.
+        item, other, similarity = item[order], other[order], similarity[order]
+        count = np.bincount(item - first, minlength=shared.shape[0])
+        rank = np.arange(item.size) - (np.cumsum(count) - count)[item - first]
+        keep = rank < k
+        parts.append((item[keep], rank[keep], other[keep], similarity[keep].astype(np.float32)))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Nearest(columns[0], columns[1], columns[2], columns[3], items)
+
+
+class ContentScores:
+    """The cosine kernels of modalities, each scaled so that its scores have a standard deviation of one.
+
+    Args:
+        data: The graph.
+        modalities: The modalities to use. (default: :obj:`None`, all)
+
+    Raises:
+        InputError: If a modality is unknown, or none has content.
+    """
+
+    def __init__(self, data: HeteroData, modalities: Sequence[str] | None = None) -> None:
+        history = history_of(data)
+        rows = content_rows(data, modalities)
+        self.rows = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
+
+
+def neighbourhood(history: csr_array, weights: csr_array) -> Neighbourhood:
+    """Return scores by weights, held dense where that is faster: small catalogues whose items have many neighbours.
+
+    Args:
+        history: What users have met.
+        weights: Weights of :meth:`Nearest.weights`.
+    """
+    items = weights.shape[0]
+    dense = items <= DENSE_ITEMS and _FULL * weights.nnz > items**2
+    return Neighbourhood(history, torch.from_numpy(weights.toarray()) if dense else weights)
+
+
+def blend(history: csr_array, neighbours: csr_array, content: ContentScores, weight: float) -> Neighbourhood:
+    """Return neighbours and content, see :func:`item_knn_content`.
+
+    Args:
+        history: What users have met.
+        neighbours: Weights of :func:`normalised`.
+        content: The kernels.
+        weight: 0 or more.
+
+    Raises:
+        InputError: If the weight is out of range.
+    """
+    check_not_negative("item-knn-content weight", weight)
+    rows = content.rows.float() * weight**0.5
+    if rows.size(0) > DENSE_ITEMS:
+        return Neighbourhood(history, neighbours, rows)
+    weights = torch.from_numpy(neighbours.toarray()).addmm_(rows, rows.t())
+    return Neighbourhood(history, weights.fill_diagonal_(0))
+
+
+def normalised(history: csr_array, neighbours: csr_array) -> csr_array:
+    """Return weights whose scores have a standard deviation of one, or are all equal.
+
+    Args:
+        history: What users have met.
+        neighbours: Weights of :meth:`Nearest.weights`.
+    """
+    return neighbours * np.float32(_inverse(_sparse_deviation(history, neighbours)))
+
+
+def history_of(data: HeteroData) -> csr_array:
+    """Return the training interactions as a matrix of ones, float32 ``[num_users, num_items]``.
+
+    Args:
+        data: The graph.
+    """
+    return history_matrix(data[RATES].edge_index, data["user"].num_nodes, data["item"].num_nodes)
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is not a finite number from 0 on.
+
+    Args:
+        name: What it is, for the message.
+        value: The number.
+
+    Raises:
+        InputError: If it is negative or not finite.
+    """
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{name}: found {value}, expected a finite number that is 0 or more")
+
+
+def _sparse_deviation(history: csr_array, weights: csr_array) -> float:
+    """Return the standard deviation of all entries of ``history @ weights``."""
+    total, squares = 0.0, 0.0
+    for start in range(0, history.shape[0], _BLOCK):
+        scores = (history[start : start + _BLOCK] @ weights).data.astype(np.float64)
+        total, squares = total + scores.sum(), squares + np.square(scores).sum()
+    return _deviation(total, squares, history.shape[0] * history.shape[1])
+
+
+def _factor_deviation(history: csr_array, rows: Tensor) -> float:
+    """Return the standard deviation of all entries of ``history @ rows @ rows.t()``, which are never computed."""
+    users = torch.from_numpy(history.astype(np.float64) @ rows.numpy())
+    total = float(users.sum(dim=0) @ rows.sum(dim=0))
+    squares = float(((users.t() @ users) * (rows.t() @ rows)).sum())
+    return _deviation(total, squares, history.shape[0] * history.shape[1])
+
+
+def _deviation(total: float, squares: float, count: int) -> float:
+    return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
+
+
+def _inverse(deviation: float) -> float:
+    return 1 / deviation if deviation > 0 else 0.0

@@ -1,0 +1,126 @@
+"""Ranking metrics that a user brings: metric objects of PyG and plain functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.metrics.link_pred import LinkPredMetric, LinkPredMetricData
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.metrics import NO_ITEM, parse_metric, without_empty_slots
+
+Metric = str | Callable[..., Any]
+"""Name of a metric, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function; see :class:`CustomMetric`.
+"""
+DEFAULT_CUTOFF = 20
+
+
+class CustomMetric:
+    """A metric object of PyG, or a function, as the evaluation calls it.
+
+    A function is called as ``function(ranked, labels)``: ``ranked`` holds the recommended items of every user, best
+    first, int64 ``[U, K]``, with ``-1`` where a user has no further candidate, and ``labels`` the pairs (row of
+    ``ranked``, item to be found), int64 ``[2, P]``. It returns a number, or one for every user, ``[U]``.
+
+    Metrics of PyG that look at whole lists, not at one user's hits, such as
+    :class:`~torch_geometric.metrics.LinkPredDiversity`, are computed over the users whose list has no empty slot.
+
+    Args:
+        given: The metric object or the function.
+
+    Attributes:
+        name: The class of the object with its cut-off, ``LinkPredRecall@20``, or the name of the function.
+        k: The cut-off of the object, or the attribute ``k`` of the function; :obj:`None` if it has none.
+
+    Raises:
+        InputError: If it is neither, or needs weights of interactions.
+    """
+
+    def __init__(self, given: Any) -> None:
+        if inspect.isclass(given) or not callable(given):
+            found = f"the class {given.__name__}" if inspect.isclass(given) else type(given).__name__
+            raise InputError(
+                f"metric: found {found}, expected a name such as 'recall', a metric object such as "
+                "LinkPredRecall(k=20), or a function of (ranked, labels)"
+            )
+        if getattr(given, "weighted", False):
+            raise InputError(f"metric: found {given}, which needs weights of interactions, expected one without")
+        self._given = given
+        self._is_object = all(callable(getattr(given, name, None)) for name in ("update", "compute", "reset"))
+        self.k: int | None = getattr(given, "k", None)
+        self.name = f"{type(given).__name__}@{self.k}" if self._is_object else _name(given)
+        self.higher_is_better = getattr(given, "higher_is_better", None) is not False
+
+    def settings(self) -> str:
+        """Return what tells the metric apart from others."""
+        if self._is_object:
+            return repr(self._given)
+        return f"{getattr(self._given, '__module__', '')}.{self.name}{'' if self.k is None else f'@{self.k}'}"
+
+    def __call__(self, ranked: Tensor, labels: Tensor) -> Tensor:
+        """Return the metric, a scalar or one value for every user ``[U]``.
+
+        Args:
+            ranked: The recommended items of each user, best first, ``-1`` in empty slots, int64 ``[U, K]``.
+            labels: The positives (row of ``ranked``, item), int64 ``[2, P]``.
+
+        Raises:
+            InputError: If it raises, or returns anything else than numbers.
+        """
+        try:
+            found = self._value(ranked if self.k is None else ranked[:, : self.k], labels)
+            value = torch.as_tensor(found, dtype=torch.float64).detach().cpu()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"metric {self.name}: raised {type(error).__name__} ({reason}); mend it") from error
+        if value.dim() and value.shape != (ranked.size(0),):
+            raise InputError(
+                f"metric {self.name}: found shape {list(value.shape)}, expected a number or [{ranked.size(0)}], one "
+                "for every user"
+            )
+        return value.to(torch.get_default_dtype()) if value.dim() else value
+
+    def _value(self, ranked: Tensor, labels: Tensor) -> Any:
+        if isinstance(self._given, LinkPredMetric):  # Its value for every user; its own state is left alone.
+            data = LinkPredMetricData(without_empty_slots(ranked, labels), labels)
+            return self._given._compute(data).nan_to_num(0.0)
+        if not self._is_object:
+            return self._given(ranked, labels)
+        full = (ranked != NO_ITEM).all(dim=1)
+        kept = full[labels[0]]
+        row = full.cumsum(0) - 1
+        self._given.reset()
+        self._given.update(ranked[full], torch.stack([row[labels[0, kept]], labels[1, kept]]))
+        value = self._given.compute()
+        self._given.reset()
+        return value
+
+
+def as_monitor(given: Metric) -> tuple[str, Metric, int]:
+    """Return the name of a monitored metric, the metric as an evaluator takes it, and its cut-off.
+
+    Args:
+        given: A name with cut-off such as ``"recall@20"``, a metric object of PyG or a function; a function without an
+            attribute ``k`` gets lists of 20 items.
+
+    Raises:
+        InputError: If it is none of these, or a metric that is better the smaller it is.
+    """
+    if isinstance(given, str):
+        name, cutoff = parse_metric(given)
+        return given, name, cutoff
+    metric = CustomMetric(given)
+    if not metric.higher_is_better:
+        raise InputError(f"monitor: found {metric.name}, expected a metric that is better the larger it is")
+    return metric.name, given, metric.k or DEFAULT_CUTOFF
+
+
+def _name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__

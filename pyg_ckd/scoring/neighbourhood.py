@@ -1,0 +1,116 @@
+"""Scores that are sums over what a user has met, for models that have weights between items and no tables."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.sparse import csr_matrix, product
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Whatever gives scores of all items to a block of users; it is ranked like :class:`Embeddings`."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the scores."""
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Return the scores of all items ``[B, I]``, in memory that the caller may write to.
+
+        Args:
+            users: Rows of users, int64 ``[B]``.
+        """
+
+
+class Neighbourhood:
+    r"""Users as rows of what they have met, items as weights of what speaks for them.
+
+    .. math::
+        s_{ui} = \sum_{j \in \mathcal{I}_u, j \neq i} \left( w_{ji} + \mathbf{f}_j^\top \mathbf{f}_i \right)
+
+    A block of users is scored at a time, so that no table of users and items is ever held. Only the history knows the
+    users: nothing needs to be learnt for new ones.
+
+    Args:
+        history: What users have met, CSR ``[U, I]`` with ones.
+        weights: :math:`w_{ji}` ``[I, I]``, a float tensor, or a CSR matrix of few entries, then on the CPU. The
+            diagonal should be zero.
+        factors: :math:`\mathbf{f}`, float ``[I, d]``. (default: :obj:`None`, none)
+
+    Raises:
+        InputError: If shapes do not fit, or a weight or factor is not finite.
+    """
+
+    def __init__(self, history: csr_array, weights: Tensor | csr_array, factors: Tensor | None = None) -> None:
+        items = history.shape[1]
+        if tuple(weights.shape) != (items, items) or (factors is not None and factors.shape[:1] != (items,)):
+            shapes = [list(x.shape) for x in (weights, factors) if x is not None]
+            raise InputError(f"neighbourhood: found weights and factors {shapes}, expected [{items}, {items}] and rows")
+        for name, table in (("weights", weights), ("factors", factors)):
+            values = torch.from_numpy(table.data) if isinstance(table, csr_array) else table
+            if values is not None and not bool(torch.isfinite(values).all()):
+                raise InputError(f"neighbourhood {name}: found NaN or infinite values, expected finite numbers")
+        self.history, self.weights, self.factors = history, weights, factors
+        self._norms = None if factors is None else factors.square().sum(dim=1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the scores."""
+        if isinstance(self.weights, Tensor):
+            return self.weights.dtype
+        return torch.from_numpy(self.weights.data[:0]).dtype
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Return the scores of all items for users, ``[B, I]``, on the device of the weights.
+
+        Args:
+            users: Rows of users, int64 ``[B]``.
+        """
+        met = self.history[users.cpu().numpy()]
+        if isinstance(self.weights, Tensor):
+            out = product(self._on_device(met, self.weights), self.weights)
+        else:
+            out = torch.from_numpy((met.astype(self.weights.dtype) @ self.weights).toarray())
+        if self.factors is None or self._norms is None:
+            return out
+        met_on_device = self._on_device(met, self.factors)
+        out.addmm_(product(met_on_device, self.factors), self.factors.t())
+        row = torch.from_numpy(np.repeat(np.arange(met.shape[0]), np.diff(met.indptr))).to(out.device)
+        column = met_on_device.col_indices().long()
+        out[row, column] -= self._norms[column]  # An item says nothing about itself.
+        return out
+
+    def with_history(self, history: csr_array) -> Neighbourhood:
+        """Return the same weights for other users.
+
+        Args:
+            history: What they have met, CSR ``[U', I]`` with ones.
+        """
+        return Neighbourhood(history, self.weights, self.factors)
+
+    @staticmethod
+    def _on_device(met: csr_array, like: Tensor) -> Tensor:
+        crow, col = (torch.from_numpy(x.astype(np.int64)).to(like.device) for x in (met.indptr, met.indices))
+        return csr_matrix(crow, col, like.new_ones(col.numel()), *met.shape)
+
+
+def history_matrix(edge_index: Tensor, num_users: int, num_items: int) -> csr_array:
+    """Return what users have met as a CSR matrix of ones, float32 ``[num_users, num_items]``.
+
+    Args:
+        edge_index: Interactions (user row, item row), int64 ``[2, E]``; repeated ones count once.
+        num_users: Number of users.
+        num_items: Number of items.
+    """
+    user, item = edge_index.cpu().numpy()
+    history = csr_array((np.ones(user.size, dtype=np.float32), (user, item)), shape=(num_users, num_items))
+    history.sum_duplicates()
+    history.data[:] = 1
+    return history

@@ -1,0 +1,114 @@
+"""The baselines of a study: closed forms, which are fitted once, and LightGCN, which is trained under every seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.evaluation import baselines
+from pyg_ckd.evaluation.baselines import BASELINES, fit_baseline
+from pyg_ckd.nn import LightGCN
+from pyg_ckd.study.runs import Run, trained
+from pyg_ckd.study.settings import StudySettings
+
+TRAINED = "lightgcn"
+DEFAULT = ("popularity", "item-knn", "ease", TRAINED)
+TAKEN_OVER = ("max_epochs", "monitor", "device", "precision", "checkpoint_minutes", "progress")
+"""What the training of LightGCN takes over from the student's; the rest are its own recommended settings."""
+
+
+def known_baselines() -> tuple[str, ...]:
+    """Return the names of all baselines."""
+    return tuple(dict.fromkeys((*BASELINES, TRAINED)))
+
+
+def as_baselines(given: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the baselines of a study by name, with their options.
+
+    Args:
+        given: Names, or a text with commas between them, or a mapping from name to options.
+
+    Raises:
+        InputError: If a name is unknown or given twice, or options are no mapping.
+    """
+    names = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else list(given)
+    options = given if isinstance(given, Mapping) else {}
+    known, found = known_baselines(), dict[str, dict[str, Any]]()
+    for name in names:
+        if name not in known:
+            raise unknown_name("baseline", name, known)
+        own = options.get(name) or {}
+        if name in found:
+            raise InputError(f"baseline {name!r}: found it twice, expected it once")
+        if not isinstance(own, Mapping):
+            raise InputError(f"baseline {name!r}: found options {own!r}, expected a mapping from option to value")
+        if own and name != TRAINED:
+            raise InputError(
+                f"baseline {name!r}: found options {', '.join(own)}, expected none, for its knobs are chosen on the "
+                "validation part"
+            )
+        found[name] = dict(own)
+    return found
+
+
+def baseline_run(
+    name: str, options: Mapping[str, Any], data: str, monitor: str, settings: StudySettings, seed: int
+) -> Run:
+    """Return the run of a baseline.
+
+    Args:
+        name: The baseline.
+        options: Its options.
+        data: Fingerprint of the graph.
+        monitor: The metric by which its knobs are chosen.
+        settings: What the study is made of.
+        seed: The seed; that of a closed form is 0.
+    """
+    if name == TRAINED:
+        model, trainer, l2 = lightgcn_options(settings, options)
+        return trained(name, "baseline", seed, data, LightGCN, model, Objective, {"l2": l2}, {**trainer, "seed": seed})
+    decides = {"data": data, "baseline": name, "monitor": monitor, "code": _code()}
+    return Run(name, "baseline", 0, decides)
+
+
+def fit(run: Run, data: HeteroData, monitor: str) -> tuple[Any, dict[str, Any], float]:
+    """Fit a closed form and return what ranks, its chosen knobs and the seconds that it took.
+
+    Args:
+        run: The baseline's run.
+        data: The graph.
+        monitor: The metric by which knobs are chosen.
+
+    Raises:
+        InputError: If the baseline does not fit this graph.
+    """
+    found = fit_baseline(run.name, data, monitor)
+    return found.embeddings, dict(found.settings), float(found.seconds)
+
+
+def lightgcn_options(
+    settings: StudySettings, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """Return the options of LightGCN's model and trainer, and its L2 weight.
+
+    Args:
+        settings: What the study is made of.
+        options: Options of the baseline beside those of the settings.
+    """
+    best, chosen = LightGCN.recommended, {**settings.lightgcn, **options}
+    l2 = chosen.pop("l2", best["plain"]["l2"])
+    trainer = {name: value for name, value in settings.trainer.items() if name in TAKEN_OVER}
+    trainer |= {**best["trainer"], "track_views": False}
+    trainer["lr"] = chosen.pop("lr", trainer["lr"])
+    return {**best["model"], **chosen}, trainer, l2
+
+
+def _code() -> str:
+    files = sorted(Path(str(baselines.__file__)).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

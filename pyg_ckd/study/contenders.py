@@ -1,0 +1,172 @@
+"""Contenders: strategies with their options under the names that a study compares them by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.discovery import check_strategy, find_strategy, options_of
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn import Backbone
+from pyg_ckd.options import is_plain
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.study.settings import PARTS, REFERENCE, TEACHER, StudySettings
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A strategy with its options, as a study compares it.
+
+    Args:
+        strategy: The class, or its name or import path, see :func:`~pyg_ckd.balance.find_strategy`.
+        options: Further arguments of its constructor; only numbers, texts, lists and mappings, because runs are found
+            again by them.
+
+    Raises:
+        InputError: If there is no such strategy, it is no :class:`~pyg_ckd.Objective`, or an option is unknown or not
+            plain.
+    """
+
+    strategy: type[Objective]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given: Any = self.strategy
+        cls = find_strategy(given) if isinstance(given, str) else given
+        check_strategy(str(getattr(cls, "name", cls)), cls)
+        if not isinstance(self.options, Mapping):
+            raise InputError(
+                f"options of {cls.name}: found {type(self.options).__name__}, expected a mapping from option to value"
+            )
+        known = options_of(cls)
+        for name, value in self.options.items():
+            if name not in known:
+                raise unknown_name(f"option of {cls.name}", name, known)
+            if not is_plain(value):
+                raise InputError(
+                    f"option {name} of {cls.name}: found {type(value).__name__}, expected numbers, texts, lists or "
+                    "mappings, by which the run is found again"
+                )
+        object.__setattr__(self, "strategy", cls)
+        object.__setattr__(self, "options", dict(self.options))
+
+
+AnyContender = Contender | type[Objective] | str
+Contenders = Mapping[str, AnyContender] | Sequence[tuple[str, AnyContender] | AnyContender] | str
+
+
+def as_contenders(
+    contenders: Contenders | None, settings: StudySettings, taken: Iterable[str] = ()
+) -> dict[str, Contender]:
+    """Return the contenders of a study by name, plain training first.
+
+    Args:
+        contenders: From name to a :class:`Contender`, the class of a strategy, or its name or import path; also a list
+            of such pairs, a list of strategies, or a text with commas between them, where the strategies' own names
+            count. (default: :obj:`None`, plain training and distillation)
+        settings: What the study is made of; see :func:`default_options`.
+        taken: Names that other runs have.
+
+    Raises:
+        InputError: If a strategy or an option is unknown, a name is taken, empty or given twice, or plain training is
+            another strategy.
+    """
+    found: dict[str, Contender] = {}
+    for name, given in _pairs(tuple(PARTS) if contenders is None else contenders):
+        _check_name(name, found, taken)
+        found[name] = given if isinstance(given, Contender) else _with_defaults(given, settings)
+    plain = found.pop(REFERENCE, None) or _with_defaults(REFERENCE, settings)
+    if plain.strategy is not Objective:
+        raise InputError(
+            f"contender {REFERENCE!r}: found the strategy {plain.strategy.name}, expected plain training, which all "
+            "others are compared with; give it another name"
+        )
+    return {REFERENCE: plain, **found}
+
+
+def default_options(cls: type[Objective], settings: StudySettings) -> dict[str, Any]:
+    """Return the options of a strategy that is named without any.
+
+    Those of plain training and of distillation stand in the settings. Every other strategy takes over from plain
+    training what it has in common with it, such as the weight of the penalty, so that the two differ in the strategy
+    alone.
+
+    Args:
+        cls: The strategy.
+        settings: What the study is made of.
+    """
+    if cls.name in PARTS:
+        return dict(getattr(settings, PARTS[cls.name]))
+    known = options_of(cls)
+    return {name: value for name, value in settings.plain.items() if name in known}
+
+
+def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str, Any], contender: Contender) -> None:
+    """Build a contender for a handful of users and items, so that a wrong option is found before anything is written.
+
+    Args:
+        backbone: Class of the student.
+        data: The graph, read for its modalities.
+        model: Options of the backbone.
+        contender: The contender.
+
+    Raises:
+        InputError: What the constructors raise.
+    """
+    dims = {m: data["item"][m].size(1) for m in data.modalities}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            student = backbone(2, 2, dims, **model)
+        except TypeError as error:
+            raise InputError(f"model: {backbone.__name__} does not take these options ({error})") from None
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            return  # Not made for so few users: the run itself will tell.
+        table = torch.zeros(2, 1)
+        teachers = ({m: Embeddings(table, table) for m in dims},) if contender.strategy.needs_teachers else ()
+        contender.strategy(student, *teachers, **contender.options)
+
+
+def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:
+    if isinstance(contenders, Mapping):
+        return list(contenders.items())
+    listed = _split(contenders) if isinstance(contenders, str) else list(contenders)
+    return [item if isinstance(item, tuple) else (_own_name(item), item) for item in listed]
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _own_name(given: Any) -> str:
+    if isinstance(given, Contender):
+        return given.strategy.name
+    cls = find_strategy(given) if isinstance(given, str) else given
+    check_strategy(str(given), cls)
+    return str(cls.name)
+
+
+def _with_defaults(given: Any, settings: StudySettings) -> Contender:
+    cls = Contender(given).strategy
+    return Contender(cls, default_options(cls, settings))
+
+
+def _check_name(name: Any, found: Mapping[str, Contender], taken: Iterable[str]) -> None:
+    if not (isinstance(name, str) and name.strip() == name and name.isprintable() and name and "/" not in name):
+        raise InputError(
+            f"contender {name!r}: expected a name of printable characters without slashes around no blanks"
+        )
+    if name in found:
+        raise InputError(
+            f"contender {name!r}: found two of that name, expected each once; give one of them another name, such as "
+            f"'{name}-2'"
+        )
+    if name in set(taken) or name.startswith(TEACHER) or name == TEACHER.rstrip(":"):
+        kind = "teacher" if name.startswith(TEACHER.rstrip(":")) else "baseline"
+        raise InputError(f"contender {name!r}: found the name of a {kind}, expected one of its own")

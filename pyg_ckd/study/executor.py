@@ -1,0 +1,365 @@
+"""Who makes the runs of a study: this process, several of them, or a cluster, through joblib."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import atomic_path, read_json, write_json
+from pyg_ckd.study.maker import Maker, on_gpu
+from pyg_ckd.study.runs import Run
+from pyg_ckd.study.store import RunStore
+
+BACKENDS = ("loky", "dask", "ray")
+ERROR = "error"
+STUDY_LOCK = ".lock"
+Pair = tuple[Run, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker needs to know beside the run; it reads the graph from a file, once.
+
+    Attributes:
+        folder: Folder of the study, where the graph lies and workers note what they are at.
+        data: Fingerprint of the graph.
+        stores: Folders of the runs, by kind.
+        monitor: The metric that decides.
+        cutoffs: Cut-offs of all metrics.
+        parent: Process of the study where its workers end with it, else 0.
+        cards: Number of GPUs that the workers share out among themselves; 0 leaves that to the cluster.
+    """
+
+    folder: str
+    data: str
+    stores: tuple[tuple[str, str], ...]
+    monitor: str
+    cutoffs: tuple[int, ...]
+    parent: int = 0
+    cards: int = 0
+
+    @property
+    def graph(self) -> Path:
+        """The file of the graph."""
+        return Path(self.folder) / "data.pt"
+
+    @property
+    def marks(self) -> Path:
+        """Folder in which every worker notes the run that it is at."""
+        return Path(self.folder) / "running"
+
+
+def check_executor(workers: int, backend: str, device: str) -> None:
+    """Refuse what the runs cannot be made with.
+
+    Args:
+        workers: Number of processes.
+        backend: ``"loky"``, ``"dask"`` or ``"ray"``.
+        device: The trainer's option.
+
+    Raises:
+        InputError: If the number is no positive integer or larger than that of the GPUs, or the backend is unknown, not
+            installed, or has no cluster.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers: found {workers!r}, expected a whole number of at least 1, the processes that train")
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    cards = torch.cuda.device_count() if on_gpu(device) else workers
+    if backend == "loky" and workers > cards:
+        raise InputError(
+            f"workers: found {workers}, expected at most {cards}, the number of GPUs, for each has its own"
+        )
+    _CONNECT[backend]()
+
+
+def run_all(
+    runs: Sequence[Run],
+    maker: Maker,
+    workplace: Workplace,
+    workers: int = 1,
+    backend: str = "loky",
+) -> Iterator[Pair]:
+    """Make all runs and yield each with its record as soon as it is there.
+
+    One worker of ``"loky"`` is this process, which takes the runs in order. Several take teachers first, then what
+    needs them; a run whose teachers are not there yet lets others go before.
+
+    Args:
+        runs: The runs, each once.
+        maker: Makes runs in this process.
+        workplace: What other processes need to know.
+        workers: Number of processes.
+        backend: Where they are, see :data:`BACKENDS`.
+
+    Raises:
+        InputError: If a run fails or a process dies; the message names the run. Finished runs are kept.
+    """
+    if backend == "loky" and workers == 1:
+        for run in runs:
+            yield run, maker.make(run)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    by_key = {run.key: run for run in runs}
+    _write_graph(workplace.graph, maker.data)
+    for mark in workplace.marks.glob("*.json"):
+        mark.unlink()
+    more: dict[str, Any] = {"inner_max_num_threads": 1} if backend == "loky" else {}
+    dead: list[int] = []
+    try:
+        with _watched(workplace.marks, dead) if backend == "loky" else nullcontext(), parallel_config(backend, **more):
+            parallel = Parallel(
+                n_jobs=workers, pre_dispatch=workers, batch_size=1, return_as="generator_unordered", max_nbytes=None
+            )
+            tasks = (delayed(work)(workplace, run) for run in _in_order(runs, maker.stores))
+            for key, outcome in parallel(tasks):
+                if ERROR in outcome:
+                    raise InputError(outcome[ERROR])
+                yield by_key[key], outcome
+    except Exception as error:
+        if isinstance(error, BrokenProcessPool) or type(error).__name__ in DEATHS:
+            raise InputError(_obituary(workplace.marks, dead)) from None
+        raise
+    finally:
+        workplace.graph.unlink(missing_ok=True)
+
+
+def work(workplace: Workplace, run: Run) -> tuple[str, dict[str, Any]]:
+    """Make one run in a worker and return its key and record, or the message of what failed.
+
+    Args:
+        workplace: What it needs to know beside the run.
+        run: The run.
+    """
+    if workplace.parent:
+        _follow(workplace.parent)
+    if workplace.cards and on_card_of_its_own(workplace.cards) is None:
+        return run.key, {ERROR: f"{run.title}: found no GPU left for it, expected one for every worker"}
+    mark = workplace.marks / f"{run.key}.json"
+    write_json(mark, {"run": run.title, "process": os.getpid(), "machine": socket.gethostname()})
+    try:
+        return run.key, _maker(workplace).make(run)
+    except InputError as error:
+        return run.key, {ERROR: str(error)}
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def pack(data: HeteroData) -> dict[str, Any]:
+    """Return a graph as a dict that is read without executing anything, see :func:`unpack_graph`.
+
+    Args:
+        data: A graph of tensors and plain values.
+    """
+    return {"stores": [(store._key, dict(store.items())) for store in data.stores]}
+
+
+def unpack_graph(content: Mapping[str, Any]) -> HeteroData:
+    """Return the graph that :func:`pack` took apart.
+
+    Args:
+        content: The dict.
+    """
+    data = HeteroData()
+    for key, values in content["stores"]:
+        target = data if key is None else data[key]
+        for name, value in values.items():
+            target[name] = value
+    return data
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder of a study, so that no other process runs the same study at the same time.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / STUDY_LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"output folder {folder}: another process runs this study, expected one at a time; wait for it, or choose "
+            "another folder and the same runs"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def on_card_of_its_own(cards: int) -> int | None:
+    """Let this process see one GPU that no other worker of this machine has, and return its number.
+
+    The GPU is the process's as long as it lives.
+
+    Args:
+        cards: Number of GPUs.
+    """
+    return _take_card(cards)[0]
+
+
+@lru_cache(maxsize=1)
+def _take_card(cards: int) -> tuple[int | None, Any]:
+    from filelock import FileLock, Timeout
+
+    folder = Path(tempfile.gettempdir()) / f"pyg-ckd-cards-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    folder.mkdir(exist_ok=True)
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = visible or [str(number) for number in range(cards)]
+    for number, name in enumerate(names[:cards]):
+        lock = FileLock(folder / f"{name}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            os.environ["CUDA_VISIBLE_DEVICES"] = name  # Before this process touches CUDA.
+            return number, lock
+    return None, None
+
+
+@lru_cache(maxsize=1)
+def _maker(workplace: Workplace) -> Maker:
+    """Return the maker of this process, which keeps the graph from run to run."""
+    content = torch.load(workplace.graph, map_location="cpu", mmap=True, weights_only=True)
+    stores = {kind: RunStore(Path(folder)) for kind, folder in workplace.stores}
+    return Maker(unpack_graph(content), stores, workplace.monitor, workplace.cutoffs)
+
+
+def _write_graph(path: Path, data: HeteroData) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(pack(data), temporary)
+
+
+def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[Run]:
+    """Yield teachers, then what needs them, then the rest; what would have to wait lets others go before."""
+    left = sorted(runs, key=lambda run: 0 if run.kind == "teacher" else 1 if run.teachers else 2)
+
+    def ready(run: Run) -> bool:
+        return all(stores[t.kind].read(t) is not None for t in run.teachers)
+
+    while left:
+        chosen = next((run for run in left if ready(run)), left[0])
+        left.remove(chosen)
+        yield chosen
+
+
+@lru_cache(maxsize=1)
+def _follow(parent: int) -> None:
+    """End this process when the one of the study has ended: what it was at goes on from its checkpoint."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _watched(marks: Path, dead: list[int]) -> Iterator[None]:
+    """Note which process ends first while the others are at work, for joblib then ends them all."""
+    if not hasattr(os, "pidfd_open"):
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(marks, dead, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(marks: Path, dead: list[int], stop: threading.Event) -> None:
+    known: dict[int, int] = {}  # From process to descriptor.
+    poller = select.poll()
+    try:
+        while not stop.is_set() and not dead:
+            for mark in _marks(marks):
+                if mark["process"] not in known:
+                    with suppress(OSError):
+                        known[mark["process"]] = os.pidfd_open(mark["process"])
+                        poller.register(known[mark["process"]], select.POLLIN)
+            ended = {descriptor for descriptor, _ in poller.poll(100)}
+            dead += [process for process, descriptor in known.items() if descriptor in ended]
+    finally:
+        for descriptor in known.values():
+            os.close(descriptor)
+
+
+def _marks(folder: Path) -> list[dict[str, Any]]:
+    found = (read_json(path) for path in sorted(folder.glob("*.json")))
+    return [mark for mark in found if isinstance(mark, dict) and {"run", "process"} <= mark.keys()]
+
+
+def _obituary(folder: Path, dead: Sequence[int]) -> str:
+    marks = _marks(folder)
+    found = [mark["run"] for mark in marks if mark["process"] in dead] or [mark["run"] for mark in marks]
+    return (
+        f"{' or '.join(found) or 'a run'}: the process that made it died, perhaps killed for want of memory; finished "
+        "runs are kept, and the same call goes on from the last checkpoint, with fewer workers if memory is short"
+    )
+
+
+def _connect_dask() -> None:
+    try:
+        import dask
+        from distributed import Client, get_client
+    except ImportError:
+        raise InputError(
+            "backend: found 'dask', which is not installed, expected it beside pyg-ckd; install it with: "
+            "pip install 'pyg-ckd[cluster]'"
+        ) from None
+    try:
+        client = get_client()
+    except ValueError:
+        if not dask.config.get("scheduler-address", None):
+            raise InputError(
+                "backend: found no client of a Dask cluster, expected one; make it with dask.distributed.Client(...), "
+                "or set DASK_SCHEDULER_ADDRESS=tcp://HOST:8786"
+            ) from None
+        client = Client(set_as_default=True)
+    threads = max(client.nthreads().values(), default=1)
+    if threads > 1:
+        raise InputError(
+            f"backend: found Dask workers with {threads} threads, expected 1, for runs seed their whole process; start "
+            "them with --nthreads 1"
+        )
+
+
+def _connect_ray() -> None:
+    try:
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise InputError(
+            "backend: found 'ray', which is not installed, expected it beside pyg-ckd; install it with: "
+            "pip install 'ray[default]'"
+        ) from None
+    register_ray()
+
+
+DEATHS = ("KilledWorker", "WorkerCrashedError", "RayActorError", "ActorDiedError")
+"""What Dask and Ray call a worker that died."""
+_CONNECT: dict[str, Callable[[], None]] = {"loky": lambda: None, "dask": _connect_dask, "ray": _connect_ray}

@@ -1,0 +1,269 @@
+"""How a run of a study is made, measured and kept, in whichever process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.discovery import build_objective
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import Evaluator, Metrics, embed
+from pyg_ckd.evaluation.effects import estimate_effects
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import unimodal_views
+from pyg_ckd.study.baselines import fit
+from pyg_ckd.study.runs import Run
+from pyg_ckd.study.store import RunStore
+from pyg_ckd.training import History, Trainer, build, load_checkpoint, parse_metric, seeded, train_teachers
+from pyg_ckd.training.model import load_model, save_model
+
+EFFECTS_SPLIT = "val"
+TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
+LEFT_OUT = "left_out"
+
+
+class Maker:
+    """Makes the runs of a study one at a time, or reads those that are there.
+
+    Args:
+        data: The graph.
+        stores: Where runs are kept, by kind.
+        monitor: The metric that decides.
+        cutoffs: Cut-offs of all metrics.
+        say: Called with a line of text when training begins.
+    """
+
+    def __init__(
+        self,
+        data: HeteroData,
+        stores: Mapping[str, RunStore],
+        monitor: str,
+        cutoffs: Sequence[int],
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        self.data, self.stores, self.monitor, self.say = data, stores, monitor, say
+        self.cutoffs = tuple(sorted(set(cutoffs)))
+        self._evaluators = cache(self._build_evaluators)
+        self._evaluators(self.cutoffs)
+
+    def make(self, run: Run) -> dict[str, Any]:
+        """Make a run, or read it, and return its record; a baseline that does not fit has one entry, the reason.
+
+        Args:
+            run: The run.
+
+        Raises:
+            InputError: If training fails or what is kept is damaged; the message names the run.
+        """
+        try:
+            with single_threaded("cpu" if run.backbone is None else run.trainer.get("device", "auto")):
+                if run.kind == "teacher":
+                    return self._teacher(run)[0]
+                with self._locked(run):
+                    return self._kept(run) or (self._fitted(run) if run.backbone is None else self._trained(run))
+        except InputError as error:
+            raise InputError(f"{run.title}: {error}") from None
+
+    @contextmanager
+    def _locked(self, run: Run) -> Iterator[None]:
+        def wait() -> None:
+            self.say(f"seed {run.seed}: {run.name} is being made by another process, waiting for it")
+
+        with self.stores[run.kind].locked(run, wait):
+            yield
+
+    def _kept(self, run: Run) -> dict[str, Any] | None:
+        """Return the record of a finished run, measured again where cut-offs or effects are missing."""
+        store = self.stores[run.kind]
+        record = store.read(run)
+        if record is None:
+            return None
+        if run.backbone is not None:
+            path = store.path(run) / "model.pt"
+            try:
+                load_checkpoint(path, "model")
+                if not self._complete(record, run):
+                    record = self._measured(run, record, load_model(path, self.data, {_name(run): run.backbone}))
+            except InputError as error:
+                raise InputError(f"{error}; remove the folder {path.parent} to train this run anew") from None
+            store.discard_checkpoint(run)  # An earlier call may have been killed before it came to this line.
+        elif not self._complete(record, run):
+            return None
+        return record
+
+    def _fitted(self, run: Run) -> dict[str, Any]:
+        try:
+            embeddings, settings, seconds = fit(run, self.data, self.monitor)
+        except InputError as error:
+            return {LEFT_OUT: str(error)}
+        record = {**_facts(run, None), "settings": settings, "training_seconds": seconds}
+        record |= _earlier(self.stores[run.kind].read(run))
+        return self._keep(run, record, {None: embeddings})
+
+    def _trained(self, run: Run) -> dict[str, Any]:
+        assert run.backbone is not None
+        assert run.strategy is not None
+        self.say(f"seed {run.seed}: {run.name}")
+        teachers = {str(t.modality): self._teacher(t)[1] for t in run.teachers}
+        with seeded(run.seed):
+            student = build(run.backbone, self.data, run.seed, **run.model)
+            objective = build_objective(run.strategy, student, self.data, teachers or None, run.options)
+        store = self.stores[run.kind]
+        folder = store.path(run)
+        history = self._trainer(run, checkpoint_dir=folder).fit(objective, self.data)
+        save_model(folder / "model.pt", objective, self.data)
+        record = self._measured(run, _facts(run, history), objective, history)
+        store.discard_checkpoint(run)
+        return record
+
+    def _teacher(self, run: Run) -> tuple[dict[str, Any], Embeddings]:
+        assert run.backbone is not None
+        assert run.modality is not None
+        store = self.stores[run.kind]
+        with self._locked(run):
+            record = store.read(run)
+            if record is None:
+                self.say(f"seed {run.seed}: {run.name}")
+            options = {**run.options, **run.model}
+            found = train_teachers(
+                run.backbone, self.data, self._trainer(run), [run.modality], cache_dir=store.teachers, **options
+            )
+            tables: dict[str | None, Any] = {None: found[run.modality]}
+            history = found.histories[run.modality]
+            if record is None or not self._complete(record, run):
+                record = self._keep(run, _facts(run, history) | _earlier(record), tables, history)
+            return record, tables[None]
+
+    def _trainer(self, run: Run, **more: Any) -> Trainer:
+        return Trainer(**{"checkpoint_minutes": 1.0, **run.trainer, "seed": run.seed, **more})
+
+    def _complete(self, record: Mapping[str, Any], run: Run) -> bool:
+        names = {f"{family}@{k}" for family in TEST_METRICS for k in self.cutoffs}
+        if max(_cutoffs(record["test"]), default=0) != self.cutoffs[-1]:
+            return False  # Items of one score may stand in another order in a list of another length.
+        effects = run.kind != "contender" or str(self._effects_cutoff) in record.get("effects", {})
+        return names <= record["test"].keys() and self._val_names(self.cutoffs) <= record["val"].keys() and effects
+
+    @property
+    def _effects_cutoff(self) -> int:
+        return parse_metric(self.monitor)[1]
+
+    def _val_families(self) -> list[str]:
+        return list(dict.fromkeys(["recall", "ndcg", parse_metric(self.monitor)[0]]))
+
+    def _val_names(self, cutoffs: Iterable[int]) -> set[str]:
+        return {f"{family}@{k}" for family in self._val_families() for k in cutoffs}
+
+    def _measured(
+        self, run: Run, record: dict[str, Any], model: torch.nn.Module, history: History | None = None
+    ) -> dict[str, Any]:
+        """Measure a trained model and keep the result."""
+        views: dict[str | None, Any] = {None: None}
+        if run.kind == "contender":
+            for m, view in unimodal_views(self.data.modalities).items():
+                views[m] = view
+            effects = {str(self._effects_cutoff): None, **record.get("effects", {})}
+            for cutoff in [k for k, rows in effects.items() if rows is None]:
+                table = estimate_effects(model, self.data, EFFECTS_SPLIT, k=int(cutoff)).table.to_dict("index")
+                effects[cutoff] = {str(m): {str(c): float(v) for c, v in row.items()} for m, row in table.items()}
+            record = {**record, "effects": effects}
+        tables = dict(zip(views, embed(model, self.data, list(views.values())), strict=True))
+        return self._keep(run, record, tables, history)
+
+    def _keep(
+        self, run: Run, record: dict[str, Any], tables: Mapping[str | None, Any], history: History | None = None
+    ) -> dict[str, Any]:
+        """Measure tables at the cut-offs of this study and smaller ones of earlier studies, and keep the metrics."""
+        earlier = {k for k in _cutoffs(record.get("test", {})) if k < self.cutoffs[-1]}
+        cutoffs = tuple(sorted({*self.cutoffs, *earlier}))
+        evaluators = self._evaluators(cutoffs)
+        val = evaluators["val"](tables[None])
+        test: Metrics = evaluators["test"](tables[None], per_user=True, cold=True)
+        views = {m: dict(evaluators["views"](table)) for m, table in tables.items() if m is not None}
+        record = {**record, "val": dict(val), "test": dict(test), "views": views}
+        assert test.per_user is not None
+        self.stores[run.kind].write(run, record, test.per_user, None if history is None else history.frame)
+        return {**record, "key": run.key}
+
+    def _build_evaluators(self, cutoffs: tuple[int, ...]) -> dict[str, Evaluator]:
+        return {
+            "val": Evaluator(self.data, "val", cutoffs, self._val_families()),
+            "test": Evaluator(self.data, "test", cutoffs, TEST_METRICS),
+            "views": Evaluator(self.data, "test", cutoffs),
+        }
+
+
+@contextmanager
+def single_threaded(device: str) -> Iterator[None]:
+    """Compute with one thread inside the block, so that results do not depend on how many runs there are at a time.
+
+    Args:
+        device: Where is trained; on a GPU nothing changes.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if on_gpu(device):
+        yield
+        return
+    before = torch.get_num_threads()
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def on_gpu(device: str) -> bool:
+    """Return whether a trainer's option ``device`` means a GPU on this machine.
+
+    Args:
+        device: The option.
+    """
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def _name(run: Run) -> str:
+    assert run.backbone is not None
+    return run.backbone.__name__
+
+
+def _facts(run: Run, history: History | None) -> dict[str, Any]:
+    """Return what is known of a run apart from its metrics."""
+    facts: dict[str, Any] = {
+        "name": run.name,
+        "kind": run.kind,
+        "backbone": None if run.backbone is None else run.backbone.__name__,
+        "seed": run.seed,
+        "key": run.key,
+        "best_epoch": None,
+        "epochs": None,
+        "stopped": None,
+        "converged": None,
+        "seconds_per_epoch": None,
+        "training_seconds": 0.0,
+        "settings": {},
+    }
+    if history is not None:
+        facts |= {
+            "best_epoch": history.best_epoch,
+            "epochs": len(history.rows),
+            "stopped": getattr(history, "stopped", None),
+            "converged": getattr(history, "converged", None),
+            "seconds_per_epoch": history.seconds_per_epoch,
+            "training_seconds": float(sum(history.seconds)),
+        }
+    return facts
+
+
+def _earlier(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if record is None else {"test": record["test"]}
+
+
+def _cutoffs(metrics: Iterable[str]) -> set[int]:
+    return {int(cut) for cut in (name.partition("@")[2] for name in metrics) if cut.isdigit()}

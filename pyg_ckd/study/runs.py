@@ -1,0 +1,198 @@
+"""Runs: what a study trains or fits once, and the keys by which a run is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.discovery import options_of
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.nn import Backbone
+from pyg_ckd.nn.models.base import SIZES
+from pyg_ckd.options import is_plain
+from pyg_ckd.training import Trainer
+from pyg_ckd.training.checkpoint import FORMAT
+
+KINDS = ("baseline", "teacher", "contender")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study: a baseline, a teacher or a contender under one seed.
+
+    Attributes:
+        name: Name of the run: that of the contender or baseline, or ``teacher:<modality>``.
+        kind: ``"baseline"``, ``"teacher"`` or ``"contender"``.
+        seed: Seed of everything random; 0 where nothing is.
+        decides: All that decides about the result, as plain values: what the key is made of.
+        backbone: Class of the model, or :obj:`None`.
+        model: Options of the model.
+        strategy: What the model is trained with, or :obj:`None`.
+        options: Options of the strategy, of the teacher's training or of the baseline.
+        trainer: Options of the trainer.
+        modality: The modality of a teacher.
+        teachers: The runs that must be there first, one for each modality, or none.
+    """
+
+    name: str
+    kind: str
+    seed: int
+    decides: Mapping[str, Any]
+    backbone: type[Backbone] | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    strategy: type[Objective] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    modality: str | None = None
+    teachers: tuple[Run, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits of the hash of :attr:`decides`: runs of one key have one result."""
+        text = json.dumps(_canonical(self.decides), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """The run as messages name it."""
+        return f"{self.name} (seed {self.seed})"
+
+
+def trained(
+    name: str,
+    kind: str,
+    seed: int,
+    data: str,
+    backbone: type[Backbone],
+    model: Mapping[str, Any],
+    strategy: type[Objective],
+    options: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    modality: str | None = None,
+    teachers: tuple[Run, ...] = (),
+) -> Run:
+    """Return a run that trains a model.
+
+    Its key is made of the data, the import paths, the code and all options (defaults included) of backbone and
+    strategy, what the trainer says that decides, the seed and the keys of the teachers.
+
+    Args:
+        name: Name of the run.
+        kind: Its kind.
+        seed: Its seed.
+        data: Fingerprint of the graph.
+        backbone: Class of the model.
+        model: Its options.
+        strategy: Class of the objective.
+        options: Its options.
+        trainer: Options of the trainer.
+        modality: The modality of a teacher.
+        teachers: The teachers' runs that it needs.
+    """
+    chosen = Trainer(**trainer)
+    decides = {
+        "format": FORMAT,
+        "data": data,
+        "seed": seed,
+        "backbone": {**identity(backbone), "options": with_defaults(backbone, model)},
+        "strategy": {**identity(strategy), "options": with_defaults(strategy, options)},
+        "trainer": {**chosen.settings(), "max_epochs": chosen.max_epochs, "seed": seed},
+        "view": modality,
+        "teachers": {run.modality: run.key for run in teachers},
+    }
+    return Run(
+        name, kind, seed, decides, backbone, dict(model), strategy, dict(options), dict(trainer), modality, teachers
+    )
+
+
+def identity(cls: type | Callable[..., Any]) -> dict[str, str]:
+    """Return the import path of a class or function and the hash of its code.
+
+    The code is that of the files of the class and of all classes that it is built on, apart from PyTorch's and
+    Python's own: a run is not found again once one of these files has changed.
+
+    Args:
+        cls: The class or function.
+    """
+    digest = hashlib.sha256()
+    for part in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
+        if part.__module__.split(".")[0] not in ("torch", "builtins", "abc", "typing"):
+            digest.update(f"{part.__qualname__}:{_source(part)}".encode())
+    return {"path": f"{cls.__module__}.{cls.__qualname__}", "code": digest.hexdigest()[:16]}
+
+
+def with_defaults(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a class with the defaults of its constructor.
+
+    Args:
+        cls: The class.
+        options: The options that are given.
+    """
+    if issubclass(cls, Objective):
+        known = options_of(cls)
+    else:
+        known = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n not in ("self", *SIZES)}
+    defaults = {name: p.default for name, p in known.items() if p.default is not p.empty and is_plain(p.default)}
+    return {**defaults, **options}
+
+
+def training_data(data: HeteroData) -> HeteroData:
+    """Return a graph of only those attributes that training and evaluation may read: tensors and plain values.
+
+    Every run sees this graph, in whichever process it is made; ids of users and items are left out. Tensors begin
+    where PyTorch lets them begin (64 bytes), because kernels may add up in another order elsewhere.
+
+    Args:
+        data: The graph.
+    """
+    kept = HeteroData()
+    for store in data.stores:
+        target = kept if store._key is None else kept[store._key]
+        for name, value in store.items():
+            if isinstance(value, Tensor):
+                target[name] = value if value.data_ptr() % 64 == 0 else value.clone()
+            elif name not in ("user_id", "item_id") and is_plain(value):
+                target[name] = _builtin(value)
+    return kept
+
+
+def _builtin(value: Any) -> Any:
+    """Return plain values as Python's own types: NumPy's numbers are numbers, too."""
+    if isinstance(value, Mapping):
+        return {_builtin(key): _builtin(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_builtin, value)) if type(value) in (list, tuple) else list(map(_builtin, value))
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+
+
+def _source(part: Any) -> str:
+    try:
+        file = inspect.getsourcefile(part)
+        return Path(file).read_text(encoding="utf-8") if file else ""
+    except (TypeError, OSError):
+        pass
+    try:
+        return inspect.getsource(part)  # Of an interactive session.
+    except (TypeError, OSError):
+        return ""
+
+
+def _canonical(value: Any) -> Any:
+    """Return plain values such that equal ones have one text: 1.0 is 1, and tuples are lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float):
+        return (int(value) if value.is_integer() else value) if math.isfinite(value) else str(value)
+    return value if is_plain(value) else repr(value)

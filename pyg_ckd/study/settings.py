@@ -1,0 +1,37 @@
+"""What a study is made of, beside the data, and the names that its parts have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+REFERENCE = "plain"
+"""The contender that every study has and that all others are compared with."""
+TEACHER = "teacher:"
+"""How the names of teachers' runs begin; the modality follows."""
+PARTS = {"plain": "plain", "ckd": "distillation"}
+"""The contenders of a study that names none, and under which part of the settings their options stand."""
+
+
+@dataclass
+class StudySettings:
+    """What a study is made of, beside the data.
+
+    Args:
+        model: Options of the backbone.
+        plain: Options of :class:`~pyg_ckd.Objective` for the plain student.
+        teacher: Options of :class:`~pyg_ckd.Objective` for the teachers.
+        distillation: Options of :class:`~pyg_ckd.DistillationWrapper`.
+        lightgcn: Options of the LightGCN baseline; ``l2`` and ``lr`` among them are those of its training.
+        trainer: Options of :class:`~pyg_ckd.Trainer`; the baseline takes over only what does not touch its quality, and
+            ``monitor``, by which all runs are chosen and compared.
+        k: Cut-offs of the test metrics; that of the monitored metric is always added.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    distillation: dict[str, Any] = field(default_factory=dict)
+    lightgcn: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    k: tuple[int, ...] = (10, 20)

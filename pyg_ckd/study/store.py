@@ -1,0 +1,146 @@
+"""The folder of the runs, which several studies and processes can share: every run is made once and kept whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import atomic_path, read_json, write_json
+from pyg_ckd.study.runs import Run
+from pyg_ckd.training.trainer import CHECKPOINT_NAME
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS_OF_METRICS = ("val", "test")
+NAN = float("nan")
+
+
+class RunStore:
+    """Finished and unfinished runs by key, each in a folder ``<name>-<key>`` of its own.
+
+    A folder holds ``run.json``, ``model.pt``, ``history.csv`` and ``per_user.csv``; ``run.json`` is written last and
+    says that the run is finished. Embeddings of teachers lie in the folder ``teachers``. While a run is made, its key
+    is locked: another process that wants it waits. The lock goes with the process that holds it.
+
+    Args:
+        folder: The folder; created if need be.
+
+    Raises:
+        InputError: If the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._locks = folder / "locks"
+        try:
+            self._locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"folder of runs {folder}: cannot be written to ({error.strerror}); choose another"
+            ) from None
+
+    @property
+    def teachers(self) -> Path:
+        """Folder of the teachers' embeddings."""
+        return self.folder / "teachers"
+
+    def path(self, run: Run) -> Path:
+        """Return the folder of a run: under its key, whatever name it was made under.
+
+        Args:
+            run: The run.
+        """
+        own = self.folder / f"{re.sub(r'[^A-Za-z0-9.+=_-]+', '-', run.name)[:60]}-{run.key}"
+        return own if own.exists() else next(self.folder.glob(f"*-{run.key}"), own)
+
+    @contextmanager
+    def locked(self, run: Run, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Hold a run for this process; another one that holds it is waited for.
+
+        Args:
+            run: The run.
+            waiting: Called before waiting.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._locks / f"{run.key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire(poll_interval=0.1)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read(self, run: Run) -> dict[str, Any] | None:
+        """Return what is known of a finished run under the name that it has now, or :obj:`None`.
+
+        Args:
+            run: The run.
+        """
+        record = read_json(self.path(run) / "run.json")
+        if not isinstance(record, dict) or not {"val", "test", "views", "training_seconds"} <= record.keys():
+            return None
+        for part in PARTS_OF_METRICS:
+            record[part] = _numbers(record[part])
+        record["views"] = {m: _numbers(metrics) for m, metrics in record["views"].items()}
+        return {**record, "name": run.name, "kind": run.kind, "seed": run.seed}
+
+    def write(
+        self, run: Run, record: Mapping[str, Any], per_user: pd.DataFrame, history: pd.DataFrame | None = None
+    ) -> None:
+        """Keep a finished run.
+
+        Args:
+            run: The run.
+            record: What ``run.json`` shall hold; what decided about the run is added.
+            per_user: Test metrics of every user.
+            history: The record of its training, or :obj:`None` to leave it as it is.
+        """
+        folder = self.path(run)
+        with atomic_path(folder / "per_user.csv") as path:
+            per_user.to_csv(path)
+        if history is not None:
+            with atomic_path(folder / "history.csv") as path:
+                history.to_csv(path)
+        write_json(folder / "run.json", {**record, "key": run.key, "made_of": run.decides})
+
+    def per_user(self, run: Run) -> pd.DataFrame:
+        """Return the test metrics of every user.
+
+        Args:
+            run: A finished run.
+        """
+        import pandas as pd
+
+        return pd.read_csv(self.path(run) / "per_user.csv", index_col="user")
+
+    def history(self, run: Run) -> pd.DataFrame | None:
+        """Return the record of a run's training, or :obj:`None` if it has none.
+
+        Args:
+            run: The run.
+        """
+        import pandas as pd
+
+        path = self.path(run) / "history.csv"
+        return pd.read_csv(path, index_col="epoch") if path.exists() else None
+
+    def discard_checkpoint(self, run: Run) -> None:
+        """Remove the checkpoint of a finished run, which a killed process may have left.
+
+        Args:
+            run: The run.
+        """
+        (self.path(run) / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: NAN if value is None else float(value) for name, value in metrics.items()}

@@ -1,0 +1,68 @@
+"""The backward pass of a step, as the precision of the training and the strategy want it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyg_ckd.balance.objective import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def backward(fabric: Fabric, objective: Objective, terms: Mapping[str, Tensor], before: Callable[..., None]) -> None:
+    """Let an objective compute the gradients of a step.
+
+    In half precision (``16-mixed``), losses are scaled up so that small gradients do not vanish. A strategy with a
+    ``backward`` of its own must not see that: its gradients have their true scale while it works on them.
+
+    Args:
+        fabric: Runs the backward passes.
+        objective: The objective.
+        terms: The loss terms of the step.
+        before: Called as ``before(loss=loss)`` before every pass.
+    """
+
+    def run(loss: Tensor, retain_graph: bool = False) -> None:
+        before(loss=loss)
+        fabric.backward(loss, retain_graph=retain_graph)
+
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is None or type(objective).backward is Objective.backward:
+        objective.backward(terms, run)
+    else:
+        in_true_scale(objective, terms, run, scaler)
+
+
+def in_true_scale(objective: Objective, terms: Mapping[str, Tensor], run: Callable[..., None], scaler: Any) -> None:
+    """Call an objective's ``backward`` with gradients in their true scale, and scale them up for the scaler's step.
+
+    The scale is a power of two and stays on the device: nothing is rounded and nothing waits.
+
+    Args:
+        objective: The objective.
+        terms: The loss terms of the step.
+        run: Accumulates the gradients of a loss that it scales up.
+        scaler: The scaler, a :class:`torch.amp.GradScaler`.
+    """
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    scale = scaler.scale(torch.ones((), device=next(iter(terms.values())).device))
+
+    def run_unscaled(loss: Tensor, retain_graph: bool = False) -> None:
+        _multiply(parameters, scale)
+        run(loss, retain_graph)
+        _multiply(parameters, scale.reciprocal())
+
+    objective.backward(terms, run_unscaled)
+    _multiply(parameters, scale)
+
+
+@torch.no_grad()
+def _multiply(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
+    for p in parameters:
+        if p.grad is not None:
+            p.grad.mul_(factor.to(p.grad.dtype))

@@ -1,0 +1,134 @@
+"""Callbacks and loggers of a training: when they are called, and errors that name the one that raised them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyg_ckd.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+HOOKS = (
+    "on_fit_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_fit_end",
+    "on_exception",
+)
+"""What a callback may define, in the order in which it is called."""
+
+
+class CallbackError(InputError):
+    """A callback or a logger that raised; what it raised is the cause."""
+
+
+class Hooks:
+    """Calls the callbacks of a training.
+
+    Args:
+        fabric: Has the callbacks.
+        **common: Arguments that every callback gets.
+    """
+
+    def __init__(self, fabric: Fabric, **common: Any) -> None:
+        self._fabric, self._common = fabric, common
+
+    def __call__(self, hook: str, **arguments: Any) -> None:
+        """Call all callbacks that have a hook.
+
+        Args:
+            hook: Its name.
+            **arguments: What it gets beside the common arguments.
+        """
+        self._fabric.call(hook, **self._common, **arguments)
+
+
+def as_callbacks(given: Any) -> list[Any]:
+    """Return callbacks as a list, each such that what it raises names it.
+
+    Args:
+        given: One callback, several, or :obj:`None`.
+
+    Raises:
+        InputError: If one has no hook.
+    """
+    found = _as_list(given)
+    for callback in found:
+        if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
+            raise InputError(
+                f"callbacks: found {_name(callback)} without a hook, expected at least one of {', '.join(HOOKS)}"
+            )
+    return [_Guarded(callback, "callback") for callback in found]
+
+
+def as_loggers(given: Any) -> list[Any]:
+    """Return loggers as a list, each such that what it raises names it.
+
+    Args:
+        given: One logger, several, or :obj:`None`.
+
+    Raises:
+        InputError: If one has no method ``log_metrics``.
+    """
+    found = _as_list(given)
+    for logger in found:
+        if not callable(getattr(logger, "log_metrics", None)):
+            raise InputError(f"loggers: found {_name(logger)}, expected a logger of lightning-fabric, with log_metrics")
+    return [_Guarded(logger, "logger") for logger in found]
+
+
+def finish_loggers(fabric: Fabric, status: str) -> None:
+    """Let the loggers write what they still hold.
+
+    Args:
+        fabric: Has the loggers.
+        status: ``"success"`` or ``"failed"``.
+    """
+    for logger in fabric.loggers:
+        finalize = getattr(logger, "finalize", None)
+        if finalize is not None:
+            finalize(status)
+
+
+def _as_list(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
+def _name(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+class _Guarded:
+    """Has all that an object has; an exception of one of its methods names object and method."""
+
+    def __init__(self, guarded: Any, kind: str) -> None:
+        self._guarded, self._kind = guarded, kind
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._guarded, name)
+        if not callable(value):
+            return value
+
+        @functools.wraps(value)  # Callbacks get the arguments that they name.
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return value(*args, **kwargs)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise CallbackError(
+                    f"{self._kind} {_name(self._guarded)}.{name}: raised {type(error).__name__}"
+                    f"{f' ({reason})' if reason else ''}; mend it or leave it out, and start again"
+                ) from error
+
+        return call

@@ -1,0 +1,113 @@
+"""One epoch of training: the steps, and what the record says about them."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.balance.objective import Objective, Progress
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.training.backward import backward
+from pyg_ckd.training.callbacks import Hooks
+from pyg_ckd.training.groups import read_step_sizes, scaled_rates
+from pyg_ckd.training.run import Run, Steps
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def train_epoch(
+    fabric: Fabric, hooks: Hooks, run: Run, features: dict[str, Tensor], graph: dict[Any, Any], max_epochs: int
+) -> dict[str, float]:
+    """Train for one epoch and return its row of the record, without validation.
+
+    Args:
+        fabric: Runs the steps.
+        hooks: Calls the callbacks.
+        run: The training.
+        features: From modality to feature matrix.
+        graph: The prepared graphs.
+        max_epochs: Epochs at most.
+
+    Raises:
+        InputError: If the loss is not finite any more, or the objective asks for something that cannot be.
+    """
+    assert run.steps is not None
+    objective, steps, epoch, start = run.objective, run.steps, run.epoch + 1, time.perf_counter()
+    objective.progress = Progress(epoch, max_epochs, tuple(run.history.rows))
+    hooks("on_train_epoch_start", epoch=epoch)
+    current = objective.begin_epoch(features, graph)
+    if getattr(steps.sampler, "wants_embeddings", False):
+        steps.sampler.update(trained_view(objective, features, graph))
+    totals: dict[str, Tensor] = {}
+    count = 0
+    with scaled_rates(steps.optimizer, read_step_sizes(objective)):
+        for batch in steps.sampler:
+            hooks("on_train_batch_start", epoch=epoch, batch=batch, batch_idx=count)
+            terms = _step(fabric, hooks, objective, steps, features, current, batch)
+            for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
+                totals[name] = totals.get(name, 0) + term.detach()
+            hooks("on_train_batch_end", epoch=epoch, batch=batch, batch_idx=count, outputs=terms)
+            count += 1
+        settle = getattr(steps.optimizer, "settle", None)
+        if settle is not None:  # At the rates of the steps.
+            settle()
+    row: dict[str, float] = {"epoch": epoch}
+    row |= {f"loss/{name}": float(total) / count for name, total in totals.items()}
+    run.history.seconds.append(time.perf_counter() - start)
+    objective.check_epoch()
+    broken = [name for name, value in row.items() if not math.isfinite(value)]
+    if broken:
+        rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
+        raise InputError(
+            f"training diverged in epoch {row['epoch']}: {broken[0]} is {row[broken[0]]}; lower lr (now {rate}) "
+            "or the weights of the loss"
+        )
+    return row | objective.epoch_statistics()
+
+
+def _step(
+    fabric: Fabric,
+    hooks: Hooks,
+    objective: Objective,
+    steps: Steps,
+    features: dict[str, Tensor],
+    graph: dict[Any, Any],
+    batch: Any,
+) -> dict[str, Tensor]:
+    steps.wrapped.zero_grad(set_to_none=True)
+    terms: dict[str, Tensor] = steps.module.loss(features, graph, batch)  # type: ignore[operator]
+    backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
+    hooks("on_before_optimizer_step", optimizer=steps.optimizer)
+    try:
+        steps.wrapped.step()
+    except RuntimeError as error:
+        if "sparse" not in str(error):
+            raise
+        name = type(steps.optimizer).__name__
+        raise InputError(
+            f"optimizer: {name} takes no sparse gradients ({' '.join(str(error).split())[:120]}); choose another, such "
+            "as RowAdam, or a backbone with sparse=False"
+        ) from None
+    return terms
+
+
+@torch.no_grad()
+def trained_view(objective: Objective, features: dict[str, Tensor], graph: dict[Any, Any]) -> Embeddings:
+    """Return the present embeddings of the view that is trained, as a validation would rank with them.
+
+    Args:
+        objective: The objective; it stays in training mode.
+        features: From modality to feature matrix.
+        graph: The prepared graphs.
+    """
+    objective.eval()
+    try:
+        return objective.forward_views(features, graph, [objective.view])[0]
+    finally:
+        objective.train()

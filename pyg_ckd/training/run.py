@@ -1,0 +1,103 @@
+"""Everything that changes while a training goes on, as a checkpoint holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.training.history import History
+from pyg_ckd.training.stopping import EarlyStopping
+
+
+@dataclass
+class Steps:
+    """What makes the steps of a training.
+
+    Attributes:
+        module: The objective as lightning-fabric wraps it.
+        wrapped: The optimizer as lightning-fabric wraps it.
+        optimizer: The optimizer itself, with groups of parameters by modality.
+        sampler: Iterates over the batches of an epoch; its ``generator`` decides about them.
+        scheduler: Changes the learning rates after an epoch, or :obj:`None`.
+    """
+
+    module: nn.Module
+    wrapped: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
+    sampler: Any
+    scheduler: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes from step to step."""
+        state = {"optimizer": self.optimizer.state_dict(), "sampler_rng": self.sampler.generator.get_state()}
+        return state if self.scheduler is None else state | {"scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a stored state."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.generator.set_state(state["sampler_rng"].cpu())
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+
+@dataclass
+class Run:
+    """A training between two epochs.
+
+    Attributes:
+        objective: What is trained.
+        stopper: The early stopping.
+        history: The record so far.
+        steps: What makes the steps; :obj:`None` if there is nothing to train.
+        best_state: Weights of the best epoch so far.
+    """
+
+    objective: Objective
+    stopper: EarlyStopping
+    history: History
+    steps: Steps | None
+    best_state: dict[str, Tensor]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return len(self.history.rows)
+
+    def keep_best(self) -> None:
+        """Keep the present weights as those of the best epoch."""
+        self.best_state = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the same training needs to go on with the same bits."""
+        state = {
+            "model": self.objective.state_dict(),
+            "stopper": self.stopper.state_dict(),
+            "rows": self.history.rows,
+            "seconds": self.history.seconds,
+            "validation_seconds": self.history.validation_seconds,
+            "stopped": self.history.stopped,
+            "best_state": self.best_state,
+            "rng": torch.get_rng_state(),
+        }
+        if self.steps is not None:
+            state |= self.steps.state_dict()
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a stored state."""
+        self.objective.load_state_dict(state["model"])
+        self.stopper.load_state_dict(state["stopper"])
+        self.history.rows, self.history.seconds = state["rows"], state["seconds"]
+        self.history.validation_seconds, self.history.stopped = state["validation_seconds"], state["stopped"]
+        self.best_state = state["best_state"]
+        if self.steps is not None:
+            self.steps.load_state_dict(state)
+        torch.set_rng_state(state["rng"].cpu())
+        if "cuda_rng" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())

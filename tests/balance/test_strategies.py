@@ -1,0 +1,198 @@
+"""What every strategy must do, over all that the library finds by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd import Objective, Trainer, estimate_effects, evaluate
+from pyg_ckd.balance.discovery import build_objective, strategies
+from pyg_ckd.data import TripletSampler
+from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR, Backbone, EarlyFusionLightGCN
+from pyg_ckd.scoring import Embeddings
+from pyg_ckd.training import seeded
+from pyg_ckd.training.checkpoint import load_checkpoint
+from tests.nn.models.zoo import adapted
+
+STRATEGIES = {name: cls for name, cls in strategies().items() if name != "plain"}
+every_strategy = pytest.mark.parametrize("cls", STRATEGIES.values(), ids=STRATEGIES.keys())
+BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
+    "late": lambda data: VBPR.from_data(data, embedding_dim=4),
+    "early": lambda data: EarlyFusionLightGCN.from_data(data, embedding_dim=4),
+    "adapted": adapted,
+}
+every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
+NEUTRAL = {
+    "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
+    "multitask": {"weight": 0.0},
+    "modality-dropout": {"rate": 0.0},
+}
+"""Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
+
+
+def teachers_of(data: HeteroData, seed: int = 0) -> dict[str, Embeddings]:
+    """Return random teachers that depend on the name of the modality alone."""
+    sizes = data["user"].num_nodes, data["item"].num_nodes
+    found = {}
+    for m in data.modalities:
+        generator = torch.Generator().manual_seed(seed + sum(map(ord, m)))
+        found[m] = Embeddings(*(torch.randn(size, 3, generator=generator) for size in sizes))
+    return found
+
+
+def objective_of(
+    cls: type[Objective], data: HeteroData, make: Callable[[HeteroData], Backbone] = BACKBONES["late"], **options: Any
+) -> Objective:
+    with seeded(0):
+        student = make(data)
+    return build_objective(cls, student, data, teachers_of(data), options)
+
+
+def fit(objective: Objective, data: HeteroData, **options: Any) -> Any:
+    defaults = {"max_epochs": 3, "batch_size": 8, "lr": 0.01, "monitor": "recall@5", "device": "cpu", "progress": False}
+    return Trainer(**(defaults | options)).fit(objective, data)
+
+
+def numbers(values: Any) -> Tensor:
+    return torch.tensor([float(v) for v in values], dtype=torch.float64)
+
+
+@every_strategy
+def test_a_single_modality_is_refused(cls, make_data):
+    with pytest.raises(InputError, match="expected at least two"):
+        objective_of(cls, make_data(modalities=1))
+
+
+@every_kind
+@pytest.mark.parametrize("modalities", [2, 3, 5])
+@every_strategy
+def test_trains_and_ranks_with_any_number_of_modalities(cls, modalities, make, make_data):
+    data = make_data(modalities=modalities)
+    objective = objective_of(cls, data, make)
+    history = fit(objective, data)
+    assert torch.isfinite(numbers(v for row in history.rows for v in row.values())).all()
+    assert 0 <= evaluate(objective, data, split="test", k=[5])["recall@5"] <= 1
+    assert set(estimate_effects(objective, data, k=5, num_bootstrap=10).table.index) == set(data.modalities)
+
+
+@every_strategy
+def test_goes_on_after_a_break_with_the_same_bits(cls, make_data, tmp_path):
+    data = make_data(modalities=3)
+    whole = objective_of(cls, data)
+    expected = fit(whole, data, max_epochs=4)
+    broken = objective_of(cls, data)
+    fit(broken, data, max_epochs=2, checkpoint_dir=tmp_path)
+    resumed = objective_of(cls, data)
+    history = fit(resumed, data, max_epochs=4, checkpoint_dir=tmp_path)
+    assert history.rows == expected.rows
+    assert not cls.trains or load_checkpoint(tmp_path / "last.pt", "run")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name in NEUTRAL])
+@every_kind
+def test_with_neutral_settings_training_is_plain(name, make, make_data):
+    data = make_data(modalities=3)
+    neutral = objective_of(STRATEGIES[name], data, make, **NEUTRAL[name])
+    with seeded(0):
+        plain = Objective(make(data))
+    # Early fusion propagates all views in one product, whose width decides how a processor rounds.
+    same_shapes = make is not BACKBONES["early"] or len(neutral.views) == 1
+    tolerance = 0.0 if same_shapes else 1e-5
+    rows = [fit(objective, data).rows for objective in (neutral, plain)]
+    for mine, theirs in zip(*rows, strict=True):
+        for key, value in theirs.items():
+            assert mine[key] == pytest.approx(value, rel=0, abs=tolerance), key
+    for parameter, value in plain.student.state_dict().items():
+        torch.testing.assert_close(neutral.student.state_dict()[parameter], value, rtol=0, atol=tolerance)
+
+
+def test_every_strategy_that_trains_has_neutral_settings_here():
+    assert {name for name, cls in STRATEGIES.items() if cls.trains} == set(NEUTRAL)
+
+
+@every_strategy
+def test_the_order_of_modalities_permutes_the_result_only(cls, make_data):
+    data = make_data(modalities=["visual", "textual", "acoustic"])
+    rows = []
+    for names in (["visual", "textual", "acoustic"], ["acoustic", "visual", "textual"]):
+        other = data.clone()
+        other.modalities = names
+        objective = objective_of(cls, other, lambda data: _by_name(data))
+        fit_history = fit(objective, other, max_epochs=1, batch_size=64) if cls.name != "modality-dropout" else None
+        tables = objective.forward_views(*unpack(other), ["visual", "textual", "acoustic"])
+        rows.append([table.user @ table.item.t() for table in tables])
+        assert fit_history is None or len(fit_history.rows) == 1
+    for one, two in zip(*rows, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=2e-4)
+
+
+def _by_name(data: HeteroData) -> VBPR:
+    """Return a model whose parameters depend on names, not on the order of modalities."""
+    model = VBPR.from_data(data, embedding_dim=4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(sum(map(ord, name)))
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@every_strategy
+def test_identical_and_constant_modalities_give_finite_numbers(cls, make_data):
+    data = make_data(modalities=3)
+    data["item"]["mod1"] = torch.zeros_like(data["item"]["mod1"])
+    data["item"]["mod2"] = data["item"]["mod0"].clone()
+    objective = objective_of(cls, data)
+    history = fit(objective, data)
+    assert torch.isfinite(numbers(v for row in history.rows for v in row.values())).all()
+    assert all(bool(torch.isfinite(p).all()) for p in objective.parameters())
+
+
+@every_strategy
+def test_works_where_not_every_epoch_is_validated_and_in_mixed_precision(cls, make_data):
+    data = make_data(modalities=2)
+    history = fit(objective_of(cls, data), data, eval_every=2, max_epochs=4)
+    validated = [row["epoch"] for row in history.rows if "val/recall@5" in row]
+    assert validated == ([1] if not cls.trains else [2, 4])
+    assert fit(objective_of(cls, data), data, precision="bf16-mixed").rows
+
+
+@every_strategy
+def test_works_with_sparse_gradients(cls, make_data):
+    data = make_data(modalities=2)
+    objective = objective_of(cls, data, lambda data: VBPR.from_data(data, embedding_dim=4, sparse=True))
+    dense = objective_of(cls, data)
+    loss = [fit(o, data, max_epochs=1, batch_size=200).rows[0] for o in (objective, dense)]
+    for key, value in loss[0].items():
+        assert value == pytest.approx(loss[1][key], abs=1e-5), key
+
+
+@every_strategy
+def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
+    data = make_data(modalities=3)
+    lacking = torch.tensor([1, 4, 6, 7])
+    data["item"].has_mod1 = ~torch.isin(torch.arange(9), lacking)
+    features, graph = unpack(data)
+    swapped = features["mod1"].clone()
+    swapped[lacking] = features["mod1"][lacking.flip(0)]  # Their mean, which interventions use, stays.
+    sampler = TripletSampler(data[RATES].edge_index, 12, 9, batch_size=30, num_random_triples=50, seed=1)
+    batch = next(iter(sampler))
+    terms = []
+    for x in (features["mod1"], swapped):
+        objective = objective_of(cls, data)
+        with torch.no_grad():
+            for parameter in objective.student.parameters():
+                parameter.add_(0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        terms.append(objective.loss({**features, "mod1": x}, graph, batch))
+    main = Objective(objective.student).loss(features, graph, batch).keys()
+    assert terms[0]["bpr"].item() != pytest.approx(terms[1]["bpr"].item(), abs=1e-6)
+    for name in terms[0].keys() - main:
+        assert terms[0][name].item() == pytest.approx(terms[1][name].item(), abs=1e-6), name

@@ -1,0 +1,116 @@
+"""Contenders of a study: how they may be named, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.errors import InputError
+from pyg_ckd.study import Contender, StudySettings
+from pyg_ckd.study.contenders import as_contenders
+from tests.study.problem import Deadly, Gentle, NotAnObjective, small
+
+PATH = "tests.study.problem"
+SETTINGS = StudySettings(plain={"l2": 0.5, "bpr_eps": 1e-9}, distillation={"temperature": 0.3})
+
+
+def chosen(found):
+    return {name: (contender.strategy, contender.options) for name, contender in found.items()}
+
+
+def test_without_any_they_are_plain_training_and_distillation_with_the_options_of_the_settings():
+    expected = {"plain": (Objective, {"l2": 0.5, "bpr_eps": 1e-9}), "ckd": (DistillationWrapper, {"temperature": 0.3})}
+    assert chosen(as_contenders(None, SETTINGS)) == expected
+
+
+@pytest.mark.parametrize("given", [Gentle, f"{PATH}.Gentle", f"{PATH}:Gentle"], ids=str)
+def test_a_strategy_is_given_as_a_class_or_by_its_path_and_takes_over_what_it_has_in_common_with_plain(given):
+    expected = {"plain": (Objective, {"l2": 0.5, "bpr_eps": 1e-9}), "mine": (Gentle, {"l2": 0.5})}
+    assert chosen(as_contenders({"mine": given}, SETTINGS)) == expected
+
+
+def test_options_of_its_own_are_all_that_a_contender_has():
+    found = as_contenders({"mine": Contender(Gentle, {"share": 0.1}), "plain": Contender(Objective)}, SETTINGS)
+    assert chosen(found) == {"plain": (Objective, {}), "mine": (Gentle, {"share": 0.1})}
+
+
+def test_lists_and_texts_go_by_the_names_of_the_strategies():
+    for given in (["ckd", Gentle], f"ckd, {PATH}.Gentle", [("ckd", "ckd"), Contender(Gentle, {"l2": 0.5})]):
+        assert list(as_contenders(given, SETTINGS)) == ["plain", "ckd", "Gentle"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mine": "ckdd"}, "unknown strategy 'ckdd': did you mean 'ckd'"),
+        ({"mine": "no_such_package.Mine"}, "strategy no_such_package.Mine: cannot be imported"),
+        ({"mine": f"{PATH}.Gentel"}, "has no 'Gentel'"),
+        ({"mine": f"{PATH}.NotAnObjective"}, "found NotAnObjective, expected a class that derives from"),
+        ({"mine": NotAnObjective}, "found NotAnObjective, expected a class that derives from"),
+        ({"mine": 3}, "found int, expected a class that derives from"),
+        ([("a", "ckd"), ("a", Gentle)], "contender 'a': found two of that name, expected each once"),
+        ("ckd,ckd", "contender 'ckd': found two of that name"),
+        ({"lightgcn": Gentle}, "contender 'lightgcn': found the name of a baseline, expected one of its own"),
+        ({"ease": Gentle}, "contender 'ease': found the name of a baseline"),
+        ({"teacher:visual": Gentle}, "contender 'teacher:visual': found the name of a teacher"),
+        ({"": Gentle}, "contender '': expected a name"),
+        ({"a/b": Gentle}, "contender 'a/b': expected a name"),
+        ({"plain": Gentle}, "contender 'plain': found the strategy Gentle, expected plain training"),
+    ],
+    ids=str,
+)
+def test_what_is_no_contender_is_refused_in_one_line(given, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        small(tmp_path / "out", contenders=given)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shar": 0.5}, "unknown option of Gentle 'shar': did you mean 'share'"),
+        ({"share": torch.ones(1)}, "option share of Gentle: found Tensor, expected numbers, texts"),
+        (0.5, "options of Gentle: found float, expected a mapping"),
+    ],
+    ids=str,
+)
+def test_options_that_a_strategy_does_not_have_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Contender(Gentle, options)
+
+
+def test_values_that_a_strategy_refuses_are_found_before_anything_is_written(tmp_path):
+    state = torch.get_rng_state()
+    with pytest.raises(InputError, match="distillation_weight: found -1"):
+        small(tmp_path / "out", contenders={"ckd": Contender("ckd", {"distillation_weight": -1})})
+    with pytest.raises(InputError, match=r"model: VBPR does not take these options .*embeding_dim"):
+        small(tmp_path / "out", settings={"model": {"embeding_dim": 4}})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("baselines", "message"),
+    [
+        (["item-kn"], "unknown baseline 'item-kn': did you mean 'item-knn'"),
+        ("lightgcn,lightgcn", "baseline 'lightgcn': found it twice"),
+        ({"lightgcn": 3}, "baseline 'lightgcn': found options 3, expected a mapping"),
+        ({"item-knn": {"shrinkage": 3}}, "baseline 'item-knn': found options shrinkage, expected none"),
+    ],
+    ids=str,
+)
+def test_what_is_no_baseline_is_refused(baselines, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        small(tmp_path / "out", baselines=baselines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_contenders_may_come_and_go_in_a_folder_but_not_change(tmp_path):
+    small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.5})}).run()
+    results = small(tmp_path, contenders={"other": Deadly}, baselines=["popularity"], k=(2,)).run()
+    assert [c["name"] for c in results["contenders"]] == ["plain", "other"]
+    small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.5}), "other": Deadly})
+    with pytest.raises(InputError, match=r"found contenders\.mine\.options\.share = 0\.5, expected 0\.4"):
+        small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.4})})
