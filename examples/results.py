@@ -33,7 +33,8 @@ def views(results: dict[str, Any], name: str) -> str:
 
 def p_value(results: dict[str, Any], over: str) -> str:
     """Return the p-value of the paired test between distilled and plain student."""
-    found = [c for c in results["comparisons"] if c["metric"] == METRIC and c["over"] == over]
+    pairs = [c for c in results["comparisons"] if (c["a"], c["b"]) == ("ckd", "plain")]
+    found = [c for c in pairs if c["metric"] == METRIC and c["over"] == over]
     return f"{found[0]['p_value']:.3g}" if found else "–"
 
 

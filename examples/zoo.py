@@ -1,9 +1,10 @@
 """Every backbone on every data set, plain and distilled, in one table: ``python -m examples.zoo``.
 
-Each study stands in ``DIR/<data>-<backbone>``, run by run: the same command goes on after a break; the runs of the
-LightGCN baseline are shared by all studies of a data set that train for as many epochs, and a table shows those of the
-longest. Settings are those that the backbones name as ``recommended``, or a file ``<data>_<backbone>.yaml`` in
-``--configs``. The tables are written to ``DIR/zoo.md`` after every study; those in ``docs/results/zoo.md`` came from::
+Each study stands in ``DIR/<data>-<backbone>`` and all runs in ``DIR/runs``, each made once: the same command goes on
+after a break, and studies of a data set that train for as many epochs share the runs of the LightGCN baseline; a table
+shows those of the longest. Settings are those that the backbones name as ``recommended``, or a file
+``<data>_<backbone>.yaml`` in ``--configs``. The tables are written to ``DIR/zoo.md`` after every study; those in
+``docs/results/zoo.md`` came from::
 
     python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --out DIR
 """
@@ -31,6 +32,7 @@ from pyg_ckd.study import Study, StudySettings
 from pyg_ckd.training import Trainer
 
 PARTS = ("model", "plain", "teacher", "distillation", "trainer")
+BASELINES = ("popularity", "lightgcn")
 DEFAULT_EPOCHS = signature(Trainer).parameters["max_epochs"].default
 DEFAULT_WEIGHT = signature(DistillationWrapper).parameters["distillation_weight"].default
 HEAD = ["backbone", "fusion", "seeds", "weight", "plain", "CKD", "difference", "p (users)", "p (seeds)"]
@@ -85,6 +87,7 @@ def main() -> None:
     order = sorted(found, key=lambda name: (fusion_of(found[name]) != "late", name))
     parser.add_argument("--backbones", nargs="+", default=order, choices=order, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
     parser.add_argument("--max_epochs", type=int, default=None, help="instead of what the files of settings say")
     parser.add_argument("--configs", type=Path, default=Path(__file__).parent / "configs" / "zoo")
     parser.add_argument("--out", type=Path, default=Path("zoo"))
@@ -103,15 +106,23 @@ def main() -> None:
             sys.stderr.write(f"{name}, {backbone}\n")
             settings = settings_of(cls, args.configs / f"{name}_{backbone}.yaml", args.max_epochs)
             epochs = settings.trainer.get("max_epochs", DEFAULT_EPOCHS)
-            shared = args.out / f"{name}-baselines-{epochs}-epochs"
-            study = Study(data, cls, folder, settings, lambda line: sys.stderr.write(f"{line}\n"), baselines=shared)
+            study = Study(
+                data,
+                cls,
+                folder,
+                settings,
+                lambda line: sys.stderr.write(f"{line}\n"),
+                baselines=BASELINES,
+                runs=args.out / "runs",
+                workers=args.workers,
+            )
             seeds = list(range(args.seeds))
             results = study.run(seeds)
             write_report(folder, results, study.histories(seeds))
             rows.append(row(results, cls))
             if epochs > longest:
                 longest = epochs
-                baselines = {base: cell(results, base) for base in ("popularity", "lightgcn")}
+                baselines = {base: cell(results, base) for base in BASELINES}
             tables[name] = table(f"{name}: test {METRIC}", rows, baselines)
             with atomic_path(args.out / "zoo.md") as path:
                 path.write_text("\n".join(tables.values()), encoding="utf-8")

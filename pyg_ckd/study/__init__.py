@@ -1,6 +1,6 @@
 """Studies: what is compared with what, run by run, and what the numbers say."""
 
-from pyg_ckd.study.contenders import Contender, named_contenders
+from pyg_ckd.study.contenders import Contender
 from pyg_ckd.study.findings import verdict
 from pyg_ckd.study.results import render_console_table, results_table
 from pyg_ckd.study.settings import StudySettings
@@ -10,7 +10,6 @@ __all__ = [
     "Contender",
     "Study",
     "StudySettings",
-    "named_contenders",
     "render_console_table",
     "results_table",
     "verdict",

@@ -11,49 +11,48 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.evaluation import popularity
+from pyg_ckd.evaluation import baselines
+from pyg_ckd.evaluation.baselines import BASELINES, fit_baseline
 from pyg_ckd.nn import LightGCN
-from pyg_ckd.study.runs import Run, identity, trained
+from pyg_ckd.study.runs import Run, trained
 from pyg_ckd.study.settings import StudySettings
 
-POPULARITY, TRAINED = "popularity", "lightgcn"
-DEFAULT = (POPULARITY, "item-knn", "ease", TRAINED)
+TRAINED = "lightgcn"
+DEFAULT = ("popularity", "item-knn", "ease", TRAINED)
 TAKEN_OVER = ("max_epochs", "monitor", "device", "precision", "checkpoint_minutes", "progress")
 """What the training of LightGCN takes over from the student's; the rest are its own recommended settings."""
 
 
 def known_baselines() -> tuple[str, ...]:
     """Return the names of all baselines."""
-    from pyg_ckd.evaluation.baselines import BASELINES
-
-    return tuple(dict.fromkeys((POPULARITY, *BASELINES, TRAINED)))
+    return tuple(dict.fromkeys((*BASELINES, TRAINED)))
 
 
-def as_baselines(baselines: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def as_baselines(given: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the baselines of a study by name, with their options.
 
     Args:
-        baselines: Names, or a text with commas between them, or a mapping from name to options.
+        given: Names, or a text with commas between them, or a mapping from name to options.
 
     Raises:
         InputError: If a name is unknown or given twice, or options are no mapping.
     """
-    if isinstance(baselines, str):
-        baselines = [name.strip() for name in baselines.split(",") if name.strip()]
-    names = list(baselines)
-    options = baselines if isinstance(baselines, Mapping) else {}
-    if not set(names) <= {POPULARITY, TRAINED}:
-        known = known_baselines()
-        for name in names:
-            if name not in known:
-                raise unknown_name("baseline", name, known)
-    found: dict[str, dict[str, Any]] = {}
+    names = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else list(given)
+    options = given if isinstance(given, Mapping) else {}
+    known, found = known_baselines(), dict[str, dict[str, Any]]()
     for name in names:
+        if name not in known:
+            raise unknown_name("baseline", name, known)
         own = options.get(name) or {}
         if name in found:
             raise InputError(f"baseline {name!r}: found it twice, expected it once")
         if not isinstance(own, Mapping):
             raise InputError(f"baseline {name!r}: found options {own!r}, expected a mapping from option to value")
+        if own and name != TRAINED:
+            raise InputError(
+                f"baseline {name!r}: found options {', '.join(own)}, expected none, for its knobs are chosen on the "
+                "validation part"
+            )
         found[name] = dict(own)
     return found
 
@@ -74,8 +73,8 @@ def baseline_run(
     if name == TRAINED:
         model, trainer, l2 = lightgcn_options(settings, options)
         return trained(name, "baseline", seed, data, LightGCN, model, Objective, {"l2": l2}, {**trainer, "seed": seed})
-    decides = {"data": data, "baseline": name, "options": dict(options), "monitor": monitor, "code": _code(name)}
-    return Run(name, "baseline", 0, decides, options=dict(options))
+    decides = {"data": data, "baseline": name, "monitor": monitor, "code": _code()}
+    return Run(name, "baseline", 0, decides)
 
 
 def fit(run: Run, data: HeteroData, monitor: str) -> tuple[Any, dict[str, Any], float]:
@@ -89,11 +88,7 @@ def fit(run: Run, data: HeteroData, monitor: str) -> tuple[Any, dict[str, Any], 
     Raises:
         InputError: If the baseline does not fit this graph.
     """
-    if run.name == POPULARITY:
-        return popularity(data), {}, 0.0
-    from pyg_ckd.evaluation.baselines import fit_baseline
-
-    found = fit_baseline(run.name, data, monitor, **run.options)
+    found = fit_baseline(run.name, data, monitor)
     return found.embeddings, dict(found.settings), float(found.seconds)
 
 
@@ -114,11 +109,6 @@ def lightgcn_options(
     return {**best["model"], **chosen}, trainer, l2
 
 
-def _code(name: str) -> str:
-    if name == POPULARITY:
-        return identity(popularity)["code"]
-    from pyg_ckd.evaluation import baselines
-
-    folder = Path(str(baselines.__file__)).parent
-    files = sorted(folder.glob("*.py") if hasattr(baselines, "__path__") else folder.glob("baselines*.py"))
+def _code() -> str:
+    files = sorted(Path(str(baselines.__file__)).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -89,57 +89,21 @@ def as_contenders(
     return {REFERENCE: plain, **found}
 
 
-def named_contenders(
-    names: str | Sequence[str], settings: StudySettings, options: Mapping[str, Any] | None = None
-) -> dict[str, Contender]:
-    """Return contenders by the names of their strategies and a mapping of options, as the command line gives them.
-
-    Args:
-        names: Strategies by name or import path, or names that ``options`` give them; a text has commas between them.
-        settings: What the study is made of; options of a contender are those of :func:`default_options` and, before
-            them, its own.
-        options: From contender to its options. The entry ``strategy`` among them is the name or import path of the
-            strategy, where the contender's name is another.
-
-    Raises:
-        InputError: As :func:`as_contenders`, and if there are options that no contender has.
-    """
-    left = {str(name): entry for name, entry in (options or {}).items()}
-    for name, entry in left.items():
-        if not isinstance(entry, Mapping | None):
-            raise InputError(
-                f"options of {name}: found {type(entry).__name__}, expected a mapping from option to value"
-            )
-    pairs: list[tuple[str, AnyContender]] = []
-    for given in _split(names) if isinstance(names, str) else names:
-        renamed = "strategy" in (left.get(given) or {})
-        name = given if renamed or given in left else _own_name(given)
-        own = dict(left.pop(name, None) or {})
-        base = _with_defaults(own.pop("strategy", given), settings)
-        pairs.append((name if renamed else base.strategy.name, Contender(base.strategy, {**base.options, **own})))
-    if REFERENCE in left:  # Plain training is always a contender.
-        base = _with_defaults(REFERENCE, settings)
-        pairs.append((REFERENCE, Contender(base.strategy, {**base.options, **(left.pop(REFERENCE) or {})})))
-    for name in left:
-        raise unknown_name("contender in the options", name, [REFERENCE, *(name for name, _ in pairs)])
-    return as_contenders(pairs, settings)
-
-
 def default_options(cls: type[Objective], settings: StudySettings) -> dict[str, Any]:
     """Return the options of a strategy that is named without any.
 
-    Those of plain training and of distillation stand in the settings. Every other strategy takes over the weight of
-    the penalty from plain training, so that the two differ in the strategy alone.
+    Those of plain training and of distillation stand in the settings. Every other strategy takes over from plain
+    training what it has in common with it, such as the weight of the penalty, so that the two differ in the strategy
+    alone.
 
     Args:
         cls: The strategy.
         settings: What the study is made of.
     """
-    part = PARTS.get(cls.name)
-    if part is not None:
-        return dict(getattr(settings, part))
+    if cls.name in PARTS:
+        return dict(getattr(settings, PARTS[cls.name]))
     known = options_of(cls)
-    return {name: value for name, value in settings.plain.items() if name == "l2" and name in known}
+    return {name: value for name, value in settings.plain.items() if name in known}
 
 
 def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str, Any], contender: Contender) -> None:

@@ -61,7 +61,7 @@ class Maker:
             InputError: If training fails or what is kept is damaged; the message names the run.
         """
         try:
-            with single_threaded(run.trainer.get("device", "auto")):
+            with single_threaded("cpu" if run.backbone is None else run.trainer.get("device", "auto")):
                 if run.kind == "teacher":
                     return self._teacher(run)[0]
                 with self._locked(run):
@@ -144,6 +144,8 @@ class Maker:
 
     def _complete(self, record: Mapping[str, Any], run: Run) -> bool:
         names = {f"{family}@{k}" for family in TEST_METRICS for k in self.cutoffs}
+        if max(_cutoffs(record["test"]), default=0) != self.cutoffs[-1]:
+            return False  # Items of one score may stand in another order in a list of another length.
         effects = run.kind != "contender" or str(self._effects_cutoff) in record.get("effects", {})
         return names <= record["test"].keys() and self._val_names(self.cutoffs) <= record["val"].keys() and effects
 
@@ -163,18 +165,22 @@ class Maker:
         """Measure a trained model and keep the result."""
         views: dict[str | None, Any] = {None: None}
         if run.kind == "contender":
-            views |= unimodal_views(self.data.modalities)
-            table = estimate_effects(model, self.data, EFFECTS_SPLIT, k=self._effects_cutoff).table
-            rows = {str(m): {str(c): float(v) for c, v in row.items()} for m, row in table.to_dict("index").items()}
-            record = {**record, "effects": {**record.get("effects", {}), str(self._effects_cutoff): rows}}
+            for m, view in unimodal_views(self.data.modalities).items():
+                views[m] = view
+            effects = {str(self._effects_cutoff): None, **record.get("effects", {})}
+            for cutoff in [k for k, rows in effects.items() if rows is None]:
+                table = estimate_effects(model, self.data, EFFECTS_SPLIT, k=int(cutoff)).table.to_dict("index")
+                effects[cutoff] = {str(m): {str(c): float(v) for c, v in row.items()} for m, row in table.items()}
+            record = {**record, "effects": effects}
         tables = dict(zip(views, embed(model, self.data, list(views.values())), strict=True))
         return self._keep(run, record, tables, history)
 
     def _keep(
         self, run: Run, record: dict[str, Any], tables: Mapping[str | None, Any], history: History | None = None
     ) -> dict[str, Any]:
-        """Measure tables at the cut-offs of this study and those that the run was measured at before, and keep them."""
-        cutoffs = tuple(sorted({*self.cutoffs, *_cutoffs(record.get("test", {}))}))
+        """Measure tables at the cut-offs of this study and smaller ones of earlier studies, and keep the metrics."""
+        earlier = {k for k in _cutoffs(record.get("test", {})) if k < self.cutoffs[-1]}
+        cutoffs = tuple(sorted({*self.cutoffs, *earlier}))
         evaluators = self._evaluators(cutoffs)
         val = evaluators["val"](tables[None])
         test: Metrics = evaluators["test"](tables[None], per_user=True, cold=True)

@@ -65,8 +65,8 @@ def train_run(
     """
     cls = _strategy(objective)
     chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
-    defaults = default_options(cls, StudySettings(**{part: chosen.get(part, {}) for part in PARTS.values()}))
-    contender = Contender(cls, {**defaults, **chosen.pop(OBJECTIVE, {})})
+    settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
+    contender = Contender(cls, {**default_options(cls, settings), **chosen.pop(OBJECTIVE, {})})
     folder = Path(folder)
     check_distillable(data, backbone, [cls])
     monitored(data, chosen.get("trainer", {}))
@@ -135,7 +135,12 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
     Raises:
         InputError: If it is unknown or cannot be evaluated on the validation part of this graph.
     """
-    name = Trainer(**trainer).monitor
+    name, given = Trainer(**trainer).monitor, trainer.get("monitor")
+    if given is not None and not isinstance(given, str):
+        raise InputError(
+            f"trainer.monitor: found the metric {name}, expected one by name and cut-off such as 'recall@20', by which "
+            "runs are measured and kept"
+        )
     family, cutoff = parse_metric(name)
     items = data["item"].num_nodes
     if not 1 <= cutoff <= items:

@@ -141,7 +141,7 @@ def with_defaults(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     if issubclass(cls, Objective):
         known = options_of(cls)
     else:
-        known = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n not in ("self", *SIZES)}  # type: ignore[misc]
+        known = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n not in ("self", *SIZES)}
     defaults = {name: p.default for name, p in known.items() if p.default is not p.empty and is_plain(p.default)}
     return {**defaults, **options}
 

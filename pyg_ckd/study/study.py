@@ -19,7 +19,8 @@ from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.metrics import USER_METRICS
 from pyg_ckd.files import read_json, write_json
 from pyg_ckd.nn import Backbone
-from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run
+from pyg_ckd.options import is_plain
+from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
 from pyg_ckd.study.contenders import Contenders, as_contenders, check_options
 from pyg_ckd.study.executor import Workplace, alone, check_executor, run_all
@@ -29,6 +30,7 @@ from pyg_ckd.study.runs import Run, identity, trained, training_data
 from pyg_ckd.study.settings import PARTS, TEACHER, StudySettings
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.study.tables import write_csv, write_tex
+from pyg_ckd.training import Trainer
 from pyg_ckd.training.folder import MANIFEST, claim_folder, free_options
 from pyg_ckd.versions import versions
 
@@ -67,10 +69,11 @@ class Study:
         say: Called with a line of text at every step.
         contenders: From name to a :class:`Contender`, the class of a strategy, or its name or import path; a list of
             strategies goes by their own names. Without options of their own, plain training and distillation have
-            those of ``settings``, and others the weight of the penalty that plain training has. Plain training is
+            those of ``settings``, and others what they have in common with plain training. Plain training is
             always among them. (default: :obj:`None`, plain training and distillation)
-        baselines: Names of the baselines, or a mapping from name to options. Closed forms have one run; one that does
-            not fit the graph is left out with its reason. A path is a folder of the baselines' runs alone.
+        baselines: Names of the baselines, or a mapping from name to options, which LightGCN alone has. Closed forms
+            have one run; one that does not fit the graph is left out with its reason. A path is a folder of the
+            baselines' runs alone.
         runs: Folder of the runs, which several studies can share. (default: :obj:`None`, ``<folder>/runs``)
         workers: Processes that make runs at the same time. One is this process.
         backend: Where the workers are: ``"loky"`` (this machine; one thread each on the CPU, one GPU each where the
@@ -100,7 +103,7 @@ class Study:
         self.settings = settings or StudySettings()
         shared = Path(baselines) if isinstance(baselines, os.PathLike) else None
         self.baselines = as_baselines(DEFAULT if isinstance(baselines, os.PathLike) else baselines)
-        self.contenders = as_contenders(contenders, self.settings, taken=(*DEFAULT, *self.baselines))
+        self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
         check_distillable(data, backbone)
         self.folder = Path(folder)
         self.workers, self.backend = workers, backend
@@ -127,6 +130,7 @@ class Study:
             "data": self._fingerprint,
             "backbone": self.backbone.__name__,
             **vars(self.settings),
+            "trainer": _described(self.settings.trainer),
             "contenders": named,
             "baselines": dict(self.baselines),
         }
@@ -201,7 +205,7 @@ class Study:
             "versions": versions(),
             "started": started,
             "duration_seconds": time.monotonic() - start + sum(r["training_seconds"] for r in earlier.values()),
-            "contenders": self._described(),
+            "contenders": self._contenders(),
             "baselines": baselines,
             "left_out": left_out,
             "winner": winner(records, list(self.contenders), self.monitor),
@@ -278,7 +282,7 @@ class Study:
         views = {m: chosen(metrics) for m, metrics in record["views"].items()}
         return {**record, **own, "val": chosen(record["val"]), "test": chosen(record["test"]), "views": views}
 
-    def _described(self) -> list[dict[str, Any]]:
+    def _contenders(self) -> list[dict[str, Any]]:
         return [
             {
                 "name": name,
@@ -296,3 +300,10 @@ class Study:
         epoch = f", epoch {record['best_epoch']}" if record["best_epoch"] else ""
         value = record["test"][self.monitor]
         self.say(f"  {run.name:<18} test {self.monitor} {value:.4f} (seed {run.seed}{epoch})")
+
+
+def _described(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a trainer as plain values; what does not decide about results is left out if it is none."""
+    settings = Trainer(**trainer).settings()
+    plain = {name: value if is_plain(value) else settings.get(name) for name, value in trainer.items()}
+    return {name: value for name, value in plain.items() if is_plain(trainer[name]) or name in settings}

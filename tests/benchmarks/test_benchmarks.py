@@ -39,11 +39,13 @@ def _suite() -> Suite:
         ("propagation", {"large": (500,)}, ["forward / ours", "both / ours", "share of gather bound"]),
         ("sampling", {"batch_size": 256}, ["share"]),
         ("step", {"names": ("VBPR", "MMGCN"), "batch_size": 256}, ["CKD / plain", "of minima"]),
+        ("strategies", {"names": ("VBPR",), "batch_size": 256}, ["step / plain", "of minima"]),
         ("evaluation", {}, ["ratio to bare"]),
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("import_time", {}, ["seconds"]),
+        ("study", {"epochs": 1, "seeds": 1, "batch_size": 256}, ["ratio to one worker"]),
     ],
 )
 def test_a_benchmark_gives_finite_positive_numbers_and_its_ratios(

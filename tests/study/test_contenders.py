@@ -7,12 +7,12 @@ import torch
 
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.errors import InputError
-from pyg_ckd.study import Contender, StudySettings, named_contenders
+from pyg_ckd.study import Contender, StudySettings
 from pyg_ckd.study.contenders import as_contenders
 from tests.study.problem import Deadly, Gentle, NotAnObjective, small
 
 PATH = "tests.study.problem"
-SETTINGS = StudySettings(plain={"l2": 0.5}, distillation={"temperature": 0.3})
+SETTINGS = StudySettings(plain={"l2": 0.5, "bpr_eps": 1e-9}, distillation={"temperature": 0.3})
 
 
 def chosen(found):
@@ -20,13 +20,13 @@ def chosen(found):
 
 
 def test_without_any_they_are_plain_training_and_distillation_with_the_options_of_the_settings():
-    expected = {"plain": (Objective, {"l2": 0.5}), "ckd": (DistillationWrapper, {"temperature": 0.3})}
+    expected = {"plain": (Objective, {"l2": 0.5, "bpr_eps": 1e-9}), "ckd": (DistillationWrapper, {"temperature": 0.3})}
     assert chosen(as_contenders(None, SETTINGS)) == expected
 
 
 @pytest.mark.parametrize("given", [Gentle, f"{PATH}.Gentle", f"{PATH}:Gentle"], ids=str)
-def test_a_strategy_is_given_as_a_class_or_by_its_path_and_takes_over_the_penalty_of_plain(given):
-    expected = {"plain": (Objective, {"l2": 0.5}), "mine": (Gentle, {"l2": 0.5})}
+def test_a_strategy_is_given_as_a_class_or_by_its_path_and_takes_over_what_it_has_in_common_with_plain(given):
+    expected = {"plain": (Objective, {"l2": 0.5, "bpr_eps": 1e-9}), "mine": (Gentle, {"l2": 0.5})}
     assert chosen(as_contenders({"mine": given}, SETTINGS)) == expected
 
 
@@ -38,21 +38,6 @@ def test_options_of_its_own_are_all_that_a_contender_has():
 def test_lists_and_texts_go_by_the_names_of_the_strategies():
     for given in (["ckd", Gentle], f"ckd, {PATH}.Gentle", [("ckd", "ckd"), Contender(Gentle, {"l2": 0.5})]):
         assert list(as_contenders(given, SETTINGS)) == ["plain", "ckd", "Gentle"]
-
-
-def test_the_command_line_names_strategies_and_a_file_gives_them_options_and_other_names():
-    options = {
-        "ckd": {"generic_weight": 2.0},
-        "hard": {"strategy": "ckd", "generic_weight": 0.0},
-        "Gentle": {"share": 0.2},
-        "plain": {"bpr_eps": 1e-10},
-    }
-    assert chosen(named_contenders(f"ckd,hard,{PATH}.Gentle", SETTINGS, options)) == {
-        "plain": (Objective, {"l2": 0.5, "bpr_eps": 1e-10}),
-        "ckd": (DistillationWrapper, {"temperature": 0.3, "generic_weight": 2.0}),
-        "hard": (DistillationWrapper, {"temperature": 0.3, "generic_weight": 0.0}),
-        "Gentle": (Gentle, {"l2": 0.5, "share": 0.2}),
-    }
 
 
 @pytest.mark.parametrize(
@@ -96,20 +81,6 @@ def test_options_that_a_strategy_does_not_have_are_refused(options, message):
         Contender(Gentle, options)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"ckdd": {"l2": 1.0}}, "unknown contender in the options 'ckdd': did you mean 'ckd'"),
-        ({"ckd": {"l22": 1.0}}, "unknown option of ckd 'l22'"),
-        ({"ckd": 3}, "options of ckd: found int, expected a mapping"),
-    ],
-    ids=str,
-)
-def test_options_in_a_file_that_no_contender_has_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        named_contenders("ckd", SETTINGS, options)
-
-
 def test_values_that_a_strategy_refuses_are_found_before_anything_is_written(tmp_path):
     state = torch.get_rng_state()
     with pytest.raises(InputError, match="distillation_weight: found -1"):
@@ -125,7 +96,8 @@ def test_values_that_a_strategy_refuses_are_found_before_anything_is_written(tmp
     [
         (["item-kn"], "unknown baseline 'item-kn': did you mean 'item-knn'"),
         ("lightgcn,lightgcn", "baseline 'lightgcn': found it twice"),
-        ({"item-knn": 3}, "baseline 'item-knn': found options 3, expected a mapping"),
+        ({"lightgcn": 3}, "baseline 'lightgcn': found options 3, expected a mapping"),
+        ({"item-knn": {"shrinkage": 3}}, "baseline 'item-knn': found options shrinkage, expected none"),
     ],
     ids=str,
 )

@@ -134,7 +134,7 @@ def test_ray_makes_the_runs_once_it_has_registered_itself(alone, tmp_path, monke
 
     def register_ray() -> None:
         registered.append("ray")
-        register_parallel_backend("ray", BACKENDS["loky"])
+        register_parallel_backend("ray", BACKENDS["sequential"])
 
     module: Any = ModuleType("ray.util.joblib")
     module.register_ray = register_ray

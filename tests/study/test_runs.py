@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.baselines import fit
 from pyg_ckd.evaluation.effects import estimate_effects
 from pyg_ckd.evaluation.ranking import evaluate
 from pyg_ckd.files import read_json
@@ -168,22 +169,26 @@ def test_results_have_the_layout_that_readers_expect(tmp_path):
     assert histories.keys() == {(n, s) for n in kinds if n != "popularity" for s in (0, 1)}
 
 
-def test_a_baseline_that_does_not_fit_is_left_out_with_its_reason(tmp_path):
+def test_a_baseline_that_does_not_fit_is_left_out_with_its_reason(tmp_path, monkeypatch):
+    def refuse(data, value):
+        raise InputError("ease: found 30 items, expected at most 20; use item-knn")
+
+    monkeypatch.setitem(fit._FITS, "ease", refuse)
     said: list[str] = []
-    options = {"baselines": {"popularity": {}, "item-knn": {"limit": 7}, "ease": {}}, "say": said.append}
-    results = small(tmp_path, **options).run([0, 1])
-    assert results["baselines"] == ["popularity", "item-knn"]
-    assert results["left_out"] == {
-        "ease": "ease: found 30 items, expected at most 20, for its matrix is dense; use item-knn"
-    }
+    options = {"baselines": {"popularity": {}, "item-knn": {}, "ease": {}, "lightgcn": {"num_layers": 1}}}
+    results = small(tmp_path, **options, say=said.append).run([0, 1])
+    assert results["baselines"] == ["popularity", "item-knn", "lightgcn"]
+    assert results["left_out"] == {"ease": "ease: found 30 items, expected at most 20; use item-knn"}
+    expected = fit.fit_baseline("item-knn", planted_data(), "ndcg@5")
     knn = [run for run in results["runs"] if run["name"] == "item-knn"]
-    assert [(run["seed"], run["settings"], run["training_seconds"]) for run in knn] == [
-        (0, {"shrinkage": 10, "limit": 7}, 0.5)
-    ]
+    assert [(run["seed"], run["settings"]) for run in knn] == [(0, expected.settings)]
+    test = evaluate(expected.embeddings, planted_data(), k=[3, 5])
+    assert knn[0]["test"]["recall@3"] == pytest.approx(test["recall@3"], abs=1e-12)
     assert not any(run["name"] == "ease" for run in results["runs"])
     assert any(line.startswith("  ease ") and "left out" in line for line in said)
     over = {(item["b"], item["over"]) for item in results["comparisons"]}
-    assert over == {("plain", "users"), ("plain", "seeds"), ("popularity", "users"), ("item-knn", "users")}
+    once = {("popularity", "users"), ("item-knn", "users")}
+    assert over == {(b, over) for b in ("plain", "lightgcn") for over in ("users", "seeds")} | once
 
 
 def test_the_table_of_numbers_holds_every_number_once(tmp_path):
