@@ -213,7 +213,11 @@ class Recommender:
         )
 
     def with_new_items(
-        self, features: Mapping[str, Any], item_ids: Any = None, known_features: Mapping[str, Any] | None = None
+        self,
+        features: Mapping[str, Any],
+        item_ids: Any = None,
+        known_features: Mapping[str, Any] | None = None,
+        transformed: bool = False,
     ) -> Recommender:
         r"""Return a recommender that also has items which were not there in training, from their features alone.
 
@@ -222,17 +226,21 @@ class Recommender:
         model adds linear maps of features, it finds them again.
 
         Args:
-            features: The features ``[n, d_m]`` of the new items by modality; one that is left out counts as average.
+            features: The features ``[n, d_m]`` of the new items by modality, as they are read; they are transformed as
+                those of the graph were, with the means and components of the graph. One that is left out is imputed as
+                in the graph, by default as average.
             item_ids: Their ids, of the type of those of the graph. Only where these are row numbers, they can be left
                 out and the numbers go on.
-            known_features: The features ``[num_items, d_m]`` of the items of the graph on the scale of ``features``.
-                (default: :obj:`None`, those of ``data``, after their transform; give the raw ones here for new
-                features that are raw)
+            known_features: The features ``[num_items, d_m]`` of the items of the graph, as they were read. They are
+                needed only where the graph does not know what became of its features, as when a transform of your own
+                made them. (default: :obj:`None`, those of ``data``)
+            transformed: Whether ``features`` (and ``known_features``) are transformed already, as those of ``data``.
+                (default: :obj:`False`)
 
         Raises:
             InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, or ids do not fit.
         """
-        known, new = stack_features(self.data, features, known_features)
+        known, new = stack_features(self.data, features, known_features, transformed)
         warm = torch.bincount(self.data[RATES].edge_index[1].cpu(), minlength=known.size(0)) > 0
         if int(warm.sum()) < 2:
             raise InputError(
