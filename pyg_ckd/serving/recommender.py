@@ -18,6 +18,7 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.serving.fold_in import Ridge, mean_of, stack_features
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.results import Explanation, Recommendations
@@ -66,6 +67,8 @@ class Recommender:
     def __init__(
         self, embeddings: Embeddings | nn.Module, data: HeteroData, seen: Sequence[str] = tuple(SPLITS)
     ) -> None:
+        if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
+            raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = embed(embeddings, data)[0] if isinstance(embeddings, nn.Module) else embeddings
         user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
