@@ -58,7 +58,11 @@ class NeighbourhoodRecommender(Recommender):
         self.neighbourhood = model
 
     def with_new_items(
-        self, features: Mapping[str, Any], item_ids: Any = None, known_features: Mapping[str, Any] | None = None
+        self,
+        features: Mapping[str, Any],
+        item_ids: Any = None,
+        known_features: Mapping[str, Any] | None = None,
+        transformed: bool = False,
     ) -> NoReturn:
         """Raise an error: weights of new items come from fitting anew.
 
