@@ -10,7 +10,7 @@ import pytest
 import pyg_ckd
 
 ROOT = Path(pyg_ckd.__file__).parent
-GROUND = {"errors", "files", "options", "versions"}
+GROUND = {"arguments", "devices", "errors", "files", "options", "versions"}
 LOWER = {"scoring", "data"}
 ARROWS: dict[str, set[str]] = {
     "scoring": set(),

@@ -7,11 +7,11 @@ returns int64 arrays whose interactions keep the order of the input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.checks import as_edge_index
 from pyg_ckd.errors import InputError
 
@@ -153,6 +153,7 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
         InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
     """
     check_core(k, k_item)
+    k, k_item = int(k), None if k_item is None else int(k_item)
     pairs = as_edge_index(interactions, "interactions", "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)
@@ -184,8 +185,12 @@ def check_core(k: Any, k_item: Any = None) -> None:
     Raises:
         InputError: If one is not.
     """
-    if any(not isinstance(x, Integral) or x < 0 for x in (k, 0 if k_item is None else k_item)):
-        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0, such as 5")
+    try:
+        low = min(as_integer(x, "k") for x in (k, 0 if k_item is None else k_item))
+    except InputError:
+        low = -1
+    if low < 0:
+        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0, such as 5") from None
 
 
 def check_seed(seed: int) -> int:
@@ -194,6 +199,7 @@ def check_seed(seed: int) -> int:
     Raises:
         InputError: If it is negative.
     """
+    seed = as_integer(seed, "split: seed")
     if seed < 0:
         raise InputError(f"split: seed is {seed}, expected an integer of at least 0")
     return seed

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -29,7 +30,7 @@ class FeatureTransform(BaseTransform):
     """
 
     def __init__(self, modalities: Sequence[str] | None = None) -> None:
-        self.modalities = modalities
+        self.modalities = None if modalities is None else list(as_names(modalities, "modalities"))
 
     @abstractmethod
     def transform_rows(self, x: Tensor) -> Tensor:
@@ -138,6 +139,7 @@ class PCAFeatures(FeatureTransform):
         modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__(modalities)
+        num_components, seed = as_integer(num_components, "num_components"), as_seed(seed)
         if num_components < 1:
             raise InputError(f"num_components is {num_components}, expected a positive number of columns to keep")
         self.num_components = num_components

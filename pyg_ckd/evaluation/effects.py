@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
@@ -85,6 +86,9 @@ def estimate_effects(
     """
     import pandas as pd
 
+    k, seed = as_integer(k, "k"), as_seed(seed)
+    num_negatives = as_integer(num_negatives, "num_negatives")
+    num_bootstrap = as_integer(num_bootstrap, "num_bootstrap")
     if not 0 < confidence < 1 or num_negatives < 1 or num_bootstrap < 1:
         raise InputError(
             f"estimate_effects: found confidence {confidence}, num_negatives {num_negatives}, num_bootstrap "

@@ -17,6 +17,8 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
+from pyg_ckd.arguments import as_integers
+
 USER_METRICS = {
     "recall": LinkPredRecall,
     "precision": LinkPredPrecision,
@@ -47,6 +49,7 @@ def user_metrics(
     Returns:
         From ``name@k`` to a vector ``[users]``; users without positives have zeros.
     """
+    k = as_integers(k, "k")
     # PyG numbers the pairs (user, item) through, so an empty slot has to become an item that is nobody's positive.
     nobody = max((int(x.max()) for x in (ranked, labels[1]) if x.numel()), default=0) + 1
     ranked = ranked.masked_fill(ranked == NO_ITEM, nobody)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integers, as_names
 from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
@@ -47,9 +48,9 @@ class Evaluator:
     Args:
         data: The graph.
         split: ``"val"`` or ``"test"``.
-        k: Cut-offs.
-        metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over users) and
-            ``coverage``, ``personalization`` (properties of all lists).
+        k: Cut-off or cut-offs.
+        metrics: One or more names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over
+            users) and ``coverage``, ``personalization`` (properties of all lists).
         mask: Splits whose interactions count as seen and are never recommended; not ``split`` itself, whose items are
             those to be found.
         candidates: Items that are ranked and to be found: ``"all"``, or only those without (``"cold"``) or with
@@ -64,11 +65,13 @@ class Evaluator:
         self,
         data: HeteroData,
         split: str = "val",
-        k: Sequence[int] = (20,),
-        metrics: Sequence[str] = DEFAULT_METRICS,
-        mask: Sequence[str] = ("train",),
+        k: Sequence[int] | int = (20,),
+        metrics: Sequence[str] | str = DEFAULT_METRICS,
+        mask: Sequence[str] | str = ("train",),
         candidates: str = "all",
     ) -> None:
+        k, mask = as_integers(k, "k"), as_names(mask, "mask")
+        metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         if split == "train":
             raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
         if split in mask:
@@ -94,7 +97,7 @@ class Evaluator:
                 raise InputError(
                     f"k: found {cut}, expected a number between 1 and {self._num_candidates}, the number of {of}items"
                 )
-        self.k, self.metrics = tuple(sorted(set(k))), tuple(metrics)
+        self.k, self.metrics = tuple(sorted(set(k))), metrics
         positives = held_out(data, split)
         positives = positives if among is None else positives[:, among[positives[1]]]
         if positives.size(1) == 0:
@@ -201,11 +204,11 @@ def evaluate(
     data: HeteroData,
     split: str = "test",
     k: Sequence[int] | int = (10, 20),
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | str = DEFAULT_METRICS,
     view: Any = None,
     per_user: bool = False,
     cold: bool = False,
-    mask: Sequence[str] = ("train",),
+    mask: Sequence[str] | str = ("train",),
     candidates: str = "all",
 ) -> Metrics:
     """Rank all items for every user of a split and average the metrics over users.
@@ -215,8 +218,8 @@ def evaluate(
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: Cut-off or cut-offs.
-        metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage`` and
-            ``personalization``.
+        metrics: One or more names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage``
+            and ``personalization``.
         view: The view to evaluate; :obj:`None` means all modalities, an empty list the view in which every modality is
             intervened on.
         per_user: Whether to keep the values of every user.
@@ -227,7 +230,7 @@ def evaluate(
     Raises:
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
-    evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask, candidates)
+    evaluator = Evaluator(data, split, k, metrics, mask, candidates)
     if isinstance(model, Embeddings):
         return evaluator(model, per_user, cold)
     return evaluator(embed(model, data, [as_view(view, data.modalities)])[0], per_user, cold)

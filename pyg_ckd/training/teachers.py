@@ -17,6 +17,7 @@ from torch import nn
 from torch_geometric import get_home_dir
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.errors import InputError, unknown_name
@@ -86,7 +87,7 @@ def train_teachers(
     """
     trainer = trainer or Trainer()
     folder = Path(cache_dir) if cache_dir is not None else Path(get_home_dir()) / "pyg_ckd" / "teachers"
-    names = list(data.modalities) if modalities is None else list(modalities)
+    names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
     checkpoints = folder if use_cache else trainer.checkpoint_dir
     teachers = {}
     for m in names:

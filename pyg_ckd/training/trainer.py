@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer, as_number, as_seed
 from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.devices import Device, fabric_device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.views import unimodal_views
@@ -95,7 +97,7 @@ class Trainer:
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
         seed: Seed of sampling and of everything random inside the model's steps; the same seed gives the same bits on
             the CPU. The model's initial weights are the caller's.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or what else lightning-fabric knows.
+        device: ``"auto"``, or a name or :class:`torch.device` as PyTorch has them, such as ``"cpu"`` or ``"cuda:1"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, the words of lightning-fabric. Propagation over
             the graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and goes on from; :obj:`None` writes nothing.
@@ -116,15 +118,16 @@ class Trainer:
         eval_every: int = 1,
         track_views: bool = True,
         seed: int = 0,
-        device: str = "auto",
+        device: Device = "auto",
         precision: str = "32-true",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_minutes: float = 0.0,
         progress: bool = True,
     ) -> None:
-        for name, value in {"max_epochs": max_epochs, "batch_size": batch_size, "eval_every": eval_every}.items():
-            if value < 1:
-                raise InputError(f"{name}: found {value}, expected at least 1")
+        max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
+        eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
+        lr, checkpoint_minutes = as_number(lr, "lr"), as_number(checkpoint_minutes, "checkpoint_minutes")
+        seed = as_seed(seed)
         if not (lr > 0 and math.isfinite(lr)):
             raise InputError(f"lr: found {lr}, expected a positive number")
         if checkpoint_minutes < 0:
@@ -162,8 +165,9 @@ class Trainer:
         from lightning_fabric import Fabric
 
         objective = as_objective(model, data)
+        accelerator, devices = fabric_device(self.device)
         try:
-            fabric = Fabric(accelerator=self.device, devices=1, precision=self.precision)  # type: ignore[arg-type]
+            fabric = Fabric(accelerator=accelerator, devices=devices, precision=self.precision)  # type: ignore[arg-type]
         except (ValueError, RuntimeError) as error:
             raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
         with seeded(self.seed), kept_memory(), self._progress(type(objective.student).__name__) as advance:

@@ -14,7 +14,7 @@ from pyg_ckd.nn.models.base import AnyView, Backbone, Graph, mean_row
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, as_view
+from pyg_ckd.scoring.views import View, as_views
 
 
 class AdaptedBackbone(Backbone):
@@ -54,7 +54,7 @@ class AdaptedBackbone(Backbone):
         edge_index = edge_index_dict[RATES]
         if isinstance(edge_index, Adjacency) or n_id_dict is not None:
             raise InputError("an adapted module takes the plain interactions [2, E] of the whole graph")
-        factual = [as_view(view, self.modalities) for view in views]
+        factual = as_views(views, self.modalities)
         out: dict[View, Output] = {}
         for view in dict.fromkeys(factual):
             x_dict = {m: features[m] if m in view else mean_row(features[m]).expand_as(features[m]) for m in features}

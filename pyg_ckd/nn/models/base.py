@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -17,7 +18,7 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, as_view
+from pyg_ckd.scoring.views import View, as_views
 
 SIZES = ("num_users", "num_items", "feature_dims")
 AnyView = Collection[str] | str | None
@@ -250,7 +251,7 @@ class Backbone(nn.Module):
         """
         if self.uses_features and features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
             self._check_features(features)  # Steps of a training come with a prepared graph, or with a subgraph.
-        factual = [as_view(view, self.modalities) for view in views]
+        factual = as_views(views, self.modalities)
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:
             graphs = self.prepare(features, edge_index_dict)
@@ -399,5 +400,5 @@ def reset_linear_layers(module: nn.Module) -> None:
 
 def check_size(name: str, size: int, least: int = 1) -> None:
     """Raise an InputError unless ``size`` is at least ``least``."""
-    if size < least:
+    if as_integer(size, name) < least:
         raise InputError(f"{name}: found {size}, expected at least {least}")
