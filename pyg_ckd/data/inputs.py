@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.data.modules import device_of, dtype_of, lazy_parameters, module_views
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import as_views
+from pyg_ckd.wrappers import unwrap
 
 RATES = ("user", "rates", "item")
 """Edge type of the interactions."""
@@ -19,39 +23,96 @@ EdgeType = tuple[str, str, str]
 
 
 def unpack(
-    data: HeteroData, device: torch.device | str | None = None
+    data: HeteroData, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> tuple[dict[str, Tensor], dict[EdgeType, Tensor]]:
     """Return ``(features, edge_index_dict)`` of a graph, the first two arguments of every backbone.
 
     Args:
         data: The graph.
         device: Where the tensors shall lie; by default they stay where they are.
+        dtype: Floating-point type of the features; by default they stay as they are.
 
     Returns:
         ``features``, from modality to the float matrix ``[num_items, d_m]``, and ``edge_index_dict``, from edge type to
         the int64 indices ``[2, E]`` of the training interactions and of every further graph.
     """
-    features = {m: data["item"][m].to(device) for m in data.modalities}
+    features = {m: data["item"][m].to(device=device, dtype=dtype) for m in data.modalities}
     return features, {kind: index.to(device) for kind, index in data.edge_index_dict.items()}
 
 
 @torch.no_grad()
-def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] = (None,)) -> list[Embeddings]:
+def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None = (None,)) -> list[Embeddings]:
     """Return the embeddings of a model in evaluation mode, one pair of tables for every view.
 
+    Features are brought to the device and the floating-point type of the model's parameters.
+
     Args:
-        model: A backbone or an objective.
+        model: A backbone, an objective, or any module with ``forward(x_dict, edge_index) -> (user, item)``.
         data: The graph.
-        views: The views.
+        views: The views. (default: the full view alone)
     """
-    device = next((p.device for p in model.parameters()), None)
-    features, graph = unpack(data, device)
+    model = unwrap(model)
+    features, graph = unpack(data, device_of(model), dtype_of(model))
     training = model.training
     model.eval()
     try:
-        return model.forward_views(features, graph, views)  # type: ignore[operator]
+        if hasattr(model, "forward_views"):
+            return model.forward_views(features, graph, views)  # type: ignore[operator]
+        sizes = (data["user"].num_nodes, data["item"].num_nodes)
+        found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)
+        return [out.detach() for out in found]
     finally:
         model.train(training)
+
+
+def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
+    """Return the two tables of a model, or those that are given.
+
+    Args:
+        model: As in :func:`embed`; or :class:`~pyg_ckd.data.Embeddings`, or a pair of tensors or arrays (user
+            ``[U, D]``, item ``[I, D]``).
+        data: The graph.
+        view: The view; tables have but one.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(model, Embeddings):
+        return model
+    if isinstance(model, nn.Module):
+        return embed(model, data, [view])[0]
+    dense: Any = getattr(model, "dense", None)
+    if dense is not None:  # Embeddings that are computed when they are read.
+        return dense()
+    if isinstance(model, (tuple, list)) and len(model) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in model):
+        user, item = (torch.as_tensor(x) for x in model)
+        dtype = torch.promote_types(user.dtype, item.dtype)
+        return Embeddings(user.to(dtype), item.to(dtype))
+    raise InputError(
+        f"model: found {type(model).__name__}, expected a backbone, an objective, a module with forward(x_dict, "
+        "edge_index) -> (user, item), or a pair of tables (user [U, D], item [I, D])"
+    )
+
+
+def initialise_lazy(model: nn.Module, data: HeteroData) -> None:
+    """Give lazy parameters, such as those of ``SAGEConv((-1, -1), 8)``, their shapes, with one pass over the graph.
+
+    Args:
+        model: As in :func:`embed`; one without lazy parameters is left alone.
+        data: The graph.
+
+    Raises:
+        InputError: If a parameter is still without a shape after it.
+    """
+    if not lazy_parameters(model):
+        return
+    embed(model, data)
+    left = lazy_parameters(model)
+    if left:
+        raise InputError(
+            f"{type(model).__name__}: found lazy parameters that a forward pass does not reach ({', '.join(left[:3])}),"
+            " expected all to have shapes before training; remove their layers or give these their sizes"
+        )
 
 
 def held_out(data: HeteroData, split: str) -> Tensor:

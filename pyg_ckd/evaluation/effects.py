@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_seed
-from pyg_ckd.data.inputs import RATES, held_out
+from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.ranking import Evaluator, embed
+from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.effects import effect_weights, relative_effects
 from pyg_ckd.scoring.views import counterfactual_views, leave_one_out_views, unimodal_views
 
@@ -72,7 +72,8 @@ def estimate_effects(
     are averaged per user first and over users then; intervals are percentiles over resampled users.
 
     Args:
-        model: A backbone or an objective, with one modality or more.
+        model: A backbone, an objective, or any module with ``forward(x_dict, edge_index) -> (user, item)``, with one
+            modality or more.
         data: The graph.
         split: Where to measure: ``"val"`` or ``"test"``.
         k: Cut-off of the recall.

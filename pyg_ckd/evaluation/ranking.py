@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integers, as_names
-from pyg_ckd.data.inputs import RATES, embed, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, held_out
+from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -84,7 +85,7 @@ class Evaluator:
                 raise unknown_name("metric", name, (*USER_METRICS, *LIST_METRICS))
         if candidates not in CANDIDATES:
             raise unknown_name("kind of candidates", candidates, CANDIDATES)
-        self.num_items = data["item"].num_nodes
+        self.num_users, self.num_items = data["user"].num_nodes, data["item"].num_nodes
         self.cold_items = torch.bincount(held_out(data, "train")[1], minlength=self.num_items) == 0
         among = {"cold": self.cold_items, "warm": ~self.cold_items}.get(candidates)
         self._excluded = None if among is None else ~among
@@ -127,9 +128,15 @@ class Evaluator:
             embeddings: The tables to rank with.
 
         Raises:
-            InputError: If an embedding is not finite.
+            InputError: If an embedding is not finite, or the tables have other sizes than the graph.
         """
         user, item = embeddings
+        widths = {(table.dim(), *table.shape[1:]) for table in embeddings}
+        if len(widths) > 1 or user.dim() != 2 or (user.size(0), item.size(0)) != (self.num_users, self.num_items):
+            raise InputError(
+                f"embeddings: found shapes {list(user.shape)} and {list(item.shape)}, expected [{self.num_users}, D] "
+                f"and [{self.num_items}, D], a row for every user and item of the graph"
+            )
         for name, table in (("user", user), ("item", item)):
             if not torch.isfinite(table).all():
                 raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
@@ -200,7 +207,7 @@ class Evaluator:
 
 
 def evaluate(
-    model: nn.Module | Embeddings,
+    model: nn.Module | Embeddings | tuple[Tensor, Tensor],
     data: HeteroData,
     split: str = "test",
     k: Sequence[int] | int = (10, 20),
@@ -214,7 +221,8 @@ def evaluate(
     """Rank all items for every user of a split and average the metrics over users.
 
     Args:
-        model: A backbone, an objective, or the embeddings themselves.
+        model: A backbone, an objective, any module with ``forward(x_dict, edge_index) -> (user, item)``, or the
+            embeddings themselves.
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: Cut-off or cut-offs.
@@ -231,9 +239,7 @@ def evaluate(
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
     evaluator = Evaluator(data, split, k, metrics, mask, candidates)
-    if isinstance(model, Embeddings):
-        return evaluator(model, per_user, cold)
-    return evaluator(embed(model, data, [as_view(view, data.modalities)])[0], per_user, cold)
+    return evaluator(as_tables(model, data, as_view(view, data.modalities)), per_user, cold)
 
 
 def popularity(data: HeteroData) -> Embeddings:

@@ -15,7 +15,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import RATES, embed, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, embed, held_out
 from pyg_ckd.devices import Device, as_device
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -51,7 +51,8 @@ class Recommender:
     block of scores at a time.
 
     Args:
-        embeddings: The two tables; or a backbone or objective, called once for them and kept for :meth:`explain`.
+        embeddings: The two tables; or a backbone, an objective, or any module with ``forward(x_dict, edge_index) ->
+            (user, item)``, called once for them and kept for :meth:`explain`.
         data: The graph.
         seen: Splits whose interactions count as seen. By default all that is known; ``("train",)`` gives the lists that
             :func:`~pyg_ckd.evaluate` measures.
@@ -65,10 +66,13 @@ class Recommender:
     """
 
     def __init__(
-        self, embeddings: Embeddings | nn.Module, data: HeteroData, seen: Sequence[str] = tuple(SPLITS)
+        self,
+        embeddings: Embeddings | tuple[Tensor, Tensor] | nn.Module,
+        data: HeteroData,
+        seen: Sequence[str] = tuple(SPLITS),
     ) -> None:
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
-        tables = embed(embeddings, data)[0] if isinstance(embeddings, nn.Module) else embeddings
+        tables = as_tables(embeddings, data)
         user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
         self.embeddings, self.data = Embeddings(user, item), data
         for kind, table in zip(("user", "item"), self.embeddings, strict=True):

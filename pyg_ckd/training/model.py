@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
@@ -14,6 +15,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.models.discovery import backbones as discovered
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_ckd.wrappers import unwrap
 
 
 def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
@@ -24,7 +26,13 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
         model: The backbone, or an objective that holds one.
         data: The graph it was trained on; only its fingerprint is stored.
     """
+    model = unwrap(model)
     backbone = model.student if isinstance(model, Objective) else model
+    if not isinstance(backbone, Backbone):
+        raise InputError(
+            f"save_model: found {type(backbone).__name__}, expected a backbone or an objective; adapt any other module "
+            "with as_backbone(module, data)"
+        )
     content = {
         "kind": "model",
         "backbone": type(backbone).__name__,
@@ -74,6 +82,7 @@ def load_model(
             f"({error}); another version wrote it, train again"
         ) from None
     try:
+        model.to(next((w.dtype for w in content["state"].values() if w.is_floating_point()), torch.float32))
         model.load_state_dict(content["state"])
     except RuntimeError:
         raise InputError(

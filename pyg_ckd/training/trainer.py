@@ -19,6 +19,7 @@ from pyg_ckd.arguments import as_integer, as_number, as_seed
 from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.devices import Device, fabric_device
 from pyg_ckd.errors import InputError, unknown_name
@@ -196,7 +197,7 @@ class Trainer:
     def _set_up(
         self, fabric: Fabric, objective: Objective, data: HeteroData
     ) -> tuple[_Run, nn.Module, dict[str, Tensor], dict[Any, Any]]:
-        features, edges = unpack(data, fabric.device)
+        features, edges = unpack(data, fabric.device, dtype_of(objective))
         objective.to(fabric.device)
         objective.train()
         parameters = [p for p in objective.parameters() if p.requires_grad]

@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.inputs import RATES, EdgeType, initialise_lazy
+from pyg_ckd.data.modules import module_views
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.models.base import AnyView, Backbone, Graph, mean_row
+from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Output
-from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, as_views
+from pyg_ckd.scoring.views import as_views
+from pyg_ckd.wrappers import unwrap
 
 
 class AdaptedBackbone(Backbone):
@@ -37,7 +38,7 @@ class AdaptedBackbone(Backbone):
 
     def __init__(self, module: nn.Module, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
         super().__init__(num_users, num_items, feature_dims)
-        self.module = module
+        self.module, self._sizes = unwrap(module), (num_users, num_items)
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Return the graph as it is: the module does with it what it likes."""
@@ -54,33 +55,23 @@ class AdaptedBackbone(Backbone):
         edge_index = edge_index_dict[RATES]
         if isinstance(edge_index, Adjacency) or n_id_dict is not None:
             raise InputError("an adapted module takes the plain interactions [2, E] of the whole graph")
-        factual = as_views(views, self.modalities)
-        out: dict[View, Output] = {}
-        for view in dict.fromkeys(factual):
-            x_dict = {m: features[m] if m in view else mean_row(features[m]).expand_as(features[m]) for m in features}
-            out[view] = self._check(self.module(x_dict, edge_index))
-        return [out[view] for view in factual]
-
-    def _check(self, result: object) -> Embeddings:
-        expected = f"expected a pair (user [{self.num_users}, D], item [{self.num_items}, D])"
-        name = type(self.module).__name__
-        if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(x, Tensor) for x in result):
-            raise InputError(f"{name}.forward returned {type(result).__name__}, {expected}")
-        user, item = result
-        shapes = (self.num_users, self.num_items)
-        if user.dim() != 2 or item.dim() != 2 or (user.size(0), item.size(0)) != shapes or user.size(1) != item.size(1):
-            raise InputError(f"{name}.forward returned shapes {tuple(user.shape)} and {tuple(item.shape)}, {expected}")
-        return Embeddings(user, item)
+        views = as_views(views, self.modalities)
+        return [*module_views(self.module, self.as_parameters(features), edge_index, views, self._sizes)]
 
 
 def as_backbone(model: nn.Module, data: HeteroData) -> Backbone:
     """Return ``model`` itself if it is a backbone, else the same module adapted to one.
 
+    What :func:`torch.compile`, data parallelism or lightning-fabric have wrapped is unwrapped, and lazy parameters get
+    their shapes.
+
     Args:
         model: A backbone, or any module with ``forward(x_dict, edge_index) -> (user, item)``.
-        data: The graph, read for its sizes.
+        data: The graph, read for its sizes and to initialise lazy parameters.
     """
-    if isinstance(model, Backbone):
-        return model
+    model = unwrap(model)
     dims = {m: data["item"][m].size(1) for m in data.modalities}
-    return AdaptedBackbone(model, data["user"].num_nodes, data["item"].num_nodes, dims)
+    sizes = (data["user"].num_nodes, data["item"].num_nodes)
+    backbone = model if isinstance(model, Backbone) else AdaptedBackbone(model, *sizes, dims)
+    initialise_lazy(backbone, data)
+    return backbone
