@@ -172,12 +172,12 @@ def test_a_wrapped_model_is_written_under_its_own_names(wrap, make_data, tmp_pat
 
 @every_wrapper
 @pytest.mark.parametrize(
-    "make", [vbpr, lambda data, seed=0: as_backbone(toy(data, seed), data)], ids=["own", "adapted"]
+    "make", [vbpr, lambda data, *seed: as_backbone(toy(data, *seed), data)], ids=["own", "adapted"]
 )
 def test_weights_that_were_stored_from_a_wrapped_model_are_read(wrap, make, make_data):
     data = make_data()
     stored = wrap(make(data)).state_dict()
-    for model in (make(data, seed=1), Objective(make(data, seed=1))):
+    for model in (make(data, 1), Objective(make(data, 1))):
         outer = wrap(Objective(make(data))).state_dict() if isinstance(model, Objective) else stored
         model.load_state_dict(outer)
         expected = Objective(make(data)) if isinstance(model, Objective) else make(data)
