@@ -27,8 +27,9 @@ from pyg_ckd.data.checks import (
     check_splits,
     finite_rows,
 )
+from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, check_whole
 from pyg_ckd.data.transforms import feature_transform
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -103,6 +104,7 @@ def build_data(
         data[RATES][name] = torch.from_numpy(edges[split])
     data.modalities = list(matrices)
     data.source = source
+    keep_whole(data)
     return fill_in(apply_transform(data))
 
 
@@ -123,6 +125,7 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
     """
     source = getattr(data, "source", "data")
     modalities = _declared_modalities(data, source)
+    check_whole(data)
     rates, item = data[RATES], data["item"]
     checked = build_data(
         rates.edge_index,
@@ -140,7 +143,7 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
     out.modalities, out.source = checked.modalities, checked.source
     for store in checked.stores[1:]:
         out[store._key].update(store.to_dict())
-    return out
+    return keep_whole(out)
 
 
 def fingerprint(data: HeteroData) -> str:

@@ -19,6 +19,9 @@ from pyg_ckd.wrappers import unwrap
 RATES = ("user", "rates", "item")
 """Edge type of the interactions."""
 
+HELD_OUT = ("val_edge_index", "test_edge_index")
+"""Names of the held-out interactions beside those."""
+
 EdgeType = tuple[str, str, str]
 
 
@@ -122,13 +125,51 @@ def held_out(data: HeteroData, split: str) -> Tensor:
         data: The graph.
         split: ``"train"``, ``"val"`` or ``"test"``.
 
+    Returns:
+        The interactions, none where the graph has no such part.
+
     Raises:
-        InputError: If ``split`` is not one of them.
+        InputError: If ``split`` is not one of them, or the graph was cut, see :func:`check_whole`.
     """
-    names = {"train": "edge_index", "val": "val_edge_index", "test": "test_edge_index"}
+    names = dict(zip(("train", "val", "test"), ("edge_index", *HELD_OUT), strict=True))
     if split not in names:
         raise unknown_name("split", split, names)
-    return data[RATES][names[split]]
+    if split != "train":
+        check_whole(data)
+    edges = data[RATES].get(names[split])
+    return data[RATES].edge_index[:, :0] if edges is None else edges
+
+
+def check_whole(data: HeteroData, with_ids: bool = False) -> None:
+    """Refuse a graph that was cut or renumbered while its held-out interactions were not.
+
+    :meth:`HeteroData.subgraph` and PyG's loaders give nodes new numbers in ``edge_index`` alone.
+
+    Args:
+        data: The graph.
+        with_ids: Whether a graph without held-out interactions is refused as well, because its ids are used.
+
+    Raises:
+        InputError: If nodes have other numbers than when the graph was built, or held-out interactions name nodes that
+            do not exist.
+    """
+    parts = [data[RATES][name] for name in HELD_OUT if data[RATES].get(name) is not None]
+    parts = [part for part in parts if part.numel()]
+    if not parts and not with_ids:
+        return
+    for row, kind in enumerate(("user", "item")):
+        size, n_id = data[kind].num_nodes, data[kind].get("n_id")
+        last = max((int(part[row].max()) for part in parts), default=-1)
+        if n_id is not None and not torch.equal(n_id, torch.arange(size, device=n_id.device)):
+            found = f"{kind}s in other numbers than those that the graph was built with (data[{kind!r}].n_id)"
+        elif last >= size:
+            found = f"held-out interactions of {kind} {last} among {size} {kind}s"
+        else:
+            continue
+        raise InputError(
+            f"graph: found {found}: it was cut or renumbered, and its held-out interactions and ids were not; cut it "
+            "with pyg_ckd.data.subgraph, or give loaders pyg_ckd.data.training_graph(data)"
+        )
 
 
 def item_masks(data: HeteroData) -> dict[str, Tensor]:

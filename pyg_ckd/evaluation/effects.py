@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_seed
-from pyg_ckd.data.inputs import RATES, embed, held_out
+from pyg_ckd.data.inputs import embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator
@@ -140,8 +140,7 @@ def _held_out_triples(
     positives = held_out(data, split)
     if positives.size(1) == 0:
         raise InputError(f"estimate_effects: the {split} split holds no interaction to measure on")
-    store = data[RATES]
-    known = torch.cat([store.edge_index, store.val_edge_index, store.test_edge_index], dim=1)
+    known = torch.cat([held_out(data, split) for split in ("train", "val", "test")], dim=1)
     sampler = TripletSampler(known, data["user"].num_nodes, data["item"].num_nodes, seed=seed)
     positives = positives[:, ~torch.isin(positives[0], sampler.saturated_users)]
     if positives.size(1) == 0:

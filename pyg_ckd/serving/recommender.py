@@ -15,7 +15,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import RATES, as_tables, embed, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, check_whole, embed, held_out
 from pyg_ckd.devices import Device, as_device
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -88,6 +88,8 @@ class Recommender:
                 )
             if not bool(torch.isfinite(table).all()):
                 raise InputError(f"{kind} embeddings: found NaN or infinite values, expected finite numbers")
+        if any(getattr(data, f"{kind}_id", None) is not None for kind in ("user", "item")):
+            check_whole(data, with_ids=True)  # They would be those of other rows.
         self.users = Ids("user", getattr(data, "user_id", None), data["user"].num_nodes)
         self.items = Ids("item", getattr(data, "item_id", None), data["item"].num_nodes)
         none = torch.empty(2, 0, dtype=torch.int64)
