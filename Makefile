@@ -1,5 +1,6 @@
 # make demo    environment, installation, the whole study on the embedded data set, report in demo/
 # make test    environment and the whole test suite
+# make test-other   the same tests on other kernels and another number of threads: no result may depend on them
 # make lint    ruff and mypy
 # make slow    the slow checks, on real data where it is there
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 WHEELS ?=
 OUT ?= demo
 
-.PHONY: demo test lint slow env clean
+.PHONY: demo test test-other lint slow env clean
 
 $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,11 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
+
+# PyTorch, oneDNN, MKL and OpenBLAS each choose their kernels by the processor.
+test-other: env
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
+	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: env
 	$(BIN)/python -m pytest -m slow

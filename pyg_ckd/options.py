@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pyg_ckd.arguments import plain_number
+from pyg_ckd.wrappers import unwrap
+
 
 def record_options(cls: type, leave_out: Collection[str] = ()) -> None:
     """Let the constructor of a class keep its plain arguments, defaults included, in the attribute ``options``.
@@ -22,6 +25,10 @@ def record_options(cls: type, leave_out: Collection[str] = ()) -> None:
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **options: Any) -> None:
+        if args:
+            args = (unwrap(args[0]), *args[1:])
+        options = {name: unwrap(value) if name in leave_out else value for name, value in options.items()}
+        args, options = plain_number(args), plain_number(options)  # np.int64(8) is the 8 that a file can hold.
         init(self, *args, **options)
         if type(self).__init__ is recorded:  # Not the constructor of a base class.
             bound = signature.bind(self, *args, **options)

@@ -10,7 +10,7 @@ import pytest
 import pyg_ckd
 
 ROOT = Path(pyg_ckd.__file__).parent
-GROUND = {"errors", "files", "options", "versions"}
+GROUND = {"arguments", "devices", "errors", "files", "options", "versions", "wrappers"}
 LOWER = {"scoring", "data"}
 ARROWS: dict[str, set[str]] = {
     "scoring": set(),
@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
 }
 NARROW = {
     ("balance", "nn"): {"nn.models.base", "nn.models.adapter", "nn.loss"},
-    ("training", "nn"): {"nn.models.base", "nn.models.discovery"},
+    ("training", "nn"): {"nn.models.adapter", "nn.models.base", "nn.models.discovery"},
     ("training", "balance"): {"balance.objective", "balance.discovery"},
     ("report", "evaluation"): {"evaluation.statistics"},
     ("report", "study"): {"study.results", "study.findings", "study.formats", "study.text"},

@@ -20,6 +20,7 @@ from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import shared_triples
 from pyg_ckd.scoring.views import View, as_view
+from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 NO_OPTIONS = ("student", "teachers", "has", "view")
 """Arguments of an objective's constructor that are no options of the strategy."""
@@ -92,6 +93,7 @@ class Objective(nn.Module):
     def __init__(self, student: Backbone, l2: float = 1e-2, view: AnyView = None, bpr_eps: float = 0.0) -> None:
         super().__init__()
         self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper.
+        student = unwrap(student)
         if not isinstance(student, Backbone):
             raise InputError(
                 f"student: found {type(student).__name__}, expected a backbone; "
@@ -141,6 +143,10 @@ class Objective(nn.Module):
     ) -> list[Embeddings]:
         """Return the student's embeddings of several views."""
         return self.student.forward_views(features, edge_index_dict, views, **kw)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Copy weights, also those that were stored by a compiled or otherwise wrapped objective."""
+        return super().load_state_dict(unwrapped_state(state_dict, self.state_dict().keys()), *args, **options)
 
     def loss(
         self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
@@ -283,7 +289,11 @@ def as_objective(model: nn.Module, data: HeteroData) -> Objective:
         model: An objective, a backbone, or a module with ``forward(x_dict, edge_index) -> (user, item)``.
         data: The graph, read for its sizes.
     """
-    return model if isinstance(model, Objective) else Objective(as_backbone(model, data))
+    model = unwrap(model)
+    if isinstance(model, Objective):
+        as_backbone(model.student, data)  # Lazy parameters get their shapes.
+        return model
+    return Objective(as_backbone(model, data))
 
 
 def check_not_negative(name: str, value: float) -> None:

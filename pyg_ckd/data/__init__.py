@@ -1,4 +1,5 @@
 from pyg_ckd.data.build import build_data, check_data, fingerprint
+from pyg_ckd.data.cut import subgraph, training_graph
 from pyg_ckd.data.describe import DataDescription, describe_data
 from pyg_ckd.data.impute import (
     GraphImputation,
@@ -57,7 +58,9 @@ __all__ = [
     "leave_one_out_split",
     "leave_one_out_views",
     "random_split",
+    "subgraph",
     "temporal_split",
+    "training_graph",
     "unimodal_views",
     "unpack",
 ]

@@ -28,10 +28,11 @@ from pyg_ckd.data.checks import (
     finite_rows,
     without_repetition,
 )
+from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, liked
 from pyg_ckd.data.frames import is_frame, join
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, check_whole
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
 from pyg_ckd.data.transforms import feature_transform
@@ -140,6 +141,7 @@ def build_data(
         data.user_id = joined.user_id
     if joined.item_id is not None or any(map(is_frame, given.values())):
         data.item_id = torch.arange(sizes[1]) if joined.item_id is None else joined.item_id
+    keep_whole(data)
     return fill_in(apply_transform(data))
 
 
@@ -160,6 +162,7 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
     """
     source = getattr(data, "source", "data")
     modalities = _declared_modalities(data, source)
+    check_whole(data)
     rates, item = data[RATES], data["item"]
     checked = build_data(
         rates.edge_index,
@@ -178,7 +181,7 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
     out.modalities, out.source, out.prepared = checked.modalities, checked.source, checked.prepared
     for store in checked.stores[1:]:
         out[store._key].update(store.to_dict())
-    return out
+    return keep_whole(out)
 
 
 def fingerprint(data: HeteroData) -> str:

@@ -7,7 +7,6 @@ alone; everything after it relies on them.
 from __future__ import annotations
 
 import keyword
-import operator
 import re
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data.storage import NodeStorage
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
@@ -35,27 +35,10 @@ def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int 
     if size is None and inferred:
         return None
     expected = "a positive integer or None to infer it" if inferred else "a positive integer"
-    number = as_integer(size, f"{source}: {name}", expected)
+    number = as_integer(size, f"{source}: {name}", expected=expected)
     if number < 1:
         raise InputError(f"{source}: {name} is {number}, expected {expected}")
     return number
-
-
-def as_integer(value: Any, name: str, expected: str = "an integer") -> int:
-    """Return an integer of any kind, those of NumPy and tensors among them, as an :obj:`int`.
-
-    Args:
-        value: The value.
-        name: What it is, for messages.
-        expected: What it should be, for messages.
-
-    Raises:
-        InputError: If it is none, such as ``3.0`` or ``"3"``.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} is {value!r}, expected {expected}") from None
 
 
 def check_keep(keep: str) -> None:

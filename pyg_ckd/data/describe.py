@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_seed
 from pyg_ckd.data.checks import SPLITS, check_size, finite_rows
 from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.neighbors import knn_graph
@@ -121,7 +122,8 @@ def describe_data(data: HeteroData, k: int = 10, sample: int = 10_000, seed: int
     """
     check_size(k, "k", "describe", inferred=False)
     check_size(sample, "sample", "describe", inferred=False)
-    generator = torch.Generator().manual_seed(seed)
+    k, sample = int(k), int(sample)
+    generator = torch.Generator().manual_seed(as_seed(seed))
     order = torch.randperm(data["item"].num_nodes, generator=generator)
     usable = {m: _usable(data, m) for m in data.modalities}
     modalities = {m: _modality(data, m, usable[m], order, sample) for m in data.modalities}

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import prepared
-from pyg_ckd.data.checks import as_integer
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.neighbors import knn
 from pyg_ckd.errors import InputError, unknown_name
@@ -156,7 +156,7 @@ class NeighborImputation(Imputation):
     """
 
     def __init__(self, k: int = 10) -> None:
-        k = as_integer(k, "k", "a positive number of neighbours")
+        k = as_integer(k, "k")
         if k < 1:
             raise InputError(f"k: found {k}, expected a positive number of neighbours")
         self.k = k

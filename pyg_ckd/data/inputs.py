@@ -5,53 +5,117 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.data.modules import device_of, dtype_of, lazy_parameters, module_views
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import as_views
+from pyg_ckd.wrappers import unwrap
 
 RATES = ("user", "rates", "item")
 """Edge type of the interactions."""
+
+HELD_OUT = ("val_edge_index", "test_edge_index")
+"""Names of the held-out interactions beside those."""
 
 EdgeType = tuple[str, str, str]
 
 
 def unpack(
-    data: HeteroData, device: torch.device | str | None = None
+    data: HeteroData, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> tuple[dict[str, Tensor], dict[EdgeType, Tensor]]:
     """Return ``(features, edge_index_dict)`` of a graph, the first two arguments of every backbone.
 
     Args:
         data: The graph.
         device: Where the tensors shall lie; by default they stay where they are.
+        dtype: Floating-point type of the features; by default they stay as they are.
 
     Returns:
         ``features``, from modality to the float matrix ``[num_items, d_m]``, and ``edge_index_dict``, from edge type to
         the int64 indices ``[2, E]`` of the training interactions and of every further graph.
     """
-    features = {m: data["item"][m].to(device) for m in data.modalities}
+    features = {m: data["item"][m].to(device=device, dtype=dtype) for m in data.modalities}
     return features, {kind: index.to(device) for kind, index in data.edge_index_dict.items()}
 
 
 @torch.no_grad()
-def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] = (None,)) -> list[Embeddings]:
+def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None = (None,)) -> list[Embeddings]:
     """Return the embeddings of a model in evaluation mode, one pair of tables for every view.
 
+    Features are brought to the device and the floating-point type of the model's parameters.
+
     Args:
-        model: A backbone or an objective.
+        model: A backbone, an objective, or any module with ``forward(x_dict, edge_index) -> (user, item)``.
         data: The graph.
-        views: The views.
+        views: The views. (default: the full view alone)
     """
-    device = next((p.device for p in model.parameters()), None)
-    features, graph = unpack(data, device)
+    model = unwrap(model)
+    features, graph = unpack(data, device_of(model), dtype_of(model))
     training = model.training
     model.eval()
     try:
-        return model.forward_views(features, graph, views)  # type: ignore[operator]
+        if hasattr(model, "forward_views"):
+            return model.forward_views(features, graph, views)  # type: ignore[operator]
+        sizes = (data["user"].num_nodes, data["item"].num_nodes)
+        found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)
+        return [out.detach() for out in found]
     finally:
         model.train(training)
+
+
+def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
+    """Return the two tables of a model, or those that are given.
+
+    Args:
+        model: As in :func:`embed`; or :class:`~pyg_ckd.data.Embeddings`, or a pair of tensors or arrays (user
+            ``[U, D]``, item ``[I, D]``).
+        data: The graph.
+        view: The view; tables have but one.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(model, Embeddings):
+        return model
+    if isinstance(model, nn.Module):
+        return embed(model, data, [view])[0]
+    dense: Any = getattr(model, "dense", None)
+    if dense is not None:  # Embeddings that are computed when they are read.
+        return dense()
+    if isinstance(model, (tuple, list)) and len(model) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in model):
+        user, item = (torch.as_tensor(x) for x in model)
+        dtype = torch.promote_types(user.dtype, item.dtype)
+        return Embeddings(user.to(dtype), item.to(dtype))
+    raise InputError(
+        f"model: found {type(model).__name__}, expected a backbone, an objective, a module with forward(x_dict, "
+        "edge_index) -> (user, item), or a pair of tables (user [U, D], item [I, D])"
+    )
+
+
+def initialise_lazy(model: nn.Module, data: HeteroData) -> None:
+    """Give lazy parameters, such as those of ``SAGEConv((-1, -1), 8)``, their shapes, with one pass over the graph.
+
+    Args:
+        model: As in :func:`embed`; one without lazy parameters is left alone.
+        data: The graph.
+
+    Raises:
+        InputError: If a parameter is still without a shape after it.
+    """
+    if not lazy_parameters(model):
+        return
+    embed(model, data)
+    left = lazy_parameters(model)
+    if left:
+        raise InputError(
+            f"{type(model).__name__}: found lazy parameters that a forward pass does not reach ({', '.join(left[:3])}),"
+            " expected all to have shapes before training; remove their layers or give these their sizes"
+        )
 
 
 def held_out(data: HeteroData, split: str) -> Tensor:
@@ -61,13 +125,51 @@ def held_out(data: HeteroData, split: str) -> Tensor:
         data: The graph.
         split: ``"train"``, ``"val"`` or ``"test"``.
 
+    Returns:
+        The interactions, none where the graph has no such part.
+
     Raises:
-        InputError: If ``split`` is not one of them.
+        InputError: If ``split`` is not one of them, or the graph was cut, see :func:`check_whole`.
     """
-    names = {"train": "edge_index", "val": "val_edge_index", "test": "test_edge_index"}
+    names = dict(zip(("train", "val", "test"), ("edge_index", *HELD_OUT), strict=True))
     if split not in names:
         raise unknown_name("split", split, names)
-    return data[RATES][names[split]]
+    if split != "train":
+        check_whole(data)
+    edges = data[RATES].get(names[split])
+    return data[RATES].edge_index[:, :0] if edges is None else edges
+
+
+def check_whole(data: HeteroData, with_ids: bool = False) -> None:
+    """Refuse a graph that was cut or renumbered while its held-out interactions were not.
+
+    :meth:`HeteroData.subgraph` and PyG's loaders give nodes new numbers in ``edge_index`` alone.
+
+    Args:
+        data: The graph.
+        with_ids: Whether a graph without held-out interactions is refused as well, because its ids are used.
+
+    Raises:
+        InputError: If nodes have other numbers than when the graph was built, or held-out interactions name nodes that
+            do not exist.
+    """
+    parts = [data[RATES][name] for name in HELD_OUT if data[RATES].get(name) is not None]
+    parts = [part for part in parts if part.numel()]
+    if not parts and not with_ids:
+        return
+    for row, kind in enumerate(("user", "item")):
+        size, n_id = data[kind].num_nodes, data[kind].get("n_id")
+        last = max((int(part[row].max()) for part in parts), default=-1)
+        if n_id is not None and not torch.equal(n_id, torch.arange(size, device=n_id.device)):
+            found = f"{kind}s in other numbers than those that the graph was built with (data[{kind!r}].n_id)"
+        elif last >= size:
+            found = f"held-out interactions of {kind} {last} among {size} {kind}s"
+        else:
+            continue
+        raise InputError(
+            f"graph: found {found}: it was cut or renumbered, and its held-out interactions and ids were not; cut it "
+            "with pyg_ckd.data.subgraph, or give loaders pyg_ckd.data.training_graph(data)"
+        )
 
 
 def item_masks(data: HeteroData) -> dict[str, Tensor]:

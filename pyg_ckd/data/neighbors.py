@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.checks import as_edge_index, check_range
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -57,7 +59,7 @@ def knn(
     candidates = rows if among is None else _comparable(among.detach(), similarity)
     if candidates.size(1) != rows.size(1):
         raise InputError(f"among: found {candidates.size(1)} columns, expected {rows.size(1)} as in x")
-    _check_k(k, candidates.size(0), "rows")
+    k = _check_k(k, candidates.size(0), "rows")
     return _nearest(rows, k, block_size, candidates)
 
 
@@ -112,10 +114,7 @@ def knn_graph(
         InputError: As :func:`knn`.
     """
     rows = _comparable(x, similarity)
-    if include_self:
-        _check_k(k, rows.size(0), "rows")
-    else:
-        _check_k(k, rows.size(0) - 1, "other rows")
+    k = _check_k(k, rows.size(0), "rows") if include_self else _check_k(k, rows.size(0) - 1, "other rows")
     if alone is None or not bool(alone.any()):
         return _edges(rows, k, include_self)
     lonely, others = alone.nonzero()[:, 0], (~alone).nonzero()[:, 0]
@@ -207,6 +206,8 @@ def co_occurrence(edge_index: Tensor, num_users: int, num_items: int, k: int | N
         InputError: If ``edge_index`` is no ``[2, E]`` tensor of integers, names a user or item that does not exist, or
             ``k`` is not positive.
     """
+    k = None if k is None else as_integer(k, "k")
+    num_users, num_items = as_integer(num_users, "num_users"), as_integer(num_items, "num_items")
     if k is not None and k < 1:
         raise InputError(f"k: found {k}, expected a positive number of neighbours, or None for all")
     parts = [_partners(shared, a, k) for a, shared in shared_counts(edge_index, num_users, num_items)]
@@ -272,9 +273,11 @@ def _require_finite(value: Tensor, name: str) -> None:
         )
 
 
-def _check_k(k: int, limit: int, of: str) -> None:
+def _check_k(k: Any, limit: int, of: str) -> int:
+    k = as_integer(k, "k")
     if not 1 <= k <= limit:
         raise InputError(f"k: found {k}, expected 1 to {limit}, the number of {of}")
+    return k
 
 
 def _nearest(x: Tensor, k: int, block_size: int | None = None, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -282,6 +285,7 @@ def _nearest(x: Tensor, k: int, block_size: int | None = None, among: Tensor | N
     among = x if among is None else among
     num_rows, num_candidates = x.size(0), among.size(0)
     width = -(-num_candidates // _GROUP) * _GROUP
+    block_size = None if block_size is None else as_integer(block_size, "block_size")
     if block_size is None:
         block_size = max(32, _BLOCK_BYTES // (width * x.element_size()))
     if block_size < 1:

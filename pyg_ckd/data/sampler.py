@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -105,6 +106,9 @@ class TripletSampler:
         alpha: float = 0.75,
         candidates: int = 8,
     ) -> None:
+        num_users, num_items = as_integer(num_users, "num_users"), as_integer(num_items, "num_items")
+        batch_size, seed = as_integer(batch_size, "batch_size"), as_seed(seed)
+        num_random_triples = as_integer(num_random_triples, "num_random_triples")
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, expected a positive number of triples")
         if num_random_triples < 0:

@@ -7,14 +7,14 @@ integers, are split into int64 arrays; frames with other ids into frames with al
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pyg_ckd.data.checks import as_edge_index, as_integer
+from pyg_ckd.arguments import as_integer
+from pyg_ckd.data.checks import as_edge_index
 from pyg_ckd.data.frames import is_frame, pair_columns
 from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.errors import InputError
@@ -157,6 +157,7 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
         InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
     """
     check_core(k, k_item)
+    k, k_item = int(k), None if k_item is None else int(k_item)
     pairs = _as_pairs(interactions, "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)
@@ -189,11 +190,11 @@ def check_core(k: Any, k_item: Any = None) -> None:
         InputError: If one is not.
     """
     try:
-        wrong = any(operator.index(x) < 0 for x in (k, 0 if k_item is None else k_item))
-    except TypeError:
-        wrong = True
-    if wrong:
-        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0, such as 5")
+        low = min(as_integer(x, "k") for x in (k, 0 if k_item is None else k_item))
+    except InputError:
+        low = -1
+    if low < 0:
+        raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0, such as 5") from None
 
 
 def check_seed(seed: int) -> int:
@@ -202,10 +203,10 @@ def check_seed(seed: int) -> int:
     Raises:
         InputError: If it is negative.
     """
-    number = as_integer(seed, "split: seed", "an integer of at least 0")
-    if number < 0:
-        raise InputError(f"split: seed is {number}, expected an integer of at least 0")
-    return number
+    seed = as_integer(seed, "split: seed")
+    if seed < 0:
+        raise InputError(f"split: seed is {seed}, expected an integer of at least 0")
+    return seed
 
 
 def _core(rows: list[np.ndarray], k_user: int, k_item: int) -> np.ndarray:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
-from pyg_ckd.data.checks import as_integer
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -33,7 +33,7 @@ class FeatureTransform(BaseTransform):
     """
 
     def __init__(self, modalities: Sequence[str] | None = None) -> None:
-        self.modalities = modalities
+        self.modalities = None if modalities is None else list(as_names(modalities, "modalities"))
 
     @abstractmethod
     def transform_rows(self, x: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class PCAFeatures(FittedTransform):
     ) -> None:
         super().__init__(modalities)
         expected = "a positive number of columns to keep"
-        num_components = as_integer(num_components, "num_components", expected)
+        num_components, seed = as_integer(num_components, "num_components"), as_seed(seed)
         if num_components < 1:
             raise InputError(f"num_components is {num_components}, expected {expected}")
         self.num_components = num_components

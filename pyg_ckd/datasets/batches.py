@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pyg_ckd.data.checks import as_integer
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError

@@ -12,8 +12,9 @@ import pandas as pd
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS, as_integer, check_keep, repeated
+from pyg_ckd.data.checks import SPLITS, check_keep, repeated
 from pyg_ckd.data.feedback import Positive, liked
 from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split

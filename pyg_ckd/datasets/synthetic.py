@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import as_integer
 from pyg_ckd.data.splits import random_split
 from pyg_ckd.datasets.cached import CachedGraph
 from pyg_ckd.datasets.npz import Transform

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyg_ckd.data.checks import as_integer
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.batches import Encoder, encode_batches
 from pyg_ckd.datasets.markup import plain_texts

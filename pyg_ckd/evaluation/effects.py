@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES, held_out
+from pyg_ckd.arguments import as_integer, as_seed
+from pyg_ckd.data.inputs import embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.ranking import Evaluator, embed
+from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.effects import effect_weights, relative_effects
 from pyg_ckd.scoring.views import counterfactual_views, leave_one_out_views, unimodal_views
 
@@ -74,7 +75,8 @@ def estimate_effects(
     have no id part; ids take theirs, and where modalities act together a lead is lost with each of them.
 
     Args:
-        model: A backbone or an objective, with one modality or more.
+        model: A backbone, an objective, or any module with ``forward(x_dict, edge_index) -> (user, item)``, with one
+            modality or more.
         data: The graph.
         split: Where to measure: ``"val"`` or ``"test"``.
         k: Cut-off of the recall.
@@ -88,6 +90,9 @@ def estimate_effects(
     """
     import pandas as pd
 
+    k, seed = as_integer(k, "k"), as_seed(seed)
+    num_negatives = as_integer(num_negatives, "num_negatives")
+    num_bootstrap = as_integer(num_bootstrap, "num_bootstrap")
     if not 0 < confidence < 1 or num_negatives < 1 or num_bootstrap < 1:
         raise InputError(
             f"estimate_effects: found confidence {confidence}, num_negatives {num_negatives}, num_bootstrap "
@@ -140,8 +145,7 @@ def _held_out_triples(
     positives = held_out(data, split)
     if positives.size(1) == 0:
         raise InputError(f"estimate_effects: the {split} split holds no interaction to measure on")
-    store = data[RATES]
-    known = torch.cat([store.edge_index, store.val_edge_index, store.test_edge_index], dim=1)
+    known = torch.cat([held_out(data, split) for split in ("train", "val", "test")], dim=1)
     sampler = TripletSampler(known, data["user"].num_nodes, data["item"].num_nodes, seed=seed)
     positives = positives[:, ~torch.isin(positives[0], sampler.saturated_users)]
     if positives.size(1) == 0:

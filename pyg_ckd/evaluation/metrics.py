@@ -17,6 +17,7 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
+from pyg_ckd.arguments import as_integers
 from pyg_ckd.errors import InputError
 
 USER_METRICS = {
@@ -64,6 +65,7 @@ def user_metrics(
     Returns:
         From ``name@k`` to a vector ``[users]``; users without positives have zeros.
     """
+    k = as_integers(k, "k")
     ranked = without_empty_slots(ranked, labels)
     data = LinkPredMetricData(ranked, labels)
     if ideal == "retrieved":

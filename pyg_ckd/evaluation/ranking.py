@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES, embed, held_out
+from pyg_ckd.arguments import as_integers, as_names
+from pyg_ckd.data.inputs import RATES, as_tables, held_out
+from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
@@ -49,10 +51,10 @@ class Evaluator:
     Args:
         data: The graph.
         split: ``"val"`` or ``"test"``.
-        k: Cut-offs.
-        metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over users) and
-            ``coverage``, ``personalization`` (properties of all lists); or metric objects of PyG, whose cut-off is
-            their own, and functions, see :class:`~pyg_ckd.evaluation.CustomMetric`.
+        k: Cut-off or cut-offs.
+        metrics: One or more names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit`` (means over
+            users) and ``coverage``, ``personalization`` (properties of all lists); or metric objects of PyG, whose
+            cut-off is their own, and functions, see :class:`~pyg_ckd.evaluation.CustomMetric`.
         mask: Splits whose interactions count as seen and are never recommended; not ``split`` itself, whose items are
             those to be found.
         candidates: Items that are ranked and to be found: ``"all"``, or only those without (``"cold"``) or with
@@ -70,13 +72,15 @@ class Evaluator:
         self,
         data: HeteroData,
         split: str = "val",
-        k: Sequence[int] = (20,),
-        metrics: Sequence[Metric] = DEFAULT_METRICS,
-        mask: Sequence[str] = ("train",),
+        k: Sequence[int] | int = (20,),
+        metrics: Sequence[Metric] | Metric = DEFAULT_METRICS,
+        mask: Sequence[str] | str = ("train",),
         candidates: str = "all",
         eval_users: int | float | None = None,
         seed: int = 0,
     ) -> None:
+        k, mask = as_integers(k, "k"), as_names(mask, "mask")
+        metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else tuple(metrics)
         if split == "train":
             raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
         if split in mask:
@@ -96,7 +100,7 @@ class Evaluator:
             )
         if candidates not in CANDIDATES:
             raise unknown_name("kind of candidates", candidates, CANDIDATES)
-        self.num_items = data["item"].num_nodes
+        self.num_users, self.num_items = data["user"].num_nodes, data["item"].num_nodes
         self.cold_items = torch.bincount(held_out(data, "train")[1], minlength=self.num_items) == 0
         among = {"cold": self.cold_items, "warm": ~self.cold_items}.get(candidates)
         self._excluded = None if among is None else ~among
@@ -145,9 +149,10 @@ class Evaluator:
             embeddings: The tables to rank with, or whatever has ``scores``.
 
         Raises:
-            InputError: If an embedding or a score is not finite.
+            InputError: If an embedding or a score is not finite, or tables have other sizes than the graph.
         """
-        scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings)
+        sizes = (self.num_users, self.num_items)
+        scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings, sizes)
         size = max(1, BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items))
         best = []
         for start in range(0, self.users.numel(), size):
@@ -228,7 +233,13 @@ class Evaluator:
 class _Tables:
     """Two tables as a scorer: checked and laid out once for all blocks of users."""
 
-    def __init__(self, user: Tensor, item: Tensor) -> None:
+    def __init__(self, user: Tensor, item: Tensor, sizes: tuple[int, int]) -> None:
+        wide = user.dim() == item.dim() == 2 and user.size(1) == item.size(1)
+        if not wide or (user.size(0), item.size(0)) != sizes:
+            raise InputError(
+                f"embeddings: found shapes {list(user.shape)} and {list(item.shape)}, expected [{sizes[0]}, D] and "
+                f"[{sizes[1]}, D], a row for every user and item of the graph"
+            )
         for name, table in (("user", user), ("item", item)):
             if not torch.isfinite(table).all():
                 raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
@@ -239,26 +250,27 @@ class _Tables:
 
 
 def evaluate(
-    model: nn.Module | Embeddings | Scorer,
+    model: nn.Module | Embeddings | tuple[Tensor, Tensor] | Scorer,
     data: HeteroData,
     split: str = "test",
     k: Sequence[int] | int = (10, 20),
-    metrics: Sequence[Metric] = DEFAULT_METRICS,
+    metrics: Sequence[Metric] | Metric = DEFAULT_METRICS,
     view: Any = None,
     per_user: bool = False,
     cold: bool = False,
-    mask: Sequence[str] = ("train",),
+    mask: Sequence[str] | str = ("train",),
     candidates: str = "all",
 ) -> Metrics:
     """Rank all items for every user of a split and average the metrics over users.
 
     Args:
-        model: A backbone, an objective, the embeddings themselves, or whatever has ``scores``.
+        model: A backbone, an objective, any module with ``forward(x_dict, edge_index) -> (user, item)``, the embeddings
+            themselves, or whatever has ``scores``.
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: Cut-off or cut-offs.
-        metrics: Names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage`` and
-            ``personalization``; or metric objects of PyG and functions.
+        metrics: One or more names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage``
+            and ``personalization``; or metric objects of PyG and functions.
         view: The view to evaluate; :obj:`None` means all modalities, an empty list the view in which every modality is
             intervened on.
         per_user: Whether to keep the values of every user.
@@ -269,8 +281,9 @@ def evaluate(
     Raises:
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
-    evaluator = Evaluator(data, split, [k] if isinstance(k, int) else k, metrics, mask, candidates)
-    tables = embed(model, data, [as_view(view, data.modalities)])[0] if isinstance(model, nn.Module) else model
+    evaluator = Evaluator(data, split, k, metrics, mask, candidates)
+    ready = isinstance(model, Scorer) and not isinstance(model, nn.Module)
+    tables: Any = model if ready else as_tables(model, data, as_view(view, data.modalities))
     return evaluator(tables, per_user, cold)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 
 from pyg_ckd.errors import unknown_name
 
@@ -31,6 +31,20 @@ def as_view(view: Collection[str] | str | None, modalities: Sequence[str]) -> Vi
         if name not in modalities:
             raise unknown_name("modality", name, modalities)
     return chosen
+
+
+def as_views(views: Iterable[Collection[str] | str | None] | str | None, modalities: Sequence[str]) -> list[View]:
+    """Return views as sets of modalities, in their order.
+
+    Args:
+        views: The views, each as in :func:`as_view`. A text, a set of names or :obj:`None` by itself is one view.
+        modalities: The modalities that there are.
+
+    Raises:
+        InputError: If a name is not one of ``modalities``.
+    """
+    several = [views] if views is None or isinstance(views, (str, Set)) else views
+    return [as_view(view, modalities) for view in several]
 
 
 def unimodal_views(modalities: Sequence[str]) -> dict[str, View]:

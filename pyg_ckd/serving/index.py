@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.pool import MIPSKNNIndex
 
+from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_path
 from pyg_ckd.serving.export import writing
@@ -91,6 +92,7 @@ class ItemIndex:
             InputError: If ``k`` or ``num_users`` is out of range.
         """
         source = self.recommender
+        num_users, seed = as_integer(num_users, "num_users"), as_seed(seed)
         if num_users < 1:
             raise InputError(f"num_users: found {num_users}, expected at least 1")
         catalogue = source.catalogue()

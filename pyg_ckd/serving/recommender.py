@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer, as_names
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import RATES, embed, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, check_whole, embed, held_out
+from pyg_ckd.devices import Device, as_device
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
@@ -51,7 +52,8 @@ class Recommender:
     block of scores at a time.
 
     Args:
-        embeddings: The two tables; or a backbone or objective, called once for them and kept for :meth:`explain`.
+        embeddings: The two tables; or a backbone, an objective, or any module with ``forward(x_dict, edge_index) ->
+            (user, item)``, called once for them and kept for :meth:`explain`.
         data: The graph.
         seen: Splits whose interactions count as seen. By default all that is known; ``("train",)`` gives the lists that
             :func:`~pyg_ckd.evaluate` measures.
@@ -65,12 +67,15 @@ class Recommender:
     """
 
     def __init__(
-        self, embeddings: Embeddings | nn.Module, data: HeteroData, seen: Sequence[str] = tuple(SPLITS)
+        self,
+        embeddings: Embeddings | tuple[Tensor, Tensor] | nn.Module,
+        data: HeteroData,
+        seen: Sequence[str] = tuple(SPLITS),
     ) -> None:
         if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
             raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
-        tables = embed(embeddings, data)[0] if isinstance(embeddings, nn.Module) else embeddings
+        tables = as_tables(embeddings, data)
         user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
         self.embeddings, self.data = Embeddings(user, item), data
         for kind, table in zip(("user", "item"), self.embeddings, strict=True):
@@ -86,10 +91,12 @@ class Recommender:
                 )
             if not bool(torch.isfinite(table).all()):
                 raise InputError(f"{kind} embeddings: found NaN or infinite values, expected finite numbers")
+        if any(getattr(data, f"{kind}_id", None) is not None for kind in ("user", "item")):
+            check_whole(data, with_ids=True)  # They would be those of other rows.
         self.users = Ids("user", getattr(data, "user_id", None), data["user"].num_nodes)
         self.items = Ids("item", getattr(data, "item_id", None), data["item"].num_nodes)
         none = torch.empty(2, 0, dtype=torch.int64)
-        known = torch.cat([none, *(held_out(data, split).cpu() for split in seen)], dim=1)
+        known = torch.cat([none, *(held_out(data, split).cpu() for split in as_names(seen, "seen"))], dim=1)
         self.seen = SeenItems(known, len(self.users))
         self._user_map: Ridge | None = None
 
@@ -99,7 +106,7 @@ class Recommender:
         checkpoint: str | os.PathLike[str],
         data: HeteroData,
         backbones: Mapping[str, type[Any]] | None = None,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         seen: Sequence[str] = tuple(SPLITS),
     ) -> Recommender:
         """Read a trained model, compute its embeddings, and serve them.
@@ -109,7 +116,7 @@ class Recommender:
                 :func:`~pyg_ckd.training.model.save_model`.
             data: The graph it was trained on.
             backbones: The classes that the checkpoint may name. (default: :obj:`None`, those of :mod:`pyg_ckd.nn`)
-            device: Where to compute. (default: :obj:`None`, the CPU)
+            device: Where to compute, such as ``"cuda:1"``. (default: :obj:`None`, the CPU)
             seen: Splits whose interactions count as seen.
 
         Raises:
@@ -118,14 +125,7 @@ class Recommender:
         from pyg_ckd.training.model import load_model
 
         model = load_model(checkpoint, data, backbones)
-        try:
-            if device is not None:
-                torch.zeros(1, device=device).item()  # Fails where nothing can be computed, as on "meta".
-                model = model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0][:120]
-            raise InputError(f"device: found {device!r}, which cannot be used here ({reason}); try cpu") from None
-        return cls(model, data, seen)
+        return cls(model.to(as_device(device)), data, seen)
 
     def recommend(
         self, user_ids: Any = None, k: int = 20, exclude_seen: bool = True, candidates: Any = None
@@ -385,7 +385,10 @@ class Recommender:
 
 
 def _check_k(k: Any, limit: int, kind: str) -> int:
-    number = int(k) if isinstance(k, Integral) and not isinstance(k, bool) else 0
+    try:
+        number = as_integer(k, "k")
+    except InputError:
+        number = 0
     if not 1 <= number <= limit:
         raise InputError(f"k: found {k!r}, expected 1 to {limit}, the number of {kind}")
     return number

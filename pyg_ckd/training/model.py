@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import check_strategy, strategies
@@ -17,6 +18,7 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.models.discovery import backbones as discovered
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_ckd.wrappers import unwrap
 
 
 def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
@@ -27,7 +29,13 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
         model: The backbone, or an objective that holds one.
         data: The graph it was trained on; only its fingerprint is stored.
     """
+    model = unwrap(model)
     backbone = model.student if isinstance(model, Objective) else model
+    if not isinstance(backbone, Backbone):
+        raise InputError(
+            f"save_model: found {type(backbone).__name__}, expected a backbone or an objective; adapt any other module "
+            "with as_backbone(module, data)"
+        )
     strategy = _strategy(model) if isinstance(model, Objective) and ranks_itself(model) else None
     content = {
         "kind": "model",
@@ -107,6 +115,7 @@ def load_model(
             f"({error}); another version wrote it, train again"
         ) from None
     try:
+        model.to(next((w.dtype for w in content["state"].values() if w.is_floating_point()), torch.float32))
         model.load_state_dict(content["state"])
     except RuntimeError:
         raise InputError(

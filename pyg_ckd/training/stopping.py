@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError
 
 
@@ -32,6 +33,7 @@ class EarlyStopping:
     waited: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        self.patience = as_integer(self.patience, "patience")
         if self.patience < 1 or self.min_delta < 0:
             raise InputError(
                 f"early stopping: found patience {self.patience} and min_delta {self.min_delta}, "

@@ -17,10 +17,12 @@ from torch import nn
 from torch_geometric import get_home_dir
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.evaluation.ranking import embed
+from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
@@ -75,7 +77,8 @@ def train_teachers(
     a warning and its teacher trained again.
 
     Args:
-        backbone: A backbone class, or a function of ``data`` that returns a backbone.
+        backbone: A backbone class, or a function of ``data`` that returns a backbone or any module with
+            ``forward(x_dict, edge_index) -> (user, item)``.
         data: The graph.
         trainer: How to train; its seed also seeds the initial weights. Its ``checkpoint_minutes`` hold for every
             teacher, its ``checkpoint_dir`` only without a cache: each teacher has a folder of its own below it.
@@ -91,7 +94,7 @@ def train_teachers(
     """
     trainer = trainer or Trainer()
     folder = Path(cache_dir) if cache_dir is not None else Path(get_home_dir()) / "pyg_ckd" / "teachers"
-    names = list(data.modalities) if modalities is None else list(modalities)
+    names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
     checkpoints = folder if use_cache else trainer.checkpoint_dir
     teachers = {}
     for m in names:
@@ -126,7 +129,7 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
         **options: Further arguments of the backbone.
     """
     with seeded(seed):
-        return getattr(backbone, "from_data", backbone)(data, **options)
+        return as_backbone(getattr(backbone, "from_data", backbone)(data, **options), data)
 
 
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:

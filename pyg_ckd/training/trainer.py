@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer, as_number, as_seed
 from pyg_ckd.balance.objective import Objective, Progress, as_objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
+from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.data.negatives import NEGATIVES
 from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.devices import Device, fabric_device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
@@ -70,7 +73,7 @@ class Trainer:
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
         seed: Seed of sampling and of everything random inside the model's steps; the same seed gives the same bits on
             the CPU. The model's initial weights are the caller's.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or what else lightning-fabric knows.
+        device: ``"auto"``, or a name or :class:`torch.device` as PyTorch has them, such as ``"cpu"`` or ``"cuda:1"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, the words of lightning-fabric. Propagation over
             the graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and goes on from; :obj:`None` writes nothing.
@@ -117,7 +120,7 @@ class Trainer:
         eval_every: int = 1,
         track_views: bool = True,
         seed: int = 0,
-        device: str = "auto",
+        device: Device = "auto",
         precision: str = "32-true",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_minutes: float = 0.0,
@@ -130,9 +133,10 @@ class Trainer:
         callbacks: Any | None = None,
         loggers: Any | None = None,
     ) -> None:
-        for name, value in {"max_epochs": max_epochs, "batch_size": batch_size, "eval_every": eval_every}.items():
-            if value < 1:
-                raise InputError(f"{name}: found {value}, expected at least 1")
+        max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
+        eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
+        lr, checkpoint_minutes = as_number(lr, "lr"), as_number(checkpoint_minutes, "checkpoint_minutes")
+        seed = as_seed(seed)
         if not (lr > 0 and math.isfinite(lr)):
             raise InputError(f"lr: found {lr}, expected a positive number")
         if checkpoint_minutes < 0:
@@ -201,10 +205,11 @@ class Trainer:
         from lightning_fabric import Fabric
 
         objective = as_objective(model, data)
+        accelerator, devices = fabric_device(self.device)
         try:
             fabric = Fabric(
-                accelerator=self.device,
-                devices=1,
+                accelerator=accelerator,
+                devices=devices,
                 precision=self.precision,  # type: ignore[arg-type]
                 callbacks=as_callbacks(self.callbacks),
                 loggers=as_loggers(self.loggers),
@@ -227,7 +232,7 @@ class Trainer:
         return history
 
     def _fit(self, fabric: Fabric, hooks: Hooks, objective: Objective, data: HeteroData, history: History) -> None:
-        features, edges = unpack(data, fabric.device)
+        features, edges = unpack(data, fabric.device, dtype_of(objective))
         objective.to(fabric.device)
         objective.train()
         graph = objective.prepare(features, edges)  # An adapted module may learn here which parameters are whose.

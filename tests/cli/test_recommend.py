@@ -52,7 +52,7 @@ def test_the_file_holds_what_the_recommender_returns(given, tmp_path, capsys) ->
         assert str(tmp_path / name) in capsys.readouterr().out
         got = read(tmp_path / name)
         assert got[["user", "rank", "item"]].to_numpy().tolist() == expected.drop(columns="score").to_numpy().tolist()
-        np.testing.assert_allclose(got.score, expected.score, rtol=1e-5)
+        np.testing.assert_allclose(got.score, expected.score, atol=1e-5)
 
 
 def test_users_and_candidates_come_from_options_or_files(given, tmp_path) -> None:

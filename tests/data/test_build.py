@@ -40,7 +40,7 @@ def test_graph_holds_sizes_features_interactions_and_names():
     assert data.modalities == ["visual", "audio"]
     assert data.source == "here"
     assert data["item"].visual.dtype == torch.float32
-    np.testing.assert_allclose(data["item"].visual.numpy(), features(), rtol=1e-6)
+    np.testing.assert_allclose(data["item"].visual.numpy(), features(), atol=1e-6)
     for name, expected in {"edge_index": TRAIN, "val_edge_index": VAL, "test_edge_index": TEST}.items():
         assert data[RATES][name].dtype == torch.int64
         assert np.array_equal(data[RATES][name].numpy(), expected)
@@ -102,7 +102,7 @@ def test_rows_of_items_without_the_modality_are_the_mean_of_the_others():
     x[2] = np.nan
     has = np.array([True, True, False, True])
     data = small(features={"visual": x}, has={"visual": has}, transform="none")
-    np.testing.assert_allclose(data["item"].visual[2].numpy(), x[has].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(data["item"].visual[2].numpy(), x[has].mean(axis=0), atol=1e-6)
     assert data["item"].has_visual.tolist() == has.tolist()
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS, as_integer
+from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.formats.common import SIDECAR, Contents, build, parts_of, read_sidecar, write_features

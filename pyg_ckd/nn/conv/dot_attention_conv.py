@@ -10,7 +10,7 @@ from torch_geometric.typing import Adj, OptTensor, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
-from pyg_ckd.nn.conv.prepared import check_aggregation
+from pyg_ckd.nn.conv.prepared import as_pair, check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 
@@ -56,7 +56,7 @@ class DotAttentionConv(MessagePassing):
             return_attention_weights: Whether to return ``(edge_index, alpha)`` beside the result, as in
                 :class:`torch_geometric.nn.conv.GATConv`.
         """
-        source, target = (x, x) if isinstance(x, Tensor) else x
+        source, target = as_pair(x)
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "add")
             alpha = edge_softmax(edge_index.dot(target, source), edge_index)

@@ -13,9 +13,10 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 from torch_geometric.utils import softmax
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.dot_attention_conv import edge_softmax
-from pyg_ckd.nn.conv.prepared import check_aggregation
+from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 MODULATIONS = ("hard", "soft")
@@ -41,7 +42,7 @@ class EgoConv(MessagePassing):
     The paper has two others, here there are any number. A node without neighbours receives zeros.
 
     Args:
-        channels (int): Size :math:`F` of the rows of every modality.
+        channels (int): Size :math:`F` of the rows of every modality; -1 takes it from the first input.
         num_others (int): Number :math:`M - 1` of other modalities.
         modulation (str, optional): ``"hard"`` or ``"soft"``. (default: ``"hard"``)
         threshold (float, optional): Attention :math:`\theta` above which an edge is modulated; ``"hard"`` only.
@@ -50,10 +51,11 @@ class EgoConv(MessagePassing):
 
     Shapes:
         - **input:**
-          node features :math:`(|\mathcal{V}|, F)`,
+          node features :math:`(|\mathcal{V}|, F)` or
+          :math:`((|\mathcal{V_s}|, F), (|\mathcal{V_t}|, F))` of sources and targets,
           edge indices :math:`(2, |\mathcal{E}|)` or a sparse or prepared graph,
-          a list of the others' node features :math:`(|\mathcal{V}|, F)`
-        - **output:** node features :math:`(|\mathcal{V}|, F)`
+          a list of the others' features of the sources :math:`(|\mathcal{V_s}|, F)`
+        - **output:** node features :math:`(|\mathcal{V_t}|, F)`
 
     Raises:
         InputError: If ``channels`` is not positive, ``num_others`` is negative, ``modulation`` is neither of the two or
@@ -63,7 +65,8 @@ class EgoConv(MessagePassing):
     def __init__(
         self, channels: int, num_others: int, modulation: str = "hard", threshold: float = 0.4, **kwargs: Any
     ) -> None:
-        if channels < 1 or num_others < 0:
+        channels, num_others = as_integer(channels, "channels"), as_integer(num_others, "num_others")
+        if (channels < 1 and channels != -1) or num_others < 0:
             raise InputError(
                 f"EgoConv: found {channels} channels and {num_others} others, expected at least 1 and at least 0"
             )
@@ -76,7 +79,7 @@ class EgoConv(MessagePassing):
         self.channels, self.num_others = channels, num_others
         self.modulation, self.threshold = modulation, threshold
         gates = num_others if modulation == "soft" else 0
-        self.lins = torch.nn.ModuleList(Linear(channels, channels) for _ in range(gates))
+        self.lins = torch.nn.ModuleList(SquareLinear(channels) for _ in range(gates))
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
@@ -84,24 +87,39 @@ class EgoConv(MessagePassing):
         for lin in self.lins:
             cast(Linear, lin).reset_parameters()
 
-    def forward(self, x: Tensor, edge_index: Adj | Adjacency, others: Sequence[Tensor] = ()) -> Tensor:
-        """Run the layer."""
+    def forward(
+        self,
+        x: Tensor | tuple[Tensor, Tensor],
+        edge_index: Adj | Adjacency,
+        others: Sequence[Tensor] | tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (),
+    ) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Node features, or those of sources and of targets.
+            edge_index: The graph.
+            others: The other modalities of all nodes or of the sources; of a pair of lists, the first.
+        """
+        x, target = as_pair(x)
+        if isinstance(others, tuple) and any(isinstance(part, (list, tuple)) for part in others):
+            others = others[0] or ()  # As HeteroConv has them.
         if len(others) != self.num_others:
             raise InputError(f"others: found {len(others)} matrices, expected {self.num_others}")
-        modulated = self.modulate(x, others)
+        modulated = self.modulate(x, cast(Sequence[Tensor], others))
         if not isinstance(edge_index, Adjacency):
-            # edge_updater_type: (x: Tensor, modulated: Tensor)
-            size = (x.size(0), x.size(0))
+            # edge_updater_type: (x: PairTensor, modulated: OptPairTensor)
+            size = (x.size(0), target.size(0))
             if isinstance(edge_index, EdgeIndex) and edge_index.sparse_size() != size:
                 edge_index = edge_index.as_tensor()  # Else its largest node would be taken for the last one.
-            message, alpha = self.edge_updater(edge_index, size=size, x=x, modulated=modulated)
+            pairs = {"x": (x, target), "modulated": (modulated, None)}
+            message, alpha = self.edge_updater(edge_index, size=size, **pairs)
             # propagate_type: (message: Tensor, alpha: Tensor)
             return self.propagate(edge_index, size=size, message=message, alpha=alpha)
         check_aggregation(self, "add")
-        score = edge_index.dot(x, modulated)
+        score = edge_index.dot(target, modulated)
         if self.modulation == "soft":
             return edge_index.matmul(modulated, edge_softmax(score, edge_index))
-        plain = edge_index.dot(x, x)
+        plain = edge_index.dot(target, x)
         chosen = edge_softmax(plain, edge_index) > self.threshold
         alpha = edge_softmax(torch.where(chosen, score, plain), edge_index)
         return edge_index.matmul(x, alpha.where(~chosen, 0)) + edge_index.matmul(modulated, alpha.where(chosen, 0))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch_geometric.nn import LGConv as _LGConv
 from torch_geometric.typing import Adj, OptTensor
 
-from pyg_ckd.nn.conv.prepared import check_aggregation
+from pyg_ckd.nn.conv.prepared import as_pair, check_aggregation, edges_of
 from pyg_ckd.nn.propagation import Adjacency
 
 
@@ -18,6 +19,10 @@ class LGConv(_LGConv):
     :class:`~pyg_ckd.nn.Adjacency`, which is normalised already, is multiplied as it is; edge weights, in the order of
     its edges, take the place of its own.
 
+    Between two kinds of nodes, as in :class:`~torch_geometric.nn.HeteroConv`, an edge from :math:`j` to :math:`i`
+    weighs one over the root of the number (or the weights) of all edges from :math:`j` times that of all edges to
+    :math:`i`: what it weighs in the graph of both kinds and both directions.
+
     Args:
         normalize (bool, optional): As in PyG; without effect on an :class:`~pyg_ckd.nn.Adjacency`.
             (default: :obj:`True`)
@@ -25,16 +30,38 @@ class LGConv(_LGConv):
 
     Shapes:
         - **input:**
-          node features :math:`(|\mathcal{V}|, F)`,
+          node features :math:`(|\mathcal{V}|, F)` or
+          :math:`((|\mathcal{V_s}|, F), (|\mathcal{V_t}|, *))` of sources and targets,
           edge indices :math:`(2, |\mathcal{E}|)` or a sparse or prepared graph,
           edge weights :math:`(|\mathcal{E}|)` *(optional)*
-        - **output:** node features :math:`(|\mathcal{V}|, F)`
+        - **output:** node features :math:`(|\mathcal{V_t}|, F)`
     """
 
-    def forward(self, x: Tensor, edge_index: Adj | Adjacency, edge_weight: OptTensor = None) -> Tensor:
+    def forward(
+        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Adj | Adjacency, edge_weight: OptTensor = None
+    ) -> Tensor:
         """Run one propagation step."""
+        if not isinstance(x, Tensor):
+            source, target = as_pair(x)
+            if not isinstance(edge_index, Adjacency):
+                return self._between(source, target, edge_index, edge_weight)
+            x = source
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "add")
             return edge_index.matmul(x, edge_weight)
         # propagate_type: (x: Tensor, edge_weight: OptTensor)
         return super().forward(x, edge_index, edge_weight)
+
+    def _between(self, source: Tensor, target: Tensor, edge_index: Adj, edge_weight: OptTensor) -> Tensor:
+        size = (source.size(self.node_dim), target.size(self.node_dim))
+        edges, weight = edges_of(edge_index, edge_weight)
+        if self.normalize:
+            weight = source.new_ones(edges.size(1)) if weight is None else weight
+            out_of, into = (
+                weight.new_zeros(num).index_add(0, row, weight) for num, row in zip(size, edges, strict=True)
+            )
+            scale = [torch.where(total > 0, total, 1.0).rsqrt() * (total > 0) for total in (out_of, into)]
+            weight = scale[0][edges[0]] * weight * scale[1][edges[1]]
+        message = source.index_select(self.node_dim, edges[0])
+        message = message if weight is None else weight.view(-1, 1) * message
+        return self.aggr_module(message, edges[1], dim_size=size[1], dim=self.node_dim)

@@ -13,8 +13,9 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import add_self_loops, remove_self_loops, spmm
 
+from pyg_ckd.arguments import as_integer, as_integers
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.conv.prepared import check_aggregation
+from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 COMBINATIONS = ("concat", "add")
@@ -38,7 +39,8 @@ class MMGCNConv(MessagePassing):
     :math:`\mathbf{W}_1` keeps the width of the input, as in the published implementation.
 
     Args:
-        in_channels (int): Size of each input row.
+        in_channels (int or tuple): Size of each input row, or those of sources and of targets; -1 takes a size from the
+            first input.
         out_channels (int): Size of each output row.
         combine (str, optional): How neighbourhood and node meet: ``"concat"`` or ``"add"``, the paper's concatenation
             and element-wise combination. (default: ``"concat"``)
@@ -49,10 +51,11 @@ class MMGCNConv(MessagePassing):
 
     Shapes:
         - **input:**
-          node features :math:`(|\mathcal{V}|, F_{in})`,
+          node features :math:`(|\mathcal{V}|, F_{in})` or
+          :math:`((|\mathcal{V_s}|, F_{s}), (|\mathcal{V_t}|, F_{t}))` of sources and targets,
           edge indices :math:`(2, |\mathcal{E}|)` or a sparse or prepared graph,
-          id embeddings :math:`(|\mathcal{V}|, F_{out})` *(optional)*
-        - **output:** node features :math:`(|\mathcal{V}|, F_{out})`
+          id embeddings :math:`(|\mathcal{V_t}|, F_{out})` *(optional)*
+        - **output:** node features :math:`(|\mathcal{V_t}|, F_{out})`
 
     Raises:
         InputError: If a size is not positive or ``combine`` is neither of the two.
@@ -62,24 +65,29 @@ class MMGCNConv(MessagePassing):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | tuple[int, int],
         out_channels: int,
         combine: str = "concat",
         add_self_loops: bool = False,
         bias: bool = False,
         **kwargs: Any,
     ) -> None:
-        if in_channels < 1 or out_channels < 1:
-            raise InputError(f"MMGCNConv: found sizes {in_channels} -> {out_channels}, expected positive sizes")
+        sizes, out_channels = as_integers(in_channels, "in_channels"), as_integer(out_channels, "out_channels")
+        source, target = sizes * 2 if len(sizes) == 1 else sizes
+        if not all(size == -1 or size >= 1 for size in (source, target)) or out_channels < 1:
+            raise InputError(
+                f"MMGCNConv: found sizes {in_channels} -> {out_channels}, expected positive sizes (or -1 for inputs)"
+            )
         if combine not in COMBINATIONS:
             raise unknown_name("combination", combine, COMBINATIONS)
         kwargs.setdefault("aggr", "mean")
         super().__init__(**kwargs)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels = source if len(sizes) == 1 else (source, target)
+        self.out_channels = out_channels
         self.combine, self.add_self_loops = combine, add_self_loops
-        self.lin_neighbor = Linear(in_channels, in_channels, bias=bias, weight_initializer="glorot")
-        self.lin_self = Linear(in_channels, out_channels, weight_initializer="glorot")
-        merged = in_channels + out_channels if combine == "concat" else in_channels
+        self.lin_neighbor = SquareLinear(source, bias=bias, weight_initializer="glorot")
+        self.lin_self = Linear(target, out_channels, weight_initializer="glorot")
+        merged = source + out_channels if combine == "concat" and source > 0 else source
         self.lin_merge = Linear(merged, out_channels, weight_initializer="glorot")
 
     def reset_parameters(self) -> None:
@@ -88,18 +96,34 @@ class MMGCNConv(MessagePassing):
         for lin in (self.lin_neighbor, self.lin_self, self.lin_merge):
             lin.reset_parameters()
 
-    def forward(self, x: Tensor, edge_index: Adj | Adjacency, id_embedding: OptTensor = None) -> Tensor:
-        """Run the layer."""
+    def forward(
+        self,
+        x: Tensor | tuple[Tensor, Tensor],
+        edge_index: Adj | Adjacency,
+        id_embedding: OptTensor | tuple[OptTensor, OptTensor] = None,
+    ) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Node features, or those of sources and of targets.
+            edge_index: The graph.
+            id_embedding: Id embeddings of all nodes or of the targets; of a pair, the second.
+        """
+        source, target = as_pair(x)
+        if isinstance(id_embedding, (tuple, list)):  # As HeteroConv has them.
+            id_embedding = id_embedding[1]
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "mean")
-            h = F.leaky_relu_(edge_index.matmul(self.lin_neighbor(x)))
+            h = F.leaky_relu_(edge_index.matmul(self.lin_neighbor(source)))
         else:
             if self.add_self_loops:
-                edge_index = _with_self_loops(edge_index, x.size(-2))
-            # propagate_type: (x: Tensor)
-            h = self.propagate(edge_index, x=self.lin_neighbor(x))
+                if not isinstance(x, Tensor):
+                    raise InputError("MMGCNConv: found add_self_loops between two kinds of nodes, expected one kind")
+                edge_index = _with_self_loops(edge_index, source.size(-2))
+            # propagate_type: (x: PairTensor)
+            h = self.propagate(edge_index, x=(self.lin_neighbor(source), target))
             h = F.leaky_relu(h)  # Not in place: the gradients of some aggregations need their result.
-        return self.merge(h, F.leaky_relu_(self.lin_self(x)), id_embedding)
+        return self.merge(h, F.leaky_relu_(self.lin_self(target)), id_embedding)
 
     def merge(self, h: Tensor, x: Tensor, id_embedding: OptTensor = None) -> Tensor:
         r"""Merge the neighbourhood with the node.
@@ -119,14 +143,15 @@ class MMGCNConv(MessagePassing):
         """Pass the neighbour's row on."""
         return x_j
 
-    def message_and_aggregate(self, adj_t: Adj, x: Tensor) -> Tensor:
+    def message_and_aggregate(self, adj_t: Adj, x: tuple[Tensor, Tensor]) -> Tensor:
         """Average all neighbours' rows in one sparse product."""
+        source, _ = x
         if isinstance(adj_t, EdgeIndex):  # The only kind that is not transposed already.
-            ones = x.new_ones(adj_t.size(1)) if x.dtype != torch.float32 else None  # Its own are in single precision.
-            return adj_t.matmul(x, input_value=ones, reduce=self.aggr, transpose=True)
+            ones = source.new_ones(adj_t.size(1)) if source.dtype != torch.float32 else None  # Its own are single.
+            return adj_t.matmul(source, input_value=ones, reduce=self.aggr, transpose=True)
         if isinstance(adj_t, SparseTensor):
             adj_t = adj_t.set_value(None, layout=None)
-        return spmm(adj_t, x, reduce=self.aggr)
+        return spmm(adj_t, source, reduce=self.aggr)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, combine={self.combine!r})"

@@ -1,9 +1,17 @@
-"""What a layer can do on a prepared graph."""
+"""What layers share: prepared graphs, two kinds of nodes, sizes that the first input tells."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
+from torch_geometric.typing import Adj, OptTensor, SparseTensor
+from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
 from pyg_ckd.errors import InputError
 
@@ -26,3 +34,72 @@ def check_aggregation(conv: MessagePassing, aggr: str) -> None:
             f"{type(conv).__name__}: found {found} and flow={conv.flow!r} beside a "
             f"prepared graph, expected {aggr!r} and 'source_to_target'; pass an edge_index for anything else"
         )
+
+
+def as_pair(x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the features of sources and of targets, which are the same where one matrix is given.
+
+    Args:
+        x: Node features, or those of sources and of targets.
+
+    Raises:
+        InputError: If one of two is missing.
+    """
+    if isinstance(x, Tensor):
+        return x, x
+    source, target = x
+    if source is None or target is None:
+        missing = "sources" if source is None else "targets"
+        raise InputError(f"x: found no features of the {missing}, expected those of sources and targets")
+    return source, target
+
+
+def edges_of(edge_index: Adj, edge_weight: OptTensor = None) -> tuple[Tensor, OptTensor]:
+    """Return the edges (source, target), int64 ``[2, E]``, and weights of any kind of graph.
+
+    Args:
+        edge_index: An edge index, or a transposed sparse matrix as PyG's layers take it.
+        edge_weight: Weights of an edge index.
+    """
+    if isinstance(edge_index, SparseTensor):
+        target, source, weight = edge_index.coo()
+        return torch.stack([source, target]), weight
+    if isinstance(edge_index, EdgeIndex):
+        return edge_index.as_tensor(), edge_weight
+    if is_torch_sparse_tensor(edge_index):
+        edges, weight = to_edge_index(edge_index)
+        return edges.flip(0), weight
+    return edge_index, edge_weight
+
+
+class SquareLinear(Linear):
+    """A linear layer as wide as its input, also where the first input tells how wide that is.
+
+    Args:
+        channels: The width, or -1.
+        **options: Further arguments of :class:`torch_geometric.nn.Linear`.
+    """
+
+    def __init__(self, channels: int, **options: Any) -> None:
+        super().__init__(channels, max(channels, 1), **options)
+        if channels < 0 and options.get("bias", True):
+            self.bias = torch.nn.parameter.UninitializedParameter()
+
+    @torch.no_grad()
+    def initialize_parameters(self, module: torch.nn.Module, input: tuple[Tensor, ...]) -> None:
+        """Take the width from the first input."""
+        self._widen(input[0].size(-1))
+        super().initialize_parameters(module, input)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any) -> None:
+        weight = state_dict.get(f"{prefix}weight")
+        if weight is not None and not is_uninitialized_parameter(weight):
+            self._widen(weight.size(-1))
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+    def _widen(self, channels: int) -> None:
+        if is_uninitialized_parameter(self.weight):
+            self.out_channels = channels
+            bias: Any = self.bias
+            if bias is not None:
+                bias.materialize((channels,))

@@ -9,14 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.inputs import RATES, EdgeType, initialise_lazy
+from pyg_ckd.data.modules import checked_tables, module_views
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import AnyView, Backbone, Graph, mean_row
+from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.nn.models.reach import parameters_by_modality
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, as_view
+from pyg_ckd.scoring.views import as_views
+from pyg_ckd.wrappers import unwrap
 
 
 class AdaptedBackbone(Backbone):
@@ -50,7 +52,7 @@ class AdaptedBackbone(Backbone):
         modality_parameters: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(num_users, num_items, feature_dims)
-        self.module = module
+        self.module, self._sizes = unwrap(module), (num_users, num_items)
         self._groups = None if modality_parameters is None else self._named(modality_parameters)
 
     @property
@@ -93,8 +95,13 @@ class AdaptedBackbone(Backbone):
         edge_index = edge_index_dict[RATES]
         if self._groups is None and features.keys() >= set(self.modalities) and not isinstance(edge_index, Adjacency):
             own = {m: features[m] for m in self.modalities}
+            name = type(self.module).__name__
+
+            def call(module: nn.Module, x: dict[str, Tensor]) -> Embeddings:
+                return checked_tables(module(x, edge_index), name, self._sizes)
+
             try:
-                self._groups = parameters_by_modality(self.module, lambda f, x: self._check(f(x, edge_index)), own)
+                self._groups = parameters_by_modality(self.module, call, own)
             except (RuntimeError, TypeError) as error:
                 self._groups = {m: [] for m in self.modalities}
                 warnings.warn(
@@ -136,23 +143,8 @@ class AdaptedBackbone(Backbone):
         edge_index = edge_index_dict[RATES]
         if isinstance(edge_index, Adjacency) or n_id_dict is not None:
             raise InputError("an adapted module takes the plain interactions [2, E] of the whole graph")
-        factual = [as_view(view, self.modalities) for view in views]
-        out: dict[View, Output] = {}
-        for view in dict.fromkeys(factual):
-            x_dict = {m: features[m] if m in view else mean_row(features[m]).expand_as(features[m]) for m in features}
-            out[view] = self._check(self.module(x_dict, edge_index))
-        return [out[view] for view in factual]
-
-    def _check(self, result: object) -> Embeddings:
-        expected = f"expected a pair (user [{self.num_users}, D], item [{self.num_items}, D])"
-        name = type(self.module).__name__
-        if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(x, Tensor) for x in result):
-            raise InputError(f"{name}.forward returned {type(result).__name__}, {expected}")
-        user, item = result
-        shapes = (self.num_users, self.num_items)
-        if user.dim() != 2 or item.dim() != 2 or (user.size(0), item.size(0)) != shapes or user.size(1) != item.size(1):
-            raise InputError(f"{name}.forward returned shapes {tuple(user.shape)} and {tuple(item.shape)}, {expected}")
-        return Embeddings(user, item)
+        views = as_views(views, self.modalities)
+        return [*module_views(self.module, self.as_parameters(features), edge_index, views, self._sizes)]
 
 
 def as_backbone(
@@ -160,19 +152,24 @@ def as_backbone(
 ) -> Backbone:
     """Return ``model`` itself if it is a backbone, else the same module adapted to one.
 
+    What :func:`torch.compile`, data parallelism or lightning-fabric have wrapped is unwrapped, and lazy parameters get
+    their shapes.
+
     Args:
         model: A backbone, or any module with ``forward(x_dict, edge_index) -> (user, item)``.
-        data: The graph, read for its sizes.
+        data: The graph, read for its sizes and to initialise lazy parameters.
         modality_parameters: Which parameters of a module belong to a modality alone, see :class:`AdaptedBackbone`.
 
     Raises:
         InputError: If ``modality_parameters`` does not fit the module, or ``model`` is a backbone, which knows its own.
     """
-    if isinstance(model, Backbone):
-        if modality_parameters is not None:
-            raise InputError(
-                f"modality_parameters: {type(model).__name__} is a backbone, which knows its own, expected none"
-            )
-        return model
+    model = unwrap(model)
+    if isinstance(model, Backbone) and modality_parameters is not None:
+        raise InputError(
+            f"modality_parameters: {type(model).__name__} is a backbone, which knows its own, expected none"
+        )
     dims = {m: data["item"][m].size(1) for m in data.modalities}
-    return AdaptedBackbone(model, data["user"].num_nodes, data["item"].num_nodes, dims, modality_parameters)
+    sizes = (data["user"].num_nodes, data["item"].num_nodes)
+    backbone = model if isinstance(model, Backbone) else AdaptedBackbone(model, *sizes, dims, modality_parameters)
+    initialise_lazy(backbone, data)
+    return backbone

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -17,7 +18,8 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View, as_view
+from pyg_ckd.scoring.views import View, as_views
+from pyg_ckd.wrappers import unwrapped_state
 
 SIZES = ("num_users", "num_items", "feature_dims")
 AnyView = Collection[str] | str | None
@@ -166,6 +168,21 @@ class Backbone(nn.Module):
         """
         return dict(graphs)
 
+    def as_parameters(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return features in the floating-point type of the parameters; those that have it already stay what they are.
+
+        Args:
+            features: From modality to feature matrix.
+        """
+        dtype = next((p.dtype for p in self.parameters()), None)
+        if dtype is None or all(x.dtype == dtype for x in features.values()):
+            return features
+        return {m: x.to(dtype) for m, x in features.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Copy weights, also those that were stored by a compiled or otherwise wrapped backbone."""
+        return super().load_state_dict(unwrapped_state(state_dict, self.state_dict().keys()), *args, **options)
+
     def _check_features(self, features: Mapping[str, Tensor]) -> None:
         for m, width in self.feature_dims.items():
             if m not in features:
@@ -250,7 +267,7 @@ class Backbone(nn.Module):
         """
         if self.uses_features and features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
             self._check_features(features)  # Steps of a training come with a prepared graph, or with a subgraph.
-        factual = [as_view(view, self.modalities) for view in views]
+        factual, features = as_views(views, self.modalities), self.as_parameters(features)
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:
             graphs = self.prepare(features, edge_index_dict)
@@ -399,5 +416,5 @@ def reset_linear_layers(module: nn.Module) -> None:
 
 def check_size(name: str, size: int, least: int = 1) -> None:
     """Raise an InputError unless ``size`` is at least ``least``."""
-    if size < least:
+    if as_integer(size, name) < least:
         raise InputError(f"{name}: found {size}, expected at least {least}")

@@ -219,6 +219,6 @@ def test_repr_names_sizes_and_combination():
 def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match="unknown combination 'concatt': did you mean 'concat'"):
         MMGCNConv(5, 6, combine="concatt")
-    for sizes in ((0, 6), (5, 0), (-1, 6)):
+    for sizes in ((0, 6), (5, 0), (-2, 6), (5, -1), ((5, 0), 6)):
         with pytest.raises(InputError, match="expected positive sizes"):
             MMGCNConv(*sizes)

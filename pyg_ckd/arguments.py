@@ -1,0 +1,128 @@
+"""Numbers and names as callers give them, of whatever library, as plain Python values, or refused in one line."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from pyg_ckd.errors import InputError
+
+_LARGEST_SEED = 2**64 - 1  # Of PyTorch's generators.
+
+
+def as_integer(value: Any, name: str, least: int | None = None, expected: str = "an integer") -> int:
+    """Return an integer of Python, NumPy or PyTorch as :obj:`int`.
+
+    Args:
+        value: The integer.
+        name: What it is, for the message.
+        least: The smallest value that is taken. (default: :obj:`None`, any)
+        expected: What it should be, for the message.
+
+    Raises:
+        InputError: If it is anything else, whole floating-point numbers, text and truth values included, or too small.
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except (TypeError, RuntimeError):
+        whole = isinstance(value, Real) and math.isfinite(value) and float(value).is_integer()
+        hint = f" such as {int(value)}" if whole and not isinstance(value, (bool, np.bool_)) else ""
+        raise InputError(f"{name}: found {value!r}, expected {expected}{hint}") from None
+    if least is not None and number < least:
+        raise InputError(f"{name}: found {number}, expected at least {least}")
+    return number
+
+
+def as_integers(value: Any, name: str) -> list[int]:
+    """Return one integer or several as a list.
+
+    Args:
+        value: An integer, or a sequence, range, array or tensor of integers.
+        name: What they are, for the message.
+
+    Raises:
+        InputError: If one of them is no integer.
+    """
+    if isinstance(value, (np.ndarray, Tensor)):
+        value = value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return [as_integer(one, name) for one in value]
+    return [as_integer(value, name)]
+
+
+def as_seed(value: Any, name: str = "seed") -> int:
+    """Return a seed as :obj:`int`.
+
+    Args:
+        value: An integer from 0 to 2^64 - 1.
+        name: What it is, for the message.
+
+    Raises:
+        InputError: If it is anything else.
+    """
+    seed = as_integer(value, name)
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"{name}: found {seed}, expected an integer from 0 to 2^64 - 1")
+    return seed
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return a real number of Python, NumPy or PyTorch as :obj:`float`; it may be infinite or NaN.
+
+    Args:
+        value: The number.
+        name: What it is, for the message.
+
+    Raises:
+        InputError: If it is anything else, text and truth values included.
+    """
+    number = plain_number(value)
+    if not isinstance(number, Real) or isinstance(number, bool):
+        raise InputError(f"{name}: found {value!r}, expected a number")
+    return float(number)
+
+
+def as_names(value: Any, name: str) -> tuple[str, ...]:
+    """Return one name or several as a tuple; a text by itself is one name.
+
+    Args:
+        value: A name, or a sequence of names.
+        name: What they name, for the message.
+
+    Raises:
+        InputError: If one of them is no text.
+    """
+    if isinstance(value, str):
+        return (str(value),)
+    if not isinstance(value, Iterable):
+        raise InputError(f"{name}: found {value!r}, expected a name or a list of names")
+    names = tuple(value)
+    for one in names:
+        if not isinstance(one, str):
+            raise InputError(f"{name}: found {one!r}, expected names only")
+    return tuple(map(str, names))
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number or text of NumPy or PyTorch as Python's own, also within lists, tuples and dicts.
+
+    Args:
+        value: Anything; what is no such number comes back as it is.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, Tensor) and value.dim() == 0 and not isinstance(value, nn.Parameter):
+        return value if value.requires_grad else value.item()
+    if type(value) in (list, tuple):
+        return type(value)(plain_number(one) for one in value)
+    if type(value) is dict:
+        return {key: plain_number(one) for key, one in value.items()}
+    return value

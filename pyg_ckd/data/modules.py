@@ -1,0 +1,88 @@
+"""What can be done with any module: see where its parameters are and of which type, and call it for views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
+
+
+def module_views(
+    module: nn.Module, features: Mapping[str, Tensor], edge_index: Tensor, views: Sequence[View], sizes: tuple[int, int]
+) -> list[Embeddings]:
+    """Return the embeddings of a module that knows nothing of views, which is called once for every distinct one.
+
+    Interventions act from outside: in a view, the features of every modality that is not factual are replaced with
+    their mean over items before the module sees them.
+
+    Args:
+        module: The module, called with ``x_dict``, from modality to features ``[I, d_m]``, and ``edge_index``.
+        features: From modality to features ``[I, d_m]``.
+        edge_index: The interactions (user row, item row), int64 ``[2, E]``.
+        views: The views.
+        sizes: Numbers of users and items.
+
+    Raises:
+        InputError: If the module returns anything but a pair (user ``[U, D]``, item ``[I, D]``).
+    """
+    out: dict[View, Embeddings] = {}
+    for view in dict.fromkeys(views):
+        x_dict = {
+            m: x if m in view else x.mean(dim=0, keepdim=True).expand_as(x)  # do(X_m = mean)
+            for m, x in features.items()
+        }
+        out[view] = checked_tables(module(x_dict, edge_index), type(module).__name__, sizes)
+    return [out[view] for view in views]
+
+
+def checked_tables(result: object, name: str, sizes: tuple[int, int]) -> Embeddings:
+    """Return what a module returned as embeddings.
+
+    Args:
+        result: What its ``forward`` returned.
+        name: The name of its class, for the message.
+        sizes: Numbers of users and items.
+
+    Raises:
+        InputError: If it is anything but a pair (user ``[U, D]``, item ``[I, D]``).
+    """
+    expected = f"expected a pair (user [{sizes[0]}, D], item [{sizes[1]}, D])"
+    if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(x, Tensor) for x in result):
+        raise InputError(f"{name}.forward returned {type(result).__name__}, {expected}")
+    user, item = result
+    if user.dim() != 2 or item.dim() != 2 or (user.size(0), item.size(0)) != sizes or user.size(1) != item.size(1):
+        raise InputError(f"{name}.forward returned shapes {tuple(user.shape)} and {tuple(item.shape)}, {expected}")
+    return Embeddings(user, item)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return where a model's parameters are, or :obj:`None` if it has none.
+
+    Args:
+        model: The model.
+    """
+    return next((p.device for p in (*model.parameters(), *model.buffers())), None)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Return the floating-point type of a model's parameters, that of the first one, or :obj:`None` if it has none.
+
+    Args:
+        model: The model.
+    """
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+def lazy_parameters(model: nn.Module) -> list[str]:
+    """Return the names of parameters and buffers that have no shape yet.
+
+    Args:
+        model: The model.
+    """
+    return [name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]
