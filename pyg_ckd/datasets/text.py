@@ -116,7 +116,7 @@ def check_encoder(encoder: str | Encoder, dim: int | None) -> None:
         raise unknown_name("encoder", encoder, (_TFIDF, _SENTENCES, f"{_SENTENCES}:MODEL"))
     if dim is not None and encoder != _TFIDF:
         raise InputError(f"dim: is {dim}, but the encoder {name_of(encoder)} has its own; leave it out")
-    if dim is not None and as_integer(dim, "dim", "a positive number of columns") < 1:
+    if dim is not None and as_integer(dim, "dim", expected="a positive number of columns") < 1:
         raise InputError(f"dim: is {dim}, expected a positive number of columns")
 
 
