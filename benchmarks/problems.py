@@ -18,6 +18,7 @@ from pyg_ckd.datasets import SyntheticMultimodal, load
 from pyg_ckd.nn import Backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import RowAdam
+from pyg_ckd.training.groups import parameter_groups
 
 DIMS = 128
 SMALL = 16
@@ -148,8 +149,7 @@ class Steps:
         self.objective = objective.to(problem.edge_index.device).train()
         graph = objective.prepare(self.features, {RATES: problem.edge_index})
         self.graph = objective.begin_epoch(self.features, graph)
-        parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimizer = RowAdam(parameters, lr=1e-3, fused=True)
+        self.optimizer = RowAdam(parameter_groups(objective), lr=1e-3, fused=True)
         sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
         self.sampler = TripletSampler(problem.edge_index, *sizes)
         self._batches = self._endless()
