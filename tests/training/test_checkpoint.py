@@ -132,3 +132,16 @@ def test_seeded_block_draws_the_same_and_leaves_the_state_outside_alone():
         assert torch.equal(torch.rand(3), first)
     with seeded(2):
         assert not torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("kind", ["model", "teacher"])
+def test_models_and_teachers_of_the_first_version_are_read(kind, tmp_path):
+    torch.save({"format": 1, "kind": kind, "x": torch.ones(2)}, tmp_path / "a.pt")
+    assert torch.equal(load_checkpoint(tmp_path / "a.pt", kind)["x"], torch.ones(2))
+
+
+def test_a_run_of_the_first_version_is_refused_in_one_line(tmp_path):
+    torch.save({"format": 1, "kind": "run", "run": {}, "settings": {}}, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=r"last\.pt: found format 1, expected 2; another version wrote it") as caught:
+        load_checkpoint(tmp_path / "last.pt", "run")
+    assert "\n" not in str(caught.value)
