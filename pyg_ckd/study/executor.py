@@ -8,7 +8,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
+from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker, on_gpu
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import RunStore
 
-BACKENDS = ("loky", "dask", "ray")
 ERROR = "error"
 STUDY_LOCK = ".lock"
 Pair = tuple[Run, dict[str, Any]]
@@ -85,7 +86,7 @@ def check_executor(workers: int, backend: str, device: str) -> None:
         raise InputError(
             f"workers: found {workers}, expected at most {cards}, the number of GPUs, for each has its own"
         )
-    _CONNECT[backend]()
+    CONNECT[backend]()
 
 
 def run_all(
@@ -105,30 +106,25 @@ def run_all(
         maker: Makes runs in this process.
         workplace: What other processes need to know.
         workers: Number of processes.
-        backend: Where they are, see :data:`BACKENDS`.
+        backend: Where they are, see :func:`check_executor`.
 
     Raises:
         InputError: If a run fails or a process dies; the message names the run. Finished runs are kept.
     """
+    workplace.graph.unlink(missing_ok=True)  # Of a call that was killed.
     if backend == "loky" and workers == 1:
         for run in runs:
             yield run, maker.make(run)
         return
-    from joblib import Parallel, delayed, parallel_config
-
     by_key = {run.key: run for run in runs}
-    _write_graph(workplace.graph, maker.data)
+    with atomic_path(workplace.graph) as temporary:
+        torch.save(pack(maker.data), temporary)
     for mark in workplace.marks.glob("*.json"):
         mark.unlink()
-    more: dict[str, Any] = {"inner_max_num_threads": 1} if backend == "loky" else {}
     dead: list[int] = []
     try:
-        with _watched(workplace.marks, dead) if backend == "loky" else nullcontext(), parallel_config(backend, **more):
-            parallel = Parallel(
-                n_jobs=workers, pre_dispatch=workers, batch_size=1, return_as="generator_unordered", max_nbytes=None
-            )
-            tasks = (delayed(work)(workplace, run) for run in _in_order(runs, maker.stores))
-            for key, outcome in parallel(tasks):
+        with _watched(workplace.marks, dead) if backend == "loky" else nullcontext():
+            for key, outcome in _outcomes(workplace, _in_order(runs, maker.stores), workers, backend):
                 if ERROR in outcome:
                     raise InputError(outcome[ERROR])
                 yield by_key[key], outcome
@@ -138,6 +134,25 @@ def run_all(
         raise
     finally:
         workplace.graph.unlink(missing_ok=True)
+
+
+def _outcomes(
+    workplace: Workplace, runs: Iterator[Run], workers: int, backend: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Hand the runs to joblib and yield what :func:`work` returns, as soon as it is there."""
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config(**configuration(backend)):
+        parallel = Parallel(
+            n_jobs=workers, pre_dispatch=workers, batch_size=1, return_as="generator_unordered", max_nbytes=None
+        )
+        found = parallel(delayed(work)(workplace, run) for run in runs)
+        try:
+            yield from found
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # That runs are broken off is known here.
+                found.close()
 
 
 def work(workplace: Workplace, run: Run) -> tuple[str, dict[str, Any]]:
@@ -246,11 +261,6 @@ def _maker(workplace: Workplace) -> Maker:
     return Maker(unpack_graph(content), stores, workplace.monitor, workplace.cutoffs)
 
 
-def _write_graph(path: Path, data: HeteroData) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(pack(data), temporary)
-
-
 def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[Run]:
     """Yield teachers, then what needs them, then the rest; what would have to wait lets others go before."""
     left = sorted(runs, key=lambda run: 0 if run.kind == "teacher" else 1 if run.teachers else 2)
@@ -316,50 +326,21 @@ def _marks(folder: Path) -> list[dict[str, Any]]:
 
 def _obituary(folder: Path, dead: Sequence[int]) -> str:
     marks = _marks(folder)
-    found = [mark["run"] for mark in marks if mark["process"] in dead] or [mark["run"] for mark in marks]
+    gone = [mark for mark in marks if mark["process"] in dead] or [mark for mark in marks if _is_gone(mark)]
+    found = [mark["run"] for mark in gone or marks]
     return (
         f"{' or '.join(found) or 'a run'}: the process that made it died, perhaps killed for want of memory; finished "
         "runs are kept, and the same call goes on from the last checkpoint, with fewer workers if memory is short"
     )
 
 
-def _connect_dask() -> None:
+def _is_gone(mark: Mapping[str, Any]) -> bool:
+    if os.name != "posix" or mark.get("machine") != socket.gethostname():
+        return False
     try:
-        import dask
-        from distributed import Client, get_client
-    except ImportError:
-        raise InputError(
-            "backend: found 'dask', which is not installed, expected it beside pyg-ckd; install it with: "
-            "pip install 'pyg-ckd[cluster]'"
-        ) from None
-    try:
-        client = get_client()
-    except ValueError:
-        if not dask.config.get("scheduler-address", None):
-            raise InputError(
-                "backend: found no client of a Dask cluster, expected one; make it with dask.distributed.Client(...), "
-                "or set DASK_SCHEDULER_ADDRESS=tcp://HOST:8786"
-            ) from None
-        client = Client(set_as_default=True)
-    threads = max(client.nthreads().values(), default=1)
-    if threads > 1:
-        raise InputError(
-            f"backend: found Dask workers with {threads} threads, expected 1, for runs seed their whole process; start "
-            "them with --nthreads 1"
-        )
-
-
-def _connect_ray() -> None:
-    try:
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise InputError(
-            "backend: found 'ray', which is not installed, expected it beside pyg-ckd; install it with: "
-            "pip install 'ray[default]'"
-        ) from None
-    register_ray()
-
-
-DEATHS = ("KilledWorker", "WorkerCrashedError", "RayActorError", "ActorDiedError")
-"""What Dask and Ray call a worker that died."""
-_CONNECT: dict[str, Callable[[], None]] = {"loky": lambda: None, "dask": _connect_dask, "ray": _connect_ray}
+        os.kill(mark["process"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

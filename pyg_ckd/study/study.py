@@ -117,8 +117,9 @@ class Study:
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]
         self._fingerprint = fingerprint(data)
+        store = None if runs is None else RunStore(Path(runs))
         self._claim()
-        store = RunStore(self.folder / "runs" if runs is None else Path(runs))
+        store = store or RunStore(self.folder / "runs")
         self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}
 
     def _manifest(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import multiprocessing
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,8 +76,11 @@ def test_a_worker_that_dies_is_named_by_its_run_and_the_rest_is_kept(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_that_fails_is_named(workers, tmp_path):
-    with pytest.raises(InputError, match=r"^failing \(seed 0\): weights: found none, expected some$"):
-        small(tmp_path, contenders={"failing": Failing}, workers=workers).run()
+    failing = small(tmp_path, contenders={"failing": Failing}, workers=workers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(InputError, match=r"^failing \(seed 0\): weights: found none, expected some$"):
+            failing.run()
     assert not (tmp_path / "results.json").exists()
 
 
@@ -88,6 +93,7 @@ def test_a_study_killed_at_any_moment_goes_on_to_the_same_result(tmp_path):
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL, moment
+        assert bool(list(tmp_path.glob("study/runs/plain-*/last.pt"))) == (moment == MOMENTS[0])
         assert not (tmp_path / "study" / "results.json").exists()
         finished = {path.parent.name for path in tmp_path.glob("study/runs/*/run.json")}
         assert finished >= known, moment
@@ -108,13 +114,30 @@ def test_workers_end_with_a_study_that_is_killed_and_it_goes_on(tmp_path):
     assert numbers(small(tmp_path / "study").run()) == numbers(small(tmp_path / "other").run())
 
 
-def test_a_cluster_finds_the_same_bits(alone, tmp_path):
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Dask cluster of this machine, which gives a task up once its worker has died."""
     distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), distributed.LocalCluster(**options) as found:
+        yield found
+
+
+def test_a_cluster_finds_the_same_bits(alone, cluster, tmp_path):
+    with pytest.importorskip("distributed").Client(cluster):
         results = small(tmp_path, contenders=CONTENDERS, workers=2, backend="dask").run([0, 1])
     assert numbers(results) == numbers(read_json(alone / "results.json"))
     assert files(tmp_path) == files(alone)
+
+
+def test_a_worker_of_a_cluster_that_dies_is_named_by_its_run(cluster, tmp_path):
+    flag = tmp_path / "flag"
+    flag.touch()
+    contenders = {"deadly": Contender(Deadly, {"file": str(flag)})}
+    with pytest.importorskip("distributed").Client(cluster), pytest.raises(InputError, match=r"deadly \(seed 0\)"):
+        small(tmp_path / "study", contenders=contenders, workers=2, backend="dask").run()
+    assert list(tmp_path.glob("study/runs/teacher-*/run.json"))
 
 
 def test_workers_of_a_cluster_have_one_thread(tmp_path):
