@@ -37,10 +37,11 @@ def cost_section(results: Mapping[str, Any]) -> str:
         return ""
     needing = {entry["name"] for entry in results.get("contenders") or () if entry.get("needs_teachers")}
     teachers = [_mean(results, name, "training_seconds") for name in run_names(results) if name.startswith(TEACHER)]
+    digits = 3 if any(0 < value < 0.1 for value in speeds.values()) else 2
     rows: list[Row] = []
     for name in names:
         total = times[name] + (sum(teachers) if name in needing else 0.0)
-        speed = show(speeds[name], 3 if speeds[name] < 0.1 else 2)
+        speed = show(speeds[name], digits)
         epochs = [show(_mean(results, name, key), 0) for key in ("best_epoch", "epochs")]
         ratios = [_times(speeds[name], speeds.get(PLAIN, NAN)), _times(total, times.get(PLAIN, NAN))]
         spent = [_seconds(times[name]), _seconds(total)]

@@ -247,6 +247,7 @@ def _room(ax: Axes, theme: Theme, around: float) -> None:
     if around:
         ax.axhline(around, color=theme.muted, linewidth=1, linestyle=DOTTED, zorder=1)
         low, high = min(low, around - 0.1), max(high, around + 0.1)
+        low -= 0.1 * (high - low)  # Room for the number of the kept epoch.
     ax.set_ylim(low if around else min(low, 0), high)
 
 

@@ -244,7 +244,7 @@ def _share_limits(axes: Sequence[Axes], values: Sequence[float], shares: bool = 
 
     low, high = min([0.0, *values]), max([0.0, *values]) or 1.0
     for ax in axes:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
         ax.set_xlim(1.05 * low, low + 1.32 * (high - low))
         if shares:
             ax.xaxis.set_major_formatter(lambda value, place: percent(value))

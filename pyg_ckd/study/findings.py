@@ -87,7 +87,7 @@ def direction(results: Mapping[str, Any], a: str, b: str, metric: str) -> int:
 def _below_popularity(results: Mapping[str, Any], metric: str) -> list[str]:
     floor = run_mean(results, "popularity", metric)
     values = {name: run_mean(results, name, metric) for name in run_names(results) if name != "popularity"}
-    below = [f"{run_title(name)} ({show(value)})" for name, value in values.items() if value <= floor]
+    below = [f"{_in_prose(name)} ({show(value)})" for name, value in values.items() if value <= floor]
     if not below:
         return []
     return [
@@ -99,7 +99,7 @@ def _below_popularity(results: Mapping[str, Any], metric: str) -> list[str]:
 def _not_converged(results: Mapping[str, Any]) -> list[str]:
     found = {name: not_converged(results, name) for name in run_names(results)}
     parts = [
-        run_title(name) + (f" ({late} of {num} seeds)" if num > 1 else "")
+        _in_prose(name) + (f" ({late} of {num} seeds)" if num > 1 else "")
         for name, (late, num) in found.items()
         if late
     ]
@@ -245,3 +245,7 @@ def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
 def _mostly_late(results: Mapping[str, Any], name: str) -> bool:
     late, num = not_converged(results, name)
     return 2 * late >= num > 0
+
+
+def _in_prose(name: str) -> str:
+    return f"the teacher of {name.removeprefix(TEACHER)}" if name.startswith(TEACHER) else run_title(name)

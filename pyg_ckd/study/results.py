@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.study.formats import HEADLINE, PLAIN, TEACHER, current_results
-from pyg_ckd.study.text import NAN, number, spread_text
+from pyg_ckd.study.text import NAN, number, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -308,6 +308,8 @@ def best_runs(table: pd.DataFrame, metric: str) -> set[str]:
 def render_console_table(results: Mapping[str, Any]) -> Table:
     """Return the results table for the terminal: the best of every column in bold, tested differences marked.
 
+    It leaves out coverage and personalization, which say how lists differ and not how good they are.
+
     Args:
         results: The results of a study, of any format.
     """
@@ -315,23 +317,26 @@ def render_console_table(results: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
     results = current_results(results)
-    metrics, winner = main_metrics(results), winner_name(results)
+    beside = {"coverage", "personalization"} - {headline_metric(results).partition("@")[0]}
+    metrics = [metric for metric in main_metrics(results) if metric.partition("@")[0] not in beside]
+    winner = winner_name(results)
     table = results_table(results, metrics)
     best = {metric: best_runs(table, metric) for metric in metrics}
     out = Table(title="Test metrics, mean ± standard deviation over seeds", title_justify="left")
-    out.add_column("model")
+    out.add_column("model", no_wrap=True)  # A narrow terminal breaks numbers, not names.
     for metric in metrics:
-        out.add_column(metric, justify="right")
+        out.add_column(metric, justify="right", overflow="fold")
     marked = ""
     for name in table.index:
         notes = ["winner"] if name == winner else []
         notes += ["not converged"] if not_converged(results, name)[0] else []
-        cells = [Text(f"{run_title(name)} ({', '.join(notes)})" if notes else run_title(name))]
+        cells = [Text("\n".join([run_title(name), *(f"({note})" for note in notes)]))]
         for metric in metrics:
-            text = spread_text(*table.loc[name, metric][["mean", "std", "num"]])
+            mean, std, num = table.loc[name, metric][["mean", "std", "num"]]
             mark = marks(results, name, metric)
             marked += mark
-            cells.append(Text(f"{text} {mark}".rstrip(), style="bold" if name in best[metric] else ""))
+            text = f"{show(mean)}{mark} ±{show(std)}" if num > 1 else f"{show(mean)}{mark}"
+            cells.append(Text(text, style="bold" if name in best[metric] else ""))
         out.add_row(*cells)
     notes = ["bold: best of its column"] + ([MARKS_NOTE] if marked else [])
     notes += ["winner: best contender on the validation part"] if winner is not None else []

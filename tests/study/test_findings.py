@@ -212,8 +212,8 @@ def test_unknown_convergence_is_not_called_missing():
 def test_models_below_popularity_are_a_warning():
     lines = verdict(study({"popularity": 0.075, "plain": 0.07, "mine": 0.08}))
     assert lines[0] == (
-        "Warning: recommending the most popular items to everybody reaches recall@20 0.0750, and Teacher: a (0.0500), "
-        "Teacher: b (0.0500) and plain (0.0700) do not beat that."
+        "Warning: recommending the most popular items to everybody reaches recall@20 0.0750, and the teacher of "
+        "a (0.0500), the teacher of b (0.0500) and plain (0.0700) do not beat that."
     )
 
 

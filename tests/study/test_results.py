@@ -77,12 +77,21 @@ def test_the_terminal_table_says_the_same_numbers_marks_differences_and_names_th
     text, table = shown(results), results_table(results)
     for name in table.index:
         assert f"{table.loc[name, ('recall@20', 'mean')]:.4f}" in text
-    assert "mine (winner)" in text
-    assert "multitask (not converged)" in text
-    row = next(line for line in text.splitlines() if "mine" in line)
-    assert "*†" in row
+    lines = [line.strip("│ ").split("│")[0].strip() for line in text.splitlines()]
+    assert lines[lines.index("mine") + 1] == "(winner)"
+    assert lines[lines.index("multitask") + 1] == "(not converged)"
+    row = next(line for line in text.splitlines() if "│ mine" in line)
+    assert "0.0809*† ±0.0005" in row
     assert "over users" in text
     assert "over seeds" in text
+
+
+def test_a_narrow_terminal_shows_whole_names_and_all_digits():
+    text = shown(many.study(), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("Teacher: acoustic", "multitask", "(not converged)", "0.0356"):
+        assert word in text
+    assert "…" not in text
 
 
 def test_gap_is_teacher_minus_view_and_its_closed_share():
@@ -171,7 +180,7 @@ def test_a_file_of_format_1_is_converted_when_it_is_read(tmp_path):
     assert (results["winner"]["name"], results["winner"]["val"]) == ("ckd", pytest.approx(np.mean(values)))
     assert current_results(results) == results
     assert list(results_table(old).index)[-2:] == ["plain", "ckd"]
-    assert "ckd (winner)" in shown(old)
+    assert "(winner)" in shown(old)
 
 
 def test_an_old_run_whose_best_epoch_was_its_last_possible_one_had_not_converged():
