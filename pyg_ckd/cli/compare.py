@@ -46,6 +46,10 @@ def add_options(options: Options, given: Given) -> None:
     options.add("backend", str, "loky", "who starts them: loky, dask or ray, as joblib calls them")
     text = "folder of runs that several studies can share (default: one in the folder of the report)"
     options.add("runs", str | None, None, text, path=True)
+    options.notes["--options FILE"] = (
+        "YAML file with options of contenders by their names, such as ckd: {generic: false}; with strategy: NAME among "
+        "them, a strategy has another name; also --options.NAME.OPTION VALUE"
+    )
     backbone = add_backbone(options, given)
     add_parts(options, backbone)
     add_contenders(options, given, backbone)

@@ -81,12 +81,18 @@ class Options:
     Args:
         command: Its name, such as ``train`` or ``data convert``.
         description: What it does, in one sentence without a full stop.
+
+    Attributes:
+        known: The options by name.
+        aliases: From what else names or begins the name of an option to what it stands for.
+        notes: Further lines of the help text, for what is no single option.
     """
 
     def __init__(self, command: str, description: str) -> None:
         self.command, self.description = command, f"{description[0].upper()}{description[1:]}."
         self.known: dict[str, Option] = {}
         self.aliases: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
 
     def add(self, name: str, type: Any = str, default: Any = None, help: str = "", **more: Any) -> None:
         """Add an option.
@@ -126,20 +132,12 @@ class Options:
                 continue
             default = changed.get(name, parameters[name].default)
             if default is inspect.Parameter.empty:
-                continue
+                if not more.get("if_given"):
+                    continue
+                default = REQUIRED
             full = f"{prefix}.{name}" if prefix else name
             path = is_path(parameters[name].annotation)
             self.add(full, hint, default, texts.get(name, ""), path=path, **more)
-
-    def set_defaults(self, defaults: Mapping[str, Any]) -> None:
-        """Change defaults.
-
-        Args:
-            defaults: From name to default; names that are no options are left alone.
-        """
-        for name, default in defaults.items():
-            if name in self.known:
-                self.known[name] = replace(self.known[name], default=default)
 
     def parse(self, given: Given) -> Namespace:
         """Return the values of all options; after ``--print_config`` they are printed, and the process exits.
@@ -152,7 +150,8 @@ class Options:
         """
         values = _Values(self)
         values.place_all(given)
-        missing = [o.name for o in self.known.values() if o.default is REQUIRED and o.name not in values.found]
+        needed = [o.name for o in self.known.values() if o.default is REQUIRED and not (o.if_given and o.hidden)]
+        missing = [name for name in needed if name not in values.found]
         if missing and given.print_config is None:
             names = ", ".join(n if self.known[n].positional else f"--{n}" for n in missing)
             raise InputError(f"{self.command}: these arguments are required: {names}")
@@ -164,7 +163,7 @@ class Options:
             raise self._named(error, values) from None
         for option in taken:
             value = config[option.name]
-            if option.name.rpartition(".")[2] == "seed" and value is not None and not 0 <= value < MAX_SEED:
+            if option.name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < MAX_SEED:
                 label = values.found[option.name][1].label if option.name in values.found else f"--{option.name}"
                 raise InputError(f"{label}: found {value}, expected an integer from 0 to 2^63 - 1")
         if given.print_config is not None:
@@ -206,6 +205,9 @@ class Options:
             for option in visible:
                 if option.group == group and not option.positional:
                     lines += item(f"--{option.name} {_metavar(option)}", _text(option))
+            if group == GENERAL:
+                for name, text in self.notes.items():
+                    lines += item(name, text)
         return "\n".join(lines)
 
     def unknown(self, entry: Entry) -> InputError:

@@ -27,6 +27,7 @@ def add_options(options: Options, given: Given) -> None:
     options.add("seed", int, 0, "seed of everything random")
     text = "what is trained: a name of pyg-ckd strategies, or an import path such as my_file.Mine"
     options.add("objective", str, "plain", text, metavar="NAME")
+    options.notes["--strategy.OPTION VALUE"] = "an option of the objective; pyg-ckd strategies NAME lists them"
     options.add("k", list[int], [10, 20], "cut-offs of the test metrics")
     backbone = add_backbone(options, given)
     add_parts(options, backbone)

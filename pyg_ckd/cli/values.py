@@ -68,7 +68,8 @@ def _union(members: list[Any]) -> Any:
 def types_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the type of every argument that a command line can give, by name.
 
-    An annotation may name what is imported for type checkers only; the rest of a union counts then.
+    An annotation may name what is imported for type checkers only; the rest of a union counts then. Without one, the
+    type is that of the default.
 
     Args:
         target: A class or a function.
@@ -77,7 +78,10 @@ def types_of(target: Callable[..., Any]) -> dict[str, Any]:
     names = _Names({**vars(builtins), **function.__globals__})
     hints = typing.get_type_hints(function, localns=names)
     found = {name: option_type(hint) for name, hint in hints.items() if name != "return"}
-    return {name: hint for name, hint in found.items() if hint is not None}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name not in hints:
+            found[name] = option_type(type(parameter.default))
+    return {name: hint for name, hint in found.items() if hint not in (None, type(None))}
 
 
 class _Anything(type):

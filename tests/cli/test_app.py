@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
-from pyg_ckd.cli import main
+import pyg_ckd
+from pyg_ckd.cli import DESCRIPTIONS, main
+from pyg_ckd.cli.output import replace_what_the_encoding_lacks, say
 from tests.cli.problem import fails
 
 
@@ -44,3 +50,119 @@ def test_an_interruption_gives_one_line_that_says_what_the_same_command_does(com
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert words in lines[0]
+
+
+HEAVY = {"torch", "torch_geometric", "numpy", "pandas", "rich", "jsonargparse", "yaml", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize("args", [["--version"], ["--help"], ["-h"], [], ["data", "--help"], ["compre"]])
+def test_nothing_heavy_is_imported_for_version_help_and_a_wrong_command(args: list[str]) -> None:
+    code = (
+        "import json, sys\nfrom pyg_ckd.cli import main\ntry:\n    main(json.loads(sys.argv[1]))\n"
+        "except SystemExit as stop:\n    assert not stop.code\nprint(json.dumps(sorted(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    assert "pyg_ckd" in found
+    assert not found & HEAVY
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_version_and_help_take_less_than_half_a_second_of_a_processor(option: str) -> None:
+    used = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "pyg_ckd", option], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(used) < 0.5
+
+
+def test_version_and_help_exit_with_zero(capsys) -> None:
+    for args in (["--version"], ["--help"], ["-h"], ["data", "--help"], ["doctor", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(args)
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.strip()
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"pyg-ckd {pyg_ckd.__version__}\n"
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in DESCRIPTIONS)
+
+
+def test_a_mistyped_global_option_gives_the_closest(capsys) -> None:
+    assert "did you mean '--version'?" in fails(capsys, ["--versio"])
+    assert "did you mean '--help'?" in fails(capsys, ["--hlep"])
+
+
+def test_commands_of_data_are_named(capsys) -> None:
+    assert "expected amazon, describe or convert" in fails(capsys, ["data"])
+    assert "unknown command of data 'convret': did you mean 'convert'" in fails(capsys, ["data", "convret"])
+
+
+@pytest.mark.parametrize("module", ["pyg_ckd", "pyg_ckd.cli"])
+def test_the_package_can_be_run(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pyg-ckd {pyg_ckd.__version__}\n"
+
+
+def stream(encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+
+
+def written(found: io.TextIOWrapper) -> str:
+    assert isinstance(found.buffer, io.BytesIO)
+    return found.buffer.getvalue().decode(found.encoding)
+
+
+def test_characters_that_an_encoding_lacks_become_similar_ones(monkeypatch) -> None:
+    text = "0.1 ± 0.2, −3, 4–5, α, 日, \udcff"
+    expected = {
+        "ascii": "0.1 +- 0.2, -3, 4-5, ?, ?, ?\n",
+        "cp1252": "0.1 ± 0.2, -3, 4–5, ?, ?, ?\n",
+        "utf-8": "0.1 ± 0.2, −3, 4–5, α, 日, ?\n",
+    }
+    for encoding, line in expected.items():
+        monkeypatch.setattr(sys, "stdout", stream(encoding))
+        replace_what_the_encoding_lacks()
+        say(text)
+        assert written(sys.stdout) == line  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_tables_and_error_lines_fit_every_encoding(encoding: str, arrays, save, monkeypatch, tmp_path) -> None:
+    data = save(arrays)
+    for args, code, words in (
+        (["data", "describe", data], 0, ["acoustic"]),
+        (["compare", "--data", data, "--backbone", "日本"], 2, ["unknown backbone '??'"]),
+        (["train", "--data", "日本.npz", "--out", "x"], 2, ["??.npz: does not exist"]),
+    ):
+        out, err = stream(encoding), stream(encoding)
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        assert main(args) == code
+        for word in words:
+            assert word in written(err if code else out)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pyg_ckd", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_a_file_that_may_not_be_read_is_named(arrays, save, capsys, tmp_path, monkeypatch) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", "secret.npz")
+
+    monkeypatch.setattr("pyg_ckd.datasets.load", refuse)
+    line = fails(capsys, ["train", "--data", save(arrays), "--out", str(tmp_path / "out")])
+    assert "secret.npz: cannot be used (Permission denied)" in line
+    assert not (tmp_path / "out").exists()

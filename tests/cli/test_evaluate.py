@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
+import pytest
 import torch
 
+from pyg_ckd.balance.discovery import strategies
 from pyg_ckd.cli import main
 from tests.cli.problem import fails, train
 
@@ -63,3 +66,70 @@ def test_a_file_of_metrics_that_cannot_be_written_is_named(arrays, save, capsys,
     for path in (tmp_path, tmp_path / "file" / "metrics.json"):
         options = ["--checkpoint", str(tmp_path / "run" / "model.pt"), "--k", "5", "--json", str(path)]
         assert f"json {path}: cannot be written" in fails(capsys, ["evaluate", "--data", data, *options])
+
+
+STRANGER = """
+from pyg_ckd import Objective
+from pyg_ckd.scoring import Embeddings
+
+
+class Turned(Objective):
+    def forward_views(self, features, edge_index_dict, views, **kw):
+        found = self.student.forward_views(features, edge_index_dict, views, **kw)
+        return [Embeddings(-user, item) for user, item in found]
+"""
+
+
+def test_a_model_that_ranks_with_a_strategy_of_ones_own_is_measured_and_served(
+    arrays, save, capsys, tmp_path, monkeypatch
+) -> None:
+    data, here = save(arrays), tmp_path / "here"
+    here.mkdir()
+    (here / "turned_strategy.py").write_text(STRANGER)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert main(train(data, tmp_path / "run", "--objective", "turned_strategy.Turned")) == 0
+    trained = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    args = ["--data", data, "--checkpoint", str(tmp_path / "run" / "model.pt")]
+    monkeypatch.delitem(sys.modules, "turned_strategy")
+    assert "--strategy turned_strategy.Turned" in fails(capsys, ["evaluate", *args, "--k", "5"])
+    args += ["--strategy", "turned_strategy.Turned"]
+    assert main(["evaluate", *args, "--k", "5", "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text()) == trained
+    assert main(["effects", *args, "--k", "5"]) == 0
+    assert main(["recommend", *args, "--k", "5", "--out", str(tmp_path / "top.csv")]) == 0
+    assert "unknown strategy 'Turnd'" in fails(capsys, ["effects", *args[:-1], "Turnd"])
+
+
+@pytest.mark.parametrize("objective", list(strategies()))
+def test_models_of_every_strategy_are_measured_and_served(objective: str, arrays, save, tmp_path) -> None:
+    data = save(arrays)
+    assert main(train(data, tmp_path / "run", "--objective", objective, "--trainer.max_epochs", "1")) == 0
+    trained = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    args = ["--data", data, "--checkpoint", str(tmp_path / "run" / "model.pt")]
+    assert main(["evaluate", *args, "--k", "5", "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text()) == trained
+    assert main(["effects", *args, "--k", "5", "--json", str(tmp_path / "effects.json")]) == 0
+    assert set(json.loads((tmp_path / "effects.json").read_text())) == {"visual", "acoustic"}
+    assert main(["recommend", *args, "--k", "3", "--out", str(tmp_path / "top.csv")]) == 0
+    assert len((tmp_path / "top.csv").read_text().splitlines()) == 1 + 30 * 3
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["effects", "--k", "5,10"], "--k: found '5,10', expected an integer"),
+        (["effects", "--confidence", "high"], "--confidence: found 'high', expected a number"),
+        (["effects", "--num_boot", "3"], "unknown option --num_boot: did you mean --num_bootstrap?"),
+        (["evaluate", "--view", "visual acoustic"], "--view: found 'visual acoustic', expected names with commas"),
+        (["evaluate", "--metrics", "recall ndcg"], "--metrics: found 'recall ndcg', expected names with commas"),
+        (["evaluate", "--mask", "train,"], "--mask: found 'train,', expected names with commas"),
+        (["evaluate", "--cold", "perhaps"], "--cold: found 'perhaps', expected true or false"),
+        (["evaluate", "--spilt", "val"], "unknown option --spilt: did you mean --split?"),
+        (["recommend", "--out", "x.csv", "--k", "[5]"], "--k: found '[5]', expected an integer"),
+        (["recommend", "--out", "x.csv", "--seen", "train val"], "--seen: found 'train val', expected names"),
+        (["recommend", "--out", "x.csv", "--user", "3"], "unknown option --user: did you mean --users"),
+    ],
+)
+def test_a_wrong_option_gives_one_line(args: list[str], word: str, capsys) -> None:
+    assert word in fails(capsys, [*args, "--data", "d.npz", "--checkpoint", "model.pt"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 from pyg_ckd.cli import main
+from pyg_ckd.errors import InputError
 from tests.cli.problem import QUICK, fails, train
 
 BROKEN = {
@@ -195,3 +198,115 @@ def test_a_device_that_is_not_there_is_named(arrays, save, capsys, tmp_path) -> 
         capsys, train(save(arrays), tmp_path / "run", "--trainer.monitor", "recall@5", "--trainer.device", "x")
     )
     assert "device: found 'x'" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--objective", "multitask", "--strategy.weight", "-1"], ["strategy.weight: found -1.0"]),
+        (
+            ["--objective", "multitask", "--strategy.wieght", "1"],
+            ["unknown option --strategy.wieght", "strategy.weight"],
+        ),
+        (["--objective", "multitask", "--objective_options", "{weight: x}"], ["--strategy: weight: found 'x'"]),
+        (["--objective", "ckd", "--distillation.temperature", "0"], ["distillation.temperature: found 0.0"]),
+        (["--objective", "ckd", "--strategy.temperature", "0"], ["strategy.temperature: found 0.0"]),
+        (["--objective", "ckd", "--teacher.l2", "-1"], ["teacher.l2: found -1.0"]),
+        (["--plain.l2", "-1"], ["plain.l2: found -1.0"]),
+        (["--objective", "mutlitask"], ["objective: unknown strategy 'mutlitask': did you mean 'multitask'"]),
+        (["--objective", "no_such.Mine"], ["objective: strategy no_such.Mine: cannot be imported"]),
+        (["--objective", "bad_syntax.Mine"], ["importing bad_syntax raised SyntaxError"]),
+        (["--objective", "raises.Mine"], ["importing raises raised ZeroDivisionError"]),
+        (["--objective", "nothing.Mine"], ["module nothing has no 'Mine'"]),
+        (["--objective", "nothing.Other"], ["found Other", "derives from pyg_ckd.Objective"]),
+        (["--objective", "nothing.number"], ["found int"]),
+        (["--model.embedding_dim", "99999999999"], ["model: cannot be built"]),
+        (["--trainer.precision", "8-bit"], ["unknown precision '8-bit'"]),
+        (["--trainer.device", "abacus"], ["trainer.device: found 'abacus'"]),
+        (["--seed", "18446744073709551616"], ["--seed: found 18446744073709551616, expected an integer from 0"]),
+    ],
+)
+def test_a_wrong_strategy_or_number_leaves_no_folder(args, words, arrays, save, capsys, tmp_path, monkeypatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "bad_syntax.py").write_text("def x(:\n")
+    (here / "raises.py").write_text("1 / 0\n")
+    (here / "nothing.py").write_text("number = 3\n\nclass Other:\n    pass\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    line = fails(capsys, train(save(arrays), tmp_path / "new" / "out", *args))
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("found", ["missing", "empty"])
+def test_what_only_training_refuses_leaves_no_folder_either(found, arrays, save, capsys, tmp_path, monkeypatch) -> None:
+    def fit(self: object, *args: object) -> None:
+        assert (tmp_path / "out" / "settings.json").exists()
+        raise InputError("training diverged")
+
+    monkeypatch.setattr("pyg_ckd.training.Trainer.fit", fit)
+    if found == "empty":
+        (tmp_path / "out").mkdir()
+    assert "training diverged" in fails(capsys, train(save(arrays), tmp_path / "out"))
+    assert (tmp_path / "out").exists() == (found == "empty")
+    assert found == "missing" or not list((tmp_path / "out").iterdir())
+
+
+def test_a_run_that_holds_work_is_kept_whatever_happens(arrays, save, capsys, tmp_path) -> None:
+    data, out = save(arrays), tmp_path / "out"
+    assert main(train(data, out)) == 0
+    before = sorted(out.iterdir())
+    fails(capsys, train(data, out, "--plain.l2", "0.5"))
+    assert sorted(out.iterdir()) == before
+
+
+def test_options_of_a_strategy_have_two_ways_with_the_same_bits(arrays, save, tmp_path) -> None:
+    data = save(arrays)
+    for name, args in {
+        "a": ["--distillation.temperature", "0.5"],
+        "b": ["--strategy.temperature", "0.5"],
+        "c": ["--objective_options", "{temperature: 0.5}"],
+        "d": [],
+    }.items():
+        assert main(train(data, tmp_path / name, "--objective", "ckd", *args)) == 0
+    a, b, c, d = ((tmp_path / name / "history.csv").read_text() for name in "abcd")
+    assert a == b == c != d
+
+
+def test_a_strategy_of_the_library_takes_the_penalty_of_plain_training(arrays, save, tmp_path) -> None:
+    data = save(arrays)
+    options = {"a": ["--plain.l2", "0.5"], "b": ["--strategy.l2", "0.5"], "c": []}
+    for name, args in options.items():
+        assert main(train(data, tmp_path / name, "--objective", "multitask", *args)) == 0
+    a, b, c = ((tmp_path / name / "history.csv").read_text() for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize("progress", ["true", "false"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_epochs_are_lines_where_no_bar_shows_them(progress, terminal, arrays, save, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(train(save(arrays), tmp_path / "out", "--trainer.progress", progress)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "epoch 1 of" in line]
+    assert len(lines) == (0 if terminal and progress == "true" else 1)
+    assert logging.getLogger("pyg_ckd.training").handlers == []
+
+
+def test_options_of_a_strangers_strategy_need_no_annotation_and_may_be_required(
+    arrays, save, capsys, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "loose_strategy.py").write_text(
+        "from pyg_ckd import Objective\n\nclass Loose(Objective):\n"
+        "    def __init__(self, student, pull: float, rounds=3, names=('a',), other=None):\n"
+        "        super().__init__(student)\n        assert (pull, rounds, list(names)) == (2.0, 5, ['b', 'c'])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    args = train(save(arrays), tmp_path / "out", "--objective", "loose_strategy.Loose", "--strategy.rounds", "5")
+    assert "train: these arguments are required: --strategy.pull" in fails(capsys, args)
+    args += ["--strategy.names", "b,c", "--strategy.pull"]
+    assert "--strategy.pull: found 'x', expected a number" in fails(capsys, [*args, "x"])
+    assert "unknown option --strategy.other" in fails(capsys, [*args, "2", "--strategy.other", "1"])
+    assert main([*args, "2"]) == 0

@@ -1,0 +1,63 @@
+"""``pyg-ckd strategies``: a line for every strategy, and the options of one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pyg_ckd.balance.discovery import options_of, strategies
+from pyg_ckd.cli import main
+from tests.cli.problem import fails
+
+
+def test_every_strategy_has_a_line_plain_training_first(capsys) -> None:
+    assert main(["strategies"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(lines) == list(strategies())
+    assert next(iter(lines)) == "plain"
+    for name, words in {
+        "plain": ["no teachers", "one view"],
+        "ckd": [" teachers", "own views"],
+        "multitask": ["no teachers", "own views"],
+        "ensemble": [" teachers"],
+    }.items():
+        assert all(word in lines[name] for word in words)
+        assert ("no teachers" in lines[name]) == ("no teachers" in words)
+        first = (strategies()[name].__doc__ or "").strip().splitlines()[0]
+        assert lines[name].endswith(first)
+
+
+@pytest.mark.parametrize("name", list(strategies()))
+def test_the_options_of_a_strategy_are_shown_with_their_defaults(name: str, capsys) -> None:
+    assert main(["strategies", name]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    flat = " ".join(text.split())
+    for option, parameter in options_of(strategies()[name]).items():
+        default = parameter.default
+        written = str(default).lower() if isinstance(default, bool) else str(default)
+        assert f" {option} " in flat
+        assert "default" in flat.partition(f" {option} ")[2]
+        assert default is None or f"(default: {written})" in flat.partition(f" {option} ")[2]
+
+
+def test_a_strategy_of_a_file_of_ones_own_is_shown_by_its_path(capsys, tmp_path, monkeypatch) -> None:
+    (tmp_path / "shown_strategy.py").write_text(
+        'from pyg_ckd import Objective\n\nclass Mine(Objective):\n    """Pulls ``all`` modalities."""\n\n'
+        "    def __init__(self, student, pull: float = 1.5):\n        super().__init__(student)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert main(["strategies", "shown_strategy.Mine"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Mine: Pulls all modalities.\n")
+    assert "pull" in text
+    assert "1.5" in text
+
+
+def test_a_wrong_name_gives_the_closest(capsys) -> None:
+    assert "unknown strategy 'multitsk': did you mean 'multitask'?" in fails(capsys, ["strategies", "multitsk"])
+    assert "no_such.Mine: cannot be imported" in fails(capsys, ["strategies", "no_such.Mine"])
+    assert "found 'more', which belongs to no option" in fails(capsys, ["strategies", "ckd", "more"])
+    assert "unknown option --objective" in fails(capsys, ["strategies", "--objective", "ckd"])
