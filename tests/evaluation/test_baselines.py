@@ -28,6 +28,7 @@ from pyg_ckd.evaluation import (
 )
 from pyg_ckd.evaluation.baselines import neighbours
 from pyg_ckd.evaluation.baselines.fit import climb
+from pyg_ckd.evaluation.baselines.linear import content_weights
 from pyg_ckd.scoring import Embeddings, Neighbourhood, Scorer
 from pyg_ckd.scoring.neighbourhood import history_matrix
 
@@ -170,6 +171,12 @@ def test_the_additive_form_is_the_sum_of_a_regression_on_interactions_and_one_on
     got = all_scores(ease_content(data, ridge=3.0, weight=0.8, form="additive", content_ridge=0.7), data)
     expected = x @ (regressions(x, 3.0) + 0.8 * regressions(rows, 0.7))
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [2, 40])
+def test_content_alone_is_predicted_as_by_a_regression_whether_columns_are_few_or_many(width: int) -> None:
+    rows = torch.randn(12, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(content_weights(rows, 0.3).numpy(), regressions(rows.t().numpy(), 0.3), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -192,7 +192,7 @@ def _ease_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhoo
 
     @lru_cache(maxsize=2)
     def content(ridge: float) -> Tensor:
-        return linear.item_weights(None, ridge, rows)
+        return linear.content_weights(rows, ridge)
 
     def additive(content_ridge: float, weight: float) -> Neighbourhood:
         return Neighbourhood(history, torch.add(alone, content(content_ridge), alpha=weight))

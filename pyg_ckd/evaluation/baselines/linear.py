@@ -93,7 +93,7 @@ def ease_content(
     if form == "collective":
         return Neighbourhood(history_of(data), item_weights(gram, ridge, rows, weight))
     weights = item_weights(gram, ridge)
-    weights += weight * item_weights(None, content_ridge, rows)
+    weights += weight * content_weights(rows, content_ridge)
     return Neighbourhood(history_of(data), weights)
 
 
@@ -129,11 +129,11 @@ def gram_matrix(data: HeteroData, max_items: int = MAX_ITEMS) -> Tensor:
     return gram
 
 
-def item_weights(gram: Tensor | None, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
+def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
     r"""Return the weights :math:`\mathbf{B}(\mathbf{G} + w \mathbf{F} \mathbf{F}^\top, \lambda)` of :func:`ease`.
 
     Args:
-        gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``; :obj:`None` for zero.
+        gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``.
         ridge: :math:`\lambda`, positive.
         rows: :math:`\mathbf{F}`, float64 ``[num_items, d]``. (default: :obj:`None`, none)
         weight: :math:`w`, 0 or more.
@@ -144,22 +144,57 @@ def item_weights(gram: Tensor | None, ridge: float, rows: Tensor | None = None, 
     Raises:
         InputError: If ``ridge`` is not positive, or so small that the matrix cannot be inverted.
     """
+    _check_ridge(ridge)
+    matrix = gram.clone() if rows is None else torch.addmm(gram, rows, rows.t(), alpha=weight)
+    matrix.diagonal().add_(ridge)
+    factor = _cholesky(matrix, ridge)
+    del matrix
+    return _weights(torch.cholesky_inverse(factor))
+
+
+def content_weights(rows: Tensor, ridge: float) -> Tensor:
+    r"""Return the weights :math:`\mathbf{B}(\mathbf{F} \mathbf{F}^\top, \lambda)` of :func:`ease`.
+
+    The inverse comes from a matrix of columns, of which there are fewer than items (`Woodbury
+    <https://en.wikipedia.org/wiki/Woodbury_matrix_identity>`_):
+
+    .. math::
+        (\mathbf{F} \mathbf{F}^\top + \lambda \mathbf{I})^{-1} = \frac{1}{\lambda} \left( \mathbf{I} -
+        \mathbf{F} (\mathbf{F}^\top \mathbf{F} + \lambda \mathbf{I})^{-1} \mathbf{F}^\top \right)
+
+    Args:
+        rows: :math:`\mathbf{F}`, float64 ``[num_items, d]``.
+        ridge: :math:`\lambda`, positive.
+
+    Returns:
+        Float32 ``[num_items, num_items]``.
+
+    Raises:
+        InputError: As :func:`item_weights`.
+    """
+    _check_ridge(ridge)
+    columns = rows.t() @ rows
+    columns.diagonal().add_(ridge)
+    half = torch.linalg.solve_triangular(_cholesky(columns, ridge), rows.t(), upper=False)  # [d, I]
+    inverse = half.t() @ half
+    inverse.neg_().diagonal().add_(1)
+    return _weights(inverse)  # The factor 1 / ridge leaves the weights as they are.
+
+
+def _check_ridge(ridge: float) -> None:
     if not 0 < ridge < float("inf"):
         raise InputError(f"ease ridge: found {ridge}, expected a finite positive number")
-    if rows is None:
-        assert gram is not None
-        matrix = gram.clone()
-    elif gram is None:
-        matrix = weight * (rows @ rows.t())
-    else:
-        matrix = torch.addmm(gram, rows, rows.t(), alpha=weight)
-    matrix.diagonal().add_(ridge)
+
+
+def _cholesky(matrix: Tensor, ridge: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    del matrix
     if int(failed):
         raise InputError(f"ease ridge: found {ridge}, too small for the matrix to be inverted; choose a larger one")
-    inverse = torch.cholesky_inverse(factor)
-    del factor
+    return factor
+
+
+def _weights(inverse: Tensor) -> Tensor:
+    """Return the weights by an inverse ``P``, whose memory is used."""
     inverse /= -inverse.diagonal().clone()
     inverse.fill_diagonal_(0)
     return inverse.float()
