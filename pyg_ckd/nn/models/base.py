@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
+from pyg_ckd.nn.models.inputs import Inputs
+from pyg_ckd.nn.models.inputs import mean_row as mean_row
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -25,52 +27,6 @@ SIZES = ("num_users", "num_items", "feature_dims")
 AnyView = Collection[str] | str | None
 Graph = Tensor | Adjacency
 B = TypeVar("B", bound="Backbone")
-
-
-class Inputs(NamedTuple):
-    """What one forward pass runs on.
-
-    Attributes:
-        features: From modality to the full feature matrix ``[I, d_m]``.
-        graphs: The prepared graphs by edge type.
-        n_id_dict: Row numbers of the users and items of a sampled subgraph, or empty.
-        shared: What branches have computed for each other, by name; see :meth:`once`.
-    """
-
-    features: Mapping[str, Tensor]
-    graphs: Mapping[EdgeType, Any]
-    n_id_dict: Mapping[str, Tensor]
-    shared: dict[str, Tensor] | None = None
-
-    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what ``compute`` makes, the same tensor for all branches of a pass."""
-        if self.shared is None:
-            return compute()
-        if name not in self.shared:
-            self.shared[name] = compute()
-        return self.shared[name]
-
-    @property
-    def graph(self) -> Adjacency:
-        """The prepared graph of users and items."""
-        return self.graphs[RATES]
-
-    def of_features(self, name: str, modality: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what ``compute`` makes of a modality's features, once per run if these are constant."""
-        x = self.features[modality]
-        return compute(x) if x.requires_grad else self.graph.constant((name, modality), x, compute)
-
-    def mean_feature(self, modality: str) -> Tensor:
-        """Return the mean of a modality's features over all items, ``[1, d_m]``."""
-        return self.of_features("mean", modality, mean_row)
-
-    def take_users(self, x: Tensor) -> Tensor:
-        """Return the rows of the subgraph's users, or all of them."""
-        return take(x, self.n_id_dict.get("user"))
-
-    def take_items(self, x: Tensor) -> Tensor:
-        """Return the rows of the subgraph's items, or all of them."""
-        return take(x, self.n_id_dict.get("item"))
 
 
 class Backbone(nn.Module):
@@ -380,16 +336,6 @@ class EarlyFusion(Backbone):
         x = torch.cat([self.ego(view, inputs) for view in views], dim=1)
         out = self.propagate(x, inputs.graph).chunk(len(views), dim=1)
         return [self.split(x, inputs.n_id_dict) for x in out]
-
-
-def mean_row(x: Tensor) -> Tensor:
-    """Return the intervention do(X = mean): the mean over rows, ``[1, D]``."""
-    return x.mean(dim=0, keepdim=True)
-
-
-def take(x: Tensor, index: Tensor | None) -> Tensor:
-    """Return the rows of a sampled subgraph, or all of them."""
-    return x if index is None else x.index_select(0, index)
 
 
 def in_whole_graph(out: Output, batch: TripletBatch) -> TripletBatch:

@@ -14,7 +14,7 @@ def backbones() -> dict[str, type[Backbone]]:
     """Return every backbone that can be named on the command line: those that the files of ``nn/models`` define."""
     found: dict[str, type[Backbone]] = {}
     for entry in pkgutil.iter_modules(models.__path__):
-        if entry.name in ("base", "adapter", "discovery"):
+        if entry.name in ("base", "adapter", "discovery", "inputs"):
             continue
         module = importlib.import_module(f"{models.__name__}.{entry.name}")
         for name, cls in inspect.getmembers(module, inspect.isclass):
