@@ -27,7 +27,18 @@ from pyg_ckd.files import atomic_path, write_json
 from pyg_ckd.training.memory import kept_memory
 
 ROOT = Path(__file__).parent.parent
-BENCHMARKS = ("propagation", "sampling", "step", "evaluation", "epoch", "scaling", "memory", "import_time", "study")
+BENCHMARKS = (
+    "propagation",
+    "sampling",
+    "step",
+    "strategies",
+    "evaluation",
+    "epoch",
+    "scaling",
+    "memory",
+    "import_time",
+    "study",
+)
 SCRIPTS = {  # Programs of their own, on the CPU: options at quick size, at full size.
     "neighbors": (["--items", "5000"], ["--items", "100000"]),
     "serving": ([], ["--users", "1000000", "--items", "100000", "--served", "20000"]),

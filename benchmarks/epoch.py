@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.common import Bars, Row, Suite, Table, Timing
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
+from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.nn import MMGCN, VBPR, Backbone, LightGCN
 from pyg_ckd.nn.models.base import Inputs
@@ -14,10 +15,10 @@ from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.views import View
 from pyg_ckd.training import Trainer
 
-CASES: tuple[tuple[type[Backbone], bool, float], ...] = (
-    (VBPR, False, 0.10),
-    (LightGCN, False, 0.20),
-    (VBPR, True, 0.20),
+CASES: tuple[tuple[type[Backbone], type[Objective], float], ...] = (
+    (VBPR, Objective, 0.10),
+    (LightGCN, Objective, 0.20),
+    (VBPR, DistillationWrapper, 0.20),
 )
 
 
@@ -43,7 +44,7 @@ def epochs(suite: Suite, batch_size: int) -> Table:
     """Train in turns; each turn drops the first epoch, which fills caches and buffers."""
     problem = Problem.of(suite.data, suite.device)
     models = {case: problem.objective(*case[:2]) for case in CASES}
-    seconds: dict[tuple[type[Backbone], bool, float], list[float]] = {case: [] for case in CASES}
+    seconds: dict[tuple[type[Backbone], type[Objective], float], list[float]] = {case: [] for case in CASES}
     kept = 3 if suite.full else 2
     last = kept + 1
     options: dict[str, Any] = {"max_epochs": last, "eval_every": last, "track_views": False, "progress": False}
@@ -53,11 +54,11 @@ def epochs(suite: Suite, batch_size: int) -> Table:
             seconds[case] += trainer.fit(model, suite.data).seconds[1:]
     interactions = problem.edge_index.size(1)
     rows: list[Row] = []
-    for (backbone, distilled, wanted), values in seconds.items():
+    for (backbone, strategy, wanted), values in seconds.items():
         timing = Timing.of(values)
         rows.append(
             {
-                "objective": f"{backbone.__name__}, {'CKD' if distilled else 'plain'}",
+                "objective": f"{backbone.__name__}, {strategy.name}",
                 "seconds per epoch": timing.median,
                 "minimum": timing.minimum,
                 "wanted, at most": wanted,

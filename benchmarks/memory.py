@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.common import Bars, Missing, Suite, Table
 from benchmarks.problems import Problem, Steps
+from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.nn import MMGCN, Adjacency
 from pyg_ckd.training.memory import kept_memory
@@ -82,10 +83,10 @@ def measure(size: int, recompute: bool, device: str, threads: int) -> dict[str, 
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     place = torch.device(device)
     small = Problem.random(500, place)
-    Steps(small, small.objective(MMGCN, distilled=True))()  # Loads what the first step of a process loads.
+    Steps(small, small.objective(MMGCN, DistillationWrapper))()  # Loads what the first step of a process loads.
     before = held(place)
     problem = Problem.random(size, place)
-    objective = problem.objective(MMGCN, distilled=True, recompute=recompute)
+    objective = problem.objective(MMGCN, DistillationWrapper, recompute=recompute)
     steps = Steps(problem, objective)
     prepared = peak(place)
     start = time.perf_counter()

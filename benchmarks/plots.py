@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.common import Bars, Lines, Table, show
 from pyg_ckd.files import atomic_path
-from pyg_ckd.report.plots import FAINT, GRID, INK, MUTED, PALETTE
+from pyg_ckd.report.theme import FAINT, GRID, INK, MUTED, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

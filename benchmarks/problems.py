@@ -18,6 +18,7 @@ from pyg_ckd.datasets import SyntheticMultimodal, load
 from pyg_ckd.nn import Backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import RowAdam
+from pyg_ckd.training.groups import parameter_groups
 
 DIMS = 128
 SMALL = 16
@@ -100,26 +101,26 @@ class Problem(NamedTuple):
         names = [f"modality{m}" for m in range(modalities)]
         return self._replace(features={m: torch.randn(size, generator=generator, device=device) for m in names})
 
-    def objective(self, backbone: type[Backbone], distilled: bool = False, **options: Any) -> Objective:
-        """Return plain training or distillation of a backbone with its recommended sizes.
+    def objective(self, backbone: type[Backbone], strategy: type[Objective] = Objective, **options: Any) -> Objective:
+        """Return a strategy around a backbone with its recommended sizes.
 
         Teachers are random tables as wide as those that such a backbone would be the teacher with.
 
         Args:
             backbone: The backbone.
-            distilled: Whether to distil.
+            strategy: The strategy, with its defaults.
             **options: Options of the backbone beyond the recommended ones.
         """
         torch.manual_seed(0)
         dims = {m: x.size(1) for m, x in self.features.items()}
         options = {**backbone.recommended.get("model", {}), **options}
         student = backbone(self.num_users, self.num_items, dims, **options)
-        if not distilled:
-            return Objective(student)
+        if not strategy.needs_teachers:
+            return strategy(student)
         sizes = self.num_users, self.num_items
         widths = _teacher_widths(backbone, dims, options)
         teachers = {m: Embeddings(*(0.1 * torch.randn(n, width) for n in sizes)) for m, width in widths.items()}
-        return DistillationWrapper(student, teachers)
+        return strategy(student, teachers)  # type: ignore[arg-type]
 
 
 def _teacher_widths(backbone: type[Backbone], dims: dict[str, int], options: dict[str, Any]) -> dict[str, int]:
@@ -148,8 +149,7 @@ class Steps:
         self.objective = objective.to(problem.edge_index.device).train()
         graph = objective.prepare(self.features, {RATES: problem.edge_index})
         self.graph = objective.begin_epoch(self.features, graph)
-        parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimizer = RowAdam(parameters, lr=1e-3, fused=True)
+        self.optimizer = RowAdam(parameter_groups(objective), lr=1e-3, fused=True)
         sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
         self.sampler = TripletSampler(problem.edge_index, *sizes)
         self._batches = self._endless()
@@ -166,5 +166,5 @@ class Steps:
         """Draw a batch, compute the loss and its gradients, and update the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.loss(self.features, self.graph, self.draw())
-        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        self.objective.backward(terms, lambda loss, **options: loss.backward(**options))
         self.optimizer.step()

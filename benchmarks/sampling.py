@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from benchmarks.common import Bars, Row, Suite, Table
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
+from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.nn import MMGCN, VBPR, Backbone, LightGCN
 
-CASES: tuple[tuple[type[Backbone], bool], ...] = ((VBPR, False), (VBPR, True), (LightGCN, False), (MMGCN, False))
+CASES: tuple[tuple[type[Backbone], type[Objective]], ...] = (
+    (VBPR, Objective),
+    (VBPR, DistillationWrapper),
+    (LightGCN, Objective),
+    (MMGCN, Objective),
+)
 
 
 def run(suite: Suite, batch_size: int = BATCH_SIZE) -> list[Table]:
@@ -18,13 +24,13 @@ def run(suite: Suite, batch_size: int = BATCH_SIZE) -> list[Table]:
     """
     problem = Problem.of(suite.data, suite.device)
     rows: list[Row] = []
-    for backbone, distilled in CASES:
-        steps = Steps(problem, problem.objective(backbone, distilled), batch_size)
+    for backbone, strategy in CASES:
+        steps = Steps(problem, problem.objective(backbone, strategy), batch_size)
         found = suite.compare({"draw": steps.draw, "step": steps})
         draw, step = found["draw"], found["step"]
         rows.append(
             {
-                "objective": f"{backbone.__name__}, {'CKD' if distilled else 'plain'}",
+                "objective": f"{backbone.__name__}, {strategy.name}",
                 "triples": batch_size + steps.sampler.num_random_triples,
                 "sampling (ms)": 1e3 * draw.median,
                 "step with sampling (ms)": 1e3 * step.median,

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from benchmarks.common import Bars, Row, Suite, Table
 from benchmarks.problems import BATCH_SIZE, DIMS, Problem, Steps
+from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.nn import backbones
 
 QUICK = ("VBPR", "EarlyFusionLightGCN", "MMGCN")
+KINDS = (Objective, DistillationWrapper)
 WANTED = {("VBPR", 2): 1.8, ("EarlyFusionLightGCN", 2): 2.0, ("MMGCN", 2): 1.8, ("MMGCN", 4): 2.5}
 
 
@@ -35,7 +37,7 @@ def run(suite: Suite, names: Sequence[str] | None = None, batch_size: int = BATC
 def measure(suite: Suite, problem: Problem, name: str, batch_size: int) -> Row:
     """Return the times of one backbone and their ratio."""
     cls = backbones()[name]
-    plain, distilled = (Steps(problem, problem.objective(cls, ckd), batch_size) for ckd in (False, True))
+    plain, distilled = (Steps(problem, problem.objective(cls, kind), batch_size) for kind in KINDS)
     found = suite.compare({"plain": plain, "CKD": distilled})
     return {
         "plain (ms)": 1e3 * found["plain"].median,

@@ -14,7 +14,24 @@ from typing import Any
 
 from pyg_ckd.errors import InputError
 
-__all__ = ["atomic_folder", "atomic_path", "plain_values", "read_json", "write_json"]
+__all__ = ["as_path", "atomic_folder", "atomic_path", "plain_values", "read_json", "write_json"]
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path in which a leading ``~`` stands for the home folder.
+
+    Args:
+        path: The path.
+
+    Raises:
+        InputError: If it is no path, or names the home folder of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except TypeError:
+        raise InputError(f"path: found {path!r} ({type(path).__name__}), expected text or a pathlib.Path") from None
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such home folder; write the path without ~") from None
 
 
 @contextmanager
@@ -26,7 +43,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Args:
         path: The file to write; its folder is created if need be.
     """
-    target = Path(path)
+    target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
     os.close(handle)
@@ -54,7 +71,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: If ``path`` is a file or a folder that is not empty.
     """
-    target = Path(path)
+    target = as_path(path)
     check_folder_is_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -72,7 +89,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def check_folder_is_free(path: str | os.PathLike[str]) -> None:
     """Raise an InputError if a path is a file or a folder that is not empty."""
-    target = Path(path)
+    target = as_path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         found = "is a folder with files in it" if target.is_dir() else "is a file"
         raise InputError(f"{target}: {found}, expected a new or empty folder to write to; choose another name")
@@ -109,7 +126,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         path: The file.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(as_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

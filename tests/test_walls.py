@@ -30,7 +30,7 @@ NARROW = {
     ("training", "nn"): {"nn.models.base", "nn.models.discovery"},
     ("training", "balance"): {"balance.objective", "balance.discovery"},
     ("report", "evaluation"): {"evaluation.statistics"},
-    ("report", "study"): {"study.results", "study.findings"},
+    ("report", "study"): {"study.results", "study.findings", "study.formats", "study.text"},
 }
 """Where a room may use only some files of another."""
 FILES = sorted(ROOT.rglob("*.py"))

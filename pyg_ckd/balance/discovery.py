@@ -56,6 +56,11 @@ def find_strategy(name: str) -> type[Objective]:
         raise InputError(
             f"strategy {name}: module {module} has no {attribute!r}, expected a class of that name"
         ) from None
+    except Exception as error:  # What the file itself does, such as a mistake in its syntax.
+        raise InputError(
+            f"strategy {name}: importing {module} raised {type(error).__name__} ({error}), expected a file that can be "
+            "imported"
+        ) from error
     check_strategy(name, cls)
     return cls
 

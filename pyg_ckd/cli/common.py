@@ -94,6 +94,8 @@ def add_checkpoint(options: Options) -> None:
         options: The options of the command.
     """
     options.add("checkpoint", default=REQUIRED, help="a model.pt of train or compare", path=True)
+    text = "strategy that the model ranks with, if it is outside the library: its import path (default: none)"
+    options.add("strategy", str | None, None, text)
 
 
 def load_checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
@@ -104,8 +106,21 @@ def load_checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
     """
     from pyg_ckd.training.model import load_model
 
+    import_strategy(config)
     data = load_data(config)
     return load_model(config.checkpoint, data), data
+
+
+def import_strategy(config: Namespace) -> None:
+    """Import the strategy of a checkpoint, if there is one to import.
+
+    Args:
+        config: The values of the options.
+    """
+    if config.strategy is not None:
+        from pyg_ckd.balance.discovery import find_strategy
+
+        find_strategy(config.strategy)
 
 
 def section(config: Namespace, name: str) -> dict[str, Any]:

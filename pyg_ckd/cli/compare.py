@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import SIZES, add_backbone, add_data, check_parts, load_data, no_leftovers, section, sections
-from pyg_ckd.cli.contenders import DEFAULT, Named, add_contenders, add_parts, all_options, check_models, resolve
-from pyg_ckd.cli.contenders import PARTS as PREFIXES
+from pyg_ckd.cli.common import SIZES, add_backbone, add_data, check_parts, load_data, no_leftovers, sections
+from pyg_ckd.cli.contenders import add_contenders, add_parts, check_models, chosen_contenders
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say, show
 from pyg_ckd.errors import InputError
+from pyg_ckd.study.settings import PARTS
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
     from torch_geometric.data import HeteroData
 
     from pyg_ckd.nn import Backbone
+    from pyg_ckd.study.contenders import Contender
 
-Parts = Mapping[str, Mapping[str, Any]]
-PARTS = ("model", "plain", "teacher", "distillation", "lightgcn", "trainer")
+GROUPS = ("model", "plain", "teacher", "distillation", "lightgcn", "trainer")
 
 
 def add_options(options: Options, given: Given) -> None:
@@ -32,6 +31,7 @@ def add_options(options: Options, given: Given) -> None:
         given: The arguments.
     """
     from pyg_ckd.nn import LightGCN
+    from pyg_ckd.study.baselines import DEFAULT
 
     add_data(options)
     options.add("out", default=REQUIRED, help="folder of the report; the same call goes on in it", path=True)
@@ -39,9 +39,9 @@ def add_options(options: Options, given: Given) -> None:
     k_help = "cut-offs of the test metrics; that of --trainer.monitor is always among them"
     options.add("k", list[int], [10, 20], k_help)
     text = "strategies to compare: names of pyg-ckd strategies, or import paths such as my_file.Mine"
-    options.add("contenders", list[str], list(DEFAULT), f"{text}; plain training is always among them")
-    text = "closed-form and other models to compare with, such as popularity,item-knn; [] is none"
-    options.add("baselines", list[str] | None, None, f"{text} (default: all that fit)", metavar="NAME,...")
+    options.add("contenders", list[str], list(PARTS), f"{text}; plain training is always among them")
+    text = "models to compare with, closed forms and lightgcn; [] is none"
+    options.add("baselines", list[str], list(DEFAULT), text, metavar="NAME,...")
     options.add("workers", int, 1, "processes that train at the same time")
     options.add("backend", str, "loky", "who starts them: loky, dask or ray, as joblib calls them")
     text = "folder of runs that several studies can share (default: one in the folder of the report)"
@@ -68,14 +68,13 @@ def run(config: Namespace) -> int:
     for name in ("seeds", "workers"):
         if config[name] < 1:
             raise InputError(f"{name}: found {config[name]}, expected at least 1")
-    parts, backbone = sections(config, PARTS), backbones()[config.backbone]
-    told = section(config, "options")
-    contenders = resolve(config.contenders, told)
-    data = load_data(config)
-    settings = StudySettings(**parts, k=tuple(config.k))
-    with no_leftovers(config.out, config.runs), epoch_lines(parts["trainer"].get("progress", True)):
-        study: Any = Study(data, backbone, config.out, settings, say, **_arguments(config, contenders, parts, told))
-        _check(data, backbone, contenders, parts, told)
+    parts, backbone = sections(config, GROUPS), backbones()[config.backbone]
+    data, settings = load_data(config), StudySettings(**parts, k=tuple(config.k))
+    contenders = chosen_contenders(config, settings)
+    _check(data, backbone, parts, contenders, config)
+    options = {name: config[name] for name in ("baselines", "runs", "workers", "backend")}
+    with no_leftovers(config.out, config.runs), epoch_lines(parts["trainer"]["progress"]):
+        study = Study(data, backbone, config.out, settings, say, contenders, **options)
         seeds = list(range(config.seeds))
         results = study.run(seeds)
         report = write_report(config.out, results, study.histories(seeds))
@@ -86,31 +85,12 @@ def run(config: Namespace) -> int:
     return 0
 
 
-def _arguments(
-    config: Namespace, contenders: Mapping[str, Named], parts: Parts, told: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the arguments of a study that are not its defaults."""
-    found: dict[str, Any] = {}
-    if told or list(contenders) != list(DEFAULT):
-        contender: Any = import_module("pyg_ckd.study.contenders").Contender
-        found["contenders"] = {
-            name: contender(named.cls, _options(named, parts, told)) for name, named in contenders.items()
-        }
-    if config.baselines is not None:
-        found["baselines"] = tuple(config.baselines)
-    for name, default in (("runs", None), ("workers", 1), ("backend", "loky")):
-        if config[name] != default:
-            found[name] = config[name]
-    return found
-
-
-def _options(contender: Named, parts: Parts, told: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in told.get(contender.name, {}).items() if name != "strategy"}
-    return all_options(contender.cls, parts, given)
-
-
 def _check(
-    data: HeteroData, backbone: type[Backbone], contenders: Mapping[str, Named], parts: Parts, told: Mapping[str, Any]
+    data: HeteroData,
+    backbone: type[Backbone],
+    parts: Mapping[str, dict[str, Any]],
+    contenders: Mapping[str, Contender],
+    config: Namespace,
 ) -> None:
     """Build every model of the study once; the first run may be hours before the last."""
     from pyg_ckd.balance import Objective
@@ -122,10 +102,6 @@ def _check(
     student = check_parts("lightgcn", model, lambda: build(LightGCN, data, 0, **model))
     check_parts("lightgcn", ["l2"], lambda: Objective(student, l2=l2))
     check_parts("lightgcn", ["lr"], lambda: Trainer(lr=lr))
-    prefixes = {name: f"options.{name}" if name in told else PREFIXES.get(name, name) for name in contenders}
-    check_models(
-        data,
-        backbone,
-        parts,
-        [(named.cls, _options(named, parts, told), prefixes[name]) for name, named in contenders.items()],
-    )
+    own = {name for name in contenders if f"options.{name}" in config}
+    prefixes = {name: PARTS[name] if name in PARTS and name not in own else f"options.{name}" for name in contenders}
+    check_models(data, backbone, parts, {prefixes[name]: contender for name, contender in contenders.items()})

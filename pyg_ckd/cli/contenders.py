@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,18 @@ from pyg_ckd.cli.common import check_parts
 from pyg_ckd.cli.options import Options
 from pyg_ckd.cli.values import as_list
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.study.settings import PARTS, REFERENCE, StudySettings
 
 if TYPE_CHECKING:
+    from jsonargparse import Namespace
     from torch_geometric.data import HeteroData
 
     from pyg_ckd.balance import Objective
     from pyg_ckd.nn import Backbone
+    from pyg_ckd.study.contenders import Contender
 
-PARTS = {"plain": "plain", "ckd": "distillation"}
-"""Strategies whose options have a group of their own."""
-DEFAULT = ("plain", "ckd")
 INNER = ("view", "bpr_eps", "log_eps")
-"""Arguments of those two that no option gives."""
+"""Arguments of plain training and of distillation that their groups of options leave out."""
 TITLES = {"plain": "Plain training", "teacher": "Teachers", "distillation": "Options of ckd"}
 
 
@@ -42,10 +41,7 @@ def strategy(name: str, option: str = "") -> type[Objective]:
     try:
         return find_strategy(name)
     except InputError as error:
-        reason = str(error)
-    except Exception as error:  # What the file does when it is imported.
-        reason = f"strategy {name}: importing its file raised {type(error).__name__} ({error}), expected package.Class"
-    raise InputError(f"{option}: {reason}" if option else reason)
+        raise InputError(f"{option}: {error}" if option else str(error)) from None
 
 
 def add_parts(options: Options, backbone: type[Backbone]) -> None:
@@ -75,71 +71,33 @@ def add_strategy_options(
     from pyg_ckd.balance.discovery import options_of
 
     best = backbone.recommended.get(PARTS.get(cls.name, "plain"), {})
-    name = prefix.rpartition(".")[2] if "." in prefix else cls.name
+    name = prefix.removeprefix("options.") if "." in prefix else cls.name
     options.add_arguments_of(
         cls, prefix, (), best, options_of(cls), group=f"Options of {name}", hidden=hidden, if_given=True
     )
 
 
-def all_options(
-    cls: type[Objective], parts: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return all options of a strategy.
+def resolve(names: Sequence[str], renamed: Mapping[str, str]) -> dict[str, type[Objective]]:
+    """Return the strategies of contenders by the contenders' names, plain training first, whether it is named or not.
 
     Args:
-        cls: The strategy.
-        parts: The groups of plain training and of distillation. Other strategies take from the former what they have
-            in common with plain training, such as ``l2``.
-        given: What was given for this strategy alone.
-    """
-    from pyg_ckd.balance.discovery import options_of
-
-    part = parts.get(PARTS.get(cls.name, "plain"), {})
-    return {**{name: value for name, value in part.items() if name in options_of(cls)}, **given}
-
-
-@dataclass(frozen=True)
-class Named:
-    """A contender of a study as it was asked for.
-
-    Args:
-        name: Its name.
-        cls: Its strategy.
-        asked: How it was asked for: by its name, or by the import path of its strategy.
-    """
-
-    name: str
-    cls: type[Objective]
-    asked: str
-
-
-def resolve(names: Sequence[str], told: Mapping[str, Any]) -> dict[str, Named]:
-    """Return contenders by name, plain training first whether it is named or not.
-
-    Args:
-        names: Names of strategies, their import paths, or names that the options give to a strategy.
-        told: The options of each, which may name the strategy.
+        names: Strategies by name or import path, whose own names count, or names that are given to strategies.
+        renamed: From such a name to the name or import path of its strategy.
 
     Raises:
-        InputError: If a strategy is unknown or a name stands twice.
+        InputError: If a strategy is unknown, or two contenders have one name.
     """
-    found = {"plain": Named("plain", strategy("plain"), "plain")}
-    seen = set()
+    found: dict[str, type[Objective]] = {}
     for name in names:
-        about = told.get(name)
-        path = str(about["strategy"]) if isinstance(about, Mapping) and "strategy" in about else name
-        cls = strategy(path, "contenders")
-        own = cls.name if path == name else name
-        if own in seen:
+        cls = strategy(renamed.get(name, name), "contenders")
+        own = name if name in renamed else cls.name
+        if own in found:
             raise InputError(
-                f"contenders: found {own!r} twice, expected every contender once; --options can give a strategy a "
-                f"second name: '{{NAME: {{strategy: {path}}}}}'"
+                f"contenders: found two of the name {own!r}, expected each once; give one of them another name, such "
+                f"as {own}-2, and --options '{{{own}-2: {{strategy: {renamed.get(name, name)}}}}}'"
             )
-        if "." in own or "/" in own:
-            raise InputError(f"contenders: found the name {own!r}, expected one without dots and slashes")
-        seen.add(own)
-        found[own] = Named(own, cls, name)
-    return found
+        found[own] = cls
+    return {REFERENCE: found.pop(REFERENCE, None) or strategy(REFERENCE), **found}
 
 
 def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> None:
@@ -151,28 +109,46 @@ def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> 
         backbone: The backbone.
 
     Raises:
-        InputError: If a strategy is unknown, a name stands twice, or there are options of no contender.
+        InputError: If a strategy is unknown, two contenders have one name, or there are options of no contender.
     """
-    entry = given.last("contenders") or Entry("contenders", list(DEFAULT), "default")
-    told = given.section("options")
-    found = resolve(as_list(entry, list[str]) or [], told)
-    accepted = {name for contender in found.values() for name in (contender.name, contender.asked)}
+    entry = given.last("contenders") or Entry("contenders", list(PARTS), "default")
+    names, told = as_list(entry, list[str]) or [], given.section("options")
+    renamed = {n: str(o["strategy"]) for n, o in told.items() if isinstance(o, Mapping) and "strategy" in o}
+    found = resolve(names, renamed)
+    paths = {name: strategy(name).name for name in names if name not in found}
     for name in told:
-        if name not in accepted:
-            raise InputError(f"options: {unknown_name('contender', name, accepted)}; --contenders adds others")
-    for contender in found.values():
-        prefix = f"options.{contender.name}"
-        if contender.asked != contender.name:
-            options.aliases[f"options.{contender.asked}"] = prefix
-        add_strategy_options(options, backbone, contender.cls, prefix, contender.name in PARTS)
-        options.add(f"{prefix}.strategy", help="its strategy", hidden=True, if_given=True)
+        if name not in found and name not in paths:
+            raise InputError(f"options: {unknown_name('contender', name, [*found, *paths])}; --contenders adds others")
+    options.aliases |= {f"options.{path}": f"options.{name}" for path, name in paths.items()}
+    for name, cls in found.items():
+        add_strategy_options(options, backbone, cls, f"options.{name}", name in PARTS)
+        options.add(f"options.{name}.strategy", help="its strategy", hidden=True, if_given=True)
+
+
+def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, Contender]:
+    """Return the contenders of a study.
+
+    Args:
+        config: The values of the options.
+        settings: What the study is made of.
+    """
+    from pyg_ckd.balance.discovery import options_of
+    from pyg_ckd.study.contenders import Contender, default_options
+
+    keys = {name: f"options.{name}.strategy" for name in config.contenders}
+    renamed = {name: str(config[key]) for name, key in keys.items() if key in config}
+    found = {}
+    for name, cls in resolve(config.contenders, renamed).items():
+        own = {key: config[f"options.{name}.{key}"] for key in options_of(cls) if f"options.{name}.{key}" in config}
+        found[name] = Contender(cls, default_options(cls, settings) | own)
+    return found
 
 
 def check_models(
     data: HeteroData,
     backbone: type[Backbone],
     parts: Mapping[str, Mapping[str, Any]],
-    objectives: Sequence[tuple[type[Objective], Mapping[str, Any], str]],
+    contenders: Mapping[str, Contender],
     seed: int = 0,
 ) -> None:
     """Build every model once, so that a number out of its range is found before anything is trained.
@@ -181,27 +157,28 @@ def check_models(
         data: The graph.
         backbone: The backbone.
         parts: Options under ``model``, ``teacher`` and ``trainer``.
-        objectives: Strategies, their options, and what precedes the names of these on the command line.
+        contenders: The strategies with their options, by what precedes the names of these on the command line.
         seed: Seed of the models.
     """
-    import torch
+    from lightning_fabric import Fabric
 
-    from pyg_ckd.balance.discovery import build_objective, options_of
-    from pyg_ckd.data import Embeddings
+    from pyg_ckd.balance.discovery import options_of
+    from pyg_ckd.study.contenders import Contender, check_options
     from pyg_ckd.training import Trainer, build
 
-    check_parts("trainer", parts["trainer"], lambda: Trainer(**parts["trainer"]))
-    student = check_parts("model", parts["model"], partial(build, backbone, data, seed, **parts["model"]))
-    generator = torch.Generator().manual_seed(seed)
-    sizes = (data["user"].num_nodes, data["item"].num_nodes)
-    for cls, options, prefix in objectives:
-        if cls.name != "plain" and not getattr(backbone, "uses_features", True):
+    trainer = check_parts("trainer", parts["trainer"], lambda: Trainer(**parts["trainer"]))
+    try:
+        Fabric(accelerator=trainer.device, devices=1)
+    except (ValueError, RuntimeError) as error:
+        found = f"trainer.device: found {trainer.device!r}, expected one that this machine has"
+        raise InputError(f"{found} ({error})") from None
+    check_parts("model", parts["model"], lambda: build(backbone, data, seed, **parts["model"]))
+    check = partial(check_options, backbone, data, parts["model"])
+    for prefix, contender in contenders.items():
+        cls = contender.strategy
+        if cls.name != REFERENCE and not backbone.uses_features:
             continue  # Refused in words of its own.
-        teachers = None
         if cls.needs_teachers:
-            plain, teacher = strategy("plain"), parts["teacher"]
-            check_parts("teacher", teacher, partial(build_objective, plain, student, data, None, teacher))
-            teachers = {
-                m: Embeddings(*(torch.randn(size, 1, generator=generator) for size in sizes)) for m in data.modalities
-            }
-        check_parts(prefix, options_of(cls), partial(build_objective, cls, student, data, teachers, options))
+            teacher = Contender(strategy(REFERENCE), parts["teacher"])
+            check_parts("teacher", parts["teacher"], partial(check, teacher))
+        check_parts(prefix, options_of(cls), partial(check, contender))

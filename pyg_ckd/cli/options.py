@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pyg_ckd.cli.arguments import PRINT, Entry, Given
+from pyg_ckd.cli.arguments import Entry, Given
 from pyg_ckd.cli.help import arguments_of, item, paragraph, with_default
 from pyg_ckd.cli.values import (
     as_list,
@@ -156,12 +157,9 @@ class Options:
             names = ", ".join(n if self.known[n].positional else f"--{n}" for n in missing)
             raise InputError(f"{self.command}: these arguments are required: {names}")
         taken = [o for o in self.known.values() if not o.if_given or o.name in values.found]
-        parser = _parser(taken)
         words = [f"--{name}={as_word(value)}" for name, (value, _) in values.found.items()]
-        if given.print_config is not None:
-            words.append(f"--{PRINT}" + (f"={given.print_config}" if given.print_config else ""))
         try:
-            config = parser.parse_args(words)
+            config = _parser(taken).parse_args(words)
         except (ArgumentError, TypeError, KeyError, ValueError) as error:
             raise self._named(error, values) from None
         for option in taken:
@@ -169,6 +167,9 @@ class Options:
             if option.name.rpartition(".")[2] == "seed" and value is not None and not 0 <= value < MAX_SEED:
                 label = values.found[option.name][1].label if option.name in values.found else f"--{option.name}"
                 raise InputError(f"{label}: found {value}, expected an integer from 0 to 2^63 - 1")
+        if given.print_config is not None:
+            sys.stdout.write(_as_yaml(config, taken, bool(given.print_config)))
+            sys.exit(0)
         return config
 
     def _named(self, error: Exception, values: _Values) -> InputError:
@@ -346,13 +347,29 @@ def _parser(options: Collection[Option]) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="pyg-ckd", exit_on_error=False, add_help=False)
-    parser.add_argument("--config", action="config")
     for option in options:
         default = None if option.default is REQUIRED else option.default
         if item_of(option.type) is not None and isinstance(default, (tuple, set, frozenset)):
             default = list(default)
         parser.add_argument(f"--{option.name}", dest=option.name, type=option.type, default=default)
     return parser
+
+
+def _as_yaml(config: Namespace, options: Collection[Option], skip_default: bool) -> str:
+    """Return the values of options as a configuration file."""
+    found: dict[str, Any] = {}
+    for option in options:
+        value = config[option.name]
+        value = list(value) if isinstance(value, tuple) else value
+        if (value is None and option.default is REQUIRED) or (skip_default and value == option.default):
+            continue
+        head, _, last = option.name.rpartition(".")
+        first, _, rest = head.partition(".")  # The name of a contender may have dots.
+        place = found
+        for key in filter(None, (first, rest)):
+            place = place.setdefault(key, {})
+        place[last] = value
+    return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 
 
 def _metavar(option: Option) -> str:

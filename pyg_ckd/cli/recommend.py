@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import add_checkpoint, add_data, load_data, read_lines
+from pyg_ckd.cli.common import add_checkpoint, add_data, import_strategy, load_data, read_lines
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
 from pyg_ckd.errors import InputError
@@ -51,6 +51,7 @@ def run(config: Namespace) -> int:
     check_format(config.out)  # Before the work, not after it.
     users = read_lines(config.users_file, "users_file") if config.users_file is not None else config.users
     candidates = None if config.candidates_file is None else read_lines(config.candidates_file, "candidates_file")
+    import_strategy(config)
     data = load_data(config)
     recommender = Recommender.load(config.checkpoint, data, None, config.device, config.seen)
     path = recommender.export_top_k(

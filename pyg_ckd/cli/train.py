@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, section, sections
-from pyg_ckd.cli.contenders import PARTS, add_parts, add_strategy_options, all_options, check_models, strategy
+from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models, strategy
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say
+from pyg_ckd.study.settings import PARTS, StudySettings
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -41,20 +42,19 @@ def run(config: Namespace) -> int:
         config: The values of the options.
     """
     from pyg_ckd.nn import backbones
+    from pyg_ckd.study.contenders import Contender, default_options
     from pyg_ckd.study.run import train_run
 
     cls, backbone = strategy(config.objective), backbones()[config.backbone]
-    options = sections(config, ("model", "plain", "teacher", "distillation", "trainer"))
+    parts = sections(config, ("model", "plain", "teacher", "distillation", "trainer"))
     given = section(config, "strategy")
-    part = PARTS.get(cls.name)
-    chosen = all_options(cls, options, given)
-    if part is None:
-        options = {name: options[name] for name in ("model", "teacher", "trainer")} | {"objective": chosen}
-    else:
-        options[part] |= given
+    settings = StudySettings(plain=parts["plain"], distillation=parts["distillation"])
+    contender = Contender(cls, default_options(cls, settings) | given)
     data = load_data(config)
-    check_models(data, backbone, options, [(cls, chosen, "strategy" if part is None or given else part)], config.seed)
-    with no_leftovers(config.out), epoch_lines(options["trainer"].get("progress", True)):
+    prefix = "strategy" if given else PARTS.get(cls.name, "strategy")
+    check_models(data, backbone, parts, {prefix: contender}, config.seed)
+    options = {**parts, "objective": given} if given else parts
+    with no_leftovers(config.out), epoch_lines(parts["trainer"]["progress"]):
         metrics = train_run(data, backbone, config.out, config.objective, options, config.k, config.seed)
     say(str(metrics))
     return 0

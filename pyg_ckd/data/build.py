@@ -26,9 +26,14 @@ from pyg_ckd.data.checks import (
     check_size,
     check_splits,
     finite_rows,
+    without_repetition,
 )
+from pyg_ckd.data.feedback import Positive, check_feedback, liked
+from pyg_ckd.data.frames import is_frame, join
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
+from pyg_ckd.data.prepared import keep as keep_record
 from pyg_ckd.data.transforms import feature_transform
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -46,21 +51,33 @@ def build_data(
     transform: str | Callable[[HeteroData], HeteroData] | None = "standardize",
     impute: Impute = "mean",
     strict: bool = True,
+    user_id: Any = None,
+    item_id: Any = None,
+    keep: str = "error",
+    min_rating: float | None = None,
+    positive: Positive = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> HeteroData:
     r"""Build and check the graph that everything else in the package works on.
 
+    Ids may be integers, strings or UUIDs; where they are text in one place and numbers in another, they are compared as
+    text. Frames are joined by id, never by position: what has an id and no row, or a row and no id, is refused by name.
+
     Args:
         train: Training interactions: integers of shape ``[2, E]`` (zero-based user row, item row), or a data frame
-            with the columns ``user`` and ``item``.
+            with the columns ``user`` and ``item`` (or ``user_id`` and ``item_id``), which hold ids.
         features: The feature matrix ``[num_items, d_m]`` of each modality, of any real dtype; the order of the
-            dictionary is the order of the modalities.
+            dictionary is the order of the modalities. A data frame has a row for each item, indexed by item id (or with
+            a column ``item`` or ``item_id``); a series holds one number or vector for each. A default index, from 0, is
+            the row number of the item, which is its id where interactions hold integers.
         val: Validation interactions, as ``train``. (default: :obj:`None`, none)
         test: Test interactions, as ``train``. (default: :obj:`None`, none)
         num_users: Number of users. (default: :obj:`None`, the largest user index plus one)
         num_items: Number of items. (default: :obj:`None`, the larger of the largest item index plus one and the
             number of feature rows)
-        has: For some modalities, a bool mask ``[num_items]`` of the items that really have it. Rows of the others
-            may be NaN; ``impute`` says what they are replaced with. (default: :obj:`None`)
+        has: For some modalities, a bool mask ``[num_items]`` of the items that really have it, or a series indexed by
+            item id. Rows of the others may be NaN or, in frames, be left out; ``impute`` says what they are replaced
+            with. (default: :obj:`None`)
         source: Where the input came from; begins every message. (default: :obj:`"input"`)
         transform: Name or callable of the feature transform, see :func:`feature_transform`.
             (default: :obj:`"standardize"`)
@@ -68,12 +85,25 @@ def build_data(
             (default: :obj:`"mean"`, over the items that have the modality)
         strict: If set to :obj:`False`, let repeated interactions, held-out parts of cold users only and features that
             are not finite pass: to look at the data with :func:`describe_data`, not to train on. (default: :obj:`True`)
+        user_id: The id of each user row. (default: :obj:`None`, the ids of the frames in ascending order, if there are
+            any)
+        item_id: The id of each item row: that of arrays. (default: :obj:`None`, the ids of the features in ascending
+            order, if there are any)
+        keep: Which of repeated interactions stays, within a split or across them in their order: ``"first"``,
+            ``"last"``, or ``"error"``, which refuses them. (default: :obj:`"error"`)
+        min_rating: Keep interactions whose rating is at least so high, for frames with a column ``rating``. (default:
+            :obj:`None`, all, with a warning if ratings differ)
+        positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
+            with a warning if labels differ)
+        prepared: What became of the features before, ``data.prepared`` of the graph that they come from. (default:
+            :obj:`None`, they are as they were read)
 
     Returns:
         A graph with the node types ``user`` and ``item``; ``data['item'][m]`` float32 ``[num_items, d_m]`` and, where
         a mask was given, ``data['item']['has_<m>']`` bool ``[num_items]``; ``data['user', 'rates', 'item']`` with
         ``edge_index``, ``val_edge_index`` and ``test_edge_index``, int64 ``[2, E]``; ``data.modalities`` and
-        ``data.source``.
+        ``data.source``; and where there are ids, ``data.user_id`` and ``data.item_id``, the id of each row: an int64
+        tensor, or a list of strings; and ``data.prepared``, what was done to the features.
 
     Raises:
         InputError: If anything about the input is wrong; the message says what, where and how to mend it.
@@ -85,24 +115,31 @@ def build_data(
     """
     apply_transform, fill_in = feature_transform(transform), imputation(impute)
     given = {"train": train, "val": val, "test": test}
-    edges = {split: as_edge_index([] if pairs is None else pairs, split, source) for split, pairs in given.items()}
-    matrices = _matrices(features, source)
-    sizes = _sizes(
-        edges, matrices, check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
-    )
+    num_users, num_items = check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
+    _check_names(features, has or {}, source)
+    given = {split: _liked(part, min_rating, positive, f"{source}: {split}") for split, part in given.items()}
+    joined = join(given, features, has or {}, user_id, item_id, num_users, source)
+    edges = {split: as_edge_index([] if part is None else part, split, source) for split, part in joined.parts.items()}
+    matrices = {m: as_features(matrix, m, source) for m, matrix in joined.features.items()}
+    sizes = _sizes(edges, matrices, _size(num_users, joined.user_id, "user", source), num_items)
     for split in SPLITS:
         check_range(edges[split], split, sizes, source)
+    edges = without_repetition(edges, keep)
     check_splits(edges, sizes, source)
     if strict:
         check_repetition(edges, sizes, source)
 
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes
-    _add_features(data, matrices, has or {}, source, impute == GIVEN, strict)
+    _add_features(data, matrices, joined.has, source, impute == GIVEN, strict, prepared or {})
     for split, name in zip(SPLITS, ("edge_index", "val_edge_index", "test_edge_index"), strict=True):
         data[RATES][name] = torch.from_numpy(edges[split])
     data.modalities = list(matrices)
     data.source = source
+    if joined.user_id is not None:
+        data.user_id = joined.user_id
+    if joined.item_id is not None or any(map(is_frame, given.values())):
+        data.item_id = torch.arange(sizes[1]) if joined.item_id is None else joined.item_id
     return fill_in(apply_transform(data))
 
 
@@ -135,9 +172,10 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
         source=source,
         transform="none",
         impute=impute,
+        prepared=getattr(data, "prepared", None),
     )
     out = copy.copy(data)
-    out.modalities, out.source = checked.modalities, checked.source
+    out.modalities, out.source, out.prepared = checked.modalities, checked.source, checked.prepared
     for store in checked.stores[1:]:
         out[store._key].update(store.to_dict())
     return out
@@ -146,7 +184,10 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
 def fingerprint(data: HeteroData) -> str:
     r"""Return a SHA-256 digest of sizes, modalities, features, masks, interactions of all splits and all further edges.
 
-    It is the same in every process and on every device, and changes with the order of modalities or interactions.
+    Of features, it takes what was read and the settings of transforms and imputations, see
+    :mod:`pyg_ckd.data.prepared`, as their outcome depends on threads and processors in its last bits. Where there is no
+    such record, or features were changed since, it takes the features. It is the same in every process and on every
+    device, and changes with the order of modalities or interactions.
 
     Args:
         data: A graph from :func:`build_data`.
@@ -154,8 +195,10 @@ def fingerprint(data: HeteroData) -> str:
     digest = hashlib.sha256(repr((data["user"].num_nodes, data["item"].num_nodes, list(data.modalities))).encode())
     item, rates = data["item"], data[RATES]
     for m in data.modalities:
-        _update(digest, m, item[m])
-        _update(digest, f"has_{m}", item.get(f"has_{m}"))
+        has = item.get(f"has_{m}")
+        missing = has is not None and not bool(has.all())
+        digest.update(f"|{m}:{describe_record(current(data, m), item[m], missing)}".encode())
+        _update(digest, f"has_{m}", has)
     for name in ("edge_index", "val_edge_index", "test_edge_index"):
         _update(digest, name, rates.get(name))
     for kind, index in sorted(data.edge_index_dict.items()):
@@ -164,7 +207,18 @@ def fingerprint(data: HeteroData) -> str:
     return digest.hexdigest()
 
 
-def _matrices(features: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+def _liked(part: Any, min_rating: float | None, positive: Positive, where: str) -> Any:
+    """Return interactions without those that are no likes."""
+    check_feedback(min_rating, positive)
+    if not is_frame(part):
+        if part is not None and (min_rating is not None or positive is not None):
+            raise InputError(f"{where} is no frame with ratings or labels; leave out min_rating and positive")
+        return part
+    mask = liked(part, min_rating, positive, where)
+    return part if mask is None else part[mask]
+
+
+def _check_names(features: Mapping[str, Any], has: Mapping[str, Any], source: str) -> None:
     if not isinstance(features, Mapping):
         raise InputError(
             f"{source}: features are a {type(features).__name__}, expected a dictionary from modality to matrix"
@@ -173,7 +227,14 @@ def _matrices(features: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         raise InputError(f"{source}: no modality found, expected at least one matrix [num_items, d] of item features")
     for name in features:
         check_modality_name(name, source)
-    return {name: as_features(matrix, name, source) for name, matrix in features.items()}
+    check_mask_names(has, list(features), source)
+
+
+def _size(number: int | None, ids: Tensor | list[str] | None, kind: str, source: str) -> int | None:
+    """Return the number of rows of users, which ids tell."""
+    if ids is not None and number not in (None, len(ids)):
+        raise InputError(f"{source}: num_{kind}s is {number}, but there are {len(ids)} ids; leave it out")
+    return number if ids is None else len(ids)
 
 
 def _sizes(
@@ -188,9 +249,14 @@ def _sizes(
 
 
 def _add_features(
-    data: HeteroData, matrices: dict[str, Tensor], has: Mapping[str, Any], source: str, as_given: bool, strict: bool
+    data: HeteroData,
+    matrices: dict[str, Tensor],
+    has: Mapping[str, Any],
+    source: str,
+    as_given: bool,
+    strict: bool,
+    prepared: Mapping[str, Any],
 ) -> None:
-    check_mask_names(has, list(matrices), source)
     item = data["item"]
     for m, x in matrices.items():
         check_rows(x, m, item.num_nodes, source)
@@ -202,6 +268,8 @@ def _add_features(
             item[f"has_{m}"] = mask
             if as_given:
                 item[m] = torch.where((mask | finite_rows(x)).view(-1, 1), x, item[m])
+        before = prepared.get(m)
+        keep_record(data, m, before if before and before["bits"] == bits_of(x) else begin(x, mask, as_given))
 
 
 def _declared_modalities(data: HeteroData, source: str) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data.storage import NodeStorage
@@ -19,13 +20,14 @@ from torch_geometric.data.storage import NodeStorage
 from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
+KEEP = ("error", "first", "last")
 
 _BLOCK_FLOATS = 2**22  # Values that are looked at together.
 
 # Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key, and
 # those that other arrays have in an .npz file.
 _RESERVED = {"full", "id", "x", "y", "batch", "ptr", "n_id", "input_id", "batch_size", "num_sampled_nodes", "training"}
-_RESERVED |= {*SPLITS, "num_users", "num_items", "modalities", "user_id", "item_id"}
+_RESERVED |= {*SPLITS, "num_users", "num_items", "modalities", "user_id", "item_id", "prepared"}
 
 
 def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int | None:
@@ -33,26 +35,75 @@ def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int 
     if size is None and inferred:
         return None
     expected = "a positive integer or None to infer it" if inferred else "a positive integer"
-    try:
-        number = operator.index(size)
-    except TypeError:
-        raise InputError(f"{source}: {name} is {size!r}, expected {expected}") from None
+    number = as_integer(size, f"{source}: {name}", expected)
     if number < 1:
         raise InputError(f"{source}: {name} is {number}, expected {expected}")
     return number
+
+
+def as_integer(value: Any, name: str, expected: str = "an integer") -> int:
+    """Return an integer of any kind, those of NumPy and tensors among them, as an :obj:`int`.
+
+    Args:
+        value: The value.
+        name: What it is, for messages.
+        expected: What it should be, for messages.
+
+    Raises:
+        InputError: If it is none, such as ``3.0`` or ``"3"``.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}, expected {expected}") from None
+
+
+def check_keep(keep: str) -> None:
+    """Refuse an unknown way to treat repeated interactions.
+
+    Raises:
+        InputError: If it is none of ``"error"``, ``"first"`` and ``"last"``.
+    """
+    if not isinstance(keep, str) or keep not in KEEP:
+        raise unknown_name("keep", keep, KEEP)
+
+
+def repeated(pairs: np.ndarray, keep: str = "first") -> np.ndarray:
+    """Return which interactions are there again, bool ``[E]``.
+
+    Args:
+        pairs: Interactions ``[2, E]``, not negative.
+        keep: Which of several is not counted: the ``"first"`` or the ``"last"``.
+    """
+    key = pairs[0] * (int(pairs[1].max(initial=0)) + 1) + pairs[1]
+    return pd.Series(key).duplicated(keep=keep).to_numpy(dtype=bool)
+
+
+def without_repetition(edge_indices: dict[str, np.ndarray], keep: str) -> dict[str, np.ndarray]:
+    """Return the interactions of each split without those that are there again, in this split or another one.
+
+    Args:
+        edge_indices: Interactions ``[2, E]`` of each split.
+        keep: ``"first"``, ``"last"``, or ``"error"``, which leaves them for :func:`check_repetition`.
+    """
+    check_keep(keep)
+    if keep == "error":
+        return edge_indices
+    ends = np.cumsum([edges.shape[1] for edges in edge_indices.values()])[:-1]
+    masks = np.split(~repeated(np.concatenate([*edge_indices.values()], axis=1), keep), ends)
+    return {split: edges[:, mask] for (split, edges), mask in zip(edge_indices.items(), masks, strict=True)}
 
 
 def as_edge_index(interactions: Any, split: str, source: str) -> np.ndarray:
     """Return interactions as int64 ``[2, E]`` (user row, item row) with no negative index.
 
     Args:
-        interactions: Array-like, tensor of shape ``[2, E]``, or a data frame with columns ``user`` and ``item``.
+        interactions: Array-like, or a tensor, of shape ``[2, E]``.
         split: The name of the split, for messages.
         source: Where the input came from, for messages.
     """
     where = f"{source}: {split}"
-    to_pairs = _frame_to_pairs if hasattr(interactions, "columns") else _as_array
-    pairs = to_pairs(interactions, where)
+    pairs = _as_array(interactions, where)
     if pairs.size == 0:
         return np.empty((2, 0), dtype=np.int64)
     if pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.shape[0] != 2:
@@ -85,7 +136,7 @@ def check_unique(edge_index: np.ndarray, split: str, num_items: int, source: str
         user, item = edge_index[:, position]
         raise InputError(
             f"{source}: {split} has {repeated.size} duplicate interactions, the first is user {user}, item {item} at "
-            f"position {position}; drop them, e.g. with numpy.unique(..., axis=1)"
+            f"position {position}; drop them, or give keep='first' or keep='last'"
         )
     return order
 
@@ -115,7 +166,7 @@ def check_repetition(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int]
             user, item = divmod(int(shared[0]), sizes[1])
             raise InputError(
                 f"{source}: {second} repeats {shared.size} interactions of {first}, the first is user {user}, "
-                f"item {item}; remove them from one of the two"
+                f"item {item}; remove them from one of the two, or give keep='first' or keep='last'"
             )
     for split in ("val", "test"):
         users = edge_indices[split][0]
@@ -131,14 +182,14 @@ def check_modality_name(name: Any, source: str) -> None:
 
     Fine are identifiers of Python that are none of the attributes of PyG's storages and PyTorch's module and parameter
     dictionaries (``keys``, ``items``, ``pop``, ``type``, ...), of the names in ``_RESERVED``, and of the forms ``_*``,
-    ``has_*`` (masks) and ``*_dict``.
+    ``has_*`` (masks), ``prepared_<n>`` and ``*_dict``.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise InputError(
             f"{source}: modality name {name!r} is not an identifier; use letters, digits and _ and no digit first, "
             f"e.g. {_identifier(name)!r}"
         )
-    taken = name in _RESERVED or name.startswith(("_", "has_")) or name.endswith("_dict")
+    taken = name in _RESERVED or re.match(r"_|has_|prepared_\d", name) or name.endswith("_dict")
     if taken or any(hasattr(cls, name) for cls in (NodeStorage, torch.nn.ModuleDict, torch.nn.ParameterDict)):
         stem = re.sub("^(has)?_+|_dict$", "", name) or "visual"
         raise InputError(
@@ -244,16 +295,6 @@ def _as_array(values: Any, where: str) -> np.ndarray:
 
 def _contiguous_copy(array: np.ndarray, dtype: Any) -> np.ndarray:
     return np.array(array, dtype=dtype, order="C")
-
-
-def _frame_to_pairs(frame: Any, where: str) -> np.ndarray:
-    for name in ("user", "item"):
-        if name not in frame.columns:
-            raise InputError(
-                f"{where} lacks the column {name!r}; {unknown_name('column', name, map(str, frame.columns))}"
-            )
-        _require_integers(_as_array(frame[name].to_numpy(), f"{where}, column {name!r}"), f"{where}, column {name!r}")
-    return np.stack([frame["user"].to_numpy(), frame["item"].to_numpy()])
 
 
 def _require_integers(array: np.ndarray, where: str) -> None:

@@ -1,21 +1,25 @@
 """Splitting interactions into training, validation and test parts, and thinning them to a k-core.
 
-Every function takes interactions of shape ``[2, E]`` (or a data frame with the columns ``user`` and ``item``) and
-returns int64 arrays whose interactions keep the order of the input.
+Every function takes interactions of shape ``[2, E]``, or a data frame with the columns ``user`` and ``item`` (or
+``user_id`` and ``item_id``) of ids of any type. Interactions keep the order of the input. Arrays, and frames of
+integers, are split into int64 arrays; frames with other ids into frames with all their columns.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from pyg_ckd.data.checks import as_edge_index
+from pyg_ckd.data.checks import as_edge_index, as_integer
+from pyg_ckd.data.frames import is_frame, pair_columns
+from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.errors import InputError
 
-Split = tuple[np.ndarray, np.ndarray, np.ndarray]
+Split = tuple[Any, Any, Any]
 
 TRAIN, VAL, TEST = 0, 1, 2
 
@@ -38,8 +42,8 @@ def random_split(interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), s
         InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, or the seed is
             negative.
     """
-    pairs = as_edge_index(interactions, "interactions", "split")
-    return _parts(pairs, _random_parts(pairs[0], check_ratios(ratios), _generator(seed)))
+    pairs = _as_pairs(interactions, "split")
+    return _parts(interactions, pairs, _random_parts(pairs[0], check_ratios(ratios), _generator(seed)))
 
 
 def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0) -> Split:
@@ -60,13 +64,13 @@ def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0
         InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the seed is
             negative.
     """
-    pairs = as_edge_index(interactions, "interactions", "split")
+    pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
     when = _generator(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size)
     rank, count, _ = _rank_within_user(pairs[0], when)
     from_end = count - 1 - rank
     part = np.select([(count >= 3) & (from_end == 0), (count >= 3) & (from_end == 1)], [TEST, VAL], TRAIN)
-    return _parts(pairs, part)
+    return _parts(interactions, pairs, part)
 
 
 def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
@@ -86,13 +90,13 @@ def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] =
         InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the ratios do not sum
             to one.
     """
-    pairs = as_edge_index(interactions, "interactions", "split")
+    pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
     order = np.argsort(_check_timestamps(timestamps, size), kind="stable")
     bounds = np.rint(np.cumsum(check_ratios(ratios))[:2] * size).astype(np.int64)
     part = np.empty(size, dtype=np.int64)
     part[order] = np.searchsorted(bounds, np.arange(size), side="right")
-    return _parts(pairs, part)
+    return _parts(interactions, pairs, part)
 
 
 def cold_start_split(
@@ -119,7 +123,7 @@ def cold_start_split(
         InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, the seed is negative,
             or ``cold_share`` is not between 0 and 1 or leaves no cold or no warm item.
     """
-    pairs = as_edge_index(interactions, "interactions", "split")
+    pairs = _as_pairs(interactions, "split")
     shares = check_ratios(ratios)
     items, item = np.unique(pairs[1], return_inverse=True)
     num_cold = round(cold_share * items.size) if 0 < cold_share < 1 else 0
@@ -135,7 +139,7 @@ def cold_start_split(
     part = kind[item]
     warm = np.flatnonzero(part == TRAIN)
     part[warm] = _random_parts(pairs[0, warm], shares, rng)
-    return _parts(pairs, part)
+    return _parts(interactions, pairs, part)
 
 
 def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
@@ -153,7 +157,7 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
         InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
     """
     check_core(k, k_item)
-    pairs = as_edge_index(interactions, "interactions", "k-core")
+    pairs = _as_pairs(interactions, "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)
     if pairs.shape[1] and not keep.any():
@@ -184,7 +188,11 @@ def check_core(k: Any, k_item: Any = None) -> None:
     Raises:
         InputError: If one is not.
     """
-    if any(not isinstance(x, Integral) or x < 0 for x in (k, 0 if k_item is None else k_item)):
+    try:
+        wrong = any(operator.index(x) < 0 for x in (k, 0 if k_item is None else k_item))
+    except TypeError:
+        wrong = True
+    if wrong:
         raise InputError(f"k-core: k={k!r}, k_item={k_item!r}, expected integers of at least 0, such as 5")
 
 
@@ -194,9 +202,10 @@ def check_seed(seed: int) -> int:
     Raises:
         InputError: If it is negative.
     """
-    if seed < 0:
-        raise InputError(f"split: seed is {seed}, expected an integer of at least 0")
-    return seed
+    number = as_integer(seed, "split: seed", "an integer of at least 0")
+    if number < 0:
+        raise InputError(f"split: seed is {number}, expected an integer of at least 0")
+    return number
 
 
 def _core(rows: list[np.ndarray], k_user: int, k_item: int) -> np.ndarray:
@@ -244,12 +253,26 @@ def _rank_within_user(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, n
     return rank, counts[user], user
 
 
-def _parts(pairs: np.ndarray, part: np.ndarray) -> Split:
+def _as_pairs(interactions: Any, source: str) -> np.ndarray:
+    """Return interactions as integers ``[2, E]``; ids of other types are numbered."""
+    if not is_frame(interactions):
+        return as_edge_index(interactions, "interactions", source)
+    columns = pair_columns(interactions, f"{source}: interactions").values()
+    if all(map(pd.api.types.is_integer_dtype, columns)):
+        return as_edge_index(np.stack([column.to_numpy() for column in columns]), "interactions", source)
+    return np.stack([pd.factorize(column)[0].astype(np.int64) for column in columns])
+
+
+def _parts(interactions: Any, pairs: np.ndarray, part: np.ndarray) -> Split:
+    if isinstance(interactions, pd.DataFrame):
+        columns = pair_columns(interactions, "split: interactions").values()
+        if not all(map(pd.api.types.is_integer_dtype, columns)):
+            return interactions[part == TRAIN], interactions[part == VAL], interactions[part == TEST]
     return pairs[:, part == TRAIN], pairs[:, part == VAL], pairs[:, part == TEST]
 
 
 def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
-    array = np.asarray(timestamps)
+    array = as_dates(timestamps)
     if array.shape != (size,) or array.dtype.kind not in "iufM":
         raise InputError(
             f"split: timestamps are {array.dtype} of shape {list(array.shape)}, expected {size} numbers or dates"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor
 
-from pyg_ckd.datasets.tables import as_ids
+from pyg_ckd.data.ids import as_ids
 from pyg_ckd.errors import InputError
 
 
@@ -55,7 +55,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {}
             for name in archive.files:
-                arrays[name] = archive[name]
+                if not name.startswith("__MACOSX/"):  # What macOS adds when it packs an archive anew.
+                    arrays[name] = archive[name]
     except (
         ValueError,
         zipfile.BadZipFile,

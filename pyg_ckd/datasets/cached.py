@@ -13,7 +13,7 @@ import torch
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 
 
 class CachedGraph(InMemoryDataset):
@@ -43,7 +43,9 @@ class CachedGraph(InMemoryDataset):
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
         force_reload: bool = False,
     ) -> None:
-        super().__init__(None if root is None else str(root), transform, pre_transform, force_reload=force_reload)
+        super().__init__(
+            None if root is None else str(as_path(root)), transform, pre_transform, force_reload=force_reload
+        )
         file = None if root is None else self._file(dict(key))
         if file is not None and file.exists() and not force_reload:
             data = _read(file)

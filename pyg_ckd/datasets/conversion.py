@@ -8,15 +8,18 @@ from pathlib import Path
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.datasets.delimited import read_header
 from pyg_ckd.datasets.folder import read_folder
 from pyg_ckd.datasets.formats import read_diffmm, read_lattice, read_mmrec, read_recbole
-from pyg_ckd.datasets.formats.mmrec import read_header
+from pyg_ckd.datasets.formats.lattice import cores_in
 from pyg_ckd.datasets.formats.recbole import is_typed
 from pyg_ckd.datasets.npz import read_npz
+from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.datasets.tables import SUFFIXES
 from pyg_ckd.datasets.writing import WRITERS, check_target, is_folder, write_graph
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import as_path
 
 READERS: dict[str, Callable[..., HeteroData]] = {
     "npz": read_npz,
@@ -48,9 +51,9 @@ def recognise(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: If ``path`` is neither, or a folder holds files of several formats.
     """
-    folder = Path(path)
+    folder = as_path(path)
     if not is_folder(folder):
-        if folder.suffix == ".npz":
+        if folder.suffix.lower() == ".npz":
             return "npz"
         found = f"is a {folder.suffix or 'nameless'} file" if folder.is_file() else "does not exist"
         raise InputError(
@@ -86,7 +89,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
     if str(source) == "synthetic":
         data = synthetic_multimodal(transform="none")
     else:
-        data = READERS[recognise(source)](source, transform="none", impute="given")
+        data = READERS[recognise(source)](as_path(source), transform="none", impute="given")
     write_graph(data, target, format)
     return data
 
@@ -94,13 +97,16 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
 def _signs(folder: Path) -> dict[str, Path]:
     """Return a file of each format that a folder has files of."""
     found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.inter"))[:1]:
+    for file in files_in(folder, ".inter")[:1]:
         found["recbole" if is_typed(read_header(file)) else "mmrec"] = file
-    for file in [*sorted(folder.glob("*-core/train.json")), folder / "train.json", folder / "trnMat.pkl"]:
-        if file.is_file():
-            found.setdefault("diffmm" if file.suffix == ".pkl" else "lattice", file)
+    places = [(place, "train.json") for place in (*cores_in(folder), folder)]
+    for place, name in [*places, (folder, "trnMat.pkl")]:
+        table = find_file(place, name)
+        if table is not None:
+            found.setdefault("diffmm" if name == "trnMat.pkl" else "lattice", table)
     for stem in ("interactions", "train"):
         for suffix in SUFFIXES:
-            if (folder / f"{stem}{suffix}").is_file():
-                found.setdefault("folder", folder / f"{stem}{suffix}")
+            table = find_file(folder, f"{stem}{suffix}")
+            if table is not None:
+                found.setdefault("folder", table)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,13 +13,17 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.checks import SPLITS, as_integer, check_keep, repeated
+from pyg_ckd.data.feedback import Positive, liked
+from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import files_in
 from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of, value_at
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import as_path
 
 _METHODS = ("auto", "given", "random", "leave-one-out", "temporal", "cold-start")
 
@@ -34,23 +38,30 @@ def read_folder(
     cold_share: float = 0.2,
     impute: Impute = "mean",
     strict: bool = True,
+    keep: str = "error",
+    min_rating: float | None = None,
+    positive: Positive = None,
 ) -> HeteroData:
     r"""Read a graph from a folder of plain files.
 
     ============================================== ====================================================================
     file                                           content
     ============================================== ====================================================================
-    ``interactions.parquet`` or ``.csv``           columns ``user``, ``item``; optional ``timestamp`` and ``split``
-                                                   (``train``, ``val`` or ``test``)
+    ``interactions.parquet`` or ``.csv``           columns ``user``, ``item``; optional ``timestamp``, ``split``
+                                                   (``train``, ``val`` or ``test``), ``rating`` and ``label``
     or ``train``, ``val``, ``test`` (same types)   columns ``user``, ``item``; ``val`` and ``test`` are optional
     ``<modality>.npy``                             ``[num_items, d_m]`` real; in alphabetical order of the names
     ``has_<modality>.npy``                         ``[num_items]`` bool: items that have the modality (optional)
     ``items.parquet`` or ``.csv``                  column ``item``: the item id of each feature row (optional)
     ============================================== ====================================================================
 
+    In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv`` is
+    read as well. Suffixes may be in capitals.
+
     Ids may be integers, strings or UUIDs. UUIDs and integers beyond 63 bits become strings. In CSV files, ids that all
-    look like integers are, unless one has a leading zero or a plus. User ids are mapped to rows in ascending order.
-    Item ids are looked up in ``items``; without that file they are the zero-based rows of the feature matrices.
+    look like integers are, unless one has a leading zero or a plus. Ids that are text in one file and numbers in
+    another are compared as text. User ids are mapped to rows in ascending order. Item ids are looked up in ``items``;
+    without that file they are the zero-based rows of the feature matrices.
 
     Args:
         path: The folder.
@@ -66,6 +77,12 @@ def read_folder(
             :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
+        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+            (default: :obj:`"error"`)
+        min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
+            :obj:`None`, all, with a warning if ratings differ)
+        positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
+            with a warning if labels differ)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`. ``data.user_id`` and ``data.item_id`` hold the ids behind the
@@ -74,20 +91,27 @@ def read_folder(
     Raises:
         InputError: If a file is missing, damaged or inconsistent with another.
     """
-    folder = Path(path)
+    folder = as_path(path)
     split = split_method(split)
+    check_keep(keep)
     features, has = _read_features(folder)
     frame = _read_interactions(folder, split)
+    mask = liked(frame, min_rating, positive, str(folder))
+    frame = frame if mask is None else frame[mask].reset_index(drop=True)
     num_items = next(iter(features.values())).shape[0]
     pairs, user_id, item_id = _map(frame, folder, num_items)
-    if strict:
-        _check_unique(pairs, frame, folder)
+    if keep != "error":
+        frame = frame[~repeated(pairs, keep)].reset_index(drop=True)
+        pairs, user_id, item_id = _map(frame, folder, num_items)
+    elif strict:
+        check_unique_rows(pairs, frame["user"], frame["item"], f"{folder}: interactions")
+    k_core = as_integer(k_core, f"{folder}: k_core")
     if k_core:
         with naming(folder):
-            keep = core_mask(pairs, k_core)
-        frame = frame[keep]
+            core = core_mask(pairs, k_core)
+        frame = frame[core]
         users, user_id = map_ids(frame["user"])
-        pairs = np.stack([users, pairs[1, keep]])
+        pairs = np.stack([users, pairs[1, core]])
     with naming(folder):
         train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share)
     data = build_data(
@@ -133,7 +157,8 @@ def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
         part = read_table(table, ("user", "item"))
         _check_frame(part, table)
         frames.append(part.assign(split=name))
-    _check_one_type(dict(zip(parts.values(), frames, strict=True)))
+    alike = {name: comparable(*(frame[name] for frame in frames)) for name in ("user", "item")}
+    frames = [frame.assign(**{name: alike[name][n] for name in alike}) for n, frame in enumerate(frames)]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -148,20 +173,6 @@ def _check_frame(frame: pd.DataFrame, path: Path) -> None:
         if wrong.size:
             first = unknown_name("split", frame["split"].iloc[wrong[0]], SPLITS)
             raise InputError(f"{path}: column 'split' has {wrong.size} wrong values, in row {wrong[0]} {first}")
-
-
-def _check_one_type(frames: Mapping[Path, pd.DataFrame]) -> None:
-    """Refuse ids that are integers in one part and text in another; in CSV files, all of them are text."""
-    typed = {path: frame for path, frame in frames.items() if path.suffix == ".parquet" and not frame.empty}
-    for name in ("user", "item"):
-        kinds = {path: pd.api.types.is_integer_dtype(frame[name]) for path, frame in typed.items()}
-        other = next((path for path in kinds if kinds[path] != next(iter(kinds.values()))), None)
-        if other is not None:
-            first = next(iter(typed))
-            raise InputError(
-                f"{other}: column {name!r} holds {value_at(typed[other][name], 0)!r} in row 0, but {first.name} holds "
-                f"{value_at(typed[first][name], 0)!r}: ids of mixed types; write all as integers or all as text"
-            )
 
 
 def _map(
@@ -201,14 +212,24 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
     return as_ids(frame["item"])
 
 
-def _check_unique(pairs: np.ndarray, frame: pd.DataFrame, folder: Path) -> None:
-    """Refuse duplicates before they are split apart, naming the ids that the user knows."""
-    repeated = np.flatnonzero(pd.DataFrame(pairs.T).duplicated())
-    if repeated.size:
-        user, item = (value_at(frame[name], repeated[0]) for name in ("user", "item"))
+def check_unique_rows(pairs: np.ndarray, users: pd.Series, items: pd.Series, where: str) -> None:
+    """Refuse repeated interactions of one file, naming the ids that the user knows.
+
+    Args:
+        pairs: User row and item row, ``[2, E]``.
+        users: The id of the user of each.
+        items: The id of the item of each.
+        where: What the file is, for messages.
+
+    Raises:
+        InputError: If an interaction is there again.
+    """
+    again = np.flatnonzero(repeated(pairs))
+    if again.size:
+        user, item = value_at(users, again[0]), value_at(items, again[0])
         raise InputError(
-            f"{folder}: interactions has {repeated.size} duplicate interactions, the first is user {user!r}, item "
-            f"{item!r} again in row {repeated[0]}; keep one of each, e.g. the first in time"
+            f"{where} has {again.size} duplicate interactions, the first is user {user!r}, item {item!r} again in row "
+            f"{again[0]}; keep one of each, with keep='first' or keep='last'"
         )
 
 
@@ -227,7 +248,7 @@ def split_method(name: str) -> str:
     Raises:
         InputError: If there is no such way.
     """
-    if name.replace("_", "-") not in _METHODS:
+    if not isinstance(name, str) or name.replace("_", "-") not in _METHODS:
         raise unknown_name("split", name, _METHODS)
     return name.replace("_", "-")
 
@@ -257,7 +278,7 @@ def split_pairs(
 def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}, expected a folder")
-    arrays = {file.stem: read_array(file, mapped=True) for file in sorted(folder.glob("*.npy"))}
+    arrays = {file.stem: read_array(file, mapped=True) for file in files_in(folder, ".npy")}
     features = {name: array for name, array in arrays.items() if not name.startswith("has_")}
     if not features:
         raise InputError(f"{folder}: no features, expected <modality>.npy of shape [num_items, d]; {listing(folder)}")
@@ -269,5 +290,5 @@ def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 
 def listing(folder: Path) -> str:
     """Return the first names in a folder, for messages."""
-    names = sorted(file.name for file in folder.iterdir())
+    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     return "found " + (", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing")

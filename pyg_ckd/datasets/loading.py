@@ -10,12 +10,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.datasets.conversion import READERS, recognise
 from pyg_ckd.datasets.npz import Transform
 from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import as_path
 
 
 def load(path: str | os.PathLike[str], transform: Transform = "standardize", **options: Any) -> HeteroData:
@@ -36,6 +39,7 @@ def load(path: str | os.PathLike[str], transform: Transform = "standardize", **o
             wrong.
     """
     reader, arguments = _reader(path)
+    options = {name: _plain(value) for name, value in options.items()}
     _check_options(reader, options)
     return reader(*arguments, transform=transform, **options)
 
@@ -43,7 +47,14 @@ def load(path: str | os.PathLike[str], transform: Transform = "standardize", **o
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:
     if str(path) == "synthetic":
         return synthetic_multimodal, ()
-    return READERS[recognise(path)], (Path(path),)
+    return READERS[recognise(path)], (as_path(path),)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy or PyTorch as one of Python, and an array as a list."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return value.detach().cpu().tolist() if isinstance(value, Tensor) else value
 
 
 def _check_options(reader: Callable[..., HeteroData], options: Mapping[str, Any]) -> None:

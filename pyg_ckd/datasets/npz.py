@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,16 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.data import build_data, check_data
 from pyg_ckd.data.impute import Impute
+from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_arrays
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 
 Transform = str | Callable[[HeteroData], HeteroData] | None
 
 _INTERACTIONS = {"train": "edge_index", "val": "val_edge_index", "test": "test_edge_index"}
 _IDS = ("user_id", "item_id")
-_KNOWN = ("num_users", "num_items", *_INTERACTIONS, "modalities", *_IDS)
+_KNOWN = ("num_users", "num_items", *_INTERACTIONS, "modalities", *_IDS, "prepared")
 
 
 class MultimodalNpz(InMemoryDataset):
@@ -52,7 +52,11 @@ class MultimodalNpz(InMemoryDataset):
 
 
 def read_npz(
-    path: str | os.PathLike[str], transform: Transform = "standardize", impute: Impute = "mean", strict: bool = True
+    path: str | os.PathLike[str],
+    transform: Transform = "standardize",
+    impute: Impute = "mean",
+    strict: bool = True,
+    keep: str = "error",
 ) -> HeteroData:
     r"""Read a graph from a NumPy archive.
 
@@ -67,6 +71,7 @@ def read_npz(
     ``has_m``              ``[num_items]`` bool        which items really have modality ``m`` (optional)
     ``modalities``         ``[M]`` string              the modalities in order (optional, else the order of the file)
     ``user_id, item_id``   ``[N]`` integer or string   the ids behind the rows (optional)
+    ``prepared``           text                        transforms and imputation of the features (optional)
     ====================== =========================== ============================================================
 
     Args:
@@ -74,6 +79,8 @@ def read_npz(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
+        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+            (default: :obj:`"error"`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`; ``data.user_id`` and ``data.item_id`` are int64 tensors or
@@ -82,7 +89,8 @@ def read_npz(
     Raises:
         InputError: If the file is missing, damaged, holds Python objects, lacks a key or has an array of a wrong shape.
     """
-    arrays = read_arrays(Path(path))
+    path = as_path(path)
+    arrays = read_arrays(path)
     source = str(path)
     if "train" not in arrays:
         raise InputError(f"{source}: the interactions 'train' are missing; {unknown_name('key', 'train', arrays)}")
@@ -99,6 +107,8 @@ def read_npz(
         transform=transform,
         impute=impute,
         strict=strict,
+        keep=keep,
+        prepared=unpack(arrays, source),
     )
     for name in _IDS:
         if name in arrays:
@@ -118,7 +128,7 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: If the graph does not pass the checks or the name does not end in ``.npz``.
     """
-    if Path(path).suffix != ".npz":
+    if as_path(path).suffix.lower() != ".npz":
         raise InputError(f"{path}: expected a file name that ends in .npz")
     data = check_data(data, impute="given")
     item, rates = data["item"], data["user", "rates", "item"]
@@ -127,16 +137,17 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     arrays["modalities"] = np.array(data.modalities)
     for m in data.modalities:
         arrays |= {name: item[name].numpy() for name in (m, f"has_{m}") if name in item}
+    arrays |= pack(data)
     for name in _IDS:
         ids = getattr(data, name, None)
         if ids is not None:
             arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:  # A name would get another suffix.
+        np.savez_compressed(file, **arrays)
 
 
 def _modalities(arrays: dict[str, np.ndarray], source: str) -> list[str]:
-    candidates = [name for name in arrays if name not in _KNOWN and not name.startswith("has_")]
+    candidates = [name for name in arrays if name not in _KNOWN and not name.startswith(("has_", "prepared_"))]
     for name in candidates:
         if arrays[name].ndim != 2:
             raise InputError(

@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.datasets.cached import CachedGraph
 from pyg_ckd.datasets.loading import load
 from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.files import as_path
 
 
 class MultimodalFolder(CachedGraph):
@@ -47,8 +48,9 @@ class MultimodalFolder(CachedGraph):
         force_reload: bool = False,
         **options: Any,
     ) -> None:
+        path, root = as_path(path), None if root is None else as_path(root)
         key = {"path": str(path), "features": repr(features), "options": sorted(options.items())}
-        key["files"] = [] if root is None else _stamps(Path(path), Path(root).absolute())
+        key["files"] = [] if root is None else _stamps(path, root.absolute())
         super().__init__(
             lambda: load(path, transform=features, **options), key, root, transform, pre_transform, force_reload
         )
@@ -56,6 +58,6 @@ class MultimodalFolder(CachedGraph):
 
 def _stamps(path: Path, root: Path) -> list[tuple[str, int, int]]:
     """Return name, size and time of change of every file of a source, those of the data set itself left out."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("[!.]*") if file.is_file())
     own = [file for file in files if root not in file.absolute().parents or root in path.absolute().parents]
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in own]

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data
+from pyg_ckd.data.checks import as_integer
 from pyg_ckd.data.splits import random_split
 from pyg_ckd.datasets.cached import CachedGraph
 from pyg_ckd.datasets.npz import Transform
@@ -141,6 +142,10 @@ def synthetic_multimodal(
     shares = _shares(modalities)
     sigma = _noise(noise, shares)
     sizes = {"num_users": num_users, "num_items": num_items, "dim": dim, "latent_dim": latent_dim}
+    sizes = {name: as_integer(size, f"synthetic: {name}") for name, size in sizes.items()}
+    num_users, num_items, dim, latent_dim = sizes.values()
+    num_interactions = as_integer(num_interactions, "synthetic: num_interactions")
+    seed = as_integer(seed, "synthetic: seed")
     _check_arguments(sizes, num_interactions, id_share, popularity, temperature)
     generator = torch.Generator().manual_seed(seed)
 

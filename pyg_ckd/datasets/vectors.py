@@ -12,11 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyg_ckd.data.ids import id_column
 from pyg_ckd.datasets.arrays import one_line, read_array
 from pyg_ckd.datasets.batches import Encoder, encode_batches
 from pyg_ckd.datasets.tables import check_ids, find_table, read_table
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 
 
 def read_vectors(
@@ -47,11 +48,11 @@ def read_vectors(
         InputError: If the file is damaged, of another kind or without a vector for any item, lists an item twice, or
             one that is not among ``items``.
     """
-    file = Path(path)
-    if file.suffix not in (".npy", ".parquet"):
+    file, items = as_path(path), id_texts(items, "items")
+    if file.suffix.lower() not in (".npy", ".parquet"):
         raise InputError(f"{file}: expected a file of vectors that ends in .npy or .parquet")
-    ids, vectors = _read_parquet(file) if file.suffix == ".parquet" else _read_npy(file)
-    rows = pd.Index([str(item) for item in items], dtype=object).get_indexer(pd.Index(ids, dtype=object))
+    ids, vectors = _read_parquet(file) if file.suffix.lower() == ".parquet" else _read_npy(file)
+    rows = pd.Index(items, dtype=object).get_indexer(pd.Index(ids, dtype=object))
     unknown = np.flatnonzero(rows < 0)
     if unknown.size and (only_known or unknown.size == rows.size):
         raise InputError(
@@ -86,14 +87,15 @@ def write_vectors(path: str | os.PathLike[str], items: Sequence[Any], vectors: n
     Raises:
         InputError: If the name, the shape or the number of ids is wrong, or the file cannot be written.
     """
-    if Path(path).suffix != ".parquet":
+    items = id_texts(items, "items")
+    if as_path(path).suffix.lower() != ".parquet":
         raise InputError(f"{path}: expected a file name that ends in .parquet")
     if vectors.ndim != 2 or vectors.shape[0] != len(items):
         raise InputError(f"{path}: vectors have shape {list(vectors.shape)}, expected [{len(items)}, d], one per item")
     lists = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])
     try:
         with atomic_path(path) as temporary:
-            pq.write_table(pa.table({"item": pa.array([str(item) for item in items]), "vector": lists}), temporary)
+            pq.write_table(pa.table({"item": pa.array(items, pa.string()), "vector": lists}), temporary)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}), nothing was; make room or choose another place"
@@ -127,12 +129,24 @@ def encode_files(
             ``[B, d]``.
     """
     paths = (
-        {str(item): Path(file) for item, file in files.items()} if isinstance(files, Mapping) else _by_stem(Path(files))
+        {str(item): as_path(file) for item, file in files.items()}
+        if isinstance(files, Mapping)
+        else _by_stem(as_path(files))
     )
     for item, file in paths.items():
         if not file.is_file():
             raise InputError(f"{file}: is no file, expected one for item {item!r}; leave the item out or add the file")
     return list(paths), encode_batches(list(paths.values()), encode, batch_size, cache, name, progress)
+
+
+def id_texts(ids: Any, where: str) -> list[str]:
+    """Return ids of any type as text.
+
+    Args:
+        ids: A list, an array, a tensor or a column of integers, strings or UUIDs.
+        where: What they are, for messages.
+    """
+    return id_column(ids, where).astype(str).tolist()
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -162,7 +176,7 @@ def _read_npy(file: Path) -> tuple[list[str], np.ndarray]:
     check_ids(ids, "item", listed)
     if len(ids) != len(vectors):
         raise InputError(f"{file}: has {len(vectors)} rows, but {listed.name} lists {len(ids)} items; give one per row")
-    return ids["item"].astype(str).tolist(), vectors
+    return id_texts(ids["item"], f"{listed}: column 'item'"), vectors
 
 
 def _read_parquet(file: Path) -> tuple[list[str], np.ndarray]:

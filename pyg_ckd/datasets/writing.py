@@ -11,7 +11,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.datasets.formats import write_diffmm, write_lattice, write_mmrec, write_recbole
 from pyg_ckd.datasets.npz import write_npz
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import check_folder_is_free
+from pyg_ckd.files import as_path, check_folder_is_free
 
 WRITERS: dict[str, Callable[[HeteroData, Path], None]] = {
     "npz": write_npz,
@@ -31,11 +31,11 @@ def check_target(target: str | os.PathLike[str], format: str) -> None:
     """
     if format not in WRITERS:
         raise unknown_name("format", format, WRITERS)
-    place = Path(target)
+    place = as_path(target)
     is_folder(place)
     if format != "npz":
         check_folder_is_free(place)
-    elif place.exists() or place.suffix != ".npz":
+    elif place.exists() or place.suffix.lower() != ".npz":
         found = "exists" if place.exists() else "is no name of an .npz file"
         raise InputError(f"{place}: {found}, expected the name of a new .npz file; choose another one or remove it")
 
@@ -63,7 +63,7 @@ def write_graph(data: HeteroData, target: str | os.PathLike[str], format: str) -
     """
     check_target(target, format)
     try:
-        WRITERS[format](data, Path(target))
+        WRITERS[format](data, as_path(target))
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}), nothing was; make room or choose another place"

@@ -73,7 +73,8 @@ class CustomMetric:
             InputError: If it raises, or returns anything else than numbers.
         """
         try:
-            value = torch.as_tensor(self._value(ranked if self.k is None else ranked[:, : self.k], labels))
+            found = self._value(ranked if self.k is None else ranked[:, : self.k], labels)
+            value = torch.as_tensor(found, dtype=torch.float64).detach().cpu()
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"metric {self.name}: raised {type(error).__name__} ({reason}); mend it") from error
@@ -82,7 +83,7 @@ class CustomMetric:
                 f"metric {self.name}: found shape {list(value.shape)}, expected a number or [{ranked.size(0)}], one "
                 "for every user"
             )
-        return value.detach().cpu().to(torch.get_default_dtype())
+        return value.to(torch.get_default_dtype()) if value.dim() else value
 
     def _value(self, ranked: Tensor, labels: Tensor) -> Any:
         if isinstance(self._given, LinkPredMetric):  # Its value for every user; its own state is left alone.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyg_ckd.data.describe import SCALES_APART, DataDescription
 from pyg_ckd.files import atomic_path
 from pyg_ckd.report.html import Cell, box, facts, figure, page, paragraph, section, table
-from pyg_ckd.report.plots import degree_distribution, modality_colors
-from pyg_ckd.study.results import DASH, percent
+from pyg_ckd.report.plots import degree_distribution
+from pyg_ckd.report.theme import DARK, LIGHT, modality_colors
+from pyg_ckd.study.text import DASH, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -84,10 +85,13 @@ def _page(description: DataDescription) -> str:
     warnings = description.warnings
     content = [
         box(warnings, alarm=True) if warnings else box(["Nothing about this data set calls for attention."]),
-        section("The data", facts(_facts(description))),
-        section(splits.title, paragraph(splits.note), table(splits.header, splits.rows)),
+        section("The data", facts("Facts about the data", _facts(description))),
+        section(splits.title, paragraph(splits.note), table(splits.title, splits.header, splits.rows)),
         section(
-            degrees.title, paragraph(degrees.note), table(degrees.header, degrees.rows), _degree_figure(description)
+            degrees.title,
+            paragraph(degrees.note),
+            table(degrees.title, degrees.header, degrees.rows),
+            _degree_figure(description),
         ),
         *(section(part.title, paragraph(part.note), _colored(part, description)) for part in rest),
     ]
@@ -96,19 +100,27 @@ def _page(description: DataDescription) -> str:
 
 
 def _degree_figure(description: DataDescription) -> str:
-    buffer = io.BytesIO()
-    degree_distribution(description.degrees).savefig(buffer, format="png", dpi=DPI)
+    pictures = []
+    for theme in (LIGHT, DARK):
+        buffer = io.BytesIO()
+        degree_distribution(description.degrees, theme).savefig(buffer, format="png", dpi=DPI)
+        pictures.append(buffer.getvalue())
     caption = (
         "Which share of users and items has at least so many training interactions. A straight line is a power law: "
         "few have many interactions, most have few."
     )
-    return figure(buffer.getvalue(), "Degrees of users and items on logarithmic axes", caption)
+    parts = []
+    for kind, about in description.degree_quantiles().items():
+        values = ", ".join(f"{name} {_number(value)}" for name, value in about.items())
+        parts.append(f"{kind}s: {values}.")
+    alt = " ".join(["Degrees of users and items on logarithmic axes;", *parts])
+    return figure("Picture: degrees of users and items", (pictures[0], pictures[1]), alt, caption)
 
 
 def _colored(part: Part, description: DataDescription) -> str:
     """Return a table whose rows are marked with the colours that modalities have in all reports."""
     colors = modality_colors(list(description.modalities))
-    return table(part.header, [[Cell(row[0], color=colors.get(row[0], "")), *row[1:]] for row in part.rows])
+    return table(part.title, part.header, [[Cell(row[0], color=colors.get(row[0], "")), *row[1:]] for row in part.rows])
 
 
 def _facts(description: DataDescription) -> dict[str, str]:

@@ -41,6 +41,8 @@ class ItemIndex:
         faiss = _faiss()
         self.recommender = recommender
         table = recommender.embeddings.item.float().cpu().contiguous()
+        if not table.size(1):
+            raise InputError("index: found no embeddings but weights between items, expected tables; search exactly")
         if factory is None:
             cells = int(4 * table.size(0) ** 0.5)
             factory = f"IVF{cells},Flat" if table.size(0) >= LARGE else "Flat"

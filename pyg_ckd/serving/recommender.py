@@ -18,10 +18,11 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.serving.fold_in import Ridge, mean_of, stack_features
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.results import Explanation, Recommendations
-from pyg_ckd.serving.search import SeenItems, search
+from pyg_ckd.serving.search import Masked, SeenItems, search
 from pyg_ckd.serving.shares import shapley_weights
 
 _VIEW_BYTES = 2**30  # Tables of views held at once by `explain`.
@@ -66,6 +67,8 @@ class Recommender:
     def __init__(
         self, embeddings: Embeddings | nn.Module, data: HeteroData, seen: Sequence[str] = tuple(SPLITS)
     ) -> None:
+        if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
+            raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = embed(embeddings, data)[0] if isinstance(embeddings, nn.Module) else embeddings
         user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
@@ -157,12 +160,11 @@ class Recommender:
             InputError: If an id is unknown or ``k`` is out of range.
         """
         rows, k = self.items.rows(item_ids), _check_k(k, len(self.items) - 1, "other items")
-        table = F.normalize(self.embeddings.item, dim=1)
 
         def itself(start: int, stop: int) -> tuple[Tensor, Tensor]:
             return torch.arange(stop - start), rows[start:stop]
 
-        scores, items = search(table[rows.to(table.device)], table, k, itself)
+        scores, items = self._similar(rows, k, itself)
         return Recommendations(self.items.take(rows.numpy()), self.items.take(items.numpy()), scores.numpy(), "item")
 
     def explain(self, user: Any, item: Any) -> Explanation:
@@ -214,7 +216,11 @@ class Recommender:
         )
 
     def with_new_items(
-        self, features: Mapping[str, Any], item_ids: Any = None, known_features: Mapping[str, Any] | None = None
+        self,
+        features: Mapping[str, Any],
+        item_ids: Any = None,
+        known_features: Mapping[str, Any] | None = None,
+        transformed: bool = False,
     ) -> Recommender:
         r"""Return a recommender that also has items which were not there in training, from their features alone.
 
@@ -223,17 +229,21 @@ class Recommender:
         model adds linear maps of features, it finds them again.
 
         Args:
-            features: The features ``[n, d_m]`` of the new items by modality; one that is left out counts as average.
+            features: The features ``[n, d_m]`` of the new items by modality, as they are read; they are transformed as
+                those of the graph were, with the means and components of the graph. One that is left out is imputed as
+                in the graph, by default as average.
             item_ids: Their ids, of the type of those of the graph. Only where these are row numbers, they can be left
                 out and the numbers go on.
-            known_features: The features ``[num_items, d_m]`` of the items of the graph on the scale of ``features``.
-                (default: :obj:`None`, those of ``data``, after their transform; give the raw ones here for new
-                features that are raw)
+            known_features: The features ``[num_items, d_m]`` of the items of the graph, as they were read. They are
+                needed only where the graph does not know what became of its features, as when a transform of your own
+                made them. (default: :obj:`None`, those of ``data``)
+            transformed: Whether ``features`` (and ``known_features``) are transformed already, as those of ``data``.
+                (default: :obj:`False`)
 
         Raises:
             InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, or ids do not fit.
         """
-        known, new = stack_features(self.data, features, known_features)
+        known, new = stack_features(self.data, features, known_features, transformed)
         warm = torch.bincount(self.data[RATES].edge_index[1].cpu(), minlength=known.size(0)) > 0
         if int(warm.sum()) < 2:
             raise InputError(
@@ -269,14 +279,9 @@ class Recommender:
         if not met:
             raise InputError("new users: found no history, expected one for every new user")
         row = torch.repeat_interleave(torch.arange(len(met)), torch.tensor([items.numel() for items in met]))
-        item, (user_table, item_table) = torch.cat(met), self.embeddings
-        out = copy.copy(self)
-        out._user_map = predict = self._user_map or self._fit_users()
-        device = item_table.device
-        new = predict(mean_of(item_table, row.to(device), item.to(device), len(met)))
+        out = self._extended(row, torch.cat(met), len(met))
         out.users = self.users.extended(user_ids, len(met))
-        out.embeddings = Embeddings(torch.cat([user_table, new]), item_table)
-        out.seen = self.seen.extended(row, item, len(met))
+        out.seen = self.seen.extended(row, torch.cat(met), len(met))
         return out
 
     def export_top_k(self, path: str | os.PathLike[str], k: int = 20, **options: Any) -> Path:
@@ -334,8 +339,7 @@ class Recommender:
                 position, item = position[item >= 0], item[item >= 0]
             return position, item
 
-        query = self.embeddings.user[users.to(self.embeddings.user.device)]
-        scores, items = search(query, catalogue.table, k, met if exclude_seen else None)
+        scores, items = self._search(users, k, met if exclude_seen else None, catalogue)
         if catalogue.rows is not None:
             items = torch.where(items >= 0, catalogue.rows[items], -1)
         return scores, items
@@ -354,6 +358,23 @@ class Recommender:
             f"recommend: {who} seen every one of the {catalogue.table.size(0)} {kind}, expected one that is left; "
             "give more candidates or exclude_seen=False"
         )
+
+    def _search(self, users: Tensor, k: int, masked: Masked | None, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
+        query = self.embeddings.user[users.to(self.embeddings.user.device)]
+        return search(query, catalogue.table, k, masked)
+
+    def _similar(self, rows: Tensor, k: int, masked: Masked) -> tuple[Tensor, Tensor]:
+        table = F.normalize(self.embeddings.item, dim=1)
+        return search(table[rows.to(table.device)], table, k, masked)
+
+    def _extended(self, row: Tensor, item: Tensor, count: int) -> Recommender:
+        """Return a copy that can score new users, who have met ``item`` each in ``row``."""
+        out, (user_table, item_table) = copy.copy(self), self.embeddings
+        out._user_map = predict = self._user_map or self._fit_users()
+        device = item_table.device
+        new = predict(mean_of(item_table, row.to(device), item.to(device), count))
+        out.embeddings = Embeddings(torch.cat([user_table, new]), item_table)
+        return out
 
     def _fit_users(self) -> Ridge:
         user, item = self.data[RATES].edge_index.to(self.embeddings.item.device)

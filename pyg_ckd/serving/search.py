@@ -16,6 +16,7 @@ BLOCK_BYTES = 2**25
 _GROUP = 32  # Columns that are looked at as one.
 
 Masked = Callable[[int, int], tuple[Tensor, Tensor]]
+Score = Callable[[int, int, Tensor], object]
 
 
 def search(
@@ -38,16 +39,45 @@ def search(
         Scores in decreasing order, of the dtype of ``query``, ``-inf`` in empty slots; and the rows of the items,
         int64, -1 in empty slots. Both are ``[n, k]`` on the CPU.
     """
-    (num, _), num_items = query.shape, items.size(0)
+
+    def score(start: int, stop: int, out: Tensor) -> None:
+        torch.mm(query[start:stop], items.t(), out=out)
+
+    return search_scores(score, (query.size(0), items.size(0)), k, query, masked, block_bytes)
+
+
+def search_scores(
+    score: Score,
+    shape: tuple[int, int],
+    k: int,
+    like: Tensor,
+    masked: Masked | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> tuple[Tensor, Tensor]:
+    r"""Return for every query the ``k`` items with the largest scores, which are computed block by block.
+
+    Args:
+        score: Called with the first and last-plus-one query of a block and the memory ``[block, I]`` to write their
+            scores to.
+        shape: Number of queries and of items.
+        k: From 1 to the number of items.
+        like: A tensor of the dtype and on the device of the scores.
+        masked: As in :func:`search`.
+        block_bytes: As in :func:`search`.
+
+    Returns:
+        As :func:`search`.
+    """
+    num, num_items = shape
     width = -(-num_items // _GROUP) * _GROUP
-    size = max(1, min(num, block_bytes // (width * query.element_size())))
-    block = query.new_full((size, width), -math.inf)  # Columns behind the last item are never found.
-    groups = query.new_empty(size, width // _GROUP)
-    value = torch.empty(num, k, dtype=query.dtype)
+    size = max(1, min(num, block_bytes // (width * like.element_size())))
+    block = like.new_full((size, width), -math.inf)  # Columns behind the last item are never found.
+    groups = like.new_empty(size, width // _GROUP)
+    value = torch.empty(num, k, dtype=like.dtype)
     index = torch.empty(num, k, dtype=torch.int64)
     for start, stop in blocks(num, size):
         scores = block[: stop - start]
-        torch.mm(query[start:stop], items.t(), out=scores[:, :num_items])
+        score(start, stop, scores[:, :num_items])
         if masked is not None:
             row, column = masked(start, stop)
             scores[row.to(scores.device), column.to(scores.device)] = -math.inf

@@ -1,4 +1,9 @@
-"""What the numbers of a study say, in plain sentences."""
+"""What the numbers of a study say, in plain sentences.
+
+A difference is called one only if it was tested: its p-value after Holm's correction is below 0.05, over users where
+that was tested and over seeds otherwise. The winner and the strongest baseline are those of the validation part; what
+they are worth is read on the test part.
+"""
 
 from __future__ import annotations
 
@@ -6,155 +11,237 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pyg_ckd.study.formats import PLAIN, TEACHER, current_results
 from pyg_ckd.study.results import (
-    TEACHER,
+    SIGNIFICANT,
     Gap,
-    check_results,
+    baseline_names,
     comparison,
+    contender_names,
     gaps,
     headline_metric,
     modality_names,
-    p_text,
-    percent,
+    not_converged,
+    p_holm,
     run_mean,
     run_names,
     run_title,
     run_values,
-    show,
+    strongest_baseline,
+    winner_name,
 )
+from pyg_ckd.study.text import counted, joined, p_text, percent, show
 
 WARNING = "Warning: "
-SIGNIFICANT = 0.05
+ADVICE = "What to do:"
 STARVING = 0.9
 """A modality starves if its view of the plain student reaches less than this share of its teacher."""
+WITHOUT_CONTENT = ("lightgcn", "item-knn")
+"""Whoever is behind these gains nothing from the modalities: they see the interactions alone."""
 
 
 def verdict(results: Mapping[str, Any]) -> list[str]:
-    """Return what a study found, one sentence or two per entry; entries that start with ``"Warning: "`` come first.
+    """Return what a study found, one sentence per entry; entries that start with ``"Warning: "`` come first.
 
-    They say whether a model is worse than recommending the most popular items to everybody, which modality starves and
-    what distillation does to it, and whether the joint ranking gained. A difference is called one only if its p-value
-    is below 0.05.
+    They say whether a model is no better than recommending the most popular items to everybody, which runs had not
+    converged, whether content pays at all, which modality starves in the plain student, who wins on validation and what
+    that is worth on the test part over plain and over the strongest baseline, and which contenders are worse. The last
+    sentence says what to do.
 
     Args:
-        results: The results of a study; parts may be missing.
+        results: The results of a study, of any format; parts may be missing.
 
     Raises:
         InputError: If these are not the results of a study.
     """
-    check_results(results)
+    results = current_results(results)
     metric = headline_metric(results)
-    lines = _below_popularity(results, metric)
-    lines += _modalities(results, metric) + _joint(results, metric)
-    lines += _without_content(results, metric) + _few_seeds(results)
-    lines = lines or ["Nothing to compare yet: the study holds no plain student next to teachers or CKD."]
-    return sorted(lines, key=lambda line: not line.startswith(WARNING))
+    if not contender_names(results):
+        return ["Nothing to compare yet: the study holds no run of a contender."]
+    warnings = _below_popularity(results, metric) + _not_converged(results) + _without_content(results, metric)
+    lines = _modalities(results, metric) + _winner(results, metric)
+    lines += _worse(results, metric) + _few_seeds(results, metric)
+    return [*(WARNING + line for line in warnings), *lines, *_advice(results, metric)]
+
+
+def direction(results: Mapping[str, Any], a: str, b: str, metric: str) -> int:
+    """Return whether the test metric of one run is higher than that of another by a tested difference.
+
+    Args:
+        results: The results.
+        a: Name of the first run.
+        b: Name of the second run.
+        metric: The metric.
+
+    Returns:
+        1 if it is higher, -1 if it is lower, 0 if that was not tested or may be chance.
+    """
+    test = comparison(results, a, b, metric)
+    difference = run_mean(results, a, metric) - run_mean(results, b, metric)
+    # The test must be about the difference that is printed, so its sign has to agree.
+    if test is None or not p_holm(test) < SIGNIFICANT or not difference * test["difference"] > 0:
+        return 0
+    return 1 if difference > 0 else -1
 
 
 def _below_popularity(results: Mapping[str, Any], metric: str) -> list[str]:
     floor = run_mean(results, "popularity", metric)
-    below = []
-    for name in run_names(results):
-        value = run_mean(results, name, metric)
-        if name != "popularity" and value <= floor:
-            below.append(f"{run_title(name)} ({show(value)})")
+    values = {name: run_mean(results, name, metric) for name in run_names(results) if name != "popularity"}
+    below = [f"{run_title(name)} ({show(value)})" for name, value in values.items() if value <= floor]
     if not below:
         return []
     return [
-        f"{WARNING}recommending the most popular items to everybody reaches {metric} {show(floor)}; "
-        f"{_join(below)} {'does' if len(below) == 1 else 'do'} not beat that. "
-        "Do not read much into differences between such models."
+        f"recommending the most popular items to everybody reaches {metric} {show(floor)}, and {joined(below)} "
+        f"{'does' if len(below) == 1 else 'do'} not beat that."
+    ]
+
+
+def _not_converged(results: Mapping[str, Any]) -> list[str]:
+    found = {name: not_converged(results, name) for name in run_names(results)}
+    parts = [
+        run_title(name) + (f" ({late} of {num} seeds)" if num > 1 else "")
+        for name, (late, num) in found.items()
+        if late
+    ]
+    if not parts:
+        return []
+    return [
+        f"{joined(parts)} had not converged: the best epoch is the last one, so more epochs may change the numbers."
+    ]
+
+
+def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
+    names = contender_names(results)
+    ahead = {n: [b for b in WITHOUT_CONTENT if direction(results, n, b, metric) < 0] for n in names}
+    if not all(ahead.values()):
+        return []
+    who = [b for b in WITHOUT_CONTENT if any(b in found for found in ahead.values())]
+    values = [f"{run_title(b)} ({show(run_mean(results, b, metric))})" for b in who]
+    behind = "every contender is" if len(names) > 1 else f"{run_title(names[0])} is"
+    return [
+        f"{behind} behind {joined(values)} by a tested difference in test {metric}, so the modalities do not pay off "
+        "here."
     ]
 
 
 def _modalities(results: Mapping[str, Any], metric: str) -> list[str]:
-    rows = [row for row in gaps(results, metric) if not math.isnan(row.reach_plain)]
+    found = [row for row in gaps(results, metric) if not math.isnan(row.reach)]
+    rows = sorted((row for row in found if row.contender == PLAIN), key=lambda row: row.reach)
     if not rows:
         return []
     if len(modality_names(results)) == 1:
-        return [f"One modality only, {rows[0].modality}: there is nothing to balance."]
-    rows.sort(key=lambda row: row.reach_plain)
+        return [f"There is one modality only, {rows[0].modality}: nothing is there to balance."]
     worst = rows[0]
-    if worst.reach_plain >= STARVING:
+    if worst.reach >= STARVING:
         who = "every modality" if len(rows) > 1 else worst.modality
         return [
-            f"No modality is starving: {who} reaches at least {percent(worst.reach_plain)} of its teacher's {metric} "
-            "in the plain student."
+            f"No modality starves: {who} reaches at least {percent(worst.reach)} of its teacher's test {metric} in "
+            f"{PLAIN}."
         ]
-    lines = [
-        f"{worst.modality} is starving: its view of the plain student reaches {percent(worst.reach_plain)} of its "
-        f"teacher's {metric}{_with_ckd(worst)}."
+    winner = {row.modality: row for row in found if row.contender == winner_name(results) != PLAIN}
+    after = f" ({percent(winner[worst.modality].reach)} in {winner_name(results)})" if worst.modality in winner else ""
+    others = [_short(row, winner) for row in rows[1:] if row.reach < STARVING]
+    more = f"; short as well: {joined(others)}" if others else ""
+    return [
+        f"{worst.modality} starves: its view of {PLAIN} reaches {percent(worst.reach)} of its teacher's test "
+        f"{metric}{after}{more}."
     ]
-    others = [row for row in rows[1:] if row.reach_plain < STARVING]
-    if others:
-        parts = [f"{row.modality} ({percent(row.reach_plain)}{_arrow(row)})" for row in others]
-        lines.append(f"Short of {'its teacher' if len(others) == 1 else 'their teachers'} as well: {_join(parts)}.")
+
+
+def _short(row: Gap, winner: Mapping[str, Gap]) -> str:
+    after = (
+        f", {percent(winner[row.modality].reach)} in {winner[row.modality].contender}" if row.modality in winner else ""
+    )
+    return f"{row.modality} ({percent(row.reach)}{after})"
+
+
+def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
+    name, base = winner_name(results), strongest_baseline(results, metric)
+    if name is None:
+        return []
+    scores = show(results["winner"]["val"]), show(run_mean(results, name, metric))
+    if len(contender_names(results)) == 1:
+        line = f"{name} is the only contender: {metric} {scores[0]} on validation, {scores[1]} on the test part"
+    else:
+        line = f"{name} wins on validation ({metric} {scores[0]}) and has {scores[1]} on the test part"
+    if name != PLAIN and PLAIN in contender_names(results):
+        other = f"{PLAIN} ({show(run_mean(results, PLAIN, metric))})"
+        line += f": {_against(results, name, PLAIN, metric)} against {other}, {_chance(results, name, PLAIN, metric)}"
+    lines = [f"{line}."]
+    if base is not None:
+        other = f"{run_title(base)} ({show(run_mean(results, base, metric))})"
+        tested = f"{_against(results, name, base, metric)}, {_chance(results, name, base, metric)}"
+        lines.append(f"Against {other}, the strongest baseline on validation, that is {tested}.")
     return lines
 
 
-def _with_ckd(row: Gap) -> str:
-    if math.isnan(row.reach_ckd):
-        return ""
-    if percent(row.reach_ckd) == percent(row.reach_plain):
-        return "; CKD leaves it there"
-    return f"; CKD {'lifts' if row.reach_ckd > row.reach_plain else 'lowers'} it to {percent(row.reach_ckd)}"
+def _against(results: Mapping[str, Any], a: str, b: str, metric: str) -> str:
+    """Return the relative difference of two runs, or the difference where there is nothing to divide by."""
+    first, second = run_mean(results, a, metric), run_mean(results, b, metric)
+    return percent(first / second - 1, 1, sign=True) if second > 0 else show(first - second, sign=True)
 
 
-def _arrow(row: Gap) -> str:
-    return "" if math.isnan(row.reach_ckd) else f", with CKD {percent(row.reach_ckd)}"
+def _chance(results: Mapping[str, Any], a: str, b: str, metric: str) -> str:
+    """Return whether a difference is more than chance, with p-values that say over what."""
+    found = [comparison(results, a, b, metric, over) for over in ("users", "seeds")]
+    tests = [test for test in found if test is not None]
+    if not tests:
+        return "not tested for chance"
+    texts = [f"{p_text(p_holm(test))} over {counted(test['num'], test['over'])}" for test in tests]
+    if direction(results, a, b, metric) == 0:
+        words = "which may be chance"
+    elif p_holm(tests[-1]) < SIGNIFICANT:
+        words = "more than chance"
+    else:
+        words = f"more than chance over {tests[0]['over']} but not for certain over {tests[-1]['over']}"
+    return f"{words} ({', '.join(texts)}, after Holm's correction)"
 
 
-def _joint(results: Mapping[str, Any], metric: str) -> list[str]:
-    plain, ckd = run_mean(results, "plain", metric), run_mean(results, "ckd", metric)
-    if math.isnan(plain) or math.isnan(ckd):
+def _worse(results: Mapping[str, Any], metric: str) -> list[str]:
+    base, parts = run_mean(results, PLAIN, metric), []
+    for name in contender_names(results):
+        if name not in (PLAIN, winner_name(results)) and direction(results, name, PLAIN, metric) < 0:
+            change = percent(run_mean(results, name, metric) / base - 1, 1, sign=True)
+            test = comparison(results, name, PLAIN, metric)
+            assert test is not None  # Or there would be no direction.
+            parts.append(f"{name} ({change}, {p_text(p_holm(test))} over {counted(test['num'], test['over'])})")
+    if not parts:
         return []
-    relative = percent(ckd / plain - 1, 1, sign=True) if plain > 0 else ""
-    test = comparison(results, metric)
-    if test is None:
-        change = ", ".join(filter(None, [relative, "not tested for chance"]))
-        return [f"With CKD the joint {metric} is {show(ckd)}, without {show(plain)} ({change})."]
-    change = ", ".join(filter(None, [relative, f"{p_text(test['p_value'])} over {_count(test)}"]))
-    # The test must be about the difference that is printed, so its sign has to agree.
-    if test["p_value"] >= SIGNIFICANT or (ckd - plain) * test["difference"] <= 0:
-        return [
-            f"CKD makes no clear difference to the joint {metric}: {show(plain)} without, {show(ckd)} with ({change})."
-        ]
-    line = (
-        f"CKD {'lifts' if ckd > plain else 'lowers'} the joint {metric} from {show(plain)} to {show(ckd)} ({change})."
-    )
-    return [("" if ckd > plain else WARNING) + line + _doubt(results, metric, test)]
+    return [f"Worse than {PLAIN} in test {metric} by a tested difference: {joined(parts)}."]
 
 
-def _doubt(results: Mapping[str, Any], metric: str, test: Mapping[str, Any]) -> str:
-    seeds = comparison(results, metric, over="seeds")
-    if seeds is None or test["over"] == "seeds" or seeds["p_value"] < SIGNIFICANT:
-        return ""
-    return f" Between seeds it is not certain ({p_text(seeds['p_value'])} over {_count(seeds)})."
+def _few_seeds(results: Mapping[str, Any], metric: str) -> list[str]:
+    trained = [name for name in run_names(results) if name.startswith(TEACHER) or name in contender_names(results)]
+    most = max((len(run_values(results, name, metric)) for name in trained), default=0)
+    if most == 1:
+        return ["One seed only: how much the numbers vary between trainings is unknown."]
+    return [f"{most} seeds only: a test over seeds finds none but large differences."] if 1 < most < 3 else []
 
 
-def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
-    base = run_mean(results, "lightgcn", metric)
-    behind = [n for n in ("plain", "ckd") if run_mean(results, n, metric) <= base]
-    if not behind:
+def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
+    winner = winner_name(results)
+    if winner is None:
         return []
-    names = _join([f"{run_title(n)} ({show(run_mean(results, n, metric))})" for n in behind])
-    return [
-        f"{WARNING}LightGCN, which sees no content at all, reaches {metric} {show(base)}; {names} "
-        f"{'does' if len(behind) == 1 else 'do'} not beat that, so the modalities do not pay off here."
-    ]
+    gain = direction(results, winner, PLAIN, metric)
+    ahead = [name for name in baseline_names(results) if direction(results, winner, name, metric) < 0]
+    late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
+    # More training can only widen the lead of a winner that is ahead of a converged plain student.
+    if late and not (late == [winner] and gain > 0 and not ahead):
+        return [f"{ADVICE} raise max_epochs and run again before choosing, for {joined(late)} had not converged."]
+    if ahead:
+        best = strongest_baseline(results, metric, ahead)
+        reason = "content does not pay here" if _without_content(results, metric) else f"{winner} is behind it"
+        return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
+    if winner == PLAIN:
+        others = len(contender_names(results)) > 1
+        return [f"{ADVICE} keep {PLAIN}; {'balancing buys nothing here' if others else 'nothing else was tried'}."]
+    if gain <= 0:
+        return [f"{ADVICE} keep {PLAIN}; the lead of {winner} on validation is not confirmed by the test part."]
+    if not p_holm(comparison(results, winner, PLAIN, metric, "seeds")) < SIGNIFICANT:
+        return [f"{ADVICE} deploy {winner}, after further seeds have confirmed its lead over {PLAIN}."]
+    return [f"{ADVICE} deploy {winner}."]
 
 
-def _few_seeds(results: Mapping[str, Any]) -> list[str]:
-    trained = [n for n in run_names(results) if n != "popularity" and not n.startswith(TEACHER)]
-    counts = [len(run_values(results, name, headline_metric(results))) for name in trained]
-    if not counts or max(counts) > 1:
-        return []
-    return ["One seed only: how much the numbers vary between trainings is unknown."]
-
-
-def _count(test: Mapping[str, Any]) -> str:
-    return f"{test['num']:,} {test['over']}"
-
-
-def _join(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def _mostly_late(results: Mapping[str, Any], name: str) -> bool:
+    late, num = not_converged(results, name)
+    return 2 * late >= num > 0

@@ -1,6 +1,7 @@
 """Reading the results of a study: the one place that knows how ``results.json`` is laid out.
 
 Tables, plots, verdict and report ask here, and every question has an answer even if a part of the study is missing.
+Nothing here knows a contender by name but ``plain``, which all others are compared with.
 """
 
 from __future__ import annotations
@@ -10,35 +11,46 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.statistics import mean_std
+from pyg_ckd.study.formats import HEADLINE, PLAIN, TEACHER, current_results
+from pyg_ckd.study.text import NAN, number, spread_text
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-HEADLINE = "recall@20"
-TEACHER = "teacher:"
 FAMILIES = ("recall", "ndcg", "precision", "map", "mrr", "hit", "coverage", "personalization")
-TITLES = {"popularity": "Popularity", "lightgcn": "LightGCN", "plain": "Plain", "ckd": "CKD"}
-DASH = "–"
-NAN = float("nan")
+TITLES = {
+    "popularity": "Popularity",
+    "item-knn": "Item-kNN",
+    "item-knn-content": "Item-kNN with content",
+    "ease": "EASE",
+    "ease-content": "EASE with content",
+    "lightgcn": "LightGCN",
+}
+"""What baselines are called; contenders keep the names that the study gave them."""
+SIGNIFICANT = 0.05
+"""A difference is called one if its corrected p-value is below this."""
+MARKS = {"users": "*", "seeds": "†"}
+MARKS_NOTE = f"* differs from {PLAIN} over users, † over seeds (p < {SIGNIFICANT} after Holm's correction)"
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a modality's view of the student is from the modality's teacher, without and with distillation.
+    """How far a modality's view of a contender is from the modality's teacher, against the plain student.
 
     Attributes:
+        contender: Name of the contender.
         modality: The modality.
         plain: Metric of its uni-modal view of the plain student.
-        ckd: The same of the distilled student.
+        view: The same of the contender.
         teacher: Metric of its teacher.
     """
 
+    contender: str
     modality: str
     plain: float
-    ckd: float
+    view: float
     teacher: float
 
     @property
@@ -48,12 +60,12 @@ class Gap:
 
     @property
     def after(self) -> float:
-        """The teacher's lead over the distilled student; negative once it is overtaken."""
-        return self.teacher - self.ckd
+        """The teacher's lead over the contender; negative once it is overtaken."""
+        return self.teacher - self.view
 
     @property
     def closed(self) -> float:
-        """Share of the gap that distillation closed; :obj:`nan` if there was none."""
+        """Share of the gap that the contender closed; :obj:`nan` if there was none."""
         return 1 - self.after / self.before if self.before > 0 else NAN
 
     @property
@@ -62,41 +74,26 @@ class Gap:
         return self.plain / self.teacher if self.teacher > 0 else NAN
 
     @property
-    def reach_ckd(self) -> float:
-        """The distilled student's view as a share of its teacher."""
-        return self.ckd / self.teacher if self.teacher > 0 else NAN
+    def reach(self) -> float:
+        """The contender's view as a share of its teacher."""
+        return self.view / self.teacher if self.teacher > 0 else NAN
 
 
-def check_results(results: Mapping[str, Any]) -> None:
-    """Refuse what is not the results of a study.
-
-    Args:
-        results: The dict that ``results.json`` holds.
-
-    Raises:
-        InputError: If the format is unknown or a run has no name or no test metrics.
-    """
-    if results.get("format", 1) != 1:
-        raise InputError(f"results: found format {results['format']!r}, expected 1; update pyg-ckd to read newer files")
-    runs = results.get("runs")
-    if not isinstance(runs, Sequence):
-        raise InputError("results: found no list 'runs', expected the dict that a study writes to results.json")
-    for index, run in enumerate(runs):
-        for key in ("name", "test"):
-            if key not in run:
-                raise InputError(f"results: runs[{index}] has no {key!r}, expected a name and a dict of test metrics")
+def contender_names(results: Mapping[str, Any]) -> list[str]:
+    """Return the contenders that have runs: those that the study declares in its order, then the rest."""
+    declared = [str(entry["name"]) for entry in results.get("contenders") or ()]
+    return _of_kind(results, "contender", declared)
 
 
-def number(value: Any) -> float:
-    """Return a number, :obj:`nan` for what is missing: JSON has ``null`` for it."""
-    return NAN if value is None else float(value)
+def baseline_names(results: Mapping[str, Any]) -> list[str]:
+    """Return the baselines that have runs, in the order of the study."""
+    return _of_kind(results, "baseline", list(results.get("baselines") or ()))
 
 
 def run_names(results: Mapping[str, Any]) -> list[str]:
-    """Return the names of the runs: baselines, teachers in the order of the modalities, plain, CKD, then the rest."""
-    found = list(dict.fromkeys(run["name"] for run in results["runs"]))
-    order = ["popularity", "lightgcn", *(TEACHER + m for m in modality_names(results)), "plain", "ckd"]
-    return [name for name in order if name in found] + [name for name in found if name not in order]
+    """Return the names of the runs: baselines, teachers in the order of the modalities, contenders."""
+    teachers = _of_kind(results, "teacher", [TEACHER + m for m in modality_names(results)])
+    return [*baseline_names(results), *teachers, *contender_names(results)]
 
 
 def modality_names(results: Mapping[str, Any]) -> list[str]:
@@ -104,7 +101,8 @@ def modality_names(results: Mapping[str, Any]) -> list[str]:
     views = (m for run in results["runs"] for m in run.get("views") or {})
     teachers = (run["name"].removeprefix(TEACHER) for run in results["runs"] if run["name"].startswith(TEACHER))
     declared = (results.get("data") or {}).get("modalities") or {}
-    return list(dict.fromkeys([*declared, *teachers, *views, *(results.get("effects") or {})]))
+    effects = (m for table in (results.get("effects") or {}).values() for m in table)
+    return list(dict.fromkeys([*declared, *teachers, *views, *effects]))
 
 
 def run_values(results: Mapping[str, Any], name: str, metric: str, part: str = "test") -> list[float]:
@@ -126,9 +124,9 @@ def run_values(results: Mapping[str, Any], name: str, metric: str, part: str = "
     return [value for value in values if not math.isnan(value)]
 
 
-def run_mean(results: Mapping[str, Any], name: str, metric: str, part: str = "test") -> float:
+def run_mean(results: Mapping[str, Any], name: str | None, metric: str, part: str = "test") -> float:
     """Return the mean over seeds of a metric of a run, :obj:`nan` if there is none; arguments as `run_values`."""
-    values = run_values(results, name, metric, part)
+    values = [] if name is None else run_values(results, name, metric, part)
     return mean_std(values)[0] if values else NAN
 
 
@@ -154,37 +152,87 @@ def headline_metric(results: Mapping[str, Any]) -> str:
     return wanted if wanted in found or not found else found[0]
 
 
-def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
-    """Return the gap of every modality that has a view of a student or a teacher, on the test split.
+def winner_name(results: Mapping[str, Any]) -> str | None:
+    """Return the contender that is best on the validation part, :obj:`None` if that is not known."""
+    found = (results.get("winner") or {}).get("name")
+    return found if found in contender_names(results) else None
+
+
+def strongest_baseline(
+    results: Mapping[str, Any], metric: str | None = None, among: Sequence[str] | None = None
+) -> str | None:
+    """Return the baseline that is best on the validation part, or on the test part if none was validated.
 
     Args:
         results: The results.
         metric: The metric; by default the headline metric.
+        among: The baselines to choose from; by default all.
     """
+    metric = metric or headline_metric(results)
+    for part in ("val", "test"):
+        names = baseline_names(results) if among is None else among
+        means = {name: run_mean(results, name, metric, part) for name in names}
+        known = [name for name, mean in means.items() if not math.isnan(mean)]
+        if known:
+            return max(known, key=means.__getitem__)
+    return None
+
+
+def not_converged(results: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """Return how many seeds of a run have their best epoch at the very end, and how many seeds there are."""
+    seeds = [run.get("converged") for run in results["runs"] if run["name"] == name]
+    return sum(converged is False for converged in seeds), len(seeds)
+
+
+def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
+    """Return the gap of every contender and modality of which there is a view or a teacher, on the test split.
+
+    Args:
+        results: The results, of any format.
+        metric: The metric; by default the headline metric.
+    """
+    results = current_results(results)
     metric = metric or headline_metric(results)
     rows = [
         Gap(
+            name,
             modality,
-            plain=run_mean(results, "plain", metric, f"views/{modality}"),
-            ckd=run_mean(results, "ckd", metric, f"views/{modality}"),
+            plain=run_mean(results, PLAIN, metric, f"views/{modality}"),
+            view=run_mean(results, name, metric, f"views/{modality}"),
             teacher=run_mean(results, TEACHER + modality, metric),
         )
+        for name in contender_names(results)
         for modality in modality_names(results)
     ]
-    return [row for row in rows if not all(map(math.isnan, (row.plain, row.ckd, row.teacher)))]
+    return [row for row in rows if not math.isnan(row.view)]
+
+
+def best_views(rows: Iterable[Gap]) -> dict[str, set[str]]:
+    """Return, from modality to names, whose view is best as far as tables show digits; none if all are equal.
+
+    Args:
+        rows: The gaps of several contenders.
+    """
+    views: dict[str, dict[str, float]] = {}
+    for row in rows:
+        views.setdefault(row.modality, {})[row.contender] = round(row.view, 4)
+    return {
+        m: {name for name, view in found.items() if view == max(found.values()) > min(found.values())}
+        for m, found in views.items()
+    }
 
 
 def comparison(
-    results: Mapping[str, Any], metric: str, over: str | None = None, a: str = "ckd", b: str = "plain"
+    results: Mapping[str, Any], a: str, b: str, metric: str, over: str | None = None
 ) -> Mapping[str, Any] | None:
     """Return the comparison of two runs on a metric, the one over users first, or :obj:`None`.
 
     Args:
         results: The results.
-        metric: The metric.
-        over: ``"users"`` or ``"seeds"``; by default any.
         a: Name of the first run.
         b: Name of the second run.
+        metric: The metric.
+        over: ``"users"`` or ``"seeds"``; by default any.
     """
     found = [
         item
@@ -194,42 +242,34 @@ def comparison(
     return min(found, key=lambda item: item["over"] != "users", default=None)
 
 
+def p_holm(test: Mapping[str, Any] | None) -> float:
+    """Return the p-value of a comparison after Holm's correction, :obj:`nan` if it was not made."""
+    if test is None:
+        return NAN
+    return number(test["p_holm"] if test.get("p_holm") is not None else test.get("p_value"))
+
+
+def marks(results: Mapping[str, Any], name: str, metric: str, other: str = PLAIN) -> str:
+    """Return the marks of a difference that is more than chance: ``*`` over users, ``†`` over seeds."""
+    return "".join(
+        mark for over, mark in MARKS.items() if p_holm(comparison(results, name, other, metric, over)) < SIGNIFICANT
+    )
+
+
 def run_title(name: str) -> str:
     """Return the name of a run as a person reads it."""
     return f"Teacher: {name.removeprefix(TEACHER)}" if name.startswith(TEACHER) else TITLES.get(name, name)
-
-
-def show(value: float, digits: int = 4, sign: bool = False) -> str:
-    """Return a number as text with a true minus sign; a dash for :obj:`nan`."""
-    if math.isnan(value):
-        return DASH
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def percent(value: float, digits: int = 0, sign: bool = False) -> str:
-    """Return a share as text; a dash for :obj:`nan`."""
-    return DASH if math.isnan(value) else f"{show(100 * value, digits, sign)} %"
-
-
-def p_text(value: float) -> str:
-    """Return a p-value as text: ``p = 0.003``, ``p < 0.001``."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
-
-
-def spread_text(mean: float, std: float, num: int) -> str:
-    """Return a mean with its deviation over seeds, without it if there is one seed only."""
-    return f"{show(mean)} ± {show(std)}" if num > 1 and not math.isnan(mean) else show(mean)
 
 
 def results_table(results: Mapping[str, Any], metrics: Iterable[str] | None = None) -> pd.DataFrame:
     """Return mean and standard deviation over seeds of every test metric of every run.
 
     Args:
-        results: The results of a study.
+        results: The results of a study, of any format.
         metrics: The metrics; by default all but those of cold and warm items.
 
     Returns:
-        A row per run (index ``name``: ``popularity``, ``lightgcn``, teachers, ``plain``, ``ckd``) and the columns
+        A row per run (index ``name``: baselines, teachers, contenders, each in the order of the study) and the columns
         ``(metric, "mean")``, ``(metric, "std")`` and ``(metric, "num")``, the number of seeds; :obj:`nan` where a run
         does not have the metric.
 
@@ -238,7 +278,7 @@ def results_table(results: Mapping[str, Any], metrics: Iterable[str] | None = No
     """
     import pandas as pd
 
-    check_results(results)
+    results = current_results(results)
     names, columns = run_names(results), {}
     for metric in metric_names(results) if metrics is None else metrics:
         values = [run_values(results, name, metric) for name in names]
@@ -266,24 +306,43 @@ def best_runs(table: pd.DataFrame, metric: str) -> set[str]:
 
 
 def render_console_table(results: Mapping[str, Any]) -> Table:
-    """Return the results table for the terminal, the best value of every column in bold.
+    """Return the results table for the terminal: the best of every column in bold, tested differences marked.
 
     Args:
-        results: The results of a study.
+        results: The results of a study, of any format.
     """
     from rich.table import Table
     from rich.text import Text
 
-    metrics = main_metrics(results)
+    results = current_results(results)
+    metrics, winner = main_metrics(results), winner_name(results)
     table = results_table(results, metrics)
+    best = {metric: best_runs(table, metric) for metric in metrics}
     out = Table(title="Test metrics, mean ± standard deviation over seeds", title_justify="left")
     out.add_column("model")
     for metric in metrics:
         out.add_column(metric, justify="right")
+    marked = ""
     for name in table.index:
-        cells = [Text(run_title(name))]
+        notes = ["winner"] if name == winner else []
+        notes += ["not converged"] if not_converged(results, name)[0] else []
+        cells = [Text(f"{run_title(name)} ({', '.join(notes)})" if notes else run_title(name))]
         for metric in metrics:
             text = spread_text(*table.loc[name, metric][["mean", "std", "num"]])
-            cells.append(Text(text, style="bold" if name in best_runs(table, metric) else ""))
+            mark = marks(results, name, metric)
+            marked += mark
+            cells.append(Text(f"{text} {mark}".rstrip(), style="bold" if name in best[metric] else ""))
         out.add_row(*cells)
+    notes = ["bold: best of its column"] + ([MARKS_NOTE] if marked else [])
+    notes += ["winner: best contender on the validation part"] if winner is not None else []
+    out.caption, out.caption_justify = "; ".join(notes), "left"
     return out
+
+
+def _of_kind(results: Mapping[str, Any], kind: str, order: list[str]) -> list[str]:
+    found = dict.fromkeys(run["name"] for run in results["runs"] if _kind(results, run) == kind)
+    return [name for name in order if name in found] + [name for name in found if name not in order]
+
+
+def _kind(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    return str(run.get("kind") or ("teacher" if run["name"].startswith(TEACHER) else "contender"))

@@ -270,7 +270,7 @@ def describe_sampler(given: Any) -> dict[str, Any]:
             inner = given.func if isinstance(given, functools.partial) else given
             more = _plain(given.keywords) if inner is not given else {}
             return {"class": _path(inner if hasattr(inner, "__qualname__") else type(inner)), **more}
-    public = {k: v for k, v in vars(sampler).items() if not k.startswith("_")}
+    public = {k: v for k, v in getattr(sampler, "__dict__", {}).items() if not k.startswith("_")}
     return {"class": _path(type(sampler)), **_plain(public)}
 
 

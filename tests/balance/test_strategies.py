@@ -92,7 +92,7 @@ def test_goes_on_after_a_break_with_the_same_bits(cls, make_data, tmp_path):
     resumed = objective_of(cls, data)
     history = fit(resumed, data, max_epochs=4, checkpoint_dir=tmp_path)
     assert history.rows == expected.rows
-    assert load_checkpoint(tmp_path / "last.pt", "run")
+    assert not cls.trains or load_checkpoint(tmp_path / "last.pt", "run")
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 

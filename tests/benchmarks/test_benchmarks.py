@@ -39,6 +39,7 @@ def _suite() -> Suite:
         ("propagation", {"large": (500,)}, ["forward / ours", "both / ours", "share of gather bound"]),
         ("sampling", {"batch_size": 256}, ["share"]),
         ("step", {"names": ("VBPR", "MMGCN"), "batch_size": 256}, ["CKD / plain", "of minima"]),
+        ("strategies", {"names": ("VBPR",), "batch_size": 256}, ["step / plain", "of minima"]),
         ("evaluation", {}, ["ratio to bare"]),
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),

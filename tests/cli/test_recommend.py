@@ -14,7 +14,7 @@ from pyg_ckd.nn import backbones
 from pyg_ckd.serving import Recommender
 from pyg_ckd.training import build
 from pyg_ckd.training.model import save_model
-from tests.cli.test_cli import fails
+from tests.cli.problem import fails
 
 
 @pytest.fixture

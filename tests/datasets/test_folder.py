@@ -279,12 +279,13 @@ def test_parts_cannot_be_split_again(folder):
     refuses(folder, "split='random' needs interactions", split="random")
 
 
-def test_parts_with_ids_of_mixed_types_are_refused(folder):
-    FRAME[["user", "item"]].to_parquet(folder / "train.parquet")
-    FRAME[:1].assign(user=7, item=2)[["user", "item"]].to_parquet(folder / "val.parquet")
-    refuses(
-        folder, r"val.parquet: column 'user' holds 7 in row 0, but train.parquet holds 'bob': ids of mixed types; w"
-    )
+def test_ids_that_are_text_in_one_part_and_numbers_in_another_are_compared_as_text(folder):
+    numbers = FRAME["user"].map({"bob": 7, "ann": 12})
+    FRAME.assign(user=numbers.astype(str))[["user", "item"]].to_parquet(folder / "train.parquet")
+    pd.DataFrame({"user": [12], "item": [0]}).to_parquet(folder / "val.parquet")
+    data = read_folder(folder)
+    assert data.user_id == ["12", "7"]
+    assert pairs(data, "val_edge_index") == {("12", 0)}
 
 
 def test_a_negative_seed_is_refused(folder):

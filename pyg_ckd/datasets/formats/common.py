@@ -32,9 +32,11 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, held_out
 from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.errors import InputError
 
 SIDECAR = "pyg_ckd.npz"
@@ -71,6 +73,7 @@ def build(
     impute: Impute,
     strict: bool,
     extras: Mapping[str, np.ndarray] | None = None,
+    keep: str = "error",
 ) -> HeteroData:
     """Build the graph of what a reader found.
 
@@ -80,6 +83,7 @@ def build(
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`.
         strict: See :func:`pyg_ckd.data.build_data`.
         extras: The content of the sidecar. (default: :obj:`None`, read it)
+        keep: Which of repeated interactions stays, see :func:`pyg_ckd.data.build_data`. (default: :obj:`"error"`)
 
     Raises:
         InputError: If the features do not fit the interactions, or the graph does not pass the checks.
@@ -98,7 +102,7 @@ def build(
             f"delete {SIDECAR}, it belongs to other interactions"
         )
     num_users = known or contents.num_users or users
-    masks = {m: files[m].with_name(f"has_{m}.npy") for m in files}
+    masks = {m: find_file(files[m].parent, f"has_{m}.npy") for m in files}
     data = build_data(
         contents.parts.get("train"),
         features,
@@ -106,11 +110,13 @@ def build(
         test=contents.parts.get("test"),
         num_users=num_users or None,
         num_items=next(iter(features.values())).shape[0],
-        has={m: read_array(file) for m, file in masks.items() if file.is_file()},
+        has={m: read_array(file) for m, file in masks.items() if file is not None},
         source=str(contents.folder),
         transform=transform,
         impute=impute,
         strict=strict,
+        keep=keep,
+        prepared=unpack(extras, sidecar),
     )
     for name in ("user_id", "item_id"):
         if name in extras:
@@ -136,6 +142,7 @@ def write_features(data: HeteroData, folder: Path, **extras: np.ndarray) -> None
         ids = getattr(data, name, None)
         if ids is not None:
             extras[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    extras |= pack(data)
     np.savez_compressed(folder / SIDECAR, **extras)  # type: ignore[arg-type]  # The stubs take **extras for allow_pickle.
 
 
@@ -174,8 +181,8 @@ def feature_files(folders: Sequence[Path], order: Sequence[str] = ()) -> dict[st
         InputError: If there is none, or a modality of ``order`` has none.
     """
     usual = [*_STEM_OF]
-    for folder in folders:
-        found = {modality_of(file): file for file in sorted(folder.glob(f"?*{_SUFFIX}")) if not _is_mask(file)}
+    for folder in filter(Path.is_dir, folders):
+        found = {modality_of(file): file for file in files_in(folder, _SUFFIX) if not _is_mask(file)}
         if found:
             missing = [m for m in order if m not in found]
             if missing:
@@ -193,7 +200,7 @@ def feature_files(folders: Sequence[Path], order: Sequence[str] = ()) -> dict[st
 
 
 def _is_mask(file: Path) -> bool:
-    return file.name.startswith("has_")  # No modality is called so.
+    return file.name.startswith("has_") or file.name.lower() == _SUFFIX  # No modality is called so.
 
 
 def _order(extras: Mapping[str, np.ndarray], sidecar: str) -> list[str]:

@@ -121,13 +121,20 @@ class _Unpickler(pickle._Unpickler):  # In Python: the one in C allocates as muc
 
 
 def read_coo(file: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read where a pickled COO matrix is not zero, and its shape, see :func:`read_entries`."""
+    pairs, shape, _ = read_entries(file)
+    return pairs, shape
+
+
+def read_entries(file: Path) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
     """Read a pickled COO matrix.
 
     Args:
         file: The file.
 
     Returns:
-        The row and column of each entry that is not zero, int64 ``[2, E]``, in the order of the file, and the shape.
+        The row and column of each entry that is not zero, int64 ``[2, E]``, in the order of the file, the shape, and
+        the entries ``[E]``.
 
     Raises:
         InputError: If the file is missing, damaged, holds anything else, or the matrix is malformed.
@@ -156,7 +163,7 @@ def read_coo(file: Path) -> tuple[np.ndarray, tuple[int, int]]:
     return _entries(matrix.state, file)
 
 
-def _entries(state: dict[str, Any], file: Path) -> tuple[np.ndarray, tuple[int, int]]:
+def _entries(state: dict[str, Any], file: Path) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
     shape = state.get("_shape", state.get("shape"))
     coords = state.get("coords", (state.get("row"), state.get("col")))
     if not isinstance(shape, tuple) or len(shape) != 2 or not all(type(n) is int and n >= 0 for n in shape):
@@ -180,7 +187,8 @@ def _entries(state: dict[str, Any], file: Path) -> tuple[np.ndarray, tuple[int, 
                 f"as the shape is {list(shape)}; write the matrix again"
             )
     filled = arrays["data"] != 0
-    return np.stack([arrays["row"][filled], arrays["col"][filled]]).astype(np.int64), (shape[0], shape[1])
+    pairs = np.stack([arrays["row"][filled], arrays["col"][filled]]).astype(np.int64)
+    return pairs, (shape[0], shape[1]), arrays["data"][filled]
 
 
 def _short(value: Any) -> str:

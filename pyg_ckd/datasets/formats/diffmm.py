@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import coo_matrix
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
+from pyg_ckd.data.feedback import Positive, liked
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
-from pyg_ckd.datasets.formats.coo import read_coo
+from pyg_ckd.datasets.formats.coo import read_entries
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import find_file
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_folder
+from pyg_ckd.files import as_path, atomic_folder
 
 _FILES = {"train": "trnMat.pkl", "val": "valMat.pkl", "test": "tstMat.pkl"}
 
 
 def read_diffmm(
-    path: str | os.PathLike[str], transform: Transform = "standardize", impute: Impute = "mean", strict: bool = True
+    path: str | os.PathLike[str],
+    transform: Transform = "standardize",
+    impute: Impute = "mean",
+    strict: bool = True,
+    keep: str = "error",
+    min_rating: float | None = None,
+    positive: Positive = None,
 ) -> HeteroData:
     r"""Read a graph from a folder of DiffMM or MMSSL.
 
@@ -45,6 +53,12 @@ def read_diffmm(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
+        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+            (default: :obj:`"error"`)
+        min_rating: Keep entries of at least this, where matrices hold ratings. (default: :obj:`None`, all that are not
+            zero, with a warning if they differ)
+        positive: Keep entries of this value, or of these. (default: :obj:`None`, all that are not zero, with a warning
+            if they differ)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`; interactions keep the order of the matrix.
@@ -52,18 +66,24 @@ def read_diffmm(
     Raises:
         InputError: If a file is missing, damaged, holds anything else, or is inconsistent with another.
     """
-    folder = Path(path)
-    parts, shapes = {}, {}
+    folder = as_path(path)
+    parts, shapes, values = {}, {}, {}
     for split, name in _FILES.items():
-        file = folder / name
+        file = find_file(folder, name) or folder / name
         if split == "train" or file.is_file():
-            parts[split], shapes[split] = read_coo(file)
+            parts[split], shapes[split], values[split] = read_entries(file)
             if any(np.greater(shapes[split], shapes["train"])):
                 raise InputError(
                     f"{file}: has shape {list(shapes[split])}, but trnMat.pkl has {list(shapes['train'])}, expected "
                     f"[num_users, num_items] in each; write them for the same users and items"
                 )
-    return build(Contents(folder, folder / "trnMat.pkl", parts, *shapes["train"]), transform, impute, strict)
+    frame = pd.DataFrame({"rating": np.concatenate([*values.values()])})
+    mask = liked(frame, min_rating, positive, str(folder / "trnMat.pkl"))
+    if mask is not None:
+        masks = np.split(mask, np.cumsum([part.shape[1] for part in parts.values()])[:-1])
+        parts = {split: part[:, mask] for (split, part), mask in zip(parts.items(), masks, strict=True)}
+    contents = Contents(folder, folder / "trnMat.pkl", parts, *shapes["train"])
+    return build(contents, transform, impute, strict, keep=keep)
 
 
 def write_diffmm(data: HeteroData, path: str | os.PathLike[str]) -> None:

@@ -17,13 +17,14 @@ import numpy as np
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.checks import SPLITS, as_integer
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.formats.common import SIDECAR, Contents, build, parts_of, read_sidecar, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import find_file
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_folder
+from pyg_ckd.files import as_path, atomic_folder
 
 _CORE = "5-core"
 
@@ -34,6 +35,7 @@ def read_lattice(
     core: int | None = None,
     impute: Impute = "mean",
     strict: bool = True,
+    keep: str = "error",
 ) -> HeteroData:
     r"""Read a graph from a folder of LATTICE, MICRO or CKD.
 
@@ -54,6 +56,8 @@ def read_lattice(
         core: The ``k`` of the folder ``<k>-core``. (default: :obj:`None`, the only one)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
+        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+            (default: :obj:`"error"`)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`. Interactions come user by user, unless the folder was written
@@ -62,19 +66,19 @@ def read_lattice(
     Raises:
         InputError: If a file is missing, damaged or inconsistent with another.
     """
-    folder = Path(path)
+    folder = as_path(path)
     home = json_folder(folder, core)
     parts, num_users = {}, 0
     extras = read_sidecar(folder)
     for split in SPLITS:
-        file = home / f"{split}.json"
+        file = find_file(home, f"{split}.json") or home / f"{split}.json"
         if split == "train" or file.is_file():
             part, users = _read_split(file)
             parts[split] = _in_order(part, extras, split, folder / SIDECAR, file)
             num_users = max(num_users, users)
     places = list(dict.fromkeys([folder, home, home.absolute().parent]))
     contents = Contents(folder, home / "train.json", parts, num_users, None, places)
-    return build(contents, transform, impute, strict, extras)
+    return build(contents, transform, impute, strict, extras, keep)
 
 
 def write_lattice(data: HeteroData, path: str | os.PathLike[str]) -> None:
@@ -106,13 +110,18 @@ def write_lattice(data: HeteroData, path: str | os.PathLike[str]) -> None:
         write_features(data, folder, **order)
 
 
+def cores_in(folder: Path) -> list[Path]:
+    """Return the folders ``<k>-core`` in a folder."""
+    return sorted(place for place in folder.glob("[!.]*-core") if place.is_dir())
+
+
 def json_folder(folder: Path, core: int | None = None) -> Path:
     """Return the folder of the JSON files: ``<k>-core`` in ``folder``, or ``folder`` itself."""
     if core is not None:
-        return folder / f"{core}-core"
+        return folder / f"{as_integer(core, 'core')}-core"
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}, expected a folder")
-    found = sorted(file.parent for file in folder.glob("*-core/train.json"))
+    found = [place for place in cores_in(folder) if find_file(place, "train.json") is not None]
     if len(found) > 1:
         raise InputError(f"{folder}: holds {', '.join(f.name for f in found)}; choose one with core={found[0].name[0]}")
     return found[0] if found else folder
@@ -178,7 +187,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         found = listing(file.parent) if file.parent.is_dir() else f"{file.parent} is no folder"
         raise InputError(f"{file}: does not exist, expected a JSON object from user row to list of item rows; {found}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{file}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}), cut short or damaged; "

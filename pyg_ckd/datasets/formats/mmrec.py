@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +12,37 @@ import pandas as pd
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.checks import SPLITS, check_keep
+from pyg_ckd.data.feedback import Positive, feedback_columns, liked
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.folder import listing
+from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
+from pyg_ckd.datasets.folder import check_unique_rows, listing
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import files_in
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import atomic_folder
+from pyg_ckd.files import as_path, atomic_folder
 
 _COLUMNS = ("userID", "itemID", "x_label")
 
 
 def read_mmrec(
-    path: str | os.PathLike[str], transform: Transform = "standardize", impute: Impute = "mean", strict: bool = True
+    path: str | os.PathLike[str],
+    transform: Transform = "standardize",
+    impute: Impute = "mean",
+    strict: bool = True,
+    keep: str = "error",
+    min_rating: float | None = None,
+    positive: Positive = None,
 ) -> HeteroData:
     r"""Read a graph from a folder of MMRec.
 
     ============================ =========================================================================
     file                         content
     ============================ =========================================================================
-    ``<name>.inter``             tab-separated: ``userID``, ``itemID`` (rows from 0) and ``x_label`` (0
-                                 train, 1 validation, 2 test); other columns are ignored
+    ``<name>.inter``             tab-separated: ``userID``, ``itemID`` (rows from 0), ``x_label`` (0
+                                 train, 1 validation, 2 test) and perhaps ``rating`` or ``label``;
+                                 other columns are ignored, and so is the meaning of quotation marks
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ============================ =========================================================================
 
@@ -41,6 +51,12 @@ def read_mmrec(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
+        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+            (default: :obj:`"error"`)
+        min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
+            :obj:`None`, all, with a warning if ratings differ)
+        positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
+            with a warning if labels differ)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`; interactions keep the order of the file.
@@ -48,15 +64,22 @@ def read_mmrec(
     Raises:
         InputError: If a file is missing, damaged or inconsistent with another.
     """
-    folder = Path(path)
+    folder = as_path(path)
+    check_keep(keep)
     file = inter_file(folder)
     frame = _read_inter(file)
+    mask = liked(frame, min_rating, positive, str(file))
+    frame = frame if mask is None else frame[mask]
     label = frame["x_label"].to_numpy()
     pairs = frame[["userID", "itemID"]].to_numpy().T
     parts = {split: np.ascontiguousarray(pairs[:, label == number]) for number, split in enumerate(SPLITS)}
+    if strict and keep == "error":
+        for number in range(len(SPLITS)):
+            part = frame[label == number]
+            check_unique_rows(part[["userID", "itemID"]].to_numpy().T, part["userID"], part["itemID"], str(file))
     if not parts["train"].size:
         raise InputError(f"{file}: no row has x_label 0, expected at least one training interaction")
-    return build(Contents(folder, file, parts), transform, impute, strict)
+    return build(Contents(folder, file, parts), transform, impute, strict, keep=keep)
 
 
 def write_mmrec(data: HeteroData, path: str | os.PathLike[str]) -> None:
@@ -76,13 +99,14 @@ def write_mmrec(data: HeteroData, path: str | os.PathLike[str]) -> None:
     frame = pd.DataFrame(np.concatenate([parts[split] for split in SPLITS], axis=1).T, columns=["userID", "itemID"])
     frame["x_label"] = np.repeat(range(len(SPLITS)), [parts[split].shape[1] for split in SPLITS])
     with atomic_folder(path) as folder:
-        frame.to_csv(folder / f"{Path(path).absolute().name}.inter", sep="\t", index=False)
+        name = as_path(path).absolute().name
+        frame.to_csv(folder / f"{name}.inter", sep="\t", index=False, quoting=csv.QUOTE_NONE)
         write_features(data, folder)
 
 
 def inter_file(folder: Path) -> Path:
     """Return the only ``.inter`` file of a folder."""
-    files = sorted(folder.glob("*.inter")) if folder.is_dir() else []
+    files = files_in(folder, ".inter") if folder.is_dir() else []
     if len(files) == 1:
         return files[0]
     if files:
@@ -91,42 +115,15 @@ def inter_file(folder: Path) -> Path:
     raise InputError(f"{folder}: no interactions, expected <name>.inter with the columns {list(_COLUMNS)}; {found}")
 
 
-def read_header(file: Path) -> list[str]:
-    """Return the column names of a tab-separated file."""
-    try:
-        return list(pd.read_csv(file, sep="\t", nrows=0, index_col=False).columns)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
-
-
-def read_tab_separated(file: Path, columns: Sequence[str], dtypes: Mapping[str, type]) -> pd.DataFrame:
-    """Read columns that are there.
-
-    Raises:
-        ValueError: If values do not fit ``dtypes``, or a line has more fields than the header.
-    """
-    # All columns are read, as pandas ignores further fields of a line when it is given `usecols`.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Of long lines, which are refused below.
-        frame = pd.read_csv(
-            file, sep="\t", dtype=dict(dtypes), index_col=False, keep_default_na=False, low_memory=False
-        )
-    with file.open(encoding="utf-8-sig") as lines:  # pandas takes the width of the first line of data on trust.
-        widths = [next(lines, "").count("\t") for _ in range(2)]
-    if widths[1] > widths[0]:
-        raise ValueError(f"Expected {widths[0] + 1} fields in line 2, saw {widths[1] + 1}")
-    return frame[list(columns)]
-
-
 def _read_inter(file: Path) -> pd.DataFrame:
     header = read_header(file)
     for name in _COLUMNS:
         if name not in header:
-            raise InputError(
-                f"{file}: the column {name!r} is missing; rename one: {unknown_name('column', name, header)}"
-            )
+            near = unknown_name("column", name, header)
+            raise missing_column(file, f"the column {name!r} is missing; rename one: {near}", header)
     try:
-        frame = read_tab_separated(file, _COLUMNS, dict.fromkeys(_COLUMNS, np.int64))
+        columns = [*_COLUMNS, *feedback_columns(header)]
+        frame = read_tab_separated(file, columns, dict.fromkeys(_COLUMNS, np.int64))
     except (ValueError, OverflowError, OSError, pd.errors.ParserError) as error:
         _diagnose(file)
         raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
@@ -154,6 +151,8 @@ def _wrong(file: Path, name: str, row: int, value: str) -> InputError:
     expected = "0 (train), 1 (validation) or 2 (test)" if name == "x_label" else "a row number from 0"
     found = repr(value) if value else "nothing (line cut short?)"
     mend = "repair the line" if name == "x_label" else "map ids to row numbers first, e.g. with pandas.factorize"
+    if re.fullmatch(r"\d+\.0*", value):
+        mend = f"write {value.partition('.')[0]} without a fraction, e.g. with frame[{name!r}].astype('int64')"
     return InputError(
         f"{file}: column {name!r} holds {found} in row {row} (rows count from zero, without the header), "
         f"expected {expected}; {mend}"

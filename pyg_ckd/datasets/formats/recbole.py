@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Sequence
@@ -14,15 +15,17 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.checks import SPLITS, check_keep, repeated
+from pyg_ckd.data.feedback import Positive, feedback_columns, liked
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.folder import listing, naming, split_method, split_pairs
+from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
+from pyg_ckd.datasets.folder import check_unique_rows, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
-from pyg_ckd.datasets.formats.mmrec import read_header, read_tab_separated
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.datasets.tables import map_ids
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import atomic_folder
+from pyg_ckd.files import as_path, atomic_folder
 
 _SUFFIXES = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 _USER, _ITEM, _TIME = "user_id:token", "item_id:token", "timestamp:float"
@@ -37,6 +40,9 @@ def read_recbole(
     cold_share: float = 0.2,
     impute: Impute = "mean",
     strict: bool = True,
+    keep: str = "error",
+    min_rating: float | None = None,
+    positive: Positive = None,
 ) -> HeteroData:
     r"""Read a graph from atomic files of RecBole.
 
@@ -45,7 +51,7 @@ def read_recbole(
     ============================ ==========================================================================
     ``<name>.train.inter``,      tab-separated, with the header ``user_id:token``, ``item_id:token``; other
     ``.valid.inter``,            columns are ignored; the last two files are optional
-    ``.test.inter``
+    ``.test.inter``              but ``rating:float`` and ``label:float``
     or ``<name>.inter``          the same, all in one; ``timestamp:float`` is used for splitting
     ``<name>.item``              ``item_id:token``: the item of each feature row (optional)
     ``<name>.user``              ``user_id:token``: all users in order (optional)
@@ -66,6 +72,12 @@ def read_recbole(
             :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
+        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+            (default: :obj:`"error"`)
+        min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
+            :obj:`None`, all, with a warning if ratings differ)
+        positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
+            with a warning if labels differ)
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`. ``data.user_id`` and ``data.item_id`` hold the tokens: an int64
@@ -75,7 +87,8 @@ def read_recbole(
         InputError: If a file is missing, damaged or inconsistent with another.
     """
     split = split_method(split)
-    folder = Path(path)
+    folder = as_path(path)
+    check_keep(keep)
     name, files = _inter_files(folder)
     if "whole" in files and split == "given":
         raise InputError(f"{folder}: split='given' needs {name}.train.inter, but found {files['whole'].name} alone")
@@ -83,9 +96,18 @@ def read_recbole(
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
     frame = pd.concat([_read_inter(file).assign(split=part) for part, file in files.items()], ignore_index=True)
     file = next(iter(files.values()))
-    users, user_id = _users(frame[_USER], folder / f"{name}.user", file)
-    items, item_id = _items(frame[_ITEM], folder / f"{name}.item", file)
+    mask = liked(frame, min_rating, positive, str(file))
+    frame = frame if mask is None else frame[mask].reset_index(drop=True)
+    if keep != "error":
+        codes = np.stack([pd.factorize(frame[column])[0] for column in (_USER, _ITEM)])
+        frame = frame[~repeated(codes, keep)].reset_index(drop=True)
+    users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), file)
+    items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), file)
     pairs = np.stack([users, items])
+    if strict and keep == "error":
+        for part in files:
+            rows = (frame["split"] == part).to_numpy()
+            check_unique_rows(pairs[:, rows], frame[_USER][rows], frame[_ITEM][rows], str(files[part]))
     if "whole" in files:
         frame = frame.drop(columns="split").rename(columns={_TIME: "timestamp"})
     with naming(folder):
@@ -97,6 +119,7 @@ def read_recbole(
         transform,
         impute,
         strict,
+        keep=keep,
     )
     data.user_id = _with_type(getattr(data, "user_id", None), user_id)
     rows = torch.arange(data["item"].num_nodes) if item_id is None else item_id
@@ -119,7 +142,7 @@ def write_recbole(data: HeteroData, path: str | os.PathLike[str]) -> None:
         InputError: If the graph does not pass the checks, an id cannot be a token, or the folder is not empty.
     """
     data = check_data(data, impute="given")
-    name = Path(path).absolute().name
+    name = as_path(path).absolute().name
     users, items = (_tokens(data, kind) for kind in ("user", "item"))
     with atomic_folder(path) as folder:
         for split, part in parts_of(data).items():
@@ -135,9 +158,13 @@ def is_typed(header: Sequence[str]) -> bool:
     return any(re.search(r":(token|float)(_seq)?$", column) for column in header)
 
 
+def _list(folder: Path, name: str) -> Path:
+    return find_file(folder, name) or folder / name
+
+
 def _inter_files(folder: Path) -> tuple[str, dict[str, Path]]:
     """Return the name of the data set and the file of each split, or the one with all under ``whole``."""
-    found = sorted(folder.glob("*.inter")) if folder.is_dir() else []
+    found = files_in(folder, ".inter") if folder.is_dir() else []
     names: dict[str, dict[str, Path]] = {}
     for file in found:
         name, _, last = file.stem.rpartition(".")
@@ -173,12 +200,12 @@ def _read_tokens(file: Path, required: Sequence[str], optional: Sequence[str] = 
     header = read_header(file)
     for column in required:
         if column not in header:
-            raise InputError(
-                f"{file}: the column {column!r} is missing; rename: {unknown_name('column', column, header)}"
-            )
+            near = unknown_name("column", column, header)
+            raise missing_column(file, f"the column {column!r} is missing; rename: {near}", header)
     columns = [*required, *(column for column in optional if column in header)]
+    feedback = feedback_columns(header) if _USER in required and _ITEM in required else []
     try:
-        frame = read_tab_separated(file, columns, dict.fromkeys(columns, str))
+        frame = read_tab_separated(file, [*columns, *feedback], dict.fromkeys([*columns, *feedback], str))
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
     for column in columns:
@@ -255,11 +282,13 @@ def _tokens(data: HeteroData, kind: str) -> np.ndarray:
 
 
 def _write_table(frame: pd.DataFrame, file: Path) -> None:
-    frame.to_csv(file, sep="\t", index=False, encoding="utf-8")
+    frame.to_csv(file, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_NONE)
 
 
 def _wrong(file: Path, name: str, row: int, value: str, expected: str, mend: str) -> InputError:
     found = repr(value) if value else "nothing (line cut short?)"
+    if re.fullmatch(r"\d+\.0*", value):
+        mend += f"; or write {value.partition('.')[0]}, without a fraction, e.g. with frame[...].astype('int64')"
     return InputError(
         f"{file}: column {name!r} holds {found} in row {row} (rows count from zero, without the header), "
         f"expected {expected}; {mend}"

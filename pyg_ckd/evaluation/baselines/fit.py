@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -22,8 +21,8 @@ from pyg_ckd.evaluation.ranking import Evaluator, popularity
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Neighbourhood
 
-NEIGHBOURS = (20, 50, 100, 200, 500, 1000)
-SHRINKAGES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+NEIGHBOURS = (20, 50, 100, 300, 1000)
+SHRINKAGES = (0.0, 10.0, 30.0, 100.0, 1000.0)
 CONTENT_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 RIDGES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
 COLLECTIVE_WEIGHTS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -39,8 +38,9 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        embeddings: What :class:`~pyg_ckd.evaluation.Evaluator`, :func:`~pyg_ckd.evaluate` and
-            :class:`~pyg_ckd.serving.Recommender` rank with.
+        embeddings: What :class:`~pyg_ckd.evaluation.Evaluator` and :func:`~pyg_ckd.evaluate` rank with; it is served by
+            :class:`~pyg_ckd.serving.NeighbourhoodRecommender` (popularity, which is two tables, by
+            :class:`~pyg_ckd.serving.Recommender`).
         settings: The chosen knobs, arguments of the function that makes the baseline.
         seconds: Time of the choice and the fit together.
         value: The monitored metric on the validation part; :obj:`None` without one.
@@ -75,8 +75,9 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
     ``ease-content``     :func:`~pyg_ckd.evaluation.ease_content`     form; ridge and weight of the content
     ==================== ============================================ =================================================
 
-    A choice starts from the defaults and moves one step of a fixed grid at a time for as long as the metric rises, so
-    that a closed form is solved a few times only. Without a validation part, the defaults stand. Nothing is random.
+    Neighbours and shrinkage are tried on a whole grid. All else starts from the defaults and moves one step of a fixed
+    grid at a time for as long as the metric rises, so that a closed form is solved a few times only. Without a
+    validation part, the defaults stand. Nothing is random.
 
     Args:
         name: One of :data:`BASELINES`.
@@ -148,19 +149,22 @@ def _item_knn(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
     if value is None:
         return _Choice(neighbours.item_knn(data, **start), start)
     history, ks = neighbours.history_of(data), sorted({min(k, most) for k in NEIGHBOURS})
-    nearest = lru_cache(maxsize=2)(lambda shrinkage: neighbours.nearest(data, ks[-1], shrinkage))
-
-    def build(k: int, shrinkage: float) -> Neighbourhood:
-        return Neighbourhood(history, nearest(shrinkage).weights(k))
-
-    return climb({"k": ks, "shrinkage": SHRINKAGES}, start, build, value)
+    best: _Choice[Neighbourhood] | None = None
+    for shrinkage in SHRINKAGES:
+        nearest = neighbours.nearest(data, ks[-1], shrinkage)
+        for k in ks:
+            model = neighbours.neighbourhood(history, nearest.weights(k))
+            best = _better(best, _Choice(model, {"k": k, "shrinkage": shrinkage}, value(model)))
+    assert best is not None
+    return best
 
 
 def _item_knn_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
     modalities = list(content_rows(data))
     start, history = {"weight": neighbours.CONTENT_WEIGHT}, neighbours.history_of(data)
     base = _item_knn(data, value)
-    alone = neighbours.normalised(history, cast(csr_array, base.model.weights))
+    nearest = neighbours.nearest(data, **base.settings)
+    alone = neighbours.normalised(history, nearest.weights(base.settings["k"]))
     best: _Choice[Neighbourhood] | None = None
     for chosen in [modalities, *([m] for m in modalities if len(modalities) > 1)]:
         build = partial(neighbours.blend, history, alone, neighbours.ContentScores(data, chosen))

@@ -20,6 +20,10 @@ from pyg_ckd.scoring.neighbourhood import Neighbourhood, history_matrix
 K, SHRINKAGE, CONTENT_WEIGHT = 100, 10.0, 0.2
 """What the knobs are where there is no validation part to choose them on."""
 
+DENSE_ITEMS = 10_000
+"""Items up to which weights may be held as one dense matrix, of 400 MB then."""
+
+_FULL = 32  # An entry of a sparse product takes about as long as so many of a dense one.
 _BLOCK = 4096  # Users whose scores are summed up at a time.
 
 
@@ -48,7 +52,7 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    return Neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(k))
+    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(k))
 
 
 def item_knn_content(
@@ -65,8 +69,8 @@ def item_knn_content(
         \sum_{j \in \mathcal{I}_u} \cos(\mathbf{x}_j^m, \mathbf{x}_i^m)
 
     :math:`\sigma` is the standard deviation of the scores that it stands under, over all pairs of a user and an item.
-    Kernels stay factorised: no matrix of items and items is made. Features count as they are in the graph, after its
-    transform.
+    From 10 000 items on kernels stay factorised, so that no matrix of items and items is made. Features count as they
+    are in the graph, after its transform.
 
     Args:
         data: The graph.
@@ -157,7 +161,19 @@ class ContentScores:
     def __init__(self, data: HeteroData, modalities: Sequence[str] | None = None) -> None:
         history = history_of(data)
         rows = content_rows(data, modalities)
-        self.normalised = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
+        self.rows = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
+
+
+def neighbourhood(history: csr_array, weights: csr_array) -> Neighbourhood:
+    """Return scores by weights, held dense where that is faster: small catalogues whose items have many neighbours.
+
+    Args:
+        history: What users have met.
+        weights: Weights of :meth:`Nearest.weights`.
+    """
+    items = weights.shape[0]
+    dense = items <= DENSE_ITEMS and _FULL * weights.nnz > items**2
+    return Neighbourhood(history, torch.from_numpy(weights.toarray()) if dense else weights)
 
 
 def blend(history: csr_array, neighbours: csr_array, content: ContentScores, weight: float) -> Neighbourhood:
@@ -173,7 +189,11 @@ def blend(history: csr_array, neighbours: csr_array, content: ContentScores, wei
         InputError: If the weight is out of range.
     """
     check_not_negative("item-knn-content weight", weight)
-    return Neighbourhood(history, neighbours, (content.normalised * weight**0.5).float())
+    rows = content.rows.float() * weight**0.5
+    if rows.size(0) > DENSE_ITEMS:
+        return Neighbourhood(history, neighbours, rows)
+    weights = torch.from_numpy(neighbours.toarray()).addmm_(rows, rows.t())
+    return Neighbourhood(history, weights.fill_diagonal_(0))
 
 
 def normalised(history: csr_array, neighbours: csr_array) -> csr_array:

@@ -1,0 +1,309 @@
+"""Interactions and features in frames, joined by the ids of users and items: never by position where there are ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from pyg_ckd.data.checks import as_edge_index
+from pyg_ckd.data.ids import as_ids, comparable, id_column, map_ids, rows_among, value_at
+from pyg_ckd.errors import InputError, unknown_name
+
+COLUMNS = {"user": ("user", "user_id"), "item": ("item", "item_id")}
+
+
+@dataclass
+class Joined:
+    """What was given, by row number.
+
+    Args:
+        parts: Interactions of each split.
+        features: The features of each modality, by row of the items.
+        has: The masks, by row of the items.
+        user_id: The ids behind the rows of users, if there are any.
+        item_id: The ids behind the rows of items, if there are any.
+    """
+
+    parts: dict[str, Any]
+    features: dict[str, Any]
+    has: dict[str, Any]
+    user_id: Tensor | list[str] | None = None
+    item_id: Tensor | list[str] | None = None
+
+
+@dataclass
+class _Rows:
+    """Rows of items, and the ids that came with them."""
+
+    values: Any
+    ids: pd.Series | None
+    where: str
+
+
+def is_frame(values: Any) -> bool:
+    """Return whether interactions are a data frame, of pandas or of another library."""
+    return hasattr(values, "columns")
+
+
+def pair_columns(frame: Any, where: str) -> dict[str, pd.Series]:
+    """Return the ids of users and items of interactions, as columns.
+
+    Args:
+        frame: A data frame with the columns ``user`` and ``item``, or ``user_id`` and ``item_id``.
+        where: What the frame is, for messages.
+
+    Raises:
+        InputError: If a column is missing, or holds something else than ids.
+    """
+    found = {}
+    for kind, names in COLUMNS.items():
+        name = next((name for name in names if name in frame.columns), None)
+        if name is None:
+            raise InputError(
+                f"{where} lacks the column {kind!r}; {unknown_name('column', kind, map(str, frame.columns))}"
+            )
+        column = frame[name]
+        if not isinstance(column, pd.Series):
+            column = column.to_numpy()
+        found[kind] = id_column(column, f"{where}, column {name!r}")
+    return found
+
+
+def join(
+    parts: Mapping[str, Any],
+    features: Mapping[str, Any],
+    has: Mapping[str, Any],
+    user_id: Any,
+    item_id: Any,
+    num_users: int | None,
+    source: str,
+) -> Joined:
+    """Return interactions, features and masks by row number, with the ids behind the rows.
+
+    Args:
+        parts: Interactions of each split: frames or arrays.
+        features: Features of each modality: frames or series indexed by item id, or arrays.
+        has: Masks of some modalities: series indexed by item id, or arrays.
+        user_id: The id of each user row, if it is given.
+        item_id: The id of each item row, if it is given.
+        num_users: The number of users, if it is given.
+        source: Where the input came from, for messages.
+
+    Raises:
+        InputError: If an id has no row, a row has no id, an id is there twice, or rows cannot be told.
+    """
+    tables = {m: _rows(x, f"{source}: features of {m!r}") for m, x in features.items()}
+    masks = {m: _rows(x, f"{source}: has_{m}", mask=True) for m, x in has.items()}
+    frames = any(map(is_frame, parts.values()))
+    with_ids = any(rows.ids is not None for rows in (*tables.values(), *masks.values()))
+    if not frames and not with_ids and user_id is None and item_id is None:
+        return Joined(dict(parts), _values(tables), _values(masks))
+    pairs = {split: _pairs(part, split, source) for split, part in parts.items()}
+    users, user_ids = _users(
+        {split: pair["user"] for split, pair in pairs.items()}, parts, user_id, num_users if frames else None, source
+    )
+    item_ids = None
+    if item_id is not None:
+        item_ids = _unique(id_column(item_id, f"{source}: item_id"), f"{source}: item_id")
+    elif with_ids:
+        item_ids = _listed(tables, masks)
+    items = {
+        split: _items(pair["item"], item_ids, item_id is not None and not is_frame(parts[split]), f"{source}: {split}")
+        for split, pair in pairs.items()
+    }
+    if item_ids is not None:
+        joined = {m: _aligned(rows, item_ids, item_id is not None) for m, rows in masks.items()}
+        lacking = {m: ~mask for m, mask in joined.items() if isinstance(mask, np.ndarray) and mask.dtype.kind == "b"}
+        tables_by_row = {m: _aligned(rows, item_ids, item_id is not None, lacking.get(m)) for m, rows in tables.items()}
+    else:
+        joined, tables_by_row = _values(masks), _values(tables)
+    by_row = {split: np.stack([users[split], items[split]]) for split in pairs}
+    return Joined(by_row, tables_by_row, joined, user_ids, None if item_ids is None else as_ids(item_ids))
+
+
+def _pairs(part: Any, split: str, source: str) -> dict[str, pd.Series]:
+    if is_frame(part):
+        return pair_columns(part, f"{source}: {split}")
+    rows = as_edge_index([] if part is None else part, split, source)
+    return {kind: pd.Series(row) for kind, row in zip(COLUMNS, rows, strict=True)}
+
+
+def _users(
+    columns: Mapping[str, pd.Series], parts: Mapping[str, Any], user_id: Any, num_users: int | None, source: str
+) -> tuple[dict[str, np.ndarray], Tensor | list[str] | None]:
+    """Return the row of the user of each interaction, and the ids behind the rows."""
+    if user_id is not None:
+        ids = _unique(id_column(user_id, f"{source}: user_id"), f"{source}: user_id")
+        rows = {
+            split: _found(column, ids, f"{source}: {split}", "users that user_id does not list")
+            if is_frame(parts[split])
+            else _within(column, len(ids), f"{source}: {split}", "user")
+            for split, column in columns.items()
+        }
+        return rows, as_ids(ids)
+    if not any(map(is_frame, parts.values())):
+        return {split: column.to_numpy() for split, column in columns.items()}, None
+    alike = dict(zip(columns, comparable(*columns.values()), strict=True))
+    integers = all(pd.api.types.is_integer_dtype(column) for column in alike.values() if len(column))
+    for split, column in alike.items():
+        if not integers and len(column) and not is_frame(parts[split]):
+            raise InputError(
+                f"{source}: {split} holds row numbers, but users of other parts have ids, e.g. "
+                f"{next(value_at(alike[name], 0) for name in alike if is_frame(parts[name]))!r}; give all parts as "
+                f"frames, or user_id, the id of each row"
+            )
+    if num_users is not None and integers:  # Their number says that these are row numbers.
+        return {split: column.to_numpy() for split, column in alike.items()}, None
+    codes, known = map_ids(pd.concat([column for column in alike.values() if len(column)] or [*alike.values()][:1]))
+    if num_users is not None and num_users != len(known):
+        raise InputError(
+            f"{source}: num_users is {num_users}, but {len(known)} users are named by id; give user_id, the id of each "
+            f"of the {num_users} rows"
+        )
+    ends = np.cumsum([len(column) for column in alike.values()])
+    return dict(zip(alike, np.split(codes, ends[:-1]), strict=True)), known
+
+
+def _items(column: pd.Series, ids: pd.Series | None, by_row: bool, where: str) -> np.ndarray:
+    """Return the row of the item of each interaction."""
+    if ids is None:
+        if len(column) and not pd.api.types.is_integer_dtype(column):
+            raise InputError(
+                f"{where}: items are text, e.g. {value_at(column, 0)!r}, leaving open which row of the features is "
+                f"which; give features as frames indexed by item id, or item_id, the id of each row"
+            )
+        return column.to_numpy(dtype=np.int64)
+    if by_row:
+        return _within(column, len(ids), where, "item")
+    return _found(column, ids, where, "items that have no row in the features")
+
+
+def _found(column: pd.Series, ids: pd.Series, where: str, problem: str) -> np.ndarray:
+    rows = rows_among(column, ids)
+    unknown = np.flatnonzero(rows < 0)
+    if unknown.size:
+        raise InputError(
+            f"{where} has {unknown.size} interactions with {problem}, the first is {value_at(column, unknown[0])!r} in "
+            f"row {unknown[0]}, but ids are like {value_at(ids, 0)!r}; add the ids, or drop the interactions"
+        )
+    return rows
+
+
+def _within(column: pd.Series, size: int, where: str, kind: str) -> np.ndarray:
+    rows = column.to_numpy(dtype=np.int64)
+    if rows.size and rows.max() >= size:
+        raise InputError(f"{where} reaches {kind} row {rows.max()}, but {kind}_id lists {size}; list one id per row")
+    return rows
+
+
+def _listed(tables: Mapping[str, _Rows], masks: Mapping[str, _Rows]) -> pd.Series:
+    """Return all ids of items in ascending order."""
+    columns = comparable(*(rows.ids for rows in (*tables.values(), *masks.values()) if rows.ids is not None))
+    return pd.Series(pd.factorize(pd.concat(columns), sort=True)[1])
+
+
+def _aligned(rows: _Rows, ids: pd.Series, listed: bool, may_lack: np.ndarray | None = None) -> np.ndarray:
+    """Return rows in the order of ids; rows without ids are in that order if the ids are listed, or row numbers."""
+    if rows.ids is None:
+        numbers = pd.api.types.is_integer_dtype(ids) and len(ids) == len(rows.values) and bool((ids == ids.index).all())
+        if not listed and not numbers:
+            raise InputError(
+                f"{rows.where} come without ids beside features that have them, so that their order is unknown; index "
+                f"them by item id, as in pandas.DataFrame(x, index=ids), or give item_id"
+            )
+        return rows.values
+    at, extra = rows_among(ids, rows.ids), rows_among(rows.ids, ids) < 0
+    if extra.any():
+        first = value_at(rows.ids, int(np.flatnonzero(extra)[0]))
+        raise InputError(
+            f"{rows.where} have {int(extra.sum())} rows of items that are not in item_id, the first is {first!r} in "
+            f"row {np.flatnonzero(extra)[0]}; add their ids, or drop the rows"
+        )
+    lost = at < 0 if may_lack is None or len(may_lack) != len(at) else (at < 0) & ~may_lack
+    if lost.any():
+        first = value_at(ids, int(np.flatnonzero(lost)[0]))
+        raise InputError(
+            f"{rows.where} have no row for {int(lost.sum())} of {len(ids)} items, the first is {first!r}; add the "
+            f"rows, or mark the items in the mask has, a Series of bool indexed by item id, as lacking the modality"
+        )
+    values = rows.values[np.maximum(at, 0)]
+    if (at < 0).any():
+        values = values.astype(np.float64)
+        values[at < 0] = np.nan
+    return values
+
+
+def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
+    """Return rows as an array with the ids of their items, if they have any."""
+    if not isinstance(values, (pd.DataFrame, pd.Series)):
+        return _Rows(values, None, where)
+    ids = None
+    if isinstance(values.index, pd.MultiIndex):
+        raise InputError(f"{where} have an index of {values.index.nlevels} levels, expected one: the item ids")
+    if not _is_default(values.index):
+        ids = values.index
+    elif isinstance(values, pd.DataFrame) and values.shape[1] > 1:
+        name = next((name for name in COLUMNS["item"] if name in values.columns), None)
+        if name is not None:
+            ids, values = values[name], values.drop(columns=name)
+    if ids is not None:
+        ids = _unique(id_column(ids, where), where)
+    return _Rows((_as_mask if mask else _as_matrix)(values, where), ids, where)
+
+
+def _is_default(index: pd.Index) -> bool:
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+
+
+def _as_mask(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
+    column = values.iloc[:, 0] if isinstance(values, pd.DataFrame) and values.shape[1] == 1 else values
+    missing = np.flatnonzero(np.asarray(column.isna()))
+    if missing.size:
+        raise InputError(f"{where} is missing in row {missing[0]}, expected True or False; fill it")
+    return column.to_numpy(dtype=bool) if column.ndim == 1 and pd.api.types.is_bool_dtype(column) else column.to_numpy()
+
+
+def _as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
+    """Return numbers as a matrix; one column may hold whole vectors."""
+    frame = values.to_frame() if isinstance(values, pd.Series) else values
+    first = frame.iloc[:, 0] if frame.shape[1] == 1 and len(frame) else None
+    if first is not None and pd.api.types.is_object_dtype(first) and np.ndim(first.iloc[0]) == 1:
+        lengths = first.map(np.size)
+        if lengths.nunique() > 1:
+            row = int(np.flatnonzero(lengths != lengths.iloc[0])[0])
+            raise InputError(
+                f"{where} have {lengths.iloc[row]} numbers in row {row}, expected {lengths.iloc[0]} as in the first; "
+                f"repair or drop the row"
+            )
+        return np.stack(first.to_list())
+    wrong = [name for name, kind in zip(frame.columns, frame.dtypes, strict=True) if not _is_number(kind)]
+    if wrong:
+        raise InputError(
+            f"{where}: column {wrong[0]!r} holds no numbers, expected numbers; drop it, or make it the index if it "
+            f"holds the item ids"
+        )
+    extension = any(map(pd.api.types.is_extension_array_dtype, frame.dtypes))
+    return frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension else frame.to_numpy()
+
+
+def _is_number(kind: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind)
+
+
+def _unique(ids: pd.Series, where: str) -> pd.Series:
+    twice = np.flatnonzero(comparable(ids, pd.Series(dtype=object))[0].duplicated())
+    if twice.size:
+        raise InputError(
+            f"{where}: id {value_at(ids, int(twice[0]))!r} is there again in row {twice[0]}, expected every id once; "
+            f"keep one of each"
+        )
+    return ids
+
+
+def _values(tables: Mapping[str, _Rows]) -> dict[str, Any]:
+    return {m: rows.values for m, rows in tables.items()}

@@ -1,0 +1,120 @@
+"""Ids of users and items: what may be one, and the rows that they stand for; mixed types are compared as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyg_ckd.errors import InputError
+
+_LARGEST = np.iinfo(np.int64).max
+_IDS = (str, int, np.integer, UUID)
+
+
+def id_column(values: Any, where: str) -> pd.Series:
+    """Return ids as a column of integers if all are, else of text.
+
+    Args:
+        values: A column, an index, an array, a tensor or a list of integers, strings or UUIDs.
+        where: What the ids are, for messages.
+
+    Raises:
+        InputError: If an id is missing, or of another type; the message has its row.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InputError(f"{where}: found {values!r}, expected a list of ids, one per row")
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    if getattr(values, "ndim", 1) != 1:
+        raise InputError(f"{where} has shape {list(values.shape)}, expected a list of ids, one per row")
+    column = pd.Series(values if isinstance(values, (pd.Series, pd.Index, np.ndarray)) else list(values))
+    column = column.reset_index(drop=True)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    missing = np.flatnonzero(column.isna())
+    if missing.size:
+        raise InputError(
+            f"{where} has {missing.size} rows without an id, the first is row {missing[0]} (rows count from zero); "
+            f"fill or drop them"
+        )
+    if pd.api.types.is_integer_dtype(column):
+        return pd.Series(column.to_numpy(dtype=np.uint64 if column.max() > _LARGEST else np.int64))
+    if _is_text(column):
+        return column
+    if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+        kinds = column.map(type)
+        if not column.size or kinds.map(lambda kind: issubclass(kind, _IDS) and kind is not bool).all():
+            whole = column.size > 0 and kinds.map(lambda kind: issubclass(kind, (int, np.integer))).all()
+            numbers = pd.Series(column.tolist()) if whole else column
+            return numbers if pd.api.types.is_integer_dtype(numbers) else column.astype(str)
+    raise wrong_id(column, where)
+
+
+def wrong_id(column: pd.Series, where: str) -> InputError:
+    """Return the error for a column of which some values are no ids, with the row of the first one.
+
+    Args:
+        column: The column.
+        where: What the ids are.
+    """
+    mend = ""
+    if pd.api.types.is_float_dtype(column):
+        wrong = (column % 1 != 0).to_numpy(dtype=bool)
+        if not wrong.any():
+            mend = "; whole numbers became floats, as they do beside a missing one: convert with .astype('int64')"
+    else:
+        wrong = ~column.map(lambda value: isinstance(value, _IDS) and not isinstance(value, bool)).to_numpy(dtype=bool)
+    row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
+    return InputError(
+        f"{where} has dtype {column.dtype}, expected integers or strings as ids; found {value_at(column, row)!r} in "
+        f"row {row} (rows count from zero, without the header){mend}"
+    )
+
+
+def comparable(*columns: pd.Series) -> list[pd.Series]:
+    """Return columns of ids as they are if all hold integers, else all as text."""
+    filled = [column for column in columns if len(column)]
+    if all(pd.api.types.is_integer_dtype(column) for column in filled):
+        return list(columns)
+    return [column if _is_text(column) else column.astype(str) for column in columns]
+
+
+def rows_among(column: pd.Series, ids: pd.Series) -> np.ndarray:
+    """Return the row of each id of ``column`` in ``ids``, int64, -1 for those that are not there."""
+    one, other = comparable(column, ids)
+    return pd.Index(other).get_indexer(pd.Index(one)).astype(np.int64)
+
+
+def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:
+    """Return ids as an int64 tensor if they are integers that fit, else as a list of strings."""
+    if pd.api.types.is_integer_dtype(values) and (not len(values) or int(values.max()) <= _LARGEST):
+        return torch.from_numpy(np.array(values, dtype=np.int64))
+    return list(map(str, values.tolist()))
+
+
+def map_ids(column: pd.Series) -> tuple[np.ndarray, Tensor | list[str]]:
+    """Map ids to rows, in ascending order of the ids.
+
+    Returns:
+        The row of each entry, int64, and the ids: an int64 tensor if all are integers, else a list of strings.
+    """
+    integers = pd.api.types.is_integer_dtype(column)
+    rows, unique = pd.factorize(column if integers else column.astype(str), sort=True)
+    return rows.astype(np.int64), as_ids(unique)
+
+
+def value_at(column: pd.Series, row: int) -> object:
+    """Return one value as a plain Python object, for messages."""
+    return column.iloc[[row]].tolist()[0]
+
+
+def _is_text(column: pd.Series) -> bool:
+    if pd.api.types.is_object_dtype(column):
+        return pd.api.types.infer_dtype(column, skipna=False) == "string"
+    return isinstance(column.dtype, pd.StringDtype)

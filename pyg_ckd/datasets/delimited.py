@@ -1,0 +1,201 @@
+"""Tables in text files: which character separates the fields, and whether every line is one row."""
+
+from __future__ import annotations
+
+import csv
+import mmap
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pyg_ckd.datasets.arrays import one_line
+from pyg_ckd.errors import InputError
+
+SEPARATORS = (",", ";", "\t", "|", "::")
+
+_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "double colons"}
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file: UTF-8, or UTF-16 where a byte-order mark says so."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | None = None) -> pd.DataFrame:
+    r"""Read a table in which only an empty field is missing, so that a user may be called ``NA``.
+
+    Fields are separated by ``,``, ``;``, a tab, ``|`` or ``::``, whichever the header is. Quotation marks hold a field
+    together, except where tabs or ``::`` separate and the header has none.
+
+    Args:
+        path: The file.
+        required: Names of columns that have to be there.
+        dtypes: The types of some columns. (default: :obj:`None`, those that pandas infers)
+
+    Raises:
+        InputError: If there is no header, or a quotation mark that is not closed swallows lines.
+        ValueError: If the file cannot be parsed.
+    """
+    header, encoding = _first_line(path), encoding_of(path)
+    separator = _separator(header, required, path)
+    quoting = csv.QUOTE_NONE if separator in ("\t", "::") and '"' not in header else csv.QUOTE_MINIMAL
+    options = {"engine": "python"} if len(separator) > 1 else {"low_memory": False}
+    with warnings.catch_warnings():
+        # Else pandas takes the first field of lines that are longer than the header for a name of the row.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            path, sep=separator, index_col=False, dtype=dtypes, keep_default_na=False, na_values=[""],
+            encoding=encoding, quoting=quoting, **options,
+        )  # fmt: skip
+    if quoting == csv.QUOTE_MINIMAL and len(separator) == 1 and dtypes is None:
+        _check_lines(path, separator, encoding, frame, required)
+    return frame
+
+
+def has_padding(path: Path) -> bool:
+    """Return whether any field may begin with a zero and a digit or with a plus, which would be lost in an integer."""
+    if encoding_of(path) == "utf-16":
+        return True
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return re.search(rb'[,;|:"\s\xbf](?:\+|-0|0[0-9])', content) is not None
+
+
+def read_header(file: Path) -> list[str]:
+    """Return the column names of a tab-separated file."""
+    try:
+        return _first_line(file).split("\t")
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
+
+
+def missing_column(file: Path, advice: str, header: Sequence[str]) -> InputError:
+    """Return the error for a column that a tab-separated file lacks.
+
+    Args:
+        file: The file.
+        advice: What is missing, and how to mend it.
+        header: The column names that were found.
+    """
+    line = "\t".join(header)
+    other = next((mark for mark in SEPARATORS if mark != "\t" and mark in line and "\t" not in line), None)
+    if other is not None:
+        advice += f"; the header is separated by {_NAMES[other]}, expected tabs: write the file with sep='\\t'"
+    elif any(_NUMBER.fullmatch(field) for field in header):
+        advice += f"; the first line {line!r:.60} is no header: put one above it"
+    return InputError(f"{file}: {advice}")
+
+
+def read_tab_separated(file: Path, columns: Sequence[str], dtypes: Mapping[str, type]) -> pd.DataFrame:
+    """Read columns that are there; quotation marks are characters like all others.
+
+    Raises:
+        ValueError: If values do not fit ``dtypes``, or a line has more fields than the header.
+    """
+    encoding = encoding_of(file)
+    # All columns are read, as pandas ignores further fields of a line when it is given `usecols`.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Of long lines, which are refused below.
+        frame = pd.read_csv(
+            file, sep="\t", dtype=dict(dtypes), index_col=False, keep_default_na=False, low_memory=False,
+            quoting=csv.QUOTE_NONE, encoding=encoding,
+        )  # fmt: skip
+    with file.open(encoding=encoding) as lines:  # pandas takes the width of the first line of data on trust.
+        widths = [next(lines, "").count("\t") for _ in range(2)]
+    if widths[1] > widths[0]:
+        raise ValueError(f"Expected {widths[0] + 1} fields in line 2, saw {widths[1] + 1}")
+    return frame[list(columns)]
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding=encoding_of(path)) as file:
+        return next((line.rstrip("\r\n") for line in file if line.strip()), "")
+
+
+def _separator(header: str, required: Sequence[str], path: Path) -> str:
+    """Return what separates the fields of a header."""
+    found = {mark: [field.strip('"') for field in header.split(mark)] for mark in SEPARATORS}
+    for mark, fields in found.items():
+        if all(name in fields for name in required):
+            return mark
+    best = max(SEPARATORS, key=lambda mark: len(found[mark]))
+    if any(_NUMBER.fullmatch(field) for field in found[best]):
+        raise InputError(
+            f"{path}: has no header, the first line is {header!r:.60}, expected the names of the columns with the same "
+            f"separator; put the line {best.join(required)!r} above it"
+        )
+    return best
+
+
+def _check_lines(path: Path, separator: str, encoding: str, frame: pd.DataFrame, ids: Sequence[str]) -> None:
+    """Refuse a field that runs over lines which are rows of their own: its quotation mark is not closed."""
+    if not _may_run_over_lines(path, len(frame)) or not set(ids) <= set(frame.columns):
+        return
+    tests = {frame.columns.get_loc(name): _id_test(frame[name]) for name in ids}
+    taken: list[str] = []
+    number = 1
+    with path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(_recorded(file, taken), delimiter=separator)
+        while True:
+            try:
+                if next(reader, None) is None:
+                    return
+            except csv.Error as error:
+                raise InputError(
+                    f"{path}: line {number}: cannot be read ({one_line(error)}); a quotation mark may not be closed: "
+                    f"remove it, or write the table as Parquet"
+                ) from None
+            for line in taken[1:]:
+                fields = line.rstrip("\r\n").split(separator)
+                if len(fields) == len(frame.columns) and all(test(fields[at]) for at, test in tests.items()):
+                    raise InputError(
+                        f"{path}: a field that begins in line {number} runs to line {number + len(taken) - 1}, over "
+                        f"lines that are rows of their own, such as {line.strip()!r:.60}; close or remove the "
+                        f"quotation mark in line {number}, or write the table as Parquet"
+                    )
+            number += len(taken)
+            taken.clear()
+
+
+def _recorded(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _may_run_over_lines(path: Path, rows: int) -> bool:
+    """Return whether a file has quotation marks, and more lines than rows and a header."""
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b'"') < 0:
+            return False
+        lines, start = 0, 0
+        while start < len(content):
+            lines += content[start : start + (1 << 24)].count(b"\n")
+            start += 1 << 24
+        return lines + (content[-1:] != b"\n") > rows + 1
+
+
+class _id_test:
+    """Whether a text looks like the ids of a column."""
+
+    def __init__(self, column: pd.Series) -> None:
+        self.integers = pd.api.types.is_integer_dtype(column)
+        texts = np.array([]) if self.integers else column.dropna().astype(str)
+        self.known = set(texts) if any(map(_has_space, texts)) else None
+
+    def __call__(self, text: str) -> bool:
+        text = text.strip('"')
+        if self.integers:
+            return _NUMBER.fullmatch(text) is not None
+        return text in self.known if self.known is not None else bool(text) and not _has_space(text)
+
+
+def _has_space(text: str) -> bool:
+    return any(map(str.isspace, text))

@@ -1,0 +1,197 @@
+"""``pyg-ckd train``: what it writes, and its one line and exit code 2 for every bad input."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyg_ckd.cli import main
+from tests.cli.problem import QUICK, fails, train
+
+BROKEN = {
+    "object array": (lambda a: a | {"visual": np.array([{}] * 20, dtype=object)}, ["visual", "object"]),
+    "wrong shape": (lambda a: a | {"train": a["train"][0]}, ["train", "shape"]),
+    "wrong dtype": (lambda a: a | {"train": a["train"].astype(np.float32)}, ["train", "float32"]),
+    "negative index": (lambda a: a | {"val": a["val"] - 100}, ["val", "-"]),
+    "index too large": (lambda a: a | {"test": a["test"] + 1000}, ["test", "out of range", "1026"]),
+    "duplicates": (lambda a: a | {"train": np.concatenate([a["train"], a["train"][:, :3]], axis=1)}, ["train", "3"]),
+    "overlap": (lambda a: a | {"test": np.concatenate([a["test"], a["train"][:, :2]], axis=1)}, ["train", "test"]),
+    "NaN": (
+        lambda a: a | {"acoustic": np.where(np.arange(20)[:, None] == 7, np.nan, a["acoustic"])},
+        ["acoustic", "7"],
+    ),
+    "infinite": (lambda a: a | {"visual": np.where(np.arange(20)[:, None] == 3, np.inf, a["visual"])}, ["visual", "3"]),
+    "too few rows": (lambda a: a | {"visual": a["visual"][:13]}, ["visual", "13", "20"]),
+    "no modality": (lambda a: {k: v for k, v in a.items() if k not in ("visual", "acoustic")}, ["modality"]),
+    "empty train": (lambda a: a | {"train": a["train"][:, :0]}, ["train"]),
+    "all users cold": (
+        lambda a: a | {"train": a["train"][:, a["train"][0] < 5], "val": a["val"][:, a["val"][0] >= 5]},
+        ["val"],
+    ),
+    "missing key": (lambda a: {("trian" if k == "train" else k): v for k, v in a.items()}, ["train"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_data_gives_one_line_that_names_the_place(case, arrays, save, capsys, tmp_path) -> None:
+    change, words = BROKEN[case]
+    line = fails(capsys, train(save(change(arrays)), tmp_path / "out"))
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out" / "model.pt").exists()
+
+
+def test_a_missing_file_is_named(capsys, tmp_path) -> None:
+    assert "nowhere.npz" in fails(capsys, train(str(tmp_path / "nowhere.npz"), tmp_path / "out"))
+
+
+def test_a_file_cut_short_and_a_file_that_is_no_archive_are_refused(arrays, save, capsys, tmp_path) -> None:
+    path = Path(save(arrays))
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"not an archive", b""):
+        path.write_bytes(broken)
+        assert "data.npz" in fails(capsys, train(str(path), tmp_path / "out"))
+
+
+def test_a_pickle_in_an_archive_is_never_executed(arrays, save, capsys, tmp_path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = save(arrays | {"visual": np.array([Bomb()] * 20, dtype=object)})
+    fails(capsys, train(path, tmp_path / "out"))
+    assert not (tmp_path / "executed").exists()
+    with zipfile.ZipFile(path) as file:
+        assert "visual.npy" in file.namelist()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--backbone", "MMGNC"], ["backbone", "'MMGNC'", "'MMGCN'"]),
+        (["--trainer.monitor", "recal@5"], ["metric", "'recal'", "'recall'"]),
+        (["--objective", "ckdd"], ["objective", "'ckd'"]),
+        (["--k", "[21]"], ["21", "20"]),
+        (["--k", "[0]"], ["k:", "0"]),
+        (["--trainer.lr", "fast"], ["trainer.lr"]),
+        (["--trainer.lr", "-1"], ["lr", "-1"]),
+        (["--trainer.epochs", "3"], ["trainer.epochs"]),
+        (["--model.embedding_dim", "0"], ["embedding_dim"]),
+        (["--transform", "standardise"], ["standardize"]),
+        (["--data_options.colour", "red"], ["colour"]),
+        (["--data_options.transform", "l2"], ["data_options.transform", "--transform"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--seed", "x"], ["--seed", "x"]),
+        (["--trainer.monitor", "recall@25"], ["trainer.monitor", "recall@25", "20"]),
+    ],
+)
+def test_a_wrong_option_gives_one_line_that_names_it(args, words, arrays, save, capsys, tmp_path) -> None:
+    line = fails(capsys, train(save(arrays), tmp_path / "out", *args))
+    for word in words:
+        assert word in line
+
+
+def test_an_option_of_the_data_of_another_type_is_named(capsys, tmp_path) -> None:
+    for name, value, kind in (("num_users", "x", "int"), ("temperature", "hot", "float"), ("num_items", "2.5", "int")):
+        line = fails(capsys, train("synthetic", tmp_path / "out", f"--data_options.{name}", value))
+        assert f"option '{name}'" in line
+        assert value in line
+        assert f"expected {kind}" in line
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "items", "keys", "pop", "visual.x", "training", "train_"])
+def test_a_name_of_a_modality_that_would_break_a_model_is_refused(name, arrays, save, capsys, tmp_path) -> None:
+    data = save({key: value for key, value in arrays.items() if key != "visual"} | {name: arrays["visual"]})
+    if name == "train_":  # Nearly a reserved one, and fine.
+        assert main(train(data, tmp_path / "out")) == 0
+    else:
+        line = fails(capsys, train(data, tmp_path / "out"))
+        assert f"modality name {name!r}" in line
+        assert "e.g. '" in line
+
+
+def test_one_item_is_refused_and_one_user_is_trained(arrays, save, capsys, tmp_path) -> None:
+    one = arrays | {"num_items": np.int64(1)} | {m: arrays[m][:1] for m in ("visual", "acoustic")}
+    one |= {name: np.stack([np.arange(3) + 3 * n, np.zeros(3, int)]) for n, name in enumerate(("train", "val", "test"))}
+    assert "a single item" in fails(capsys, train(save(one), tmp_path / "item"))
+    one = arrays | {"num_users": np.int64(1)}
+    one |= {name: np.stack([np.zeros(5, int), np.arange(5) + 5 * n]) for n, name in enumerate(("train", "val", "test"))}
+    assert main(train(save(one), tmp_path / "user", "--trainer.monitor", "recall@5")) == 0
+
+
+def test_an_output_folder_that_is_taken_is_refused_and_left_alone(arrays, save, capsys, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    assert "not empty" in fails(capsys, train(save(arrays), out))
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "file" in fails(capsys, train(save(arrays), file))
+    assert (out / "precious.txt").read_text() == file.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_that_is_not_writable_is_refused(arrays, save, capsys, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o500)
+    assert "written" in fails(capsys, train(save(arrays), out / "deep"))
+
+
+def test_a_folder_below_a_file_cannot_be_written_to(arrays, save, capsys, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in fails(capsys, train(save(arrays), tmp_path / "file" / "out"))
+
+
+def test_a_run_of_other_settings_is_refused_with_the_setting(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    assert main(train(data, tmp_path / "out")) == 0
+    assert "plain" in fails(capsys, train(data, tmp_path / "out", "--plain.l2", "0.5"))
+    assert "data" in fails(
+        capsys, train(save(arrays | {"visual": arrays["visual"] + 1.5 * arrays["visual"] ** 2}), tmp_path / "out")
+    )
+
+
+def test_a_second_call_may_use_another_device_and_the_setting_that_may_not_differ_is_named(
+    arrays, save, capsys, tmp_path
+) -> None:
+    data, out = save(arrays), tmp_path / "out"
+    assert main(train(data, out, "--trainer.device", "cpu")) == 0
+    history = (out / "history.csv").read_text()
+    free = ["--trainer.device", "auto", "--trainer.checkpoint_minutes", "2", "--trainer.progress", "true"]
+    assert main(train(data, out, *free)) == 0
+    assert (out / "history.csv").read_text() == history
+    assert main(train(data, out, "--trainer.max_epochs", "3")) == 0
+    assert len(pd.read_csv(out / "history.csv")) == 3
+    assert "found trainer.lr = 0.01, expected 0.5" in fails(capsys, train(data, out, "--trainer.lr", "0.5"))
+
+
+def test_a_start_that_failed_does_not_bar_the_corrected_one(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    fails(capsys, train(data, tmp_path / "out", "--trainer.monitor", "recall@99"))
+    assert main(train(data, tmp_path / "out")) == 0
+
+
+def test_one_modality_trains_but_is_not_balanced(arrays, save, capsys, tmp_path) -> None:
+    del arrays["acoustic"]
+    data = save(arrays)
+    assert main(train(data, tmp_path / "plain")) == 0
+    for args in (
+        train(data, tmp_path / "ckd", "--objective", "ckd"),
+        ["compare", "--data", data, "--out", str(tmp_path / "study"), "--backbone", "VBPR", *QUICK],
+    ):
+        line = fails(capsys, args)
+        assert "visual" in line
+        assert "at least two" in line
+
+
+def test_a_device_that_is_not_there_is_named(arrays, save, capsys, tmp_path) -> None:
+    error = fails(
+        capsys, train(save(arrays), tmp_path / "run", "--trainer.monitor", "recall@5", "--trainer.device", "x")
+    )
+    assert "device: found 'x'" in error

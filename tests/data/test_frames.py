@@ -1,0 +1,238 @@
+"""Frames are joined by id: every modality, every type of id, in any order of the rows; what does not fit is named."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyg_ckd import evaluate
+from pyg_ckd.data import Embeddings, build_data, fingerprint, k_core, leave_one_out_split, random_split
+from pyg_ckd.errors import InputError
+
+RATES = ("user", "rates", "item")
+RNG = np.random.default_rng(0)
+TEXT = np.array([f"B{n}" for n in RNG.permutation(8)])
+VISUAL, AUDIO = RNG.normal(size=(8, 3)), RNG.normal(size=(8, 2))
+PAIRS = [(u, i) for u in range(5) for i in range(8) if (u * 3 + i) % 4 < 2]
+
+IDS = {
+    "text": TEXT,
+    "numbers": np.array([3, 10, 2, 7, 5, 11, 4, 90]),
+    "large": np.array([2**62 + n for n in range(8)]),
+    "padded": np.array(["007", "7", "07", "01001", "1001", "1", "01", "0"]),
+    "uuid": np.array([uuid.UUID(int=n) for n in range(8)], dtype=object),
+    "category": pd.Categorical(TEXT),
+    "nullable": pd.array([3, 10, 2, 7, 5, 11, 4, 90], dtype="Int64"),
+}
+
+
+def log(ids, users="u") -> pd.DataFrame:
+    values = list(ids)
+    column = pd.Series([values[i] for _, i in PAIRS])
+    if isinstance(ids, pd.Categorical):
+        column = column.astype("category")
+    return pd.DataFrame({"user": [f"{users}{u}" for u, _ in PAIRS], "item": column})
+
+
+def frames(ids, seed: int = 1) -> dict[str, pd.DataFrame]:
+    out = {"visual": pd.DataFrame(VISUAL, index=pd.Index(ids)), "audio": pd.DataFrame(AUDIO, index=pd.Index(ids))}
+    return {m: x.sample(frac=1, random_state=seed + n) for n, (m, x) in enumerate(out.items())}
+
+
+def texts(ids) -> list[str]:
+    return [str(one) for one in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+
+
+def refuses(pattern: str, *arguments, **options) -> None:
+    with pytest.raises(InputError, match=pattern) as error:
+        build_data(*arguments, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS.keys())
+def test_every_item_gets_its_own_features_whatever_the_order_of_the_rows(ids):
+    data = build_data(log(ids), frames(ids), transform="none")
+    row = {str(one): n for n, one in enumerate(ids)}
+    assert sorted(texts(data.item_id)) == sorted(row)
+    order = [row[one] for one in texts(data.item_id)]
+    np.testing.assert_allclose(data["item"].visual.numpy(), VISUAL[order], rtol=1e-6)
+    np.testing.assert_allclose(data["item"].audio.numpy(), AUDIO[order], rtol=1e-6)
+    users, items = data[RATES].edge_index.tolist()
+    found = {(data.user_id[u], texts(data.item_id)[i]) for u, i in zip(users, items, strict=True)}
+    assert found == {(f"u{u}", str(list(ids)[i])) for u, i in PAIRS}
+
+
+def test_shuffled_rows_are_the_same_graph():
+    graphs = [build_data(log(TEXT), frames(TEXT, seed)) for seed in range(3)]
+    assert len({fingerprint(data) for data in graphs}) == 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_ids_that_are_text_here_and_numbers_there_are_compared_as_text(turned):
+    numbers = IDS["numbers"]
+    one, other = (numbers.astype(str), numbers) if turned else (numbers, numbers.astype(str))
+    tables = frames(other)
+    tables["audio"] = tables["audio"].set_axis(pd.Index(one)[pd.Index(other).get_indexer(tables["audio"].index)])
+    data = build_data(log(one), tables, transform="none")
+    order = [[str(n) for n in numbers].index(text) for text in texts(data.item_id)]
+    np.testing.assert_allclose(data["item"].visual.numpy(), VISUAL[order], rtol=1e-6)
+    np.testing.assert_allclose(data["item"].audio.numpy(), AUDIO[order], rtol=1e-6)
+
+
+def test_integers_that_are_the_index_of_shuffled_frames_are_ids_not_positions():
+    tables = frames(np.arange(8))
+    data = build_data(np.array(PAIRS).T, tables, transform="none")
+    np.testing.assert_allclose(data["item"].visual.numpy(), VISUAL, rtol=1e-6)
+    assert np.array_equal(data[RATES].edge_index.numpy(), np.array(PAIRS).T)
+
+
+def test_reversed_rows_with_ids_are_matched_and_without_ids_refused():
+    listed = {m: pd.DataFrame(x, index=TEXT)[::-1] for m, x in {"visual": VISUAL, "audio": AUDIO}.items()}
+    data = build_data(np.array(PAIRS).T, listed, item_id=TEXT, transform="none")
+    np.testing.assert_allclose(data["item"].visual.numpy(), VISUAL, rtol=1e-6)
+    assert data.item_id == TEXT.tolist()
+    refuses("'audio' come without ids beside features that have them", log(TEXT), listed | {"audio": AUDIO})
+    refuses("items that have no row in the features, the first is 0 in row", np.array(PAIRS).T, listed)
+
+
+def test_a_column_of_ids_is_no_feature():
+    table = pd.DataFrame(VISUAL, columns=["a", "b", "c"]).assign(item_id=IDS["numbers"])
+    data = build_data(log(IDS["numbers"]), {"visual": table}, transform="none")
+    assert data["item"].visual.shape == (8, 3)
+    assert data.item_id.tolist() == sorted(IDS["numbers"])
+
+
+def test_series_hold_a_number_or_a_vector_for_each_item():
+    series = {"price": pd.Series(VISUAL[:, 0], index=TEXT)[::-1], "audio": pd.Series(list(AUDIO), index=TEXT)[::-1]}
+    data = build_data(log(TEXT), series, transform="none")
+    order = [TEXT.tolist().index(one) for one in data.item_id]
+    np.testing.assert_allclose(data["item"].price.numpy(), VISUAL[order, :1], rtol=1e-6)
+    np.testing.assert_allclose(data["item"].audio.numpy(), AUDIO[order], rtol=1e-6)
+
+
+def test_masks_are_joined_by_id_and_let_rows_be_left_out():
+    has = pd.Series(np.arange(8) < 6, index=TEXT)
+    tables = frames(TEXT) | {"audio": pd.DataFrame(AUDIO[:6], index=TEXT[:6])}
+    data = build_data(log(TEXT), tables, has={"audio": has.sample(frac=1, random_state=5)}, transform="none")
+    order = np.array([TEXT.tolist().index(one) for one in data.item_id])
+    assert np.array_equal(data["item"].has_audio.numpy(), order < 6)
+    np.testing.assert_allclose(data["item"].audio.numpy()[order < 6], AUDIO[order[order < 6]], rtol=1e-6)
+    np.testing.assert_allclose(data["item"].audio.numpy()[order >= 6], AUDIO[:6].mean(0)[None].repeat(2, 0), rtol=1e-5)
+
+
+def test_users_and_items_are_known_from_all_parts():
+    whole = log(TEXT)
+    late = pd.DataFrame({"user": ["u9"], "item": [TEXT[0]]})
+    val = pd.concat([pd.DataFrame({"user": ["u0"], "item": [TEXT[2]]}), late])
+    data = build_data(whole, frames(TEXT), val=val)
+    assert data.user_id == [f"u{n}" for n in (0, 1, 2, 3, 4, 9)]
+    assert data[RATES].val_edge_index[0].tolist() == [0, 5]
+
+
+def test_given_user_ids_are_the_rows_with_or_without_interactions():
+    data = build_data(log(TEXT), frames(TEXT), user_id=[f"u{n}" for n in range(6, -1, -1)])
+    assert data["user"].num_nodes == 7
+    assert data[RATES].edge_index[0].tolist() == [6 - u for u, _ in PAIRS]
+    refuses(
+        "interactions with users that user_id does not list, the first is 'u0'", log(TEXT), frames(TEXT), user_id=["x"]
+    )
+
+
+BAD = {
+    "id without a row": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL[1:], index=TEXT[1:])}),
+        {},
+        f"interactions with items that have no row in the features, the first is '{TEXT[0]}'",
+    ),
+    "id without a row in one modality": (
+        (log(TEXT), frames(TEXT) | {"audio": pd.DataFrame(AUDIO[1:], index=TEXT[1:])}),
+        {},
+        f"features of 'audio' have no row for 1 of 8 items, the first is '{TEXT[0]}'",
+    ),
+    "row without an id": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=[*TEXT[:7], None])}),
+        {},
+        "features of 'visual' has 1 rows without an id, the first is row 7",
+    ),
+    "row that no id lists": (
+        (log(TEXT[:7].repeat(2)), {"visual": pd.DataFrame(VISUAL, index=TEXT)}),
+        {"item_id": TEXT[:7]},
+        "features of 'visual' have 1 rows of items that are not in item_id",
+    ),
+    "id twice": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=[*TEXT[:7], TEXT[0]])}),
+        {},
+        f"features of 'visual': id '{TEXT[0]}' is there again in row 7",
+    ),
+    "text items and arrays": ((log(TEXT), {"visual": VISUAL}), {}, "items are text, e.g. .*give .*item_id"),
+    "floats": (
+        (log(np.arange(8.0)), {"visual": VISUAL}),
+        {},
+        r"column 'item' has dtype float64.*convert with .astype\('int64'\)",
+    ),
+    "missing user": (
+        (log(TEXT).assign(user=None), frames(TEXT)),
+        {},
+        "column 'user' has 20 rows without an id, the first is row 0",
+    ),
+    "levels": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=pd.MultiIndex.from_arrays([TEXT, TEXT]))}),
+        {},
+        "an index of 2 levels",
+    ),
+    "text column": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=TEXT).assign(title="x")}),
+        {},
+        "column 'title' holds no numbers",
+    ),
+    "mixed parts": (
+        (log(TEXT), frames(TEXT)),
+        {"val": [[0], [0]]},
+        "val holds row numbers, but users of other parts have ids, e.g. 'u0'",
+    ),
+    "a bare string": ((np.array(PAIRS).T, {"visual": VISUAL}), {"item_id": "B1"}, "found 'B1', expected a list of ids"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "options", "pattern"), BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_joined_is_named(arguments, options, pattern):
+    refuses(pattern, *arguments, **options)
+
+
+def test_frames_of_text_are_split_into_frames_that_are_joined_by_id():
+    whole = log(TEXT).assign(price=1.0)
+    parts = random_split(whole, seed=3)
+    assert all(list(part.columns) == ["user", "item", "price"] for part in parts)
+    assert sorted(map(tuple, pd.concat(parts).to_numpy().tolist())) == sorted(map(tuple, whole.to_numpy().tolist()))
+    codes = np.stack([pd.factorize(whole[name])[0] for name in ("user", "item")])
+    for part, expected in zip(parts, random_split(codes, seed=3), strict=True):
+        assert np.array_equal(codes[:, part.index], expected)
+    train, val, test = leave_one_out_split(whole)
+    data = build_data(train, frames(TEXT), val=val, test=test)
+    assert data[RATES].test_edge_index.size(1) == 5
+    assert k_core(whole, 2).all()
+
+
+@pytest.mark.slow
+def test_content_of_shuffled_frames_on_lastfm_recommends_as_well_as_aligned_content(data_dir: Path):
+    with np.load(data_dir / "lastfm.npz") as file:
+        arrays = dict(file)
+    modalities = [m for m in arrays if m not in ("train", "val", "test", "num_users", "num_items")]
+    names = np.array([f"artist {n * 7919 % 100003}" for n in range(int(arrays["num_items"]))])
+    tables = {m: pd.DataFrame(arrays[m], index=names).sample(frac=1, random_state=n) for n, m in enumerate(modalities)}
+    parts = {
+        split: pd.DataFrame({"user": [f"u{u}" for u in arrays[split][0]], "item": names[arrays[split][1]]})
+        for split in ("train", "val", "test")
+    }
+    data = build_data(parts["train"], tables, val=parts["val"], test=parts["test"])
+    content = F.normalize(data["item"].textual, dim=1)
+    user, item = data[RATES].edge_index
+    mean = torch.zeros(data["user"].num_nodes, content.size(1)).index_add_(0, user, content[item])
+    assert len(modalities) == 3
+    assert evaluate(Embeddings(mean, content), data, "test", k=20)["recall@20"] == pytest.approx(0.2888, abs=1e-4)

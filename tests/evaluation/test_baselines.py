@@ -1,0 +1,402 @@
+"""Closed-form baselines against loops over pairs and scikit-learn's ridge regression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data import RATES, neighbors
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import (
+    BASELINES,
+    Evaluator,
+    ease,
+    ease_content,
+    evaluate,
+    fit_baseline,
+    item_knn,
+    item_knn_content,
+    ranking,
+)
+from pyg_ckd.evaluation.baselines import neighbours
+from pyg_ckd.evaluation.baselines.fit import climb
+from pyg_ckd.scoring import Embeddings, Neighbourhood, Scorer
+from pyg_ckd.scoring.neighbourhood import history_matrix
+
+USERS, ITEMS = 30, 22
+CONTENT: dict[str, Callable[..., Neighbourhood]] = {"knn": item_knn_content, "ease": ease_content}
+MODELS: dict[str, Callable[..., Neighbourhood]] = {
+    "item-knn": lambda data: item_knn(data, k=ITEMS, shrinkage=3.0),
+    "item-knn-content": lambda data: item_knn_content(data, k=ITEMS, shrinkage=3.0, weight=0.7),
+    "ease": lambda data: ease(data, ridge=2.0),
+    "additive": lambda data: ease_content(data, ridge=2.0, weight=0.7, content_ridge=0.5),
+    "collective": lambda data: ease_content(data, ridge=2.0, weight=0.7, form="collective"),
+}
+
+
+@pytest.fixture
+def data(make_data) -> HeteroData:
+    """Return a graph whose user 3 and item 21 have no training interaction, and some of whose items lack features."""
+    data = make_data(USERS, ITEMS, seed=1)
+    train = data[RATES].edge_index
+    data[RATES].edge_index = train[:, train[0] != 3]
+    data["item"].has_mod1 = torch.arange(ITEMS) % 4 != 0
+    return data
+
+
+def met(data: HeteroData) -> list[set[int]]:
+    out: list[set[int]] = [set() for _ in range(data["user"].num_nodes)]
+    for user, item in data[RATES].edge_index.t().tolist():
+        out[user].add(item)
+    return out
+
+
+def dense(data: HeteroData) -> np.ndarray:
+    x = np.zeros((data["user"].num_nodes, data["item"].num_nodes))
+    x[tuple(data[RATES].edge_index.numpy())] = 1
+    return x
+
+
+def all_scores(model: Neighbourhood, data: HeteroData) -> np.ndarray:
+    return model.scores(torch.arange(data["user"].num_nodes)).double().numpy()
+
+
+def neighbour_scores(data: HeteroData, k: int, shrinkage: float) -> np.ndarray:
+    """Return the scores of a loop over users, items and their neighbours."""
+    history, items = met(data), data["item"].num_nodes
+    raters = [{u for u, seen in enumerate(history) if i in seen} for i in range(items)]
+    near: list[dict[int, float]] = []
+    for i in range(items):
+        similar = {}
+        for j in range(items):
+            if i != j and raters[i] & raters[j]:
+                norm = math.sqrt(len(raters[i]) * len(raters[j])) + shrinkage
+                similar[j] = len(raters[i] & raters[j]) / norm
+        near.append({j: similar[j] for j in sorted(similar, key=lambda j: (-similar[j], j))[:k]})
+    return np.array([[sum(near[i].get(j, 0.0) for j in seen) for i in range(items)] for seen in history])
+
+
+def cosine(data: HeteroData, modality: str) -> np.ndarray:
+    """Return the cosine of every pair of items that have the modality, by a loop."""
+    x, has = data["item"][modality].double().numpy(), data["item"].get(f"has_{modality}")
+    out = np.zeros((len(x), len(x)))
+    for i in range(len(x)):
+        for j in range(len(x)):
+            if has is None or (has[i] and has[j]):
+                out[i, j] = x[i] @ x[j] / math.sqrt(x[i] @ x[i]) / math.sqrt(x[j] @ x[j])
+    return out
+
+
+def regressions(x: np.ndarray, ridge: float) -> np.ndarray:
+    """Return the weights with which every column is predicted from the others, a regression each."""
+    weights = np.zeros((x.shape[1], x.shape[1]))
+    for i in range(x.shape[1]):
+        others = [j for j in range(x.shape[1]) if j != i]
+        weights[others, i] = Ridge(alpha=ridge, fit_intercept=False).fit(x[:, others], x[:, i]).coef_
+    return weights
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 5.0])
+@pytest.mark.parametrize("k", [1, 3, ITEMS])
+def test_item_knn_is_the_sum_over_neighbours_of_a_loop(data: HeteroData, k: int, shrinkage: float) -> None:
+    got = all_scores(item_knn(data, k, shrinkage), data)
+    np.testing.assert_allclose(got, neighbour_scores(data, k, shrinkage), atol=1e-5)
+    assert np.abs(got).sum() > 1
+
+
+def test_neighbours_do_not_depend_on_the_blocks_they_are_counted_in(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = all_scores(item_knn(data, 3, 1.0), data)
+    monkeypatch.setattr(neighbors, "_BLOCK_PAIRS", 5)
+    assert np.array_equal(all_scores(item_knn(data, 3, 1.0), data), whole)
+
+
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_sparse_and_dense_weights_give_the_same_scores(data, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "DENSE_ITEMS", limit)
+    for model, expected in (
+        (item_knn(data, 3, 1.0), neighbour_scores(data, 3, 1.0)),
+        (item_knn_content(data, 3, 1.0, 0.4), blended(data, 3, 1.0, 0.4)),
+    ):
+        assert isinstance(model.weights, Tensor) == (limit > 0)
+        np.testing.assert_allclose(all_scores(model, data), expected, atol=1e-5)
+
+
+def blended(data: HeteroData, k: int, shrinkage: float, weight: float) -> np.ndarray:
+    alone, x = neighbour_scores(data, k, shrinkage), dense(data)
+    out = alone / alone.std()
+    for m in data.modalities:
+        kernel = cosine(data, m)
+        out += weight * (x @ (kernel - np.diag(np.diag(kernel)))) / (x @ kernel).std()
+    return out
+
+
+def test_item_knn_with_content_is_the_sum_of_scores_over_their_deviations(data: HeteroData) -> None:
+    got = all_scores(item_knn_content(data, 4, 2.0, 0.6), data)
+    np.testing.assert_allclose(got, blended(data, 4, 2.0, 0.6), atol=1e-5)
+
+
+def test_without_weight_content_changes_nothing_but_the_scale(data: HeteroData) -> None:
+    got, alone = (all_scores(model, data) for model in (item_knn_content(data, 4, 2.0, 0.0), item_knn(data, 4, 2.0)))
+    np.testing.assert_allclose(got * alone.std(), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("ridge", [0.5, 20.0])
+def test_ease_predicts_every_item_from_the_others_as_ridge_regression_does(data: HeteroData, ridge: float) -> None:
+    x = dense(data)
+    np.testing.assert_allclose(all_scores(ease(data, ridge), data), x @ regressions(x, ridge), atol=1e-5)
+
+
+def test_the_collective_form_is_ease_with_columns_of_features_as_further_users(data: HeteroData) -> None:
+    kernel = sum(cosine(data, m) for m in data.modalities)
+    value, vector = np.linalg.eigh(kernel)
+    further = (vector * np.sqrt(value.clip(min=0) * 1.5)).T  # Its Gram matrix is 1.5 times the kernel.
+    x = dense(data)
+    got = all_scores(ease_content(data, ridge=3.0, weight=1.5, form="collective"), data)
+    np.testing.assert_allclose(got, x @ regressions(np.concatenate([x, further]), 3.0), atol=1e-5)
+
+
+def test_the_additive_form_is_the_sum_of_a_regression_on_interactions_and_one_on_features(data: HeteroData) -> None:
+    kernel = sum(cosine(data, m) for m in data.modalities)
+    value, vector = np.linalg.eigh(kernel)
+    x, rows = dense(data), (vector * np.sqrt(value.clip(min=0))).T
+    got = all_scores(ease_content(data, ridge=3.0, weight=0.8, form="additive", content_ridge=0.7), data)
+    expected = x @ (regressions(x, 3.0) + 0.8 * regressions(rows, 0.7))
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_numbering_items_otherwise_numbers_scores_otherwise(name: str, data: HeteroData) -> None:
+    before = all_scores(MODELS[name](data), data)
+    place = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(0))  # Item i becomes item place[i].
+    other = data.clone()
+    for split in ("", "val_", "test_"):
+        edges = other[RATES][f"{split}edge_index"]
+        other[RATES][f"{split}edge_index"] = torch.stack([edges[0], place[edges[1]]])
+    for key in (*data.modalities, "has_mod1"):
+        other["item"][key] = torch.empty_like(data["item"][key]).index_copy_(0, place, data["item"][key])
+    np.testing.assert_allclose(all_scores(MODELS[name](other), other)[:, place.numpy()], before, atol=1e-5)
+    assert before.std() > 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_interaction_that_is_repeated_counts_once(name: str, data: HeteroData) -> None:
+    before = all_scores(MODELS[name](data), data)
+    train = data[RATES].edge_index
+    data[RATES].edge_index = torch.cat([train, train[:, :7]], dim=1)
+    np.testing.assert_allclose(all_scores(MODELS[name](data), data), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_user_without_interactions_has_no_scores(name: str, data: HeteroData) -> None:
+    scores = all_scores(MODELS[name](data), data)
+    assert not scores[3].any()
+    assert all(scores[user].any() for user in (0, 1, 2))
+
+
+def test_a_cold_item_has_scores_by_its_content_alone(data: HeteroData) -> None:
+    cold = ITEMS - 1
+    assert not (data[RATES].edge_index[1] == cold).any()
+    for name in ("item-knn", "ease"):
+        assert not all_scores(MODELS[name](data), data)[:, cold].any()
+    for name in ("item-knn-content", "additive", "collective"):
+        assert np.abs(all_scores(MODELS[name](data), data)[:3, cold]).min() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["item-knn-content", "additive", "collective"])
+def test_what_stands_in_for_features_that_items_lack_does_not_count(name: str, data: HeteroData) -> None:
+    before = all_scores(MODELS[name](data), data)
+    lacking = ~data["item"].has_mod1
+    data["item"].mod1[lacking] = torch.randn(int(lacking.sum()), data["item"].mod1.size(1))
+    assert np.array_equal(all_scores(MODELS[name](data), data), before)
+    data["item"].mod1[~lacking] = data["item"].mod1[~lacking].flip(0)
+    assert not np.allclose(all_scores(MODELS[name](data), data), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("block", [1, 2**27])
+def test_the_ranking_is_that_of_sorted_scores_without_training_items(
+    name: str, block: int, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", block)
+    model, history = MODELS[name](data), met(data)
+    evaluator = Evaluator(data, "test", k=[6])
+    scores = all_scores(model, data)
+    for user, ranked in zip(evaluator.users.tolist(), evaluator.rank(model).tolist(), strict=True):
+        left = [i for i in range(ITEMS) if i not in history[user]]
+        assert not history[user] & set(ranked)
+        best = sorted((scores[user, i] for i in left), reverse=True)[:6]
+        assert [scores[user, i] for i in ranked if i >= 0] == pytest.approx(best, abs=1e-6)
+
+
+def test_scores_as_tables_have_the_same_metrics(data: HeteroData) -> None:
+    model = ease(data, 2.0)
+    tables = Embeddings(torch.from_numpy(dense(data)).float(), model.weights.t())
+    assert evaluate(model, data, k=5) == pytest.approx(evaluate(tables, data, k=5), abs=1e-6)
+    assert isinstance(model, Scorer)
+    assert not isinstance(tables, Scorer)
+
+
+def test_scores_that_are_not_finite_are_refused(data: HeteroData) -> None:
+    class Broken:
+        dtype = torch.float32
+
+        def scores(self, users: Tensor) -> Tensor:
+            return torch.full((users.numel(), ITEMS), math.nan)
+
+    with pytest.raises(InputError, match="scores: found NaN"):
+        evaluate(Broken(), data, k=5)
+
+
+def test_what_other_users_have_met_is_scored_with_the_same_weights(data: HeteroData) -> None:
+    for model in (item_knn_content(data, 3), ease(data)):
+        other = model.with_history(history_matrix(torch.tensor([[1, 0, 1], [5, 2, 7]]), 2, ITEMS))
+        single = model.with_history(history_matrix(torch.arange(ITEMS).expand(2, -1), ITEMS, ITEMS))
+        rows = single.scores(torch.arange(ITEMS))
+        expected = torch.stack([rows[2], rows[5] + rows[7]])
+        got = other.scores(torch.arange(2))
+        apart = torch.ones(2, ITEMS, dtype=torch.bool)
+        apart[0, 2] = apart[1, 5] = apart[1, 7] = False
+        torch.testing.assert_close(got[apart], expected[apart], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "factors", "message"),
+    [
+        (torch.zeros(3, 4), None, r"found weights and factors \[\[3, 4\]\], expected \[4, 4\]"),
+        (torch.zeros(4, 4), torch.zeros(3, 2), r"found weights and factors \[\[4, 4\], \[3, 2\]\]"),
+        (torch.full((4, 4), math.inf), None, "weights: found NaN or infinite"),
+        (torch.zeros(4, 4), torch.full((4, 1), math.nan), "factors: found NaN or infinite"),
+    ],
+    ids=["shape", "factors", "infinite", "nan"],
+)
+def test_a_neighbourhood_that_does_not_fit_is_refused(weights: Tensor, factors: Tensor | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Neighbourhood(history_matrix(torch.tensor([[0], [1]]), 2, 4), weights, factors)
+
+
+# Choosing knobs.
+
+
+def make(name: str, data: HeteroData, settings: dict[str, Any]) -> Neighbourhood:
+    functions = {"item-knn": item_knn, "item-knn-content": item_knn_content, "ease": ease, "ease-content": ease_content}
+    return functions[name](data, **settings)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "popularity"])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_fitted_baseline_is_the_function_at_its_settings(name: str, validated: bool, data: HeteroData) -> None:
+    if not validated:
+        data[RATES].val_edge_index = torch.empty(2, 0, dtype=torch.int64)
+    fitted = fit_baseline(name, data, "recall@3")
+    np.testing.assert_allclose(
+        all_scores(fitted.embeddings, data), all_scores(make(name, data, fitted.settings), data), atol=1e-5
+    )
+    assert fitted.seconds > 0
+    if validated:
+        assert fitted.value == pytest.approx(evaluate(fitted.embeddings, data, "val", k=3)["recall@3"])
+    else:
+        assert fitted.value is None
+    again = fit_baseline(name, data, "recall@3")
+    assert again.settings == fitted.settings
+    assert np.array_equal(all_scores(again.embeddings, data), all_scores(fitted.embeddings, data))
+
+
+def test_popularity_has_nothing_to_choose(data: HeteroData) -> None:
+    fitted = fit_baseline("popularity", data, "ndcg@5")
+    assert fitted.settings == {}
+    assert fitted.value == evaluate(fitted.embeddings, data, "val", k=5)["ndcg@5"]
+
+
+def test_no_neighbour_on_the_grid_is_better_than_the_chosen_ridge(data: HeteroData) -> None:
+    from pyg_ckd.evaluation.baselines.fit import RIDGES
+
+    fitted = fit_baseline("ease", data, "ndcg@5")
+    place = RIDGES.index(fitted.settings["ridge"])
+    for ridge in RIDGES[max(0, place - 1) : place + 2]:
+        assert evaluate(ease(data, ridge), data, "val", k=5)["ndcg@5"] <= fitted.value + 1e-9
+
+
+def test_the_chosen_neighbours_are_the_best_of_the_whole_grid(data: HeteroData) -> None:
+    from pyg_ckd.evaluation.baselines.fit import NEIGHBOURS, SHRINKAGES
+
+    fitted = fit_baseline("item-knn", data, "ndcg@5")
+    points = [(min(k, ITEMS - 1), shrinkage) for k in NEIGHBOURS for shrinkage in SHRINKAGES]
+    values = [evaluate(item_knn(data, *point), data, "val", k=5)["ndcg@5"] for point in points]
+    assert fitted.value == pytest.approx(max(values))
+    assert min(values) < max(values)
+
+
+def test_climbing_finds_a_peak_and_makes_no_point_twice() -> None:
+    made: list[tuple[int, int]] = []
+
+    def build(a: int, b: int) -> Any:
+        made.append((a, b))
+        return a, b
+
+    grids = {"a": tuple(range(9)), "b": tuple(range(9))}
+    found = climb(grids, {"a": 0, "b": 8}, build, lambda at: -(abs(at[0] - 6) + abs(at[1] - 3)))
+    assert found.settings == {"a": 6, "b": 3}
+    assert found.model == (6, 3)
+    assert found.value == 0
+    assert len(made) == len(set(made)) < 60
+
+
+@pytest.mark.parametrize("monitor", ["recall", "recall@99", "recal@5"])
+def test_a_metric_that_cannot_be_had_is_refused(monitor: str, data: HeteroData) -> None:
+    with pytest.raises(InputError, match=r"metric|k: found 99"):
+        fit_baseline("ease", data, monitor)
+
+
+def test_an_unknown_baseline_is_refused_with_the_closest_name(data: HeteroData) -> None:
+    with pytest.raises(InputError, match="did you mean 'item-knn'"):
+        fit_baseline("itemknn", data)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: item_knn(d, k=0), "item-knn k: found 0"),
+        (lambda d: item_knn(d, shrinkage=-1.0), "item-knn shrinkage: found -1.0"),
+        (lambda d: item_knn_content(d, weight=math.nan), "item-knn-content weight: found nan"),
+        (lambda d: item_knn_content(d, modalities=["mod9"]), "unknown modality 'mod9'"),
+        (lambda d: ease(d, ridge=0.0), "ease ridge: found 0.0"),
+        (lambda d: ease(d, ridge=math.inf), "ease ridge: found inf"),
+        (lambda d: ease(d, max_items=20), r"ease: found 22 items, expected at most 20.*use item-knn or LightGCN"),
+        (lambda d: ease_content(d, weight=-0.5), "ease-content weight: found -0.5"),
+        (lambda d: ease_content(d, form="colective"), "did you mean 'collective'"),
+        (lambda d: ease_content(d, content_ridge=-1.0), "ease ridge: found -1.0"),
+    ],
+)
+def test_bad_arguments_are_named_in_one_line(call: Callable, message: str, data: HeteroData) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        call(data)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make_model", CONTENT.values(), ids=CONTENT)
+@pytest.mark.parametrize("spoil", ["constant", "zero", "lacking"])
+def test_features_without_content_are_refused(make_model: Callable, spoil: str, data: HeteroData) -> None:
+    for m in data.modalities:
+        if spoil == "lacking":
+            data["item"][f"has_{m}"] = torch.arange(ITEMS) == 2
+        else:
+            data["item"][m] = torch.full_like(data["item"][m], 2.0 if spoil == "constant" else 0.0)
+    with pytest.raises(InputError, match=r"no content that tells items apart \(mod0: \d of 22 items, mod1: \d of 22"):
+        make_model(data)
+    with pytest.raises(InputError, match="no content"):
+        fit_baseline("ease-content", data, "recall@5")
+
+
+@pytest.mark.parametrize("make_model", CONTENT.values(), ids=CONTENT)
+def test_a_modality_without_content_is_left_out(make_model: Callable, data: HeteroData) -> None:
+    expected = all_scores(make_model(data, modalities=["mod0"]), data)
+    data["item"].mod1 = torch.ones_like(data["item"].mod1)
+    assert np.array_equal(all_scores(make_model(data), data), expected)

@@ -1,0 +1,177 @@
+"""What is validated while a model trains, and why training ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch_geometric.metrics import LinkPredMAP, LinkPredRecall
+
+from pyg_ckd.data.inputs import RATES
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import Evaluator, evaluate
+from pyg_ckd.nn import VBPR
+from pyg_ckd.training import History, build, train_teachers
+from tests.training.problem import distilled, planted_data, same_bits, trainer
+
+
+def vbpr(data) -> VBPR:
+    return build(VBPR, data, 0, embedding_dim=4)
+
+
+def without_validation():
+    data = planted_data()
+    data[RATES].val_edge_index = data[RATES].val_edge_index[:, :0]
+    return data
+
+
+def test_a_metric_object_decides_as_the_same_metric_by_name():
+    data = planted_data()
+    named, given = distilled(data), distilled(data)
+    first = trainer(lr=0.3, max_epochs=30, patience=3).fit(named, data)
+    second = trainer(lr=0.3, max_epochs=30, patience=3, monitor=LinkPredRecall(k=5)).fit(given, data)
+    for name in ("val", "val/visual", "val/textual"):
+        assert second.frame[f"{name}/LinkPredRecall@5"].tolist() == first.frame[f"{name}/recall@5"].tolist()
+    assert (second.best_epoch, second.best_value) == (first.best_epoch, first.best_value)
+    assert same_bits(named.state_dict(), given.state_dict())
+
+
+def test_a_function_decides_about_the_best_epoch(tmp_path):
+    data = planted_data()
+    calls = []
+
+    def third_is_best(ranked, labels):
+        calls.append(ranked.shape)
+        return 1.0 if len(calls) == 3 else 0.5
+
+    third_is_best.k = 4
+    model = vbpr(data)
+    options = {"monitor": third_is_best, "track_views": False, "checkpoint_dir": tmp_path}
+    history = trainer(max_epochs=5, **options).fit(model, data)
+    assert history.best_epoch == 3
+    assert calls == [(40, 4)] * 5
+    other = vbpr(data)
+    trainer(max_epochs=3, monitor=lambda ranked, labels: float(len(calls))).fit(other, data)
+    with pytest.raises(InputError, match=r"found monitor = .*third_is_best@4', expected 'recall@5'"):
+        trainer(checkpoint_dir=tmp_path, track_views=False).fit(vbpr(data), data)
+
+
+def test_a_metric_that_is_not_finite_is_refused():
+    data = planted_data()
+
+    def nothing(ranked, labels):
+        return torch.nan
+
+    nothing.k = 4
+    with pytest.raises(InputError, match="monitor: found nothing = nan in epoch 1, expected a finite number"):
+        trainer(monitor=nothing).fit(vbpr(data), data)
+
+
+def test_some_users_are_validated_and_the_same_ones_in_every_epoch():
+    data = planted_data()
+    model = vbpr(data)
+    history = trainer(max_epochs=4, eval_users=0.5, seed=7).fit(model, data)
+    evaluator = Evaluator(data, "val", [5], ["recall"], eval_users=20, seed=7)
+    features = {m: data["item"][m] for m in data.modalities}
+    with torch.no_grad():
+        tables = model.eval()(features, {RATES: data[RATES].edge_index})
+    assert evaluator(tables)["recall@5"] == pytest.approx(history.best_value, abs=1e-6)
+    assert history.best_value != evaluate(model, data, "val", k=5)["recall@5"]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 41, 0.0, 1.01, float("nan")])
+def test_a_number_of_validation_users_that_there_are_not_is_refused(wrong):
+    data = planted_data()
+    with pytest.raises(InputError, match=f"eval_users: found {wrong}, expected"):
+        trainer(eval_users=wrong).fit(vbpr(data), data)
+
+
+def test_seconds_of_every_validation_are_kept_apart_from_the_rows(tmp_path):
+    data = planted_data()
+    for epochs in (3, 6):
+        history = trainer(max_epochs=epochs, eval_every=2, checkpoint_dir=tmp_path).fit(vbpr(data), data)
+    assert len(history.validation_seconds) == 3
+    assert len(history.seconds) == 6
+    assert all(seconds > 0 for seconds in history.validation_seconds)
+    assert not any("seconds" in name for row in history.rows for name in row)
+
+
+def test_without_a_validation_part_training_ends_after_its_epochs_with_the_last_weights(tmp_path):
+    data, full = without_validation(), planted_data()
+    model = vbpr(data)
+    history = trainer(max_epochs=7, patience=1, lr=0.3).fit(model, data)
+    assert (len(history.rows), history.best_epoch, history.stopped) == (7, 7, "max_epochs")
+    assert history.best_value != history.best_value
+    assert not history.converged
+    assert history.validation_seconds == []
+    assert history.best_row is history.rows[-1]
+    other = vbpr(full)  # The steps do not look at the validation part: the same losses.
+    rows = trainer(max_epochs=7, lr=0.3, patience=20).fit(other, full).rows
+    assert [row["loss/bpr"] for row in rows] == [row["loss/bpr"] for row in history.rows]
+    checkpoint = trainer(max_epochs=7, lr=0.3, patience=1, checkpoint_dir=tmp_path)
+    checkpoint.fit(vbpr(data), data)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)["run"]["model"]
+    assert same_bits(last, {f"student.{name}": value for name, value in model.state_dict().items()})
+
+
+def test_without_a_validation_part_a_break_changes_nothing(tmp_path):
+    data = without_validation()
+    whole = distilled(data)
+    rows = trainer(max_epochs=6).fit(whole, data).rows
+    for epochs in (2, 5, 6, 6):
+        model = distilled(data)
+        history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path).fit(model, data)
+    assert history.rows == rows
+    assert same_bits(whole.state_dict(), model.state_dict())
+
+
+def test_teachers_can_be_trained_without_a_validation_part(tmp_path):
+    teachers = train_teachers(VBPR, without_validation(), trainer(max_epochs=2), cache_dir=tmp_path, embedding_dim=4)
+    assert teachers.histories["visual"].best_epoch == 2
+
+
+def test_a_plateau_without_a_validation_part_is_refused():
+    data = without_validation()
+    with pytest.raises(InputError, match="found ReduceLROnPlateau without a validation part"):
+        trainer(scheduler=lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, mode="max")).fit(vbpr(data), data)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "stopped", "converged"),
+    [
+        ([0.1, 0.2, 0.3], {"max_epochs": 3}, "max_epochs", False),  # The last epoch is the best one.
+        ([0.1, 0.3, 0.2], {"max_epochs": 3}, "max_epochs", True),
+        ([0.1, 0.3], {"max_epochs": 5, "eval_every": 2}, "max_epochs", False),  # No evaluation after the best one.
+        ([0.3, 0.2, 0.1, 0.0], {"max_epochs": 9, "patience": 2}, "no improvement in the last 2 evaluations", True),
+        ([0.3, 0.2, 0.1], {"max_epochs": 3, "patience": 2}, "no improvement in the last 2 evaluations", True),
+    ],
+    ids=range(5),
+)
+def test_the_record_says_why_training_ended_and_whether_more_might_have_helped(values, options, stopped, converged):
+    data, left = planted_data(), iter(values)
+
+    def scripted(ranked, labels):
+        return next(left)
+
+    scripted.k = 3
+    history = trainer(monitor=scripted, track_views=False, **options).fit(vbpr(data), data)
+    assert (history.stopped, history.converged) == (stopped, converged)
+    assert history.best_value == max(values)
+
+
+def test_reasons_and_seconds_come_back_with_cached_teachers(tmp_path):
+    data = planted_data()
+    first, again = (
+        train_teachers(VBPR, data, trainer(max_epochs=3), ["visual"], cache_dir=tmp_path).histories["visual"]
+        for _ in range(2)
+    )
+    assert isinstance(again, History)
+    assert again == first
+    assert again.stopped
+    assert len(again.validation_seconds) == 3
+
+
+def test_a_mean_average_precision_of_pyg_is_monitored_under_its_name():
+    data = planted_data()
+    model = vbpr(data)
+    history = trainer(max_epochs=3, monitor=LinkPredMAP(k=10)).fit(model, data)
+    assert evaluate(model, data, "val", k=10, metrics=["map"])["map@10"] == pytest.approx(history.best_value, abs=1e-6)
