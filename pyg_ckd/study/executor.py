@@ -9,9 +9,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -123,8 +123,11 @@ def run_all(
         mark.unlink()
     dead: list[int] = []
     try:
-        with _watched(workplace.marks, dead) if backend == "loky" else nullcontext():
-            for key, outcome in _outcomes(workplace, _in_order(runs, maker.stores), workers, backend):
+        with (
+            _watched(workplace.marks, dead) if backend == "loky" else nullcontext(),
+            closing(_outcomes(workplace, _in_order(runs, maker.stores), workers, backend)) as outcomes,
+        ):
+            for key, outcome in outcomes:
                 if ERROR in outcome:
                     raise InputError(outcome[ERROR])
                 yield by_key[key], outcome
@@ -138,7 +141,7 @@ def run_all(
 
 def _outcomes(
     workplace: Workplace, runs: Iterator[Run], workers: int, backend: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Hand the runs to joblib and yield what :func:`work` returns, as soon as it is there."""
     from joblib import Parallel, delayed, parallel_config
 
@@ -148,7 +151,8 @@ def _outcomes(
         )
         found = parallel(delayed(work)(workplace, run) for run in runs)
         try:
-            yield from found
+            for outcome in found:  # noqa: UP028  "yield from" would end joblib's generator before the lines below.
+                yield outcome
         finally:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # That runs are broken off is known here.

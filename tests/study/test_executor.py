@@ -74,6 +74,7 @@ def test_a_worker_that_dies_is_named_by_its_run_and_the_rest_is_kept(tmp_path):
     assert numbers(again) == numbers(small(tmp_path / "other", **(options | {"workers": 1})).run())
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_that_fails_is_named(workers, tmp_path):
     failing = small(tmp_path, contenders={"failing": Failing}, workers=workers)
