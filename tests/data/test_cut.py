@@ -215,7 +215,11 @@ def test_a_graph_without_numbers_is_refused_where_held_out_nodes_are_missing():
         held_out(data.subgraph({"item": torch.arange(ITEMS) < 8}), "test")
 
 
-@pytest.mark.parametrize("again", [lambda x: x, copy.copy, copy.deepcopy, check_data, ToUndirected()], ids=str)
+@pytest.mark.parametrize(
+    "again",
+    [lambda x: x, copy.copy, copy.deepcopy, check_data, ToUndirected()],
+    ids=["same", "copy", "deepcopy", "checked", "undirected"],
+)
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_held_out_parts_as_large_as_the_training_part_are_no_attributes_of_its_edges(again, split):
     data = again(graph(**{f"{split}_per_user": 4}))
