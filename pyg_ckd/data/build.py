@@ -32,6 +32,8 @@ from pyg_ckd.data.feedback import Positive, check_feedback, liked
 from pyg_ckd.data.frames import is_frame, join
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
+from pyg_ckd.data.prepared import keep as keep_record
 from pyg_ckd.data.transforms import feature_transform
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -54,6 +56,7 @@ def build_data(
     keep: str = "error",
     min_rating: float | None = None,
     positive: Positive = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> HeteroData:
     r"""Build and check the graph that everything else in the package works on.
 
@@ -92,13 +95,15 @@ def build_data(
             :obj:`None`, all, with a warning if ratings differ)
         positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
             with a warning if labels differ)
+        prepared: What became of the features before, ``data.prepared`` of the graph that they come from. (default:
+            :obj:`None`, they are as they were read)
 
     Returns:
         A graph with the node types ``user`` and ``item``; ``data['item'][m]`` float32 ``[num_items, d_m]`` and, where
         a mask was given, ``data['item']['has_<m>']`` bool ``[num_items]``; ``data['user', 'rates', 'item']`` with
         ``edge_index``, ``val_edge_index`` and ``test_edge_index``, int64 ``[2, E]``; ``data.modalities`` and
         ``data.source``; and where there are ids, ``data.user_id`` and ``data.item_id``, the id of each row: an int64
-        tensor, or a list of strings.
+        tensor, or a list of strings; and ``data.prepared``, what was done to the features.
 
     Raises:
         InputError: If anything about the input is wrong; the message says what, where and how to mend it.
@@ -126,7 +131,7 @@ def build_data(
 
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes
-    _add_features(data, matrices, joined.has, source, impute == GIVEN, strict)
+    _add_features(data, matrices, joined.has, source, impute == GIVEN, strict, prepared or {})
     for split, name in zip(SPLITS, ("edge_index", "val_edge_index", "test_edge_index"), strict=True):
         data[RATES][name] = torch.from_numpy(edges[split])
     data.modalities = list(matrices)
@@ -167,9 +172,10 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
         source=source,
         transform="none",
         impute=impute,
+        prepared=getattr(data, "prepared", None),
     )
     out = copy.copy(data)
-    out.modalities, out.source = checked.modalities, checked.source
+    out.modalities, out.source, out.prepared = checked.modalities, checked.source, checked.prepared
     for store in checked.stores[1:]:
         out[store._key].update(store.to_dict())
     return out
@@ -178,7 +184,10 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
 def fingerprint(data: HeteroData) -> str:
     r"""Return a SHA-256 digest of sizes, modalities, features, masks, interactions of all splits and all further edges.
 
-    It is the same in every process and on every device, and changes with the order of modalities or interactions.
+    Of features, it takes what was read and the settings of transforms and imputations, see
+    :mod:`pyg_ckd.data.prepared`, as their outcome depends on threads and processors in its last bits. Where there is no
+    such record, or features were changed since, it takes the features. It is the same in every process and on every
+    device, and changes with the order of modalities or interactions.
 
     Args:
         data: A graph from :func:`build_data`.
@@ -186,8 +195,10 @@ def fingerprint(data: HeteroData) -> str:
     digest = hashlib.sha256(repr((data["user"].num_nodes, data["item"].num_nodes, list(data.modalities))).encode())
     item, rates = data["item"], data[RATES]
     for m in data.modalities:
-        _update(digest, m, item[m])
-        _update(digest, f"has_{m}", item.get(f"has_{m}"))
+        has = item.get(f"has_{m}")
+        missing = has is not None and not bool(has.all())
+        digest.update(f"|{m}:{describe_record(current(data, m), item[m], missing)}".encode())
+        _update(digest, f"has_{m}", has)
     for name in ("edge_index", "val_edge_index", "test_edge_index"):
         _update(digest, name, rates.get(name))
     for kind, index in sorted(data.edge_index_dict.items()):
@@ -238,7 +249,13 @@ def _sizes(
 
 
 def _add_features(
-    data: HeteroData, matrices: dict[str, Tensor], has: Mapping[str, Any], source: str, as_given: bool, strict: bool
+    data: HeteroData,
+    matrices: dict[str, Tensor],
+    has: Mapping[str, Any],
+    source: str,
+    as_given: bool,
+    strict: bool,
+    prepared: Mapping[str, Any],
 ) -> None:
     item = data["item"]
     for m, x in matrices.items():
@@ -251,6 +268,8 @@ def _add_features(
             item[f"has_{m}"] = mask
             if as_given:
                 item[m] = torch.where((mask | finite_rows(x)).view(-1, 1), x, item[m])
+        before = prepared.get(m)
+        keep_record(data, m, before if before and before["bits"] == bits_of(x) else begin(x, mask, as_given))
 
 
 def _declared_modalities(data: HeteroData, source: str) -> list[str]:

@@ -27,7 +27,7 @@ _BLOCK_FLOATS = 2**22  # Values that are looked at together.
 # Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key, and
 # those that other arrays have in an .npz file.
 _RESERVED = {"full", "id", "x", "y", "batch", "ptr", "n_id", "input_id", "batch_size", "num_sampled_nodes", "training"}
-_RESERVED |= {*SPLITS, "num_users", "num_items", "modalities", "user_id", "item_id"}
+_RESERVED |= {*SPLITS, "num_users", "num_items", "modalities", "user_id", "item_id", "prepared"}
 
 
 def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int | None:
@@ -182,14 +182,14 @@ def check_modality_name(name: Any, source: str) -> None:
 
     Fine are identifiers of Python that are none of the attributes of PyG's storages and PyTorch's module and parameter
     dictionaries (``keys``, ``items``, ``pop``, ``type``, ...), of the names in ``_RESERVED``, and of the forms ``_*``,
-    ``has_*`` (masks) and ``*_dict``.
+    ``has_*`` (masks), ``prepared_<n>`` and ``*_dict``.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise InputError(
             f"{source}: modality name {name!r} is not an identifier; use letters, digits and _ and no digit first, "
             f"e.g. {_identifier(name)!r}"
         )
-    taken = name in _RESERVED or name.startswith(("_", "has_")) or name.endswith("_dict")
+    taken = name in _RESERVED or re.match(r"_|has_|prepared_\d", name) or name.endswith("_dict")
     if taken or any(hasattr(cls, name) for cls in (NodeStorage, torch.nn.ModuleDict, torch.nn.ParameterDict)):
         stem = re.sub("^(has)?_+|_dict$", "", name) or "visual"
         raise InputError(

@@ -7,7 +7,8 @@ these items never change, and what the others held before has no influence.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
+from pyg_ckd.data import prepared
+from pyg_ckd.data.checks import as_integer
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.neighbors import knn
 from pyg_ckd.errors import InputError, unknown_name
@@ -55,15 +58,33 @@ class Imputation(BaseTransform):
             has: The items that have it, bool ``[num_items]``, some of each kind.
         """
 
+    def new_rows(self, data: HeteroData, modality: str, given: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return the rows ``[count, d]`` of new items that lack a modality: the mean of the items that have it.
+
+        Args:
+            data: The graph.
+            modality: The modality.
+            given: The features ``[count, d_m]`` of the new items in other modalities, prepared as those of the graph.
+            count: Number of new items.
+        """
+        x = data["item"][modality]
+        has = data["item"].get(f"has_{modality}")
+        return (x.double().mean(dim=0).to(x.dtype) if has is None else _mean(x, has)).expand(count, -1)
+
     def forward(self, data: HeteroData) -> HeteroData:
         """Fill in a shallow copy of ``data``; the matrices of the given graph stay as they are."""
         item, filled = data["item"], {}
+        records = {m: prepared.current(data, m) for m in data.modalities}
         for m in data.modalities:
             has = item.get(f"has_{m}")
             if has is not None and not bool(has.all()):
                 filled[m] = item[m].clone()
                 filled[m][~has] = self.rows(data, m, has).to(item[m].dtype)
         item.update(filled)
+        for m in data.modalities:
+            if (record := records[m]) is not None:
+                step = prepared.step_of(self) or {"name": "custom", "content": prepared.digest_of(item[m])}
+                prepared.keep(data, m, {**record, "imputation": step})
         return data
 
     def __repr__(self) -> str:
@@ -84,6 +105,11 @@ class ZeroImputation(Imputation):
     def rows(self, data: HeteroData, modality: str, has: Tensor) -> Tensor:
         """Return zeros."""
         return torch.zeros_like(data["item"][modality][~has])
+
+    def new_rows(self, data: HeteroData, modality: str, given: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return zeros."""
+        x = data["item"][modality]
+        return x.new_zeros(count, x.size(1))
 
 
 class GraphImputation(Imputation):
@@ -130,6 +156,7 @@ class NeighborImputation(Imputation):
     """
 
     def __init__(self, k: int = 10) -> None:
+        k = as_integer(k, "k", "a positive number of neighbours")
         if k < 1:
             raise InputError(f"k: found {k}, expected a positive number of neighbours")
         self.k = k
@@ -148,6 +175,19 @@ class NeighborImputation(Imputation):
                 out[asking] = F.embedding_bag(index, x[both], mode="mean")
                 left = left & ~has_other
         return out[~has]
+
+    def new_rows(self, data: HeteroData, modality: str, given: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return the averages over the neighbours in the first other modality that the new items have."""
+        item, x = data["item"], data["item"][modality]
+        for other in data.modalities:
+            both = torch.ones(x.size(0), dtype=torch.bool, device=x.device)
+            for m in (modality, other):
+                both &= item.get(f"has_{m}", both)
+            if other in given and bool(both.any()):
+                k = min(self.k, int(both.sum()))
+                _, index = knn(given[other].to(x), k, among=item[other][both])
+                return F.embedding_bag(index, x[both], mode="mean")
+        return super().new_rows(data, modality, given, count)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(k={self.k})"
@@ -179,6 +219,13 @@ def imputation(name: Impute) -> Callable[[HeteroData], HeteroData]:
     if name not in _IMPUTATIONS:
         raise unknown_name("imputation", name, _IMPUTATIONS)
     return _IMPUTATIONS[name]()
+
+
+def recorded(record: Mapping[str, Any] | None) -> Imputation:
+    """Return the imputation of a record of :mod:`pyg_ckd.data.prepared`, by the mean if there is none."""
+    known = {cls.__name__: cls for cls in (MeanImputation, ZeroImputation, GraphImputation, NeighborImputation)}
+    step = (record or {}).get("imputation") or {}
+    return known.get(step.get("name"), MeanImputation)(**step.get("settings", {}))
 
 
 def _mean(x: Tensor, has: Tensor) -> Tensor:

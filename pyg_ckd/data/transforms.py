@@ -7,14 +7,17 @@ which is the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` has 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_ckd.data import prepared
+from pyg_ckd.data.checks import as_integer
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -25,7 +28,8 @@ class FeatureTransform(BaseTransform):
     r"""Base class of transforms of one feature matrix at a time.
 
     Args:
-        modalities: The modalities to transform. (default: :obj:`None`, all of ``data.modalities``)
+        modalities: The modalities to transform, a list of names or one. (default: :obj:`None`, all of
+            ``data.modalities``)
     """
 
     def __init__(self, modalities: Sequence[str] | None = None) -> None:
@@ -42,23 +46,52 @@ class FeatureTransform(BaseTransform):
             InputError: If a modality is not one of ``data.modalities``.
         """
         item = data["item"]
-        for m in data.modalities if self.modalities is None else self.modalities:
+        names = [self.modalities] if isinstance(self.modalities, str) else self.modalities
+        for m in data.modalities if names is None else names:
             if m not in data.modalities:
                 raise unknown_name("modality", m, data.modalities)
             has = item.get(f"has_{m}")
-            item[m] = self._transform(item[m], has)
+            record = prepared.current(data, m) or prepared.begin(item[m], has, False)
+            item[m], fitted = self._transform(item[m], has)
+            step = prepared.step_of(self, fitted)
+            mean = {"name": "MeanImputation"}
+            steps = [*record["steps"], step]
+            prepared.keep(data, m, None if step is None else {**record, "steps": steps, "imputation": mean})
         return data
 
-    def _transform(self, x: Tensor, has: Tensor | None) -> Tensor:
+    def _transform(self, x: Tensor, has: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         if has is None:
-            return self.transform_rows(x)
-        rows = self.transform_rows(x[has])
+            return self._learn(x)
+        rows, fitted = self._learn(x[has])
         out = rows.new_zeros(x.size(0), rows.size(1))
         out[has] = rows
-        return impute_mean(out, has)
+        return impute_mean(out, has), fitted
+
+    def _learn(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.transform_rows(x), {}
 
 
-class StandardizeFeatures(FeatureTransform):
+class FittedTransform(FeatureTransform):
+    r"""Base class of transforms that learn from the rows of a graph and can be applied to other rows."""
+
+    @abstractmethod
+    def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
+        r"""Return what is learnt from the rows ``x`` ``[N, d]``."""
+
+    @abstractmethod
+    def apply_rows(self, x: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
+        r"""Return the new features ``[n, d']`` of any rows ``x`` ``[n, d]``."""
+
+    def transform_rows(self, x: Tensor) -> Tensor:
+        """Fit on and transform the rows ``x`` ``[N, d]``."""
+        return self._learn(x)[0]
+
+    def _learn(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        fitted = self.fit_rows(x)
+        return self.apply_rows(x, fitted), fitted
+
+
+class StandardizeFeatures(FittedTransform):
     r"""Give each column of a modality zero mean and unit variance, and rows a norm of about one in every modality.
 
     .. math::
@@ -75,37 +108,44 @@ class StandardizeFeatures(FeatureTransform):
         super().__init__(modalities)
         self.scale = scale
 
-    def transform_rows(self, x: Tensor) -> Tensor:
-        """Standardize the rows ``x`` ``[N, d]``; statistics are taken in float64."""
-        out = torch.empty_like(x)
-        width = max(1, _BLOCK_FLOATS // max(x.size(0), 1))
-        for start in range(0, x.size(1), width):
-            columns = slice(start, start + width)
+    def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
+        """Return mean and factor of each column ``[d]``, in float64."""
+        mean, factors = x.new_empty(x.size(1), dtype=torch.float64), x.new_empty(x.size(1), dtype=torch.float64)
+        for columns in _blocks(x):
             wide = x[:, columns].double()
             largest = wide.abs().amax(dim=0)
-            wide = wide - wide.mean(dim=0)
-            deviation = wide.square().mean(dim=0).sqrt()
+            mean[columns] = wide.mean(dim=0)
+            deviation = (wide - mean[columns]).square().mean(dim=0).sqrt()
             # A column whose spread is below the resolution of its own values is constant up to rounding.
             constant = deviation <= 4 * torch.finfo(torch.float32).eps * largest
             factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny))
-            if self.scale:
-                factor = factor / x.size(1) ** 0.5
-            out[:, columns] = wide * factor
+            factors[columns] = factor / x.size(1) ** 0.5 if self.scale else factor
+        return {"mean": mean, "factor": factors}
+
+    def apply_rows(self, x: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
+        """Standardize the rows ``x`` ``[n, d]``."""
+        mean, factor, out = fitted["mean"].to(x.device), fitted["factor"].to(x.device), torch.empty_like(x)
+        for columns in _blocks(x):
+            out[:, columns] = (x[:, columns].double() - mean[columns]) * factor[columns]
         return out
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(modalities={self.modalities}, scale={self.scale})"
 
 
-class L2NormalizeFeatures(FeatureTransform):
+class L2NormalizeFeatures(FittedTransform):
     r"""Give each row the Euclidean norm one; rows of zeros stay zero.
 
     Args:
         modalities: The modalities to transform. (default: :obj:`None`, all)
     """
 
-    def transform_rows(self, x: Tensor) -> Tensor:
-        """Normalise the rows ``x`` ``[N, d]``; norms are taken in float64."""
+    def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
+        """Return nothing, as there is nothing to learn."""
+        return {}
+
+    def apply_rows(self, x: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
+        """Normalise the rows ``x`` ``[n, d]``; norms are taken in float64."""
         out = torch.empty_like(x)
         rows = max(1, _BLOCK_FLOATS // x.size(1))
         for source, target in zip(x.split(rows), out.split(rows), strict=True):
@@ -115,7 +155,7 @@ class L2NormalizeFeatures(FeatureTransform):
         return out
 
 
-class PCAFeatures(FeatureTransform):
+class PCAFeatures(FittedTransform):
     r"""Project each modality onto its principal components with :class:`sklearn.decomposition.PCA`.
 
     A modality with fewer columns (or fewer items that have it) than ``num_components`` keeps as many as there are.
@@ -138,22 +178,56 @@ class PCAFeatures(FeatureTransform):
         modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__(modalities)
+        expected = "a positive number of columns to keep"
+        num_components = as_integer(num_components, "num_components", expected)
         if num_components < 1:
-            raise InputError(f"num_components is {num_components}, expected a positive number of columns to keep")
+            raise InputError(f"num_components is {num_components}, expected {expected}")
         self.num_components = num_components
         self.whiten = whiten
         self.seed = seed
 
-    def transform_rows(self, x: Tensor) -> Tensor:
-        """Fit on and project the rows ``x`` ``[N, d]``."""
+    def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the mean ``[d]`` and the components ``[d', d]``, in float64; without variance, a component is zero."""
         from sklearn.decomposition import PCA
 
         components = min(self.num_components, x.size(0), x.size(1))
-        pca = PCA(components, whiten=self.whiten, random_state=self.seed)
-        return torch.from_numpy(pca.fit_transform(x.double().cpu().numpy())).to(x)
+        pca = PCA(components, whiten=self.whiten, random_state=self.seed).fit(x.double().cpu().numpy())
+        variance = np.asarray(pca.explained_variance_)
+        some = variance > 1e-12 * variance.max(initial=0)
+        scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=some) if self.whiten else 1.0 * some
+        weight = scale[:, None] * pca.components_
+        return {"mean": torch.from_numpy(pca.mean_), "components": torch.from_numpy(weight)}
+
+    def apply_rows(self, x: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
+        """Project the rows ``x`` ``[n, d]``."""
+        mean, components = fitted["mean"].to(x.device), fitted["components"].to(x.device)
+        return ((x.double() - mean) @ components.t()).to(x.dtype)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.num_components}, whiten={self.whiten}, modalities={self.modalities})"
+
+
+def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
+    """Return features of other items as those of a graph were prepared.
+
+    Args:
+        x: Features as they were read, ``[n, d]``.
+        record: What was done to the features of the graph, see :mod:`pyg_ckd.data.prepared`.
+
+    Raises:
+        InputError: If a transform is unknown.
+    """
+    known = {cls.__name__: cls for cls in (StandardizeFeatures, L2NormalizeFeatures, PCAFeatures)}
+    for step in record["steps"]:
+        if step["name"] not in known:
+            raise unknown_name("transform", step["name"], known)
+        x = known[step["name"]](**step.get("settings", {})).apply_rows(x, step["fitted"])
+    return x
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    width = max(1, _BLOCK_FLOATS // max(x.size(0), 1))
+    return [slice(start, start + width) for start in range(0, x.size(1), width)]
 
 
 _TRANSFORMS: dict[str, Callable[[], Callable[[HeteroData], HeteroData]]] = {

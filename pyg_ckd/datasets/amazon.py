@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pandas as pd
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, feature_transform, imputation
+from pyg_ckd.data.feedback import check_feedback, liked
 from pyg_ckd.data.splits import (
     check_core,
     check_ratios,
@@ -37,58 +36,16 @@ from pyg_ckd.datasets.sources import (
     read_reviews,
     thin,
 )
+from pyg_ckd.datasets.sources.editions import EDITIONS, category_of
 from pyg_ckd.datasets.text import check_encoder, text_features
 from pyg_ckd.datasets.vectors import read_vectors
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import as_path
 
 _SPLITS = ("random", "lattice", "leave-one-out", "temporal", "cold-start")
 
 # PyTorch reports a full disk as a RuntimeError, in these words.
 _FULL = ("PytorchStreamWriter", "inline_container", "iostream error")
-
-
-@dataclass(frozen=True)
-class Edition:
-    """Where the files of an edition are, and what is what in them.
-
-    Args:
-        url: The address that the names of files follow.
-        files: The file of each kind (``reviews``, ``metadata``, ``images``) behind that address.
-        fields: The names of user, item and time in a review; the second is that of the item in the metadata as well.
-        categories: Short names of categories.
-    """
-
-    url: str
-    files: Mapping[str, str]
-    fields: tuple[str, str, str]
-    categories: Mapping[str, str] = field(default_factory=dict)
-
-
-_SHARED = {"sports": "Sports_and_Outdoors", "clothing": "Clothing_Shoes_and_Jewelry"}
-EDITIONS = {
-    "2014": Edition(
-        "https://snap.stanford.edu/data/amazon/productGraph",
-        {
-            "reviews": "categoryFiles/reviews_{}_5.json.gz",
-            "metadata": "categoryFiles/meta_{}.json.gz",
-            "images": "image_features/categoryFiles/image_features_{}.b",
-        },
-        ("reviewerID", "asin", "unixReviewTime"),
-        {"baby": "Baby", "beauty": "Beauty", **_SHARED},
-    ),
-    "2018": Edition(
-        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2",
-        {"reviews": "categoryFilesSmall/{}_5.json.gz", "metadata": "metaFiles2/meta_{}.json.gz"},
-        ("reviewerID", "asin", "unixReviewTime"),
-        {"beauty": "All_Beauty", **_SHARED},
-    ),
-    "2023": Edition(
-        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw",
-        {"reviews": "review_categories/{}.jsonl.gz", "metadata": "meta_categories/meta_{}.jsonl.gz"},
-        ("user_id", "parent_asin", "timestamp"),
-        {"baby": "Baby_Products", "beauty": "Beauty_and_Personal_Care", **_SHARED},
-    ),
-}
 
 
 class AmazonReviews(CachedGraph):
@@ -113,10 +70,10 @@ class AmazonReviews(CachedGraph):
     ``clothing``      39,387    23,033        278,677
     ============== ========= ========= ==============
 
-    A review is an interaction, whatever its rating. Of several reviews of a product by a user, the earliest counts.
-    The modality ``textual`` comes from the metadata, ``visual`` from the image features of 2014; items without them are
-    marked in ``has_textual`` and ``has_visual``. ``data.user_id`` and ``data.item_id`` hold the ids in ascending order,
-    ``data.image_url`` the address of an image of each item, empty if there is none.
+    A review is an interaction, whatever its rating, unless ``min_rating`` is given. Of several reviews of a product by
+    a user, the earliest counts. The modality ``textual`` comes from the metadata, ``visual`` from the image features of
+    2014; items without them are marked in ``has_textual`` and ``has_visual``. ``data.user_id`` and ``data.item_id``
+    hold the ids in ascending order, ``data.image_url`` the address of an image of each item, empty if there is none.
 
     The texts, images and reviews belong to Amazon and to those who wrote them. The editors publish them for research,
     ask for the citations below, and state no licence: clarify any other use with them.
@@ -145,6 +102,7 @@ class AmazonReviews(CachedGraph):
         seed: Seeds the split and ``"tfidf"``. (default: :obj:`0`)
         cold_share: Share of cold items, see :func:`cold_start_split`. (default: :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
+        min_rating: Keep reviews that give at least so many stars. (default: :obj:`None`, all)
         url: The address of a mirror of the edition. (default: :obj:`None`, that of the editors)
         features: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         transform: Applied to the graph at every access. (default: :obj:`None`)
@@ -186,6 +144,7 @@ class AmazonReviews(CachedGraph):
         seed: int = 0,
         cold_share: float = 0.2,
         impute: Impute = "mean",
+        min_rating: float | None = None,
         url: str | None = None,
         features: Transform = "standardize",
         transform: Callable[[HeteroData], Any] | None = None,
@@ -202,8 +161,9 @@ class AmazonReviews(CachedGraph):
         check_ratios(ratios)
         check_seed(seed)
         check_core(k_core)
+        check_feedback(min_rating, None)
         self.edition = edition
-        self.category = _category(category, edition)
+        self.category = category_of(category, edition)
         self.files = files
         self.text = (text,) if isinstance(text, str) else tuple(text)
         self.encoder = encoder
@@ -216,6 +176,7 @@ class AmazonReviews(CachedGraph):
         self.seed = seed
         self.cold_share = cold_share
         self.impute = impute
+        self.min_rating = min_rating
         self.url = url
         self.features = features
         self._check_modalities()
@@ -223,6 +184,8 @@ class AmazonReviews(CachedGraph):
         key = {name: getattr(self, name) for name in (*names, "seed", "cold_share", "impute", "features")} | {
             "files": _plain(files)
         }
+        if min_rating is not None:  # Else the name of the cached file stays what it was.
+            key["min_rating"] = min_rating
         try:
             super().__init__(self.process, key, root, transform, pre_transform, force_reload)
         except (OSError, RuntimeError) as error:
@@ -254,8 +217,10 @@ class AmazonReviews(CachedGraph):
     def process(self) -> HeteroData:
         """Make the graph from the files."""
         paths = self._paths()
-        fields = EDITIONS[self.edition].fields
-        found = thin(read_reviews(paths["reviews"], fields), self.k_core, paths["reviews"])
+        fields, rating = EDITIONS[self.edition].fields, EDITIONS[self.edition].rating
+        frame = read_reviews(paths["reviews"], fields, None if self.min_rating is None else rating)
+        mask = liked(frame, self.min_rating, None, str(paths["reviews"]))
+        found = thin(frame if mask is None else frame[mask], self.k_core, paths["reviews"])
         metadata = Metadata()
         if "metadata" in paths:
             metadata = read_metadata(paths["metadata"], found.item_id, fields[1], self.text)
@@ -295,7 +260,7 @@ class AmazonReviews(CachedGraph):
             if name in taken:
                 option = "images=False" if name == "visual" else "text=()"
                 raise InputError(f"vectors: {name!r} is there already; choose another name, or leave it out: {option}")
-            if not Path(self.vectors[name]).is_file():
+            if not as_path(self.vectors[name]).is_file():
                 raise InputError(f"vectors: {self.vectors[name]} of {name!r} is no file, expected .npy or .parquet")
         if not taken and not self.vectors:
             raise InputError("text, images, vectors: nothing gives the items features, expected one of them; add it")
@@ -311,7 +276,7 @@ class AmazonReviews(CachedGraph):
             return _given(self.files, self._names())
         if self.files is None:
             self.download()
-        folder = Path(self.raw_dir if self.files is None else self.files)
+        folder = as_path(self.raw_dir if self.files is None else self.files)
         if not folder.is_dir():
             raise InputError(f"{folder}: is no folder, expected the one with {', '.join(self.raw_file_names)}")
         paths = {}
@@ -376,22 +341,6 @@ def lattice_split(pairs: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return pairs[:, part == 0], pairs[:, part == 1], pairs[:, part == 2]
 
 
-def _category(name: str, edition: str) -> str:
-    """Return the name of a category in the files of an edition."""
-    known = EDITIONS[edition].categories
-    others = [other for other, value in EDITIONS.items() if name in value.categories]
-    if name not in known and others:
-        raise InputError(
-            f"category: the edition {edition} has no {name!r}, but {' and '.join(others)} have; choose one of these"
-        )
-    if not re.fullmatch(r"\w+", name, flags=re.ASCII):
-        raise InputError(
-            f"category: found {name!r}, expected {', '.join(known)}, or a name as in the files, of letters, digits and "
-            f"_, such as Video_Games"
-        )
-    return known.get(name, name)
-
-
 def _find(folder: Path, name: str) -> Path | None:
     """Return the file of a name, or the same without compression."""
     return next((folder / n for n in (name, name.removesuffix(".gz")) if (folder / n).is_file()), None)
@@ -404,7 +353,7 @@ def _given(files: Mapping[str, str | os.PathLike[str]], names: Mapping[str, str]
     for kind, name in names.items():
         if kind not in files:
             raise InputError(f"files: {kind!r} is missing, expected the path of a file like {Path(name).name}; add it")
-    return {kind: Path(files[kind]) for kind in names}
+    return {kind: as_path(files[kind]) for kind in names}
 
 
 def _plain(files: Any) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from pyg_ckd.data.checks import as_integer
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 
 Encoder = Callable[[list[Any]], Any]
 
@@ -47,6 +48,9 @@ def encode_batches(
         InputError: If there are no inputs, the encoder returns something else, or the cache cannot be written; whole
             batches stay there.
     """
+    if isinstance(inputs, (str, bytes)):
+        raise InputError(f"{name}: got {inputs!r:.60}, expected a list of inputs")
+    batch_size = as_integer(batch_size, f"{name}: batch_size")
     if not len(inputs):
         raise InputError(f"{name}: got nothing to encode, expected at least one input")
     if batch_size < 1:
@@ -55,7 +59,7 @@ def encode_batches(
     with progress_bar(name, len(inputs), show=progress) as advance:
         for start in range(0, len(inputs), batch_size):
             batch = list(inputs[start : start + batch_size])
-            file = None if cache is None else Path(cache) / f"{_digest(name, batch)}.npy"
+            file = None if cache is None else as_path(cache) / f"{_digest(name, batch)}.npy"
             rows = _read(file, len(batch))
             if rows is None:
                 rows = _checked(encode(batch), len(batch), start, name)

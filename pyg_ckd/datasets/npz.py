@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.data import build_data, check_data
 from pyg_ckd.data.impute import Impute
+from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_arrays
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_path
@@ -20,7 +21,7 @@ Transform = str | Callable[[HeteroData], HeteroData] | None
 
 _INTERACTIONS = {"train": "edge_index", "val": "val_edge_index", "test": "test_edge_index"}
 _IDS = ("user_id", "item_id")
-_KNOWN = ("num_users", "num_items", *_INTERACTIONS, "modalities", *_IDS)
+_KNOWN = ("num_users", "num_items", *_INTERACTIONS, "modalities", *_IDS, "prepared")
 
 
 class MultimodalNpz(InMemoryDataset):
@@ -70,6 +71,7 @@ def read_npz(
     ``has_m``              ``[num_items]`` bool        which items really have modality ``m`` (optional)
     ``modalities``         ``[M]`` string              the modalities in order (optional, else the order of the file)
     ``user_id, item_id``   ``[N]`` integer or string   the ids behind the rows (optional)
+    ``prepared``           text                        transforms and imputation of the features (optional)
     ====================== =========================== ============================================================
 
     Args:
@@ -106,6 +108,7 @@ def read_npz(
         impute=impute,
         strict=strict,
         keep=keep,
+        prepared=unpack(arrays, source),
     )
     for name in _IDS:
         if name in arrays:
@@ -134,6 +137,7 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     arrays["modalities"] = np.array(data.modalities)
     for m in data.modalities:
         arrays |= {name: item[name].numpy() for name in (m, f"has_{m}") if name in item}
+    arrays |= pack(data)
     for name in _IDS:
         ids = getattr(data, name, None)
         if ids is not None:
@@ -143,7 +147,7 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
 
 
 def _modalities(arrays: dict[str, np.ndarray], source: str) -> list[str]:
-    candidates = [name for name in arrays if name not in _KNOWN and not name.startswith("has_")]
+    candidates = [name for name in arrays if name not in _KNOWN and not name.startswith(("has_", "prepared_"))]
     for name in candidates:
         if arrays[name].ndim != 2:
             raise InputError(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pyg_ckd.data.checks import as_integer
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.batches import Encoder, encode_batches
+from pyg_ckd.datasets.markup import plain_texts
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import as_path
 
 _TFIDF = "tfidf"
 _SENTENCES = "sentence-transformers"
@@ -20,7 +24,7 @@ _WORDS = 1 << 16
 
 
 def text_features(
-    texts: Sequence[str],
+    texts: Sequence[Any],
     encoder: str | Encoder = "tfidf",
     dim: int | None = None,
     seed: int = 0,
@@ -31,7 +35,8 @@ def text_features(
     r"""Turn the texts of items into features.
 
     Args:
-        texts: One text per item; an empty one, or one of white space, is missing.
+        texts: One text per item; tags and entities of HTML are taken out. An empty one, one of white space,
+            :obj:`None`, NaN or ``pandas.NA`` is missing.
         encoder: ``"tfidf"`` (TF-IDF weights of up to 65536 words, reduced with a truncated SVD),
             ``"sentence-transformers"`` or ``"sentence-transformers:MODEL"`` (the extra ``text``; a name on the model
             hub or a folder; by default all-MiniLM-L6-v2), or a callable that maps a list of texts to an array
@@ -57,8 +62,9 @@ def text_features(
         ((3, 2), [True, False, True])
     """
     check_encoder(encoder, dim)
-    there = np.array([bool(text.strip()) for text in texts], dtype=bool)
-    given = [text for text in texts if text.strip()]
+    texts = plain_texts(texts)
+    there = np.array([bool(text) for text in texts], dtype=bool)
+    given = list(filter(None, texts))
     if not given:
         raise InputError(f"texts: all {len(texts)} are empty, expected at least one; name other fields")
     if encoder == _TFIDF:
@@ -110,7 +116,7 @@ def check_encoder(encoder: str | Encoder, dim: int | None) -> None:
         raise unknown_name("encoder", encoder, (_TFIDF, _SENTENCES, f"{_SENTENCES}:MODEL"))
     if dim is not None and encoder != _TFIDF:
         raise InputError(f"dim: is {dim}, but the encoder {name_of(encoder)} has its own; leave it out")
-    if dim is not None and dim < 1:
+    if dim is not None and as_integer(dim, "dim", "a positive number of columns") < 1:
         raise InputError(f"dim: is {dim}, expected a positive number of columns")
 
 
@@ -123,7 +129,8 @@ def name_of(encoder: str | Encoder) -> str:
 
 
 def _model(encoder: str) -> str:
-    return encoder.partition(":")[2] or _MODEL
+    name = encoder.partition(":")[2] or _MODEL
+    return str(as_path(name)) if name.startswith("~") else name
 
 
 def _tfidf(texts: list[str], dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

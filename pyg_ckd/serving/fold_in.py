@@ -10,6 +10,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.checks import as_features, check_finite
+from pyg_ckd.data.impute import recorded
+from pyg_ckd.data.prepared import changed, current
+from pyg_ckd.data.transforms import prepare_rows
 from pyg_ckd.errors import InputError, unknown_name
 
 ALPHAS = tuple(10.0**n for n in range(-4, 5))
@@ -94,18 +97,26 @@ def mean_of(table: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
 
 
 def stack_features(
-    data: HeteroData, features: Mapping[str, Any], known: Mapping[str, Any] | None = None
+    data: HeteroData,
+    features: Mapping[str, Any],
+    known: Mapping[str, Any] | None = None,
+    transformed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the features of the items of a graph and of new items, all modalities side by side, on the CPU.
 
+    Features are prepared as those of the graph were, by the transforms that ``data.prepared`` holds.
+
     Args:
         data: The graph.
-        features: From modality to the matrix ``[n, d_m]`` of the new items; the mean stands for one that is left out.
-        known: From every modality to the matrix ``[num_items, d_m]`` of the graph's items. (default: :obj:`None`, that
-            of the graph)
+        features: From modality to the matrix ``[n, d_m]`` of the new items, as it was read; the imputation of the graph
+            stands for one that is left out.
+        known: From every modality to the matrix ``[num_items, d_m]`` of the graph's items, as it was read; rows of
+            items that lack the modality may hold anything. (default: :obj:`None`, the features of the graph)
+        transformed: Whether features are prepared already. (default: :obj:`False`)
 
     Raises:
-        InputError: If a modality is unknown or missing, or a matrix has a wrong shape or is not finite.
+        InputError: If a modality is unknown or missing, a matrix has a wrong shape or is not finite, or the features of
+            the graph were changed since they were prepared.
     """
     modalities, num_items = list(data.modalities), data["item"].num_nodes
     for m in (*features, *(known or ())):
@@ -115,19 +126,58 @@ def stack_features(
         raise InputError(f"new items: found no features, expected those of {', '.join(modalities)}")
     given = {m: as_features(x, m, "new items") for m, x in features.items()}
     count = next(iter(given.values())).size(0)
-    old, new = [], []
+    old, new = {}, {}
     for m in modalities:
         if known is not None and m not in known:
             raise InputError(f"known items: found no features {m!r}, expected those of every modality")
-        x = data["item"][m].cpu() if known is None else as_features(known[m], m, "known items")
-        y = given.get(m, x.mean(dim=0, keepdim=True).expand(count, -1))
-        for matrix, rows, source in ((x, num_items, "known items"), (y, count, "new items")):
-            if matrix.shape != (rows, x.size(1)):
-                raise InputError(
-                    f"{source}: {m!r} has shape {list(matrix.shape)}, expected [{rows}, {x.size(1)}]: a row for each "
-                    "item, and the same columns for known and new items"
-                )
-            check_finite(matrix, None, m, source)
-        old.append(x)
-        new.append(y)
-    return torch.cat(old, dim=1), torch.cat(new, dim=1)
+        record = None if transformed else current(data, m)
+        if not transformed and known is None and changed(data, m):
+            raise InputError(
+                f"new items: features of {m!r} were changed since the graph was built, so that new ones cannot be "
+                f"prepared alike; give known_features, or features on the scale of the graph and transformed=True"
+            )
+        x = data["item"][m].cpu()
+        width = record["dim"] if record is not None and record["steps"] else x.size(1)
+        if known is not None:
+            matrix = as_features(known[m], m, "known items")
+            width = width if record is not None and record["steps"] else matrix.size(1)
+            x = _known(data, m, _checked(matrix, num_items, width, m, "known items"), record)
+        old[m] = x
+        if m in given:
+            matrix = _checked(given[m], count, width, m, "new items")
+            check_finite(matrix, None, m, "new items")
+            new[m] = matrix if record is None else prepare_rows(matrix, record)
+    for m in modalities:
+        if m not in new:
+            alike = known is None or torch.equal(old[m], data["item"][m].cpu())
+            rows = recorded(current(data, m)).new_rows(data, m, new, count).cpu() if alike else None
+            new[m] = old[m].mean(dim=0, keepdim=True).expand(count, -1) if rows is None else rows
+    return torch.cat([old[m] for m in modalities], dim=1), torch.cat([new[m] for m in modalities], dim=1)
+
+
+def _known(data: HeteroData, modality: str, x: Tensor, record: Mapping[str, Any] | None) -> Tensor:
+    """Return given features of the items of a graph, prepared; those of the graph where they are the same."""
+    there, has = data["item"][modality].cpu(), data["item"].get(f"has_{modality}")
+    has = None if has is None or bool(has.all()) else has.cpu()
+    if record is None:
+        check_finite(x, None, modality, "known items")
+        return x
+    check_finite(x, has, modality, "known items")
+    rows = prepare_rows(x if has is None else x[has], record)
+    same = there if has is None else there[has]
+    if rows.shape == same.shape and torch.allclose(rows, same, rtol=1e-4, atol=1e-5 * float(same.abs().max())):
+        return there
+    if has is None:
+        return rows
+    out = rows.double().mean(dim=0).to(rows.dtype).repeat(x.size(0), 1)
+    out[has] = rows
+    return out
+
+
+def _checked(x: Tensor, rows: int, columns: int, modality: str, source: str) -> Tensor:
+    if x.shape != (rows, columns):
+        raise InputError(
+            f"{source}: {modality!r} has shape {list(x.shape)}, expected [{rows}, {columns}]: a row for each "
+            "item, and the same columns for known and new items"
+        )
+    return x

@@ -25,8 +25,9 @@ from pyg_ckd.serving.search import Masked, search_scores
 class NeighbourhoodRecommender(Recommender):
     r"""Lists of items for users, from what they have met and weights between items: closed-form baselines at work.
 
-    All of :class:`Recommender` that needs no tables: :meth:`recommend`, :meth:`similar_items` (what having met one item
-    says about the others), :meth:`with_new_users` (exact: a user is nothing but a history) and :meth:`export_top_k`.
+    All of :class:`Recommender` that needs neither tables nor a backbone: ``recommend``, ``similar_items`` (what having
+    met one item says about the others), ``with_new_users`` (exact: a user is nothing but a history) and
+    ``export_top_k``. Only training interactions are histories; all that is known counts as seen.
 
     Args:
         model: The weights, such as of :func:`~pyg_ckd.evaluation.ease` or :func:`~pyg_ckd.evaluation.item_knn`.
@@ -57,7 +58,11 @@ class NeighbourhoodRecommender(Recommender):
         self.neighbourhood = model
 
     def with_new_items(
-        self, features: Mapping[str, Any], item_ids: Any = None, known_features: Mapping[str, Any] | None = None
+        self,
+        features: Mapping[str, Any],
+        item_ids: Any = None,
+        known_features: Mapping[str, Any] | None = None,
+        transformed: bool = False,
     ) -> NoReturn:
         """Raise an error: weights of new items come from fitting anew.
 

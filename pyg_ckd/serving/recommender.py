@@ -18,6 +18,7 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.inputs import RATES, embed, held_out
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.serving.fold_in import Ridge, mean_of, stack_features
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.results import Explanation, Recommendations
@@ -66,6 +67,8 @@ class Recommender:
     def __init__(
         self, embeddings: Embeddings | nn.Module, data: HeteroData, seen: Sequence[str] = tuple(SPLITS)
     ) -> None:
+        if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
+            raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = embed(embeddings, data)[0] if isinstance(embeddings, nn.Module) else embeddings
         user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
@@ -213,7 +216,11 @@ class Recommender:
         )
 
     def with_new_items(
-        self, features: Mapping[str, Any], item_ids: Any = None, known_features: Mapping[str, Any] | None = None
+        self,
+        features: Mapping[str, Any],
+        item_ids: Any = None,
+        known_features: Mapping[str, Any] | None = None,
+        transformed: bool = False,
     ) -> Recommender:
         r"""Return a recommender that also has items which were not there in training, from their features alone.
 
@@ -222,17 +229,21 @@ class Recommender:
         model adds linear maps of features, it finds them again.
 
         Args:
-            features: The features ``[n, d_m]`` of the new items by modality; one that is left out counts as average.
+            features: The features ``[n, d_m]`` of the new items by modality, as they are read; they are transformed as
+                those of the graph were, with the means and components of the graph. One that is left out is imputed as
+                in the graph, by default as average.
             item_ids: Their ids, of the type of those of the graph. Only where these are row numbers, they can be left
                 out and the numbers go on.
-            known_features: The features ``[num_items, d_m]`` of the items of the graph on the scale of ``features``.
-                (default: :obj:`None`, those of ``data``, after their transform; give the raw ones here for new
-                features that are raw)
+            known_features: The features ``[num_items, d_m]`` of the items of the graph, as they were read. They are
+                needed only where the graph does not know what became of its features, as when a transform of your own
+                made them. (default: :obj:`None`, those of ``data``)
+            transformed: Whether ``features`` (and ``known_features``) are transformed already, as those of ``data``.
+                (default: :obj:`False`)
 
         Raises:
             InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, or ids do not fit.
         """
-        known, new = stack_features(self.data, features, known_features)
+        known, new = stack_features(self.data, features, known_features, transformed)
         warm = torch.bincount(self.data[RATES].edge_index[1].cpu(), minlength=known.size(0)) > 0
         if int(warm.sum()) < 2:
             raise InputError(

@@ -95,6 +95,24 @@ def test_an_edition_becomes_the_graph_of_its_five_core(tmp_path, edition):
         assert data["item"][f"has_{m}"].tolist() == [i != ITEMS[2] for i in sorted(ITEMS)]
 
 
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_reviews_of_few_stars_may_be_left_out(tmp_path, edition):
+    files = write_edition(tmp_path / "files", edition)
+    name = next(file for file in files.iterdir() if "5.json" in file.name or file.name.startswith("Baby_P"))
+    stars = {(u, i): 1 + (n + n // 5) % 5 for n, (u, i) in enumerate((u, i) for u in USERS for i in ITEMS)}
+    rows = reviews(edition, [(u, i, 1000 + n) for n, (u, i) in enumerate(stars)])
+    rating = "rating" if edition == "2023" else "overall"
+    write_lines(name, [{**row, rating: stars[pair]} for row, pair in zip(rows, stars, strict=True)])
+    for lowest, options in ((1, {}), (3, {"min_rating": 3}), (5, {"min_rating": 4.5})):
+        data = amazon(tmp_path, edition, files=files, k_core=0, **options)
+        assert interactions(data) == {pair for pair, number in stars.items() if number >= lowest}
+    with pytest.raises(InputError, match="min_rating=6 leaves no interaction, as 'rating' goes from 1 to 5"):
+        amazon(tmp_path, edition, files=files, k_core=0, min_rating=6)
+    write_lines(name, [{**row, rating: "five"} for row in rows])
+    with pytest.raises(InputError, match=f"line 1: '{rating}' is 'five' .str., expected a number of stars"):
+        amazon(tmp_path, edition, files=files, k_core=0, min_rating=2)
+
+
 def test_what_the_page_shows_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_edition(tmp_path / "downloads", "2014")

@@ -209,3 +209,14 @@ def histories(results: dict) -> dict:
         for run in results["runs"]
         if run["epochs"] is not None
     }
+
+
+def renamed(results: dict, names: dict[str, str]) -> dict:
+    """Return the same study with other names of contenders."""
+    out = {**results, "runs": [{**run, "name": names.get(run["name"], run["name"])} for run in results["runs"]]}
+    out["contenders"] = [{**entry, "name": names.get(entry["name"], entry["name"])} for entry in results["contenders"]]
+    out["effects"] = {names.get(name, name): table for name, table in results["effects"].items()}
+    pairs = [{key: names.get(test[key], test[key]) for key in ("a", "b")} for test in results["comparisons"]]
+    out["comparisons"] = [{**test, **pair} for test, pair in zip(results["comparisons"], pairs, strict=True)]
+    winner = results["winner"]
+    return out | {"winner": {**winner, "name": names.get(winner["name"], winner["name"])}}

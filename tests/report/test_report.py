@@ -1,93 +1,91 @@
-import copy
-import io
-import re
-from html.parser import HTMLParser
+"""The report as a browser gets it: one file, all parts, nothing loaded, readable by everybody."""
 
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.image import imread
-from rich.console import Console
 
+import pyg_ckd.report
 from pyg_ckd.errors import InputError
-from pyg_ckd.report.report import render_console_table, results_table, verdict, write_report
-from pyg_ckd.study.results import Gap, gaps, headline_metric, main_metrics, metric_names
-from tests.report.study import histories, metrics, study
+from pyg_ckd.report import report as module
+from pyg_ckd.report import write_report
+from pyg_ckd.report.style import STYLE
+from pyg_ckd.report.theme import DARK, LIGHT
+from pyg_ckd.study.findings import verdict
+from tests.report import many
+from tests.report.page import Page
+from tests.report.study import histories as old_histories
+from tests.report.study import study as old_study
 
-PLOTS = ("learning_curves.png", "effects.png", "effect_bars.png", "results.png")
-
-
-class Page(HTMLParser):
-    """Collects what a browser would show and load, and complains about tags that do not match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags, self.links, self.texts, self.open = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for key, value in attrs if key in ("src", "href", "srcset")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).replace("\N{NO-BREAK SPACE}", " ").split())
+PLOTS = {"learning_curves.png", "contenders.png", "effects.png", "effect_bars.png", "gaps.png", "results.png"}
+SMALL = {"modalities": ("visual", "textual"), "seeds": (0,), "contenders": ("plain", "mine")}
 
 
-def read(folder, results, frames=None) -> tuple[str, Page]:
-    path = write_report(folder, results, {} if frames is None else frames)
-    assert path == folder / "report.html"
-    text = path.read_text(encoding="utf-8")
-    return text, Page(text)
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch):
+    """Draw coarse pictures: most tests are about words."""
+    monkeypatch.setattr(module, "DPI", 30)
 
 
-def without(results: dict, *names: str) -> dict:
-    results["runs"] = [run for run in results["runs"] if run["name"] not in names]
-    return results
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a report with everything."""
+    folder = tmp_path_factory.mktemp("report")
+    results = many.study()
+    assert write_report(folder, results, many.histories(results)) == folder / "report.html"
+    return folder
 
 
-def set_test(results: dict, name: str, recall: float) -> dict:
-    for run in results["runs"]:
-        if run["name"] == name:
-            run["test"] = metrics(recall)
-    return results
+@pytest.fixture(scope="module")
+def text(whole) -> str:
+    return (whole / "report.html").read_text(encoding="utf-8")
 
 
-def test_every_number_of_the_results_table_is_on_the_page(tmp_path):
-    results = study()
-    _, page = read(tmp_path, results, histories())
-    for name in ("popularity", "lightgcn", "teacher:visual", "plain", "ckd"):
-        for metric in metrics(1.0, cold=False):
-            values = [run["test"][metric] for run in results["runs"] if run["name"] == name]
-            assert f"{np.mean(values):.4f}" in page.text
-            if len(values) > 1:
-                assert f"± {np.std(values, ddof=1):.4f}" in page.text
-    for line in verdict(results):
-        assert line in page.text
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
 
 
-def test_sections_come_in_the_order_of_the_story(tmp_path):
-    text, page = read(tmp_path, study(), histories())
+def read(folder, results, frames=None) -> Page:
+    return Page(write_report(folder, results, frames or {}).read_text(encoding="utf-8"))
+
+
+def small(**changes) -> dict:
+    return many.study(**(SMALL | changes))
+
+
+def test_sections_come_in_the_order_of_the_story(text, page):
     titles = re.findall(r"<h2>(.*?)</h2>", text)
-    assert [title.split()[0] for title in titles] == ["Results", "How", "Each", "Which", "Cold", "The", "How"]
-    assert page.text.index("is starving") < page.text.index("Results on the test split")
+    assert titles == [
+        "Who wins, and what it is worth",
+        "Results on the test split",
+        "How the views grow",
+        "Each modality alone, against its teacher",
+        "Which modality each model uses",
+        "What it costs",
+        "Cold and warm items",
+        "The data",
+        "How it was run",
+    ]
+    assert page.text.index("starves") < page.text.index("Who wins")
     assert "MMGCN on synthetic (seed 7)" in page.text
 
 
-def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
-    text, page = read(tmp_path, study(), histories())
-    assert len(page.links) == 4
+def test_the_verdict_stands_at_the_top_with_warnings_before_it(text, page):
+    for line in verdict(many.study()):
+        assert line.partition(": ")[2] in page.text
+    assert '<div class="verdict alarm" role="alert">' in text
+    assert page.text.index("Warning:") < page.text.index("starves")
+    assert "<strong>What to do:</strong> deploy mine." in text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(text, page):
+    assert len(page.links) == 2 * len(PLOTS)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert "http" not in text
@@ -95,195 +93,251 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     assert "@import" not in text
 
 
-def test_plots_are_files_with_something_on_them(tmp_path):
-    read(tmp_path, study(), histories())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*PLOTS, "report.html"])
-    for name in PLOTS:
-        image = imread(tmp_path / name)[..., :3]
-        assert image.shape[1] == 2000
-        assert image.std() > 0.01
+def test_plots_are_files_with_something_on_them(whole):
+    assert {path.name for path in whole.iterdir()} == {*PLOTS, "report.html"}
+    assert all(imread(whole / name)[..., :3].std() > 0.01 for name in PLOTS)
 
 
-def test_the_story_is_told_with_the_monitored_metric(tmp_path):
-    results = study()
-    for run in results["runs"]:
-        run["test"]["map@5"] = 0.5 * run["test"]["recall@20"]
-    lines = verdict(results | {"monitor": "map@5"})
-    assert any("the joint map@5" in line for line in lines)
-    assert not any("recall@20" in line for line in lines)
-    assert "map@5" in main_metrics(results | {"monitor": "map@5"})
-    assert "map@5" not in main_metrics(results)
-    assert headline_metric(results | {"monitor": "map@50"}) == metric_names(results)[0]
-    assert headline_metric(results) == "recall@20"
+def test_plots_are_fine_enough_for_print(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    results = small() | {"effects": {}}
+    write_report(tmp_path, results, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "results.png", "gaps.png"}
+    assert imread(tmp_path / "results.png").shape[1] == 2000
+
+
+def test_every_picture_has_one_for_dark_screens_and_says_in_numbers_what_is_to_be_seen(text, page):
+    assert text.count('<source media="screen and (prefers-color-scheme: dark)" srcset="data:image/png') == len(PLOTS)
+    assert len(page.alts) == len(PLOTS)
+    saved = many.study()
+    for name in ("ease", "mine"):
+        values = [run["test"]["recall@20"] for run in saved["runs"] if run["name"] == name]
+        assert f"{np.mean(values):.4f}" in page.alts[0]
+    first = {run["name"]: run for run in saved["runs"] if run["seed"] == 0}
+    assert f"plain, kept epoch {first['plain']['best_epoch']}: all modalities" in page.alts[1]
+    assert f"at {first['teacher:acoustic']['val']['recall@20']:.4f}" in page.alts[1]
+    assert all(name in page.alts[2] for name in ("plain", "ckd", "multitask", "mine"))
+    assert "acoustic: plain 62 %" in page.alts[3]
+    assert re.search(r"acoustic: plain \d+ %, ckd \d+ %", page.alts[4])
+    assert re.search(r"visual \d\.\d\d", page.alts[5])
+
+
+def test_tables_and_pictures_scroll_by_keyboard_under_names_of_their_own(page):
+    frames = [attrs for tag, attrs in page.elements if tag == "div" and attrs.get("class") == "wide"]
+    assert len(frames) == len(page.tables) + len(PLOTS)
+    assert all(frame["tabindex"] == "0" and frame["role"] == "region" for frame in frames)
+    labels = [frame["aria-label"] for frame in frames]
+    assert len(set(labels)) == len(labels)
+    assert set(page.tables) <= set(labels)
+    titles = [attrs for tag, attrs in page.elements if tag == "th"]
+    assert len(titles) > 100
+    assert {attrs["scope"] for attrs in titles} == {"col", "row", "colgroup", "rowgroup"}
+
+
+def test_rows_of_titles_cover_all_columns(page):
+    for caption, rows in page.tables.items():
+        widths = {len(row) for row in rows if len(row) > 1}
+        body = max(widths)
+        for row in rows:
+            assert len(row) == 1 or len(row) == body or caption.startswith(("Contenders:", "Views")), (caption, row)
+
+
+def luminance(color: str) -> float:
+    parts = [int(color.lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])
+def test_colours_of_text_have_the_contrast_that_accessibility_asks_for(place):
+    block = re.findall(r":root \{(.*?)\}", STYLE, flags=re.DOTALL)[place]
+    colors = dict(re.findall(r"--([a-z]+): (#[0-9a-f]+);", block))
+    colors = {k: "#" + "".join(c * 2 for c in v[1:]) if len(v) == 4 else v for k, v in colors.items()}
+    for name in ("ink", "muted"):
+        assert contrast(colors[name], colors["paper"]) >= 4.5
+    assert contrast(colors["ink"], colors["calm"]) >= 4.5
+    for name in ("ink", "alarm"):
+        assert contrast(colors[name], colors["warm"]) >= 4.5
+    theme = (LIGHT, DARK)[place]
+    assert theme.paper == colors["paper"]
+    for color in theme.palette:
+        assert contrast(mpl.colors.to_hex(theme.text(color)), theme.paper) >= 4.5
+        assert contrast(color, theme.paper) >= 2.7
+    assert contrast(theme.muted, theme.paper) >= 4.5
+
+
+def test_dark_screens_paper_and_phones_have_rules_of_their_own():
+    assert "@media screen and (prefers-color-scheme: dark)" in STYLE
+    printed = STYLE.partition("@media print")[2]
+    assert "details::details-content { content-visibility: visible;" in printed
+    assert ".wide { overflow: visible; }" in printed
+    assert "@media screen and (max-width: 640px)" in STYLE
+
+
+def test_curves_are_about_the_kept_epoch_of_the_run_not_the_last(tmp_path):
+    results = small()
+    frames = many.histories(results)
+    frame = frames["mine", 0]
+    record = next(run for run in results["runs"] if run["name"] == "mine")
+    page = read(tmp_path, results, frames)
+    kept, last = frame.loc[record["best_epoch"]], frame.iloc[-1]
+    curve = next(alt for alt in page.alts if alt.startswith("Curves of validation"))
+    assert f"kept epoch {record['best_epoch']}: all modalities {kept['val/recall@20']:.4f}" in curve
+    assert f"{last['val/recall@20']:.4f}" not in curve
+    teacher = next(run for run in results["runs"] if run["name"] == "teacher:visual")["val"]["recall@20"]
+    view = kept["val/visual/recall@20"]
+    assert f"visual alone {view:.4f}, gap {teacher - view:.4f} ({100 * view / teacher:.0f} %)" in curve
+    effects = next(alt for alt in page.alts if alt.startswith("Curves of mine"))
+    assert f"visual {kept['effect/visual']:.2f}" in effects
+
+
+def test_relative_effects_are_shares_of_the_mean_lead_not_means_of_ratios(tmp_path):
+    results = small()
+    results["effects"]["plain"]["visual"] |= {"share": 0.772, "ratio": 0.970}
+    page = read(tmp_path, results)
+    table = page.tables["Effects of every modality on every contender's model, validation part"]
+    assert table[0][1] == "share of the lead"
+    assert table[2][:2] == ["visual", "77.2 %"]
+    assert "0.970" not in page.text
+    assert "97.0" not in page.text
+    assert "interactions of the validation part" in page.text
+    assert "interactions of the test part" in read(tmp_path, results | {"effects_split": "test"}).text
+
+
+def test_runs_that_had_not_converged_are_called_that_wherever_they_are_shown(page):
+    seen = 0
+    for caption, rows in page.tables.items():
+        named = [row[0] for row in rows if row[0].startswith("multitask")]
+        if caption == "Every run with its end":
+            assert sorted(named) == ["multitask", "multitask", "multitask not converged"]
+        else:
+            assert all(name.endswith("not converged (1 of 3)") for name in named), caption
+            seen += len(named)
+    assert seen >= 8
+
+
+def test_twelve_contenders_and_four_modalities_have_a_report(tmp_path):
+    names = ("plain", "ckd", "multitask", "ensemble", "my_pkg.a.Mine", "my_pkg.b.Mine", *(f"c{i}" for i in range(6)))
+    results = many.study(("visual", "textual", "acoustic", "tags"), (0,), names)
+    page = read(tmp_path, results, many.histories(results))
+    rows = page.tables["Contenders and their options"][1:]
+    assert [row[0].partition(" ")[0] for row in rows] == list(names)
+    assert {path.name for path in tmp_path.iterdir()} == {*PLOTS, "report.html"}
+
+
+def test_a_contender_is_treated_alike_under_any_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_shown", lambda plot, path: f"{plot.title} {plot.alt} {plot.caption}")
+    results = many.study(("visual", "textual"), (0,), ("plain", "ckd"))
+    frames = many.histories(results)
+    other = many.renamed(results, {"ckd": "fox"})
+    renamed = {("fox" if name == "ckd" else name, seed): frame for (name, seed), frame in frames.items()}
+    for data, found, folder in ((results, frames, "a"), (other, renamed, "b")):
+        write_report(tmp_path / folder, data, found)
+    first, second = ((tmp_path / f / "report.html").read_text(encoding="utf-8") for f in ("a", "b"))
+    assert "fox" in second
+    assert second.replace("fox", "ckd") == first
+
+
+def test_nothing_in_the_report_knows_a_contender_but_plain():
+    folder = Path(pyg_ckd.report.__file__).parent
+    files = [
+        *folder.glob("*.py"),
+        *(folder.parent / "study" / name for name in ("results.py", "findings.py", "text.py")),
+    ]
+    assert len(files) > 10
+    for file in files:
+        code = file.read_text(encoding="utf-8").replace("pyg_ckd", "").replace("pyg-ckd", "")
+        assert not re.search(r"ckd|distil|multitask|ensemble", code, flags=re.IGNORECASE), file.name
 
 
 def test_hostile_names_are_text(tmp_path):
     evil = '<script>alert("x")</script>'
-    results = study()
+    results = small()
     results["data"]["source"] = evil
     results["settings"][evil] = {"<b>": evil}
     results["versions"]["<img src=x>"] = "'\"><img src=y>"
-    results["runs"].append({"name": evil, "seed": 0, "test": metrics(0.01)})
+    results["runs"].append({"name": evil, "seed": 0, "test": {"recall@20": 0.01}})
     results["data"]["modalities"][evil] = {"dim": 3, "coverage": 1.0}
-    results["effects"][evil] = {"mean": 0.1}
-    _, page = read(tmp_path, results, histories())
+    results["effects"]["plain"][evil] = {"mean": 0.1, "share": 0.1}
+    results["left_out"][evil] = evil
+    page = read(tmp_path, results, many.histories(small()))
     assert "script" not in page.tags
-    assert page.tags.count("img") == 4
-    assert page.text.count(evil) >= 6
+    assert page.tags.count("img") == len(PLOTS) - 1
+    assert page.text.count(evil) >= 8
 
 
-def test_one_modality_has_no_shares_of_distillation_and_still_a_report(tmp_path):
-    results = without(study(("visual",), seeds=(0,)), "ckd") | {"effects": {}, "comparisons": []}
-    _, page = read(tmp_path, results, {("plain", 0): histories(("visual",))["plain", 0]})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["learning_curves.png", "report.html", "results.png"]
+def test_baselines_that_were_left_out_are_named_with_the_reason(page):
+    assert "EASE with content was left out: 5,631 items and 1,024 columns need 2.1 GiB" in page.text
+
+
+def test_one_modality_and_one_contender_still_have_a_report(tmp_path):
+    results = many.study(("visual",), (0,), ("plain",), ()) | {"comparisons": []}
+    page = read(tmp_path, results, many.histories(results))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "learning_curves.png",
+        "gaps.png",
+        "report.html",
+        "results.png",
+    }
     assert "One seed" in page.text
-    assert "±" not in page.text.replace("± one standard deviation", "")
+    assert "±" not in page.text
 
 
-@pytest.mark.parametrize("part", ["data", "settings", "versions", "effects", "comparisons", "duration_seconds"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("data", "settings", "versions", "effects", "comparisons", "duration_seconds", "contenders", "winner"),
+        *("left_out", "effects_split", "monitor", "started"),
+    ],
+)
 def test_any_part_may_be_missing(tmp_path, part):
-    results = study()
+    results = small()
     del results[part]
-    read(tmp_path, results, histories())
+    read(tmp_path, results, many.histories(small()) if part in ("data", "winner") else {})
 
 
-@pytest.mark.parametrize("name", ["popularity", "lightgcn", "teacher:visual", "plain", "ckd"])
+@pytest.mark.parametrize("name", ["popularity", "lightgcn", "teacher:visual", "plain", "mine"])
 def test_any_run_may_be_missing(tmp_path, name):
-    read(tmp_path, without(study(), name))
+    results = small()
+    results["runs"] = [run for run in results["runs"] if run["name"] != name]
+    read(tmp_path, results, many.histories(results))
 
 
 def test_a_study_without_runs_has_a_page_that_says_so(tmp_path):
-    _, page = read(tmp_path, {"runs": []})
-    assert "no run yet" in page.text
+    assert "no run yet" in read(tmp_path, {"runs": []}).text
 
 
-def test_effects_that_could_not_be_measured_are_dashes(tmp_path):
-    results = study(("visual", "textual"))
-    results["effects"]["visual"] = {"mean": float("nan"), "low": None, "high": None, "ratio": float("nan")}
-    text, _ = read(tmp_path, results)
-    row = next(row for row in re.findall(r"<tr>.*?</tr>", text) if "visual</th>" in row and "–" in row)
-    assert re.findall(r"<td>(.*?)</td>", row) == ["–"] * 5
-    assert "nan" not in text.replace("tabular-nums", "").split("<body>")[1].split("base64")[0]
+def test_what_could_not_be_measured_is_a_dash(tmp_path):
+    results = small()
+    results["effects"]["mine"]["visual"] = {"mean": float("nan"), "low": None, "high": None, "share": None}
+    page = read(tmp_path, results)
+    rows = page.tables["Effects of every modality on every contender's model, validation part"]
+    assert [row[1:] for row in rows if row[0] == "visual"][1] == ["–"] * 6
+    assert not re.search(r"\b(nan|None)\b", page.text)
 
 
 def test_what_is_not_a_study_is_refused(tmp_path):
     for bad, pattern in [
         ({}, "runs"),
         ({"runs": [{"name": "ckd"}]}, "'test'"),
-        ({"format": 2, "runs": []}, "format 2"),
+        ({"format": 3, "runs": []}, "format 3"),
     ]:
         with pytest.raises(InputError, match=pattern):
             write_report(tmp_path, bad, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_results_table_has_mean_deviation_and_number_of_seeds():
-    results = study()
-    table = results_table(results)
-    seeds = pd.Series([run["test"]["ndcg@20"] for run in results["runs"] if run["name"] == "ckd"])
-    names = ["popularity", "lightgcn", "teacher:visual", "teacher:textual", "teacher:acoustic", "plain", "ckd"]
-    assert list(table.index) == names
-    assert tuple(table.loc["ckd", "ndcg@20"]) == pytest.approx((seeds.mean(), seeds.std(), 3))
-    assert tuple(table.loc["popularity", "recall@20"]) == pytest.approx((0.0281, 0.0, 1))
-    assert list(dict.fromkeys(table.columns.get_level_values(0)))[:3] == ["recall@10", "recall@20", "ndcg@10"]
-
-
-def test_a_metric_that_a_run_lacks_is_nan_in_the_table():
-    results = study()
-    del results["runs"][0]["test"]["ndcg@20"]
-    assert results_table(results).loc["popularity", "ndcg@20"].isna().tolist() == [True, True, False]
-
-
-def test_the_terminal_table_says_the_same_numbers():
-    console = Console(file=io.StringIO(), width=200, force_terminal=False)
-    console.print(render_console_table(study()))
-    shown, table = console.file.getvalue(), results_table(study())
-    for name in table.index:
-        assert f"{table.loc[name, ('recall@20', 'mean')]:.4f}" in shown
-
-
-def test_gap_is_teacher_minus_view_and_its_closed_share():
-    gap = Gap("m", plain=0.04, ckd=0.07, teacher=0.08)
-    assert (gap.before, gap.after, gap.closed) == pytest.approx((0.04, 0.01, 0.75))
-    assert (gap.reach_plain, gap.reach_ckd) == pytest.approx((0.5, 0.875))
-    assert np.isnan(Gap("m", plain=0.09, ckd=0.1, teacher=0.08).closed)
-    assert np.isnan(Gap("m", plain=0.0, ckd=0.0, teacher=0.0).reach_plain)
-    assert [gap.modality for gap in gaps(study())] == ["visual", "textual", "acoustic"]
-
-
-def constructed(reach: dict, ckd_reach: dict, joint=(0.070, 0.081), p_value=0.003, difference=0.011) -> dict:
-    views = {"plain": reach, "ckd": ckd_reach}
-    runs = [{"name": f"teacher:{m}", "test": {"recall@20": 0.05}} for m in reach]
-    for name, value in zip(views, joint, strict=True):
-        seen = {m: {"recall@20": 0.05 * share} for m, share in views[name].items()}
-        runs.append({"name": name, "test": {"recall@20": value}, "views": seen})
-    test = {"a": "ckd", "b": "plain", "metric": "recall@20", "over": "users", "difference": difference}
-    return {"runs": runs, "comparisons": [test | {"p_value": p_value, "num": 500}]}
-
-
-def test_verdict_names_the_starving_modality_and_what_distillation_does():
-    lines = verdict(constructed({"visual": 0.97, "acoustic": 0.62}, {"visual": 0.98, "acoustic": 0.91}))
-    assert lines[:2] == [
-        "acoustic is starving: its view of the plain student reaches 62 % of its teacher's recall@20; CKD lifts it to "
-        "91 %.",
-        "CKD lifts the joint recall@20 from 0.0700 to 0.0810 (+15.7 %, p = 0.003 over 500 users).",
-    ]
-
-
-def test_verdict_lists_further_modalities_and_says_if_ckd_lowers_one():
-    lines = verdict(constructed({"a": 0.5, "b": 0.7, "c": 0.95}, {"a": 0.4, "b": 0.9, "c": 0.95}))
-    assert "CKD lowers it to 40 %" in lines[0]
-    assert lines[1] == "Short of its teacher as well: b (70 %, with CKD 90 %)."
-
-
-def test_verdict_says_if_nothing_starves():
-    lines = verdict(constructed({"a": 0.95, "b": 1.02}, {"a": 0.95, "b": 1.0}))
-    assert lines[0].startswith("No modality is starving: every modality reaches at least 95 %")
-
-
-def test_verdict_does_not_balance_a_single_modality():
-    assert verdict(constructed({"a": 0.5}, {"a": 0.5}))[0] == "One modality only, a: there is nothing to balance."
-
-
-def test_verdict_is_honest_about_chance_harm_and_untested_differences():
-    reach = {"a": 0.95, "b": 0.99}
-    assert "no clear difference" in verdict(constructed(reach, reach, p_value=0.3))[1]
-    # A test whose difference points the other way is not about the printed numbers.
-    assert "no clear difference" in verdict(constructed(reach, reach, difference=-0.01))[1]
-    harm = verdict(constructed(reach, reach, joint=(0.08, 0.07), difference=-0.01))
-    assert (
-        harm[0] == "Warning: CKD lowers the joint recall@20 from 0.0800 to 0.0700 (−12.5 %, p = 0.003 over 500 users)."
-    )
-    untested = constructed(reach, reach) | {"comparisons": []}
-    assert "not tested for chance" in verdict(untested)[1]
-
-
-def test_verdict_says_if_seeds_do_not_confirm_what_users_show():
-    results = constructed({"a": 0.95, "b": 1.0}, {"a": 0.95, "b": 1.0})
-    results["comparisons"].append(results["comparisons"][0] | {"over": "seeds", "p_value": 0.2, "num": 3})
-    assert verdict(results)[1].endswith("Between seeds it is not certain (p = 0.20 over 3 seeds).")
-
-
-def test_a_model_below_popularity_is_a_prominent_warning(tmp_path):
-    results = set_test(study(), "plain", 0.02)
-    lines = verdict(results)
-    assert lines[0].startswith("Warning: recommending the most popular items to everybody reaches recall@20 0.0281")
-    assert "Plain (0.0200) does not beat that" in lines[0]
-    text, page = read(tmp_path, results)
-    assert '<div class="verdict alarm" role="alert">' in text
-    assert page.text.index("Warning") < page.text.index("is starving")
-
-
-def test_content_that_does_not_beat_lightgcn_is_a_warning():
-    lines = verdict(set_test(study(), "plain", 0.05))
-    assert "LightGCN, which sees no content at all" in lines[0]
-
-
-def test_verdict_changes_nothing_and_has_an_answer_without_runs():
-    results = study()
-    before = copy.deepcopy(results)
-    verdict(results)
-    assert results == before
-    assert verdict({"runs": []}) == [
-        "Nothing to compare yet: the study holds no plain student next to teachers or CKD."
-    ]
+def test_a_study_of_format_1_still_opens(tmp_path):
+    results = old_study()
+    page = read(tmp_path, results, old_histories())
+    assert {path.name for path in tmp_path.iterdir()} == {*PLOTS, "report.html"} - {"contenders.png"}
+    for name in ("popularity", "lightgcn", "teacher:visual", "plain", "ckd"):
+        values = [run["test"]["recall@20"] for run in results["runs"] if run["name"] == name]
+        assert f"{np.mean(values):.4f}" in page.text
+    assert "ckd winner" in page.text
+    assert "share of the lead" not in page.text  # Nobody measured it then.

@@ -86,7 +86,7 @@ def test_a_known_item_that_comes_again_is_where_it_was(make_data) -> None:
     with torch.no_grad():
         model.item_embedding.zero_()  # What features say is then all there is.
     recommender = Recommender(model, data)
-    again = recommender.with_new_items({m: data["item"][m][:5] for m in data.modalities})
+    again = recommender.with_new_items({m: data["item"][m][:5] for m in data.modalities}, transformed=True)
     torch.testing.assert_close(again.embeddings.item[30:], again.embeddings.item[:5], rtol=1e-2, atol=1e-3)
     assert torch.equal(again.embeddings.item[:30], recommender.embeddings.item)
     assert len(recommender.items) == 30
@@ -103,7 +103,7 @@ def small(make_data) -> tuple[Recommender, HeteroData]:
 def test_raw_features_give_the_same_as_transformed_ones(make_data) -> None:
     recommender, data = small(make_data)
     raw = {m: 7 * data["item"][m] + 3 for m in data.modalities}
-    a = recommender.with_new_items({m: data["item"][m][:2] for m in data.modalities})
+    a = recommender.with_new_items({m: data["item"][m][:2] for m in data.modalities}, transformed=True)
     b = recommender.with_new_items({m: x[:2] for m, x in raw.items()}, known_features=raw)
     torch.testing.assert_close(a.embeddings.item, b.embeddings.item, rtol=1e-4, atol=1e-5)
 
@@ -111,8 +111,8 @@ def test_raw_features_give_the_same_as_transformed_ones(make_data) -> None:
 def test_a_modality_that_is_left_out_counts_as_average(make_data) -> None:
     recommender, data = small(make_data)
     mean = data["item"].mod1.mean(dim=0, keepdim=True)
-    a = recommender.with_new_items({"mod0": data["item"].mod0[:1]})
-    b = recommender.with_new_items({"mod0": data["item"].mod0[:1], "mod1": mean})
+    a = recommender.with_new_items({"mod0": data["item"].mod0[:1]}, transformed=True)
+    b = recommender.with_new_items({"mod0": data["item"].mod0[:1], "mod1": mean}, transformed=True)
     torch.testing.assert_close(a.embeddings.item, b.embeddings.item)
 
 

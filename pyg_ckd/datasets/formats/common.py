@@ -32,6 +32,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, held_out
 from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
@@ -115,6 +116,7 @@ def build(
         impute=impute,
         strict=strict,
         keep=keep,
+        prepared=unpack(extras, sidecar),
     )
     for name in ("user_id", "item_id"):
         if name in extras:
@@ -140,6 +142,7 @@ def write_features(data: HeteroData, folder: Path, **extras: np.ndarray) -> None
         ids = getattr(data, name, None)
         if ids is not None:
             extras[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    extras |= pack(data)
     np.savez_compressed(folder / SIDECAR, **extras)  # type: ignore[arg-type]  # The stubs take **extras for allow_pickle.
 
 

@@ -36,6 +36,8 @@ def read_blocks(path: Path, size: int = _BLOCK) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as raw, gzip.open(raw) if _is_gzip(path) else raw as file:
             while content := file.read(size):
+                if first == 1 and not rest:
+                    content = content.removeprefix(b"\xef\xbb\xbf")  # A byte-order mark.
                 whole, newline, left = content.rpartition(b"\n")
                 if not newline:
                     rest += left

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyg_ckd.datasets.markup import plain_text
 from pyg_ckd.datasets.sources.lines import parse_line, read_lines
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -38,11 +38,13 @@ def read_metadata(path: Path, items: Sequence[str], key: str, fields: Sequence[s
             Lines of other items are skipped unread.
         items: The ids of the items, all different.
         key: The name of the id in the objects.
-        fields: Names of the fields that make up the text, in this order; lists are joined, HTML entities resolved.
+        fields: Names of the fields that make up the text, in this order; lists are joined, and HTML is
+            taken out, see :func:`pyg_ckd.datasets.markup.plain_text`.
 
     Raises:
         InputError: If the file is damaged, lists none of the items, or no record has one of the fields.
     """
+    fields = [fields] if isinstance(fields, str) else list(fields)
     rows = {item: row for row, item in enumerate(items)}
     found = Metadata([""] * len(items), [""] * len(items))
     seen: set[str] = set()
@@ -93,14 +95,11 @@ def _records(path: Path, rows: Mapping[str, int], key: str) -> Iterator[tuple[st
 
 def _text(value: Any) -> str:
     """Return a value as one line of text; whatever is nested is joined."""
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
     if isinstance(value, Mapping):
         value = [part for pair in value.items() for part in pair]
     if isinstance(value, (list, tuple, set)):
         return " ".join(filter(None, map(_text, value)))
-    text = html.unescape(str(value)).encode("utf-8", "replace").decode()  # JSON may hold halves of characters.
-    return "" if _PAGE in text else " ".join(text.split())
+    return "" if isinstance(value, str) and _PAGE in value else plain_text(value)
 
 
 def _image(record: Mapping[str, Any]) -> str:

@@ -37,27 +37,29 @@ class Interactions:
     item_id: list[str]
 
 
-def read_reviews(path: Path, fields: tuple[str, str, str]) -> pd.DataFrame:
+def read_reviews(path: Path, fields: tuple[str, str, str], rating: str | None = None) -> pd.DataFrame:
     r"""Read who reviewed what and when.
 
     Args:
         path: A file with one JSON object per line, compressed with gzip or not.
         fields: The names of user, item and time in the objects; the first two hold text, the last an integer. Other
             fields are ignored.
+        rating: The name of the rating, a number. (default: :obj:`None`, ratings are not read)
 
     Returns:
-        A frame with the categorical columns ``user`` and ``item`` and the int64 column ``timestamp``, in the order of
-        the file.
+        A frame with the categorical columns ``user`` and ``item``, the int64 column ``timestamp`` and, if asked for,
+        the float64 column ``rating``, in the order of the file.
 
     Raises:
         InputError: If the file is damaged or empty, or a line lacks a field or holds something else in it.
     """
-    schema = pa.schema(zip(fields, (pa.string(), pa.string(), pa.int64()), strict=True))
+    names = fields if rating is None else (*fields, rating)
+    schema = pa.schema(zip(names, (pa.string(), pa.string(), pa.int64(), pa.float64()), strict=False))
     blocks = [_compact(_parse(block, first, schema, path)) for first, block in read_blocks(path)]
     if not sum(block.num_rows for block in blocks):
         raise InputError(f"{path}: has no lines, expected one review in each")
     frame = pa.concat_tables(blocks).unify_dictionaries().to_pandas()
-    return frame.set_axis(["user", "item", "timestamp"], axis=1)
+    return frame.set_axis(["user", "item", "timestamp", "rating"][: len(names)], axis=1)
 
 
 def thin(frame: pd.DataFrame, k_core: int, path: Path) -> Interactions:
@@ -94,7 +96,7 @@ def _number(categories: Any, codes: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _compact(table: pa.Table) -> pa.Table:
-    columns = [table[0].dictionary_encode(), table[1].dictionary_encode(), table[2]]
+    columns = [table[0].dictionary_encode(), table[1].dictionary_encode(), *table.columns[2:]]
     return pa.table(columns, names=table.column_names)
 
 
@@ -128,17 +130,17 @@ def _parse_at_once(block: bytes, schema: pa.Schema) -> pa.Table | None:
 
 def _parse_lines(block: bytes, first: int, schema: pa.Schema, path: Path) -> pa.Table:
     rows = list(_rows(block, first, schema.names, path))
-    return pa.table([[row[i] for row in rows] for i in range(3)], schema=schema)
+    return pa.table([[row[i] for row in rows] for i in range(len(schema))], schema=schema)
 
 
-def _rows(block: bytes, first: int, fields: list[str], path: Path) -> Iterator[tuple[str, str, int]]:
+def _rows(block: bytes, first: int, fields: list[str], path: Path) -> Iterator[tuple[Any, ...]]:
     for number, line in numbered(first, block):
         where = f"{path}: line {number}"
         record = parse_line(line, where)
         for name in fields:
             if name not in record:
                 raise InputError(f"{where}: lacks a field; {unknown_name('field', name, map(str, record))}")
-        user, item, timestamp = (record[name] for name in fields)
+        user, item, timestamp, *rating = (record[name] for name in fields)
         for name, value in zip(fields, (user, item), strict=False):
             if not isinstance(value, str) or not _is_id(value):
                 raise InputError(
@@ -150,7 +152,12 @@ def _rows(block: bytes, first: int, fields: list[str], path: Path) -> Iterator[t
                 f"{where}: {fields[2]!r} is {timestamp!r:.80} ({type(timestamp).__name__}), expected an integer that "
                 f"counts from 1970; repair or remove the line"
             )
-        yield user, item, timestamp
+        if rating and (isinstance(rating[0], bool) or not isinstance(rating[0], (int, float))):
+            raise InputError(
+                f"{where}: {fields[3]!r} is {rating[0]!r:.80} ({type(rating[0]).__name__}), expected a number of "
+                f"stars; repair or remove the line"
+            )
+        yield user, item, timestamp, *rating
 
 
 def _is_id(value: str) -> bool:

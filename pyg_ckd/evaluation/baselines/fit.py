@@ -38,8 +38,9 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        embeddings: What :class:`~pyg_ckd.evaluation.Evaluator`, :func:`~pyg_ckd.evaluate` and
-            :class:`~pyg_ckd.serving.Recommender` rank with.
+        embeddings: What :class:`~pyg_ckd.evaluation.Evaluator` and :func:`~pyg_ckd.evaluate` rank with; it is served by
+            :class:`~pyg_ckd.serving.NeighbourhoodRecommender` (popularity, which is two tables, by
+            :class:`~pyg_ckd.serving.Recommender`).
         settings: The chosen knobs, arguments of the function that makes the baseline.
         seconds: Time of the choice and the fit together.
         value: The monitored metric on the validation part; :obj:`None` without one.

@@ -1,0 +1,114 @@
+"""New items come with features as they are read: the graph knows how its own were prepared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data import Embeddings, NeighborImputation, PCAFeatures, StandardizeFeatures, build_data
+from pyg_ckd.datasets import MultimodalFolder, load, write_npz
+from pyg_ckd.datasets.writing import WRITERS
+from pyg_ckd.errors import InputError
+from pyg_ckd.serving import Recommender
+
+USERS, ITEMS, NEW = 15, 40, 6
+RNG = np.random.default_rng(1)
+LATENT = RNG.normal(size=(ITEMS + NEW, 4))
+RAW = {
+    "visual": 50 + 30 * LATENT @ RNG.normal(size=(4, 12)) + RNG.normal(size=(ITEMS + NEW, 12)),
+    "textual": 0.01 * LATENT @ RNG.normal(size=(4, 70)) + 0.001 * RNG.normal(size=(ITEMS + NEW, 70)) + 3,
+}
+HAS = {"visual": np.arange(ITEMS) % 5 > 0, "textual": np.arange(ITEMS) % 7 > 0}
+TRAIN = np.array([(u, i) for u in range(USERS) for i in range(ITEMS) if (u * 7 + i) % 4 == 0]).T
+TRANSFORMS = ["standardize", "l2", "pca", "none", PCAFeatures(5, whiten=True), StandardizeFeatures(scale=False)]
+IMPUTATIONS = ["mean", "zero", "graph", "neighbors", NeighborImputation(3), "given"]
+
+
+def known(missing: bool) -> dict[str, np.ndarray]:
+    return {m: np.where(HAS[m][:, None] | (not missing), x[:ITEMS], 0.0) for m, x in RAW.items()}
+
+
+def graph(transform, impute="mean", missing: bool = True) -> HeteroData:
+    return build_data(
+        TRAIN, known(missing), has=HAS if missing else {}, transform=transform, impute=impute, num_items=ITEMS
+    )
+
+
+def recommender(data: HeteroData) -> Recommender:
+    user = torch.from_numpy(np.random.default_rng(2).normal(size=(USERS, 4)))
+    return Recommender(Embeddings(user, torch.from_numpy(LATENT[:ITEMS])), data)
+
+
+def new(*left_out: str) -> dict[str, np.ndarray]:
+    return {m: x[ITEMS:] for m, x in RAW.items() if m not in left_out}
+
+
+def rows(one: Recommender) -> torch.Tensor:
+    return one.embeddings.item[ITEMS:]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
+@pytest.mark.parametrize("impute", IMPUTATIONS, ids=repr)
+@pytest.mark.parametrize("left_out", [(), ("visual",), ("textual",)], ids=repr)
+def test_raw_features_alone_give_what_they_give_beside_raw_features_of_known_items(transform, impute, left_out):
+    one = recommender(graph(transform, impute))
+    a = rows(one.with_new_items(new(*left_out)))
+    b = rows(one.with_new_items(new(*left_out), known_features=known(True)))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
+def test_new_items_land_where_their_latent_factors_are(transform):
+    found = rows(recommender(graph(transform, missing=False)).with_new_items(new()))
+    truth = torch.from_numpy(LATENT[ITEMS:])
+    assert float((found - truth).square().mean()) < 0.25 * float(truth.square().mean())
+
+
+@pytest.mark.parametrize("transform", ["standardize", "l2"])
+def test_a_known_item_that_comes_again_as_it_was_read_is_not_everyones_first(transform):
+    one = recommender(graph(transform, missing=False))
+    again = one.with_new_items({m: x[:5] for m, x in RAW.items()})
+    first = again.recommend(k=1, exclude_seen=False).items[:, 0]
+    assert np.mean(first >= ITEMS) < 0.5
+    torch.testing.assert_close(again.embeddings.item[ITEMS:], one.embeddings.item[:5], rtol=0.5, atol=0.5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
+def test_transformed_features_may_be_given_as_such(transform):
+    data = graph(transform, missing=False)
+    expected = rows(recommender(data).with_new_items({m: RAW[m][:3] for m in RAW}))
+    given = {m: data["item"][m][:3] for m in data.modalities}
+    torch.testing.assert_close(
+        rows(recommender(data).with_new_items(given, transformed=True)), expected, rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("format", [*sorted(WRITERS), "processed"])
+@pytest.mark.parametrize("transform", ["standardize", "pca", "l2"])
+def test_graphs_from_files_know_it_too(tmp_path, transform, format):
+    data = graph(transform, "neighbors")
+    expected = rows(recommender(data).with_new_items(new("visual")))
+    if format == "processed":
+        write_npz(graph("none", "given"), tmp_path / "raw.npz")
+        for _ in range(2):
+            again = MultimodalFolder(tmp_path / "raw.npz", tmp_path / "root", features=transform, impute="neighbors")[0]
+    else:
+        path = tmp_path / ("d.npz" if format == "npz" else "d")
+        WRITERS[format](data, path)
+        again = load(path, "none", impute="neighbors")
+    found = rows(recommender(again).with_new_items(new("visual"), range(ITEMS, ITEMS + NEW)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_what_nobody_knows_is_refused_with_the_ways_out():
+    data = graph("standardize")
+    data["item"].visual = data["item"].visual * 2
+    one = recommender(data)
+    with pytest.raises(InputError, match=r"features of 'visual' were changed since .*known_features.*transformed=True"):
+        one.with_new_items(new())
+    assert rows(one.with_new_items(new(), known_features=known(False))).shape == (NEW, 4)
+    wrong = {"visual": np.ones((NEW, 5)), "textual": new()["textual"]}
+    with pytest.raises(InputError, match=r"new items: 'visual' has shape \[6, 5\], expected \[6, 12\]"):
+        recommender(graph("pca")).with_new_items(wrong)

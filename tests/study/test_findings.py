@@ -1,0 +1,254 @@
+"""What the verdict of a study says, and what it must not say."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from pyg_ckd.study.findings import ADVICE, WARNING, verdict
+from tests.report import many
+from tests.report.study import study as old_study
+
+
+def study(values: dict, reach: dict | None = None, tests: dict | None = None, seeds: int = 3, val=None) -> dict:
+    """Return a study of three modalities from joint values and shares of the teachers (0.05 each).
+
+    ``tests`` holds, by pair, p-values over users and over seeds; the difference has the sign of the values.
+    """
+    kinds = dict.fromkeys(("popularity", "item-knn", "ease", "lightgcn"), "baseline")
+    modalities = list((reach or {"plain": {"a": 1.0, "b": 1.0}})["plain"])
+    runs = []
+    for seed in range(seeds):
+        for m in modalities:
+            runs.append({"name": f"teacher:{m}", "kind": "teacher", "seed": seed, "test": {"recall@20": 0.05}})
+        for name, value in values.items():
+            views = {m: {"recall@20": 0.05 * share} for m, share in (reach or {}).get(name, {}).items()}
+            scores = {"test": {"recall@20": value}, "val": {"recall@20": (val or values)[name]}}
+            kind = kinds.get(name, "contender")
+            runs.append({"name": name, "kind": kind, "seed": seed, "views": views, "converged": True, **scores})
+    comparisons = []
+    for (a, b), found in (tests or {}).items():
+        for over, num, p in zip(("users", "seeds"), (500, seeds), found, strict=False):
+            test = {"a": a, "b": b, "metric": "recall@20", "over": over, "difference": values[a] - values[b]}
+            comparisons.append(test | {"p_value": p, "p_holm": p, "num": num})
+    return {
+        "format": 2,
+        "baselines": [name for name in values if name in kinds],
+        "contenders": [{"name": name} for name in values if name not in kinds],
+        "runs": runs,
+        "comparisons": comparisons,
+    }
+
+
+def advice(results: dict) -> str:
+    last = verdict(results)[-1]
+    assert last.startswith(ADVICE)
+    assert last.endswith(".")
+    return last.removeprefix(ADVICE).strip()
+
+
+def test_five_contenders_are_told_in_at_most_eight_sentences_and_the_last_says_what_to_do():
+    lines = verdict(many.study())
+    assert 5 <= len(lines) <= 8
+    assert all(line.endswith(".") and ". " not in line for line in lines)
+    assert lines[0] == (
+        "Warning: multitask (1 of 3 seeds) had not converged: the best epoch is the last one, so more epochs may "
+        "change the numbers."
+    )
+    assert lines[-1] == "What to do: deploy mine."
+
+
+def test_the_starving_modality_is_named_with_what_the_winner_makes_of_it():
+    reach = {"plain": {"visual": 0.97, "acoustic": 0.62, "tags": 0.8}, "mine": {"visual": 1, "acoustic": 0.91}}
+    lines = verdict(study({"plain": 0.07, "mine": 0.08}, reach))
+    assert lines[0] == (
+        "acoustic starves: its view of plain reaches 62 % of its teacher's test recall@20 (91 % in mine); short as "
+        "well: tags (80 %)."
+    )
+
+
+def test_if_nothing_starves_that_is_said():
+    lines = verdict(study({"plain": 0.07, "mine": 0.08}, {"plain": {"a": 0.95, "b": 1.02}}))
+    assert lines[0].startswith("No modality starves: every modality reaches at least 95 %")
+
+
+def test_a_single_modality_has_nothing_to_balance():
+    assert "one modality only, a" in verdict(study({"plain": 0.07}, {"plain": {"a": 0.5}}))[0]
+
+
+def test_the_winner_of_validation_is_told_with_what_it_is_worth_on_the_test_part():
+    values = {"ease": 0.075, "plain": 0.070, "mine": 0.081, "other": 0.085}
+    val = {"ease": 0.08, "plain": 0.07, "mine": 0.09, "other": 0.08}
+    tests = {("mine", "plain"): (0.003, 0.02), ("mine", "ease"): (0.0001,), ("other", "plain"): (0.0001, 0.001)}
+    lines = verdict(study(values, tests=tests, val=val))
+    assert lines[0] == (
+        "mine wins on validation (recall@20 0.0900) and has 0.0810 on the test part: +15.7 % against plain (0.0700), "
+        "more than chance (p = 0.003 over 500 users, p = 0.020 over 3 seeds, after Holm's correction)."
+    )
+    assert lines[1] == (
+        "Against EASE (0.0750), the strongest baseline on validation, that is +8.0 %, more than chance "
+        "(p < 0.001 over 500 users, after Holm's correction)."
+    )
+    assert lines[-1] == "What to do: deploy mine."
+    assert not any("other" in line for line in lines)
+
+
+def test_a_difference_that_may_be_chance_or_was_not_tested_is_not_called_one():
+    values = {"plain": 0.070, "mine": 0.081}
+    chance = study(values, tests={("mine", "plain"): (0.3, 0.2)})
+    assert "which may be chance (p = 0.30 over 500 users" in verdict(chance)[0]
+    assert advice(chance).startswith("keep plain")
+    untested = study(values)
+    assert "not tested for chance" in verdict(untested)[0]
+    assert advice(untested).startswith("keep plain")
+    # A test whose difference points the other way is not about the printed numbers.
+    turned = study(values, tests={("mine", "plain"): (0.001, 0.001)})
+    for test in turned["comparisons"]:
+        test["difference"] *= -1
+    assert "which may be chance" in verdict(turned)[0]
+    assert advice(turned).startswith("keep plain")
+
+
+def test_a_p_value_counts_after_correction_only():
+    results = study({"plain": 0.070, "mine": 0.081}, tests={("mine", "plain"): (0.03, 0.03)})
+    assert advice(results) == "deploy mine."
+    for test in results["comparisons"]:
+        test["p_holm"] = 0.09
+    assert advice(results).startswith("keep plain")
+
+
+def test_seeds_that_do_not_confirm_what_users_show_are_said_and_asked_for():
+    results = study({"plain": 0.070, "mine": 0.081}, tests={("mine", "plain"): (0.001, 0.2)})
+    assert "more than chance over users but not for certain over seeds" in verdict(results)[0]
+    assert advice(results) == "deploy mine, after further seeds have confirmed its lead over plain."
+
+
+def test_one_seed_is_said_to_be_few():
+    results = study({"plain": 0.070, "mine": 0.081}, tests={("mine", "plain"): (0.001,)}, seeds=1)
+    assert verdict(results)[-2].startswith("One seed only")
+    assert "after further seeds" in advice(results)
+    assert not any("seed only" in line or "seeds only" in line for line in verdict(study({"plain": 0.1, "a": 0.2})))
+
+
+def test_contenders_that_are_worse_by_a_tested_difference_stand_in_one_sentence():
+    values = {"plain": 0.070, "mine": 0.081, "bad": 0.060, "worse": 0.050, "maybe": 0.069}
+    tests = {(name, "plain"): (0.001, 0.01) for name in ("mine", "bad", "worse")} | {("maybe", "plain"): (0.4, 0.4)}
+    lines = [line for line in verdict(study(values, tests=tests)) if line.startswith("Worse than plain")]
+    assert lines == [
+        "Worse than plain in test recall@20 by a tested difference: bad (−14.3 %, p = 0.001 over 500 users) and worse "
+        "(−28.6 %, p = 0.001 over 500 users)."
+    ]
+
+
+BEHIND = {("plain", "lightgcn"): (0.001,), ("mine", "lightgcn"): (0.001,)}
+
+
+@pytest.mark.parametrize("base", ["lightgcn", "item-knn"])
+def test_modalities_do_not_pay_off_if_every_contender_is_behind_by_a_tested_difference(base):
+    tests = {(a, base): p for (a, _), p in BEHIND.items()}
+    results = study({base: 0.09, "plain": 0.07, "mine": 0.08}, tests=tests)
+    title = {"lightgcn": "LightGCN", "item-knn": "Item-kNN"}[base]
+    assert verdict(results)[0] == (
+        f"Warning: every contender is behind {title} (0.0900) by a tested difference in test recall@20, so the "
+        "modalities do not pay off here."
+    )
+    assert advice(results) == f"use {title}; content does not pay here."
+
+
+@pytest.mark.parametrize(
+    ("values", "tests"),
+    [
+        ({"lightgcn": 0.09, "plain": 0.07, "mine": 0.08}, {}),
+        ({"lightgcn": 0.09, "plain": 0.07, "mine": 0.08}, BEHIND | {("mine", "lightgcn"): (0.2,)}),
+        ({"lightgcn": 0.09, "plain": 0.07, "mine": 0.10}, BEHIND),
+        ({"lightgcn": 0.06, "plain": 0.07, "mine": 0.08}, BEHIND),
+        ({"popularity": 0.01, "ease": 0.09, "plain": 0.07}, {("plain", "ease"): (0.001,)}),
+    ],
+    ids=["untested", "one may be chance", "one ahead", "all ahead", "no such baseline"],
+)
+def test_modalities_are_not_said_to_pay_nothing_otherwise(values, tests):
+    assert not any("pay" in line for line in verdict(study(values, tests=tests)))
+
+
+def test_a_baseline_that_is_ahead_of_the_winner_is_advised():
+    results = study({"ease": 0.09, "plain": 0.07}, tests={("plain", "ease"): (0.001,)})
+    assert advice(results) == "use EASE; plain is behind it."
+
+
+def test_plain_is_kept_where_it_wins():
+    results = study({"plain": 0.08, "mine": 0.07}, tests={("mine", "plain"): (0.001, 0.01)})
+    assert advice(results) == "keep plain; balancing buys nothing here."
+    assert verdict(results)[0] == "plain wins on validation (recall@20 0.0800) and has 0.0800 on the test part."
+
+
+def late(results: dict, name: str, num: int) -> dict:
+    for run in [run for run in results["runs"] if run["name"] == name][:num]:
+        run["converged"] = False
+    return results
+
+
+def test_runs_that_had_not_converged_are_a_warning_and_decide_about_the_advice():
+    tests = {("mine", "plain"): (0.001, 0.01)}
+    values = {"plain": 0.07, "mine": 0.08}
+    plain = late(study(values, tests=tests), "plain", 3)
+    assert verdict(plain)[0].startswith("Warning: plain (3 of 3 seeds) had not converged")
+    assert advice(plain) == "raise max_epochs and run again before choosing, for plain had not converged."
+    assert advice(late(study(values, tests=tests), "plain", 1)) == "deploy mine."
+    # More epochs can only add to a lead that is there.
+    winner = late(study(values, tests=tests), "mine", 3)
+    assert verdict(winner)[0].startswith("Warning: mine (3 of 3 seeds)")
+    assert advice(winner) == "deploy mine."
+    assert "run again" in advice(late(study(values), "mine", 3))
+
+
+def test_unknown_convergence_is_not_called_missing():
+    results = study({"plain": 0.07, "mine": 0.08})
+    for run in results["runs"]:
+        run["converged"] = None
+    assert not any("converged" in line for line in verdict(results))
+
+
+def test_models_below_popularity_are_a_warning():
+    lines = verdict(study({"popularity": 0.075, "plain": 0.07, "mine": 0.08}))
+    assert lines[0] == (
+        "Warning: recommending the most popular items to everybody reaches recall@20 0.0750, and Teacher: a (0.0500), "
+        "Teacher: b (0.0500) and plain (0.0700) do not beat that."
+    )
+
+
+def test_warnings_come_first():
+    results = late(study({"popularity": 0.075, "plain": 0.07, "mine": 0.08}), "plain", 1)
+    flags = [line.startswith(WARNING) for line in verdict(results)]
+    assert flags == sorted(flags, reverse=True)
+    assert sum(flags) == 2
+
+
+def test_the_story_is_told_with_the_monitored_metric():
+    results = many.study()
+    for run in results["runs"]:
+        for part in ("val", "test"):
+            run[part]["map@5"] = 0.5 * run[part]["recall@20"]
+    lines = verdict({**results, "monitor": "map@5", "winner": None})
+    assert any("map@5" in line for line in lines)
+    assert not any("recall@20" in line for line in lines)
+
+
+def test_results_of_format_1_have_a_verdict_too():
+    lines = verdict(old_study())
+    assert any("ckd wins on validation" in line for line in lines)
+    assert lines[-1] == "What to do: deploy ckd."
+
+
+def test_verdict_changes_nothing_and_has_an_answer_without_runs():
+    results = many.study()
+    before = copy.deepcopy(results)
+    verdict(results)
+    assert results == before
+    assert verdict({"runs": []}) == ["Nothing to compare yet: the study holds no run of a contender."]
+
+
+def test_another_name_tells_the_same_story():
+    results = many.study(contenders=("plain", "ckd"))
+    renamed = many.renamed(results, {"ckd": "zebra"})
+    assert [line.replace("zebra", "ckd") for line in verdict(renamed)] == verdict(results)
