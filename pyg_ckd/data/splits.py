@@ -157,6 +157,7 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
         InputError: If nothing is left, with the largest ``k`` that would leave something; or if ``k`` is negative.
     """
     check_core(k, k_item)
+    k, k_item = operator.index(k), None if k_item is None else operator.index(k_item)
     pairs = _as_pairs(interactions, "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)
