@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -29,7 +30,7 @@ from pyg_ckd.data.checks import (
     without_repetition,
 )
 from pyg_ckd.data.cut import keep_whole
-from pyg_ckd.data.feedback import Positive, check_feedback, liked
+from pyg_ckd.data.feedback import Positive, check_feedback, feedback_columns, liked
 from pyg_ckd.data.frames import is_frame, join
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES, check_whole
@@ -118,7 +119,7 @@ def build_data(
     given = {"train": train, "val": val, "test": test}
     num_users, num_items = check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
     _check_names(features, has or {}, source)
-    given = {split: _liked(part, min_rating, positive, f"{source}: {split}") for split, part in given.items()}
+    given = _likes(given, min_rating, positive, source)
     joined = join(given, features, has or {}, user_id, item_id, num_users, source)
     edges = {split: as_edge_index([] if part is None else part, split, source) for split, part in joined.parts.items()}
     matrices = {m: as_features(matrix, m, source) for m, matrix in joined.features.items()}
@@ -210,15 +211,26 @@ def fingerprint(data: HeteroData) -> str:
     return digest.hexdigest()
 
 
-def _liked(part: Any, min_rating: float | None, positive: Positive, where: str) -> Any:
-    """Return interactions without those that are no likes."""
+def _likes(parts: dict[str, Any], min_rating: float | None, positive: Positive, source: str) -> dict[str, Any]:
+    """Return interactions without those that are no likes; all frames together are asked once."""
     check_feedback(min_rating, positive)
-    if not is_frame(part):
-        if part is not None and (min_rating is not None or positive is not None):
-            raise InputError(f"{where} is no frame with ratings or labels; leave out min_rating and positive")
-        return part
-    mask = liked(part, min_rating, positive, where)
-    return part if mask is None else part[mask]
+    frames = {split: part for split, part in parts.items() if is_frame(part)}
+    for split, part in parts.items():
+        if part is not None and split not in frames and (min_rating is not None or positive is not None):
+            raise InputError(f"{source}: {split} is no frame with ratings or labels; leave out min_rating and positive")
+    if not frames:
+        return parts
+    columns = [
+        pd.DataFrame(
+            {name: frame[name].to_numpy() for name in feedback_columns(frame.columns)}, index=range(len(frame))
+        )
+        for frame in frames.values()
+    ]
+    mask = liked(pd.concat(columns, ignore_index=True), min_rating, positive, f"{source}: {', '.join(frames)}")
+    if mask is None:
+        return parts
+    masks = np.split(mask, np.cumsum([len(frame) for frame in frames.values()])[:-1])
+    return parts | {split: frame[keep] for (split, frame), keep in zip(frames.items(), masks, strict=True)}
 
 
 def _check_names(features: Mapping[str, Any], has: Mapping[str, Any], source: str) -> None:

@@ -97,9 +97,8 @@ def _warn(column: pd.Series, name: str, where: str) -> None:
 
 def _choose(names: Sequence[Any], first: Sequence[str], option: str, columns: Iterable[Any], where: str) -> Any:
     if not names:
-        raise InputError(
-            f"{where}: {option} needs a column 'rating' or 'label', but found {', '.join(map(str, columns))}; add it"
-        )
+        found = ", ".join(map(str, columns)) or "none"
+        raise InputError(f"{where}: {option} needs a column 'rating' or 'label', but found {found}; add it")
     return next((name for name in names if _plain(name) in first), names[0])
 
 

@@ -106,7 +106,7 @@ class StandardizeFeatures(FittedTransform):
 
     def __init__(self, modalities: Sequence[str] | None = None, scale: bool = True) -> None:
         super().__init__(modalities)
-        self.scale = scale
+        self.scale = bool(scale)
 
     def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
         """Return mean and factor of each column ``[d]``, in float64."""
@@ -183,8 +183,8 @@ class PCAFeatures(FittedTransform):
         if num_components < 1:
             raise InputError(f"num_components is {num_components}, expected {expected}")
         self.num_components = num_components
-        self.whiten = whiten
-        self.seed = seed
+        self.whiten = bool(whiten)
+        self.seed = as_integer(seed, "seed")
 
     def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
         """Return the mean ``[d]`` and the components ``[d', d]``, in float64; without variance, a component is zero."""

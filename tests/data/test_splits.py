@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -212,3 +213,13 @@ def test_bad_interactions_and_negative_k_are_refused():
         random_split([[0, 0], [0, 1], [1, 1]])
     with pytest.raises(InputError, match="k=-1"):
         k_core([[0], [0]], -1)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.array, torch.tensor], ids=["int64", "array", "tensor"])
+def test_integers_of_numpy_and_pytorch_are_integers(kind):
+    pairs = np.array([(u, i) for u in range(4) for i in range(5)]).T
+    for one, other in zip(random_split(pairs, seed=kind(3)), random_split(pairs, seed=3), strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(k_core(pairs, kind(4), kind(2)), k_core(pairs, 4, 2))
+    with pytest.raises(InputError, match=r"split: seed is 3.0, expected an integer of at least 0"):
+        random_split(pairs, seed=3.0)

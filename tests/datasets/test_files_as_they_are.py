@@ -382,8 +382,11 @@ def test_frames_have_ratings_too():
     log = pd.DataFrame({"user": [0, 0, 1, 1], "item": [0, 1, 1, 2], "rating": [5, 1, 4, 3]})
     x = {"visual": np.eye(3)}
     assert build_data(log, x, min_rating=3)[RATES].edge_index.tolist() == [[0, 1, 1], [0, 1, 2]]
-    with pytest.warns(UserWarning, match="train: the column 'rating' .5 1x|train: the column 'rating'"):
-        assert build_data(log, x)[RATES].edge_index.size(1) == 4
+    late = pd.DataFrame({"user": [0, 1], "item": [2, 0], "rating": [1, 2]})
+    assert build_data(log, x, val=late, min_rating=3)[RATES].val_edge_index.size(1) == 0
+    with pytest.warns(UserWarning, match="input: train, val: the column 'rating'") as said:
+        assert build_data(log, x, val=late)[RATES].edge_index.size(1) == 4
+    assert len(said) == 1
     with pytest.raises(InputError, match="train is no frame with ratings or labels"):
         build_data([[0], [0]], x, min_rating=3)
 
