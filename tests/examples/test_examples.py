@@ -42,7 +42,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ],
             ["teacher visual", "chosen: "],
         ),
-        ("baselines.py", ["--data", "synthetic"], ["| synthetic | item-knn |", "| synthetic | ease-content |"]),
+        ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         ("ablation.py", ["--max_epochs", "1"], ["| no teachers |", "| no re-weighting |", "| all |"]),
     ],
 )
