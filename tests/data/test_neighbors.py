@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from pyg_ckd.data import build_data, neighbors
-from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian, without_content
+from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian, shared_counts, without_content
 from pyg_ckd.errors import InputError
 
 
@@ -459,3 +459,14 @@ def test_candidates_of_another_width_or_fewer_than_neighbours_are_refused():
         knn(torch.ones(4, 3), 1, among=torch.ones(4, 2))
     with pytest.raises(InputError, match="k: found 3, expected 1 to 2, the number of rows"):
         knn(torch.ones(4, 3), 3, among=torch.ones(2, 3))
+
+
+def test_shared_counts_are_the_gram_matrix_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = np.random.default_rng(0).integers(0, [[40], [31]], (2, 300))
+    rates = np.zeros((40, 31), dtype=np.int64)
+    rates[edges[0], edges[1]] = 1
+    monkeypatch.setattr(neighbors, "_BLOCK_PAIRS", 100)
+    blocks = list(shared_counts(torch.from_numpy(edges), 40, 31))
+    assert len(blocks) > 3
+    assert [first for first, _ in blocks] == np.cumsum([0, *(block.shape[0] for _, block in blocks[:-1])]).tolist()
+    assert np.array_equal(np.concatenate([block.toarray() for _, block in blocks]), rates @ rates.T)

@@ -42,6 +42,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ],
             ["teacher visual", "chosen: "],
         ),
+        ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         ("ablation.py", ["--max_epochs", "1"], ["| no teachers |", "| no re-weighting |", "| all |"]),
     ],
 )
