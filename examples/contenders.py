@@ -1,7 +1,7 @@
 """Put all runs of studies into Markdown tables, one for each study: baselines, teachers and contenders.
 
-``python -m examples.contenders FOLDER...`` reads the ``results.json`` that ``pyg-ckd compare`` wrote to every folder. The
-tables of ``docs/results/yardsticks.md`` were made with it.
+``python -m examples.contenders FOLDER...`` reads the ``results.json`` that ``pyg-ckd compare`` wrote to each. Those
+of ``docs/results/yardsticks.md`` were made with it.
 """
 
 from __future__ import annotations
