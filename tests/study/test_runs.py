@@ -62,7 +62,7 @@ def test_keys_do_not_depend_on_what_does_not_decide(tmp_path):
         ({"trainer": {**TRAINER, "lr": 0.5}}, {"popularity", "lightgcn"}),
         ({"trainer": {**TRAINER, "max_epochs": 3}}, {"popularity"}),
     ],
-    ids=str,
+    ids=["plain", "teacher", "distillation", "model", "lightgcn", "lr", "max_epochs"],
 )
 def test_keys_depend_on_every_option_and_on_those_of_the_teachers(settings, same, tmp_path):
     before, after = keys(small(tmp_path / "a")), keys(small(tmp_path / "b", settings=settings))
