@@ -201,13 +201,14 @@ class Trainer:
         from lightning_fabric import Fabric
 
         objective = as_objective(model, data)
+        callbacks, loggers = as_callbacks(self.callbacks), as_loggers(self.loggers)
         try:
             fabric = Fabric(
                 accelerator=self.device,
                 devices=1,
                 precision=self.precision,  # type: ignore[arg-type]
-                callbacks=as_callbacks(self.callbacks),
-                loggers=as_loggers(self.loggers),
+                callbacks=callbacks,
+                loggers=loggers,
             )
         except (ValueError, RuntimeError) as error:
             raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
@@ -222,6 +223,7 @@ class Trainer:
         except BaseException as error:
             with suppress(CallbackError):  # What went wrong first is what is to be mended.
                 hooks("on_exception", exception=error)
+            with suppress(CallbackError):
                 finish_loggers(fabric, "failed")
             raise
         return history
