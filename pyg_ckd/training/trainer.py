@@ -206,13 +206,14 @@ class Trainer:
 
         objective = as_objective(model, data)
         accelerator, devices = fabric_device(self.device)
+        callbacks, loggers = as_callbacks(self.callbacks), as_loggers(self.loggers)
         try:
             fabric = Fabric(
                 accelerator=accelerator,
                 devices=devices,
                 precision=self.precision,  # type: ignore[arg-type]
-                callbacks=as_callbacks(self.callbacks),
-                loggers=as_loggers(self.loggers),
+                callbacks=callbacks,
+                loggers=loggers,
             )
         except (ValueError, RuntimeError) as error:
             raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
@@ -227,6 +228,7 @@ class Trainer:
         except BaseException as error:
             with suppress(CallbackError):  # What went wrong first is what is to be mended.
                 hooks("on_exception", exception=error)
+            with suppress(CallbackError):
                 finish_loggers(fabric, "failed")
             raise
         return history
