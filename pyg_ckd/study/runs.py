@@ -23,7 +23,8 @@ from pyg_ckd.options import is_plain
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.checkpoint import FORMAT
 
-KINDS = ("baseline", "teacher", "contender")
+IDS = ("user_id", "item_id")
+"""What a graph says of its users and items that no model reads."""
 
 
 @dataclass(frozen=True)
@@ -159,19 +160,27 @@ def training_data(data: HeteroData) -> HeteroData:
     for store in data.stores:
         target = kept if store._key is None else kept[store._key]
         for name, value in store.items():
-            if isinstance(value, Tensor):
-                target[name] = value if value.data_ptr() % 64 == 0 else value.clone()
-            elif name not in ("user_id", "item_id") and is_plain(value):
-                target[name] = _builtin(value)
+            if name not in IDS and _is_kept(value):
+                target[name] = _built_in(value)
     return kept
 
 
-def _builtin(value: Any) -> Any:
-    """Return plain values as Python's own types: NumPy's numbers are numbers, too."""
+def _is_kept(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return {_builtin(key): _builtin(item) for key, item in value.items()}
+        return all(map(_is_kept, value.values()))
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_builtin, value)) if type(value) in (list, tuple) else list(map(_builtin, value))
+        return all(map(_is_kept, value))
+    return isinstance(value, Tensor) or is_plain(value)
+
+
+def _built_in(value: Any) -> Any:
+    """Return tensors and plain values as PyTorch's and Python's own types: NumPy's numbers are numbers, too."""
+    if isinstance(value, Tensor):
+        return value if value.data_ptr() % 64 == 0 else value.clone()
+    if isinstance(value, Mapping):
+        return {_built_in(key): _built_in(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_built_in, value)) if isinstance(value, tuple) else list(map(_built_in, value))
     return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), None)
 
 
