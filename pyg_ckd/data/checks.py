@@ -35,9 +35,10 @@ def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int 
     if size is None and inferred:
         return None
     expected = "a positive integer or None to infer it" if inferred else "a positive integer"
-    number = as_integer(size, f"{source}: {name}", expected=expected)
-    if number < 1:
-        raise InputError(f"{source}: {name} is {number}, expected {expected}")
+    try:
+        number = as_integer(size, name, least=1)
+    except InputError:
+        raise InputError(f"{source}: {name} is {size!r}, expected {expected}") from None
     return number
 
 

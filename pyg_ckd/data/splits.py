@@ -203,10 +203,10 @@ def check_seed(seed: int) -> int:
     Raises:
         InputError: If it is negative.
     """
-    seed = as_integer(seed, "split: seed")
-    if seed < 0:
-        raise InputError(f"split: seed is {seed}, expected an integer of at least 0")
-    return seed
+    try:
+        return as_integer(seed, "seed", least=0)
+    except InputError:
+        raise InputError(f"split: seed is {seed!r}, expected an integer of at least 0") from None
 
 
 def _core(rows: list[np.ndarray], k_user: int, k_item: int) -> np.ndarray:

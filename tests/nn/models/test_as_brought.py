@@ -27,7 +27,9 @@ from tests.nn.models.zoo import Toy, every_backbone, every_multimodal_backbone
 USES: dict[str, Callable[[Any, Any], Any]] = {
     "evaluate": lambda model, data: dict(evaluate(model, data, k=3)),
     "evaluate a view": lambda model, data: dict(evaluate(model, data, k=3, view="mod1")),
-    "estimate_effects": lambda model, data: estimate_effects(model, data, k=3, num_bootstrap=5).table.to_dict(),
+    "estimate_effects": lambda model, data: (
+        estimate_effects(model, data, k=3, num_bootstrap=5).table.fillna(-1.0).to_dict()
+    ),
     "recommend": lambda model, data: Recommender(model, data).recommend(k=3).items.tolist(),
     "explain": lambda model, data: Recommender(model, data).explain([0, 1], 2).shares.tolist(),
     "embed": lambda model, data: [x.tolist() for x in embed(model, data, [["mod0"]])[0]],
