@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -117,7 +118,26 @@ def _dense_step(optimizer: torch.optim.Adam) -> None:
     step: Callable[[torch.optim.Adam], Any] = torch.optim.Adam.step
     if getattr(step, "hooked", False):  # PyTorch wraps the method of the class as soon as there is an Adam.
         step = step.__wrapped__  # type: ignore[attr-defined]
-    step(optimizer)
+    with _as_one_group(optimizer):
+        step(optimizer)
+
+
+@contextmanager
+def _as_one_group(optimizer: torch.optim.Adam) -> Iterator[None]:
+    """Put all groups that differ in their parameters alone into one, for one kernel in the place of several."""
+    groups = optimizer.param_groups
+    options = [{k: v for k, v in group.items() if isinstance(v, (bool, int, float, tuple))} for group in groups]
+    rest = ("params", "modality")
+    same = all(given == options[0] for given in options)
+    plain = all(
+        v is None or k in given or k in rest for g, given in zip(groups, options, strict=True) for k, v in g.items()
+    )
+    if len(groups) > 1 and same and plain:
+        optimizer.param_groups = [{**groups[0], "params": [p for group in groups for p in group["params"]]}]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = groups
 
 
 def _make_up(first: Tensor, second: Tensor, last: Tensor, now: Tensor, group: dict[str, Any]) -> Tensor:

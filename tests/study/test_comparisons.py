@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.statistics import holm
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
 
@@ -74,6 +75,9 @@ def test_holm_agrees_with_a_computation_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+    for wrong in (1.5, float("nan")):
+        with pytest.raises(InputError, match=r"found .* at p_values\[1\], expected numbers from 0 to 1"):
+            holm([0.5, wrong])
 
 
 def test_the_winner_is_chosen_on_validation_whatever_the_test_part_says():

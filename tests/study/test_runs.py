@@ -41,6 +41,7 @@ def test_keys_do_not_depend_on_what_does_not_decide(tmp_path):
         "cut-offs": {"k": (1, 2, 7)},
         "defaults that are spelled out": {"settings": {"plain": {"l2": 0.01}, "teacher": {"l2": 0.01}}},
         "numbers of NumPy": {"settings": {"trainer": {**TRAINER, "max_epochs": np.int64(2)}}},
+        "whole numbers": {"settings": {"distillation": {"num_random_triples": 20, "generic_weight": 5}}},
         "other contenders": {"contenders": {"mine": Gentle, "ckd": Contender("ckd", {"num_random_triples": 20})}},
     }
     for name, options in same.items():
