@@ -309,7 +309,7 @@ class RunningInformation(nn.Module):
             available: Which modalities the items of each triple have, bool ``[B, M]``. (default: :obj:`None`, all)
         """
         alone = margins if base is None else margins - base.unsqueeze(-1)
-        count = alone.new_full(self.count.shape, alone.size(0)) if available is None else available.sum(dim=0)
+        count = self.count.new_full(self.count.shape, alone.size(0)) if available is None else available.sum(dim=0)
         self.label_sum += count * label_information(alone, available)
         self.count += count
         self.moments += _moments(alone, None, available)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -163,8 +164,10 @@ class Objective(nn.Module):
         joint = out[views[0]]
         with shared_triples():
             balance = self.balance(out, batch)  # First, for it reads most: what follows finds its rows already read.
-            weights = self.triple_weights(out, batch)
-            weighted = batch if weights is None else batch.weighted(self._checked(weights, batch))
+            own = f"{type(self).__name__}.triple_weights"
+            given = {"the sampler": batch.weight, own: self.triple_weights(out, batch)}
+            weights = [self._checked(source, w, batch) for source, w in given.items() if w is not None]
+            weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.l2 > 0:
                 terms["l2"] = self.l2 * self.student.penalty(joint, batch)
@@ -176,20 +179,24 @@ class Objective(nn.Module):
                 )
         return terms | balance
 
-    def _checked(self, weights: Tensor, batch: TripletBatch) -> Tensor:
+    def _checked(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
+        if not isinstance(weights, Tensor):
+            raise InputError(f"{source}: found {type(weights).__name__}, expected a tensor of weights, one per triple")
         weights = weights.detach()
         if weights.shape != batch.user.shape:
             raise InputError(
-                f"{type(self).__name__}.triple_weights: found shape {list(weights.shape)}, expected "
-                f"[{batch.user.numel()}], one weight for every triple"
+                f"{source}: found shape {list(weights.shape)}, expected [{batch.user.numel()}], one weight for every "
+                "triple"
             )
         if not weights.is_floating_point():
-            raise InputError(
-                f"{type(self).__name__}.triple_weights: found {weights.dtype}, expected floating-point numbers"
-            )
+            raise InputError(f"{source}: found {weights.dtype}, expected floating-point numbers")
         bad = (~(weights >= 0) | weights.isinf()).any()  # Read after the epoch: a step never waits for its own numbers.
         self._bad_weights = bad if self._bad_weights is None else self._bad_weights | bad
         return weights
+
+    def forget_weights(self) -> None:
+        """Begin a training: weights of an earlier one, perhaps broken off, are not looked at any more."""
+        self._bad_weights = None
 
     def check_epoch(self) -> None:
         """Refuse weights of triples that were negative or not finite in the finished epoch.

@@ -84,10 +84,12 @@ def _step(
     terms: dict[str, Tensor] = steps.module.loss(features, graph, batch)  # type: ignore[operator]
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
     hooks("on_before_optimizer_step", optimizer=steps.optimizer)
+    if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):
+        return terms  # A scaler of gradients takes no step without any.
     try:
         steps.wrapped.step()
     except RuntimeError as error:
-        if "sparse" not in str(error):
+        if "sparse" not in str(error).lower():
             raise
         name = type(steps.optimizer).__name__
         raise InputError(

@@ -20,6 +20,9 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_ckd.wrappers import unwrap
 
+MASK = "item_mask_"
+"""What the names of buffers begin with that say which items have a modality."""
+
 
 def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
     """Write a trained backbone; of an objective, its student and, if it ranks with scores of its own, itself.
@@ -141,7 +144,9 @@ def _restore(path: str | os.PathLike[str], student: Backbone, content: Any) -> O
     try:
         tables = {m: Embeddings(*pair) for m, pair in content["teachers"].items()}
         given: list[Any] = [tables] if cls.needs_teachers else []
-        objective: Objective = cls(student, *given, **content["options"])
+        masks = {k.removeprefix(MASK): v for k, v in content["state"].items() if k.startswith(MASK)}
+        options: dict[str, Any] = content["options"] | ({"has": masks} if masks else {})
+        objective: Objective = cls(student, *given, **options)
         kept = {k: v for k, v in objective.state_dict().items() if k.startswith(("student.", "teacher_"))}
         objective.load_state_dict(kept | content["state"])
     except (TypeError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import os
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -137,12 +139,43 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     digest = hashlib.sha256()
     settings = {**objective.settings(), **trainer.settings(objective), "max_epochs": trainer.max_epochs}
     settings["format"] = KEY_FORMAT
+    settings["code"] = code_of(objective.student)
+    if trainer.callbacks:  # They can end a training.
+        given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
+        settings["callbacks"] = [f"{type(c).__module__}.{type(c).__qualname__}" for c in given]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(f"{fingerprint(data)}{objective.student!r}{_attributes(objective.student)}".encode())
     for name, value in objective.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def code_of(module: nn.Module) -> str:
+    """Return a hash of the code of a module's and its submodules' classes, but for those of PyTorch.
+
+    Args:
+        module: The module.
+    """
+    digest = hashlib.sha256()
+    classes = {cls for part in module.modules() for cls in type(part).__mro__}
+    own = [cls for cls in classes if cls.__module__.split(".")[0] not in ("torch", "builtins", "torch_geometric")]
+    for cls in sorted(own, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        for name, value in sorted(vars(cls).items()):
+            function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+            if code is not None:
+                digest.update(f"{cls.__qualname__}.{name}{_instructions(code)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _instructions(code: CodeType) -> str:
+    """Return what a function does as text, without addresses, file names and line numbers."""
+    constants = [
+        _instructions(c) if isinstance(c, CodeType) else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def _claim(folder: Path) -> None:

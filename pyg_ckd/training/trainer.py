@@ -237,6 +237,7 @@ class Trainer:
         features, edges = unpack(data, fabric.device, dtype_of(objective))
         objective.to(fabric.device)
         objective.train()
+        objective.forget_weights()
         graph = objective.prepare(features, edges)  # An adapted module may learn here which parameters are whose.
         validation = None
         if held_out(data, "val").size(1):
@@ -262,6 +263,9 @@ class Trainer:
                 if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
                     self._write(run, settings)
                     written = time.monotonic()
+        early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
+        if validation is not None and early:
+            validation(run, history.rows[-1], features, graph)
         if validation is None:
             run.keep_best()
             history.best_epoch = run.epoch
@@ -269,7 +273,7 @@ class Trainer:
             history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
         objective.load_state_dict(run.best_state)
         history.stopped = self._ended(run)
-        history.converged = history.stopped != "max_epochs" or run.stopper.waited > 0
+        history.converged = run.steps is None or run.stopper.waited > 0
         log_end(name, run)
 
     def _steps(
@@ -301,7 +305,7 @@ class Trainer:
         if run.steps is None:
             last = True
             run.objective.progress = Progress()
-            row: dict[str, float] = {"epoch": epoch} | run.objective.epoch_statistics()
+            row: dict[str, float] = {"epoch": epoch}
             run.history.seconds.append(0.0)
         else:
             row = train_epoch(fabric, hooks, run, features, graph, self.max_epochs)
@@ -310,7 +314,9 @@ class Trainer:
             hooks("on_validation_start", epoch=epoch)
             validation(run, row, features, graph)
             hooks("on_validation_end", epoch=epoch, row=row)
-        if run.steps is not None:
+        if run.steps is None:
+            row |= run.objective.epoch_statistics()  # What the validation has chosen.
+        else:
             step_scheduler(run.steps.scheduler, row.get(f"val/{self.monitor}"))
         return row
 

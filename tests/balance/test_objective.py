@@ -187,3 +187,24 @@ def test_views_may_differ_from_step_to_step_and_be_empty(make_data):
         margin, ids = (objective(*doubled(data), v).margin(*BATCH[:3]) for v in (view, []))
         assert terms["bpr"].item() == pytest.approx(nn.functional.softplus(-margin).mean().item(), abs=1e-10)
         assert terms["ids"].item() == pytest.approx(ids.square().mean().item(), abs=1e-10)
+
+
+def test_weights_of_the_sampler_are_checked_and_multiply_those_of_the_strategy(make_data):
+    data = make_data()
+    own = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    drawn = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    both = weighted(data, own).loss(*doubled(data), BATCH.weighted(drawn))["bpr"]
+    assert both.item() == pytest.approx(
+        weighted(data, own * drawn).loss(*doubled(data), BATCH)["bpr"].item(), abs=1e-12
+    )
+    with pytest.raises(InputError, match=r"the sampler: found shape \[3, 1\], expected \[3\]"):
+        Objective(student(data)).loss(*doubled(data), BATCH.weighted(drawn.unsqueeze(-1)))
+    with pytest.raises(InputError, match=r"Weighted\.triple_weights: found list, expected a tensor"):
+        weighted(data, [1.0, 1.0, 1.0]).loss(*doubled(data), BATCH)
+    objective = Objective(student(data))
+    objective.loss(*doubled(data), BATCH.weighted(-drawn))
+    with pytest.raises(InputError, match="negative, infinite or NaN weights"):
+        objective.check_epoch()
+    objective.loss(*doubled(data), BATCH.weighted(-drawn))
+    objective.forget_weights()  # A training begins.
+    objective.check_epoch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyg_ckd.balance import MultitaskObjective, UnimodalEnsemble
+from pyg_ckd.balance import MaskedObjective, MultitaskObjective, UnimodalEnsemble
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import FREEDOM, VBPR
@@ -96,3 +96,25 @@ def test_a_file_never_causes_an_import(tmp_path, monkeypatch):
     torch.save(content | {"strategy": {"path": "x"}}, path)
     with pytest.raises(InputError, match=r"model\.pt: the part 'strategy' is damaged"):
         load_model(path, data)
+
+
+def test_masks_of_items_come_back_with_the_objective(tmp_path):
+    class Fused(MaskedObjective):
+        """Ranks with scores of its own, and knows who lacks what."""
+
+        def __init__(self, student, has=None) -> None:
+            super().__init__(student)
+            self.store_masks(has)
+
+        def forward_views(self, *args, **options):
+            return super().forward_views(*args, **options)
+
+    globals()["Fused"] = Fused
+    Fused.__qualname__ = "Fused"
+    data = planted_data()
+    mask = torch.arange(data["item"].num_nodes) % 3 > 0
+    model = Fused(VBPR.from_data(data, embedding_dim=4), {"visual": mask})
+    save_model(tmp_path / "model.pt", model, data)
+    again = load_model(tmp_path / "model.pt", data)
+    assert type(again) is Fused
+    assert torch.equal(again.item_mask_visual, mask)

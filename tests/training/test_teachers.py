@@ -12,6 +12,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn import FREEDOM, VBPR, LightGCN, as_backbone
 from pyg_ckd.training import Trainer, build, train_teachers
+from pyg_ckd.training.teachers import code_of
 from tests.training.problem import planted_data, same_bits, trainer
 
 WIDTH = {"embedding_dim": 4}
@@ -272,3 +273,16 @@ def test_numbers_of_an_adapted_module_are_part_of_what_decides(tmp_path, fits):
             lambda data, s=scale: as_backbone(Scaled(*sizes, s), data), data, trainer(max_epochs=1), cache_dir=tmp_path
         )
     assert len(fits) == 2 * len(data.modalities)
+
+
+def test_code_tells_apart_backbones_of_one_name_with_another_body():
+    def make(body: str) -> type[VBPR]:
+        space: dict = {}
+        exec(f"def penalty(self, out, batch):\n    return {body}", space)
+        return type("Edited", (VBPR,), {"penalty": space["penalty"]})
+
+    data = planted_data()
+    bodies = ("1.0 * out.user.sum()", "1.0 * out.user.sum()", "2.0 * out.user.sum()")
+    one, again, other = (code_of(make(body).from_data(data, embedding_dim=4)) for body in bodies)
+    assert one == again
+    assert one != other

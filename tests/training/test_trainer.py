@@ -341,3 +341,25 @@ def test_metric_is_split_into_name_and_cutoff():
     for wrong in ("ndcg", "ndcg@", "ndcg@x", "@", "ndcg@-1"):
         with pytest.raises(InputError, match="metric: found"):
             parse_metric(wrong)
+
+
+class _Stop:
+    """Ends training after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, history, epoch, **_) -> None:
+        if epoch == self.epoch:
+            history.stopped = "enough"
+
+
+def test_a_training_that_is_ended_before_an_evaluation_was_due_is_evaluated_and_keeps_what_it_learnt():
+    data = planted_data()
+    model = build(VBPR, data, 0, embedding_dim=4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    history = trainer(max_epochs=9, eval_every=5, callbacks=_Stop(3)).fit(model, data)
+    assert history.best_epoch == 3
+    assert history.best_row["val/recall@5"] == history.best_value
+    assert not history.converged
+    assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -86,7 +87,8 @@ class Backbone(nn.Module):
                 for m, part in module.items():
                     own = part.parameters() if isinstance(part, nn.Module) else [part]
                     groups[m] |= {id(p): p for p in own if isinstance(p, nn.Parameter)}
-        return {m: list(own.values()) for m, own in groups.items()}
+        owners = Counter(p for own in groups.values() for p in own)
+        return {m: [p for key, p in own.items() if owners[key] == 1] for m, own in groups.items()}
 
     @classmethod
     def from_data(cls: type[B], data: HeteroData, **options: Any) -> B:
