@@ -341,14 +341,11 @@ class Adjacency:
         return known[0]
 
     def matmul(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return for every node the weighted sum of its neighbours' rows.
+        """Return for every node the weighted sum of its neighbours' rows, ``[N, D]``.
 
         Args:
             x: Node embeddings ``[N, D]``. Under autocast they are brought to the type of the weights.
             weight: Other weights than the graph's, in the order of :attr:`edge_index`, ``[E]``; they get gradients.
-
-        Returns:
-            Aggregated embeddings ``[N, D]``.
         """
         with torch.autocast(x.device.type, enabled=False):
             if weight is not None:
@@ -369,14 +366,11 @@ class Adjacency:
             return _PowerMean.apply(x, self.matrix, self.transposed, num_powers)
 
     def dot(self, target: Tensor, source: Tensor) -> Tensor:
-        """Return for every edge the inner product of its target's and its source's row.
+        """Return for every edge, in the order of :attr:`edge_index`, the inner product of its two rows, ``[E]``.
 
         Args:
             target: Rows of the nodes as targets ``[N, D]``.
             source: Rows of the nodes as sources ``[N, D]``.
-
-        Returns:
-            Inner products in the order of :attr:`edge_index`, ``[E]``.
         """
         with torch.autocast(target.device.type, enabled=False):
             return _EdgeDot.apply(target.to(self.dtype), source.to(self.dtype), self)
