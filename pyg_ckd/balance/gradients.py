@@ -1,8 +1,9 @@
 """Gradients by modality and by loss term: what strategies share that override ``Objective.backward``.
 
 Gradients may be dense, or sparse with whole rows, as those of ``VBPR(sparse=True)``; any other layout is refused by
-name. Under ``16-mixed`` all gradients of a step carry one factor, the scale of the precision, until the optimizer takes
-it out. What is done to gradients must therefore be homogeneous: from ``s`` times the gradients it makes ``s`` times the
+name. Under ``16-mixed`` losses are scaled up; the trainer takes that factor out before a strategy sees its gradients.
+In a loop of your own they may still carry it. What is done to gradients is therefore best homogeneous: from ``s`` times
+the gradients it makes ``s`` times the
 result. That holds for sums, projections, masks, cosines, ratios of norms and noise in proportion to a gradient's own
 size; it does not hold for a threshold or for noise of a fixed size. Infinite and NaN gradients, by which a step is
 skipped, must stay so.

@@ -28,7 +28,7 @@ class MultitaskObjective(MaskedObjective):
 
     Uni-modal terms as in the multitask baseline of `"What Makes Training Multi-modal Classification Networks Hard?"
     <https://arxiv.org/abs/1905.12681>`_. Costs the uni-modal views. A triple with an item that lacks modality
-    :math:`m` does not count for its term.
+    :math:`m` adds nothing to its term, whose mean is over all triples.
 
     Args:
         student: The backbone to train, with at least two modalities.

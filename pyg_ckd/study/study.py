@@ -47,7 +47,7 @@ ONLY_KEPT = ("effects", "made_of")
 class Study:
     """Compares contenders with plain training, with baselines and with uni-modal teachers, over several seeds.
 
-    Every run has a key, made of all that decides about it: data, backbone, strategy and their code, options, seed,
+    Every run has a key, made of what decides about it: data, backbone, strategy and their own files, options, seed,
     teachers. A run is made once and kept in a folder of its own, and one that was broken off goes on from its last
     checkpoint: the same call on the same folder continues the study. Studies that share the folder ``runs`` share every
     run of the same key, whatever else they compare, and may be under way at the same time. Cut-offs are no part of the
