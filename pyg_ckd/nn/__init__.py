@@ -1,9 +1,10 @@
 """Layers, backbones and loss functions."""
 
 from pyg_ckd.nn.conv import DotAttentionConv, EgoConv, LGConv, MMGCNConv
-from pyg_ckd.nn.loss import bpr_loss, l2_penalty, ranking_cross_entropy
+from pyg_ckd.nn.loss import bpr_loss, l2_penalty, ranking_cross_entropy, softmax_loss
 from pyg_ckd.nn.models import (
     BM3,
+    FISM,
     FREEDOM,
     GRCN,
     LATTICE,
@@ -26,6 +27,7 @@ from pyg_ckd.nn.propagation import Adjacency
 
 __all__ = [
     "BM3",
+    "FISM",
     "FREEDOM",
     "GRCN",
     "LATTICE",
@@ -51,4 +53,5 @@ __all__ = [
     "bpr_loss",
     "l2_penalty",
     "ranking_cross_entropy",
+    "softmax_loss",
 ]

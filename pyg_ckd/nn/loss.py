@@ -88,3 +88,30 @@ def ranking_cross_entropy(
         prob = torch.sigmoid(student / temperature)
         loss = -(target * torch.log(prob + eps) + (1 - target) * torch.log(1 - prob + eps))
     return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def softmax_loss(
+    user: Tensor, item: Tensor, positive: Tensor, drawn: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    r"""Cross-entropy of every user's positive item among all items, or among those that were drawn.
+
+    .. math::
+        - \ln \frac{e^{s_{ui}}}{\sum_j e^{s_{uj}}}, \qquad s_{ui} = \mathbf{x}_u^\top \mathbf{x}_i
+
+    Args:
+        user: Rows of the users ``[B, D]``.
+        item: Rows of all items ``[I, D]``.
+        positive: Row numbers of the positive items, int64 ``[B]``.
+        drawn: Row numbers of the items that stand for all, int64 ``[N]``, drawn uniformly; where one is the positive
+            itself, it does not count. (default: :obj:`None`, all items)
+        weight: Weight of every row, ``[B]``. (default: :obj:`None`, all weigh 1)
+
+    Returns:
+        Scalar loss, the mean over rows of weight times loss.
+    """
+    if drawn is None:
+        return mean_of_triples(F.cross_entropy(user @ item.t(), positive, reduction="none"), weight)
+    own = (user * item.index_select(0, positive)).sum(dim=1, keepdim=True)
+    others = (user @ item.index_select(0, drawn).t()).masked_fill(drawn == positive.unsqueeze(1), float("-inf"))
+    scores = torch.cat([own, others], dim=1)
+    return mean_of_triples(F.cross_entropy(scores, torch.zeros_like(positive), reduction="none"), weight)

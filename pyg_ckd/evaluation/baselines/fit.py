@@ -178,12 +178,12 @@ def _item_knn_content(data: HeteroData, value: Value | None) -> _Choice[Neighbou
 
 
 def _ease(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
-    return _choose_ridge(data, linear.gram_matrix(data), value)
+    return _choose_ridge(data, linear.gram_of(data), value)
 
 
 def _ease_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
     rows = linear.stacked(content_rows(data))
-    gram, history = linear.gram_matrix(data), neighbours.history_of(data)
+    gram, history = linear.gram_of(data), neighbours.history_of(data)
     base = _choose_ridge(data, gram, value)
     alone = cast(Tensor, base.model.weights)
 

@@ -5,6 +5,7 @@ from pyg_ckd.nn.models.base import Backbone, EarlyFusion, LateFusion
 from pyg_ckd.nn.models.bm3 import BM3
 from pyg_ckd.nn.models.dualgnn import DualGNN
 from pyg_ckd.nn.models.egogcn import EgoGCN
+from pyg_ckd.nn.models.fism import FISM
 from pyg_ckd.nn.models.freedom import FREEDOM
 from pyg_ckd.nn.models.grcn import GRCN
 from pyg_ckd.nn.models.lattice import LATTICE
@@ -16,6 +17,7 @@ from pyg_ckd.nn.models.vbpr import VBPR
 
 __all__ = [
     "BM3",
+    "FISM",
     "FREEDOM",
     "GRCN",
     "LATTICE",
