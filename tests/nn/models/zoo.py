@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.nn import (
     BM3,
+    FISM,
     FREEDOM,
     GRCN,
     LATTICE,
@@ -47,6 +49,13 @@ def adapted(data: HeteroData) -> AdaptedBackbone:
     return AdaptedBackbone(Toy(data["user"].num_nodes, dims), data["user"].num_nodes, data["item"].num_nodes, dims)
 
 
+SMALL_FISM: dict[str, Any] = {
+    "embedding_dim": 6,
+    "num_neighbors": 3,
+    "feature_dropout": 0.0,
+    "leave_one_out": False,
+}
+
 BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
     "LightGCN": lambda data: LightGCN.from_data(data, embedding_dim=6),
     "LightGCN without layers": lambda data: LightGCN.from_data(data, embedding_dim=6, num_layers=0),
@@ -71,6 +80,8 @@ BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
     "GRCN without routing": lambda data: GRCN.from_data(data, embedding_dim=6, latent_dim=5, num_routing=0),
     "EgoGCN": lambda data: EgoGCN.from_data(data, embedding_dim=6, latent_dim=5, threshold=0.3),
     "EgoGCN soft": lambda data: EgoGCN.from_data(data, embedding_dim=6, latent_dim=5, modulation="soft"),
+    "FISM on content": lambda data: FISM.from_data(data, **SMALL_FISM, item_graph="content"),
+    "FISM without a graph": lambda data: FISM.from_data(data, **SMALL_FISM, item_graph="none"),
     "FREEDOM": lambda data: FREEDOM.from_data(data, embedding_dim=6, num_neighbors=3),
     "BM3": lambda data: BM3.from_data(data, embedding_dim=6),
     "LATTICE": lambda data: LATTICE.from_data(data, embedding_dim=6, num_neighbors=3),

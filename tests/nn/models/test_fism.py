@@ -1,0 +1,150 @@
+"""FISM with content: sums of items, the item left out, the graph of item-item weights, the softmax."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from pyg_ckd import Objective, Trainer, evaluate
+from pyg_ckd.data import TripletBatch
+from pyg_ckd.data.inputs import RATES
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.baselines import ease_content
+from pyg_ckd.nn import FISM, softmax_loss
+from pyg_ckd.nn.models.fism import WEIGHTS
+from tests.nn.models.zoo import built, doubled
+
+
+def model_of(data, **options):
+    return built(lambda data: FISM.from_data(data, embedding_dim=6, num_neighbors=3, **options), data)
+
+
+def test_a_user_is_the_sum_of_the_items_and_scores_are_cosines_over_the_temperature(make_data):
+    data = make_data()
+    model = model_of(data, item_graph="none", temperature=0.5).eval()
+    features, graph = doubled(data)
+    out = model(features, graph)
+    z = model.item_embedding.detach().clone()
+    for m, x in features.items():
+        centred = F.normalize(x - x.mean(dim=0))
+        z += centred @ model.project[m].weight.detach().t()
+    x = F.normalize(z)
+    for u in range(data["user"].num_nodes):
+        items = graph[RATES][1][graph[RATES][0] == u]
+        expected = F.cosine_similarity(x[items].sum(dim=0, keepdim=True), x) / 0.5 if len(items) else torch.zeros(len(x))
+        assert_close(out.user[u] @ out.item.t(), expected.double() + model.item_bias.detach(), atol=1e-10, rtol=0)
+
+
+def test_in_training_the_preferred_item_is_left_out_of_its_user(make_data):
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0)
+    features, graph = doubled(data)
+    out = model.outputs(features, graph, [None])[0]
+    edges = graph[RATES]
+    met = {(int(u), int(i)) for u, i in edges.t()}
+    user, preferred = edges[0, :6], edges[1, :6].clone()
+    preferred[3:] = (preferred[3:] + 1) % data["item"].num_nodes  # Met or not, as it comes.
+    other = (preferred + 2) % data["item"].num_nodes
+    for margin, u, i, j in zip(out.margin(user, preferred, other), user, preferred, other, strict=True):
+        rest = [k for k in edges[1][edges[0] == u].tolist() if k != int(i) or (int(u), int(i)) not in met]
+        h = F.normalize(out.row[rest].sum(dim=0), dim=0) if rest else torch.zeros(6).double()
+        assert_close(margin, h @ (out.item[i] - out.item[j])[:6] + (out.item[i] - out.item[j])[6], atol=1e-10, rtol=0)
+    assert_close(out.dense().user, model.eval()(features, graph).user, atol=1e-10, rtol=0)
+
+
+def test_the_graph_holds_the_largest_weights_of_ease_with_the_content_of_the_view(make_data):
+    data = make_data(num_users=20, num_items=12)
+    for m in data.modalities:
+        data["item"][m] = data["item"][m] - data["item"][m].mean(dim=0)
+    model = model_of(data, ridge=3.0, kernel_weight=0.5).eval()
+    features, graph = doubled(data)
+    prepared = model.prepare(features, graph)
+    mean = data[RATES].edge_index.unique(dim=1).size(1) / 12
+    for view in (list(data.modalities), [data.modalities[0]]):
+        kept = dict(modalities=view, form="collective", ridge=3.0 * mean, weight=0.5 * mean)
+        expected = ease_content(data, **kept).weights.t().clamp(min=0).double()
+        expected[expected < expected.topk(3, dim=1).values[:, -1:]] = 0
+        expected /= expected.sum(dim=1, keepdim=True)
+        found = prepared[WEIGHTS].of(frozenset(view), features)
+        assert_close(found.matmul(torch.eye(12).double()), expected, atol=1e-5, rtol=0)
+
+
+def test_a_modality_that_is_intervened_on_leaves_the_result_whatever_its_features_are(make_data):
+    data = make_data(modalities=3)
+    model = model_of(data).eval()
+    features, graph = doubled(data)
+    kept = data.modalities[1:]
+    other = {**features, data.modalities[0]: torch.randn_like(features[data.modalities[0]])}
+    one, two = (model(x, graph, kept) for x in (features, other))
+    assert_close(torch.cat(one), torch.cat(two), atol=1e-10, rtol=0)
+    assert not torch.allclose(model(features, graph).item, model(other, graph).item)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_is_a_softmax_over_all_items(weighted, make_data):
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0)
+    features, graph = doubled(data)
+    out = model.outputs(features, graph, [None])[0]
+    edges = graph[RATES]
+    batch = TripletBatch(edges[0, :5], edges[1, :5], edges[1, :5], *(torch.zeros(0, dtype=torch.long),) * 3)
+    weight = torch.tensor([0.5, 1, 2, 0, 1.5]).double()
+    batch = batch.weighted(weight) if weighted else batch
+    expected = 0.0
+    for n in range(5):
+        scores = out.without(batch.user[n : n + 1], batch.positive[n : n + 1])[0] @ out.item.t()
+        expected += (weight[n] if weighted else 1) * -scores.log_softmax(dim=0)[batch.positive[n]] / 5
+    assert_close(model.losses(out, batch, features, frozenset(model.modalities))["softmax"], expected)
+
+
+def test_drawn_items_that_are_the_positive_do_not_count():
+    user, item = torch.randn(3, 4).double(), torch.randn(6, 4).double()
+    positive, drawn = torch.tensor([0, 1, 5]), torch.tensor([1, 1, 4])
+    scores = user @ item.t()
+    expected = []
+    for n, i in enumerate(positive.tolist()):
+        among = [i, *(j for j in drawn.tolist() if j != i)]
+        expected.append(-scores[n, among].log_softmax(dim=0)[0])
+    assert_close(softmax_loss(user, item, positive, drawn), torch.stack(expected).mean())
+    assert_close(softmax_loss(user, item, positive), F.cross_entropy(scores, positive))
+
+
+def test_it_learns_and_distils(make_data):
+    data = make_data(num_users=30, num_items=20)
+    torch.manual_seed(0)
+    model = FISM.from_data(data, embedding_dim=8, num_negatives=7)
+    trainer = Trainer(max_epochs=4, batch_size=32, lr=0.01, monitor="recall@5", device="cpu", progress=False)
+    history = trainer.fit(Objective(model, l2=0.0), data)
+    assert history.rows[-1]["loss/softmax"] < history.rows[0]["loss/softmax"]
+    assert 0 <= evaluate(model, data, split="test", k=5)["recall@5"] <= 1
+
+
+def test_what_cannot_be_is_refused(make_data):
+    data = make_data()
+    for options, text in (
+        ({"temperature": 0.0}, "temperature"),
+        ({"graph_weight": 2.0}, "graph_weight"),
+        ({"ridge": 0.0}, "ridge"),
+        ({"kernel_weight": -1.0}, "kernel_weight"),
+        ({"feature_dropout": 1.0}, "feature_dropout"),
+        ({"item_graph": "x"}, "item_graph"),
+        ({"num_negatives": 0}, "num_negatives"),
+    ):
+        with pytest.raises(InputError, match=text):
+            FISM.from_data(data, **options)
+    model, (features, graph) = model_of(data), doubled(data)
+    nodes = {kind: torch.arange(data[kind].num_nodes) for kind in ("user", "item")}
+    with pytest.raises(InputError, match="item_graph='content'"):
+        model(features, graph, None, nodes)
+    assert model(features, {**graph, WEIGHTS: model.prepare(features, graph)[WEIGHTS]}, None, nodes).item.size(0) > 0
+
+
+def test_more_items_than_a_closed_form_takes_have_a_graph_of_content():
+    model = FISM(3, 20_001, {"a": 2}, embedding_dim=2)
+    assert model.item_graph == "content"
+    assert model.num_negatives == 4096
+    model = FISM(3, 20_001, {"a": 2}, embedding_dim=2, item_graph="weights")
+    with pytest.raises(InputError, match="at most 20000"):
+        model({"a": torch.randn(20_001, 2)}, {RATES: torch.tensor([[0], [1]])})
