@@ -38,7 +38,7 @@ def gram_matrix(edge_index: Tensor, num_users: int, num_items: int, max_items: i
 
 
 def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
-    r"""Return the weights :math:`\mathbf{B}(\mathbf{G} + w \mathbf{F} \mathbf{F}^\top, \lambda)` of EASE, see :func:`~pyg_ckd.evaluation.baselines.ease`.
+    r"""Return the weights :math:`\mathbf{B}(\mathbf{G} + w \mathbf{F} \mathbf{F}^\top, \lambda)` of EASE.
 
     Args:
         gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``.
@@ -61,7 +61,7 @@ def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight:
 
 
 def content_weights(rows: Tensor, ridge: float) -> Tensor:
-    r"""Return the weights :math:`\mathbf{B}(\mathbf{F} \mathbf{F}^\top, \lambda)` of EASE, see :func:`~pyg_ckd.evaluation.baselines.ease`.
+    r"""Return the weights :math:`\mathbf{B}(\mathbf{F} \mathbf{F}^\top, \lambda)` of EASE.
 
     The inverse comes from a matrix of columns, of which there are fewer than items (`Woodbury
     <https://en.wikipedia.org/wiki/Woodbury_matrix_identity>`_):

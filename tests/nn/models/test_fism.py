@@ -33,7 +33,9 @@ def test_a_user_is_the_sum_of_the_items_and_scores_are_cosines_over_the_temperat
     x = F.normalize(z)
     for u in range(data["user"].num_nodes):
         items = graph[RATES][1][graph[RATES][0] == u]
-        expected = F.cosine_similarity(x[items].sum(dim=0, keepdim=True), x) / 0.5 if len(items) else torch.zeros(len(x))
+        expected = (
+            F.cosine_similarity(x[items].sum(dim=0, keepdim=True), x) / 0.5 if len(items) else torch.zeros(len(x))
+        )
         assert_close(out.user[u] @ out.item.t(), expected.double() + model.item_bias.detach(), atol=1e-10, rtol=0)
 
 
@@ -63,7 +65,7 @@ def test_the_graph_holds_the_largest_weights_of_ease_with_the_content_of_the_vie
     prepared = model.prepare(features, graph)
     mean = data[RATES].edge_index.unique(dim=1).size(1) / 12
     for view in (list(data.modalities), [data.modalities[0]]):
-        kept = dict(modalities=view, form="collective", ridge=3.0 * mean, weight=0.5 * mean)
+        kept = {"modalities": view, "form": "collective", "ridge": 3.0 * mean, "weight": 0.5 * mean}
         expected = ease_content(data, **kept).weights.t().clamp(min=0).double()
         expected[expected < expected.topk(3, dim=1).values[:, -1:]] = 0
         expected /= expected.sum(dim=1, keepdim=True)

@@ -1,0 +1,209 @@
+"""Train backbones as the command line would, on several data sets, and find defaults that carry over to others.
+
+``python -m examples.defaults --data FILE... --backbones NAME... --seeds 3 --trials 1 --out DIR`` trains every backbone
+plainly with its recommended settings (trial 0) and with ``--trials`` - 1 others, drawn once for all data sets, and
+prints two tables: what the recommended settings reach on the test part beside the baselines, with paired tests over
+users against each of them; and, for several trials, the regret on validation of the settings that are best on the
+*other* data sets against the best on the one left out. Runs that are in DIR are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from torch_geometric.data import HeteroData
+
+from pyg_ckd import Objective, Trainer
+from pyg_ckd.datasets import load
+from pyg_ckd.evaluation import Evaluator, fit_baseline
+from pyg_ckd.evaluation.statistics import holm, mean_std, paired_test
+from pyg_ckd.files import read_json, write_json
+from pyg_ckd.nn import backbones
+from pyg_ckd.training import build
+
+CLOSED = ("item-knn-content", "ease", "ease-content")
+METRIC = "recall@20"
+RATES, PENALTIES, WIDTHS, BATCHES = (
+    (3e-4, 1e-3, 2e-3, 5e-3, 1e-2),
+    (0.0, 1e-3, 1e-2, 3e-2, 0.1),
+    (64, 128),
+    (1024, 4096),
+)
+
+
+def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
+    """Return the settings of a trial; the first one is what is recommended.
+
+    Args:
+        name: The backbone.
+        trial: Number of the trial.
+    """
+    best = {part: dict(values) for part, values in backbones()[name].recommended.items()}
+    best = {part: best.get(part, {}) for part in ("model", "trainer", "plain")}
+    if trial:
+        draw = random.Random(f"{name} {trial}")
+        best["trainer"] |= {"lr": draw.choice(RATES), "batch_size": draw.choice(BATCHES)}
+        best["plain"]["l2"] = draw.choice(PENALTIES)
+        best["model"]["embedding_dim"] = draw.choice(WIDTHS)
+    return best
+
+
+def train(data: HeteroData, name: str, trial: int, seed: int, max_epochs: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Train once; return a record, and the recall of every test user.
+
+    Args:
+        data: The graph.
+        name: The backbone.
+        trial: Number of the trial.
+        seed: The seed.
+        max_epochs: The budget in epochs.
+    """
+    chosen = settings_of(name, trial)
+    start = time.process_time()
+    objective = Objective(build(backbones()[name], data, seed, **chosen["model"]), **chosen["plain"])
+    trainer = Trainer(**{"max_epochs": max_epochs, **chosen["trainer"], "seed": seed, "track_views": False})
+    history = trainer.fit(objective, data)
+    record = {"settings": chosen, "val": history.best_value, "epoch": history.best_epoch, "stopped": history.stopped}
+    return _measured(data, objective, record, start)
+
+
+def fit(data: HeteroData, name: str) -> tuple[dict[str, Any], np.ndarray]:
+    """Fit a closed form; return a record, and the recall of every test user.
+
+    Args:
+        data: The graph.
+        name: The baseline.
+    """
+    start = time.process_time()
+    fitted = fit_baseline(name, data)
+    return _measured(data, fitted.embeddings, {"settings": fitted.settings, "val": fitted.value}, start)
+
+
+def _measured(data: HeteroData, model: Any, record: dict[str, Any], start: float) -> tuple[dict[str, Any], np.ndarray]:
+    from pyg_ckd.evaluation import embed
+
+    seconds = time.process_time() - start
+    scores = embed(model, data)[0] if isinstance(model, Objective) else model
+    found = Evaluator(data, "test", 20, ["recall", "ndcg"])(scores, per_user=True)
+    assert found.per_user is not None
+    return {**record, **found, "seconds": seconds}, found.per_user[METRIC].to_numpy()
+
+
+def main() -> None:
+    """Make the runs that are missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["synthetic"])
+    parser.add_argument("--backbones", nargs="+", default=["FISM", "LightGCN"], choices=list(backbones()))
+    parser.add_argument("--baselines", nargs="*", default=list(CLOSED))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--max-epochs", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
+    args = parser.parse_args()
+    for path in args.data:
+        data = load(path)
+        for name, trial, seed in _planned(args):
+            file = _file(args.out, path, name, trial, seed)
+            if file.exists():
+                continue
+            closed = name in args.baselines
+            record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(file.with_suffix(".npz"), recall=users)
+            write_json(file, record)  # Last: a record says that all is there.
+            print(f"{file.stem}: validation {record['val']:.4f}, test {record[METRIC]:.4f}", flush=True)
+    print("\n".join([*_reached(args), "", *_regrets(args)]))
+
+
+def _planned(args: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
+    for name in args.baselines:
+        yield name, 0, 0
+    for name in args.backbones:
+        for seed in range(args.seeds):
+            yield name, 0, seed
+        for trial in range(1, args.trials):
+            yield name, trial, 0
+
+
+def _file(out: Path, path: str, name: str, trial: int, seed: int) -> Path:
+    return out / f"{Path(path).stem}-{name}-{trial}-{seed}.json"
+
+
+def _read(args: argparse.Namespace, path: str, name: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+    files = [_file(args.out, path, name, 0, seed) for seed in range(1 if name in args.baselines else args.seeds)]
+    records = [json.loads(file.read_text()) for file in files if file.exists()]
+    users = [np.load(file.with_suffix(".npz"))["recall"] for file in files if file.exists()]
+    return records, np.mean(users, axis=0) if users else np.zeros(0)
+
+
+def _reached(args: argparse.Namespace) -> Iterator[str]:
+    first = args.backbones[0]
+    measured = f"seeds | validation | test {METRIC} | test ndcg@20"
+    yield f"| data | model | {measured} | {first} is better by | p, over users | CPU s |"
+    yield "|" + " --- |" * 9
+    for path in args.data:
+        others = [*args.baselines, *args.backbones]
+        found = {name: _read(args, path, name) for name in others}
+        records, mine = found[first]
+        rivals = [name for name in others if name != first and found[name][0] and records]
+        tests = [paired_test(mine, found[name][1]) for name in rivals]
+        p_values = dict(zip(rivals, holm([float(test.p_value) for test in tests]), strict=True)) if tests else {}
+        for name in others:
+            made, users = found[name]
+            if not made:
+                continue
+            value, deviation = mean_std([record[METRIC] for record in made])
+            text = f"{value:.4f}" if name in args.baselines else f"{value:.4f} ± {deviation:.4f}"
+            lead = f"{100 * (mine.mean() / users.mean() - 1):+.1f} %" if name in p_values else ""
+            p = f"{p_values[name]:.2g}" if name in p_values else ""
+            val, ndcg = (fmean(record[key] for record in made) for key in ("val", "ndcg@20"))
+            seconds = fmean(record["seconds"] for record in made)
+            row = [Path(path).stem, name, str(len(made)), f"{val:.4f}", text, f"{ndcg:.4f}", lead, p, f"{seconds:.0f}"]
+            yield f"| {' | '.join(row)} |"
+
+
+def _regrets(args: argparse.Namespace) -> Iterator[str]:
+    if args.trials < 2 or len(args.data) < 2:
+        return
+    regret = "regret of the default | regret of the choice"
+    yield f"| backbone | data left out | trials | default | tuned there | chosen on the others | {regret} |"
+    yield "|" + " --- |" * 8
+    for name in args.backbones:
+        values = {
+            path: {
+                trial: read_json(file)["val"]
+                for trial in range(args.trials)
+                if (file := _file(args.out, path, name, trial, 0)).exists()
+            }
+            for path in args.data
+        }
+        for path, here in values.items():
+            others = [v for other, v in values.items() if other != path and v]
+            common = set(here).intersection(*others) if others else set()
+            if not common or 0 not in here:
+                continue
+            best = max(here.values())
+            chosen = max(sorted(common), key=lambda trial: fmean(v[trial] / max(v.values()) for v in others))
+            regrets = [f"{100 * (1 - here[trial] / best):.1f} %" for trial in (0, chosen)]
+            row = [
+                name,
+                Path(path).stem,
+                str(len(here)),
+                f"{here[0]:.4f}",
+                f"{best:.4f}",
+                f"{here[chosen]:.4f}",
+                *regrets,
+            ]
+            yield f"| {' | '.join(row)} |"
+
+
+if __name__ == "__main__":
+    main()
