@@ -13,7 +13,7 @@ from pyg_ckd.errors import InputError
 
 LEAST = 8
 """Evaluations without a rise that are waited for, however many steps lie between them."""
-SMOOTHED = 3
+SMOOTHED = 4
 """Evaluations that a level is the mean of, at the least."""
 ABOVE_HIGH, ABOVE_LOW = 2.0, 5.0
 """How far a level must be above the last high, or above the lowest one since the peak, in units of its noise."""
@@ -25,33 +25,35 @@ DEVIATION = 1 / (0.6745 * math.sqrt(6))
 class EarlyStopping:
     r"""Stops once a metric that grows has not risen for a number of steps, and tells a dip from an end.
 
-    A *level* is the mean of the evaluations of the last quarter of the patience, of three at least. A *rise* is a level
+    A *level* is the mean of the evaluations of the last quarter of the patience, of four at least. A *rise* is a level
 
     - above the last high (that of the last rise) by more than two units, or
     - after a fall, above the lowest level since the peak by more than five units.
 
     A *unit* is the standard error of a level as the curve itself shows it: from second differences of neighbouring
     evaluations and of neighbouring levels, the larger of the two, over the last two and four times the patience. It is
-    at least ``min_rise`` / 2 of the level. A climb counts however far it is below an early peak, each height once, so
-    that noise runs out of rises.
+    at least ``min_rise`` / 2 of the level. A climb counts however far it is below an early peak, but each height only
+    once, so that noise runs out of rises.
 
     Training stops when the last rise lies ``patience`` steps and 8 evaluations back, and not before twice the patience.
-    What this means for patience :math:`P` and noise of deviation :math:`\sigma`, with 5 to 100 evaluations in
-    :math:`P` steps (tested on planted curves):
+    For patience :math:`P` and noise of deviation :math:`\sigma` this means, as planted curves show:
 
-    ============================================== =================================================================
-    curve                                          where it stops
-    ============================================== =================================================================
-    dip of up to :math:`P` steps from a high start not in the dip, and not while the metric climbs by
-                                                   :math:`3 \sigma` in :math:`P` steps
-    a start that is never reached again            the same
-    rise of :math:`3 \sigma` in :math:`P` steps    at most :math:`2.5 P` or 20 evaluations after its end
-    rise in steps of :math:`5 \sigma`              not in flats of up to :math:`0.7 P`; from then on as above
-    plateau with noise                             at most :math:`4 P` or 20 evaluations after its begin
-    collapse, over-fitting                         at most :math:`2 P` or 10 evaluations after the peak
-    ============================================== =================================================================
+    ================================================== ==============================================================
+    curve                                              where it stops
+    ================================================== ==============================================================
+    dip of up to :math:`P` steps from a high start     at most :math:`3.5 P` or 25 evaluations after the end of the
+                                                       climb out of it, and not in the dip
+    start that is never reached again                  the same, if the climb below it is :math:`4 \sigma` in
+                                                       :math:`P` steps or more
+    rise of :math:`4 \sigma` in :math:`P` steps        at most :math:`3.5 P` or 25 evaluations after its end
+    rise in leaps of :math:`5 \sigma`                  the same, and not in flats of up to :math:`0.7 P`
+    later dip, made up for after :math:`P / 2` steps   the same as the rise after it
+    plateau with noise                                 at most :math:`4 P` or 25 evaluations after its begin
+    collapse, over-fitting                             at most :math:`2 P` or 15 evaluations after the peak
+    ================================================== ==============================================================
 
-    A slower rise may be taken for noise; patience that is larger finds it.
+    The larger of the two bounds holds; the median is :math:`1.2 P`. A slower rise may be taken for noise, and a longer
+    dip after a peak for over-fitting; a larger patience tells them apart.
 
     Args:
         patience: Steps of the optimizer without a rise after which training stops.
@@ -202,4 +204,4 @@ class EarlyStopping:
 def _deviation(values: list[float], lag: int) -> float:
     """Return the deviation around a straight line of what lies ``lag`` apart, 0 where there is too little of it."""
     second = [abs(a - 2 * b + c) for a, b, c in zip(values, values[lag:], values[2 * lag :], strict=False)]
-    return DEVIATION * median(second) if len(second) > 2 * lag else 0.0
+    return DEVIATION * median(second) if len(second) > 4 * lag else 0.0
