@@ -198,11 +198,15 @@ class Trainer:
         """Return how long a training may last: ``max_epochs``, and ``extend`` if it is more than once."""
         return {"max_epochs": self.max_epochs} | ({"extend": self.extend} if self.extend > 1 else {})
 
+    @property
+    def _times(self) -> int:
+        return 1 if self.scheduler is not None else self.extend
+
     def fit(self, model: nn.Module, data: HeteroData) -> History:
         """Train ``model`` in place; at the end it has the weights of the best epoch.
 
         A checkpoint in :attr:`checkpoint_dir` of the same model, data and settings is gone on from, with the same bits
-        as if there had been no break (on the CPU). ``max_epochs`` may differ from the first call's. A strategy without
+        as if there had been no break (on the CPU). ``max_epochs`` and ``extend`` may differ from the first call's. A strategy without
         anything to train is validated once.
 
         Args:
@@ -270,14 +274,15 @@ class Trainer:
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
                 fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
-                log_epoch(name, self.monitor, self.max_epochs, run)
+                log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
                 if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
                     self._write(run, settings)
                     written = time.monotonic()
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
-        if validation is not None and early:
-            validation(run, history.rows[-1], features, graph)
+        if validation is not None and early:  # Not part of the checkpoint, so that it leaves no trace in a longer run.
+            self._validate(hooks, run, history.rows[-1], features, graph, validation)
+            fabric.log_dict({k: v for k, v in history.rows[-1].items() if k != "epoch"}, step=run.epoch)
         if validation is None:
             run.keep_best()
             history.best_epoch = run.epoch
@@ -322,14 +327,25 @@ class Trainer:
         else:
             row = train_epoch(fabric, hooks, run, features, graph, self.max_epochs)
         if validation is not None and (epoch % self.eval_every == 0 or run.steps is None):
-            hooks("on_validation_start", epoch=epoch)
-            validation(run, row, features, graph)
-            hooks("on_validation_end", epoch=epoch, row=row)
+            self._validate(hooks, run, row, features, graph, validation)
         if run.steps is None:
             row |= run.objective.epoch_statistics()  # What the validation has chosen.
         else:
             step_scheduler(run.steps.scheduler, row.get(f"val/{self.monitor}"))
         return row
+
+    def _validate(
+        self,
+        hooks: Hooks,
+        run: Run,
+        row: dict[str, float],
+        features: dict[str, Tensor],
+        graph: dict[Any, Any],
+        validation: Validation,
+    ) -> None:
+        hooks("on_validation_start", epoch=int(row["epoch"]))
+        validation(run, row, features, graph)
+        hooks("on_validation_end", epoch=int(row["epoch"]), row=row)
 
     def _ended(self, run: Run) -> str:
         """Return why training has ended, or nothing if it goes on."""
@@ -341,7 +357,7 @@ class Trainer:
             return f"no rise in the last {run.stopper.waited} steps"
         if not run.validates:
             return "budget" if run.epoch >= self.max_epochs else ""
-        return run.stopper.end_of(run.epoch, self.max_epochs, 1 if self.scheduler is not None else self.extend)
+        return run.stopper.end_of(run.epoch, self.max_epochs, self._times)
 
     def _resume(self, run: Run, settings: dict[str, Any]) -> None:
         path = None if self.checkpoint_dir is None else self.checkpoint_dir / CHECKPOINT_NAME

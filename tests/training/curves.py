@@ -52,7 +52,9 @@ CURVES = {
     "long dip": Curve(lambda t: 0.2 + fall(t, 0.064, 0, 1000) + 0.124 * ramp(t, 1000, END), END),
     "shallow dip": Curve(lambda t: 0.2 + fall(t, 0.02, 0, 400) + 0.06 * ramp(t, 700, END), END),
     "later dip": Curve(
-        lambda t: 0.2 * ramp(t, 0, 2000) + fall(t, 0.08, 2000, 2100) + 0.08 * ramp(t, 2100, 2500) + 0.07 * ramp(t, 2500, END),
+        lambda t: (
+            0.2 * ramp(t, 0, 2000) + fall(t, 0.08, 2000, 2100) + 0.08 * ramp(t, 2100, 2500) + 0.07 * ramp(t, 2500, END)
+        ),
         END,
     ),
     "start above everything": Curve(lambda t: 0.4 + fall(t, 0.3, 0, 100) + 0.15 * ramp(t, 100, END), END),

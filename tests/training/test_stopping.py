@@ -79,7 +79,9 @@ def test_state_says_whether_a_curve_rises_has_ended_or_is_too_short():
         step = 50 * (n + 1)
         stopper.update(step, n, CURVES["dip"].value(step) + error)
         said[step] = (stopper.too_early, stopper.rising, stopper.converged, stopper.should_stop)
-    assert all(too_early and not converged for step, (too_early, _, converged, _) in said.items() if step < 2 * PATIENCE)
+    assert all(
+        too_early and not converged for step, (too_early, _, converged, _) in said.items() if step < 2 * PATIENCE
+    )
     assert {said[step] for step in said if 2 * PATIENCE <= step <= END} == {(False, True, False, False)}
     assert {said[step] for step in said if step > END + 2 * PATIENCE} == {(False, False, True, True)}
 
