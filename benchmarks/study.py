@@ -38,8 +38,8 @@ def run(
     if suite.device.type != "cpu":
         raise Missing("workers with one thread each are measured on the CPU")
     epochs, seeds = epochs or (100 if suite.full else 20), seeds or (3 if suite.full else 2)
-    trainer = {"max_epochs": epochs, "patience": epochs, "batch_size": batch_size, "device": "cpu", "progress": False}
-    settings = StudySettings(trainer={**trainer, "eval_every": 5, "track_views": False})
+    trainer = {"max_epochs": epochs, "extend": 1, "batch_size": batch_size, "device": "cpu", "progress": False}
+    settings = StudySettings(trainer={**trainer, "patience": 10**9, "eval_every": 5, "track_views": False})
     rows: list[Row] = []
     found: list[Any] = []
     for number in workers:

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="VBPR", choices=sorted(backbones()))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max_epochs", type=int, default=100)
-    parser.add_argument("--patience", type=int, default=10)
+    parser.add_argument("--patience", type=int, default=500, help="steps without a rise")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--l2", type=float, default=1e-2, help="of the plain student and the teachers")
     parser.add_argument("--ckd_l2", type=float, default=1e-2, help="of the distilled student")

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--distillation_weight", type=float, nargs="+", default=[0.1, 0.5])
     parser.add_argument("--batch_size", type=int, default=2048)
     parser.add_argument("--max_epochs", type=int, default=200)
-    parser.add_argument("--patience", type=int, default=10)
+    parser.add_argument("--patience", type=int, default=1000, help="steps without a rise")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     plain = list(product(args.lr, args.l2))

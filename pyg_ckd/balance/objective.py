@@ -33,7 +33,7 @@ class Progress:
 
     Attributes:
         epoch: The epoch that begins, counted from 1.
-        max_epochs: Epochs at most.
+        max_epochs: Epochs at most; a training that is extended has more, at which a schedule stays at its end.
         history: The rows of all finished epochs, oldest first, see :class:`~pyg_ckd.training.History`.
     """
 

@@ -61,12 +61,13 @@ def load_data(config: Namespace) -> HeteroData:
     return load(config.data, transform=config.transform, **impute, **config.data_options)
 
 
-def add_backbone(options: Options, given: Given) -> type[Backbone]:
+def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | None = None) -> type[Backbone]:
     """Add the backbone with its options, and those of the trainer.
 
     Args:
         options: The options of the command.
         given: The arguments, which say which backbone it is.
+        trainer: Defaults of the trainer's options that the command has itself.
 
     Returns:
         The class.
@@ -83,7 +84,8 @@ def add_backbone(options: Options, given: Given) -> type[Backbone]:
     options.add("backbone", default=name, help=f"one of {', '.join(known)}")
     group = f"Backbone {name}"
     options.add_arguments_of(backbone, "model", SIZES, best.get("model"), group=group)
-    options.add_arguments_of(Trainer, "trainer", ("checkpoint_dir", "seed"), best.get("trainer"), group="Trainer")
+    defaults = {**best.get("trainer", {}), **(trainer or {})}
+    options.add_arguments_of(Trainer, "trainer", ("checkpoint_dir", "seed"), defaults, group="Trainer")
     return backbone
 
 

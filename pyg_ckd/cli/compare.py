@@ -11,7 +11,7 @@ from pyg_ckd.cli.contenders import add_contenders, add_parts, check_models, chos
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say, show
 from pyg_ckd.errors import InputError
-from pyg_ckd.study.settings import PARTS
+from pyg_ckd.study.settings import EXTEND, PARTS
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -50,7 +50,7 @@ def add_options(options: Options, given: Given) -> None:
         "YAML file with options of contenders by their names, such as ckd: {generic: false}; with strategy: NAME among "
         "them, a strategy has another name; also --options.NAME.OPTION VALUE"
     )
-    backbone = add_backbone(options, given)
+    backbone = add_backbone(options, given, {"extend": EXTEND})
     add_parts(options, backbone)
     add_contenders(options, given, backbone)
     best, group = LightGCN.recommended, "Baseline LightGCN"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
@@ -9,6 +10,7 @@ from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, 
 from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models, strategy
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say
+from pyg_ckd.files import read_json
 from pyg_ckd.study.settings import PARTS, StudySettings
 
 if TYPE_CHECKING:
@@ -58,4 +60,8 @@ def run(config: Namespace) -> int:
     with no_leftovers(config.out), epoch_lines(parts["trainer"]["progress"]):
         metrics = train_run(data, backbone, config.out, config.objective, options, config.k, config.seed)
     say(str(metrics))
+    ended = read_json(Path(config.out) / "metrics.json")
+    if isinstance(ended, dict) and ended.get("converged") is False:
+        where = "another folder and" if cls.needs_teachers else "the same call goes on with"  # Teachers depend on it.
+        say(f"not converged ({ended['stopped']}); {where} a larger --trainer.max_epochs")
     return 0

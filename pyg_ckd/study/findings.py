@@ -105,9 +105,7 @@ def _not_converged(results: Mapping[str, Any]) -> list[str]:
     ]
     if not parts:
         return []
-    return [
-        f"{joined(parts)} had not converged: the best epoch is the last one, so more epochs may change the numbers."
-    ]
+    return [f"{joined(parts)} had not converged when the epochs were used up, so more of them may change the numbers."]
 
 
 def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
@@ -227,7 +225,9 @@ def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
     late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
     # More training can only widen the lead of a winner that is ahead of a converged plain student.
     if late and not (late == [winner] and gain > 0 and not ahead):
-        return [f"{ADVICE} raise max_epochs and run again before choosing, for {joined(late)} had not converged."]
+        return [
+            f"{ADVICE} raise max_epochs or extend and run again before choosing, for {joined(late)} had not converged."
+        ]
     if ahead:
         best = strongest_baseline(results, metric, ahead)
         reason = "content does not pay here" if _without_content(results, metric) else f"{winner} is behind it"

@@ -179,7 +179,7 @@ def strongest_baseline(
 
 
 def not_converged(results: Mapping[str, Any], name: str) -> tuple[int, int]:
-    """Return how many seeds of a run have their best epoch at the very end, and how many seeds there are."""
+    """Return how many seeds of a run were still rising or too short to tell, and how many seeds there are."""
     seeds = [run.get("converged") for run in results["runs"] if run["name"] == name]
     return sum(converged is False for converged in seeds), len(seeds)
 

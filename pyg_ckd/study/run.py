@@ -22,6 +22,7 @@ from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.model import save_model
+from pyg_ckd.training.trainer import BUDGET
 
 OBJECTIVE = "objective"
 """The part of the options that any strategy's options may stand under."""
@@ -42,9 +43,9 @@ def train_run(
     must be those of the first call, apart from what does not decide about the result: options of parts that the
     objective does not use, and ``device``, ``progress`` and ``checkpoint_minutes`` of the trainer.
 
-    ``max_epochs`` may differ as well. A run that stopped because of it goes on if it is larger now; one that stopped
-    early, or has seen more epochs already, stays as it is. ``max_epochs`` of a run with teachers must be the same,
-    because the teachers depend on it.
+    ``max_epochs`` and ``extend`` may differ as well. A run that stopped because of them goes on if they are larger now;
+    one that stopped early, or has seen more epochs already, stays as it is. Those of a run with teachers must be the
+    same, because the teachers depend on them. ``metrics.json`` says why the run stopped and whether it had converged.
 
     Args:
         data: The graph.
@@ -72,7 +73,7 @@ def train_run(
     monitored(data, chosen.get("trainer", {}))
     check_options(backbone, data, chosen.get("model", {}), contender)
     manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": cls.name, "seed": seed}
-    free = free_options("max_epochs") if cls.needs_teachers else free_options()
+    free = free_options(*BUDGET) if cls.needs_teachers else free_options()
     part = PARTS.get(cls.name, "options")
     unused = {other for other in PARTS.values() if other != part} | (set() if cls.needs_teachers else {"teacher"})
     claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
@@ -94,7 +95,8 @@ def train_run(
     save_model(folder / "model.pt", trained, data)
     with atomic_path(folder / "history.csv") as path:
         history.frame.to_csv(path)
-    write_json(folder / "metrics.json", {"best_epoch": history.best_epoch, split: dict(metrics)})
+    ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+    write_json(folder / "metrics.json", {**ended, split: dict(metrics)})
     return metrics
 
 

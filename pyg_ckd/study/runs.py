@@ -107,7 +107,7 @@ def trained(
         "seed": seed,
         "backbone": {**identity(backbone), "options": with_defaults(backbone, model)},
         "strategy": {**identity(strategy), "options": with_defaults(strategy, options)},
-        "trainer": {**chosen.settings(), "max_epochs": chosen.max_epochs, "seed": seed},
+        "trainer": {**chosen.settings(), **chosen.budget(), "seed": seed},
         "view": modality,
         "teachers": {run.modality: run.key for run in teachers},
     }

@@ -9,6 +9,8 @@ REFERENCE = "plain"
 """The contender that every study has and that all others are compared with."""
 TEACHER = "teacher:"
 """How the names of teachers' runs begin; the modality follows."""
+EXTEND = 3
+"""How many times ``max_epochs`` a run of a study lasts at most, unless its options of the trainer say otherwise."""
 PARTS = {"plain": "plain", "ckd": "distillation"}
 """The contenders of a study that names none, and under which part of the settings their options stand."""
 
@@ -24,7 +26,8 @@ class StudySettings:
         distillation: Options of :class:`~pyg_ckd.DistillationWrapper`.
         lightgcn: Options of the LightGCN baseline; ``l2`` and ``lr`` among them are those of its training.
         trainer: Options of :class:`~pyg_ckd.Trainer`; the baseline takes over only what does not touch its quality, and
-            ``monitor``, by which all runs are chosen and compared.
+            ``monitor``, by which all runs are chosen and compared. In a study, ``extend`` is 3 by default: a run that
+            still rises after ``max_epochs`` goes on for as many epochs again, and once more if need be.
         k: Cut-offs of the test metrics; that of the monitored metric is always added.
     """
 

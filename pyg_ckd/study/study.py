@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,12 @@ from pyg_ckd.study.executor import Workplace, alone, check_executor, run_all
 from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT, Maker, on_gpu
 from pyg_ckd.study.run import check_distillable, monitored
 from pyg_ckd.study.runs import Run, identity, trained, training_data
-from pyg_ckd.study.settings import PARTS, TEACHER, StudySettings
+from pyg_ckd.study.settings import EXTEND, PARTS, TEACHER, StudySettings
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.study.tables import write_csv, write_tex
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.folder import MANIFEST, claim_folder, free_options
+from pyg_ckd.training.trainer import BUDGET
 from pyg_ckd.versions import versions
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class Study:
 
     Runs are made one after the other in this process, or by several processes or a cluster. On the CPU, each computes
     with one thread, and results are the same to the bit whoever makes the runs.
+
+    A run whose metric still rises after ``max_epochs`` goes on, up to ``extend`` times as many epochs; the teachers and
+    the LightGCN baseline do as well. What has not converged then is called that wherever it is shown.
 
     Best epochs are chosen, effects measured and contenders compared by the metric that the trainer monitors.
 
@@ -100,7 +105,8 @@ class Study:
         backend: str = "loky",
     ) -> None:
         self.data, self.backbone, self.say = data, backbone, say
-        self.settings = settings or StudySettings()
+        settings = settings or StudySettings()
+        self.settings = replace(settings, trainer={"extend": EXTEND, **settings.trainer})
         shared = Path(baselines) if isinstance(baselines, os.PathLike) else None
         self.baselines = as_baselines(DEFAULT if isinstance(baselines, os.PathLike) else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
@@ -139,7 +145,7 @@ class Study:
     def _claim(self) -> None:
         """Take the folder; contenders and baselines that only one of the calls has may come and go."""
         manifest, found = self._manifest(), read_json(self.folder / MANIFEST)
-        free = free_options("max_epochs") | {"k"}
+        free = free_options(*BUDGET) | {"k"}
         for part in ("contenders", "baselines"):
             earlier = found.get(part) if isinstance(found, dict) else None
             if isinstance(earlier, dict):
@@ -299,6 +305,7 @@ class Study:
             self.say(f"  {run.name:<18} left out: {record[LEFT_OUT]}")
             return
         epoch = f", epoch {record['best_epoch']}" if record["best_epoch"] else ""
+        epoch += ", not converged" if record["converged"] is False else ""
         value = record["test"][self.monitor]
         self.say(f"  {run.name:<18} test {self.monitor} {value:.4f} (seed {run.seed}{epoch})")
 

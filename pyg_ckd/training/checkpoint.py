@@ -14,11 +14,11 @@ import torch
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_path
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
-READABLE = {"model": (1, FORMAT), "teacher": (1, FORMAT)}
+READABLE = {"model": (1, 2, FORMAT), "teacher": (1, 2, FORMAT)}
 """Versions that can be read, by kind; of other kinds, only the present one. A run of version 1 has one group of
-parameters in its optimizer, and lacks what a run goes on from now."""
+parameters in its optimizer, and one of version 2 lacks the curve that the early stopping goes by."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +34,8 @@ def shown_progress(name: str, monitor: str, max_epochs: int, shown: bool) -> Ite
 
         def advance(run: Run) -> None:
             best = f"{name} {monitor} {run.stopper.best:.4f} (epoch {run.stopper.best_epoch})"
-            bar.update(task, completed=run.epoch, description=best if run.stopper.best_epoch > 0 else name)
+            total = max_epochs * max(1, math.ceil(run.epoch / max_epochs))  # More than once if it is extended.
+            bar.update(task, completed=run.epoch, total=total, description=best if run.stopper.best_epoch > 0 else name)
 
         yield advance
 
@@ -66,9 +68,10 @@ def log_end(name: str, run: Run) -> None:
         run: The training.
     """
     LOGGER.info(
-        "%s: ended after epoch %d: %s; the weights are those of epoch %d",
+        "%s: ended after epoch %d: %s%s; the weights are those of epoch %d",
         name,
         run.epoch,
         run.history.stopped,
+        " (not converged)" if run.history.converged is False else "",
         run.history.best_epoch,
     )

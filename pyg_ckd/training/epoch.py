@@ -59,6 +59,7 @@ def train_epoch(
             settle()
     row: dict[str, float] = {"epoch": epoch}
     row |= {f"loss/{name}": float(total) / count for name, total in totals.items()}
+    run.taken += count
     run.history.seconds.append(time.perf_counter() - start)
     objective.check_epoch()
     broken = [name for name, value in row.items() if not math.isfinite(value)]

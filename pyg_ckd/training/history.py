@@ -23,10 +23,11 @@ class History:
         best_epoch: Epoch whose weights the model has at the end, counted from 1.
         best_value: The monitored validation metric at that epoch; :obj:`nan` without a validation part.
         validation_seconds: Duration of every evaluation, in seconds; kept apart like :attr:`seconds`.
-        stopped: Why training ended: ``"no improvement in the last 20 evaluations"``, ``"max_epochs"``,
-            ``"nothing to train"``, or what a callback wrote here to end it after the present epoch.
-        converged: :obj:`False` if epochs ran out before any evaluation after the best one, so that more epochs might
-            have been better.
+        stopped: Why training ended: ``"no rise in the last 1015 steps"``; ``"budget: still rising at the end"``,
+            ``"budget: no longer rising"`` or ``"budget: too early to tell"`` after the last epoch; ``"budget"`` without
+            a validation part; ``"nothing to train"``; or what a callback wrote here to end it after the present epoch.
+        converged: :obj:`False` if the metric was still rising at the end, or if it was too early to tell, so that more
+            epochs might have been better; :obj:`None` if that is not known, as without a validation part.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -35,7 +36,7 @@ class History:
     best_value: float = float("nan")
     validation_seconds: list[float] = field(default_factory=list)
     stopped: str = ""
-    converged: bool = True
+    converged: bool | None = None
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -54,6 +54,8 @@ class Run:
         history: The record so far.
         steps: What makes the steps; :obj:`None` if there is nothing to train.
         best_state: Weights of the best epoch so far.
+        validates: Whether there is a validation part.
+        taken: Steps that are taken.
     """
 
     objective: Objective
@@ -61,6 +63,8 @@ class Run:
     history: History
     steps: Steps | None
     best_state: dict[str, Tensor]
+    validates: bool = True
+    taken: int = 0
 
     @property
     def epoch(self) -> int:
@@ -76,6 +80,7 @@ class Run:
         state = {
             "model": self.objective.state_dict(),
             "stopper": self.stopper.state_dict(),
+            "taken": self.taken,
             "rows": self.history.rows,
             "seconds": self.history.seconds,
             "validation_seconds": self.history.validation_seconds,
@@ -93,6 +98,7 @@ class Run:
         """Go on from a stored state."""
         self.objective.load_state_dict(state["model"])
         self.stopper.load_state_dict(state["stopper"])
+        self.taken = state["taken"]
         self.history.rows, self.history.seconds = state["rows"], state["seconds"]
         self.history.validation_seconds, self.history.stopped = state["validation_seconds"], state["stopped"]
         self.best_state = state["best_state"]

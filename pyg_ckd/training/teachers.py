@@ -30,7 +30,7 @@ from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.trainer import CHECKPOINT_NAME, Trainer
 
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 """Raised whenever the same settings lead to other teachers than before."""
 RECORD = ("validation_seconds", "stopped", "converged")
 """What a file of the cache holds of the record since the second version of checkpoints."""
@@ -137,7 +137,7 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     """Return a hash of all that decides about a teacher: data, settings, architecture and initial weights."""
     digest = hashlib.sha256()
-    settings = {**objective.settings(), **trainer.settings(objective), "max_epochs": trainer.max_epochs}
+    settings = {**objective.settings(), **trainer.settings(objective), **trainer.budget()}
     settings["format"] = KEY_FORMAT
     settings["code"] = code_of(objective.student)
     if trainer.callbacks:  # They can end a training.

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_NAME = "last.pt"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-FREE = ("max_epochs", "device", "checkpoint_dir", "checkpoint_minutes", "progress", "callbacks", "loggers")
+BUDGET = ("max_epochs", "extend")
+"""Arguments of the trainer that say how long a training may last; a run can be prolonged by larger ones."""
+FREE = (*BUDGET, "device", "checkpoint_dir", "checkpoint_minutes", "progress", "callbacks", "loggers")
 """Arguments of the trainer that may differ when a run is gone on with."""
 
 
@@ -68,7 +70,8 @@ class Trainer:
         monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
             :class:`~pyg_ckd.evaluation.CustomMetric`.
-        patience: Evaluations without improvement after which training stops.
+        patience: Steps of the optimizer without a rise of the metric after which training stops, see
+            :class:`EarlyStopping`.
         eval_every: Epochs from one evaluation to the next.
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
         seed: Seed of sampling and of everything random inside the model's steps; the same seed gives the same bits on
@@ -105,6 +108,9 @@ class Trainer:
             ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the history) and ``exception``. One that
             writes a reason to ``history.stopped`` ends training after the epoch.
         loggers: One or several loggers of lightning-fabric. They get the row of every epoch.
+        extend: How many times ``max_epochs`` a training may last. One that still rises after ``max_epochs``, or cannot be
+            told yet from one that does, goes on for as many epochs again, as often as needed. One with a scheduler of
+            its own never does, because its schedule may be made for ``max_epochs``.
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -116,7 +122,7 @@ class Trainer:
         batch_size: int = 2048,
         lr: float = 1e-3,
         monitor: Metric = "recall@20",
-        patience: int = 20,
+        patience: int = 1000,
         eval_every: int = 1,
         track_views: bool = True,
         seed: int = 0,
@@ -132,9 +138,11 @@ class Trainer:
         sampler: Callable[..., Any] | None = None,
         callbacks: Any | None = None,
         loggers: Any | None = None,
+        extend: int = 1,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
+        extend = as_integer(extend, "extend", 1)
         lr, checkpoint_minutes = as_number(lr, "lr"), as_number(checkpoint_minutes, "checkpoint_minutes")
         seed = as_seed(seed)
         if not (lr > 0 and math.isfinite(lr)):
@@ -152,7 +160,7 @@ class Trainer:
         check_factories(optimizer, scheduler, sampler)
         as_callbacks(callbacks)
         as_loggers(loggers)
-        self.max_epochs, self.batch_size, self.lr = max_epochs, batch_size, lr
+        self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
         self.monitor, self._metric, self._cutoff = as_monitor(monitor)
         self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users
         self.track_views, self.seed, self.device, self.precision = track_views, seed, device, precision
@@ -186,11 +194,19 @@ class Trainer:
             settings["sampler"] = describe_sampler(self.sampler)
         return settings
 
+    def budget(self) -> dict[str, int]:
+        """Return how long a training may last: ``max_epochs``, and ``extend`` if it is more than once."""
+        return {"max_epochs": self.max_epochs} | ({"extend": self.extend} if self.extend > 1 else {})
+
+    @property
+    def _times(self) -> int:
+        return 1 if self.scheduler is not None else self.extend
+
     def fit(self, model: nn.Module, data: HeteroData) -> History:
         """Train ``model`` in place; at the end it has the weights of the best epoch.
 
         A checkpoint in :attr:`checkpoint_dir` of the same model, data and settings is gone on from, with the same bits
-        as if there had been no break (on the CPU). ``max_epochs`` may differ from the first call's. A strategy without
+        as if there had been no break (on the CPU). ``max_epochs`` and ``extend`` may differ from the first call's. A strategy without
         anything to train is validated once.
 
         Args:
@@ -244,7 +260,7 @@ class Trainer:
             monitored = (self.monitor, self._metric, self._cutoff)
             validation = Validation(data, *monitored, self.track_views, self.eval_users, self.seed)
         settings = {"data": fingerprint(data), **objective.settings()}
-        run = Run(objective, EarlyStopping(self.patience), history, None, {})
+        run = Run(objective, EarlyStopping(self.patience), history, None, {}, validation is not None)
         if objective.trains:
             settings |= self.settings(objective)
             run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
@@ -258,14 +274,15 @@ class Trainer:
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
                 fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
-                log_epoch(name, self.monitor, self.max_epochs, run)
+                log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
                 if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
                     self._write(run, settings)
                     written = time.monotonic()
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
-        if validation is not None and early:
-            validation(run, history.rows[-1], features, graph)
+        if validation is not None and early:  # Not part of the checkpoint, so that it leaves no trace in a longer run.
+            self._validate(hooks, run, history.rows[-1], features, graph, validation)
+            fabric.log_dict({k: v for k, v in history.rows[-1].items() if k != "epoch"}, step=run.epoch)
         if validation is None:
             run.keep_best()
             history.best_epoch = run.epoch
@@ -273,7 +290,8 @@ class Trainer:
             history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
         objective.load_state_dict(run.best_state)
         history.stopped = self._ended(run)
-        history.converged = run.steps is None or run.stopper.waited > 0
+        if validation is not None:
+            history.converged = run.steps is None or run.stopper.converged
         log_end(name, run)
 
     def _steps(
@@ -301,34 +319,45 @@ class Trainer:
         validation: Validation | None,
     ) -> dict[str, float]:
         """Train for an epoch, if there is anything to train, and validate if it is time."""
-        epoch, last = run.epoch + 1, run.epoch + 1 == self.max_epochs
+        epoch = run.epoch + 1
         if run.steps is None:
-            last = True
             run.objective.progress = Progress()
             row: dict[str, float] = {"epoch": epoch}
             run.history.seconds.append(0.0)
         else:
             row = train_epoch(fabric, hooks, run, features, graph, self.max_epochs)
-        never = last and run.stopper.best_epoch < 0  # There must be a best epoch at the end.
-        if validation is not None and (epoch % self.eval_every == 0 or never):
-            hooks("on_validation_start", epoch=epoch)
-            validation(run, row, features, graph)
-            hooks("on_validation_end", epoch=epoch, row=row)
+        if validation is not None and (epoch % self.eval_every == 0 or run.steps is None):
+            self._validate(hooks, run, row, features, graph, validation)
         if run.steps is None:
             row |= run.objective.epoch_statistics()  # What the validation has chosen.
         else:
             step_scheduler(run.steps.scheduler, row.get(f"val/{self.monitor}"))
         return row
 
+    def _validate(
+        self,
+        hooks: Hooks,
+        run: Run,
+        row: dict[str, float],
+        features: dict[str, Tensor],
+        graph: dict[Any, Any],
+        validation: Validation,
+    ) -> None:
+        hooks("on_validation_start", epoch=int(row["epoch"]))
+        validation(run, row, features, graph)
+        hooks("on_validation_end", epoch=int(row["epoch"]), row=row)
+
     def _ended(self, run: Run) -> str:
         """Return why training has ended, or nothing if it goes on."""
         if run.history.stopped:
             return run.history.stopped
-        if run.stopper.should_stop:
-            return f"no improvement in the last {self.patience} evaluations"
         if run.steps is None:
             return "nothing to train" if run.epoch else ""
-        return "max_epochs" if run.epoch >= self.max_epochs else ""
+        if run.stopper.should_stop:
+            return f"no rise in the last {run.stopper.waited} steps"
+        if not run.validates:
+            return "budget" if run.epoch >= self.max_epochs else ""
+        return run.stopper.end_of(run.epoch, self.max_epochs, self._times)
 
     def _resume(self, run: Run, settings: dict[str, Any]) -> None:
         path = None if self.checkpoint_dir is None else self.checkpoint_dir / CHECKPOINT_NAME

@@ -77,6 +77,6 @@ class Validation:
         value = row[f"val/{self.name}"]
         if not math.isfinite(value):
             raise InputError(f"monitor: found {self.name} = {value} in epoch {row['epoch']}, expected a finite number")
-        if run.stopper.update(int(row["epoch"]), value):
+        if run.stopper.update(run.taken, int(row["epoch"]), value):
             run.keep_best()
         run.history.validation_seconds.append(time.perf_counter() - start)

@@ -142,6 +142,6 @@ def test_models_and_teachers_of_the_first_version_are_read(kind, tmp_path):
 
 def test_a_run_of_the_first_version_is_refused_in_one_line(tmp_path):
     torch.save({"format": 1, "kind": "run", "run": {}, "settings": {}}, tmp_path / "last.pt")
-    with pytest.raises(InputError, match=r"last\.pt: found format 1, expected 2; another version wrote it") as caught:
+    with pytest.raises(InputError, match=r"last\.pt: found format 1, expected 3; another version wrote it") as caught:
         load_checkpoint(tmp_path / "last.pt", "run")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""When to stop, without a model."""
+"""When to stop, without a model: planted curves, whose true end is known."""
 
 from __future__ import annotations
 
@@ -8,70 +8,139 @@ import pytest
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import EarlyStopping
+from tests.training.curves import CURVES, END, NOISE, PATIENCE, stop_of
+
+SEEDS = {20: 4, 50: 8, 100: 8, 200: 8}
+"""From the steps between two evaluations to the seeds that are tried."""
+EARLY = 0.4 * PATIENCE
+"""How long before its end a rise may be so small that it is none any more."""
 
 
-def run(values: list[float], **options) -> tuple[EarlyStopping, list[bool], int | None]:
-    """Feed values until it stops; return the stopper, which values were best, and the epoch of the stop."""
+def run(values: list[float], every: int = 1, **options) -> tuple[EarlyStopping, list[bool], int | None]:
+    """Feed values until it stops; return the stopper, which values were best, and the evaluation of the stop."""
     stopper, improved = EarlyStopping(**options), []
     for epoch, value in enumerate(values, start=1):
-        improved.append(stopper.update(epoch, value))
+        improved.append(stopper.update(epoch * every, epoch, value))
         if stopper.should_stop:
             return stopper, improved, epoch
     return stopper, improved, None
 
 
-def test_stops_after_patience_evaluations_in_a_row_without_improvement():
-    stopper, improved, stop = run([0.1, 0.3, 0.2, 0.3, 0.1, 0.9], patience=3)
-    assert improved == [True, True, False, False, False]
-    assert stop == 5
+@pytest.mark.parametrize("every", SEEDS)
+@pytest.mark.parametrize("name", CURVES)
+def test_it_stops_soon_after_the_true_end_and_never_before(name, every):
+    curve = CURVES[name]
+    bound = max(curve.late * PATIENCE, curve.evaluations * every)
+    earliest = max(2 * PATIENCE, curve.end - EARLY)
+    stops = [stop_of(curve, every, seed) for seed in range(SEEDS[every])]
+    assert earliest <= min(stops)
+    assert max(stops) <= curve.end + bound
+
+
+@pytest.mark.parametrize("name", ["dip", "plateau", "over-fitting"])
+@pytest.mark.parametrize("wander", [0.5, 0.9])
+def test_noise_that_wanders_from_one_evaluation_to_the_next_is_no_rise_either(name, wander):
+    curve = CURVES[name]
+    stops = [stop_of(curve, 50, seed, wander=wander) for seed in range(6)]
+    assert max(2 * PATIENCE, curve.end - EARLY) <= min(stops)
+    assert max(stops) <= curve.end + 4 * PATIENCE
+
+
+def test_a_rise_that_ends_nowhere_never_stops():
+    assert run([0.01 * n for n in range(1, 300)], patience=5)[2] is None
+    assert run([0.5, *(0.01 + 0.001 * n for n in range(300))], patience=5)[2] is None
+
+
+def test_what_grows_by_less_than_the_share_that_counts_has_ended():
+    values = [1 - math.exp(-n / 20) for n in range(400)]
+    _, _, stop = run(values, every=10, patience=200, min_rise=0.01)
+    # It lacks min_rise once exp(-n/20) is about that, at evaluation 92, and a last high may lie just below.
+    assert 92 < stop < 92 + 3 * 20
+    assert run(values, every=10, patience=200, min_rise=0.0)[2] is None
+
+
+def test_few_evaluations_are_waited_for_however_many_steps_they_are():
+    _, _, stop = run([0.3] * 50, every=5000, patience=1000)
+    assert stop == 12  # A level of 4 evaluations, and 8 without a rise.
+
+
+def test_it_never_stops_before_twice_the_patience():
+    _, _, stop = run([0.3] * 50, every=10, patience=200)
+    assert stop == 40
+
+
+def test_state_says_whether_a_curve_rises_has_ended_or_is_too_short():
+    stopper = EarlyStopping(PATIENCE)
+    assert stopper.too_early
+    assert not (stopper.rising or stopper.converged or stopper.should_stop)
+    noise = [NOISE * math.sin(7.3 * n) for n in range(4 * END // 50)]
+    said = {}
+    for n, error in enumerate(noise):
+        step = 50 * (n + 1)
+        stopper.update(step, n, CURVES["dip"].value(step) + error)
+        said[step] = (stopper.too_early, stopper.rising, stopper.converged, stopper.should_stop)
+    assert all(
+        too_early and not converged for step, (too_early, _, converged, _) in said.items() if step < 2 * PATIENCE
+    )
+    assert {said[step] for step in said if 2 * PATIENCE <= step <= END} == {(False, True, False, False)}
+    assert {said[step] for step in said if step > END + 2 * PATIENCE} == {(False, False, True, True)}
+
+
+@pytest.mark.parametrize(
+    ("values", "epoch", "extend", "reason"),
+    [
+        ([0.1] * 30, 9, 1, ""),
+        ([0.1 * n for n in range(30)], 10, 1, "budget: still rising at the end"),
+        ([0.1 * n for n in range(30)], 10, 2, ""),
+        ([0.1 * n for n in range(30)], 15, 2, ""),
+        ([0.1 * n for n in range(30)], 20, 2, "budget: still rising at the end"),
+        ([0.1 * n for n in range(12)] + [1.1] * 8, 10, 2, "budget: no longer rising"),
+        ([0.1 * n for n in range(12)] + [1.1] * 8, 15, 2, ""),
+        ([0.1, 0.2], 10, 1, "budget: too early to tell"),
+        ([0.1, 0.2], 10, 3, ""),
+        ([], 30, 3, "budget: too early to tell"),
+        ([0.1, 0.2], 25, 2, "budget: too early to tell"),  # Of a run that was longer once.
+    ],
+)
+def test_budget_ends_a_training_or_is_given_again_while_it_rises(values, epoch, extend, reason):
+    stopper, _, _ = run(values, patience=6)
+    assert stopper.end_of(epoch, 10, extend) == reason
+
+
+def test_an_equal_value_is_no_better_and_the_first_of_equals_is_kept():
+    stopper, improved, _ = run([0.1, 0.3, 0.2, 0.3], patience=9)
+    assert improved == [True, True, False, False]
     assert (stopper.best, stopper.best_epoch) == (0.3, 2)
 
 
-def test_an_improvement_starts_the_wait_anew():
-    _, _, stop = run([0.1, 0.0, 0.2, 0.1, 0.3, 0.2, 0.2], patience=2)
-    assert stop == 7
-
-
-def test_an_equal_value_is_no_improvement():
-    assert run([0.5, 0.5, 0.5], patience=2)[2] == 3
-
-
-def test_improvements_must_exceed_min_delta():
-    stopper, improved, _ = run([0.0, 0.25, 0.5, 0.75], patience=9, min_delta=0.25)
-    assert improved == [True, False, True, False]
-    assert stopper.best == 0.5
-
-
-def test_growing_metric_never_stops():
-    assert run([n / 100 for n in range(100)], patience=1)[2] is None
-
-
-def test_nan_is_no_improvement():
-    stopper, improved, stop = run([math.nan, math.nan], patience=2)
-    assert improved == [False, False]
-    assert stop == 2
+def test_nan_is_no_improvement_and_ends():
+    stopper, improved, stop = run([math.nan] * 40, patience=5)
+    assert not any(improved)
+    assert stop == 12
     assert stopper.best_epoch == -1
 
 
-def test_metric_that_stays_zero_has_a_best_epoch():
-    stopper, _, _ = run([0.0, 0.0], patience=5)
-    assert (stopper.best, stopper.best_epoch) == (0.0, 1)
+def test_metric_that_stays_zero_has_a_best_epoch_and_ends():
+    stopper, _, stop = run([0.0] * 40, patience=5)
+    assert (stopper.best, stopper.best_epoch, stop) == (0.0, 1, 12)
 
 
 def test_stored_state_goes_on_as_if_there_had_been_no_break():
-    values = [0.1, 0.3, 0.2, 0.1, 0.2]
-    whole, _, stop = run(values, patience=3)
-    first, _, _ = run(values[:3], patience=3)
-    second = EarlyStopping(patience=3)
-    second.load_state_dict(first.state_dict())
-    for epoch, value in enumerate(values[3:], start=4):
-        second.update(epoch, value)
-    assert stop == 5
-    assert second == whole
-    assert second.should_stop
+    values = [CURVES["dip"].value(50 * n) + NOISE * math.sin(n * n) for n in range(300)]
+    whole, _, stop = run(values, every=50)
+    for cut in (1, 3, 10, 60, stop - 1):
+        first, _, _ = run(values[:cut], every=50)
+        second = EarlyStopping()
+        second.load_state_dict(first.state_dict())
+        assert second == first
+        for epoch, value in enumerate(values[cut:stop], start=cut + 1):
+            assert not second.should_stop
+            second.update(50 * epoch, epoch, value)
+        assert second == whole
+        assert second.should_stop
 
 
-@pytest.mark.parametrize("options", [{"patience": 0}, {"patience": -1}, {"min_delta": -0.1}])
+@pytest.mark.parametrize("options", [{"patience": 0}, {"patience": -1}, {"min_rise": -0.1}, {"min_rise": 1.0}])
 def test_nonsense_is_refused(options):
-    with pytest.raises(InputError, match="expected a positive patience and a min_delta of zero or more"):
+    with pytest.raises(InputError, match="expected a positive patience and a min_rise from 0 to below 1"):
         EarlyStopping(**options)

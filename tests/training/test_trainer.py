@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate, popularity
 from pyg_ckd.nn import MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
-from pyg_ckd.training import build, parse_metric
+from pyg_ckd.training import EarlyStopping, build, parse_metric
 from tests.nn.models.zoo import Toy
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
@@ -78,12 +79,18 @@ def test_weights_of_the_best_epoch_are_restored(wrapped):
         assert evaluate(model, data, "val", k=5, view=m)["recall@5"] == expected
 
 
-def test_training_stops_after_patience_evaluations_without_improvement():
+def test_training_stops_after_patience_steps_without_a_rise():
     data = planted_data()
-    history = trainer(max_epochs=200, lr=0.3, patience=3).fit(build(VBPR, data, 0), data)
-    values = history.frame["val/recall@5"].tolist()
-    assert len(values) == history.best_epoch + 3 < 200
-    assert max(values[-3:]) <= history.best_value
+    history = trainer(max_epochs=200, lr=0.3, patience=40, batch_size=32).fit(build(VBPR, data, 0), data)
+    steps = -(-data["user", "rates", "item"].edge_index.size(1) // 32)
+    curve = EarlyStopping(40)
+    for row in history.rows:
+        assert not curve.should_stop
+        curve.update(row["epoch"] * steps, row["epoch"], row["val/recall@5"])
+    assert curve.should_stop
+    assert len(history.rows) < 200
+    assert (history.stopped, history.converged) == (f"no rise in the last {curve.waited} steps", True)
+    assert curve.waited >= 40
 
 
 def test_evaluation_happens_every_so_many_epochs_and_at_the_end_only_if_never_before():
@@ -94,13 +101,71 @@ def test_evaluation_happens_every_so_many_epochs_and_at_the_end_only_if_never_be
     assert [row["epoch"] for row in history.rows if "val/recall@5" in row] == [2]
 
 
-def test_a_break_between_evaluations_changes_nothing(tmp_path):
+@pytest.mark.parametrize("stops", [[3], [1], [1, 3, 5]], ids=str)
+def test_a_break_between_evaluations_changes_nothing(stops, tmp_path):
     data = planted_data()
     options = {"eval_every": 2, "track_views": False}
     whole = trainer(max_epochs=6, **options).fit(build(VBPR, data, 0), data)
-    trainer(max_epochs=3, checkpoint_dir=tmp_path, **options).fit(build(VBPR, data, 0), data)
+    for epochs in stops:
+        part = trainer(max_epochs=epochs, checkpoint_dir=tmp_path, **options).fit(build(VBPR, data, 0), data)
+        assert part.best_epoch > 0  # Where no evaluation was due, the last epoch is evaluated for the result alone.
     broken = trainer(max_epochs=6, checkpoint_dir=tmp_path, **options).fit(build(VBPR, data, 0), data)
     assert broken.rows == whole.rows
+    assert len(broken.validation_seconds) == len(whole.validation_seconds) == 3
+    assert (broken.best_epoch, broken.best_value) == (whole.best_epoch, whole.best_value)
+
+
+def test_a_training_that_has_not_converged_is_extended_with_the_bits_of_a_larger_budget():
+    data = planted_data()
+    long, extended = distilled(data), distilled(data)
+    expected = trainer(max_epochs=6).fit(long, data)
+    history = trainer(max_epochs=2, extend=3).fit(extended, data)
+    assert history.rows == expected.rows
+    assert (history.stopped, history.converged) == ("budget: too early to tell", False)
+    assert same_bits(extended.state_dict(), long.state_dict())
+
+
+def test_a_training_is_extended_only_as_often_as_it_needs():
+    data = planted_data()
+    options = {
+        "lr": 0.1,
+        "patience": 4,
+        "batch_size": 400,
+        "monitor": _scripted([0.1 * n for n in range(15)] + [1.4] * 40),
+    }
+    history = trainer(max_epochs=12, extend=4, track_views=False, **options).fit(build(VBPR, data, 0), data)
+    assert (len(history.rows), history.stopped, history.converged) == (24, "budget: no longer rising", True)
+    options["monitor"] = _scripted([0.1 * n for n in range(60)])
+    history = trainer(max_epochs=12, extend=4, track_views=False, **options).fit(build(VBPR, data, 0), data)
+    assert (len(history.rows), history.stopped, history.converged) == (48, "budget: still rising at the end", False)
+
+
+@pytest.mark.parametrize("last", [1, 3, 4, 5])
+def test_an_extended_training_that_was_killed_goes_on_with_the_same_bits(last, tmp_path):
+    data = planted_data()
+    whole, killed, model = (build(VBPR, data, 0) for _ in range(3))
+    options = {"max_epochs": 2, "extend": 3, "eval_every": 2, "track_views": False}
+    expected = trainer(**options).fit(whole, data)
+
+    class Dies:
+        def on_train_epoch_start(self, epoch, **_) -> None:
+            if epoch == last + 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(**options, callbacks=Dies(), checkpoint_dir=tmp_path).fit(killed, data)
+    history = trainer(**options, checkpoint_dir=tmp_path).fit(model, data)
+    assert history.rows == expected.rows
+    assert len(history.rows) == 6
+    assert same_bits(model.state_dict(), whole.state_dict())
+
+
+def test_a_training_with_a_schedule_of_its_own_is_not_extended():
+    data = planted_data()
+    schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=2)
+    history = trainer(max_epochs=2, extend=3, scheduler=schedule).fit(build(VBPR, data, 0), data)
+    assert len(history.rows) == 2
+    assert history.converged is False
 
 
 def test_uni_modal_views_are_not_evaluated_unless_asked_for():
@@ -186,11 +251,12 @@ def test_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
 
 def test_patience_counts_on_across_a_break(tmp_path):
     data = planted_data()
-    options = {"lr": 0.3, "patience": 4}
+    options = {"lr": 0.3, "patience": 20}
     whole = build(VBPR, data, 0)
     expected = trainer(max_epochs=100, **options).fit(whole, data)
     stop = len(expected.rows)
-    assert expected.best_epoch + 4 == stop < 100
+    assert stop < 100
+    assert expected.converged
     for epochs in (stop - 2, 100):  # A break while it waits.
         model = build(VBPR, data, 0)
         history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path, **options).fit(model, data)
@@ -314,6 +380,7 @@ def test_nothing_to_train_is_refused():
     ("options", "message"),
     [
         ({"max_epochs": 0}, "max_epochs: found 0"),
+        ({"extend": 0}, "extend: found 0"),
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"eval_every": 0}, "eval_every: found 0"),
         ({"lr": 0.0}, "lr: found 0.0"),
@@ -341,6 +408,17 @@ def test_metric_is_split_into_name_and_cutoff():
     for wrong in ("ndcg", "ndcg@", "ndcg@x", "@", "ndcg@-1"):
         with pytest.raises(InputError, match="metric: found"):
             parse_metric(wrong)
+
+
+def _scripted(values: list[float]):
+    """Return a metric that says what it is told to, whatever the ranking."""
+    left = iter(values)
+
+    def scripted(ranked, labels):
+        return next(left)
+
+    scripted.k = 3
+    return scripted
 
 
 class _Stop:

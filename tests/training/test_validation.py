@@ -99,9 +99,9 @@ def test_without_a_validation_part_training_ends_after_its_epochs_with_the_last_
     data, full = without_validation(), planted_data()
     model = vbpr(data)
     history = trainer(max_epochs=7, patience=1, lr=0.3).fit(model, data)
-    assert (len(history.rows), history.best_epoch, history.stopped) == (7, 7, "max_epochs")
+    assert (len(history.rows), history.best_epoch, history.stopped) == (7, 7, "budget")
     assert history.best_value != history.best_value
-    assert not history.converged
+    assert history.converged is None  # Nobody knows.
     assert history.validation_seconds == []
     assert history.best_row is history.rows[-1]
     other = vbpr(full)  # The steps do not look at the validation part: the same losses.
@@ -111,6 +111,11 @@ def test_without_a_validation_part_training_ends_after_its_epochs_with_the_last_
     checkpoint.fit(vbpr(data), data)
     last = torch.load(tmp_path / "last.pt", weights_only=True)["run"]["model"]
     assert same_bits(last, {f"student.{name}": value for name, value in model.state_dict().items()})
+
+
+def test_without_a_validation_part_nothing_is_extended():
+    data = without_validation()
+    assert len(trainer(max_epochs=2, extend=3).fit(vbpr(data), data).rows) == 2
 
 
 def test_without_a_validation_part_a_break_changes_nothing(tmp_path):
@@ -138,11 +143,11 @@ def test_a_plateau_without_a_validation_part_is_refused():
 @pytest.mark.parametrize(
     ("values", "options", "stopped", "converged"),
     [
-        ([0.1, 0.2, 0.3], {"max_epochs": 3}, "max_epochs", False),  # The last epoch is the best one.
-        ([0.1, 0.3, 0.2], {"max_epochs": 3}, "max_epochs", True),
-        ([0.1, 0.3], {"max_epochs": 5, "eval_every": 2}, "max_epochs", False),  # No evaluation after the best one.
-        ([0.3, 0.2, 0.1, 0.0], {"max_epochs": 9, "patience": 2}, "no improvement in the last 2 evaluations", True),
-        ([0.3, 0.2, 0.1], {"max_epochs": 3, "patience": 2}, "no improvement in the last 2 evaluations", True),
+        ([0.1, 0.3, 0.2], {"max_epochs": 3}, "budget: too early to tell", False),
+        ([0.1, 0.3], {"max_epochs": 5, "eval_every": 2}, "budget: too early to tell", False),
+        ([0.1 * n for n in range(14)], {"max_epochs": 14}, "budget: still rising at the end", False),
+        ([0.1 * n for n in range(6)] + [0.5] * 8, {"max_epochs": 14}, "budget: no longer rising", True),
+        ([0.3, 0.2, 0.1] + [0.0] * 12, {"max_epochs": 20}, "no rise in the last 8 steps", True),
     ],
     ids=range(5),
 )
@@ -153,7 +158,8 @@ def test_the_record_says_why_training_ended_and_whether_more_might_have_helped(v
         return next(left)
 
     scripted.k = 3
-    history = trainer(monitor=scripted, track_views=False, **options).fit(vbpr(data), data)
+    one_step = {"patience": 4, "batch_size": 1000}
+    history = trainer(monitor=scripted, track_views=False, **one_step, **options).fit(vbpr(data), data)
     assert (history.stopped, history.converged) == (stopped, converged)
     assert history.best_value == max(values)
 

@@ -65,7 +65,7 @@ class BM3(LightGCN):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 1e-3, "patience": 30},
+        "trainer": {"lr": 1e-3},
         "plain": {"l2": 0.0},
         "teacher": {"l2": 0.0},
         "distillation": {"l2": 0.0, "distillation_weight": 0.01},

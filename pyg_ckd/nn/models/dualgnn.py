@@ -70,7 +70,7 @@ class DualGNN(LateFusion):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 3e-4, "patience": 12},
+        "trainer": {"lr": 3e-4},
         "plain": {"l2": 1e-3},
         "teacher": {"l2": 1e-3},
         "distillation": {"l2": 1e-3, "distillation_weight": 0.01},

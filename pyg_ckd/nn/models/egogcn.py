@@ -66,7 +66,7 @@ class EgoGCN(EarlyFusion):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 8},
+        "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 400},
         "plain": {"l2": 0.03},
         "teacher": {"l2": 0.03},
         "distillation": {"l2": 0.03, "distillation_weight": 0.01},

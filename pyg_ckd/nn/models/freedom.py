@@ -69,7 +69,7 @@ class FREEDOM(LightGCN):
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4, "dropout": 0.5},
-        "trainer": {"lr": 5e-3, "patience": 15},
+        "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.01},
         "teacher": {"l2": 0.01},
         "distillation": {"l2": 0.01, "distillation_weight": 0.01},

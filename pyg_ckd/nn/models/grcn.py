@@ -69,7 +69,7 @@ class GRCN(LateFusion):
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_routing": 0},
-        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 10},
+        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 500},
         "plain": {"l2": 1e-3},
         "teacher": {"l2": 1e-3},
         "distillation": {"l2": 1e-3, "distillation_weight": 0.01},

@@ -80,7 +80,7 @@ class LatentStructure(LightGCN, ABC):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 15},
+        "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 500},
         "plain": {"l2": 0.01},
         "teacher": {"l2": 0.01},
         "distillation": {"l2": 0.01, "distillation_weight": 0.01},

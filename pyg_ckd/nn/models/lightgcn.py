@@ -48,7 +48,7 @@ class LightGCN(EarlyFusion):
     uses_features = False
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
-        "trainer": {"lr": 5e-3, "patience": 10},
+        "trainer": {"lr": 5e-3},
         "plain": {"l2": 1e-3},
     }
 
@@ -122,7 +122,7 @@ class EarlyFusionLightGCN(LightGCN):
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
-        "trainer": {"lr": 5e-3, "patience": 10},
+        "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.03},
         "teacher": {"l2": 0.03},
         "distillation": {"l2": 0.03, "distillation_weight": 0.1},

@@ -76,7 +76,7 @@ class MGCN(LightGCN):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 10},
+        "trainer": {"lr": 1e-3, "batch_size": 4096},
         "plain": {"l2": 1e-3},
         "teacher": {"l2": 1e-3},
         "distillation": {"l2": 1e-3, "distillation_weight": 0.01},

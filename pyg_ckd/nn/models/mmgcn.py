@@ -61,7 +61,7 @@ class MMGCN(LateFusion):
 
     normalization = "mean"
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 3e-4, "batch_size": 8192, "patience": 8},
+        "trainer": {"lr": 3e-4, "batch_size": 8192, "patience": 400},
         "plain": {"l2": 0.03},
         "teacher": {"l2": 0.03},
         "distillation": {"l2": 0.03, "distillation_weight": 0.1},

@@ -51,7 +51,7 @@ class VBPR(LateFusion):
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 5e-3, "patience": 30},
+        "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.03},
         "teacher": {"l2": 0.03},
         "distillation": {"l2": 0.03, "distillation_weight": 0.1},
