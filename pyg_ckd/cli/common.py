@@ -23,6 +23,10 @@ SOURCE = "an .npz file, a folder in any format, or the word 'synthetic'"
 DATA_OPTIONS = "further arguments of the reader, such as --data_options.split temporal"
 
 
+DEFAULT_BACKBONE = "FISM"
+"""The best one on data that it was not tuned for, see docs/results/defaults.md."""
+
+
 def add_data(options: Options) -> None:
     """Add what says which graph to load.
 
@@ -76,7 +80,7 @@ def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | No
     from pyg_ckd.training import Trainer
 
     known = backbones()
-    name = given.text("backbone") or "MMGCN"
+    name = given.text("backbone") or DEFAULT_BACKBONE
     if name not in known:
         raise unknown_name("backbone", name, known)
     backbone = known[name]

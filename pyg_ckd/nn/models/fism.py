@@ -100,8 +100,8 @@ class FISM(EarlyFusion):
 
     The graph :math:`\mathbf{A}` holds the ``num_neighbors`` largest positive item-item weights of EASE with the content
     kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form):
-    what the closed form has learnt is what the model propagates over. In a view, modalities that are intervened on add neither
-    features nor kernels. Early fusion: one stream.
+    what the closed form has learnt is what the model propagates over. In a view, modalities that are intervened on add
+    neither features nor kernels. Early fusion: one stream.
 
     Differs from the paper in content, the graph, cosines with a temperature, and the softmax in the place of a
     regression. There are no tables of users: new users have scores from their first interaction on.
