@@ -52,7 +52,7 @@ def test_every_group_has_its_own_headline(capsys) -> None:
     found = headlines("train", "--backbone", "GRCN", "--objective", "multitask")
     assert found == ["Options:", "Backbone GRCN:", "Trainer:", *parts, "Options of multitask:"]
     found = headlines("compare", "--contenders", "low,ckd", "--options", "{low: {strategy: multitask}}")
-    assert found == ["Options:", "Backbone MMGCN:", "Trainer:", *parts, "Options of low:", "Baseline LightGCN:"]
+    assert found == ["Options:", "Backbone FISM:", "Trainer:", *parts, "Options of low:", "Baseline LightGCN:"]
 
 
 def test_options_of_the_chosen_backbone_and_strategy_are_shown_with_their_defaults(capsys) -> None:
