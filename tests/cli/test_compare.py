@@ -16,6 +16,7 @@ from pyg_ckd.cli import main
 from tests.cli.problem import QUICK, fails
 
 SMALL = ["--k", "5", "--trainer.monitor", "recall@5", "--trainer.max_epochs", "1", "--trainer.progress", "false"]
+SMALL += ["--trainer.extend", "1"]
 
 
 def compare(data: str, out: Path, *more: str) -> list[str]:
@@ -60,7 +61,7 @@ def test_compare_works_with_eight_items(arrays, save, capsys, tmp_path) -> None:
     small = {"train": pairs[:, :60], "val": pairs[:, 60:85], "test": pairs[:, 85:]}
     small |= {m: arrays[m][:8] for m in ("visual", "acoustic")}
     data, out = save({**small, "num_users": np.int64(20), "num_items": np.int64(8)}), tmp_path / "study"
-    args = ["compare", "--data", data, "--backbone", "VBPR", "--out", str(out), "--baselines", "popularity", *QUICK]
+    args = ["compare", "--data", data, "--backbone", "VBPR", "--out", str(out), "--baselines", "popularity", *QUICK, "--trainer.extend", "1"]
     assert "k: found 10" in fails(capsys, [*args, "--trainer.monitor", "recall@5"])
     assert "trainer.monitor: found recall@20" in fails(capsys, [*args, "--k", "[5]"])
     assert not out.exists()
@@ -85,7 +86,7 @@ def test_compare_refuses_a_backbone_that_ignores_features(arrays, save, capsys, 
 
 def test_the_test_metrics_of_a_study_are_those_of_evaluate(arrays, save, tmp_path) -> None:
     data, out = save(arrays), tmp_path / "study"
-    args = ["compare", "--data", data, "--backbone", "MMGCN", "--out", str(out), "--k", "[5]", *QUICK]
+    args = ["compare", "--data", data, "--backbone", "MMGCN", "--out", str(out), "--k", "[5]", *QUICK, "--trainer.extend", "1"]
     assert main([*args, "--baselines", "popularity"]) == 0
     (path,) = out.glob("runs/ckd-*/model.pt")
     args = ["evaluate", "--data", data, "--checkpoint", str(path), "--k", "5", "--json", str(out / "x.json")]

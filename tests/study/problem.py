@@ -15,7 +15,8 @@ from pyg_ckd.nn import VBPR
 from pyg_ckd.study import Study, StudySettings
 from tests.training.problem import planted_data
 
-TRAINER = {"max_epochs": 2, "batch_size": 64, "lr": 0.02, "monitor": "ndcg@5", "device": "cpu", "progress": False}
+TRAINER = {"max_epochs": 2, "extend": 1, "batch_size": 64, "lr": 0.02, "monitor": "ndcg@5", "device": "cpu"}
+TRAINER["progress"] = False
 FAST = ("popularity", "lightgcn")
 
 

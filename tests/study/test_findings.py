@@ -53,7 +53,7 @@ def test_five_contenders_are_told_in_at_most_eight_sentences_and_the_last_says_w
     assert 5 <= len(lines) <= 8
     assert all(line.endswith(".") and ". " not in line for line in lines)
     assert lines[0] == (
-        "Warning: multitask (1 of 3 seeds) had not converged: the best epoch is the last one, so more epochs may "
+        "Warning: multitask (1 of 3 seeds) had not converged when the epochs were used up, so more of them may "
         "change the numbers."
     )
     assert lines[-1] == "What to do: deploy mine."
@@ -193,7 +193,7 @@ def test_runs_that_had_not_converged_are_a_warning_and_decide_about_the_advice()
     values = {"plain": 0.07, "mine": 0.08}
     plain = late(study(values, tests=tests), "plain", 3)
     assert verdict(plain)[0].startswith("Warning: plain (3 of 3 seeds) had not converged")
-    assert advice(plain) == "raise max_epochs and run again before choosing, for plain had not converged."
+    assert advice(plain) == "raise max_epochs or extend and run again before choosing, for plain had not converged."
     assert advice(late(study(values, tests=tests), "plain", 1)) == "deploy mine."
     # More epochs can only add to a lead that is there.
     winner = late(study(values, tests=tests), "mine", 3)

@@ -63,8 +63,9 @@ def test_keys_do_not_depend_on_what_does_not_decide(tmp_path):
         ({"lightgcn": {"num_layers": 1}}, {"popularity", "plain", "ckd", "teacher:visual", "teacher:textual"}),
         ({"trainer": {**TRAINER, "lr": 0.5}}, {"popularity", "lightgcn"}),
         ({"trainer": {**TRAINER, "max_epochs": 3}}, {"popularity"}),
+        ({"trainer": {**TRAINER, "extend": 2}}, {"popularity"}),
     ],
-    ids=["plain", "teacher", "distillation", "model", "lightgcn", "lr", "max_epochs"],
+    ids=["plain", "teacher", "distillation", "model", "lightgcn", "lr", "max_epochs", "extend"],
 )
 def test_keys_depend_on_every_option_and_on_those_of_the_teachers(settings, same, tmp_path):
     before, after = keys(small(tmp_path / "a")), keys(small(tmp_path / "b", settings=settings))

@@ -20,7 +20,8 @@ from pyg_ckd.nn import VBPR, LightGCN
 from pyg_ckd.study import Study, StudySettings
 from tests.training.problem import planted_data
 
-TRAINER = {"max_epochs": 2, "batch_size": 64, "lr": 0.02, "monitor": "ndcg@5", "device": "cpu", "progress": False}
+TRAINER = {"max_epochs": 2, "extend": 1, "batch_size": 64, "lr": 0.02, "monitor": "ndcg@5", "device": "cpu"}
+TRAINER["progress"] = False
 RUNS = ["popularity", "lightgcn", "plain", "teacher:visual", "teacher:textual", "ckd"]
 
 
@@ -105,7 +106,11 @@ def test_a_second_call_keeps_everything_whatever_does_not_decide_about_results(s
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"max_epochs": 3}, r"trainer\.max_epochs = 2, expected 3"), ({"lr": 0.5}, r"trainer\.lr = 0\.02, expected 0\.5")],
+    [
+        ({"max_epochs": 3}, r"trainer\.max_epochs = 2, expected 3"),
+        ({"extend": 2}, r"trainer\.extend = 1, expected 2"),
+        ({"lr": 0.5}, r"trainer\.lr = 0\.02, expected 0\.5"),
+    ],
     ids=str,
 )
 def test_a_second_call_with_settings_that_decide_is_refused_by_name(change, message, study):
@@ -133,6 +138,39 @@ def test_a_study_broken_off_within_a_teacher_goes_on_there(finished, tmp_path, m
     assert epochs["done"] == 1  # Of the teacher; the distilled student has statistics of its own.
     assert numbers(results) == numbers(read_json(finished / "results.json"))
     assert not list(tmp_path.rglob("last.pt"))
+
+
+def test_runs_that_have_not_converged_are_extended_wherever_a_call_is_broken_off(tmp_path, monkeypatch):
+    expected = numbers(make(tmp_path / "long", max_epochs=6).run())
+    epochs = {"left": 6 + 6 + 6 + 5}  # LightGCN, plain and the first teacher are done, the second one is extended.
+    original = Objective.epoch_statistics
+
+    def epoch_statistics(self):
+        epochs["left"] -= 1
+        if epochs["left"] == 0:
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(Objective, "epoch_statistics", epoch_statistics)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "extended", extend=3).run()
+    assert len(list((tmp_path / "extended" / "runs" / "teachers").glob("*/last.pt"))) == 1
+    found = numbers(make(tmp_path / "extended", extend=3).run())
+    assert epochs["left"] == -2  # Two more of the second teacher.
+    for run, long in zip(found, expected, strict=True):
+        assert run.pop("key") != long.pop("key") or run["name"] == "popularity"
+    assert found == expected
+    trained = [run for run in found if run["name"] != "popularity"]
+    assert {(run["epochs"], run["stopped"], run["converged"]) for run in trained} == {
+        (6, "budget: too early to tell", False)
+    }
+
+
+def test_a_study_extends_unless_it_is_told_otherwise(tmp_path):
+    settings = StudySettings(trainer={"max_epochs": 2, "monitor": "ndcg@5"})
+    study = Study(planted_data(), VBPR, tmp_path, settings)
+    assert {run.trainer.get("extend") for run in study.plan([0]) if run.trainer} == {3}
+    assert "extend" not in settings.trainer
 
 
 def test_a_checkpoint_that_a_killed_call_left_behind_is_removed(study):

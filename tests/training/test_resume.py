@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(data: Path, out: Path) -> subprocess.Popen[bytes]:
-    options = ["--backbone", "VBPR", "--objective", "ckd", "--trainer.max_epochs", "25", "--trainer.patience", "25"]
+    options = ["--backbone", "VBPR", "--objective", "ckd", "--trainer.max_epochs", "25"]
     command = [sys.executable, "-m", "pyg_ckd.cli", "train", "--data", str(data), "--out", str(out), *options]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
