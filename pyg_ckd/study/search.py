@@ -50,7 +50,6 @@ class Search:
     ) -> None:
         self.tuned, self.ledger, self.workshop = list(tuned), ledger, workshop
         self.seed, self.batch, self.prune, self.say = seed, batch, prune, say
-        self._best: dict[str, float] = {}
 
     def run(self, first: Sequence[Run] = ()) -> dict[str, dict[str, Any]]:
         """Make all trials that are not there yet, and return the records of further runs, by key.
@@ -175,8 +174,7 @@ class Search:
             **{fact: record[fact] for fact in FACTS},
         }
         self.ledger.finish(trial, COMPLETE if pruned is None else PRUNED, outcome)
-        best = max(self._best.get(tuned.name, value), value)
-        self._best[tuned.name] = best
+        best = max(float(other.outcome.get("value") or value) for other in self._trials(tuned))
         ended = "" if pruned is None else f", {record['stopped'].partition(':')[0]}"
         self.say(f"  {_title(tuned, trial)}: validation {monitor} {value:.4f} (best {best:.4f}){ended}")
 
