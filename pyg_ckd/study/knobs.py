@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from pyg_ckd.balance.discovery import options_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
@@ -199,7 +197,7 @@ def parse_knobs(texts: list[str]) -> dict[str, str | None]:
     for text in texts:
         name, equals, value = text.partition("=")
         name = name.strip()
-        if not equals and "." in name and not _is_number(yaml_value(name)):
+        if not equals and "." in name and not _is_number(_parsed(name)):
             value = ""
         elif not equals and last and found[last] is not None:
             found[last] = f"{found[last]},{text.strip()}"
@@ -212,24 +210,21 @@ def parse_knobs(texts: list[str]) -> dict[str, str | None]:
     return found
 
 
-def yaml_value(text: str) -> Any:
-    """Return a plain value as text has it: a number, true or false, or the text.
-
-    Args:
-        text: The text.
-    """
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return text
+def _parsed(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _knob(name: str, given: Any, default: Any) -> Knob:
     bad = f"knob {name}: found {given if isinstance(given, str) else _text(given)!r}, expected"
     if isinstance(given, str):
         low, colon, high = given.partition(":")
-        ends = (low, high) if colon else [yaml_value(word.strip()) for word in given.split(",")]
-        given = tuple(yaml_value(end.strip()) for end in ends) if isinstance(ends, tuple) else ends
+        ends = (low, high) if colon else [_parsed(word.strip()) for word in given.split(",")]
+        given = tuple(_parsed(end.strip()) for end in ends) if isinstance(ends, tuple) else ends
     if isinstance(given, tuple):
         return _range(name, given, default, bad)
     if not isinstance(given, list) or not given:

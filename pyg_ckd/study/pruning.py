@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 FACTOR = 2
@@ -57,7 +57,9 @@ class Pruner:
         """
         row = history.rows[-1]
         if f"val/{self.monitor}" in row and row["epoch"] < trainer.max_epochs and not history.stopped:
-            history.stopped = reason_to_prune(curve_of(history.rows, self.monitor, self.pruning), self.pruning.bars)
+            curve = curve_of(history.rows, self.monitor, self.pruning)
+            budget = trainer.max_epochs * self.pruning.epoch_steps
+            history.stopped = reason_to_prune(curve, self.pruning.bars, budget)
 
 
 def curve_of(rows: Sequence[Mapping[str, float]], monitor: str, pruning: Pruning) -> list[tuple[int, float]]:
@@ -73,37 +75,48 @@ def curve_of(rows: Sequence[Mapping[str, float]], monitor: str, pruning: Pruning
     return [(steps, value) for steps, value in found if value == value]
 
 
-def reason_to_prune(curve: Curve, bars: Sequence[tuple[int, float]]) -> str:
+def reason_to_prune(curve: Curve, bars: Sequence[tuple[int, float]], most: int) -> str:
     """Return why a training is to end, nothing if it goes on.
 
-    It ends if its best value is below the bar of the largest budget that it has used up, and the metric does not rise.
-    Below the smallest budget nothing ends, and a model that climbs out of a dip goes on for as long as it climbs.
+    It ends if its best value is below the bar of the largest budget that it has used up, and if it cannot reach that
+    bar, see :func:`may_reach`. Below the smallest budget nothing ends, and a model that climbs out of a dip goes on for
+    as long as its climb leads there.
 
     Args:
         curve: The curve so far.
         bars: Budgets in steps with what must be reached.
+        most: Steps of the whole training.
     """
     steps = curve[-1][0]
     passed = [(budget, bar) for budget, bar in bars if budget <= steps]
     best = max(value for _, value in curve)
-    if not passed or best >= passed[-1][1] or is_rising(curve):
+    if not passed or best >= passed[-1][1] or may_reach(curve, passed[-1][1], most):
         return ""
     budget, bar = passed[-1]
     return f"{MARK} after {steps} steps: {best:.4f} is below {bar:.4f}, the median of earlier trials at {budget} steps"
 
 
-def is_rising(curve: Curve) -> bool:
-    """Return whether a metric still rises: whether the best of its last quarter is above that of the quarter before.
+def may_reach(curve: Curve, bar: float, most: int) -> bool:
+    """Return whether a metric that goes on as it went would reach a value within the whole training.
 
-    A quarter has two evaluations at least; with fewer than two of them it is too early to tell, which counts as rising.
-    What came before the two quarters, such as a high start before a dip, does not count.
+    The line through the means of the last quarter of the curve and of the quarter before is drawn to the end. Curves
+    bend downwards, so that it promises more than they keep. What came before these quarters, such as a high start and
+    the dip after it, does not count. A quarter has two evaluations at least; with fewer than two quarters it is too
+    early to tell, and the answer is yes.
 
     Args:
         curve: The curve so far.
+        bar: The value.
+        most: Steps of the whole training.
     """
-    values = [value for _, value in curve]
-    size = max(2, len(values) // 4)
-    return len(values) < 2 * size or max(values[-size:]) > max(values[-2 * size : -size])
+    size = max(2, len(curve) // 4)
+    if len(curve) < 2 * size:
+        return True
+    (before, low), (after, high) = (
+        (fmean(steps for steps, _ in part), fmean(value for _, value in part))
+        for part in (curve[-2 * size : -size], curve[-size:])
+    )
+    return high > low and high + (high - low) / (after - before) * (most - after) >= bar
 
 
 def budgets(warmup: int, most: int) -> list[int]:

@@ -93,10 +93,13 @@ class Search:
         """Return the runs of the next round by key, each with the trials that it is made for."""
         jobs: dict[str, tuple[Run, list[tuple[Tuned, Trial]]]] = {}
         for tuned in self.tuned:
-            for trial in self._due(tuned):
-                if not self._repeated(tuned, trial):
-                    run = self._run(tuned, trial)
-                    jobs.setdefault(run.key, (run, []))[1].append((tuned, trial))
+            while due := self._due(tuned):
+                due = [trial for trial in due if not self._repeated(tuned, trial)]
+                if due:
+                    break
+            for trial in due:
+                run = self._run(tuned, trial)
+                jobs.setdefault(run.key, (run, []))[1].append((tuned, trial))
         return jobs
 
     def _due(self, tuned: Tuned) -> list[Trial]:

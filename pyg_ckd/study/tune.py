@@ -58,8 +58,8 @@ class Tuning:
        best trial, and the strongest baseline, under several seeds, reads the test part and compares them.
 
     Trials are compared at budgets in steps: the warm-up, twice the warm-up, and so on. One whose best value is below
-    the median of the earlier trials of the same contender at that budget is pruned, unless its metric rises: a model
-    that climbs out of a dip goes on. Only finished trials can win.
+    the median of the earlier trials of the same contender at that budget is pruned, unless its metric rises so fast
+    that it would get there: a model that climbs out of a dip goes on. Only finished trials can win.
 
     Runs have the keys of studies, so that what is there is not made again: teachers, which have the settings of the
     study and not those of a trial, are trained once. What a trial is depends on seed and earlier trials of the same

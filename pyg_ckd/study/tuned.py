@@ -173,7 +173,7 @@ class Tuner:
         if self.warmup is None:
             return max(1, budget // WARMUP)
         warmup = as_integer(self.warmup, "warmup", 1, "a number of steps")
-        if warmup > budget:
+        if warmup > budget and tuned.kind == "contender":  # LightGCN, which has batches of its own, is not pruned then.
             raise InputError(
                 f"warmup: found {warmup} steps, expected at most {budget}, the whole budget of {tuned.name}; raise "
                 "max_epochs of the trainer, or lower the warm-up"
