@@ -82,12 +82,13 @@ class Ledger:
         with _quiet() as optuna:
             self._storage = _opened(optuna, storage)
 
-    def open(self, contender: str, settings: Mapping[str, Any]) -> None:
-        """Open the study of a contender, or begin it.
+    def open(self, contender: str, settings: Mapping[str, Any], begin: bool = True) -> None:
+        """Open the study of a contender.
 
         Args:
             contender: Name of the contender.
             settings: All that decides about its trials, nested plain values.
+            begin: Whether to begin one if there is none.
 
         Raises:
             InputError: If the study that is there has other settings; the message names the first one.
@@ -97,6 +98,8 @@ class Ledger:
             try:
                 study = self._storage.get_study_id_from_name(title)
             except KeyError:
+                if not begin:
+                    return
                 try:
                     study = self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], title)
                 except optuna.exceptions.DuplicatedStudyError:  # Another machine was faster.

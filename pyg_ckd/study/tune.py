@@ -136,13 +136,14 @@ class Tuning:
         self._fingerprint = fingerprint(data)
         tuner = Tuner(data, backbone, self.settings, self._fingerprint, self.monitor, self.trials, warmup)
         self.tuned = tuner.tuned(self.contenders, self.baselines, knobs)
+        decides = {one.name: self._decides(one) for one in self.tuned.values()}
+        if storage is not None:  # Before anything is written.
+            self._open(storage, name, decides, begin=False)
         self._claim(name)
+        self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
         self.runs = self.folder / "runs" if runs is None else Path(runs)
         store = RunStore(self.runs)
         self._stores = {"baseline": store, "teacher": store, "contender": store}
-        self.ledger = Ledger(storage or self.folder / TRIALS, name, self.seed, self._owner(storage is None))
-        for tuned in self.tuned.values():
-            self.ledger.open(tuned.name, self._decides(tuned))
         self.study: Study | None = None
 
     def run(self, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
@@ -176,6 +177,19 @@ class Tuning:
             seeds: The seeds.
         """
         return {} if self.study is None else self.study.histories(seeds)
+
+    def _open(
+        self,
+        storage: str | os.PathLike[str],
+        name: str,
+        decides: Mapping[str, Mapping[str, Any]],
+        owner: str = "",
+        begin: bool = True,
+    ) -> Ledger:
+        ledger = Ledger(storage, name, self.seed, owner)
+        for contender, settings in decides.items():
+            ledger.open(contender, settings, begin)
+        return ledger
 
     def _decides(self, tuned: Tuned) -> dict[str, Any]:
         """Return all that decides about the trials of a contender."""
