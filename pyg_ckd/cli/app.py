@@ -17,8 +17,8 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 DESCRIPTIONS = {
     "compare": "the whole study: baselines, plain training, teachers and strategies, with a report",
-    "tune": "search settings of every contender with equal budgets, and test the best one, with a report",
     "train": "train one model, or go on with a run that was broken off",
+    "tune": "search settings of every contender with equal budgets, and test the best one, with a report",
     "evaluate": "rank all items with a trained model",
     "effects": "measure how much every modality contributes to a trained model",
     "recommend": "write the best items of every user, or of some, to a file",

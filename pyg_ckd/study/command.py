@@ -45,15 +45,15 @@ def train_command(
     name = cls.name if strategies().get(cls.name) is cls else f"{cls.__module__}.{cls.__qualname__}"
     words = ["pyg-ckd", "train", *data, "--backbone", backbone.__name__, "--objective", name]
     own = {n: p.default for n, p in options_of(cls).items()} | default_options(cls, usual)
-    model = _defaults(backbone) | best.get("model", {})
-    trainer = _defaults(Trainer) | best.get("trainer", {})
+    model = {**_defaults(backbone), **best.get("model", {})}
+    trainer = {**_defaults(Trainer), **best.get("trainer", {})}
     student = {**model, **settings.model, **contender.model}
     training = {**trainer, **settings.trainer, **contender.trainer}
     words += _words("strategy", {**own, **contender.options}, own)
     words += _words("model", student, model) + _words("trainer", training, trainer)
     if cls.needs_teachers:
         teacher = teacher_run("", "", backbone, settings, seed)
-        loss = {n: p.default for n, p in options_of(Objective).items()} | best.get("teacher", {})
+        loss = {**{n: p.default for n, p in options_of(Objective).items()}, **best.get("teacher", {})}
         words += _words("teacher", {**loss, **teacher.options}, loss)
         words += _words("teacher", {**model, **teacher.model}, student)
         words += _words("teacher", {**trainer, **teacher.trainer}, training)
