@@ -141,6 +141,8 @@ def check_knobs(given: Mapping[str, Any], contenders: Mapping[str, tuple[Contend
 def known_knobs(contender: Contender, backbone: type[Backbone]) -> set[str]:
     """Return the names of all options of a contender that a search can turn.
 
+    Of a strategy that trains nothing, such as an ensemble of teachers, these are its own.
+
     Args:
         contender: The contender.
         backbone: Class of its model.
@@ -151,7 +153,8 @@ def known_knobs(contender: Contender, backbone: type[Backbone]) -> set[str]:
         if name not in FIXED and p.default is not None and is_plain(p.default)
     }
     model = {name for name in inspect.signature(backbone).parameters if name not in SIZES}
-    parts = {"trainer": trainer, "model": model, "strategy": set(options_of(contender.strategy))}
+    parts = {"trainer": trainer, "model": model} if contender.strategy.trains else {}
+    parts["strategy"] = set(options_of(contender.strategy))
     return {f"{part}.{name}" for part, names in parts.items() for name in names}
 
 

@@ -29,6 +29,10 @@ def test_by_itself_a_search_turns_what_a_contender_has():
     assert text("dropout", Contender("modality-dropout"))["strategy.rate"] == "0.1:0.7"
 
 
+def test_a_strategy_that_trains_nothing_has_no_knobs_but_its_own():
+    assert text("ensemble", Contender("ensemble")) == {}
+
+
 def test_ranges_that_are_searched_by_default_hold_the_defaults():
     wide = Contender("plain", {"l2": 0.5}, {"embedding_dim": 100}, {"lr": 1e-5})
     assert text(contender=wide) == {
