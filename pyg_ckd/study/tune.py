@@ -40,8 +40,6 @@ from pyg_ckd.training.folder import claim_folder, free_options
 if TYPE_CHECKING:
     import pandas as pd
 
-WARMUP = 5
-"""Without a warm-up of the user's, trials are left alone for this part of their budget."""
 TRIALS, CHOSEN, OWNER = "trials.log", "chosen.json", "owner.json"
 RESULTS = "results.json"
 
@@ -50,7 +48,7 @@ class Tuning:
     r"""Searches settings of every contender with the same number of trials, and tests the one that is best.
 
     1. Every contender, plain training among them, and LightGCN have the same number of trials. The first one has the
-       defaults: what the settings say, or what is recommended. Optuna's TPE proposes the others. A trial is a run of a
+       defaults, which are what the settings say. Optuna's TPE proposes the others. A trial is a run of a
        study, measured on the validation part; closed forms choose their knobs there by themselves.
     2. The winner is the contender with the best trial, the strongest baseline the one that is best on the validation
        part. Both are written to ``chosen.json``. Up to here nothing has read the test part.
