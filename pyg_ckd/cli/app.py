@@ -18,6 +18,7 @@ EXIT_BROKEN_PIPE = 141
 DESCRIPTIONS = {
     "compare": "the whole study: baselines, plain training, teachers and strategies, with a report",
     "train": "train one model, or go on with a run that was broken off",
+    "tune": "search settings of every contender with equal budgets, and test the best one, with a report",
     "evaluate": "rank all items with a trained model",
     "effects": "measure how much every modality contributes to a trained model",
     "recommend": "write the best items of every user, or of some, to a file",
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _after_break(args: Sequence[str]) -> str:
-    if args and args[0] in ("compare", "train"):
+    if args and args[0] in ("compare", "tune", "train"):
         return "the same command goes on from the last checkpoint"
     return "nothing is half-written, the same command starts again"
 

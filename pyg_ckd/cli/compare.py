@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import SIZES, add_backbone, add_data, check_parts, load_data, no_leftovers, sections
-from pyg_ckd.cli.contenders import add_contenders, add_parts, check_models, chosen_contenders
+from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, sections
+from pyg_ckd.cli.contenders import add_contenders, add_lightgcn, add_parts, check_study, chosen_contenders
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say, show
 from pyg_ckd.errors import InputError
@@ -15,10 +14,6 @@ from pyg_ckd.study.settings import EXTEND, PARTS
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
-    from torch_geometric.data import HeteroData
-
-    from pyg_ckd.nn import Backbone
-    from pyg_ckd.study.contenders import Contender
 
 GROUPS = ("model", "plain", "teacher", "distillation", "lightgcn", "trainer")
 
@@ -30,7 +25,6 @@ def add_options(options: Options, given: Given) -> None:
         options: Where to add them.
         given: The arguments.
     """
-    from pyg_ckd.nn import LightGCN
     from pyg_ckd.study.baselines import DEFAULT
 
     add_data(options)
@@ -53,10 +47,7 @@ def add_options(options: Options, given: Given) -> None:
     backbone = add_backbone(options, given, {"extend": EXTEND})
     add_parts(options, backbone)
     add_contenders(options, given, backbone)
-    best, group = LightGCN.recommended, "Baseline LightGCN"
-    options.add_arguments_of(LightGCN, "lightgcn", SIZES, best["model"], group=group)
-    options.add("lightgcn.l2", float, best["plain"]["l2"], "weight of its penalty", group=group)
-    options.add("lightgcn.lr", float, best["trainer"]["lr"], "its learning rate", group=group)
+    add_lightgcn(options)
 
 
 def run(config: Namespace) -> int:
@@ -75,7 +66,7 @@ def run(config: Namespace) -> int:
     parts, backbone = sections(config, GROUPS), backbones()[config.backbone]
     data, settings = load_data(config), StudySettings(**parts, k=tuple(config.k))
     contenders = chosen_contenders(config, settings)
-    _check(data, backbone, parts, contenders, config)
+    check_study(data, backbone, parts, contenders, config)
     options = {name: config[name] for name in ("baselines", "runs", "workers", "backend")}
     with no_leftovers(config.out, config.runs), epoch_lines(parts["trainer"]["progress"]):
         study = Study(data, backbone, config.out, settings, say, contenders, **options)
@@ -87,25 +78,3 @@ def run(config: Namespace) -> int:
         say(line)
     say(f"report: {report}")
     return 0
-
-
-def _check(
-    data: HeteroData,
-    backbone: type[Backbone],
-    parts: Mapping[str, dict[str, Any]],
-    contenders: Mapping[str, Contender],
-    config: Namespace,
-) -> None:
-    """Build every model of the study once; the first run may be hours before the last."""
-    from pyg_ckd.balance import Objective
-    from pyg_ckd.nn import LightGCN
-    from pyg_ckd.training import Trainer, build
-
-    model = dict(parts["lightgcn"])
-    l2, lr = model.pop("l2"), model.pop("lr")
-    student = check_parts("lightgcn", model, lambda: build(LightGCN, data, 0, **model))
-    check_parts("lightgcn", ["l2"], lambda: Objective(student, l2=l2))
-    check_parts("lightgcn", ["lr"], lambda: Trainer(lr=lr))
-    own = {name for name in contenders if f"options.{name}" in config}
-    prefixes = {name: PARTS[name] if name in PARTS and name not in own else f"options.{name}" for name in contenders}
-    check_models(data, backbone, parts, {prefixes[name]: contender for name, contender in contenders.items()})

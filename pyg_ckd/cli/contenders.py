@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Entry, Given
-from pyg_ckd.cli.common import check_parts
+from pyg_ckd.cli.common import SIZES, check_parts
 from pyg_ckd.cli.options import Options
 from pyg_ckd.cli.values import as_list
 from pyg_ckd.errors import InputError, unknown_name
@@ -51,9 +51,17 @@ def add_parts(options: Options, backbone: type[Backbone]) -> None:
         options: The options of the command.
         backbone: The backbone, which recommends some.
     """
+    from pyg_ckd.training import Trainer
+    from pyg_ckd.training.trainer import FREE
+
     for part in ("plain", "teacher", "distillation"):
         cls = strategy("ckd" if part == "distillation" else "plain")
         options.add_arguments_of(cls, part, INNER, backbone.recommended.get(part), group=TITLES[part])
+    taken = [name.removeprefix("teacher.") for name in options.known if name.startswith("teacher.")]
+    own: dict[str, Any] = {"hidden": True, "if_given": True}
+    options.add_arguments_of(Trainer, "teacher", (*FREE, "seed", "track_views", *taken), **own)
+    options.add_arguments_of(backbone, "teacher", (*SIZES, *taken), **own)
+    options.notes["--teacher.OPTION VALUE"] = "an option of model or trainer that is to be another one for the teachers"
 
 
 def add_strategy_options(
@@ -144,6 +152,50 @@ def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, C
     return found
 
 
+def add_lightgcn(options: Options) -> None:
+    """Add the options of the baseline LightGCN.
+
+    Args:
+        options: The options of the command.
+    """
+    from pyg_ckd.nn import LightGCN
+
+    best, group = LightGCN.recommended, "Baseline LightGCN"
+    options.add_arguments_of(LightGCN, "lightgcn", SIZES, best["model"], group=group)
+    options.add("lightgcn.l2", float, best["plain"]["l2"], "weight of its penalty", group=group)
+    options.add("lightgcn.lr", float, best["trainer"]["lr"], "its learning rate", group=group)
+
+
+def check_study(
+    data: HeteroData,
+    backbone: type[Backbone],
+    parts: Mapping[str, dict[str, Any]],
+    contenders: Mapping[str, Contender],
+    config: Namespace,
+) -> None:
+    """Build every model of a study once; the first run may be hours before the last.
+
+    Args:
+        data: The graph.
+        backbone: The backbone.
+        parts: Options by group.
+        contenders: The contenders.
+        config: The values of the options, which say what contenders have of their own.
+    """
+    from pyg_ckd.balance import Objective
+    from pyg_ckd.nn import LightGCN
+    from pyg_ckd.training import Trainer, build
+
+    model = dict(parts["lightgcn"])
+    l2, lr = model.pop("l2"), model.pop("lr")
+    student = check_parts("lightgcn", model, lambda: build(LightGCN, data, 0, **model))
+    check_parts("lightgcn", ["l2"], lambda: Objective(student, l2=l2))
+    check_parts("lightgcn", ["lr"], lambda: Trainer(lr=lr))
+    own = {name for name in contenders if f"options.{name}" in config}
+    prefixes = {name: PARTS[name] if name in PARTS and name not in own else f"options.{name}" for name in contenders}
+    check_models(data, backbone, parts, {prefixes[name]: contender for name, contender in contenders.items()})
+
+
 def check_models(
     data: HeteroData,
     backbone: type[Backbone],
@@ -163,7 +215,7 @@ def check_models(
     from lightning_fabric import Fabric
 
     from pyg_ckd.balance.discovery import options_of
-    from pyg_ckd.study.contenders import Contender, check_options
+    from pyg_ckd.study.contenders import check_options, side_by_side
     from pyg_ckd.training import Trainer, build
 
     trainer = check_parts("trainer", parts["trainer"], lambda: Trainer(**parts["trainer"]))
@@ -179,6 +231,7 @@ def check_models(
         if cls.name != REFERENCE and not backbone.uses_features:
             continue  # Refused in words of its own.
         if cls.needs_teachers:
-            teacher = Contender(strategy(REFERENCE), parts["teacher"])
+            teacher = side_by_side(parts["teacher"], backbone)
             check_parts("teacher", parts["teacher"], partial(check, teacher))
+            check_parts("teacher", teacher.trainer, partial(Trainer, **{**parts["trainer"], **teacher.trainer}))
         check_parts(prefix, options_of(cls), partial(check, contender))

@@ -101,6 +101,17 @@ def paragraph(text: str, kind: str = "note") -> str:
     return f'<p class="{kind}">{escape(text)}</p>\n'
 
 
+def code(label: str, text: str) -> str:
+    """Return a line for a terminal, broken before options alone, in a frame that scrolls on its own.
+
+    Args:
+        label: Its name, which no other picture or table of the page may have.
+        text: The line.
+    """
+    words = " ".join(f"<span>{part}</span>" for part in escape(text).replace(" --", "\n--").split("\n"))
+    return _frame(label, f"<pre><code>{words}</code></pre>")
+
+
 def box(lines: Sequence[str], alarm: bool = False, strong: str = "") -> str:
     """Return sentences in a box that catches the eye; the word before a colon of an alarm is set in bold.
 

@@ -19,6 +19,7 @@ from pyg_ckd.report.html import box, details, figure, page, section
 from pyg_ckd.report.plots import effect_bars, metric_bars, teacher_shares
 from pyg_ckd.report.sections import effects_section, gap_section, results_section, winner_section
 from pyg_ckd.report.theme import DARK, LIGHT, Theme
+from pyg_ckd.report.tuning import search_curves, search_section, search_words
 from pyg_ckd.study.findings import ADVICE, WARNING, verdict
 from pyg_ckd.study.formats import PLAIN, TEACHER, current_results
 from pyg_ckd.study.results import (
@@ -30,6 +31,7 @@ from pyg_ckd.study.results import (
     results_table,
     run_mean,
     run_names,
+    run_title,
     run_values,
     winner_name,
 )
@@ -64,9 +66,9 @@ class Plot(NamedTuple):
 def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], histories: Histories) -> Path:
     """Write ``report.html``, one file without any external resource, and the plots it shows as PNG files.
 
-    The plots are ``results.png``, ``learning_curves.png`` (plain training beside the winner), ``contenders.png``,
-    ``gaps.png``, ``effect_bars.png`` and ``effects.png``, each only if there is something to draw. Parts that the study
-    lacks (no teachers, one seed, one modality) are left out.
+    The plots are ``search.png`` (of a study with a search for settings), ``results.png``, ``learning_curves.png``
+    (plain training beside the winner), ``contenders.png``, ``gaps.png``, ``effect_bars.png`` and ``effects.png``, each
+    only if there is something to draw. Parts that the study lacks (no teachers, one seed, one modality) are left out.
 
     Args:
         folder: Where to write; created if need be.
@@ -94,6 +96,7 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
         [
             _verdict_boxes(verdict(results)),
             section("Who wins, and what it is worth", winner_section(results)),
+            section("What the search found", search_section(results, picture("search"))),
             section("Results on the test split", results_section(results, picture("results"))),
             section("How the views grow", curves),
             section("Each modality alone, against its teacher", gap_section(results, picture("gaps"))),
@@ -127,6 +130,7 @@ def _shown(plot: Plot, path: Path) -> str:
 
 def _plots(results: Mapping[str, Any], histories: Histories) -> dict[str, Plot]:
     found = {
+        "search": _search_plot(results),
         "results": _results_plot(results),
         "learning_curves": _curves_plot(results, histories),
         "contenders": _contenders_plot(results, histories),
@@ -135,6 +139,19 @@ def _plots(results: Mapping[str, Any], histories: Histories) -> dict[str, Plot]:
         "effects": _over_time_plot(results, histories),
     }
     return {name: plot for name, plot in found.items() if plot is not None}
+
+
+def _search_plot(results: Mapping[str, Any]) -> Plot | None:
+    tuning = results.get("tuning") or {}
+    if not tuning.get("searches"):
+        return None
+    base = tuning.get("baseline")
+    caption = (
+        f"Best validation {tuning['metric']} against the number of trials. Dots are single trials, open ones were "
+        f"pruned; the dashed line is {PLAIN}."
+    )
+    caption += f" The dotted line is {run_title(base)}, the strongest baseline." if base else ""
+    return Plot("Picture: the search", search_words(results), caption, _drawn(search_curves, results))
 
 
 def _results_plot(results: Mapping[str, Any]) -> Plot | None:

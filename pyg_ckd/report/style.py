@@ -46,6 +46,9 @@ table.facts { width: auto; min-width: 22rem; max-width: 100%; }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.facts tbody th[scope="row"] { color: var(--muted); font-weight: 400; padding-right: 1.5rem; }
 .dot { display: inline-block; width: .62em; height: .62em; border-radius: 50%; margin-right: .5em; }
+pre { margin: 0; padding: .7rem .9rem; background: var(--calm); border-radius: 6px; font-size: .85rem;
+  white-space: pre-wrap; }
+pre span { white-space: nowrap; }
 figure { margin: 1.2rem 0 0; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { margin-top: .4rem; max-width: 46rem; overflow-wrap: anywhere; }

@@ -5,11 +5,13 @@ from pyg_ckd.study.findings import verdict
 from pyg_ckd.study.results import render_console_table, results_table
 from pyg_ckd.study.settings import StudySettings
 from pyg_ckd.study.study import Study
+from pyg_ckd.study.tune import Tuning
 
 __all__ = [
     "Contender",
     "Study",
     "StudySettings",
+    "Tuning",
     "render_console_table",
     "results_table",
     "verdict",

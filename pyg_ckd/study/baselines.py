@@ -14,6 +14,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import baselines
 from pyg_ckd.evaluation.baselines import BASELINES, fit_baseline
 from pyg_ckd.nn import LightGCN
+from pyg_ckd.study.contenders import side_by_side
 from pyg_ckd.study.runs import Run, trained
 from pyg_ckd.study.settings import StudySettings
 
@@ -101,12 +102,10 @@ def lightgcn_options(
         settings: What the study is made of.
         options: Options of the baseline beside those of the settings.
     """
-    best, chosen = LightGCN.recommended, {**settings.lightgcn, **options}
-    l2 = chosen.pop("l2", best["plain"]["l2"])
+    best, own = LightGCN.recommended, side_by_side({**settings.lightgcn, **options}, LightGCN)
     trainer = {name: value for name, value in settings.trainer.items() if name in TAKEN_OVER}
-    trainer |= {**best["trainer"], "track_views": False}
-    trainer["lr"] = chosen.pop("lr", trainer["lr"])
-    return {**best["model"], **chosen}, trainer, l2
+    trainer |= {**best["trainer"], "track_views": False, **own.trainer}
+    return {**best["model"], **own.model}, trainer, own.options.get("l2", best["plain"]["l2"])
 
 
 def _code() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.study.settings import PARTS, REFERENCE, TEACHER, StudySettings
+from pyg_ckd.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Contender:
         strategy: The class, or its name or import path, see :func:`~pyg_ckd.balance.find_strategy`.
         options: Further arguments of its constructor; only numbers, texts, lists and mappings, because runs are found
             again by them.
+        model: Options of the backbone that take the place of the study's. Teachers have the study's.
+        trainer: The same of the trainer.
 
     Raises:
         InputError: If there is no such strategy, it is no :class:`~pyg_ckd.Objective`, or an option is unknown or not
@@ -34,6 +38,8 @@ class Contender:
 
     strategy: type[Objective]
     options: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given: Any = self.strategy
@@ -53,7 +59,8 @@ class Contender:
                     "mappings, by which the run is found again"
                 )
         object.__setattr__(self, "strategy", cls)
-        object.__setattr__(self, "options", dict(self.options))
+        for part in ("options", "model", "trainer"):
+            object.__setattr__(self, part, dict(getattr(self, part)))
 
 
 AnyContender = Contender | type[Objective] | str
@@ -106,18 +113,36 @@ def default_options(cls: type[Objective], settings: StudySettings) -> dict[str, 
     return {name: value for name, value in settings.plain.items() if name in known}
 
 
+def side_by_side(options: Mapping[str, Any], backbone: type[Backbone]) -> Contender:
+    """Return plain training with options of its loss, of its trainer and of its backbone that stand in one mapping.
+
+    Teachers and LightGCN have such a mapping. What is no option of the loss, nor of the backbone, nor of the trainer,
+    is left to the backbone, which refuses it.
+
+    Args:
+        options: The options.
+        backbone: Class of the model.
+    """
+    loss, own = options_of(Objective), inspect.signature(backbone).parameters
+    rest = {name: value for name, value in options.items() if name not in loss}
+    trainer = {n: value for n, value in rest.items() if n in inspect.signature(Trainer).parameters and n not in own}
+    model = {name: value for name, value in rest.items() if name not in trainer}
+    return Contender(Objective, {n: value for n, value in options.items() if n in loss}, model, trainer)
+
+
 def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str, Any], contender: Contender) -> None:
     """Build a contender for a handful of users and items, so that a wrong option is found before anything is written.
 
     Args:
         backbone: Class of the student.
         data: The graph, read for its modalities.
-        model: Options of the backbone.
+        model: Options of the backbone, but for those of the contender's own.
         contender: The contender.
 
     Raises:
         InputError: What the constructors raise.
     """
+    model = {**model, **contender.model}
     dims = {m: data["item"][m].size(1) for m in data.modalities}
     with torch.random.fork_rng(devices=[]):
         try:

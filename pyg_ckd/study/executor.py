@@ -44,6 +44,7 @@ class Workplace:
         cutoffs: Cut-offs of all metrics.
         parent: Process of the study where its workers end with it, else 0.
         cards: Number of GPUs that the workers share out among themselves; 0 leaves that to the cluster.
+        test: Whether runs are measured on the test part, too.
     """
 
     folder: str
@@ -53,6 +54,7 @@ class Workplace:
     cutoffs: tuple[int, ...]
     parent: int = 0
     cards: int = 0
+    test: bool = True
 
     @property
     def graph(self) -> Path:
@@ -262,7 +264,7 @@ def _maker(workplace: Workplace) -> Maker:
     """Return the maker of this process, which keeps the graph from run to run."""
     content = torch.load(workplace.graph, map_location="cpu", mmap=True, weights_only=True)
     stores = {kind: RunStore(Path(folder)) for kind, folder in workplace.stores}
-    return Maker(unpack_graph(content), stores, workplace.monitor, workplace.cutoffs)
+    return Maker(unpack_graph(content), stores, workplace.monitor, workplace.cutoffs, test=workplace.test)
 
 
 def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[Run]:

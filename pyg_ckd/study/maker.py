@@ -17,6 +17,7 @@ from pyg_ckd.evaluation.effects import estimate_effects
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.study.baselines import fit
+from pyg_ckd.study.pruning import MARK, Pruner, curve_of
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.training import History, Trainer, build, load_checkpoint, parse_metric, seeded, train_teachers
@@ -24,7 +25,8 @@ from pyg_ckd.training.model import load_model, save_model
 
 EFFECTS_SPLIT = "val"
 TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
-LEFT_OUT = "left_out"
+LEFT_OUT, PRUNED, FAILED = "left_out", "pruned", "failed"
+"""Entries of records of what was not made to its end."""
 
 
 class Maker:
@@ -36,6 +38,8 @@ class Maker:
         monitor: The metric that decides.
         cutoffs: Cut-offs of all metrics.
         say: Called with a line of text when training begins.
+        test: Whether runs are measured on the test part, too. Without it, no line of code reads the test part; a record
+            then lacks test metrics, views and effects, and is completed from the saved model once they are wanted.
     """
 
     def __init__(
@@ -45,14 +49,18 @@ class Maker:
         monitor: str,
         cutoffs: Sequence[int],
         say: Callable[[str], object] = lambda line: None,
+        test: bool = True,
     ) -> None:
-        self.data, self.stores, self.monitor, self.say = data, stores, monitor, say
+        self.data, self.stores, self.monitor, self.say, self.test = data, stores, monitor, say, test
         self.cutoffs = tuple(sorted(set(cutoffs)))
         self._evaluators = cache(self._build_evaluators)
         self._evaluators(self.cutoffs)
 
     def make(self, run: Run) -> dict[str, Any]:
-        """Make a run, or read it, and return its record; a baseline that does not fit has one entry, the reason.
+        """Make a run, or read it, and return its record.
+
+        The record of a baseline that does not fit has one entry, the reason, and so has that of a trial of a search
+        whose training fails. That of a trial that was pruned has its curve in the place of metrics.
 
         Args:
             run: The run.
@@ -65,7 +73,8 @@ class Maker:
                 if run.kind == "teacher":
                     return self._teacher(run)[0]
                 with self._locked(run):
-                    return self._kept(run) or (self._fitted(run) if run.backbone is None else self._trained(run))
+                    make = self._fitted if run.backbone is None else self._trained
+                    return self._kept(run) or self.stores[run.kind].read_pruned(run) or make(run)
         except InputError as error:
             raise InputError(f"{run.title}: {error}") from None
 
@@ -115,7 +124,23 @@ class Maker:
             objective = build_objective(run.strategy, student, self.data, teachers or None, run.options)
         store = self.stores[run.kind]
         folder = store.path(run)
-        history = self._trainer(run, checkpoint_dir=folder).fit(objective, self.data)
+        trainer = self._trainer(run, checkpoint_dir=store.checkpoints(run))
+        if run.pruning is None:
+            history = trainer.fit(objective, self.data)
+        else:
+            given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
+            own = [callback for callback in given if callback is not None]
+            trainer.callbacks = [*own, Pruner(run.pruning, self.monitor)]
+            try:
+                history = trainer.fit(objective, self.data)
+            except InputError as error:
+                store.discard_checkpoint(run)
+                return {FAILED: str(error)}
+            if history.stopped.startswith(MARK):
+                curve = curve_of(history.rows, self.monitor, run.pruning)
+                record = {**_facts(run, history), PRUNED: {"best": history.best_value, "curve": curve}}
+                store.write_pruned(run, record)
+                return record
         save_model(folder / "model.pt", objective, self.data)
         record = self._measured(run, _facts(run, history), objective, history)
         store.discard_checkpoint(run)
@@ -143,6 +168,8 @@ class Maker:
         return Trainer(**{"checkpoint_minutes": 1.0, **run.trainer, "seed": run.seed, **more})
 
     def _complete(self, record: Mapping[str, Any], run: Run) -> bool:
+        if not self.test:
+            return self._val_names(self.cutoffs) <= record["val"].keys()
         names = {f"{family}@{k}" for family in TEST_METRICS for k in self.cutoffs}
         if max(_cutoffs(record["test"]), default=0) != self.cutoffs[-1]:
             return False  # Items of one score may stand in another order in a list of another length.
@@ -164,7 +191,7 @@ class Maker:
     ) -> dict[str, Any]:
         """Measure a trained model and keep the result."""
         views: dict[str | None, Any] = {None: None}
-        if run.kind == "contender":
+        if run.kind == "contender" and self.test:
             for m, view in unimodal_views(self.data.modalities).items():
                 views[m] = view
             effects = {str(self._effects_cutoff): None, **record.get("effects", {})}
@@ -179,6 +206,11 @@ class Maker:
         self, run: Run, record: dict[str, Any], tables: Mapping[str | None, Any], history: History | None = None
     ) -> dict[str, Any]:
         """Measure tables at the cut-offs of this study and smaller ones of earlier studies, and keep the metrics."""
+        if not self.test:
+            found = dict(self._evaluators(self.cutoffs)["val"](tables[None]))
+            record = {"test": {}, "views": {}, **record, "val": {**record.get("val", {}), **found}}
+            self.stores[run.kind].write(run, record, None, None if history is None else history.frame)
+            return {**record, "key": run.key}
         earlier = {k for k in _cutoffs(record.get("test", {})) if k < self.cutoffs[-1]}
         cutoffs = tuple(sorted({*self.cutoffs, *earlier}))
         evaluators = self._evaluators(cutoffs)
@@ -191,8 +223,11 @@ class Maker:
         return {**record, "key": run.key}
 
     def _build_evaluators(self, cutoffs: tuple[int, ...]) -> dict[str, Evaluator]:
+        val = Evaluator(self.data, "val", cutoffs, self._val_families())
+        if not self.test:
+            return {"val": val}
         return {
-            "val": Evaluator(self.data, "val", cutoffs, self._val_families()),
+            "val": val,
             "test": Evaluator(self.data, "test", cutoffs, TEST_METRICS),
             "views": Evaluator(self.data, "test", cutoffs),
         }

@@ -17,7 +17,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.files import atomic_path, write_json
 from pyg_ckd.nn import Backbone
-from pyg_ckd.study.contenders import Contender, check_options, default_options
+from pyg_ckd.study.contenders import Contender, check_options, default_options, side_by_side
 from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
@@ -53,7 +53,8 @@ def train_run(
         folder: Where to write.
         objective: Name or import path of the strategy; one that needs teachers trains or reads them first.
         options: Options under ``model``, ``teacher`` and ``trainer``; those of the strategy under ``objective``, and
-            those of ``plain`` and ``ckd`` under ``plain`` and ``distillation`` as well.
+            those of ``plain`` and ``ckd`` under ``plain`` and ``distillation`` as well. Options of the backbone and of
+            the trainer under ``teacher`` take the place of the student's.
         k: Cut-offs of the test metrics.
         seed: Seed of everything.
 
@@ -84,8 +85,9 @@ def train_run(
     student = build(backbone, data, seed, **model)
     teachers = None
     if cls.needs_teachers:
-        teacher_trainer = Trainer(**{**trainer, "track_views": False, "seed": seed})
-        more = chosen.get("teacher", {}) | model
+        own = side_by_side(chosen.get("teacher", {}), backbone)
+        teacher_trainer = Trainer(**{**trainer, **own.trainer, "track_views": False, "seed": seed})
+        more = {**own.options, **model, **own.model}
         teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
     with seeded(seed):
         trained = build_objective(cls, student, data, teachers, contender.options)

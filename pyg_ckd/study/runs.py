@@ -20,6 +20,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.nn import Backbone
 from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
+from pyg_ckd.study.pruning import Pruning
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.checkpoint import FORMAT
 
@@ -43,6 +44,8 @@ class Run:
         trainer: Options of the trainer.
         modality: The modality of a teacher.
         teachers: The runs that must be there first, one for each modality, or none.
+        pruning: What ends the run of a search early, or :obj:`None`. It is no part of the key: a run that is not
+            finished is not kept under it.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Run:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     modality: str | None = None
     teachers: tuple[Run, ...] = ()
+    pruning: Pruning | None = None
 
     @cached_property
     def key(self) -> str:

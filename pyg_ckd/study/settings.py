@@ -22,9 +22,10 @@ class StudySettings:
     Args:
         model: Options of the backbone.
         plain: Options of :class:`~pyg_ckd.Objective` for the plain student.
-        teacher: Options of :class:`~pyg_ckd.Objective` for the teachers.
+        teacher: Options of :class:`~pyg_ckd.Objective` for the teachers; those of the backbone and of the trainer among
+            them take the place of the student's.
         distillation: Options of :class:`~pyg_ckd.DistillationWrapper`.
-        lightgcn: Options of the LightGCN baseline; ``l2`` and ``lr`` among them are those of its training.
+        lightgcn: Options of the LightGCN baseline; ``l2`` and those of the trainer, such as ``lr``, may be among them.
         trainer: Options of :class:`~pyg_ckd.Trainer`; the baseline takes over only what does not touch its quality, and
             ``monitor``, by which all runs are chosen and compared. In a study, ``extend`` is 3 by default: a run that
             still rises after ``max_epochs`` goes on for as many epochs again, and once more if need be.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,9 @@ NAN = float("nan")
 class RunStore:
     """Finished and unfinished runs by key, each in a folder ``<name>-<key>`` of its own.
 
-    A folder holds ``run.json``, ``model.pt``, ``history.csv`` and ``per_user.csv``; ``run.json`` is written last and
-    says that the run is finished. Embeddings of teachers lie in the folder ``teachers``. While a run is made, its key
+    A folder holds ``run.json``, ``model.pt``, ``history.csv`` and, once the test part was read, ``per_user.csv``;
+    ``run.json`` is written last and says that the run is finished. Of a run that a search has pruned it holds
+    ``pruned-<bars>.json`` alone. Embeddings of teachers lie in the folder ``teachers``. While a run is made, its key
     is locked: another process that wants it waits. The lock goes with the process that holds it.
 
     Args:
@@ -94,19 +96,20 @@ class RunStore:
         return {**record, "name": run.name, "kind": run.kind, "seed": run.seed}
 
     def write(
-        self, run: Run, record: Mapping[str, Any], per_user: pd.DataFrame, history: pd.DataFrame | None = None
+        self, run: Run, record: Mapping[str, Any], per_user: pd.DataFrame | None, history: pd.DataFrame | None = None
     ) -> None:
         """Keep a finished run.
 
         Args:
             run: The run.
             record: What ``run.json`` shall hold; what decided about the run is added.
-            per_user: Test metrics of every user.
+            per_user: Test metrics of every user, or :obj:`None` if the test part was not read.
             history: The record of its training, or :obj:`None` to leave it as it is.
         """
         folder = self.path(run)
-        with atomic_path(folder / "per_user.csv") as path:
-            per_user.to_csv(path)
+        if per_user is not None:
+            with atomic_path(folder / "per_user.csv") as path:
+                per_user.to_csv(path)
         if history is not None:
             with atomic_path(folder / "history.csv") as path:
                 history.to_csv(path)
@@ -133,6 +136,17 @@ class RunStore:
         path = self.path(run) / "history.csv"
         return pd.read_csv(path, index_col="epoch") if path.exists() else None
 
+    def checkpoints(self, run: Run) -> Path:
+        """Return the folder of a run's checkpoint: one of its own if the run may be pruned.
+
+        Another training of the same key never goes on from a checkpoint of one that was pruned.
+
+        Args:
+            run: The run.
+        """
+        folder = self.path(run)
+        return folder if run.pruning is None else folder / f"trial-{run.pruning.key}"
+
     def discard_checkpoint(self, run: Run) -> None:
         """Remove the checkpoint of a finished run, which a killed process may have left.
 
@@ -140,6 +154,31 @@ class RunStore:
             run: The run.
         """
         (self.path(run) / CHECKPOINT_NAME).unlink(missing_ok=True)
+        if run.pruning is not None:
+            shutil.rmtree(self.checkpoints(run), ignore_errors=True)
+
+    def read_pruned(self, run: Run) -> dict[str, Any] | None:
+        """Return the record of a run that was pruned by the same bars, or :obj:`None`.
+
+        Args:
+            run: The run.
+        """
+        record = None if run.pruning is None else read_json(self._pruned(run))
+        return record if isinstance(record, dict) else None
+
+    def write_pruned(self, run: Run, record: Mapping[str, Any]) -> None:
+        """Keep the record of a run that was pruned; its checkpoint goes.
+
+        Args:
+            run: The run.
+            record: The record.
+        """
+        self.discard_checkpoint(run)
+        write_json(self._pruned(run), record)
+
+    def _pruned(self, run: Run) -> Path:
+        assert run.pruning is not None
+        return self.path(run) / f"pruned-{run.pruning.key}.json"
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.errors import InputError
@@ -23,14 +21,16 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
-from pyg_ckd.study.contenders import Contenders, as_contenders, check_options
-from pyg_ckd.study.executor import Workplace, alone, check_executor, run_all
-from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT, Maker, on_gpu
+from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check_options
+from pyg_ckd.study.executor import Pair, alone, check_executor
+from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT
+from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.run import check_distillable, monitored
-from pyg_ckd.study.runs import Run, identity, trained, training_data
-from pyg_ckd.study.settings import EXTEND, PARTS, TEACHER, StudySettings
+from pyg_ckd.study.runs import Run, identity
+from pyg_ckd.study.settings import EXTEND, PARTS, StudySettings
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.study.tables import write_csv, write_tex
+from pyg_ckd.study.workshop import Workshop
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.folder import MANIFEST, claim_folder, free_options
 from pyg_ckd.training.trainer import BUDGET
@@ -129,10 +129,7 @@ class Study:
         self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}
 
     def _manifest(self) -> dict[str, Any]:
-        named = {
-            name: {"strategy": identity(contender.strategy)["path"], "options": dict(contender.options)}
-            for name, contender in self.contenders.items()
-        }
+        named = {name: described(contender) for name, contender in self.contenders.items()}
         return {
             "data": self._fingerprint,
             "backbone": self.backbone.__name__,
@@ -249,32 +246,15 @@ class Study:
         return baseline_run(name, self.baselines[name], self._fingerprint, self.monitor, self.settings, seed)
 
     def _teacher(self, modality: str, seed: int) -> Run:
-        trainer = {**self.settings.trainer, "track_views": False, "seed": seed}
-        options = dict(self.settings.teacher)
-        return self._trained(f"{TEACHER}{modality}", "teacher", seed)(Objective, options, trainer, modality)
+        return teacher_run(modality, self._fingerprint, self.backbone, self.settings, seed)
 
     def _contender(self, name: str, seed: int, teachers: tuple[Run, ...]) -> Run:
-        contender, trainer = self.contenders[name], {**self.settings.trainer, "seed": seed}
-        needed = teachers if contender.strategy.needs_teachers else ()
-        make = self._trained(name, "contender", seed)
-        return make(contender.strategy, contender.options, trainer, teachers=needed)
+        place = (self._fingerprint, self.backbone, self.settings)
+        return contender_run(name, self.contenders[name], *place, seed, teachers)
 
-    def _trained(self, name: str, kind: str, seed: int) -> Callable[..., Run]:
-        return partial(trained, name, kind, seed, self._fingerprint, self.backbone, self.settings.model)
-
-    def _make(self, runs: Sequence[Run]) -> Any:
-        maker = Maker(training_data(self.data), self.stores, self.monitor, self.cutoffs, self.say)
-        several = self.backend == "loky" and self.workers > 1
-        place = Workplace(
-            str(self.folder.resolve()),
-            self._fingerprint,
-            tuple((kind, str(store.folder.resolve())) for kind, store in self.stores.items()),
-            self.monitor,
-            self.cutoffs,
-            parent=os.getpid() if several else 0,
-            cards=self.workers if several and on_gpu(self._device) else 0,
-        )
-        return run_all(runs, maker, place, self.workers, self.backend)
+    def _make(self, runs: Sequence[Run]) -> Iterator[Pair]:
+        place = (self.data, self._fingerprint, self.folder, self.stores, self.monitor, self.cutoffs)
+        return Workshop(*place, self._device, self.workers, self.backend, self.say).make(runs)
 
     def _per_user(self, run: Run) -> pd.DataFrame:
         return self.stores[run.kind].per_user(run)
@@ -291,12 +271,7 @@ class Study:
 
     def _contenders(self) -> list[dict[str, Any]]:
         return [
-            {
-                "name": name,
-                "strategy": identity(contender.strategy)["path"],
-                "options": dict(contender.options),
-                "needs_teachers": contender.strategy.needs_teachers,
-            }
+            {"name": name, **described(contender), "needs_teachers": contender.strategy.needs_teachers}
             for name, contender in self.contenders.items()
         ]
 
@@ -308,6 +283,16 @@ class Study:
         epoch += ", not converged" if record["converged"] is False else ""
         value = record["test"][self.monitor]
         self.say(f"  {run.name:<18} test {self.monitor} {value:.4f} (seed {run.seed}{epoch})")
+
+
+def described(contender: Contender) -> dict[str, Any]:
+    """Return a contender as plain values: its strategy, options, and what it has of its own of backbone and trainer.
+
+    Args:
+        contender: The contender.
+    """
+    own = {part: dict(getattr(contender, part)) for part in ("model", "trainer") if getattr(contender, part)}
+    return {"strategy": identity(contender.strategy)["path"], "options": dict(contender.options), **own}
 
 
 def _described(trainer: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""``pyg-ckd tune``: settings of every contender with equal budgets, and what the best one is worth."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pyg_ckd.cli.arguments import Given
+from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, sections
+from pyg_ckd.cli.compare import GROUPS
+from pyg_ckd.cli.contenders import add_contenders, add_lightgcn, add_parts, check_study, chosen_contenders
+from pyg_ckd.cli.options import REQUIRED, Options
+from pyg_ckd.cli.output import epoch_lines, say, show
+from pyg_ckd.errors import InputError
+from pyg_ckd.study.settings import PARTS
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+SEARCH = ("trials", "seed", "warmup", "prune", "batch", "storage", "name")
+"""Arguments of :class:`~pyg_ckd.study.Tuning` that are options as they are."""
+
+
+def add_options(options: Options, given: Given) -> None:
+    """Add the options of the command.
+
+    Args:
+        options: Where to add them.
+        given: The arguments.
+    """
+    from pyg_ckd.study.baselines import known_baselines
+    from pyg_ckd.study.tune import Tuning
+
+    add_data(options)
+    options.add("out", default=REQUIRED, help="folder of the report; the same call goes on in it", path=True)
+    text = "strategies to tune: names of pyg-ckd strategies, or import paths such as my_file.Mine"
+    options.add("contenders", list[str], list(PARTS), f"{text}; plain training is always among them")
+    text = (
+        "models to compare with; lightgcn is tuned as well, closed forms choose their knobs by themselves; [] is none"
+    )
+    options.add("baselines", list[str], list(known_baselines()), text, metavar="NAME,...")
+    options.add_arguments_of(Tuning, only=SEARCH)
+    text = "what to turn: trainer.lr=1e-4:1e-2 model.embedding_dim=64,128 strategy.l2 ckd.distillation_weight=0.01:1"
+    usual = "learning rate, penalty, width, layers and what strategies name"
+    options.add("knobs", list[str] | None, None, f"{text} (without it: {usual})", metavar="NAME=RANGE...", many=True)
+    options.add("seeds", int, 1, "number of repetitions of the winner's training")
+    options.add(
+        "k", list[int], [10, 20], "cut-offs of the test metrics; that of --trainer.monitor is always among them"
+    )
+    options.add("workers", int, 1, "processes that train at the same time")
+    options.add("backend", str, "loky", "who starts them: loky, dask or ray, as joblib calls them")
+    text = "folder of runs that several studies can share (default: one in the folder of the report)"
+    options.add("runs", str | None, None, text, path=True)
+    options.notes["--options FILE"] = (
+        "YAML file with options of contenders by their names, such as ckd: {generic: false}; also "
+        "--options.NAME.OPTION VALUE; they are the first trial's"
+    )
+    backbone = add_backbone(options, given)
+    del options.known["trainer.track_views"]
+    add_parts(options, backbone)
+    add_contenders(options, given, backbone)
+    add_lightgcn(options)
+
+
+def run(config: Namespace) -> int:
+    """Run the search, test the winner and print what it is worth.
+
+    Args:
+        config: The values of the options.
+    """
+    from pyg_ckd.nn import backbones
+    from pyg_ckd.report.report import render_console_table, verdict, write_report
+    from pyg_ckd.study import StudySettings
+    from pyg_ckd.study.knobs import parse_knobs
+    from pyg_ckd.study.ledger import require_optuna
+    from pyg_ckd.study.tune import Tuning
+
+    require_optuna()
+    for name in ("seeds", "workers", "trials"):
+        if config[name] < 1:
+            raise InputError(f"{name}: found {config[name]}, expected at least 1")
+    knobs = None if config.knobs is None else parse_knobs(config.knobs)
+    parts, backbone = sections(config, GROUPS), backbones()[config.backbone]
+    data, settings = load_data(config), StudySettings(**parts, k=tuple(config.k))
+    contenders = chosen_contenders(config, settings)
+    check_study(data, backbone, parts, contenders, config)
+    options: dict[str, Any] = {name: config[name] for name in (*SEARCH, "baselines", "runs", "workers", "backend")}
+    with no_leftovers(config.out, config.runs), epoch_lines(parts["trainer"]["progress"]):
+        tuning = Tuning(
+            data, backbone, config.out, settings, say, contenders, knobs=knobs, source=_source(config), **options
+        )
+        seeds = list(range(config.seed, config.seed + config.seeds))
+        results = tuning.run(seeds)
+        report = write_report(config.out, results, tuning.histories(seeds))
+    show(render_console_table(results))
+    for line in verdict(results):
+        say(line)
+    say(f"to train the winner again: {results['tuning']['command']}")
+    say(f"report: {report}")
+    return 0
+
+
+def _source(config: Namespace) -> list[str]:
+    """Return the words that say which graph to load."""
+    words = ["--data", str(config.data)]
+    for name, usual in (("transform", "standardize"), ("impute", "mean")):
+        if config[name] != usual:
+            words += [f"--{name}", str(config[name])]
+    return [*words, *(["--data_options", json.dumps(config.data_options)] if config.data_options else [])]

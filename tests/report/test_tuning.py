@@ -1,0 +1,104 @@
+"""The report of a search: what was found, by which budget, at what cost, and the line that trains the winner."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyg_ckd.report import report as module
+from pyg_ckd.report import write_report
+from pyg_ckd.report.tuning import search_curves
+from tests.report import many
+from tests.report.page import Page
+
+LINE = "pyg-ckd train --data 'a b.npz' --backbone VBPR --objective mine --trainer.lr 0.02 --out model"
+
+
+def trial(value, lr, state="complete", so_far=None, **more) -> dict:
+    facts = {"best_epoch": 3, "epochs": 5, "steps": 50, "seconds": 2.0, "stopped": "max_epochs"}
+    return {"values": {"trainer.lr": lr}, "value": value, "best_so_far": so_far, "state": state, **facts, **more}
+
+
+def tuned() -> dict:
+    """A study with a search of two contenders and LightGCN."""
+    results = many.study(modalities=("visual", "textual"), seeds=(0,), contenders=("plain", "mine"))
+    plain = [
+        trial(0.10, 0.01, so_far=0.10),
+        trial(0.08, 0.002, "pruned", 0.10, stopped="pruned after 20 steps", steps=20),
+    ]
+    mine = [trial(0.09, 0.01, so_far=0.09), trial(0.12, 0.02, so_far=0.12)]
+    light = [trial(0.05, 0.005, so_far=0.05), trial(None, 0.02, "failed", 0.05, steps=None, seconds=0.0, epochs=None)]
+    about = {"space": {"trainer.lr": "0.001:0.1 (log)"}, "warmup": 10, "budget": 50, "importance": {"trainer.lr": 1.0}}
+    results["tuning"] = {
+        "trials": 2,
+        "seed": 7,
+        "metric": "recall@20",
+        "contenders": ["plain", "mine"],
+        "winner": "mine",
+        "baseline": "ease",
+        "best": {},
+        "baselines": {"ease": {"value": 0.11, "settings": {"ridge": 200.0}}},
+        "left_out": {"ease-content": "too <many> items"},
+        "searches": [
+            {"name": "plain", "kind": "contender", "best": 0, "trials": plain, **about},
+            {"name": "mine", "kind": "contender", "best": 1, "trials": mine, **about},
+            {"name": "lightgcn", "kind": "baseline", "best": 0, "trials": light, **(about | {"importance": {}})},
+        ],
+        "command": LINE,
+    }
+    return results
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DPI", 30)
+        return Page(write_report(folder, tuned(), {}).read_text(encoding="utf-8"))
+
+
+def test_the_best_of_every_contender_stands_beside_its_defaults(page):
+    caption = "Best validation recall@20 of every contender and baseline"
+    rows = {row[0]: row[1:] for row in page.tables[caption] if len(row) > 1}
+    assert rows["plain"] == ["0.1000", "0.1000", "–", "1, its defaults", "trainer.lr = 0.01"]
+    assert rows["mine winner"] == ["0.0900", "0.1200", "+33.3 %", "2", "trainer.lr = 0.02"]
+    assert rows["EASE strongest baseline"] == ["–", "0.1100", "–", "–", "ridge = 200"]
+    assert page.bold[caption] == {("mine winner", "0.1200"), ("EASE strongest baseline", "0.1100")}
+
+
+def test_cost_and_importance_are_those_of_the_trials(page):
+    cost = {row[0]: row[1:] for row in page.tables["Cost of the search"]}
+    assert cost["plain"] == ["1", "1", "–", "70", "70 %", "4.0 seconds", "1.00 ×"]
+    assert cost["LightGCN"] == ["1", "–", "1", "50", "50 %", "2.0 seconds", "0.50 ×"]
+    assert page.tables["Importance of knobs"][1:] == [["plain", "100 %"], ["mine", "100 %"]]
+    trials = page.tables["Trials of every contender"]
+    assert ["2", "0.0800", "3", "5", "trainer.lr = 0.002", "pruned after 20 steps"] in trials
+
+
+def test_the_line_that_trains_the_winner_is_there_to_be_copied(page):
+    assert LINE in page.text
+    assert "EASE with content was left out: too <many> items." in page.text
+
+
+def test_the_picture_says_in_words_what_it_shows(page):
+    (alt,) = [text for text in page.alts if text.startswith("Curves of the best validation")]
+    assert "plain from 0.1000 to 0.1000 at trial 1 of 2" in alt
+    assert "mine from 0.0900 to 0.1200 at trial 2 of 2" in alt
+
+
+def test_panels_show_best_values_by_trials_and_pruned_trials_as_open_dots():
+    figure = search_curves(tuned())
+    panels = {ax.get_title(loc="left"): ax for ax in figure.axes if ax.get_visible()}
+    assert list(panels) == ["plain", "mine, winner", "LightGCN"]
+    lines = panels["mine, winner"].get_lines()
+    assert [list(line.get_ydata()) for line in lines[:3]] == [[0.11, 0.11], [0.10, 0.10], [0.09, 0.12]]
+    faces = [line.get_markerfacecolor() for line in panels["plain"].get_lines()[-2:]]
+    assert faces[0] != faces[1] == "#ffffff"
+
+
+def test_a_study_without_a_search_has_no_such_section(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "DPI", 30)
+    results = tuned()
+    del results["tuning"]
+    found = Page(write_report(tmp_path, results, {}).read_text(encoding="utf-8"))
+    assert "What the search found" not in found.text
+    assert not (tmp_path / "search.png").exists()

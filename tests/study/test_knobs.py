@@ -1,0 +1,132 @@
+"""Knobs: what a search turns by itself, how ranges are written, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyg_ckd.balance import Objective
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import BM3, VBPR, EarlyFusionLightGCN
+from pyg_ckd.study import Contender
+from pyg_ckd.study.knobs import DEFAULT, check_knobs, default_of, parse_knobs, space_of, turned
+
+PLAIN = Contender("plain", {"l2": 0.03}, {"embedding_dim": 32}, {"lr": 5e-3})
+
+
+def text(name="plain", contender=PLAIN, backbone=VBPR, given=None) -> dict[str, str]:
+    return {knob: one.text for knob, one in space_of(name, contender, backbone, given).items()}
+
+
+def test_by_itself_a_search_turns_what_a_contender_has():
+    assert text() == {
+        "trainer.lr": "0.0002:0.02 (log)",
+        "strategy.l2": "0.0001:0.1 (log)",
+        "model.embedding_dim": "32,64,128",
+    }
+    found = text("ckd", Contender("ckd"), EarlyFusionLightGCN)
+    assert found["model.num_layers"] == "1:4"
+    assert found["strategy.distillation_weight"] == "0.001:1 (log)"
+    assert text("dropout", Contender("modality-dropout"))["strategy.rate"] == "0.1:0.7"
+
+
+def test_a_strategy_that_trains_nothing_has_no_knobs_but_its_own():
+    assert text("ensemble", Contender("ensemble")) == {}
+
+
+def test_ranges_that_are_searched_by_default_hold_the_defaults():
+    wide = Contender("plain", {"l2": 0.5}, {"embedding_dim": 100}, {"lr": 1e-5})
+    assert text(contender=wide) == {
+        "trainer.lr": "1e-05:0.02 (log)",
+        "strategy.l2": "0.0001:0.5 (log)",
+        "model.embedding_dim": "64,100,128",
+    }
+    none = space_of("plain", Contender("plain", {"l2": 0.0}), BM3, None)["strategy.l2"]
+    assert (
+        none.low == DEFAULT["strategy.l2"][0]
+    )  # No logarithmic scale has a zero; the first trial has it all the same.
+    assert none.nearest(0.0) == none.low
+
+
+def test_given_knobs_are_the_only_ones_and_that_of_one_contender_comes_first():
+    given = {"strategy.l2": (1e-3, 1e-2), "ckd.l2": "0.01:0.02", "ckd.distillation_weight": None}
+    assert text(given=given) == {"strategy.l2": "0.001:0.01 (log)"}
+    assert text("ckd", Contender("ckd"), VBPR, given) == {
+        "strategy.l2": "0.01:0.02",
+        "strategy.distillation_weight": "0.001:1 (log)",
+    }
+
+
+def test_whole_numbers_values_and_texts_keep_their_kind():
+    given = {"trainer.batch_size": "512:4096", "model.fusion": "concat,sum", "model.item_bias": [True, False]}
+    found = space_of("plain", PLAIN, VBPR, given)
+    assert found["trainer.batch_size"].ends == (512, 4096)
+    assert found["trainer.batch_size"].whole
+    assert found["model.fusion"].values == ("concat", "sum")
+    assert found["model.item_bias"].values == (True, False)
+    assert space_of("plain", PLAIN, VBPR, {"trainer.lr": "1e-3,1e-2"})["trainer.lr"].values == (1e-3, 1e-2)
+
+
+def test_a_turned_contender_has_the_values_where_they_belong():
+    found = turned(PLAIN, {"trainer.lr": 0.1, "model.embedding_dim": 8, "strategy.l2": 0.2, "model.fusion": "sum"})
+    assert (found.strategy, found.options, found.trainer) == (Objective, {"l2": 0.2}, {"lr": 0.1})
+    assert found.model == {"embedding_dim": 8, "fusion": "sum"}
+    assert PLAIN.trainer == {"lr": 5e-3}
+    assert default_of("trainer.batch_size", PLAIN, VBPR) == 2048
+    assert default_of("strategy.bpr_eps", PLAIN, VBPR) == 0.0
+
+
+def test_knobs_are_read_from_words():
+    assert parse_knobs(["trainer.lr=1e-4:1e-2", "model.embedding_dim=64", "128", "strategy.l2"]) == {
+        "trainer.lr": "1e-4:1e-2",
+        "model.embedding_dim": "64,128",
+        "strategy.l2": None,
+    }
+    assert parse_knobs(["trainer.lr=0.001", "0.01"]) == {"trainer.lr": "0.001,0.01"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.lr="], "found 'trainer.lr='"),
+        (["64"], "found '64'"),
+        (["=1:2"], "found '=1:2'"),
+        (["trainer.lr=1:2", "trainer.lr=1:3"], "found trainer.lr twice"),
+    ],
+)
+def test_words_that_are_no_knobs_are_refused(words, message):
+    with pytest.raises(InputError, match=f"knobs: {message}"):
+        parse_knobs(words)
+
+
+@pytest.mark.parametrize(
+    ("knob", "given", "message"),
+    [
+        ("trainer.lr", "1e-2:1e-4", "found '1e-2:1e-4', expected the lower end first .* a reversed range"),
+        ("trainer.lr", (0.1, 0.1), "found '0.1:0.1', .* an empty range"),
+        ("trainer.lr", "low:high", "found 'low:high', expected two numbers"),
+        ("trainer.lr", "1e-4:", "found '1e-4:', expected two numbers"),
+        ("trainer.lr", "1:2:3", "expected two numbers"),
+        ("trainer.lr", (1e-4, float("inf")), "expected two numbers"),
+        ("trainer.lr", [], "expected a range such as"),
+        ("trainer.lr", "0.01", "what is not searched is an option of its own, --trainer.lr 0.01"),
+        ("trainer.lr", "a,b", "expected values of the kind of 0.005"),
+        ("trainer.lr", [0.1, 0.1], "expected every value once"),
+        ("trainer.batch_size", "1.5:4", "expected whole numbers"),
+        ("model.fusion", "0:1", "expected values with commas .* no number"),
+        ("model.item_bias", "1,2", "expected values of the kind of true"),
+        ("model.sparse", None, "found no range"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused_by_name(knob, given, message):
+    with pytest.raises(InputError, match=f"knob {knob}: .*{message}"):
+        space_of("plain", PLAIN, VBPR, {knob: given})
+
+
+def test_a_knob_that_no_contender_has_is_refused_with_what_there_is():
+    both = {"plain": (PLAIN, VBPR), "ckd-0.1": (Contender("ckd"), VBPR)}
+    check_knobs({"ckd-0.1.temperature": (0.1, 1.0), "strategy.temperature": None}, both)
+    with pytest.raises(InputError, match=r"unknown knob 'model.num_layers': .*model.embedding_dim"):
+        check_knobs({"model.num_layers": (1, 2)}, both)
+    for knob in ("trainer.seed", "trainer.device", "trainer.max_epochs", "lr", "multitask.weight"):
+        with pytest.raises(InputError, match=f"unknown knob '{knob}'"):
+            check_knobs({knob: (1, 2)}, both)
