@@ -108,9 +108,9 @@ class Trainer:
             ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the history) and ``exception``. One that
             writes a reason to ``history.stopped`` ends training after the epoch.
         loggers: One or several loggers of lightning-fabric. They get the row of every epoch.
-        extend: How many times ``max_epochs`` a training may last. One that still rises after ``max_epochs``, or cannot be
-            told yet from one that does, goes on for as many epochs again, as often as needed. One with a scheduler of
-            its own never does, because its schedule may be made for ``max_epochs``.
+        extend: How many times ``max_epochs`` a training may last. One that still rises after ``max_epochs``, or is too
+            young to tell, goes on for as many epochs again, as often as needed. One with a scheduler of its own never
+            does, because its schedule may be made for ``max_epochs``.
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -206,8 +206,8 @@ class Trainer:
         """Train ``model`` in place; at the end it has the weights of the best epoch.
 
         A checkpoint in :attr:`checkpoint_dir` of the same model, data and settings is gone on from, with the same bits
-        as if there had been no break (on the CPU). ``max_epochs`` and ``extend`` may differ from the first call's. A strategy without
-        anything to train is validated once.
+        as if there had been no break (on the CPU). ``max_epochs`` and ``extend`` may differ from the first call's. A
+        strategy without anything to train is validated once.
 
         Args:
             model: An objective, or a backbone (or any module with ``forward(x_dict, edge_index) -> (user, item)``) for

@@ -17,6 +17,7 @@ from tests.cli.problem import QUICK, fails
 
 SMALL = ["--k", "5", "--trainer.monitor", "recall@5", "--trainer.max_epochs", "1", "--trainer.progress", "false"]
 SMALL += ["--trainer.extend", "1"]
+ONCE = [*QUICK, "--trainer.extend", "1"]
 
 
 def compare(data: str, out: Path, *more: str) -> list[str]:
@@ -27,7 +28,7 @@ def compare(data: str, out: Path, *more: str) -> list[str]:
 def test_compare_writes_a_complete_study_and_goes_on_where_it_was(arrays, save, capsys, tmp_path) -> None:
     data, out = save(arrays), tmp_path / "study"
     args = ["compare", "--data", data, "--backbone", "VBPR", "--out", str(out), "--k", "[5,10]", *QUICK]
-    args += ["--trainer.monitor", "recall@10"]
+    args += ["--trainer.monitor", "recall@10", "--trainer.extend", "1"]
     assert main([*args, "--seeds", "1"]) == 0
     names = {path.name for path in out.iterdir()}
     assert {"report.html", "results.json", "results.csv", "table.tex", "results.png", "effects.png"} <= names
@@ -54,6 +55,16 @@ def test_compare_writes_a_complete_study_and_goes_on_where_it_was(arrays, save, 
     assert "model" in fails(capsys, [*args, "--model.embedding_dim", "8"])
 
 
+def test_a_study_extends_runs_by_default_and_a_single_training_does_not(capsys) -> None:
+    found = {}
+    for command in ("compare", "train"):
+        with pytest.raises(SystemExit):
+            main([command, "--data", "synthetic", "--backbone", "VBPR", "--out", "out", "--print_config"])
+        found[command] = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert (found["compare"]["extend"], found["train"]["extend"]) == (3, 1)
+    assert found["train"]["patience"] == 1000
+
+
 def test_compare_works_with_eight_items(arrays, save, capsys, tmp_path) -> None:
     rng = np.random.default_rng(0)
     key = rng.permutation(20 * 8)[:110]
@@ -61,7 +72,7 @@ def test_compare_works_with_eight_items(arrays, save, capsys, tmp_path) -> None:
     small = {"train": pairs[:, :60], "val": pairs[:, 60:85], "test": pairs[:, 85:]}
     small |= {m: arrays[m][:8] for m in ("visual", "acoustic")}
     data, out = save({**small, "num_users": np.int64(20), "num_items": np.int64(8)}), tmp_path / "study"
-    args = ["compare", "--data", data, "--backbone", "VBPR", "--out", str(out), "--baselines", "popularity", *QUICK, "--trainer.extend", "1"]
+    args = ["compare", "--data", data, "--backbone", "VBPR", "--out", str(out), "--baselines", "popularity", *ONCE]
     assert "k: found 10" in fails(capsys, [*args, "--trainer.monitor", "recall@5"])
     assert "trainer.monitor: found recall@20" in fails(capsys, [*args, "--k", "[5]"])
     assert not out.exists()
@@ -86,7 +97,7 @@ def test_compare_refuses_a_backbone_that_ignores_features(arrays, save, capsys, 
 
 def test_the_test_metrics_of_a_study_are_those_of_evaluate(arrays, save, tmp_path) -> None:
     data, out = save(arrays), tmp_path / "study"
-    args = ["compare", "--data", data, "--backbone", "MMGCN", "--out", str(out), "--k", "[5]", *QUICK, "--trainer.extend", "1"]
+    args = ["compare", "--data", data, "--backbone", "MMGCN", "--out", str(out), "--k", "[5]", *ONCE]
     assert main([*args, "--baselines", "popularity"]) == 0
     (path,) = out.glob("runs/ckd-*/model.pt")
     args = ["evaluate", "--data", data, "--checkpoint", str(path), "--k", "5", "--json", str(out / "x.json")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -169,7 +170,12 @@ def test_a_second_call_may_use_another_device_and_the_setting_that_may_not_diffe
     free = ["--trainer.device", "auto", "--trainer.checkpoint_minutes", "2", "--trainer.progress", "true"]
     assert main(train(data, out, *free)) == 0
     assert (out / "history.csv").read_text() == history
+    capsys.readouterr()
     assert main(train(data, out, "--trainer.max_epochs", "3")) == 0
+    text = "not converged (budget: too early to tell); the same call goes on with a larger --trainer.max_epochs\n"
+    assert capsys.readouterr().out.endswith(text)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["stopped"], metrics["converged"]) == ("budget: too early to tell", False)
     assert len(pd.read_csv(out / "history.csv")) == 3
     assert "found trainer.lr = 0.01, expected 0.5" in fails(capsys, train(data, out, "--trainer.lr", "0.5"))
 

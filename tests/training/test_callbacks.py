@@ -178,7 +178,8 @@ def test_every_epoch_is_a_record_of_the_logger_of_python(caplog):
         assert text.startswith(f"VBPR: epoch {epoch} of at most 3: loss/bpr ")
         assert f"val/recall@5 {history.rows[epoch - 1]['val/recall@5']:.4f}" in text
     assert records[3].getMessage() == (
-        f"VBPR: ended after epoch 3: budget: too early to tell (not converged); the weights are those of epoch {history.best_epoch}"
+        "VBPR: ended after epoch 3: budget: too early to tell (not converged); the weights are those of epoch "
+        f"{history.best_epoch}"
     )
 
 

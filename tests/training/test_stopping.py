@@ -72,7 +72,7 @@ def test_it_never_stops_before_twice_the_patience():
 def test_state_says_whether_a_curve_rises_has_ended_or_is_too_short():
     stopper = EarlyStopping(PATIENCE)
     assert stopper.too_early
-    assert not (stopper.rising or stopper.converged or stopper.should_stop)
+    assert [stopper.rising, stopper.converged, stopper.should_stop] == [False] * 3
     noise = [NOISE * math.sin(7.3 * n) for n in range(4 * END // 50)]
     said = {}
     for n, error in enumerate(noise):
