@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 
 class MaskedObjective(Objective):
@@ -56,6 +57,18 @@ class MaskedObjective(Objective):
         masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
         columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
         return torch.stack(columns, dim=-1)
+
+    def whole(self, available: Tensor | None, view: View) -> Tensor | None:
+        """Return which triples have every modality of a view, bool ``[B]``; None if all have all.
+
+        Args:
+            available: What :meth:`available` returned.
+            view: The view; any triple has all of the empty one.
+        """
+        if available is None or not view:
+            return None
+        columns = [column for m, column in zip(self.modalities, available.unbind(dim=-1), strict=True) if m in view]
+        return torch.stack(columns).all(dim=0)
 
 
 class TaughtObjective(MaskedObjective):
