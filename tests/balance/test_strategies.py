@@ -36,6 +36,7 @@ NEUTRAL = {
     "mbsd": {"weight": 0.0, "alone_weight": 0.0},
     "multitask": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
+    "opm": {"rate": 0.0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
 
