@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import SHARED, assign, combine, inner_product, parameter_groups, per_term
+from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative, total
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -190,13 +191,14 @@ class SelfDistillation(MaskedObjective):
         """Return the uni-modal BPR losses and the distillation between modalities."""
         if len(out) == 1:
             return {}
-        margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
+        alone = {m: out[view].margin(*batch[:3]) for m, view in self._alone.items()}
         known = self.available(batch.positive, batch.negative)
         terms = {}
         if self.alone_weight > 0:
-            losses = mean_of_triples(F.softplus(-margins), known) * len(self.modalities)
-            terms["alone"] = self.alone_weight * losses
+            losses = unimodal_losses(alone, known)
+            terms |= {f"alone/{m}": self.alone_weight * loss for m, loss in losses.items()}
         if self.weight > 0:
+            margins = torch.stack(list(alone.values()), dim=-1)
             with torch.no_grad():
                 prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
                 weights = distillation_weights(prob, prob > 0.5)

@@ -41,6 +41,33 @@ def parameter_groups(model: Objective | Backbone) -> dict[str, list[nn.Parameter
     return groups
 
 
+def check_steerable(student: Backbone, strategy: str, margins: Iterable[Tensor] | None = None) -> None:
+    """Refuse a backbone on which a strategy that steers the parameters of modalities would do nothing.
+
+    Args:
+        student: The backbone. One that finds out later which parameters are whose is let through.
+        strategy: Name of the strategy, for the message.
+        margins: Margins with gradient, the first time that there are any; one of them must depend on a parameter that
+            belongs to a modality. (default: :obj:`None`, it is enough that there is such a parameter)
+
+    Raises:
+        InputError: If no trained parameter belongs to a modality alone, or no margin depends on one.
+    """
+    try:
+        own = {id(p) for group in student.modality_parameters.values() for p in group if p.requires_grad}
+    except InputError:  # An adapted module finds out when it is prepared.
+        return
+    name, among = type(student).__name__, ""
+    if margins is not None:
+        own &= {id(p) for p in leaves_behind(margins)}
+        among = " that scores depend on"
+    if not own:
+        raise InputError(
+            f"{strategy}: found {name} without a trained parameter{among} of one modality alone, expected some, for "
+            "it is these that the strategy steers; choose a strategy that adds losses on views, such as multitask"
+        )
+
+
 def only(student: Backbone, modalities: Collection[str] | str, shared: bool = True) -> None:
     """Keep the gradients of some modalities' parameters; those of all other modalities' become :obj:`None`.
 

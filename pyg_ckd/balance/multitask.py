@@ -62,10 +62,20 @@ class MultitaskObjective(MaskedObjective):
         """Return the BPR loss of every uni-modal view."""
         if self.weight == 0:
             return {}
-        known = self.available(batch.positive, batch.negative)
-        terms = {}
-        for column, (m, view) in enumerate(self._alone.items()):
-            loss = F.softplus(-out[view].margin(batch.user, batch.positive, batch.negative))
-            mean = loss.mean() if known is None else (loss * known[:, column]).mean()
-            terms[f"alone/{m}"] = self.weight * mean
-        return terms
+        margins = {m: out[v].margin(batch.user, batch.positive, batch.negative) for m, v in self._alone.items()}
+        losses = unimodal_losses(margins, self.available(batch.positive, batch.negative))
+        return {f"alone/{m}": self.weight * loss for m, loss in losses.items()}
+
+
+def unimodal_losses(margins: Mapping[str, Tensor], available: Tensor | None = None) -> dict[str, Tensor]:
+    """Return the BPR loss of every uni-modal view, the mean over all triples, a scalar each.
+
+    Args:
+        margins: From modality, in order, to the margins of its view ``[B]``.
+        available: Which modalities the items of each triple have, bool ``[B, M]``; where one is missing, a triple adds
+            nothing to its loss. (default: :obj:`None`, all)
+    """
+    losses = {m: F.softplus(-margin) for m, margin in margins.items()}
+    if available is None:
+        return {m: loss.mean() for m, loss in losses.items()}
+    return {m: (loss * known).mean() for (m, loss), known in zip(losses.items(), available.unbind(dim=-1), strict=True)}

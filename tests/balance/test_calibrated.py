@@ -218,9 +218,10 @@ def test_self_distillation_equals_a_loop_and_teaches_the_worse_modality_only(bac
                     loss -= (1 - target) * math.log(sigmoid(-own[student][n]))
                     distilled += (prob[teacher] - prob[student]) * loss
     assert distilled > 0
-    assert terms["alone"].item() == pytest.approx(0.3 * alone / 20, abs=1e-10)
+    own = sum(terms[f"alone/{m}"].item() for m in data.modalities)
+    assert own == pytest.approx(0.3 * alone / 20, abs=1e-10)
     assert terms["distilled"].item() == pytest.approx(0.7 * distilled / 20, abs=1e-10)
-    assert set(terms) == {"bpr", "alone", "distilled"}
+    assert set(terms) == {"bpr", "distilled", *(f"alone/{m}" for m in data.modalities)}
 
 
 @pytest.mark.usefixtures("double")

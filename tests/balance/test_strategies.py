@@ -34,6 +34,7 @@ NEUTRAL = {
     "cml": {"weight": 0.0, "view_weight": 0.0},
     "lfm": {"weight": 0.0},
     "mbsd": {"weight": 0.0, "alone_weight": 0.0},
+    "mmpareto": {"weight": 0.0},
     "multitask": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
     "opm": {"rate": 0.0},
