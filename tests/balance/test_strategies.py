@@ -38,6 +38,7 @@ NEUTRAL = {
     "multitask": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
     "opm": {"rate": 0.0},
+    "reconboost": {"epochs_alone": 0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
 
