@@ -32,7 +32,9 @@ every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.k
 NEUTRAL = {
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "cml": {"weight": 0.0, "view_weight": 0.0},
+    "elimrec": {"weight": 0.0, "effect": 0.0},
     "lfm": {"weight": 0.0},
+    "margo": {"weight": 0.0, "supervision": 0.0},
     "mbsd": {"weight": 0.0, "alone_weight": 0.0},
     "mmpareto": {"weight": 0.0},
     "multitask": {"weight": 0.0},
