@@ -30,6 +30,7 @@ BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
 }
 every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
 NEUTRAL = {
+    "amss": {"least": 1.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "cml": {"weight": 0.0, "view_weight": 0.0},
     "elimrec": {"weight": 0.0, "effect": 0.0},
