@@ -159,6 +159,24 @@ def edit(parameters: Iterable[nn.Parameter], fn: Callable[[Tensor], Tensor | Non
 
 
 @torch.no_grad()
+def edit_with(
+    parameters: Iterable[nn.Parameter], tensors: Iterable[Tensor], fn: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Replace the gradient of every parameter that has one by a function of it and of a tensor like the parameter.
+
+    Args:
+        parameters: The parameters.
+        tensors: A tensor of the same shape for each, such as its former values.
+        fn: Takes a gradient and the tensor and returns the new gradient, as in :func:`edit`. Of a sparse gradient it
+            takes the rows that this holds, of both.
+    """
+    for p, tensor in zip(parameters, tensors, strict=True):
+        if p.grad is not None:
+            rows, values = _parts(p.grad)
+            p.grad = _whole(rows, fn(values, tensor if rows is None else tensor.index_select(0, rows)), p)
+
+
+@torch.no_grad()
 def assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     """Make gradients those of parameters.
 
