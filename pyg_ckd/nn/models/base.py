@@ -289,7 +289,7 @@ class LateFusion(Backbone):
     """
 
     cosine: float | None = None
-    """Scale of the branches' rows, see :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; :obj:`None` leaves them as they are."""
+    """Scale of scores that are cosines, see :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; :obj:`None` for products."""
 
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Compute the branch of one modality.

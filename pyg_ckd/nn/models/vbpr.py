@@ -47,8 +47,8 @@ class VBPR(LateFusion):
             subgraph, and where a penalty acts on the mean preference of a modality that the trained view, as a
             teacher's, intervenes on.
         cosine: With a number :math:`s`, the blocks of modalities score with :math:`s` times the cosine of user and
-            item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; the penalty then acts on ids alone, for the blocks'
-            rows have one length. (default: :obj:`None`, with dot products)
+            item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; the penalty then acts on ids alone, for all rows
+            of the blocks have one length. (default: :obj:`None`, with dot products)
 
     Raises:
         InputError: If a size or ``cosine`` is not positive, there is no modality, ``fusion`` is neither of the two, or
