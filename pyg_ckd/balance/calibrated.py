@@ -193,7 +193,7 @@ class SelfDistillation(MaskedObjective):
             return {}
         alone = {m: out[view].margin(*batch[:3]) for m, view in self._alone.items()}
         known = self.available(batch.positive, batch.negative)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.alone_weight > 0:
             losses = unimodal_losses(alone, known)
             terms |= {f"alone/{m}": self.alone_weight * loss for m, loss in losses.items()}
