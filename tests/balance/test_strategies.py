@@ -30,6 +30,7 @@ BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
 }
 every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
 NEUTRAL = {
+    "agm": {"alpha": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "g2d": {"distillation_weight": 0.0, "generic": False, "epochs": 0},
     "greedy": {"window": 0},
