@@ -31,10 +31,13 @@ BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
 every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
 NEUTRAL = {
     "agm": {"alpha": 0.0},
+    "arl": {"temperature": 0.0, "weight": 0.0},
+    "cggm": {"sharpness": 0.0, "direction": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "g2d": {"distillation_weight": 0.0, "generic": False, "epochs": 0},
     "greedy": {"window": 0},
     "mmpareto": {"weight": 0.0},
+    "ogm-ge": {"alpha": 0.0, "noise": 0.0},
     "multitask": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
 }
