@@ -34,6 +34,7 @@ NEUTRAL = {
     "arl": {"temperature": 0.0, "weight": 0.0},
     "cggm": {"sharpness": 0.0, "direction": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
+    "g-blending": {"weight": 0.0},
     "g2d": {"distillation_weight": 0.0, "generic": False, "epochs": 0},
     "greedy": {"window": 0},
     "mmpareto": {"weight": 0.0},
