@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
 
@@ -69,6 +71,27 @@ class MaskedObjective(Objective):
             return None
         columns = [column for m, column in zip(self.modalities, available.unbind(dim=-1), strict=True) if m in view]
         return torch.stack(columns).all(dim=0)
+
+    def margins(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[View, Tensor]:
+        """Return the margins of a batch in every view, ``[B]`` each, with gradient.
+
+        Args:
+            out: The output of every view.
+            batch: The triples.
+        """
+        return {view: own.margin(batch.user, batch.positive, batch.negative) for view, own in out.items()}
+
+    def check_views(self) -> None:
+        """Refuse a backbone that ignores features, whose views are all alike.
+
+        Raises:
+            InputError: If it does.
+        """
+        if not self.student.uses_features:
+            raise InputError(
+                f"{self.name}: found {type(self.student).__name__}, which ignores features, so that all its views are "
+                "alike, expected a backbone that has modalities to compare"
+            )
 
 
 class TaughtObjective(MaskedObjective):

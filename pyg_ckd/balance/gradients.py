@@ -230,6 +230,22 @@ def gate(x: Tensor, factor: Tensor | float) -> Tensor:
     return x.detach() + factor * (x - x.detach())
 
 
+def modulated(margin: Tensor, contributions: Tensor, factors: Tensor) -> Tensor:
+    r"""Return margins themselves, to the bit; the gradient that comes back through contributions to them is multiplied.
+
+    With contributions :math:`\phi_m` and factors :math:`k_m`, the gradient is that of
+    :math:`\delta + \sum_m (k_m - 1) \phi_m`. Where the contributions and a part without factor add up to the margin, it
+    is the one of that part plus the gated contributions, see :func:`gate`.
+
+    Args:
+        margin: Margins ``[B]``.
+        contributions: What every modality adds to them, ``[B, M]``, finite.
+        factors: The factors ``[M]`` or ``[B, M]``, used without gradient.
+    """
+    nothing = contributions - contributions.detach()
+    return margin + ((factors.detach() - 1).to(nothing.dtype) * nothing).sum(dim=-1)
+
+
 def _at_least_single(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
