@@ -84,6 +84,7 @@ class CalibratedObjective(MaskedObjective):
             raise unknown_name("removal", removal, REMOVALS)
         self.weight, self.view_weight, self.removal, self.absolute = weight, view_weight, removal, absolute
         self.store_masks(has)
+        self.check_views()
         self._without = list(leave_one_out_views(student.modalities).values())
 
     @property
@@ -100,7 +101,7 @@ class CalibratedObjective(MaskedObjective):
         """Return the BPR loss of the views with modalities removed, and the rises in confidence."""
         if len(out) == 1:
             return {}
-        margins = {view: output.margin(*batch[:3]) for view, output in out.items()}
+        margins = self.margins(out, batch)
         confidence = {view: torch.sigmoid(m.abs() if self.absolute else m) for view, m in margins.items()}
         views, known = list(margins), self.available(batch.positive, batch.negative)
         before = views[:-1] if self.removal == "chain" else [self.view] * (len(views) - 1)
@@ -179,6 +180,7 @@ class SelfDistillation(MaskedObjective):
         check_not_negative("alone_weight", alone_weight)
         self.weight, self.alone_weight = weight, alone_weight
         self.store_masks(has)
+        self.check_views()
         self._alone = unimodal_views(student.modalities)
 
     @property
@@ -294,6 +296,7 @@ class ModalityGapObjective(MaskedObjective):
         self.weight, self.rate = weight, rate
         self.num_random_triples = num_random_triples if weight > 0 else 0
         self.store_masks(has)
+        self.check_views()
         self.register_buffer("alignment_share", torch.tensor(share, dtype=torch.float64))
         self._alone = unimodal_views(student.modalities)
 

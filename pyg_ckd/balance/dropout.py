@@ -125,6 +125,7 @@ class PredictionModulation(MaskedObjective):
         self.rate, self.strength, self.execution = rate, strength, execution
         self.warmup, self.ramp, self.measure_every = warmup, ramp, measure_every
         self.store_masks(has)
+        self.check_views()
         num = len(student.modalities)
         self.register_buffer("score", torch.full((num,), torch.nan, dtype=torch.float64))
         for name in ("score_sum", "count"):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.balance.fusion import fuse, score_variances
 from pyg_ckd.balance.multitask import MultitaskObjective
 from pyg_ckd.balance.objective import Score, check_not_negative
 from pyg_ckd.data.inputs import EdgeType
@@ -73,6 +74,7 @@ class EliMRec(MultitaskObjective):
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(student, weight, l2, has)
+        self.check_views()
         check_not_negative("effect", effect)
         self.effect = effect
         self.register_buffer("beta", torch.tensor(float(effect), dtype=torch.float64))
@@ -105,12 +107,6 @@ class EliMRec(MultitaskObjective):
         tables = self._tables(features, edge_index_dict, chosen, **kw)
         items = (kw.get("n_id_dict") or {}).get("item")
         return [self._ranked(tables, view, beta, items) for view in chosen]
-
-    def forward(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
-    ) -> Embeddings:
-        """Return the tables of one view, see :meth:`forward_views`."""
-        return self.forward_views(features, edge_index_dict, [view], **kw)[0]
 
     def indirect_effect(
         self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], fusion: str = "rubi"
@@ -153,11 +149,9 @@ class EliMRec(MultitaskObjective):
     def _ranked(
         self, tables: Mapping[View, Embeddings], view: View, beta: float, items: Tensor | None = None
     ) -> Embeddings:
-        spread = score_variances(tables[as_view(None, self.modalities)]).sqrt().unsqueeze(-1)
+        weight = beta / 2 * score_variances(tables[as_view(None, self.modalities)]).sqrt()
         fits = [self._fit(tables, m, items) for m in self.modalities if m in view]
-        user, item = tables[view]
-        users = [user, *((beta / 2 * spread).to(user.dtype) * fit.user for fit in fits)]
-        return Embeddings(torch.cat(users, dim=1), torch.cat([item, *(fit.item for fit in fits)], dim=1))
+        return fuse([tables[view], *fits], [torch.ones_like(weight), *[weight] * len(fits)])
 
     def epoch_statistics(self) -> dict[str, float]:
         r"""Return :math:`\beta` as the last validation chose it."""
@@ -192,17 +186,6 @@ class IndirectEffect:
         cosines = torch.stack([fit.user[rows] @ fit.item.t() for fit in self.fits])
         direct = total_effect(score.mean(dim=-1, keepdim=True).expand_as(score), cosines, self.fusion)
         return total_effect(score, cosines, self.fusion) - direct
-
-
-def score_variances(tables: Embeddings) -> Tensor:
-    """Return the variance of every user's scores over all items, ``[U]`` in double precision.
-
-    Args:
-        tables: The two tables; the variance is that of the population.
-    """
-    user, item = tables.user.double(), tables.item.double()
-    centred = item - item.mean(dim=0)
-    return ((user @ (centred.t() @ centred / item.size(0))) * user).sum(dim=1).clamp(min=0)
 
 
 def total_effect(score: Tensor, cosines: Tensor, fusion: str = "rubi", eps: float = 1e-12) -> Tensor:

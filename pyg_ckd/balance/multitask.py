@@ -91,10 +91,8 @@ class MultitaskObjective(MaskedObjective):
         counts = self.available(batch.positive, batch.negative)
         if self.valuation > 0:
             with torch.no_grad():
-                every = {
-                    view: output.margin(batch.user, batch.positive, batch.negative) for view, output in out.items()
-                }
-                counts = valuation_weights(shapley_values(every, self.modalities), self.valuation, counts)
+                contributions = shapley_values(self.margins(out, batch), self.modalities)
+                counts = valuation_weights(contributions, self.valuation, counts)
                 self._weights.append(counts.mean(dim=0).double())
         losses = unimodal_losses(margins, counts)
         return {f"alone/{m}": self.weight * loss for m, loss in losses.items()}

@@ -149,8 +149,8 @@ class Objective(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
     ) -> Embeddings:
-        """Return the student's embeddings of a view."""
-        return self.student(features, edge_index_dict, view, **kw)
+        """Return the embeddings of one view, see :meth:`forward_views`."""
+        return self.forward_views(features, edge_index_dict, [view], **kw)[0]
 
     def forward_views(
         self,
@@ -324,6 +324,12 @@ def check_not_negative(name: str, value: float) -> None:
     """Raise an InputError unless ``value`` is a finite number of zero or more."""
     if not (torch.isfinite(torch.tensor(float(value))) and value >= 0):
         raise InputError(f"{name}: found {value}, expected a number of zero or more")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise an InputError unless ``value`` is a finite number above zero."""
+    if not (torch.isfinite(torch.tensor(float(value))) and value > 0):
+        raise InputError(f"{name}: found {value}, expected a positive number")
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

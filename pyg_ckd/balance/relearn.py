@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyg_ckd.balance.attribution import RunningInformation, label_information
+from pyg_ckd.balance.attribution import RunningInformation, label_information, masked_mean
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import check_steerable, edit_with, inner_product
 from pyg_ckd.balance.objective import Score, check_not_negative
@@ -266,10 +266,9 @@ class InformationRegulation(MaskedObjective):
         if EMPTY in out:
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
-                prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1)).double()
-                known = self.available(batch.positive, batch.negative)
-                known = torch.ones_like(prob) if known is None else known.double()
-                self._pull = pull_strengths((prob * known).sum(dim=0) / known.sum(dim=0).clamp(min=1), self.weight)
+                prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
+                score = masked_mean(prob, self.available(batch.positive, batch.negative))
+                self._pull = pull_strengths(score, self.weight)
         return {}
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:

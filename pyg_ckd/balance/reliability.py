@@ -92,6 +92,7 @@ class ReliabilityObjective(MaskedObjective):
             raise InputError(f"warmup: found {warmup}, expected at least 0")
         self.weight, self.supervision, self.warmup = weight, supervision, warmup
         self.store_masks(has)
+        self.check_views()
         self.gates = nn.ModuleDict({m: nn.Linear(d, 1) for m, d in student.feature_dims.items()})
         for parameter in self.gates.parameters():
             nn.init.zeros_(parameter)
@@ -190,12 +191,6 @@ class ReliabilityObjective(MaskedObjective):
             for view in fused:
                 tables[view] = self._fused(tables, self._weights(features, n_id_dict.get("item"), view)[1], view)
         return [tables[view] for view in chosen]
-
-    def forward(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
-    ) -> Embeddings:
-        """Return the tables of one view, see :meth:`forward_views`."""
-        return self.forward_views(features, edge_index_dict, [view], **kw)[0]
 
     def _fused(self, tables: Mapping[View, Embeddings], weights: Tensor, view: View) -> Embeddings:
         user, item = tables[EMPTY]

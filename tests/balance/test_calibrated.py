@@ -288,6 +288,8 @@ def test_the_share_moves_by_the_cosine_of_two_gradients_and_the_gradient_stays_t
 
 def test_bad_numbers_are_refused(make_data):
     model = built(BACKBONES["VBPR"], make_data())
+    with pytest.raises(InputError, match="mbsd: found LightGCN, which ignores features"):
+        SelfDistillation(built(BACKBONES["LightGCN"], make_data()))
     with pytest.raises(InputError, match="weight: found -1, expected a number of zero or more"):
         CalibratedObjective(model, weight=-1)
     with pytest.raises(InputError, match="unknown removal 'chains': did you mean 'chain'"):

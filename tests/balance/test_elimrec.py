@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from pyg_ckd import Trainer, evaluate
-from pyg_ckd.balance.elimrec import FUSIONS, EliMRec, score_variances, total_effect
+from pyg_ckd.balance.elimrec import FUSIONS, EliMRec, total_effect
+from pyg_ckd.balance.fusion import score_variances
 from pyg_ckd.data.inputs import item_masks, unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
