@@ -56,8 +56,8 @@ class Relearning(MaskedObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
-            of its range or a mask does not fit; in the trainer, if there is no validation part, or no validation before
-            the first diagnosis.
+            of its range or a mask does not fit; at the first step, if margins depend on no such parameter; in the
+            trainer, if there is no validation part, or no validation before the first diagnosis.
     """
 
     name = "relearn"
@@ -117,6 +117,8 @@ class Relearning(MaskedObjective):
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Measure the information on training triples; the loss has no further terms."""
+        if self._is_left():
+            self.check_reached(out, batch)
         if EMPTY in out:
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
@@ -188,8 +190,8 @@ class InformationRegulation(MaskedObjective):
 
     A modality is held back in its prime learning window only, as long as its Fisher information grows: the trace, the
     mean squared length of :math:`\mathbf{g}_m` over an epoch, summed over the last ``window`` epochs, must have grown
-    by more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count as
-    zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
+    by more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count
+    as zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
 
     Hooks: ``views``, ``balance`` and ``backward``. While a window is open, costs the uni-modal views and the empty
     one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing. Triples with an item
@@ -211,7 +213,7 @@ class InformationRegulation(MaskedObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
-            of its range or a mask does not fit.
+            of its range or a mask does not fit; at the first step, if margins depend on no such parameter.
     """
 
     name = "inforeg"
@@ -263,6 +265,7 @@ class InformationRegulation(MaskedObjective):
         """Find out who is ahead; the loss has no further terms."""
         self._pull = None
         if EMPTY in out:
+            self.check_reached(out, batch)
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
                 prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
