@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyg_ckd.balance.fusion import choose_weights, fused, score_spread
 from pyg_ckd.balance.given import TaughtObjective
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View, as_view
-
-FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class UnimodalEnsemble(TaughtObjective):
@@ -54,12 +53,6 @@ class UnimodalEnsemble(TaughtObjective):
         spread = [score_spread(self.teacher(m)) for m in self.modalities]
         self.register_buffer("spread", torch.stack(spread).to(torch.float64))
 
-    def forward(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
-    ) -> Embeddings:
-        """Return the ensemble's tables for a view."""
-        return self._fused(as_view(view, self.modalities), self.weights)
-
     def forward_views(
         self,
         features: Mapping[str, Tensor],
@@ -75,50 +68,11 @@ class UnimodalEnsemble(TaughtObjective):
     ) -> None:
         """Choose the weights: each modality's in turn, until none of them helps."""
         full = as_view(None, self.modalities)
-        weights, improved = torch.ones_like(self.weights), True
-        best = score(self._fused(full, weights))
-        while improved:
-            improved = False
-            for column in range(len(self.modalities)):
-                start = weights[column].item() or 1.0
-                for factor in FACTORS:
-                    trial = weights.clone()
-                    trial[column] = factor * start
-                    value = score(self._fused(full, trial)) if trial.any() else best
-                    if value > best:
-                        best, weights, improved = value, trial, True
-        self.weights.copy_(weights / weights.sum() * len(self.modalities))
+        self.weights.copy_(choose_weights(lambda weights: score(self._fused(full, weights)), self.weights))
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the weight of every modality."""
         return {f"weight/{m}": w for m, w in zip(self.modalities, self.weights.tolist(), strict=True)}
 
     def _fused(self, view: View, weights: Tensor) -> Embeddings:
-        scale = weights / self.spread
-        chosen = [(column, m) for column, m in enumerate(self.modalities) if m in view]
-        if not any(bool(weights[column] > 0) for column, _ in chosen):
-            scale = 1 / self.spread
-        users, items = [], []
-        for column, m in chosen:
-            user, item = self.teacher(m)
-            users.append(user * scale[column].to(user.dtype))
-            items.append(item)
-        if not users:  # The empty view: all items alike.
-            user, item = self.teacher(self.modalities[0])
-            return Embeddings(user.new_zeros(user.size(0), 1), item.new_zeros(item.size(0), 1))
-        return Embeddings(torch.cat(users, dim=1), torch.cat(items, dim=1))
-
-
-def score_spread(tables: Embeddings) -> Tensor:
-    r"""Return :math:`\sqrt{\textrm{mean}_u \, \textrm{var}_i \, s_{ui}}`, the spread of scores within a user, a scalar.
-
-    A recommender that likes all items alike has a spread of one, so that nothing divides by zero.
-
-    Args:
-        tables: The two tables; the variance over items is that of the population.
-    """
-    user, item = tables.user.double(), tables.item.double()
-    centred = item - item.mean(dim=0)
-    covariance = centred.t() @ centred / item.size(0)
-    variance = ((user @ covariance) * user).sum(dim=1).mean().clamp(min=0)
-    return torch.where(variance > 0, variance.sqrt(), 1.0)
+        return fused({m: self.teacher(m) for m in self.modalities}, weights, self.spread, view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,21 @@ class Progress:
     epoch: int = 1
     max_epochs: int = 1
     history: Sequence[Mapping[str, float]] = field(default=())
+
+
+class Score(Protocol):
+    """What :meth:`Objective.before_validation` measures tables with."""
+
+    def __call__(self, embeddings: Embeddings) -> float:
+        """Return the monitored metric of two tables on the validation part.
+
+        Args:
+            embeddings: The tables.
+        """
+
+    @property
+    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, items of the validation part and items without an interaction, ``[B]`` each, the same every time."""
 
 
 class Objective(nn.Module):
@@ -77,6 +92,8 @@ class Objective(nn.Module):
     """What the command line and studies call the strategy; of a subclass without one, the name of the class."""
     needs_teachers: ClassVar[bool] = False
     """Whether the second argument of the constructor is a dict from modality to the teacher's embeddings."""
+    needs_validation: ClassVar[bool] = False
+    """Whether the strategy learns from the validation part, so that a graph without one is refused."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train; if not, the trainer only validates once."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -132,8 +149,8 @@ class Objective(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
     ) -> Embeddings:
-        """Return the student's embeddings of a view."""
-        return self.student(features, edge_index_dict, view, **kw)
+        """Return the embeddings of one view, see :meth:`forward_views`."""
+        return self.forward_views(features, edge_index_dict, [view], **kw)[0]
 
     def forward_views(
         self,
@@ -258,14 +275,14 @@ class Objective(nn.Module):
         self,
         features: Mapping[str, Tensor],
         graphs: Mapping[EdgeType, Any],
-        score: Callable[[Embeddings], float],
+        score: Score,
     ) -> None:
         """Prepare for a validation, for instance by choosing weights of fused scores; here there is nothing to do.
 
         Args:
             features: As in :meth:`prepare`.
             graphs: What :meth:`prepare` returned.
-            score: The monitored metric of two tables on the validation part.
+            score: Called with two tables, the monitored metric on the validation part; it has triples of that part too.
         """
 
     def given_teachers(self) -> dict[str, Embeddings]:
@@ -307,6 +324,12 @@ def check_not_negative(name: str, value: float) -> None:
     """Raise an InputError unless ``value`` is a finite number of zero or more."""
     if not (torch.isfinite(torch.tensor(float(value))) and value >= 0):
         raise InputError(f"{name}: found {value}, expected a number of zero or more")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise an InputError unless ``value`` is a finite number above zero."""
+    if not (torch.isfinite(torch.tensor(float(value))) and value > 0):
+        raise InputError(f"{name}: found {value}, expected a positive number")
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -215,8 +215,8 @@ class Trainer:
             data: The graph.
 
         Raises:
-            InputError: If there is nothing to train, the loss is not finite any more, a checkpoint does not fit, or a
-                callback raises.
+            InputError: If there is nothing to train, the loss is not finite any more, a checkpoint does not fit, a
+                callback raises, or the objective needs a validation part that there is not.
         """
         from lightning_fabric import Fabric
 
@@ -259,6 +259,11 @@ class Trainer:
         if held_out(data, "val").size(1):
             monitored = (self.monitor, self._metric, self._cutoff)
             validation = Validation(data, *monitored, self.track_views, self.eval_users, self.seed)
+        elif objective.needs_validation:
+            raise InputError(
+                f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
+                "one; split some of the training interactions off"
+            )
         settings = {"data": fingerprint(data), **objective.settings()}
         run = Run(objective, EarlyStopping(self.patience), history, None, {}, validation is not None)
         if objective.trains:

@@ -4,17 +4,55 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.inputs import held_out
+from pyg_ckd.data.negatives import Positives, UniformNegatives
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.training.run import Run
+
+
+class HeldOutScore:
+    """Measures tables on the validation part, see :class:`~pyg_ckd.balance.objective.Score`.
+
+    Args:
+        evaluator: Evaluates two tables.
+        name: Name of the metric that counts.
+        data: The graph.
+        seed: Seed of the items without an interaction.
+    """
+
+    def __init__(self, evaluator: Evaluator, name: str, data: HeteroData, seed: int) -> None:
+        self.evaluator, self.name, self.data, self.seed = evaluator, name, data, seed
+
+    def __call__(self, embeddings: Embeddings) -> float:
+        """Return the metric.
+
+        Args:
+            embeddings: The tables.
+        """
+        return self.evaluator(embeddings)[self.name]
+
+    @cached_property
+    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Every interaction of the validation part with an item of neither this nor the training part, ``[B]`` each.
+
+        The items are drawn once. Users who interacted with every item have none and are left out.
+        """
+        held, num_items = held_out(self.data, "val"), self.data["item"].num_nodes
+        edges = torch.cat([held_out(self.data, "train"), held], dim=1)
+        positives = Positives(edges, self.data["user"].num_nodes, num_items)
+        user, item = held[:, positives.degree[held[0]] < num_items]
+        generator = torch.Generator(user.device).manual_seed(self.seed)
+        return user, item, UniformNegatives(positives).draw(user, generator)
 
 
 class Validation:
@@ -42,14 +80,7 @@ class Validation:
     ) -> None:
         self.name, self.track_views = name, track_views
         self.evaluator = Evaluator(data, "val", [cutoff], [metric], eval_users=eval_users, seed=seed)
-
-    def score(self, embeddings: Embeddings) -> float:
-        """Return the monitored metric of two tables.
-
-        Args:
-            embeddings: The tables.
-        """
-        return self.evaluator(embeddings)[self.name]
+        self.score = HeldOutScore(self.evaluator, name, data, seed)
 
     @torch.no_grad()
     def __call__(self, run: Run, row: dict[str, float], features: dict[str, Tensor], graph: dict[Any, Any]) -> None:

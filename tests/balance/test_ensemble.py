@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyg_ckd.balance import UnimodalEnsemble
-from pyg_ckd.balance.ensemble import score_spread
+from pyg_ckd.balance.fusion import score_spread
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring import Embeddings
 from tests.balance.test_ckd import random_teachers

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch_geometric.metrics import LinkPredMAP, LinkPredRecall
 
+from pyg_ckd.balance import Objective
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, evaluate
@@ -53,6 +54,30 @@ def test_a_function_decides_about_the_best_epoch(tmp_path):
     trainer(max_epochs=3, monitor=lambda ranked, labels: float(len(calls))).fit(other, data)
     with pytest.raises(InputError, match=r"found monitor = .*third_is_best@4', expected 'recall@5'"):
         trainer(checkpoint_dir=tmp_path, track_views=False).fit(vbpr(data), data)
+
+
+def test_a_strategy_may_measure_losses_on_triples_of_the_validation_part():
+    seen = []
+
+    class Watching(Objective):
+        """Keeps what it is given."""
+
+        needs_validation = True
+
+        def before_validation(self, features, graphs, score):
+            seen.append(score.triples)
+
+    data = planted_data()
+    trainer(max_epochs=2, eval_users=5).fit(Watching(vbpr(data)), data)
+    user, item, other = seen[0]
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    assert torch.equal(torch.stack([user, item]), data[RATES].val_edge_index)
+    for part in (data[RATES].edge_index, data[RATES].val_edge_index):
+        known = set(map(tuple, part.t().tolist()))
+        assert known.isdisjoint(zip(user.tolist(), other.tolist(), strict=True))
+    assert 0 <= int(other.min()) < int(other.max()) < data["item"].num_nodes
+    with pytest.raises(InputError, match="Watching: found a graph without a validation part, from which this strategy"):
+        trainer().fit(Watching(vbpr(data)), without_validation())
 
 
 def test_a_metric_that_is_not_finite_is_refused():
