@@ -14,10 +14,10 @@ from pyg_ckd.balance.attribution import RunningInformation, masked_mean
 from pyg_ckd.balance.gradients import edit
 from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative
-from pyg_ckd.balance.pacing import PacedObjective, scaled_softmax
+from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.blocks import Output, aligned_item_rows
 from pyg_ckd.scoring.views import View
 
 LEAST_SHARE = 0.6
@@ -286,16 +286,6 @@ def triples_of(alone: Tensor, known: Tensor | None) -> Tensor:
     return known.sum(dim=0, dtype=torch.float64)
 
 
-def discrepancy(score: Tensor) -> Tensor:
-    r"""Return :math:`\rho_m`, the mean ratio of a score to those of the other modalities, ``[M]``.
-
-    Args:
-        score: Positive scores ``[M]``.
-    """
-    inverse = score.reciprocal()
-    return score * (inverse.sum() - inverse) / (score.numel() - 1)
-
-
 def ogm_coefficients(ratio: Tensor, alpha: float) -> Tensor:
     r"""Return :math:`k_m`, below 1 for modalities that are ahead, ``[M]``.
 
@@ -346,15 +336,14 @@ def direction_loss(coefficients: Tensor, cosine: Tensor) -> Tensor:
 
 
 def item_differences(out: Output, batch: TripletBatch) -> Tensor:
-    """Return the rows of preferred minus other items, ``[B, D]``, with the columns of a view in one order.
+    """Return the rows of preferred minus other items in a view, ``[B, D]``.
 
     Args:
         out: The output of the view.
         batch: The triples.
     """
-    rows = out.rows(batch.user, batch.positive, batch.negative)
-    parts = [preferred - other for preferred, other in zip(rows[1::3], rows[2::3], strict=True)]
-    return torch.cat([part if part.dim() > 1 else part.unsqueeze(-1) for part in parts], dim=-1)
+    preferred, other = aligned_item_rows(out, torch.cat([batch.positive, batch.negative])).chunk(2)
+    return preferred - other
 
 
 def binary_entropy(margin: Tensor) -> Tensor:

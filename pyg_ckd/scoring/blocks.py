@@ -335,3 +335,21 @@ def item_rows(output: Output, items: Tensor) -> Tensor:
         The rows ``[B, D]``, with gradient; see :meth:`Embeddings.item_rows` and :meth:`BlockEmbeddings.item_rows`.
     """
     return output.item_rows(items)
+
+
+def aligned_item_rows(output: Output, items: Tensor) -> Tensor:
+    """Return the rows of items in all columns, which stand in the same order in every view of a backbone.
+
+    Rows of two views can be subtracted: what is left of them without those of the empty view is what the modalities
+    of the view add to the ids. For distances within one view, see :func:`item_rows`.
+
+    Args:
+        output: The output of a view.
+        items: Row numbers of items, int64 ``[B]``.
+
+    Returns:
+        The rows ``[B, D]``, with gradient.
+    """
+    if isinstance(output, BlockEmbeddings):
+        return torch.cat([block.item_rows(items) for block in output.blocks], dim=1)
+    return output.item.index_select(0, items)

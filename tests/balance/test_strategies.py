@@ -39,6 +39,7 @@ NEUTRAL = {
     "greedy": {"window": 0},
     "mmpareto": {"weight": 0.0},
     "ogm-ge": {"alpha": 0.0, "noise": 0.0},
+    "pmr": {"alpha": 0.0},
     "multitask": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
 }
