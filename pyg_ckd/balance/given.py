@@ -60,6 +60,18 @@ class MaskedObjective(Objective):
         columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
         return torch.stack(columns, dim=-1)
 
+    def complete(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """Return which triples have all modalities, bool ``[B, M]`` with equal columns; None if all have.
+
+        Margins of views of several modalities say nothing about what items lack there alone.
+
+        Args:
+            first: Items, int64 ``[B]``.
+            second: Items, int64 ``[B]``.
+        """
+        known = self.available(first, second)
+        return None if known is None else known.all(dim=-1, keepdim=True).expand_as(known)
+
     def margins(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[View, Tensor]:
         """Return the margins of a batch in every view, ``[B]`` each, with gradient.
 

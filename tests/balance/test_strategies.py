@@ -32,6 +32,7 @@ every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.k
 NEUTRAL = {
     "agm": {"alpha": 0.0},
     "arl": {"temperature": 0.0, "weight": 0.0},
+    "arm": {"beta": 0.0, "weight": 0.0, "gap": 0.0},
     "cggm": {"sharpness": 0.0, "direction": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "g-blending": {"weight": 0.0},
