@@ -20,6 +20,7 @@ from pyg_ckd.scoring import Embeddings
 from pyg_ckd.training import seeded
 from pyg_ckd.training.checkpoint import load_checkpoint
 from tests.nn.models.zoo import adapted
+from tests.training.test_seam import Reads
 
 STRATEGIES = {name: cls for name, cls in strategies().items() if name != "plain"}
 every_strategy = pytest.mark.parametrize("cls", STRATEGIES.values(), ids=STRATEGIES.keys())
@@ -206,3 +207,24 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
     assert terms[0]["bpr"].item() != pytest.approx(terms[1]["bpr"].item(), abs=1e-6)
     for name in terms[0].keys() - main:
         assert terms[0][name].item() == pytest.approx(terms[1][name].item(), abs=1e-6), name
+
+
+@every_strategy
+def test_a_step_reads_no_number_from_the_device(cls, make_data):
+    if not cls.trains:
+        pytest.skip("nothing is trained")
+    data, reads, found = make_data(modalities=3), Reads(), []
+    data["item"].has_mod1 = torch.arange(9) > 0
+
+    class Watch:
+        def on_train_batch_start(self, epoch, batch_idx):
+            if (epoch, batch_idx) in ((1, 1), (2, 0)):  # What is looked at once, in the first step, may be read.
+                reads.__enter__()
+
+        def on_train_batch_end(self, epoch, batch_idx):
+            if (epoch, batch_idx) in ((1, 2), (2, 2)):
+                reads.__exit__(None, None, None)
+                found.append([names for names in reads.found if "views" not in names])  # These are drawn on the CPU.
+
+    fit(objective_of(cls, data), data, max_epochs=2, callbacks=Watch())
+    assert found == [[], []]
