@@ -16,7 +16,7 @@ from pyg_ckd.balance.pacing import discrepancy
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone, Graph
-from pyg_ckd.scoring.blocks import Output, aligned_item_rows
+from pyg_ckd.scoring.blocks import Output, added_item_rows
 from pyg_ckd.scoring.sparse import csr_matrix, product, row_starts
 from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
@@ -135,8 +135,7 @@ class PMR(MaskedObjective):
 
     def _content(self, out: Mapping[View, Output], items: Tensor) -> dict[str, Tensor]:
         """Return what every modality adds to the rows of items, ``[B, D]`` each."""
-        ids = aligned_item_rows(out[EMPTY], items)
-        return {m: aligned_item_rows(out[view], items) - ids for m, view in self._alone.items()}
+        return {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the weighted losses of distances to prototypes."""

@@ -16,7 +16,7 @@ from pyg_ckd.balance.prototype import PMR, Prototypes, membership, rebalance_wei
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
-from pyg_ckd.scoring.blocks import aligned_item_rows, item_rows
+from pyg_ckd.scoring.blocks import added_item_rows
 from pyg_ckd.scoring.sparse import product
 from tests.balance.test_ckd import BACKBONES, one_batch
 from tests.conftest import TOLERANCE, Golden
@@ -91,19 +91,21 @@ def test_weights_of_three_compare_with_the_mean_over_the_others():
 
 
 @every_multimodal_backbone
-def test_rows_of_views_have_their_columns_in_one_order(make, make_data):
+def test_what_a_view_adds_to_the_ids_keeps_the_distances_of_dense_tables(make, make_data):
     data = make_data(modalities=2)
     model = built(make, data)
     features, graph = doubled(data)
     graphs = model.begin_epoch(features, model.prepare(features, graph))
     views = [frozenset(["mod0"]), frozenset(["mod0", "mod1"]), frozenset()]
-    items = torch.tensor([4, 0, 7])
-    for out in model.outputs(features, graphs, views):
-        rows = aligned_item_rows(out, items)
-        dense = out.dense().item[items]
-        assert rows.shape == dense.shape
-        torch.testing.assert_close(rows, dense, rtol=0, atol=1e-9)
-        torch.testing.assert_close((rows[0] - rows[1]).norm(), (item_rows(out, items)[:2].diff(dim=0)).norm())
+    items = torch.tensor([4, 0, 7, 4])
+    out = dict(zip(views, model.outputs(features, graphs, views), strict=True))
+    for view in views:
+        dense = out[view].dense().item[items] - out[frozenset()].dense().item[items]
+        rows = added_item_rows(out[view], out[frozenset()], items)
+        torch.testing.assert_close(torch.cdist(rows, rows), torch.cdist(dense, dense), rtol=0, atol=1e-7)
+    back = added_item_rows(out[frozenset()], out[views[0]], items)
+    rows = added_item_rows(out[views[0]], out[frozenset()], items)
+    torch.testing.assert_close(torch.cdist(back, back), torch.cdist(rows, rows), rtol=0, atol=1e-7)
 
 
 def by_hand(objective: PMR, data, batch, has) -> dict[str, float]:
