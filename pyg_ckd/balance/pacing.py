@@ -117,3 +117,13 @@ def scaled_softmax(logits: Tensor) -> Tensor:
         logits: Logits ``[M]``.
     """
     return (logits.numel() * logits.softmax(dim=0)).clamp(min=LEAST_STEP)
+
+
+def discrepancy(score: Tensor) -> Tensor:
+    r"""Return :math:`\rho_m`, the mean ratio of a score to those of the other modalities, ``[M]``.
+
+    Args:
+        score: Positive scores ``[M]``.
+    """
+    inverse = score.reciprocal()
+    return score * (inverse.sum() - inverse) / (score.numel() - 1)

@@ -335,3 +335,39 @@ def item_rows(output: Output, items: Tensor) -> Tensor:
         The rows ``[B, D]``, with gradient; see :meth:`Embeddings.item_rows` and :meth:`BlockEmbeddings.item_rows`.
     """
     return output.item_rows(items)
+
+
+def blocks_of(output: Output) -> list[Block]:
+    """Return the blocks of columns of a view's output, in the same order in every view of a backbone.
+
+    Args:
+        output: The output of a view.
+    """
+    return output.blocks if isinstance(output, BlockEmbeddings) else [Block(*output)]
+
+
+def added_item_rows(output: Output, base: Output, items: Tensor) -> Tensor:
+    """Return the rows of items in a view minus those in another, in the columns that tell items apart.
+
+    Without those of the empty view, it is what the modalities of a view add to the ids. Blocks that both views share
+    are left out. A block of one view in which all items have the same row is not taken away from that of the other:
+    distances between items stay what they are.
+
+    Args:
+        output: The output of a view.
+        base: The output of another view of the same backbone.
+        items: Row numbers of items, int64 ``[B]``.
+
+    Returns:
+        The rows ``[B, D]``, with gradient; ``[B, 0]`` if nothing is left.
+    """
+    parts = []
+    for own, other in zip(blocks_of(output), blocks_of(base), strict=True):
+        if own is other or (own.constant and other.constant):
+            continue
+        if own.constant:
+            parts.append(-other.item_rows(items))
+        else:
+            rows = own.item_rows(items)
+            parts.append(rows if other.constant else rows - other.item_rows(items))
+    return torch.cat(parts, dim=1) if parts else blocks_of(output)[0].item.new_zeros(items.numel(), 0)

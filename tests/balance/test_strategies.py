@@ -20,6 +20,7 @@ from pyg_ckd.scoring import Embeddings
 from pyg_ckd.training import seeded
 from pyg_ckd.training.checkpoint import load_checkpoint
 from tests.nn.models.zoo import adapted
+from tests.training.test_seam import Reads
 
 STRATEGIES = {name: cls for name, cls in strategies().items() if name != "plain"}
 every_strategy = pytest.mark.parametrize("cls", STRATEGIES.values(), ids=STRATEGIES.keys())
@@ -33,6 +34,7 @@ NEUTRAL = {
     "agm": {"alpha": 0.0},
     "amss": {"least": 1.0},
     "arl": {"temperature": 0.0, "weight": 0.0},
+    "arm": {"beta": 0.0, "weight": 0.0, "gap": 0.0},
     "cggm": {"sharpness": 0.0, "direction": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "cml": {"weight": 0.0, "view_weight": 0.0},
@@ -50,6 +52,7 @@ NEUTRAL = {
     "multitask": {"weight": 0.0},
     "ogm-ge": {"alpha": 0.0, "noise": 0.0},
     "opm": {"rate": 0.0},
+    "pmr": {"alpha": 0.0},
     "reconboost": {"epochs_alone": 0},
     "relearn": {"strength": 0.0},
 }
@@ -215,3 +218,24 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
     assert joint[0]["bpr"].item() != pytest.approx(joint[1]["bpr"].item(), abs=1e-6)
     for name in terms[0].keys() - joint[0].keys():
         assert terms[0][name].item() == pytest.approx(terms[1][name].item(), abs=1e-6), name
+
+
+@every_strategy
+def test_a_step_reads_no_number_from_the_device(cls, make_data):
+    if not cls.trains:
+        pytest.skip("nothing is trained")
+    data, reads, found = make_data(modalities=3), Reads(), []
+    data["item"].has_mod1 = torch.arange(9) > 0
+
+    class Watch:
+        def on_train_batch_start(self, epoch, batch_idx):
+            if (epoch, batch_idx) in ((1, 1), (2, 0)):  # What is looked at once, in the first step, may be read.
+                reads.__enter__()
+
+        def on_train_batch_end(self, epoch, batch_idx):
+            if (epoch, batch_idx) in ((1, 2), (2, 2)):
+                reads.__exit__(None, None, None)
+                found.append([names for names in reads.found if "views" not in names])  # These are drawn on the CPU.
+
+    fit(objective_of(cls, data), data, max_epochs=2, callbacks=Watch())
+    assert found == [[], []]
