@@ -335,3 +335,28 @@ def item_rows(output: Output, items: Tensor) -> Tensor:
         The rows ``[B, D]``, with gradient; see :meth:`Embeddings.item_rows` and :meth:`BlockEmbeddings.item_rows`.
     """
     return output.item_rows(items)
+
+
+def added_item_rows(output: Output, base: Output, items: Tensor) -> Tensor:
+    """Return what a view adds to the rows of items in another view, such as a modality to the empty view.
+
+    Blocks that both views share, as that of the ids, are left out; of any other, the row in the other view is taken
+    away, unless all items have the same there. What is left tells items apart by what the first view alone knows.
+
+    Args:
+        output: The output of a view.
+        base: The output of the other view of the same backbone.
+        items: Row numbers of items, int64 ``[B]``.
+
+    Returns:
+        The rows ``[B, D]``, with gradient; of a view that adds no block ``[B, 0]``.
+    """
+    if not isinstance(output, BlockEmbeddings) or not isinstance(base, BlockEmbeddings):
+        return output.item.index_select(0, items) - base.item.index_select(0, items)  # type: ignore[union-attr]
+    parts = []
+    for own, other in zip(output.blocks, base.blocks, strict=True):
+        if own is other or own.constant:
+            continue
+        rows = own.item_rows(items)
+        parts.append(rows if other.constant else rows - other.item_rows(items))
+    return torch.cat(parts, dim=1) if parts else output.blocks[0].item.new_zeros(items.numel(), 0)
