@@ -35,6 +35,7 @@ NEUTRAL = {
     "mmpareto": {"weight": 0.0},
     "multitask": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
+    "samm": {"weight": 0.0},
     "snr-contrast": {"weight": 0.0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
