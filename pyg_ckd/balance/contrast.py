@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.balance.given import MaskedObjective
-from pyg_ckd.balance.objective import check_not_negative, check_positive
+from pyg_ckd.balance.objective import Objective, check_not_negative, check_positive
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import contrastive_loss
@@ -107,7 +107,7 @@ class CrossModalContrast(MaskedObjective):
         items = batch.positive[: self.num_items]
         known = self.available(items, items)
         rows = {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
-        self._check_widths(rows)
+        check_widths(self, rows)
         rows = {
             m: x - _mean(x, None if known is None else known[:, column]) for column, (m, x) in enumerate(rows.items())
         }
@@ -122,15 +122,6 @@ class CrossModalContrast(MaskedObjective):
         scale = self.weight / pairs
         return {f"contrast/{m}": scale * torch.stack(parts).sum() for m, parts in losses.items()}
 
-    def _check_widths(self, rows: Mapping[str, Tensor]) -> None:
-        widths = {m: x.size(1) for m, x in rows.items()}
-        if len(set(widths.values())) > 1:
-            found = ", ".join(f"{m} {width}" for m, width in widths.items())
-            raise InputError(
-                f"{self.name}: found rows of different widths in {type(self.student).__name__} ({found}), expected one "
-                "width for all modalities; choose a strategy that compares relations, such as samm"
-            )
-
     def epoch_statistics(self) -> dict[str, float]:
         """Return every modality's signal-to-noise ratio over the finished epoch, and start the next one."""
         if self.weight == 0:
@@ -138,6 +129,25 @@ class CrossModalContrast(MaskedObjective):
         self.snr.copy_(signal_to_noise(self.sums))
         self.sums.zero_()
         return {f"snr/{m}": value for m, value in zip(self.modalities, self.snr.tolist(), strict=True)}
+
+
+def check_widths(objective: Objective, rows: Mapping[str, Tensor]) -> None:
+    """Refuse rows of modalities that cannot be compared with each other.
+
+    Args:
+        objective: The strategy that compares them, for the message.
+        rows: From modality to rows of items ``[B, D]``.
+
+    Raises:
+        InputError: If they differ in width.
+    """
+    widths = {m: x.size(1) for m, x in rows.items()}
+    if len(set(widths.values())) > 1:
+        found = ", ".join(f"{m} {width}" for m, width in widths.items())
+        raise InputError(
+            f"{objective.name}: found rows of different widths in {type(objective.student).__name__} ({found}), "
+            "expected one width for all modalities; choose a strategy that compares relations, such as samm"
+        )
 
 
 def _mean(rows: Tensor, known: Tensor | None) -> Tensor:

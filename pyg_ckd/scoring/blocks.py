@@ -337,7 +337,7 @@ def item_rows(output: Output, items: Tensor) -> Tensor:
     return output.item_rows(items)
 
 
-def added_item_rows(output: Output, base: Output, items: Tensor) -> Tensor:
+def added_item_rows(output: Output, base: Output, items: Tensor, like: Output | None = None) -> Tensor:
     """Return what a view adds to the rows of items in another view, such as a modality to the empty view.
 
     Blocks that both views share, as that of the ids, are left out; of any other, the row in the other view is taken
@@ -347,15 +347,16 @@ def added_item_rows(output: Output, base: Output, items: Tensor) -> Tensor:
         output: The output of a view.
         base: The output of the other view of the same backbone.
         items: Row numbers of items, int64 ``[B]``.
+        like: The output of a third view: only the columns in which it adds something. (default: :obj:`None`, the first)
 
     Returns:
         The rows ``[B, D]``, with gradient; of a view that adds no block ``[B, 0]``.
     """
     if not isinstance(output, BlockEmbeddings) or not isinstance(base, BlockEmbeddings):
         return output.item.index_select(0, items) - base.item.index_select(0, items)  # type: ignore[union-attr]
-    parts = []
-    for own, other in zip(output.blocks, base.blocks, strict=True):
-        if own is other or own.constant:
+    parts, third = [], output if like is None else cast(BlockEmbeddings, like)
+    for own, other, chosen in zip(output.blocks, base.blocks, third.blocks, strict=True):
+        if chosen is other or chosen.constant:
             continue
         rows = own.item_rows(items)
         parts.append(rows if other.constant else rows - other.item_rows(items))

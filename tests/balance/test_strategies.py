@@ -37,6 +37,7 @@ NEUTRAL = {
     "modality-dropout": {"rate": 0.0},
     "samm": {"weight": 0.0},
     "snr-contrast": {"weight": 0.0},
+    "umurl": {"weight": 0.0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
 

@@ -230,4 +230,7 @@ def test_what_a_view_adds_to_another_leaves_shared_and_constant_blocks_out():
     second = BlockEmbeddings([ids, constant, factual, bias])
     assert torch.equal(added_item_rows(second, empty, ITEMS), (2 * out.item + 1 - out.item.flip(0))[ITEMS])
     assert added_item_rows(empty, empty, ITEMS).shape == (4, 0)
+    both = BlockEmbeddings([ids, factual, factual, bias])
+    assert added_item_rows(both, empty, ITEMS).shape == (4, 6)
+    assert torch.equal(added_item_rows(both, empty, ITEMS, first), added_item_rows(first, empty, ITEMS))
     assert torch.equal(added_item_rows(out, Embeddings(out.user, mean), ITEMS), (out.item - 1)[ITEMS])
