@@ -192,6 +192,22 @@ def _share(size: int, num: int) -> float:
     return 1 / (num * math.comb(num - 1, size))
 
 
+def masked_mean(values: Tensor, available: Tensor | None = None) -> Tensor:
+    """Return the means of columns over the triples that count, in double precision; zero where none does.
+
+    Args:
+        values: A value of every modality or view for every triple, ``[B, M]``.
+        available: Which count, bool ``[B, M]``. (default: :obj:`None`, all)
+
+    Returns:
+        The means ``[M]``.
+    """
+    if available is None:
+        return values.mean(dim=0, dtype=torch.float64)
+    total = torch.where(available, values, 0).sum(dim=0, dtype=torch.float64)
+    return total / available.sum(dim=0).clamp(min=1)
+
+
 @torch.no_grad()
 def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor:
     r"""Return how much margins tell about which of two items is the positive one, in nats, without gradient.

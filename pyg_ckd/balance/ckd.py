@@ -16,11 +16,12 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.scoring.blocks import Output
-from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.blocks import Output, item_rows
+from pyg_ckd.scoring.embeddings import Embeddings, varying_columns
 from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, leave_one_out_views, unimodal_views
 
 EFFECT_BASES = ("paper", "id")
+TARGETS = ("own", "best")
 
 
 class DistillationWrapper(TaughtObjective):
@@ -53,6 +54,23 @@ class DistillationWrapper(TaughtObjective):
     for one more view in every step. In a backbone that is additive over modalities, as :class:`~pyg_ckd.nn.VBPR`, all
     of these effects are 1, and so are all weights.
 
+    With ``target="best"``, every modality learns on a triple from the teacher that is best on it, as in SAMM, `"Beyond
+    Unimodal Learning: The Importance of Integrating Multiple Modalities for Lifelong Learning"
+    <https://arxiv.org/abs/2405.02766>`_: :math:`t^m_{uij}` becomes :math:`\max_n t^n_{uij}`, and on random triples, of
+    which no item is the right one, the margin :math:`t^n_{ujk}` of the largest size. SAMM has a stored prediction of
+    the joint model among its targets; here that would be the student's own, which a hinge would drive up without end.
+
+    With ``rows_weight``, the rows of items in uni-modal views are drawn to those of the teachers as well, as the
+    features of encoders in UMT, `"On Uni-Modal Feature Learning in Supervised Multi-Modal Learning"
+    <https://arxiv.org/abs/2305.01233>`_,
+
+    .. math::
+        \mathcal{L}_{row}^m = \tfrac{1}{2} \sum_{k \in \{i, j\}} \textrm{MSE} ( \mathbf{x}_k(\{m\}), \mathbf{t}^m_k ),
+
+    in the columns that tell items apart. Margins are the better target where both are possible: tables of two models
+    may say the same and differ by a rotation. UMT alone is ``specific=False, generic=False, reweight=False``; its
+    weight is 10.
+
     What is not there is not distilled: where an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0
     and the other modalities share the weight, and random triples with such an item do not count for
     :math:`\mathcal{L}_{gen}^m`.
@@ -75,10 +93,14 @@ class DistillationWrapper(TaughtObjective):
             :func:`~pyg_ckd.data.item_masks`.
         effect_base: What effects are relative to: ``"paper"``, the margin of the modality alone, or ``"id"``, that
             margin without what the ids say.
+        target: Whose margins a modality learns from: ``"own"``, its own teacher's, or ``"best"``, those of the teacher
+            that is best on the triple.
+        rows_weight: Weight of :math:`\mathcal{L}_{row}^m` in the place of :math:`g`.
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
-            student, nothing is left to distil, a mask does not fit, or a number is out of its range.
+            student, nothing is left to distil, a mask does not fit, or a number is out of its range; at the first
+            step, if rows are distilled and a teacher has rows of another width.
     """
 
     name = "ckd"
@@ -99,24 +121,38 @@ class DistillationWrapper(TaughtObjective):
         log_eps: float = 0.0,
         has: Mapping[str, Tensor] | None = None,
         effect_base: str = "paper",
+        target: str = "own",
+        rows_weight: float = 0.0,
     ) -> None:
         super().__init__(student, l2)
         self.effects = ModalityEffectEstimator(student.modalities)
-        for name, value in {"distillation_weight": distillation_weight, "generic_weight": generic_weight}.items():
+        weights = {"distillation_weight": distillation_weight, "generic_weight": generic_weight}
+        for name, value in (weights | {"rows_weight": rows_weight}).items():
             check_not_negative(name, value)
         if not temperature > 0:
             raise InputError(f"temperature: found {temperature}, expected a positive number")
         if effect_base not in EFFECT_BASES:
             raise unknown_name("effect_base", effect_base, EFFECT_BASES)
-        if teachers is not None and not (specific or generic):
-            raise InputError("distillation: specific and generic losses are both off, expected at least one of them")
+        if target not in TARGETS:
+            raise unknown_name("target", target, TARGETS)
+        if teachers is not None and not (specific or generic or rows_weight > 0):
+            raise InputError(
+                "distillation: specific and generic losses are both off, expected at least one of them, or rows_weight "
+                "above zero"
+            )
+        if teachers is None and (target != "own" or rows_weight > 0):
+            raise InputError(
+                f"distillation: found target={target!r} and rows_weight={rows_weight} without teachers, expected "
+                "teachers to learn from"
+            )
         self.distillation_weight, self.generic_weight, self.temperature = (
             distillation_weight,
             generic_weight,
             temperature,
         )
         self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
-        self.effect_base = effect_base
+        self.effect_base, self.target, self.rows_weight = effect_base, target, rows_weight
+        self._columns: dict[str, Tensor | None] = {}
         if teachers is not None:
             self.store_teachers(teachers)
             if generic:
@@ -145,6 +181,8 @@ class DistillationWrapper(TaughtObjective):
         if not self.has_teachers:
             return {"unimodal": scale * _weighted(weights, [F.softplus(-margin) for margin in margins.values()])}
         teachers = {m: self.teacher(m).margins(*triples) for m in self.modalities}
+        if self.target == "best":
+            teachers = self._best(teachers, triples)
         terms = {}
         if self.specific:
             specific = [specific_loss(margins[m], teachers[m][0]) for m in self.modalities]
@@ -158,7 +196,47 @@ class DistillationWrapper(TaughtObjective):
                 for m, column in zip(self.modalities, columns, strict=True)
             ]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
+        if self.rows_weight > 0:
+            rows = [self._row_gap(m, out[view], batch) for m, view in self._alone.items()]
+            terms["rows"] = scale * self.rows_weight * _weighted(weights, rows)
         return terms
+
+    def _best(
+        self, teachers: Mapping[str, list[Tensor]], triples: Sequence[tuple[Tensor, Tensor, Tensor]]
+    ) -> dict[str, list[Tensor]]:
+        """Return for every modality the margins of the best teachers, on training triples and on random ones."""
+        best = []
+        for n, (_, first, second) in enumerate(triples):
+            margins = torch.stack([own[n] for own in teachers.values()])
+            score, known = margins if n == 0 else margins.abs(), self.available(first, second)
+            score = score if known is None else score.masked_fill(~known.t(), -torch.inf)
+            best.append(best_target(score, margins)[1])
+        return dict.fromkeys(teachers, best)
+
+    def _row_gap(self, modality: str, out: Output, batch: TripletBatch) -> Tensor:
+        """Return how far the rows of a triple's items are from the teacher's, ``[B]``."""
+        items, taught = torch.cat(batch[1:3]), self.teacher(modality).item
+        rows = item_rows(out, items)
+        if modality not in self._columns:
+            self._columns[modality] = self._matching(modality, out, rows.size(1), taught.size(1))
+        columns = self._columns[modality]
+        rows = rows if columns is None else rows.index_select(1, columns)
+        return (rows - taught.index_select(0, items)).square().mean(dim=1).view(2, -1).mean(dim=0)
+
+    @torch.no_grad()
+    def _matching(self, modality: str, out: Output, width: int, wanted: int) -> Tensor | None:
+        """Return which of the student's columns the teacher has, :obj:`None` if all; looked up in the first step."""
+        if width == wanted:
+            return None
+        found = item_rows(out, torch.arange(self.student.num_items, device=self.teacher(modality).item.device))
+        columns = varying_columns(found).nonzero()[:, 0]
+        if columns.numel() != wanted:
+            raise InputError(
+                f"rows_weight: found rows of width {columns.numel()} in the view of {modality!r} and {wanted} in its "
+                "teacher, expected the same; train the teachers with the student's backbone and widths, or distil "
+                "margins alone (rows_weight=0)"
+            )
+        return columns
 
     @torch.no_grad()
     def _weights(
@@ -191,6 +269,20 @@ def specific_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: Teacher margins ``[B]``.
     """
     return (teacher - student).clamp(min=0)
+
+
+def best_target(score: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return who is best on every triple, and what that one says.
+
+    Args:
+        score: How good each of several teachers is, ``[K, B]``.
+        target: What each of them says, ``[K, B]`` or ``[K, B, C]``.
+
+    Returns:
+        The best, int64 ``[B]``, and its targets ``[B]`` or ``[B, C]``.
+    """
+    chosen = score.argmax(dim=0)
+    return chosen, target[chosen, torch.arange(chosen.numel(), device=chosen.device)]
 
 
 def _weighted(weights: Tensor, losses: Sequence[Tensor]) -> Tensor:

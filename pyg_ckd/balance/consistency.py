@@ -83,6 +83,7 @@ class ViewConsistency(MaskedObjective):
     ) -> None:
         super().__init__(student, l2)
         self.store_masks(has)
+        self.check_views()
         check_not_negative("weight", weight)
         if num_items < 2:
             raise InputError(f"num_items: found {num_items}, expected at least 2 to have a variance")

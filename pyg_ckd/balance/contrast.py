@@ -81,6 +81,7 @@ class CrossModalContrast(MaskedObjective):
     ) -> None:
         super().__init__(student, l2)
         self.store_masks(has)
+        self.check_views()
         check_not_negative("weight", weight)
         check_positive("temperature", temperature)
         if num_items < 2:

@@ -82,11 +82,19 @@ def score_spread(tables: Embeddings) -> Tensor:
     Args:
         tables: The two tables; the variance over items is that of the population.
     """
+    variance = score_variances(tables).mean()
+    return torch.where(variance > 0, variance.sqrt(), 1.0)
+
+
+def score_variances(tables: Embeddings) -> Tensor:
+    """Return the variance of every user's scores over all items, ``[U]`` in double precision.
+
+    Args:
+        tables: The two tables; the variance is that of the population.
+    """
     user, item = tables.user.double(), tables.item.double()
     centred = item - item.mean(dim=0)
-    covariance = centred.t() @ centred / item.size(0)
-    variance = ((user @ covariance) * user).sum(dim=1).mean().clamp(min=0)
-    return torch.where(variance > 0, variance.sqrt(), 1.0)
+    return ((user @ (centred.t() @ centred / item.size(0))) * user).sum(dim=1).clamp(min=0)
 
 
 @torch.no_grad()

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
 
 
 class MaskedObjective(Objective):
@@ -56,6 +59,39 @@ class MaskedObjective(Objective):
         masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
         columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
         return torch.stack(columns, dim=-1)
+
+    def whole(self, available: Tensor | None, view: View) -> Tensor | None:
+        """Return which triples have every modality of a view, bool ``[B]``; None if all have all.
+
+        Args:
+            available: What :meth:`available` returned.
+            view: The view; any triple has all of the empty one.
+        """
+        if available is None or not view:
+            return None
+        columns = [column for m, column in zip(self.modalities, available.unbind(dim=-1), strict=True) if m in view]
+        return torch.stack(columns).all(dim=0)
+
+    def margins(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[View, Tensor]:
+        """Return the margins of a batch in every view, ``[B]`` each, with gradient.
+
+        Args:
+            out: The output of every view.
+            batch: The triples.
+        """
+        return {view: own.margin(batch.user, batch.positive, batch.negative) for view, own in out.items()}
+
+    def check_views(self) -> None:
+        """Refuse a backbone that ignores features, whose views are all alike.
+
+        Raises:
+            InputError: If it does.
+        """
+        if not self.student.uses_features:
+            raise InputError(
+                f"{self.name}: found {type(self.student).__name__}, which ignores features, so that all its views are "
+                "alike, expected a backbone that has modalities to compare"
+            )
 
 
 class TaughtObjective(MaskedObjective):

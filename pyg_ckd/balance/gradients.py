@@ -159,6 +159,24 @@ def edit(parameters: Iterable[nn.Parameter], fn: Callable[[Tensor], Tensor | Non
 
 
 @torch.no_grad()
+def edit_with(
+    parameters: Iterable[nn.Parameter], tensors: Iterable[Tensor], fn: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Replace the gradient of every parameter that has one by a function of it and of a tensor like the parameter.
+
+    Args:
+        parameters: The parameters.
+        tensors: A tensor of the same shape for each, such as its former values.
+        fn: Takes a gradient and the tensor and returns the new gradient, as in :func:`edit`. Of a sparse gradient it
+            takes the rows that this holds, of both.
+    """
+    for p, tensor in zip(parameters, tensors, strict=True):
+        if p.grad is not None:
+            rows, values = _parts(p.grad)
+            p.grad = _whole(rows, fn(values, tensor if rows is None else tensor.index_select(0, rows)), p)
+
+
+@torch.no_grad()
 def assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     """Make gradients those of parameters.
 
@@ -210,6 +228,22 @@ def gate(x: Tensor, factor: Tensor | float) -> Tensor:
     """
     factor = factor.detach() if isinstance(factor, Tensor) else factor
     return x.detach() + factor * (x - x.detach())
+
+
+def modulated(margin: Tensor, contributions: Tensor, factors: Tensor) -> Tensor:
+    r"""Return margins themselves, to the bit; the gradient that comes back through contributions to them is multiplied.
+
+    With contributions :math:`\phi_m` and factors :math:`k_m`, the gradient is that of
+    :math:`\delta + \sum_m (k_m - 1) \phi_m`. Where the contributions and a part without factor add up to the margin, it
+    is the one of that part plus the gated contributions, see :func:`gate`.
+
+    Args:
+        margin: Margins ``[B]``.
+        contributions: What every modality adds to them, ``[B, M]``, finite.
+        factors: The factors ``[M]`` or ``[B, M]``, used without gradient.
+    """
+    nothing = contributions - contributions.detach()
+    return margin + ((factors.detach() - 1).to(nothing.dtype) * nothing).sum(dim=-1)
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:

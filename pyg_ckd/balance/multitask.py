@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.balance.attribution import shapley_values
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
-from pyg_ckd.scoring.views import View, unimodal_views
+from pyg_ckd.scoring.views import View, counterfactual_views, unimodal_views
 
 
 class MultitaskObjective(MaskedObjective):
@@ -30,32 +32,55 @@ class MultitaskObjective(MaskedObjective):
     <https://arxiv.org/abs/1905.12681>`_. Costs the uni-modal views. A triple with an item that lacks modality
     :math:`m` adds nothing to its term, whose mean is over all triples.
 
+    With ``valuation``, terms are weighed triple by triple, as samples in `"Enhancing Multimodal Cooperation via
+    Sample-level Modality Valuation" <https://arxiv.org/abs/2309.06255>`_. With the Shapley values :math:`\phi_m` of the
+    margin :math:`\delta_{uij}(\textrm{full})`, see :func:`~pyg_ckd.balance.attribution.shapley_values`,
+
+    .. math::
+        w \sum_m \underset{uij}{\textrm{mean}} \; v^m_{uij} \, \ell(\delta_{uij}(\{m\})), \qquad
+        v_{uij} = M \, \textrm{softmax}_m ( - a \, \phi_m )
+
+    without gradient in :math:`v`: where a modality contributes little to a triple, or works against it, it learns more
+    from it. This costs the leave-one-out views and the empty one as well. The paper draws the samples in which a
+    modality contributes little once more, with only this modality left; the published code finds contributions with
+    one pass over the data for every subset of the modalities, before every epoch. Here they are those of the step.
+
     Args:
         student: The backbone to train, with at least two modalities.
         weight: Weight :math:`w` of the uni-modal terms.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
+        valuation: How much weights follow the contributions, :math:`a`; with 0 all are alike.
 
     Raises:
-        InputError: If there are fewer than two modalities, a weight is negative or a mask does not fit.
+        InputError: If there are fewer than two modalities, a number is negative or a mask does not fit.
     """
 
     name = "multitask"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
 
     def __init__(
-        self, student: Backbone, weight: float = 0.1, l2: float = 1e-2, has: Mapping[str, Tensor] | None = None
+        self,
+        student: Backbone,
+        weight: float = 0.1,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+        valuation: float = 0.0,
     ) -> None:
         super().__init__(student, l2)
         check_not_negative("weight", weight)
-        self.weight = weight
+        check_not_negative("valuation", valuation)
+        self.weight, self.valuation = weight, valuation
         self.store_masks(has)
         self._alone = unimodal_views(student.modalities)
+        self._weights: list[Tensor] = []  # Mean weights of the steps of an epoch.
 
     @property
     def views(self) -> Sequence[View]:
-        """The full and the uni-modal views; the full view alone if the others weigh nothing."""
+        """The full and the uni-modal views, for valuation all that it needs; the full view alone without weight."""
+        if self.weight > 0 and self.valuation > 0:
+            return counterfactual_views(self.modalities, empty=True)
         return [self.view, *(self._alone.values() if self.weight > 0 else ())]
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
@@ -63,19 +88,48 @@ class MultitaskObjective(MaskedObjective):
         if self.weight == 0:
             return {}
         margins = {m: out[v].margin(batch.user, batch.positive, batch.negative) for m, v in self._alone.items()}
-        losses = unimodal_losses(margins, self.available(batch.positive, batch.negative))
+        counts = self.available(batch.positive, batch.negative)
+        if self.valuation > 0:
+            with torch.no_grad():
+                contributions = shapley_values(self.margins(out, batch), self.modalities)
+                counts = valuation_weights(contributions, self.valuation, counts)
+                self._weights.append(counts.mean(dim=0).double())
+        losses = unimodal_losses(margins, counts)
         return {f"alone/{m}": self.weight * loss for m, loss in losses.items()}
 
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return the mean weight of every modality over the finished epoch, with valuation."""
+        if not self._weights:
+            return {}
+        mean, self._weights = torch.stack(self._weights).mean(dim=0), []
+        return {f"weight/{m}": w for m, w in zip(self.modalities, mean.tolist(), strict=True)}
 
-def unimodal_losses(margins: Mapping[str, Tensor], available: Tensor | None = None) -> dict[str, Tensor]:
+
+def unimodal_losses(margins: Mapping[str, Tensor], weights: Tensor | None = None) -> dict[str, Tensor]:
     """Return the BPR loss of every uni-modal view, the mean over all triples, a scalar each.
 
     Args:
         margins: From modality, in order, to the margins of its view ``[B]``.
-        available: Which modalities the items of each triple have, bool ``[B, M]``; where one is missing, a triple adds
-            nothing to its loss. (default: :obj:`None`, all)
+        weights: Weight of every modality on each triple, or whether it counts, ``[B, M]``. (default: :obj:`None`, all
+            count)
     """
     losses = {m: F.softplus(-margin) for m, margin in margins.items()}
-    if available is None:
+    if weights is None:
         return {m: loss.mean() for m, loss in losses.items()}
-    return {m: (loss * known).mean() for (m, loss), known in zip(losses.items(), available.unbind(dim=-1), strict=True)}
+    return {m: (loss * weight).mean() for (m, loss), weight in zip(losses.items(), weights.unbind(dim=-1), strict=True)}
+
+
+def valuation_weights(contribution: Tensor, valuation: float, available: Tensor | None = None) -> Tensor:
+    r"""Return :math:`v = M \, \textrm{softmax}_m ( - a \, \phi_m )`, ``[B, M]``.
+
+    Args:
+        contribution: Contributions :math:`\phi_m` of the modalities to each triple, ``[B, M]``.
+        valuation: :math:`a`.
+        available: Which modalities the items of each triple have, bool ``[B, M]``. The others weigh 0, and those that
+            are left sum to their number. (default: :obj:`None`, all of them)
+    """
+    logits = -valuation * contribution.to(torch.promote_types(contribution.dtype, torch.float32))
+    if available is None:
+        return logits.size(-1) * logits.softmax(dim=-1)
+    share = logits.masked_fill(~available, torch.finfo(logits.dtype).min).softmax(dim=-1)
+    return available.sum(dim=-1, keepdim=True) * share * available

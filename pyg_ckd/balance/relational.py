@@ -81,6 +81,7 @@ class RelationalAlignment(MultitaskObjective):
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(student, weight, l2, has)
+        self.check_views()
         check_not_negative("relations", relations)
         check_not_negative("angles", angles)
         if num_items < 2:

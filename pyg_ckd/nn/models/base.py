@@ -15,6 +15,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
+from pyg_ckd.nn.models.cosine import cosine_rows
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.models.inputs import mean_row as mean_row
 from pyg_ckd.nn.propagation import Adjacency
@@ -287,6 +288,9 @@ class LateFusion(Backbone):
     asked for: once with the modality factual and once intervened.
     """
 
+    cosine: float | None = None
+    """Scale of scores that are cosines, see :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; :obj:`None` for products."""
+
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Compute the branch of one modality.
 
@@ -313,7 +317,8 @@ class LateFusion(Backbone):
         for m in self.modalities:
             for factual in sorted({m in view for view in views}):
                 feature = inputs.take_items(inputs.features[m]) if factual else inputs.mean_feature(m)
-                branches[m, factual] = self.branch(m, feature, inputs, factual)
+                branch = self.branch(m, feature, inputs, factual)
+                branches[m, factual] = branch if self.cosine is None else cosine_rows(branch, self.cosine)
         return branches
 
 

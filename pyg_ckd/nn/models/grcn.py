@@ -14,6 +14,7 @@ from pyg_ckd.nn.conv.dot_attention_conv import DotAttentionConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, in_whole_graph, mean_row
+from pyg_ckd.nn.models.cosine import check_cosine
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
 from pyg_ckd.scoring.views import View
@@ -60,9 +61,12 @@ class GRCN(LateFusion):
         latent_dim: Width of every modality's block.
         num_layers: Number of layers :math:`L` of the id block.
         num_routing: Number of routing iterations :math:`T`.
+        cosine: With a number :math:`s`, the blocks of modalities score with :math:`s` times the cosine of user and
+            item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`. (default: :obj:`None`, with dot products)
 
     Raises:
-        InputError: If a size is not positive, there is no modality, or a number of iterations is negative.
+        InputError: If a size or ``cosine`` is not positive, there is no modality, or a number of iterations is
+            negative.
     """
 
     normalization = "mean"  # The weights of the graph are then the uniform attention.
@@ -84,6 +88,7 @@ class GRCN(LateFusion):
         latent_dim: int = 64,
         num_layers: int = 2,
         num_routing: int = 3,
+        cosine: float | None = None,
     ) -> None:
         check_size("number of modalities", len(feature_dims))
         super().__init__(num_users, num_items, feature_dims)
@@ -91,7 +96,8 @@ class GRCN(LateFusion):
             check_size(name, size)
         for name, size in {"num_layers": num_layers, "num_routing": num_routing}.items():
             check_size(name, size, least=0)
-        self.num_routing = num_routing
+        check_cosine(cosine)
+        self.num_routing, self.cosine = num_routing, cosine
         self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
         self.item_embedding = nn.Parameter(torch.empty(num_items, embedding_dim))
         self.user_confidence = nn.Parameter(torch.empty(num_users, len(feature_dims)))

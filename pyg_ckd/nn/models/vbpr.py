@@ -9,8 +9,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.nn.models.cosine import check_cosine
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Deferred, Output, Projection
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
@@ -45,9 +46,13 @@ class VBPR(LateFusion):
             the same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense in a sampled
             subgraph, and where a penalty acts on the mean preference of a modality that the trained view, as a
             teacher's, intervenes on.
+        cosine: With a number :math:`s`, the blocks of modalities score with :math:`s` times the cosine of user and
+            item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; the penalty then acts on ids alone, for all rows
+            of the blocks have one length. (default: :obj:`None`, with dot products)
 
     Raises:
-        InputError: If a size is not positive, there is no modality, or ``fusion`` is neither of the two.
+        InputError: If a size or ``cosine`` is not positive, there is no modality, ``fusion`` is neither of the two, or
+            ``cosine`` stands beside ``sparse`` or ``fusion="sum"``.
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -66,13 +71,21 @@ class VBPR(LateFusion):
         item_bias: bool = True,
         fusion: str = "concat",
         sparse: bool = False,
+        cosine: float | None = None,
     ) -> None:
         check_size("number of modalities", len(feature_dims))
         super().__init__(num_users, num_items, feature_dims)
         check_size("embedding_dim", embedding_dim)
         if fusion not in FUSIONS:
             raise unknown_name("fusion", fusion, FUSIONS)
-        self.fusion, self.sparse = fusion, sparse
+        check_cosine(cosine)
+        if cosine is not None and (sparse or fusion == "sum"):
+            beside = "sparse=True" if sparse else 'fusion="sum"'
+            raise InputError(
+                f"cosine: found {cosine} beside {beside}, expected none: rows of one length need dense gradients and a "
+                "block for every modality"
+            )
+        self.fusion, self.sparse, self.cosine = fusion, sparse, cosine
         self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
         self.item_embedding = nn.Parameter(torch.empty(num_items, embedding_dim))
         self.item_bias = nn.Parameter(torch.empty(num_items)) if item_bias else None
@@ -119,6 +132,12 @@ class VBPR(LateFusion):
             users = next(iter(branches.values())).user
             sums = [torch.stack([branches[m, m in view].item for m in self.modalities]).sum(dim=0) for view in views]
             return [BlockEmbeddings([*shared, Block(users, item, sparse=sparse), *bias]) for item in sums]
+        if self.cosine is not None:
+            found = self.branches(views, inputs)
+            blocks = {key: Block(branch.user, branch.item, constant=not key[1]) for key, branch in found.items()}
+            return [
+                BlockEmbeddings([*shared, *(blocks[m, m in view] for m in self.modalities), *bias]) for view in views
+            ]
         blocks = {}
         for m in self.modalities:
             feature, lin = inputs.features[m], cast(nn.Linear, self.project[m])

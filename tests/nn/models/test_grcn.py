@@ -230,3 +230,16 @@ def test_bad_options_are_refused(options, message):
         GRCN(2, 2, {"visual": 3}, **options)
     with pytest.raises(InputError, match="number of modalities: found 0"):
         GRCN(2, 2, {})
+
+
+def test_with_cosines_the_blocks_of_modalities_have_rows_of_one_length(make_data):
+    data = make_data(modalities=2)
+    plain, scaled = built(make(), data), built(make(cosine=4.0), data)
+    features, graph = doubled(data)
+    for view in (None, "mod0", []):
+        for before, after in zip(plain(features, graph, view), scaled(features, graph, view), strict=True):
+            parts = zip(before.split([6, 5, 5], dim=1), after.split([6, 5, 5], dim=1), strict=True)
+            for n, (own, block) in enumerate(parts):
+                assert_close(block, own if n == 0 else 2 * F.normalize(own), rtol=0, atol=1e-10)
+    with pytest.raises(InputError, match=r"cosine: found -1\.0, expected a positive number"):
+        GRCN.from_data(data, cosine=-1.0)

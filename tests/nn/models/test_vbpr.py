@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
@@ -58,3 +59,36 @@ def test_subset_of_ids_gives_the_corresponding_rows_whatever_the_graph(make_data
 def test_unknown_fusion_is_refused_with_the_closest_name():
     with pytest.raises(InputError, match="unknown fusion 'concatt': did you mean 'concat'"):
         VBPR(2, 2, {"visual": 3}, fusion="concatt")
+
+
+def test_with_cosines_every_modality_scores_between_minus_and_plus_its_scale(make_data):
+    data = make_data(modalities=3)
+    model = built(lambda data: VBPR.from_data(data, embedding_dim=5, cosine=3.0), data)
+    features, graph = doubled(data)
+    ids = model.user_embedding @ model.item_embedding.t() + model.item_bias
+    expected = ids.clone()
+    for m in data.modalities:
+        user, item = model.preference[m], model.project[m](features[m])
+        cosine = F.cosine_similarity(user.unsqueeze(1), item.unsqueeze(0), dim=-1)
+        expected = expected + 3 * cosine
+        alone = model(features, graph, m)
+        difference = alone.user @ alone.item.t() - ids - 3 * cosine  # The others are the same for all items.
+        assert (difference - difference[:, :1]).abs().max() < 1e-10
+    full = model(features, graph)
+    torch.testing.assert_close(full.user @ full.item.t(), expected, rtol=0, atol=1e-10)
+    triples = torch.arange(9), torch.arange(9), torch.arange(9).roll(3)
+    (out,) = model.outputs(features, graph, [None])
+    torch.testing.assert_close(out.margin(*triples), full.margin(*triples), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cosine": 0.0}, r"cosine: found 0\.0, expected a positive number, or none for dot products"),
+        ({"cosine": 3.0, "sparse": True}, r"cosine: found 3\.0 beside sparse=True, expected none"),
+        ({"cosine": 3.0, "fusion": "sum"}, r'cosine: found 3\.0 beside fusion="sum", expected none'),
+    ],
+)
+def test_cosines_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        VBPR(2, 2, {"visual": 3}, **options)

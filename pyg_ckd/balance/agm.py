@@ -1,0 +1,198 @@
+"""Adaptive gradient modulation: what a modality contributes to a score is trained faster or slower."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyg_ckd.balance.attribution import masked_mean, shapley_values
+from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.gradients import modulated
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.nn.loss import mean_of_triples
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.views import View, counterfactual_views
+
+LEAST_PROBABILITY = 1e-8
+LARGEST_FACTOR = 10.0
+"""Factors are kept between this and its inverse: the published formula is an exponential of exponentials."""
+
+
+class AGM(MaskedObjective):
+    r"""Multiplies the gradient through every modality's Shapley value, the more the less it is ahead.
+
+    From `"Boosting Multi-modal Model Performance with Adaptive Gradient Modulation"
+    <https://arxiv.org/abs/2308.07686>`_. With the Shapley values :math:`\phi_m` of the margin, see
+    :func:`~pyg_ckd.balance.shapley_values`, and the id part :math:`\delta(\emptyset)` in the place of the published
+    zero,
+
+    .. math::
+        s_m = \underset{uij}{\textrm{mean}} \; \ell(\phi_m), \qquad
+        f(\mathbf{s})_m = \exp \left( \tfrac{M}{M - 1} \left( \tfrac{1}{M} \textstyle\sum_n s_n - s_m \right) \right),
+        \qquad k_m = \exp \left( \alpha \left( f(\mathbf{q})_m - f(\mathbf{s})_m \right) \right)
+
+    with the mean :math:`\mathbf{q}` of :math:`\mathbf{s}` over all steps so far: a modality is slowed down where it is
+    further ahead than it has been on the whole. The loss is the mean of
+    :math:`\ell(\delta(\emptyset) + \sum_m \phi_m)`, where the gradient through :math:`\phi_m` is multiplied by
+    :math:`k_m`. Here the main loss stays as it is, and a term whose value is zero adds the rest of the gradient.
+
+    Adam divides the gradient of a parameter by its own size. Factors therefore act where the contributions of several
+    modalities meet in one parameter, as in ids and in early fusion. For parameters that belong to a modality alone,
+    ``step_sizes=True`` multiplies the size of their steps by the mean of :math:`k_m` over the epoch before.
+
+    Costs the views of :class:`DistillationWrapper` and the empty one, and overrides ``step_sizes``. A triple with an
+    item that lacks a modality neither counts for this modality's score nor is modulated for it.
+
+    Differs from the published code in keeping factors between 0.1 and 10, and for four modalities and more in the
+    values of :func:`~pyg_ckd.balance.shapley_values`.
+
+    Args:
+        student: The backbone to train, with at least two modalities.
+        alpha: Strength :math:`\alpha`; 0 is plain training.
+        step_sizes: Whether factors also act on the step sizes of parameters that belong to one modality.
+        l2: Weight of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`.
+
+    Raises:
+        InputError: If there are fewer than two modalities, the backbone ignores features, ``alpha`` is negative or a
+            mask does not fit.
+    """
+
+    name = "agm"
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+
+    running: Tensor
+    iterations: Tensor
+    factor_sum: Tensor
+    steps: Tensor
+    pace: Tensor
+
+    def __init__(
+        self,
+        student: Backbone,
+        alpha: float = 1.0,
+        step_sizes: bool = True,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, l2)
+        check_not_negative("alpha", alpha)
+        self.alpha, self.scales_steps = alpha, step_sizes
+        self.store_masks(has)
+        self.check_views()
+        for name in ("running", "factor_sum"):
+            self.register_buffer(name, torch.zeros(len(self.modalities), dtype=torch.float64))
+        for name in ("iterations", "steps"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pace", torch.ones(len(self.modalities), dtype=torch.float64))
+        self._views = counterfactual_views(self.modalities, empty=True) if alpha > 0 else [self.view]
+
+    @property
+    def views(self) -> Sequence[View]:
+        """Full, uni-modal, leave-one-out and empty views, each once; the full view alone if ``alpha`` is zero."""
+        return self._views
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return a term of value zero, whose gradient is what modulation changes in that of the main loss."""
+        if self.alpha == 0:
+            return {}
+        margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
+        contributions = shapley_values(margins, self.modalities)
+        factors = self._factors(contributions.detach(), known)
+        if known is not None:
+            factors = torch.where(known, factors, 1)
+        return {"agm": modulation_loss(margins[self.view], contributions, factors, batch.weight)}
+
+    @torch.no_grad()
+    def _factors(self, contributions: Tensor, known: Tensor | None) -> Tensor:
+        """Return the factors ``[M]`` of a step and add its scores to the running ones."""
+        score = contribution_score(contributions, known)
+        if known is not None:  # Without a triple of a modality there is nothing new about it.
+            score = torch.where(known.any(dim=0), score, self.running)
+        before = torch.where(self.iterations > 0, self.running, score)
+        factors = modulation_factors(score, before, self.alpha).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+        self.iterations += 1
+        self.running.copy_(running_mean(before, score, self.iterations))
+        self.factor_sum += factors
+        self.steps += 1
+        return factors
+
+    def step_sizes(self) -> Mapping[str, float]:
+        """Return the mean factor of the last epoch for modalities that have parameters of their own."""
+        if not self.scales_steps:
+            return {}
+        own = self.student.modality_parameters
+        return {m: pace for m, pace in zip(self.modalities, self.pace.tolist(), strict=True) if own[m]}
+
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return the mean factor of every modality over the finished epoch, by which the next one's steps go."""
+        self.pace.copy_(torch.where(self.steps > 0, self.factor_sum / self.steps.clamp(min=1), self.pace))
+        self.factor_sum.zero_()
+        self.steps.zero_()
+        return {f"weight/{m}": k for m, k in zip(self.modalities, self.pace.tolist(), strict=True)}
+
+
+def modulation_loss(margin: Tensor, contributions: Tensor, factors: Tensor, weight: Tensor | None = None) -> Tensor:
+    r"""Return zero, with the gradient that turns the one of a BPR loss into that of modulated contributions.
+
+    It is the mean over triples of :math:`\ell'(\delta) \sum_m (k_m - 1) \phi_m`, with gradient through
+    :math:`\phi_m` alone.
+
+    Args:
+        margin: Margins :math:`\delta` of the full view, ``[B]``.
+        contributions: Contributions :math:`\phi_m`, ``[B, M]``.
+        factors: Factors :math:`k_m`, ``[M]`` or ``[B, M]``.
+        weight: Weight of every triple in the main loss, ``[B]``. (default: :obj:`None`, all weigh 1)
+    """
+    loss = F.softplus(-modulated(margin.detach(), contributions, factors))
+    return mean_of_triples(loss - loss.detach(), weight)
+
+
+def contribution_score(contributions: Tensor, available: Tensor | None = None) -> Tensor:
+    """Return the mean negative logarithm of the probability that contributions alone rank a triple right, ``[M]``.
+
+    Args:
+        contributions: Contributions ``[B, M]``.
+        available: Which modalities the items of each triple have, bool ``[B, M]``. (default: :obj:`None`, all)
+    """
+    return masked_mean(F.softplus(-contributions).clamp(max=-math.log(LEAST_PROBABILITY)), available)
+
+
+def lead(score: Tensor) -> Tensor:
+    r"""Return :math:`f(\mathbf{s})`, above 1 for modalities whose score is better than the mean, ``[M]``.
+
+    Args:
+        score: Scores ``[M]``, the lower the better.
+    """
+    num = score.numel()
+    return torch.exp(num / (num - 1) * (score.mean() - score))
+
+
+def modulation_factors(score: Tensor, running: Tensor, alpha: float) -> Tensor:
+    r"""Return :math:`k_m`, below 1 for modalities that are further ahead than they have been on the whole, ``[M]``.
+
+    Args:
+        score: Scores :math:`\mathbf{s}` of the step, ``[M]``.
+        running: Mean scores :math:`\mathbf{q}` of the steps before, ``[M]``.
+        alpha: Strength :math:`\alpha`.
+    """
+    return torch.exp(alpha * (lead(running) - lead(score)))
+
+
+def running_mean(running: Tensor, score: Tensor, iteration: Tensor | int) -> Tensor:
+    """Return the mean of all scores including that of the present step, ``[M]``.
+
+    Args:
+        running: Mean before.
+        score: Scores of the step.
+        iteration: Number of steps including the present one.
+    """
+    return running * ((iteration - 1) / iteration) + score / iteration

@@ -1,0 +1,177 @@
+"""AMSS: in every step, strong modalities update a random part of their parameters only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.balance.attribution import RunningInformation
+from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.gradients import SHARED, check_steerable, edit, parameter_groups
+from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
+
+IDS = "ids"
+"""Name in the history of all parameters that belong to no modality."""
+ROUNDS = 6
+"""How often probabilities are brought to their sum; where none comes to 1, once is enough."""
+
+
+class MaskedSubnetworks(MaskedObjective):
+    r"""Lets the modalities that already rank well update fewer of their parameters, the ids among them.
+
+    AMSS of `"Learning to Rebalance Multi-Modal Optimization by Adaptively Masking Subnetworks"
+    <https://arxiv.org/abs/2404.08347>`_, with the ids as one more modality, which in recommendation outrun all others.
+    With the :func:`~pyg_ckd.balance.attribution.label_information` :math:`I_m` of what modality :math:`m` alone adds to
+    the ids, :math:`\delta(\{m\}) - \delta(\emptyset)`, and that of the ids, :math:`\delta(\emptyset)`, over the last
+    epoch, the share of parameters that are updated in a step is
+
+    .. math::
+        k_m = \textrm{clamp} \left( \frac{\textrm{mean}_n \, I_n}{I_m}, k_{\min}, 1 \right)
+
+    A table is masked row by row, a matrix by output units. Row :math:`r` of a gradient is kept with probability
+    :math:`\pi_r = \min(1, c \, \lVert \mathbf{g}_r \rVert)`, with :math:`c` such that a share :math:`k_m` of all rows
+    that have a gradient is kept, and divided by :math:`\pi_r`, so that the expectation of the gradient stays what it is
+    (AMSS+).
+
+    Hooks: ``views``, ``balance`` and ``backward``. Costs the uni-modal views and the empty one, without a backward
+    pass. The first epoch is plain. Triples with an item that lacks a modality do not count for its information. The
+    history shows the shares as ``keep/visual`` and ``keep/ids``.
+
+    Under Adam, which divides by the root of the mean square of a gradient, a factor of a gradient has no effect. A mask
+    has: with or without the division by :math:`\pi`, the mean square grows beside the square of the mean by
+    :math:`1 / \pi`, so that a row moves more slowly by about :math:`\sqrt{\pi}`. The paper finds significance with
+    networks that estimate mutual information, and takes squared gradients for the probabilities; official code was not
+    found.
+
+    Args:
+        student: The backbone to train, with at least two modalities and parameters that belong to one alone.
+        least: Smallest share that is updated, :math:`k_{\min}`, above 0 and at most 1; with 1 training is plain.
+        ids: Whether what belongs to no modality, such as ids, takes part as one more modality. If not, it is updated as
+            always.
+        unbiased: Whether what is kept is divided by its probability.
+        l2: Weight of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`.
+
+    Raises:
+        InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, ``least`` is out
+            of its range or a mask does not fit.
+    """
+
+    name = "amss"
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"least": (0.05, 0.9)}
+
+    def __init__(
+        self,
+        student: Backbone,
+        least: float = 0.1,
+        ids: bool = True,
+        unbiased: bool = True,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, l2)
+        if not 0 < least <= 1:
+            raise InputError(f"least: found {least}, expected a share above 0 and at most 1")
+        self.least, self.ids, self.unbiased = least, ids, unbiased
+        self.store_masks(has)
+        check_steerable(student, self.name)
+        self._alone = unimodal_views(student.modalities)
+        names = [*student.modalities, *([IDS] if ids else [])]
+        self.information = RunningInformation(names)
+        self._keep = [1.0] * len(names)
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Choose the shares of the epoch by the information of the last one."""
+        self._keep = kept_shares(self.information.label, self.least).tolist()
+        return super().begin_epoch(features, graphs)
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full, the uni-modal and the empty view; the full view alone if nothing is masked."""
+        return [self.view, *([*self._alone.values(), EMPTY] if self.least < 1 else [])]
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Measure the information; the loss has no further terms."""
+        if EMPTY not in out:
+            return {}
+        with torch.no_grad():
+            ids = out[EMPTY].margin(*batch[:3])
+            margins = [out[view].margin(*batch[:3]) - ids for view in self._alone.values()]
+            known = self.available(batch.positive, batch.negative)
+            if self.ids:
+                margins.append(ids)
+                if known is not None:
+                    known = torch.cat([known, torch.ones_like(known[:, :1])], dim=-1)
+            self.information.track(torch.stack(margins, dim=-1), None, known)
+        return {}
+
+    def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
+        """Compute the gradients and mask those of strong modalities."""
+        super().backward(terms, run)
+        groups = parameter_groups(self.student)
+        for name, keep in zip(self.information.modalities, self._keep, strict=True):
+            if keep < 1:
+                group = groups[SHARED if self.ids and name == IDS else name]
+                edit(group, lambda grad, keep=keep: masked_rows(grad, keep, self.unbiased))  # type: ignore[misc]
+
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return the share of every modality in the finished epoch, and the information that it ended with."""
+        if self.least == 1:
+            return {}
+        self.information.finish_epoch()
+        found = {"keep": self._keep, "information": self.information.label.tolist()}
+        names = self.information.modalities
+        return {f"{k}/{name}": value for k, v in found.items() for name, value in zip(names, v, strict=True)}
+
+
+def kept_shares(information: Tensor, least: float) -> Tensor:
+    r"""Return :math:`\textrm{clamp}(\textrm{mean}_n \, I_n / I_m, k_{\min}, 1)`, ``[M]``.
+
+    Args:
+        information: Information :math:`I_m` of zero or more, ``[M]``; where it is zero or unknown, NaN, the share is 1.
+        least: :math:`k_{\min}`.
+    """
+    return torch.nan_to_num(information.mean() / information, 1.0).clamp(least, 1.0)
+
+
+@torch.no_grad()
+def masked_rows(grad: Tensor, keep: float, unbiased: bool = True) -> Tensor:
+    """Return a gradient of which some rows, drawn at random, are zero.
+
+    Args:
+        grad: The gradient ``[N, ...]``.
+        keep: The share of the rows with a gradient that is kept.
+        unbiased: Whether rows that are kept are divided by their probability.
+    """
+    rows = grad.reshape(grad.size(0), -1) if grad.dim() else grad.reshape(1, 1)
+    probability = row_probabilities(rows.norm(dim=1), keep)
+    kept = torch.rand_like(probability) < probability
+    factor = torch.where(kept, 1 / probability if unbiased else torch.ones_like(probability), 0)
+    return (rows * factor.to(rows.dtype).unsqueeze(-1)).reshape(grad.shape)
+
+
+def row_probabilities(norm: Tensor, keep: float) -> Tensor:
+    r"""Return :math:`\pi_r = \min(1, c x_r)` with :math:`c` such that their sum is a share of the positive :math:`x_r`.
+
+    Args:
+        norm: Lengths :math:`x_r` of the rows, ``[N]``.
+        keep: The share.
+    """
+    norm = norm.double()
+    target = keep * (norm > 0).sum()
+    probability = torch.zeros_like(norm)
+    for _ in range(ROUNDS):
+        certain = probability >= 1
+        rest = norm.masked_fill(certain, 0).sum()
+        scale = (target - certain.sum()).clamp(min=0) / torch.where(rest > 0, rest, 1)
+        probability = (norm * scale).clamp(max=1).masked_fill(certain, 1)
+    return probability

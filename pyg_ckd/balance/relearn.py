@@ -1,0 +1,322 @@
+"""Strategies that hold modalities back or start them again: diagnosing and re-learning, and InfoReg."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.balance.attribution import RunningInformation, label_information, masked_mean
+from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.gradients import check_steerable, edit_with, inner_product
+from pyg_ckd.balance.objective import Score, check_not_negative
+from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
+
+
+class Relearning(MaskedObjective):
+    r"""Starts modalities that have learned their training triples by heart partly again.
+
+    From `"Diagnosing and Re-learning for Balanced Multimodal Learning" <https://arxiv.org/abs/2407.09705>`_. Every
+    ``every`` epochs, at most ``times`` times, each modality is diagnosed by the
+    :func:`~pyg_ckd.balance.attribution.label_information` of what it alone adds to the ids, :math:`\delta(\{m\}) -
+    \delta(\emptyset)`, on the triples of the last epoch and on those of the validation part. A modality that knows more
+    about the former than about the latter has overfitted; its parameters :math:`\theta_m` move towards new random ones,
+
+    .. math::
+        g_m = \max \left( 0, \frac{I_m^{\textrm{train}} - I_m^{\textrm{val}}}{\ln 2} \right), \qquad
+        \theta_m \leftarrow (1 - w_m) \, \theta_m + w_m \, \theta_m^{\textrm{new}}, \qquad w_m = \tanh(a \, g_m)
+
+    Hooks: ``views``, ``balance``, ``before_validation`` and the beginning of an epoch. Costs the uni-modal views and
+    the empty one in the epochs before a diagnosis, without a backward pass, and in validations up to the last one; and
+    a copy of the student for a moment. Learns from the validation part. Triples with an item that lacks a modality do
+    not count for its information. The history shows :math:`w_m` as ``relearned/visual``.
+
+    The published code diagnoses by the purity of clusters of the representations, for which recommenders have no
+    classes, and mixes with the weights of the beginning; here they are drawn anew, which is the same in distribution
+    and needs no second copy all the time. Parameters that their module cannot draw anew stay. As published, the
+    optimizer's moments stay too; Adam forgets them in some ten steps. The published :math:`a` is 3, for gaps of purity
+    that are far smaller than those of a table of preferences.
+
+    Args:
+        student: The backbone to train, with at least two modalities and parameters that belong to one alone.
+        strength: :math:`a`; 0 is plain training.
+        every: Epochs from one diagnosis to the next.
+        times: How many there are.
+        l2: Weight of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`.
+
+    Raises:
+        InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
+            of its range or a mask does not fit; in the trainer, if there is no validation part, or no validation before
+            the first diagnosis.
+    """
+
+    name = "relearn"
+    needs_validation = True
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.3, 3.0)}
+    held_out: Tensor
+    done: Tensor
+
+    def __init__(
+        self,
+        student: Backbone,
+        strength: float = 1.0,
+        every: int = 15,
+        times: int = 2,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, l2)
+        check_not_negative("strength", strength)
+        for name, value, least in (("every", every, 1), ("times", times, 0)):
+            if value < least:
+                raise InputError(f"{name}: found {value}, expected at least {least}")
+        self.strength, self.every, self.times = strength, every, times
+        self.store_masks(has)
+        check_steerable(student, self.name)
+        self._alone = unimodal_views(student.modalities)
+        self._measured = [*self._alone.values(), EMPTY]
+        self.information = RunningInformation(student.modalities)
+        self.register_buffer("held_out", torch.full((len(student.modalities),), torch.nan, dtype=torch.float64))
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        self._weights = [0.0] * len(student.modalities)
+
+    def _is_left(self) -> bool:
+        return self.strength > 0 and self.progress.epoch <= self.every * self.times
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Diagnose and start again what has overfitted, if it is time."""
+        self._weights = [0.0] * len(self.modalities)
+        past = self.progress.epoch - 1
+        if self.strength > 0 and past > 0 and past % self.every == 0 and int(self.done) < self.times:
+            if bool(self.held_out.isnan().any()):
+                raise InputError(
+                    f"{self.name}: found no validation in the first {past} epochs, expected one before every "
+                    "diagnosis; lower eval_every or raise every"
+                )
+            weights = relearning_weights(self.information.label, self.held_out, self.strength)
+            self._weights = weights.tolist()
+            start_again(self.student, dict(zip(self.modalities, self._weights, strict=True)))
+            self.done += 1
+        return super().begin_epoch(features, graphs)
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full view; in an epoch before a diagnosis, the uni-modal views and the empty one as well."""
+        measures = self._is_left() and self.progress.epoch % self.every == 0
+        return [self.view, *(self._measured if measures else [])]
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Measure the information on training triples; the loss has no further terms."""
+        if EMPTY in out:
+            with torch.no_grad():
+                margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
+                known = self.available(batch.positive, batch.negative)
+                self.information.track(margins, out[EMPTY].margin(*batch[:3]), known)
+        return {}
+
+    def before_validation(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
+        """Measure the information on triples of the validation part."""
+        if not self._is_left():
+            return
+        *alone, empty = self.student.outputs(features, graphs, self._measured)
+        margins = torch.stack([out.margin(*score.triples) for out in alone], dim=-1)
+        known = self.available(*score.triples[1:])
+        self.held_out.copy_(label_information(margins - empty.margin(*score.triples).unsqueeze(-1), known))
+
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return how far every modality started again at the beginning of the finished epoch."""
+        self.information.finish_epoch()
+        if self.strength == 0:
+            return {}
+        return {f"relearned/{m}": w for m, w in zip(self.modalities, self._weights, strict=True)}
+
+
+def relearning_weights(train: Tensor, held_out: Tensor, strength: float) -> Tensor:
+    r"""Return :math:`w_m = \tanh(a \max(0, I^{\textrm{train}}_m - I^{\textrm{val}}_m) / \ln 2)`, ``[M]``.
+
+    Args:
+        train: Information on training triples in nats, ``[M]``.
+        held_out: Information on held-out triples, ``[M]``.
+        strength: :math:`a`.
+    """
+    return torch.tanh(strength * torch.relu(train - held_out) / math.log(2))
+
+
+@torch.no_grad()
+def start_again(student: Backbone, weights: Mapping[str, float]) -> None:
+    """Move the parameters of modalities towards new random ones, as the modules that hold them draw them.
+
+    Args:
+        student: The backbone. Parameters that no ``reset_parameters`` reaches stay.
+        weights: How far, from modality to a number from 0 to 1; the others stay as they are, to the bit.
+    """
+    twin = copy.deepcopy(student)
+    own = [twin] if hasattr(twin, "reset_parameters") else [x for x in twin.modules() if hasattr(x, "reset_parameters")]
+    for module in own:
+        module.reset_parameters()  # type: ignore[operator]
+    names = {id(p): name for name, p in student.named_parameters()}
+    new = dict(twin.named_parameters())
+    for m, parameters in student.modality_parameters.items():
+        if weights.get(m, 0.0) > 0:
+            for p in parameters:
+                p.lerp_(new[names[id(p)]], weights[m])
+
+
+class InformationRegulation(MaskedObjective):
+    r"""Holds the modality that learns most back while the model learns most.
+
+    InfoReg of `"Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition"
+    <https://arxiv.org/abs/2503.18595>`_. With what modality :math:`m` alone adds to the ids on the triples of a step,
+    :math:`s_m = \textrm{mean} \; \sigma( \delta(\{m\}) - \delta(\emptyset) )`, the parameters :math:`\theta_m` of a
+    modality whose score is above the mean of the others are pulled back to where they were at the beginning of the
+    epoch, :math:`\theta_m^0`. Its gradient becomes
+
+    .. math::
+        \mathbf{g}_m + \beta_m \lVert \mathbf{g}_m \rVert \frac{\theta_m - \theta_m^0}{\lVert \theta_m - \theta_m^0
+        \rVert}, \qquad \beta_m = \kappa \exp \left( \tanh \left( s_m - \underset{n \neq m}{\textrm{mean}} \; s_n
+        \right) \right)
+
+    A modality is held back in its prime learning window only, as long as its Fisher information grows: the trace, the
+    mean squared length of :math:`\mathbf{g}_m` over an epoch, averaged over ``window`` epochs, must be more than
+    ``growth`` above the same average one epoch before, as a share of it. Once it is not, the window stays closed. In
+    the first two epochs it is open.
+
+    Hooks: ``views``, ``balance`` and ``backward``. While a window is open, costs the uni-modal views and the empty
+    one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing. Triples with an item
+    that lacks a modality do not count for its score. The history shows the mean of :math:`\beta_m` as ``pull/visual``.
+
+    The published code adds :math:`\beta (\theta_m - \theta_m^0)` itself, whose effect depends on the learning rate of
+    SGD; in units of the gradient, the pull keeps its meaning under Adam. It watches the window of one modality of two,
+    and never holds back the other, because both branches of its comparison ask the same question; and it sums scores
+    over the batch, so that :math:`\tanh` is nearly 1 for any difference. Its :math:`\kappa` is 0.95.
+
+    Args:
+        student: The backbone to train, with at least two modalities and parameters that belong to one alone.
+        weight: :math:`\kappa`; 0 is plain training.
+        growth: How much the trace must grow.
+        window: Epochs over which traces are averaged.
+        l2: Weight of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`.
+
+    Raises:
+        InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
+            of its range or a mask does not fit.
+    """
+
+    name = "inforeg"
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
+    traces: Tensor
+    open: Tensor
+
+    def __init__(
+        self,
+        student: Backbone,
+        weight: float = 0.3,
+        growth: float = 0.05,
+        window: int = 10,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, l2)
+        check_not_negative("weight", weight)
+        check_not_negative("growth", growth)
+        if window < 1:
+            raise InputError(f"window: found {window}, expected at least 1")
+        self.weight, self.growth, self.window = weight, growth, window
+        self.store_masks(has)
+        check_steerable(student, self.name)
+        num = len(student.modalities)
+        self._alone = unimodal_views(student.modalities)
+        self.register_buffer("traces", torch.full((window + 1, num), torch.nan, dtype=torch.float64))
+        self.register_buffer("open", torch.ones(num, dtype=torch.bool))
+        self._sums = torch.zeros(3, num, dtype=torch.float64)  # Traces, pulls and steps of the epoch.
+        self._watched = list(student.modalities) if weight > 0 else []
+        self._start: dict[str, list[Tensor]] = {}
+        self._pull: Tensor | None = None
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Note where the parameters of the modalities stand whose window is open."""
+        still = self.open.tolist() if self.weight > 0 else []
+        self._watched = [m for m, is_open in zip(self.modalities, still, strict=False) if is_open]
+        groups = self.student.modality_parameters if self._watched else {}
+        self._start = {m: [p.detach().clone() for p in groups[m]] for m in self._watched}
+        self._sums = torch.zeros_like(self._sums, device=self.open.device)
+        return super().begin_epoch(features, graphs)
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full view; while a window is open, the uni-modal views and the empty one as well."""
+        return [self.view, *([*self._alone.values(), EMPTY] if self._watched else [])]
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Find out who is ahead; the loss has no further terms."""
+        self._pull = None
+        if EMPTY in out:
+            with torch.no_grad():
+                margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
+                prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
+                score = masked_mean(prob, self.available(batch.positive, batch.negative))
+                self._pull = pull_strengths(score, self.weight)
+        return {}
+
+    def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
+        """Compute the gradients and add the pull to those of the modality that is ahead."""
+        super().backward(terms, run)
+        if self._pull is None or not self._start:
+            return
+        with torch.no_grad():
+            groups, found = self.student.modality_parameters, torch.zeros_like(self._sums)
+            for column, m in enumerate(self.modalities):
+                if m not in self._start:
+                    continue
+                grads = [p.grad for p in groups[m]]
+                moved = [p - start for p, start in zip(groups[m], self._start[m], strict=True)]
+                length, distance = inner_product(grads, grads), inner_product(moved, moved)
+                factor = self._pull[column] * torch.where(distance > 0, (length / distance).sqrt(), 0)
+                edit_with(groups[m], moved, lambda grad, back, f=factor: grad + f.to(grad.dtype) * back)  # type: ignore[misc]
+                found[0, column] = torch.where(length.isfinite(), length, 0)  # Of a skipped step too.
+                found[1, column], found[2, column] = self._pull[column], 1
+            self._sums += found
+
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return the mean pull of every modality, and close the windows in which nothing grows any more."""
+        if self.weight == 0:
+            return {}
+        mean = self._sums[:2] / self._sums[2].clamp(min=1)
+        self.traces.copy_(torch.cat([self.traces[1:], mean[:1].to(self.traces.device)]))
+        self.open &= (trace_growth(self.traces) > self.growth).to(self.open.device)
+        return {f"pull/{m}": value for m, value in zip(self.modalities, mean[1].tolist(), strict=True)}
+
+
+def pull_strengths(score: Tensor, weight: float) -> Tensor:
+    r"""Return :math:`\beta_m`, zero for modalities whose score is not above the mean of the others, ``[M]``.
+
+    Args:
+        score: Scores :math:`s_m`, ``[M]``.
+        weight: :math:`\kappa`.
+    """
+    ahead = score - (score.sum() - score) / (score.numel() - 1)
+    return torch.where(ahead > 0, weight * torch.exp(torch.tanh(ahead)), 0)
+
+
+def trace_growth(traces: Tensor) -> Tensor:
+    """Return by which share of it a running mean has grown in the last epoch, ``[M]``; infinite where there is none.
+
+    Args:
+        traces: Traces of past epochs, the last one at the end, NaN where there was none yet, ``[W + 1, M]``; the mean
+            is over ``W`` of them.
+    """
+    now, before = traces[1:].nanmean(dim=0), traces[:-1].nanmean(dim=0)
+    return torch.where(before > 0, (now - before) / before, torch.inf)

@@ -1,0 +1,290 @@
+"""Rules for step sizes against their authors' numbers, plain loops, and what they do to a training."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyg_ckd import Trainer
+from pyg_ckd.balance.attribution import label_information
+from pyg_ckd.balance.modulation import (
+    ARL,
+    CGGM,
+    OGM,
+    arl_logits,
+    binary_entropy,
+    cggm_coefficients,
+    direction_loss,
+    discrepancy,
+    ogm_coefficients,
+    with_noise,
+)
+from pyg_ckd.balance.pacing import LEAST_STEP
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import FREEDOM, VBPR, LightGCN
+from tests.balance.test_ckd import BACKBONES, one_batch
+from tests.conftest import TOLERANCE, Golden
+from tests.nn.models.zoo import built, doubled
+
+TRAINER = {"batch_size": 8, "lr": 0.01, "monitor": "recall@5", "device": "cpu", "progress": False}
+RULES = [OGM, CGGM, ARL]
+
+
+def same(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def instances(file: Golden, kind: str) -> list[str]:
+    found = sorted({key.split("/")[0] for key in file if re.match(rf"{kind}\d/", key)})
+    assert found
+    return found
+
+
+def test_scores_ratios_and_coefficients_of_ogm_equal_the_published_rule(golden: Callable[[str], Golden]):
+    file = golden("balance/ogm")
+    for name in instances(file, "margins"):
+        check_ogm(file, name, file[f"{name}/margin"].sigmoid().sum(dim=1))
+    for name in instances(file, "classes"):
+        label = file[f"{name}/label"]
+        probability = file[f"{name}/logits"].softmax(dim=-1)[:, torch.arange(label.numel()), label]
+        same(probability, file[f"{name}/label_prob"])
+        check_ogm(file, name, probability.sum(dim=1))
+
+
+def check_ogm(file: Golden, name: str, score: Tensor) -> None:
+    same(score, file[f"{name}/score"])
+    same(discrepancy(score), file[f"{name}/ratio"])
+    coefficients = ogm_coefficients(discrepancy(score), file.number("alpha"))
+    same(coefficients, file[f"{name}/coeff"])
+    if f"{name}/official_coeff" in file:
+        same(discrepancy(score), file[f"{name}/official_ratio"])
+        same(coefficients, file[f"{name}/official_coeff"])
+
+
+def test_noise_of_a_step_is_that_of_the_published_code(golden: Callable[[str], Golden]):
+    file = golden("balance/ogm")
+    for step in instances(file, "step"):
+        start = f"{step}/grad/"
+        for key in [key for key in file if key.startswith(start)]:
+            name, grad = key.removeprefix(start), file[key]
+            noise = file[f"{step}/benchmark_grad_noisy/{name}"] - file[f"{step}/benchmark_grad_silent/{name}"]
+            if f"{step}/noise/{name}" not in file:
+                assert not noise.any()
+                assert grad.dim() == 1 or "fusion" in name
+                continue
+            assert grad.dim() > 1
+            draw = file[f"{step}/noise/{name}"] / grad.std()
+            same(with_noise(grad, draw=draw) - grad, noise)
+
+
+def test_noise_has_the_spread_of_the_gradient_and_leaves_out_rows_that_the_step_does_not_reach():
+    torch.manual_seed(0)
+    grad = 3 * torch.randn(4000, 5, dtype=torch.float64) + 1
+    grad[1000:] = 0
+    grad[2] = 0
+    added = with_noise(grad, 0.5) - grad
+    reached = (grad != 0).all(dim=1)
+    assert not added[~reached].any()
+    assert float(added[reached].std()) == pytest.approx(0.5 * float(grad[reached].std()), rel=0.03)
+    assert torch.equal(with_noise(torch.zeros(3, 2)), torch.zeros(3, 2))
+    assert with_noise(torch.tensor([[2.0]])).tolist() == [[2.0]]
+    assert with_noise(torch.full((3, 2), torch.inf)).isnan().all()  # The step is skipped.
+
+
+def test_coefficients_and_directions_of_cggm_equal_the_published_code(golden: Callable[[str], Golden]):
+    file = golden("balance/cggm")
+    for name in instances(file, "m"):
+        coefficients = cggm_coefficients(file[f"{name}/metric_before"], file[f"{name}/metric_after"])
+        same(coefficients, file[f"{name}/coeff"])
+        same(file["rho"] * coefficients, file[f"{name}/grad_scale"])
+        joint, each = file[f"{name}/fusion"].flatten(), file[f"{name}/classifier"].flatten(1)
+        cosine = F.cosine_similarity(each, joint.unsqueeze(0))
+        same(cosine, file[f"{name}/cosine"])
+        same(direction_loss(coefficients, cosine), file[f"{name}/direction_loss"])
+
+
+def test_weights_of_arl_equal_the_published_code(golden: Callable[[str], Golden]):
+    file = golden("balance/arl")
+    logits = file["logits"]
+    strength = logits.abs().mean(dim=1).sum(dim=-1)
+    probability = logits.softmax(dim=-1)
+    entropy = -(probability * (probability + 1e-16).log()).sum(dim=-1).mean(dim=-1)
+    same(strength, file["strength"])
+    same(strength / strength.sum(), file["strength_share"])
+    same(entropy, file["entropy"])
+    same((entropy / entropy.sum()).clamp(min=0.3), file["entropy_share"])
+    temperature = file.number("temperature")
+    same(arl_logits(strength, entropy, temperature).softmax(dim=0), file["weight"])
+    other = arl_logits(torch.ones(2).double(), entropy, 1.0)
+    same(other / other.sum(), file["inverse_entropy_weight"])
+
+
+def test_binary_entropy_is_that_of_two_probabilities_and_finite():
+    margin = torch.tensor([0.0, 1.3, -4.0, 500.0, -500.0], dtype=torch.float64)
+    p = margin.sigmoid()
+    expected = torch.special.entr(p) + torch.special.entr(1 - p)
+    torch.testing.assert_close(binary_entropy(margin), expected, rtol=0, atol=1e-12)
+    assert binary_entropy(margin)[0].item() == pytest.approx(math.log(2))
+
+
+def without_ids(model, data, batch) -> Tensor:
+    full, base = doubled(data), model(*doubled(data), [])
+    return torch.stack(
+        [model(*full, m).margin(*batch[:3]) - base.margin(*batch[:3]) for m in model.modalities], dim=1
+    ).detach()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("lacking", [False, True])
+@pytest.mark.parametrize("backbone", ["VBPR", "EarlyFusionLightGCN"])
+@pytest.mark.parametrize("cls", RULES)
+def test_factors_follow_from_the_triples_of_an_epoch(cls, backbone, lacking, make_data):
+    data = make_data(modalities=3)
+    model = built(BACKBONES[backbone], data)
+    has = {"mod1": torch.arange(9) % 3 > 0} if lacking else None
+    objective = cls(model, has=has)
+    batches = [one_batch(data, 0), one_batch(data, 0)]
+    batches[1] = type(batches[1])(*(x[:7] for x in batches[1]))
+    alone = torch.cat([without_ids(model, data, batch) for batch in batches])
+    known = torch.ones_like(alone, dtype=torch.bool)
+    if lacking:
+        known[:, 1] = torch.cat([has["mod1"][b.positive] & has["mod1"][b.negative] for b in batches])
+    for epoch in range(2):
+        for batch in batches:
+            objective.loss(*doubled(data), batch)
+        found = objective.epoch_statistics()
+        if epoch == 0:
+            assert list(found.values()) == [1.0] * 3
+        if epoch == 0 and cls is CGGM:
+            assert objective.factors.tolist() == [1.0] * 3
+            objective.before -= torch.tensor([0.1, 0.0, 0.05])
+    columns = [alone[known[:, n], n] for n in range(3)]
+    if cls is OGM:
+        p = [float(x.sigmoid().mean()) for x in columns]
+        ratio = [sum(p[m] / p[n] for n in range(3) if n != m) / 2 for m in range(3)]
+        expected = [1 - math.tanh(0.3 * r) if r > 1 else 1.0 for r in ratio]
+    elif cls is ARL:
+        share = torch.stack([binary_entropy(x).mean() for x in columns])
+        share = (share / share.sum()).clamp(min=0.2)
+        size = torch.stack([x.abs().mean() for x in columns])
+        exponent = 8 * (1 - size / size.sum()) * (1 / share) / (1 / share).sum()
+        expected = [max(3 * w, LEAST_STEP) for w in exponent.softmax(dim=0).tolist()]
+    else:  # Nothing has changed but what was taken off above.
+        expected = (3 * torch.softmax(-0.5 * torch.tensor([0.1, 0.0, 0.05]) / 0.05, dim=0)).tolist()
+    assert list(objective.step_sizes()) == list(model.modalities)
+    assert list(objective.step_sizes().values()) == pytest.approx(expected, abs=1e-9)
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.usefixtures("double")
+def test_label_information_of_an_epoch_is_what_cggm_compares(make_data):
+    data = make_data()
+    model, batch = built(BACKBONES["VBPR"], data), one_batch(data, 0)
+    objective = CGGM(model)
+    objective.loss(*doubled(data), batch)
+    objective.epoch_statistics()
+    expected = label_information(without_ids(model, data, batch))
+    torch.testing.assert_close(objective.before, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("backbone", ["VBPR", "MMGCN", "EarlyFusionLightGCN"])
+def test_directions_are_those_of_gradients_on_the_rows_of_users(backbone, make_data):
+    data = make_data(modalities=3)
+    model, batch = built(BACKBONES[backbone], data), one_batch(data, 0)
+    has = {"mod1": torch.arange(9) % 4 > 0}
+    objective = CGGM(model, direction=0.7, l2=0.0, has=has)
+    objective.factors.copy_(torch.tensor([0.5, 1.5, 1.0]))
+    total = 0.0
+    for u, i, j in zip(*(x.tolist() for x in batch[:3]), strict=True):
+        if not (has["mod1"][i] and has["mod1"][j]):
+            continue
+        gradients = []
+        for view in [None, *model.modalities]:
+            out = model(*doubled(data), view)
+            row = out.user[u].detach().requires_grad_()
+            F.softplus(-(row @ (out.item[i] - out.item[j]))).backward()
+            gradients.append(row.grad)
+        for factor, grad in zip(objective.factors.tolist(), gradients[1:], strict=True):
+            total += factor * (1 - float(F.cosine_similarity(gradients[0], grad, dim=0)))
+    term = objective.loss(*doubled(data), batch)["direction"]
+    assert term.item() == pytest.approx(0.7 * total / 3 / batch.user.numel(), abs=1e-9)
+    term.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.usefixtures("double")
+def test_uni_modal_terms_of_arl_have_the_weights_of_the_last_epoch(make_data):
+    data = make_data()
+    model, batch = built(BACKBONES["VBPR"], data), one_batch(data, 0)
+    objective = ARL(model, weight=0.4)
+    objective.factors.copy_(torch.tensor([0.5, 1.5]))
+    terms = objective.loss(*doubled(data), batch)
+    for factor, m in zip((0.5, 1.5), model.modalities, strict=True):
+        loss = F.softplus(-model(*doubled(data), m).margin(*batch[:3])).mean()
+        assert terms[f"alone/{m}"].item() == pytest.approx(0.4 * factor * loss.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_noise_reaches_tables_and_matrices_of_modalities_alone(sparse, make_data):
+    data = make_data()
+    gradients = []
+    for noise in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = built(lambda data: VBPR.from_data(data, embedding_dim=4, sparse=sparse), data)
+        objective = OGM(model, noise=noise)
+        terms = objective.loss(*doubled(data), one_batch(data, 0))
+        objective.backward(terms, lambda loss: loss.backward())
+        gradients.append({n: p.grad.to_dense() for n, p in model.named_parameters() if p.grad is not None})
+    for name, grad in gradients[0].items():
+        own = name.endswith(("mod0", "mod1", "weight"))
+        assert torch.equal(gradients[1][name], grad) != own, name
+        if own:
+            rows = (grad != 0).any(dim=1)
+            assert torch.equal((gradients[1][name] != 0).any(dim=1), rows)
+
+
+@pytest.mark.parametrize("cls", RULES)
+def test_steps_of_the_next_epoch_go_by_the_factors_that_the_history_shows(cls, make_data):
+    data = make_data()
+    objective = cls(VBPR.from_data(data, embedding_dim=4))
+    history = Trainer(max_epochs=4, **TRAINER).fit(objective, data)
+    rows = [[row[f"weight/{m}"] for m in data.modalities] for row in history.rows]
+    assert rows[0] == [1.0, 1.0]
+    assert rows[-1] != [1.0, 1.0]
+    assert all(0 < k <= 2 for row in rows for k in row)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(OGM, ("alpha", "noise")), (CGGM, ("sharpness", "direction")), (ARL, ("temperature", "weight"))],
+)
+def test_bad_arguments_are_refused(cls, options, make_data):
+    data = make_data()
+    for name in options:
+        with pytest.raises(InputError, match=f"{name}: found -0.5"):
+            cls(VBPR.from_data(data), **{name: -0.5})
+    with pytest.raises(InputError, match=f"{cls.name}: found LightGCN, which ignores features"):
+        cls(LightGCN.from_data(data))
+    with pytest.raises(InputError, match="found _Shared without a trained parameter of one modality alone"):
+        cls(_Shared.from_data(data))
+    model = built(lambda data: FREEDOM.from_data(data, embedding_dim=4, num_neighbors=3), data)
+    features, graph = doubled(data)
+    objective = cls(model)
+    graphs = objective.begin_epoch(features, objective.prepare(features, graph))
+    with pytest.raises(InputError, match="found FREEDOM without a trained parameter that scores depend on"):
+        objective.loss(features, graphs, one_batch(data, 0))
+
+
+class _Shared(VBPR):
+    """A backbone whose parameters belong to all modalities."""
+
+    @property
+    def modality_parameters(self):
+        return {m: [] for m in self.modalities}

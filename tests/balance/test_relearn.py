@@ -1,0 +1,227 @@
+"""Re-learning and InfoReg: who is diagnosed, moved and pulled, and by how much."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pyg_ckd import Trainer
+from pyg_ckd.balance import Progress
+from pyg_ckd.balance.attribution import label_information
+from pyg_ckd.balance.gradients import edit_with
+from pyg_ckd.balance.relearn import (
+    InformationRegulation,
+    Relearning,
+    pull_strengths,
+    relearning_weights,
+    start_again,
+    trace_growth,
+)
+from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR
+from tests.balance.test_ckd import one_batch
+from tests.nn.models.zoo import BACKBONES, adapted, built, doubled
+
+
+def vbpr(data, **options) -> VBPR:
+    torch.manual_seed(0)
+    return VBPR.from_data(data, embedding_dim=4, **options)
+
+
+def fit(objective, data, **options):
+    defaults = {"batch_size": 8, "lr": 0.05, "monitor": "recall@5", "device": "cpu", "progress": False}
+    return Trainer(**(defaults | options)).fit(objective, data)
+
+
+def test_the_weight_of_a_new_start_grows_with_the_gap_of_information():
+    train, held_out = torch.tensor([0.6, 0.2, 0.3]), torch.tensor([0.1, 0.2, 0.5])
+    expected = [math.tanh(2 * 0.5 / math.log(2)), 0.0, 0.0]
+    assert relearning_weights(train, held_out, 2.0).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_new_start_mixes_with_new_draws_and_leaves_the_others_to_the_bit(make_data):
+    data = make_data(modalities=3)
+    model = vbpr(data)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(5)
+    start_again(model, {"mod0": 0.25, "mod2": 1.0})
+    twin = copy.deepcopy(model)
+    torch.manual_seed(5)
+    twin.reset_parameters()
+    for name, value in model.state_dict().items():
+        new = twin.state_dict()[name]
+        if "mod0" in name:
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * new)
+        else:
+            assert torch.equal(value, new if "mod2" in name else before[name]), name
+
+
+def test_what_a_module_cannot_draw_anew_stays(make_data):
+    data = make_data()
+    model = adapted(data)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    start_again(model, {"mod0": 0.5})
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"module.lins.mod0.weight", "module.lins.mod0.bias"}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("lacking", [False, True])
+@pytest.mark.parametrize("backbone", ["VBPR", "EarlyFusionLightGCN"])
+def test_modalities_are_diagnosed_by_training_and_held_out_triples(backbone, lacking, make_data):
+    data = make_data(modalities=2)
+    model = built(BACKBONES[backbone], data)
+    has = {"mod1": torch.arange(9) % 3 > 0} if lacking else {}
+    objective = Relearning(model, every=1, l2=0.0, has=has)
+    batch = one_batch(data, 0)
+    objective.loss(*doubled(data), batch)
+    held_out = tuple(x.flip(0) for x in batch[:3])
+    with torch.no_grad():
+        objective.before_validation(*doubled(data), SimpleNamespace(triples=held_out))
+    objective.epoch_statistics()
+    for column, m in enumerate(data.modalities):
+        alone, empty = model.forward_views(*doubled(data), [m, []])
+        for triples, found in ((batch[:3], objective.information.label), (held_out, objective.held_out)):
+            margin = alone.margin(*triples) - empty.margin(*triples)
+            there = has[m][triples[1]] & has[m][triples[2]] if m in has else torch.ones_like(triples[1]) > 0
+            assert found[column].item() == pytest.approx(label_information(margin[there]).item(), abs=1e-10)
+
+
+def test_diagnoses_come_when_they_are_due_and_cost_views_before_that_alone(make_data):
+    data = make_data(modalities=2)
+    objective = Relearning(vbpr(data), every=2, times=2)
+    views = []
+
+    class Watch:
+        def on_train_epoch_end(self, pl_module):
+            views.append(len(pl_module.views))
+
+    rows = fit(objective, data, max_epochs=7, lr=0.1, callbacks=Watch()).rows
+    moved = [max(row[f"relearned/{m}"] for m in data.modalities) > 0 for row in rows]
+    assert moved == [False, False, True, False, True, False, False]
+    assert views == [1, 4, 1, 4, 1, 1, 1]
+    assert all(0 <= row[f"relearned/{m}"] < 1 for row in rows for m in data.modalities)
+
+
+def test_a_break_before_a_diagnosis_changes_nothing(make_data, tmp_path):
+    data = make_data()
+    whole, broken, resumed = (Relearning(vbpr(data), every=2) for _ in range(3))
+    expected = fit(whole, data, max_epochs=4).rows
+    fit(broken, data, max_epochs=2, checkpoint_dir=tmp_path)
+    assert fit(resumed, data, max_epochs=4, checkpoint_dir=tmp_path).rows == expected
+    assert max(expected[2][f"relearned/{m}"] for m in data.modalities) > 0
+
+
+def test_without_validation_re_learning_is_refused(make_data):
+    data = make_data()
+    with pytest.raises(InputError, match="relearn: found no validation in the first 1 epochs, expected one before"):
+        fit(Relearning(vbpr(data), every=1), data, max_epochs=3, eval_every=2)
+    del data[RATES].val_edge_index
+    with pytest.raises(InputError, match="relearn: found a graph without a validation part"):
+        fit(Relearning(vbpr(data)), data, max_epochs=1)
+
+
+def test_the_modality_that_is_ahead_is_pulled_and_no_other():
+    found = pull_strengths(torch.tensor([0.9, 0.5, 0.4]), 0.3)
+    assert found.tolist() == pytest.approx([0.3 * math.exp(math.tanh(0.45)), 0.0, 0.0], abs=1e-6)
+    assert pull_strengths(torch.tensor([0.5, 0.5]), 0.3).tolist() == [0.0, 0.0]
+
+
+def test_growth_is_that_of_the_running_mean():
+    nan = math.nan
+    traces = torch.tensor([[nan, nan], [1.0, nan], [2.0, nan], [4.0, 3.0]], dtype=torch.float64)
+    assert trace_growth(traces).tolist() == pytest.approx([(7 / 3 - 1.5) / 1.5, math.inf])
+    assert trace_growth(torch.tensor([[3.0], [2.0], [1.0]])).tolist() == pytest.approx([-0.4])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_pull_is_added_in_units_of_the_gradient(sparse, make_data):
+    data = make_data(modalities=2)
+    batch = one_batch(data, 0)
+    objective = InformationRegulation(vbpr(data, sparse=sparse), weight=0.3, l2=0.0)
+    model, (features, graph) = objective.student, unpack(data)
+    objective.begin_epoch(features, graph)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    plain = vbpr(data, sparse=sparse)
+    plain.load_state_dict(model.state_dict())
+    torch.nn.functional.softplus(-plain.outputs(features, graph, [None])[0].margin(*batch[:3])).mean().backward()
+    objective.backward(objective.loss(features, graph, batch), lambda loss: loss.backward())
+    alone = {
+        m: plain(features, graph, m).margin(*batch[:3]) - plain(features, graph, []).margin(*batch[:3])
+        for m in data.modalities
+    }
+    scores = {m: a.sigmoid().mean().item() for m, a in alone.items()}
+    best, worst = sorted(scores, key=scores.get, reverse=True)
+    own = [name for name, _ in model.named_parameters() if best in name]
+    grads = {name: p.grad for name, p in plain.named_parameters()}
+    length = math.sqrt(sum(float(grads[name].to_dense().double().square().sum()) for name in own))
+    moved = {name: (p - start[name]).detach() for name, p in model.named_parameters()}
+    distance = math.sqrt(sum(float(moved[name].double().square().sum()) for name in own))
+    beta = 0.3 * math.exp(math.tanh(scores[best] - scores[worst]))
+    for name, p in model.named_parameters():
+        assert p.grad.is_sparse == grads[name].is_sparse
+        expected = grads[name].to_dense().clone()
+        if name in own:
+            back = beta * length / distance * moved[name]
+            rows = grads[name].coalesce().indices()[0] if grads[name].is_sparse else slice(None)
+            expected[rows] += back[rows]
+        torch.testing.assert_close(p.grad.to_dense(), expected, rtol=0, atol=1e-6)
+    found = objective.epoch_statistics()
+    assert found[f"pull/{best}"] == pytest.approx(beta, abs=1e-5)
+    assert found[f"pull/{worst}"] == 0.0
+    assert float(objective.traces[-1, data.modalities.index(best)]) == pytest.approx(length**2, rel=1e-4)
+
+
+def test_a_closed_window_stays_closed_and_costs_nothing(make_data):
+    data = make_data(modalities=2)
+    objective = InformationRegulation(vbpr(data), growth=1e6)
+    rows = fit(objective, data, max_epochs=4).rows
+    pulled = [max(row[f"pull/{m}"] for m in data.modalities) > 0 for row in rows]
+    assert pulled == [True, True, False, False]  # Nothing grows a million times.
+    objective.progress = Progress(5, 10)
+    objective.begin_epoch(*unpack(data))
+    assert list(objective.views) == [objective.view]
+    assert objective.open.tolist() == [False, False]
+
+
+def test_a_gradient_is_edited_with_the_same_rows_of_a_tensor():
+    dense, sparse = torch.nn.Parameter(torch.ones(4, 2)), torch.nn.Parameter(torch.ones(4, 2))
+    without = torch.nn.Parameter(torch.ones(1))
+    dense.grad = torch.full((4, 2), 2.0)
+    sparse.grad = torch.sparse_coo_tensor([[3, 1, 3]], torch.ones(3, 2), (4, 2))
+    tensor = torch.arange(8.0).view(4, 2)
+    edit_with([dense, sparse, without], [tensor, tensor, torch.ones(1)], lambda grad, rows: grad + 10 * rows)
+    assert torch.equal(dense.grad, 2 + 10 * tensor)
+    assert sparse.grad.is_sparse
+    assert torch.equal(sparse.grad.to_dense(), torch.tensor([[0, 0], [21, 31], [0, 0], [62, 72.0]]))
+    assert without.grad is None
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "message"),
+    [
+        (Relearning, {"strength": -1.0}, r"strength: found -1\.0, expected a number of zero or more"),
+        (Relearning, {"every": 0}, "every: found 0, expected at least 1"),
+        (Relearning, {"times": -1}, "times: found -1, expected at least 0"),
+        (InformationRegulation, {"weight": math.nan}, "weight: found nan"),
+        (InformationRegulation, {"growth": -0.1}, r"growth: found -0\.1"),
+        (InformationRegulation, {"window": 0}, "window: found 0, expected at least 1"),
+    ],
+)
+def test_bad_numbers_are_refused(cls, options, message, make_data):
+    with pytest.raises(InputError, match=message):
+        cls(vbpr(make_data()), **options)
+
+
+@pytest.mark.parametrize("cls", [Relearning, InformationRegulation])
+def test_a_backbone_without_parameters_of_modalities_is_refused(cls, make_data):
+    with pytest.raises(InputError, match=f"{cls.name}: found LightGCN without a trained parameter of one modality"):
+        cls(built(BACKBONES["LightGCN"], make_data()))
