@@ -44,6 +44,7 @@ NEUTRAL = {
     "lfm": {"weight": 0.0},
     "margo": {"weight": 0.0, "supervision": 0.0},
     "mbsd": {"weight": 0.0, "alone_weight": 0.0},
+    "mi-balance": {"pretrain_epochs": 0, "weight": 0.0},
     "mla": {"alternate": False, "project": False, "gate": False},
     "mmpareto": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
