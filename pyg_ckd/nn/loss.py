@@ -97,6 +97,7 @@ def contrastive_loss(
     ids: Tensor | None = None,
     known: Tensor | None = None,
     eps: float = 1e-12,
+    normalize: bool = True,
 ) -> Tensor:
     r"""Tell which row of ``y`` belongs to a row of ``x``: InfoNCE with the other rows of ``y`` as negatives.
 
@@ -112,11 +113,14 @@ def contrastive_loss(
             :obj:`None`, all are of different things)
         known: Which rows count, bool ``[B]``; the others are no negatives either. (default: :obj:`None`, all)
         eps: Rows shorter than this are not made longer than their share of it.
+        normalize: Whether similarities are cosines; if not, they are inner products.
 
     Returns:
         Scalar loss, the mean over the rows that count; zero if none does.
     """
-    similarity = (F.normalize(x, eps=eps) / temperature) @ F.normalize(y, eps=eps).t()
+    if normalize:
+        x, y = F.normalize(x, eps=eps), F.normalize(y, eps=eps)
+    similarity = (x / temperature) @ y.t()
     own = torch.arange(x.size(0), device=x.device)
     if ids is None and known is None:
         return F.cross_entropy(similarity, own)

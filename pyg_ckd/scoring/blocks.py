@@ -361,3 +361,24 @@ def added_item_rows(output: Output, base: Output, items: Tensor, like: Output | 
         rows = own.item_rows(items)
         parts.append(rows if other.constant else rows - other.item_rows(items))
     return torch.cat(parts, dim=1) if parts else output.blocks[0].item.new_zeros(items.numel(), 0)
+
+
+def score_matrix(output: Output, users: Tensor, items: Tensor) -> Tensor:
+    """Return the scores of some users for some items, but for what is the same for all items.
+
+    Args:
+        output: The output of a view.
+        users: Row numbers of users, int64 ``[B]``.
+        items: Row numbers of items, int64 ``[C]``.
+
+    Returns:
+        The scores ``[B, C]``, with gradient.
+    """
+    if not isinstance(output, BlockEmbeddings):
+        return output.user.index_select(0, users) @ output.item.index_select(0, items).t()
+    total = output.blocks[0].item.new_zeros(users.numel(), items.numel())
+    for block in output.blocks:
+        if not block.constant:
+            rows = block.item_rows(items).t()
+            total = total + (rows if block.user is None else block.user.index_select(0, users) @ rows)
+    return total

@@ -55,6 +55,7 @@ NEUTRAL = {
     "relearn": {"strength": 0.0},
     "samm": {"weight": 0.0},
     "snr-contrast": {"weight": 0.0},
+    "udi": {"sequential": False},
     "umurl": {"weight": 0.0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""

@@ -15,6 +15,7 @@ from pyg_ckd.scoring.blocks import (
     Projection,
     added_item_rows,
     item_rows,
+    score_matrix,
     with_sparse_gradient,
 )
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -234,3 +235,14 @@ def test_what_a_view_adds_to_another_leaves_shared_and_constant_blocks_out():
     assert added_item_rows(both, empty, ITEMS).shape == (4, 6)
     assert torch.equal(added_item_rows(both, empty, ITEMS, first), added_item_rows(first, empty, ITEMS))
     assert torch.equal(added_item_rows(out, Embeddings(out.user, mean), ITEMS), (out.item - 1)[ITEMS])
+
+
+def test_scores_of_some_users_for_some_items_but_for_what_all_items_have():
+    out, bias = tables(), torch.arange(5.0, dtype=torch.float64)
+    users = torch.tensor([3, 1])
+    constant = Block(out.user, torch.ones(5, 3, dtype=torch.float64), constant=True)
+    weight = torch.eye(3, dtype=torch.float64)
+    view = BlockEmbeddings([constant, Block(out.user, Projection(out.item, weight, None)), Block(None, bias)])
+    expected = (out.user @ out.item.t())[users][:, ITEMS]
+    assert torch.allclose(score_matrix(view, users, ITEMS), expected + bias[ITEMS], rtol=0, atol=1e-12)
+    assert torch.allclose(score_matrix(out, users, ITEMS), expected, rtol=0, atol=1e-12)
