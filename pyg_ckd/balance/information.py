@@ -182,16 +182,15 @@ class InformationBalancing(TaughtObjective):
         known = self.available(*training[1:])
         if self.pretraining:
             triples = [training, random] if self.teaching_weight > 0 else [training]
-            margins = {m: out[view].margins(*triples) for m, view in self._alone.items()}
-            losses = unimodal_losses({m: own[0] for m, own in margins.items()}, known)
+            read = {m: out[view].margins(*triples) for m, view in self._alone.items()}
+            losses = unimodal_losses({m: own[0] for m, own in read.items()}, known)
             terms = {f"alone/{m}": loss for m, loss in losses.items()}
-            return terms | (self._taught({m: own[1] for m, own in margins.items()}, random) if triples[1:] else {})
+            return terms | (self._taught({m: own[1] for m, own in read.items()}, random) if triples[1:] else {})
         margins = {m: out[view].margin(*training) for m, view in self._alone.items()}
         alone = torch.stack(list(margins.values()), dim=-1)
         self.information.track(alone, out[EMPTY].margin(*training), known)
-        losses = unimodal_losses(margins, known).items()
-        factors = (self.weight * self.weights).to(alone.dtype)
-        return {f"alone/{m}": factors[column] * loss for column, (m, loss) in enumerate(losses)}
+        losses, factors = unimodal_losses(margins, known), (self.weight * self.weights).to(alone.dtype)
+        return {f"alone/{m}": factors[column] * loss for column, (m, loss) in enumerate(losses.items())}
 
     def _taught(self, margins: Mapping[str, Tensor], random: Triples) -> dict[str, Tensor]:
         said = {m: self.teacher(m).margin(*random) for m in dict.fromkeys(self._teacher_of)}

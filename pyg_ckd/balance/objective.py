@@ -195,7 +195,7 @@ class Objective(nn.Module):
             balance = self.balance(out, batch)  # First, for it reads most: what follows finds its rows already read.
             own = f"{type(self).__name__}.triple_weights"
             given = {"the sampler": batch.weight, own: self.triple_weights(out, batch)}
-            weights = [self._checked(source, w, batch) for source, w in given.items() if w is not None]
+            weights = [self._checked_weights(source, w, batch) for source, w in given.items() if w is not None]
             weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.l2 > 0:
@@ -208,7 +208,7 @@ class Objective(nn.Module):
                 )
         return terms | balance
 
-    def _checked(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
+    def _checked_weights(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
         if not isinstance(weights, Tensor):
             raise InputError(f"{source}: found {type(weights).__name__}, expected a tensor of weights, one per triple")
         weights = weights.detach()

@@ -184,7 +184,8 @@ class UnidirectionalInteraction(TaughtObjective):
                 self.began.fill_(len(values))
                 self.information.label.fill_(torch.nan)
             self._begun = self._look()
-            self.strengths.copy_(controller(*self.information.label.nan_to_num(nan=0.0), self.strength))
+            follower, before = self.information.label.nan_to_num(nan=0.0)
+            self.strengths.copy_(controller(follower, before, self.strength))
         return super().begin_epoch(features, graphs)
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
@@ -234,8 +235,8 @@ class UnidirectionalInteraction(TaughtObjective):
             for m in earlier:
                 before = before + score_matrix(out[self._alone[m]], users, items)
         known = self.whole(self.available(items, items), frozenset(self._begun))
-        rows = [_profiles(scores, effective[some], known) for scores in (own, before.to(own.dtype))]
-        return contrastive_loss(*rows, CONTRAST_TEMPERATURE, items, known, SHORTEST)
+        x, y = (_profiles(scores, effective[some], known) for scores in (own, before.to(own.dtype)))
+        return contrastive_loss(x, y, CONTRAST_TEMPERATURE, items, known, SHORTEST)
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute the gradients of the follower's parameters; with the first follower, those of shared ones too."""
