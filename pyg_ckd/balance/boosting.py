@@ -52,8 +52,9 @@ class ReconBoost(MaskedObjective):
             :func:`~pyg_ckd.data.item_masks`.
 
     Raises:
-        InputError: If there are fewer than two modalities, a number is out of its range or a mask does not fit; or if
-            the view of a modality depends on no parameter that belongs to it alone, at the latest in its first turn.
+        InputError: If there are fewer than two modalities, a number is out of its range or a mask does not fit; at the
+            first step, if margins depend on no parameter that belongs to a modality alone, or in its turn, if none of
+            its own parameters has a gradient.
     """
 
     name = "reconboost"
@@ -97,6 +98,8 @@ class ReconBoost(MaskedObjective):
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return what the other modalities leave to the one whose turn it is; all weigh 1 in a joint epoch."""
         m = self.turn
+        if self.epochs_alone > 0:
+            self.check_reached(out, batch)
         if m is None:
             return None
         known = self.available(batch.positive, batch.negative)
@@ -117,9 +120,9 @@ class ReconBoost(MaskedObjective):
         only(self.student, m, shared=False)
         if all(p.grad is None for p in self.student.modality_parameters[m]):
             raise InputError(
-                f"{self.name}: found that the view of {m!r} depends on no parameter of {type(self.student).__name__} "
-                "that belongs to this modality alone, expected some to train in its turn; choose a strategy that adds "
-                "losses on views, such as multitask"
+                f"{self.name}: found no trained parameter of {type(self.student).__name__} that belongs to {m!r} "
+                "alone, expected some to train in its turn; choose a strategy that adds losses on views, such as "
+                "multitask"
             )
 
 

@@ -54,7 +54,7 @@ class CalibratedObjective(MaskedObjective):
         removal: ``"each"``, every modality is removed from the full view in every step, or ``"chain"``, one after the
             other in random order until one is left.
         absolute: Whether confidence is in whichever item is preferred, :math:`\sigma(|\delta|)`, as the largest
-            probability of a classifier. By default it is in the positive item.
+            probability of a classifier; if not, in the positive item.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.

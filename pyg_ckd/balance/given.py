@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyg_ckd.balance.gradients import check_steerable
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -24,6 +25,7 @@ class MaskedObjective(Objective):
     """
 
     name = ""
+    _reached = False
 
     def store_masks(self, has: Mapping[str, Tensor] | None) -> None:
         """Keep masks of modalities that some items lack.
@@ -80,6 +82,23 @@ class MaskedObjective(Objective):
             batch: The triples.
         """
         return {view: own.margin(batch.user, batch.positive, batch.negative) for view, own in out.items()}
+
+    def check_reached(self, out: Mapping[View, Output], batch: TripletBatch) -> None:
+        """Refuse, the first time that it is called, a backbone whose margins no parameter of a modality moves.
+
+        It reads the margins of the trained view every time, so that the order of readings is always the same.
+
+        Args:
+            out: The output of every view, the trained one first.
+            batch: The triples.
+
+        Raises:
+            InputError: See :func:`~pyg_ckd.balance.gradients.check_steerable`.
+        """
+        margin = next(iter(out.values())).margin(batch.user, batch.positive, batch.negative)
+        if not self._reached:
+            check_steerable(self.student, self.name, [margin])
+            self._reached = True
 
     def check_views(self) -> None:
         """Refuse a backbone that ignores features, whose views are all alike.

@@ -63,7 +63,7 @@ class MaskedSubnetworks(MaskedObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, ``least`` is out
-            of its range or a mask does not fit.
+            of its range or a mask does not fit; at the first step, if margins depend on no such parameter.
     """
 
     name = "amss"
@@ -103,6 +103,7 @@ class MaskedSubnetworks(MaskedObjective):
         """Measure the information; the loss has no further terms."""
         if EMPTY not in out:
             return {}
+        self.check_reached(out, batch)
         with torch.no_grad():
             ids = out[EMPTY].margin(*batch[:3])
             margins = [out[view].margin(*batch[:3]) - ids for view in self._alone.values()]

@@ -43,8 +43,7 @@ class Relearning(MaskedObjective):
     The published code diagnoses by the purity of clusters of the representations, for which recommenders have no
     classes, and mixes with the weights of the beginning; here they are drawn anew, which is the same in distribution
     and needs no second copy all the time. Parameters that their module cannot draw anew stay. As published, the
-    optimizer's moments stay too; Adam forgets them in some ten steps. The published :math:`a` is 3, for gaps of purity
-    that are far smaller than those of a table of preferences.
+    optimizer's moments stay too; Adam forgets them in some ten steps.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
@@ -57,20 +56,20 @@ class Relearning(MaskedObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
-            of its range or a mask does not fit; in the trainer, if there is no validation part, or no validation before
-            the first diagnosis.
+            of its range or a mask does not fit; at the first step, if margins depend on no such parameter; in the
+            trainer, if there is no validation part, or no validation before the first diagnosis.
     """
 
     name = "relearn"
     needs_validation = True
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.3, 3.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
     held_out: Tensor
     done: Tensor
 
     def __init__(
         self,
         student: Backbone,
-        strength: float = 1.0,
+        strength: float = 3.0,
         every: int = 15,
         times: int = 2,
         l2: float = 1e-2,
@@ -118,6 +117,8 @@ class Relearning(MaskedObjective):
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Measure the information on training triples; the loss has no further terms."""
+        if self._is_left():
+            self.check_reached(out, batch)
         if EMPTY in out:
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
@@ -188,9 +189,9 @@ class InformationRegulation(MaskedObjective):
         \right) \right)
 
     A modality is held back in its prime learning window only, as long as its Fisher information grows: the trace, the
-    mean squared length of :math:`\mathbf{g}_m` over an epoch, averaged over ``window`` epochs, must be more than
-    ``growth`` above the same average one epoch before, as a share of it. Once it is not, the window stays closed. In
-    the first two epochs it is open.
+    mean squared length of :math:`\mathbf{g}_m` over an epoch, summed over the last ``window`` epochs, must have grown
+    by more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count
+    as zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
 
     Hooks: ``views``, ``balance`` and ``backward``. While a window is open, costs the uni-modal views and the empty
     one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing. Triples with an item
@@ -205,14 +206,14 @@ class InformationRegulation(MaskedObjective):
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
         weight: :math:`\kappa`; 0 is plain training.
         growth: How much the trace must grow.
-        window: Epochs over which traces are averaged.
+        window: Epochs over which traces are summed.
         l2: Weight of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
 
     Raises:
         InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
-            of its range or a mask does not fit.
+            of its range or a mask does not fit; at the first step, if margins depend on no such parameter.
     """
 
     name = "inforeg"
@@ -239,7 +240,7 @@ class InformationRegulation(MaskedObjective):
         check_steerable(student, self.name)
         num = len(student.modalities)
         self._alone = unimodal_views(student.modalities)
-        self.register_buffer("traces", torch.full((window + 1, num), torch.nan, dtype=torch.float64))
+        self.register_buffer("traces", torch.zeros(window + 1, num, dtype=torch.float64))
         self.register_buffer("open", torch.ones(num, dtype=torch.bool))
         self._sums = torch.zeros(3, num, dtype=torch.float64)  # Traces, pulls and steps of the epoch.
         self._watched = list(student.modalities) if weight > 0 else []
@@ -264,6 +265,7 @@ class InformationRegulation(MaskedObjective):
         """Find out who is ahead; the loss has no further terms."""
         self._pull = None
         if EMPTY in out:
+            self.check_reached(out, batch)
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
                 prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
@@ -312,11 +314,11 @@ def pull_strengths(score: Tensor, weight: float) -> Tensor:
 
 
 def trace_growth(traces: Tensor) -> Tensor:
-    """Return by which share of it a running mean has grown in the last epoch, ``[M]``; infinite where there is none.
+    """Return by which share of it a running sum has grown in the last epoch, ``[M]``; infinite where it is zero.
 
     Args:
-        traces: Traces of past epochs, the last one at the end, NaN where there was none yet, ``[W + 1, M]``; the mean
+        traces: Traces of past epochs, the last one at the end, zero where there was none yet, ``[W + 1, M]``; the sum
             is over ``W`` of them.
     """
-    now, before = traces[1:].nanmean(dim=0), traces[:-1].nanmean(dim=0)
-    return torch.where(before > 0, (now - before) / before, torch.inf)
+    total = traces[1:].sum(dim=0)
+    return torch.where(total > 0, (traces[-1] - traces[0]) / total, torch.inf)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from pyg_ckd import Trainer
 from pyg_ckd.balance import Progress
 from pyg_ckd.balance.boosting import ReconBoost, residual_weights
+from pyg_ckd.balance.masking import MaskedSubnetworks
+from pyg_ckd.balance.relearn import InformationRegulation, Relearning
 from pyg_ckd.data.inputs import unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
@@ -107,6 +109,17 @@ def test_weights_are_finite_where_no_triple_counts(make_data):
     objective.check_epoch()
 
 
+@pytest.mark.parametrize("cls", [ReconBoost, MaskedSubnetworks, Relearning, InformationRegulation])
+def test_a_backbone_whose_margins_no_parameter_of_a_modality_moves_is_refused_at_the_first_step(cls, make_data):
+    data = make_data()
+    objective = cls(built(BACKBONES["FREEDOM"], data).float())
+    features, graph = unpack(data)
+    with pytest.raises(
+        InputError, match=f"{cls.name}: found FREEDOM without a trained parameter that scores depend on"
+    ):
+        objective.loss(features, objective.prepare(features, graph), one_batch(data, 0))
+
+
 def test_a_backbone_on_which_turns_train_nothing_is_refused_in_one_line(make_data):
     data = make_data()
     with pytest.raises(InputError, match="reconboost: found LightGCN without a trained parameter of one modality"):
@@ -115,9 +128,10 @@ def test_a_backbone_on_which_turns_train_nothing_is_refused_in_one_line(make_dat
     objective = ReconBoost(model, l2=0.0)
     for p in model.modality_parameters["mod0"]:
         p.requires_grad_(False)
-    objective.progress = Progress(2, 10)
-    terms = objective.loss(*unpack(data), one_batch(data, 0))
-    with pytest.raises(InputError, match="reconboost: found that the view of 'mod0' depends on no parameter of VBPR"):
+    for epoch in (1, 2):
+        objective.progress = Progress(epoch, 10)
+        terms = objective.loss(*unpack(data), one_batch(data, 0))
+    with pytest.raises(InputError, match="reconboost: found no trained parameter of VBPR that belongs to 'mod0' alone"):
         objective.backward(terms, lambda loss: loss.backward())
 
 

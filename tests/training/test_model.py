@@ -27,7 +27,7 @@ def test_weights_and_options_come_back(saved):
     path, model, data = saved
     again = load_model(path, data, {"VBPR": VBPR})
     assert same_bits(again.state_dict(), model.state_dict())
-    assert again.options == {"embedding_dim": 4, "item_bias": True, "fusion": "concat", "sparse": False}
+    assert again.options == {"embedding_dim": 4, "item_bias": True, "fusion": "concat", "sparse": False, "cosine": None}
 
 
 def test_options_come_back_however_the_model_was_built(tmp_path):
