@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.balance.fusion import fuse, user_weights
-from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.given import MaskedObjective, counted_weights
 from pyg_ckd.balance.gradients import SHARED, check_steerable, edit, only, parameter_groups
 from pyg_ckd.balance.objective import check_positive, total
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
-from pyg_ckd.scoring.blocks import Output, item_rows
+from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.rows import item_rows
 from pyg_ckd.scoring.views import View, as_views, unimodal_views
 
 FORMS = ("rls", "normalised", "published")
@@ -133,10 +134,7 @@ class AlternatingAdaptation(MaskedObjective):
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return zero for triples with an item that lacks the modality, and one number for all others."""
         known = self.available(batch.positive, batch.negative) if self.alternate else None
-        if known is None:
-            return None
-        weight = known[:, self.modalities.index(self.turn)].to(torch.get_default_dtype())
-        return weight * (weight.numel() / weight.sum().clamp(min=1))
+        return None if known is None else counted_weights(known[:, self.modalities.index(self.turn)])
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Keep the mean row of the batch for the projection; there is no further term."""

@@ -16,8 +16,9 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.scoring.blocks import Output, item_rows
+from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings, varying_columns
+from pyg_ckd.scoring.rows import item_rows
 from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, leave_one_out_views, unimodal_views
 
 EFFECT_BASES = ("paper", "id")

@@ -12,6 +12,7 @@ from pyg_ckd.scoring.views import View
 
 FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 NUM_CANDIDATES = 1024
+SWEEPS, RIDGE = 100, 1e-3
 _BLOCK = 4096  # Users at a time, so that memory does not grow with their number.
 
 
@@ -72,6 +73,35 @@ def choose_weights(value: Callable[[Tensor], float], like: Tensor) -> Tensor:
                 if found > best:
                     best, weights, improved = found, trial, True
     return weights / weights.sum() * weights.numel()
+
+
+@torch.no_grad()
+def logistic_weights(margins: Tensor) -> Tensor:
+    r"""Return the weights of zero or more with which a sum of margins has the smallest BPR loss, without gradient.
+
+    .. math::
+        \underset{w \ge 0}{\textrm{argmin}} \; \underset{b}{\textrm{mean}} \; \ln \Big( 1 + \exp \Big( -
+        \sum_k w_k d_{bk} \Big) \Big) + \frac{10^{-3}}{2} \sum_k w_k^2
+
+    by steps along one weight after the other, as long as the largest curvature of the loss allows.
+
+    Args:
+        margins: Margins :math:`d` of every table, on a comparable scale, ``[B, K]``.
+
+    Returns:
+        The weights ``[K]`` in double precision, with a mean of one; all are one where nothing is better than chance.
+    """
+    d = margins.double()
+    weights, total = d.new_zeros(d.size(1)), d.new_zeros(d.size(0))
+    curvature = RIDGE + d.square().mean(dim=0) / 4
+    for _ in range(SWEEPS):
+        for k in range(d.size(1)):
+            slope = RIDGE * weights[k] - (torch.sigmoid(-total) * d[:, k]).mean()
+            new = (weights[k] - slope / curvature[k]).clamp(min=0)
+            total = total + (new - weights[k]) * d[:, k]
+            weights[k] = new
+    mean = weights.mean()
+    return torch.where(mean > 0, weights / torch.where(mean > 0, mean, 1), 1.0)
 
 
 def score_spread(tables: Embeddings) -> Tensor:

@@ -191,6 +191,19 @@ class TaughtObjective(MaskedObjective):
         return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
 
 
+def counted_weights(counted: Tensor) -> Tensor:
+    """Return weights of triples that leave some out: zero for these, one number for all others, with a mean of one.
+
+    Args:
+        counted: Which triples count, bool ``[B]``.
+
+    Returns:
+        The weights ``[B]``; zero everywhere if none counts.
+    """
+    weights = counted.to(torch.get_default_dtype())
+    return weights * (weights.numel() / weights.sum().clamp(min=1))
+
+
 def check_several(modalities: tuple[str, ...]) -> None:
     """Refuse fewer than two modalities.
 

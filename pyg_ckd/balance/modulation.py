@@ -17,7 +17,8 @@ from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.scoring.blocks import Output, blocks_of
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.rows import blocks_of
 from pyg_ckd.scoring.views import View
 
 LEAST_SHARE = 0.6

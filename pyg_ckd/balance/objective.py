@@ -41,6 +41,17 @@ class Progress:
     max_epochs: int = 1
     history: Sequence[Mapping[str, float]] = field(default=())
 
+    def evaluations(self, modality: str | None = None) -> list[float]:
+        """Return the monitored metric in all evaluations so far.
+
+        Args:
+            modality: Of the view of which modality alone; none are there if the trainer does not track views.
+                (default: :obj:`None`, the trained view)
+        """
+        start = "val/" if modality is None else f"val/{modality}/"
+        names = [{k for k in row if k.startswith(start) and "/" not in k[len(start) :]} for row in self.history]
+        return [row[name] for row, found in zip(self.history, names, strict=True) for name in found]
+
 
 class Score(Protocol):
     """What :meth:`Objective.before_validation` measures tables with."""
@@ -71,6 +82,7 @@ class Objective(nn.Module):
     :meth:`triple_weights`   weights of the triples in the main loss
     :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
     :meth:`step_sizes`       a factor of the learning rate for every modality
+    :meth:`before_training`  what is decided once, on the validation part
     :meth:`before_validation` weights of fused scores, chosen on the validation part
     :meth:`forward_views`    what validation, test and serving rank with
     ======================== =======================================================================================
@@ -183,7 +195,7 @@ class Objective(nn.Module):
             balance = self.balance(out, batch)  # First, for it reads most: what follows finds its rows already read.
             own = f"{type(self).__name__}.triple_weights"
             given = {"the sampler": batch.weight, own: self.triple_weights(out, batch)}
-            weights = [self._checked(source, w, batch) for source, w in given.items() if w is not None]
+            weights = [self._checked_weights(source, w, batch) for source, w in given.items() if w is not None]
             weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.l2 > 0:
@@ -196,7 +208,7 @@ class Objective(nn.Module):
                 )
         return terms | balance
 
-    def _checked(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
+    def _checked_weights(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
         if not isinstance(weights, Tensor):
             raise InputError(f"{source}: found {type(weights).__name__}, expected a tensor of weights, one per triple")
         weights = weights.detach()
@@ -270,6 +282,17 @@ class Objective(nn.Module):
         Adam divides every gradient by its own running size, so that a factor of a *gradient* does nothing; this does.
         """
         return {}
+
+    def before_training(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
+        """Prepare for the first epoch, for instance by measuring teachers; here there is nothing to do.
+
+        It is not called without a validation part, nor again when a training goes on after a break.
+
+        Args:
+            features: As in :meth:`prepare`.
+            graphs: What :meth:`prepare` returned.
+            score: As in :meth:`before_validation`.
+        """
 
     def before_validation(
         self,

@@ -16,7 +16,8 @@ from pyg_ckd.balance.pacing import discrepancy
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone, Graph
-from pyg_ckd.scoring.blocks import Output, added_item_rows
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.rows import added_item_rows
 from pyg_ckd.scoring.sparse import csr_matrix, product, row_starts
 from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 

@@ -14,8 +14,8 @@ from pyg_ckd.data.inputs import embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator
-from pyg_ckd.scoring.effects import effect_weights, relative_effects
-from pyg_ckd.scoring.views import counterfactual_views, leave_one_out_views, unimodal_views
+from pyg_ckd.scoring.effects import effect_weights, margin_sums, relative_effects, signal_to_noise
+from pyg_ckd.scoring.views import EMPTY, counterfactual_views, leave_one_out_views, unimodal_views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +29,8 @@ class EffectReport:
         table: A row per modality, the weakest first, with columns ``effect``, ``low``, ``high`` (mean causal effect on
             the margin, in units of the score, and its interval), ``ratio`` and ``weight`` (mean of :math:`e_m` and
             :math:`w_m` of :class:`ModalityEffectEstimator`), ``recall_drop``, ``recall_drop_low``, ``recall_drop_high``
-            (recall of the full view minus recall of the leave-one-out view) and ``recall_alone`` (recall of the
-            uni-modal view).
+            (recall of the full view minus recall of the leave-one-out view), ``recall_alone`` (recall of the uni-modal
+            view) and ``snr`` (signal-to-noise ratio of what the modality says without the ids).
         recall: Recall of the full view.
         k: Cut-off of the recall.
         split: The split it was measured on.
@@ -74,6 +74,11 @@ def estimate_effects(
     scores, so that it can be compared between models. Shares sum to one where scores are additive over modalities and
     have no id part; ids take theirs, and where modalities act together a lead is lost with each of them.
 
+    The signal-to-noise ratio of a modality is the mean of :math:`\delta_{uij}(\{m\}) - \delta_{uij}(\emptyset)` over
+    all triples divided by its standard deviation, at least zero, as explained in
+    :func:`~pyg_ckd.scoring.effects.signal_to_noise`: how far what the modality says about an interaction stands out
+    from how much that varies.
+
     Args:
         model: A backbone, an objective, or any module with ``forward(x_dict, edge_index) -> (user, item)``, with one
             modality or more.
@@ -99,7 +104,7 @@ def estimate_effects(
             f"{num_bootstrap}, expected 0 < confidence < 1 and at least one negative and one resample"
         )
     names = list(data.modalities)
-    views = counterfactual_views(names)
+    views = counterfactual_views(names, empty=True)
     out = dict(zip(views, embed(model, data, views), strict=True))
     full = out[views[0]]
     without = {m: out[view] for m, view in leave_one_out_views(names).items()}
@@ -109,6 +114,7 @@ def estimate_effects(
     margin = full.margin(user, preferred, other)
     margin_without = torch.stack([without[m].margin(user, preferred, other) for m in names], dim=-1)
     margin_alone = torch.stack([alone[m].margin(user, preferred, other) for m in names], dim=-1)
+    margin_empty = out[EMPTY].margin(user, preferred, other)
 
     evaluator = Evaluator(data, split, k=[k], metrics=["recall"])
     key = f"recall@{k}"
@@ -133,6 +139,7 @@ def estimate_effects(
         ratio = relative_effects(margin, margin_without, margin_alone)
         columns |= {"ratio": ratio.mean(dim=0), "weight": effect_weights(ratio).mean(dim=0)}
     table = pd.DataFrame({c: v.tolist() for c, v in columns.items()}, index=pd.Index(names, name="modality"))
+    table["snr"] = signal_to_noise(margin_sums(margin_alone, margin_empty)).tolist()
     table["recall_alone"] = [float(evaluator.per_user(alone[m])[key].mean()) for m in names]
     return EffectReport(
         table.sort_values("effect", kind="stable"), float(recall.mean()), k=k, split=split, confidence=confidence

@@ -115,3 +115,46 @@ def softmax_loss(
     others = (user @ item.index_select(0, drawn).t()).masked_fill(drawn == positive.unsqueeze(1), float("-inf"))
     scores = torch.cat([own, others], dim=1)
     return mean_of_triples(F.cross_entropy(scores, torch.zeros_like(positive), reduction="none"), weight)
+
+
+def contrastive_loss(
+    x: Tensor,
+    y: Tensor,
+    temperature: float,
+    ids: Tensor | None = None,
+    known: Tensor | None = None,
+    eps: float = 1e-12,
+    normalize: bool = True,
+) -> Tensor:
+    r"""Tell which row of ``y`` belongs to a row of ``x``: InfoNCE with the other rows of ``y`` as negatives.
+
+    .. math::
+        -\frac{1}{B} \sum_b \ln \frac{\exp(\cos(\mathbf{x}_b, \mathbf{y}_b) / \tau)}
+        {\sum_c \exp(\cos(\mathbf{x}_b, \mathbf{y}_c) / \tau)}
+
+    Args:
+        x: Rows ``[B, D]``.
+        y: Rows ``[B, D]``; without ``ids``, a row that occurs twice would be its own negative.
+        temperature: Temperature :math:`\tau > 0`.
+        ids: What the rows are of, int64 ``[B]``; a row is no negative of another row of the same. (default:
+            :obj:`None`, all are of different things)
+        known: Which rows count, bool ``[B]``; the others are no negatives either. (default: :obj:`None`, all)
+        eps: Rows shorter than this are not made longer than their share of it.
+        normalize: Whether similarities are cosines; if not, they are inner products.
+
+    Returns:
+        Scalar loss, the mean over the rows that count; zero if none does.
+    """
+    if normalize:
+        x, y = F.normalize(x, eps=eps), F.normalize(y, eps=eps)
+    similarity = (x / temperature) @ y.t()
+    own = torch.arange(x.size(0), device=x.device)
+    if ids is None and known is None:
+        return F.cross_entropy(similarity, own)
+    left_out = torch.zeros_like(similarity, dtype=torch.bool)
+    if ids is not None:
+        left_out |= ids.unsqueeze(1) == ids
+    if known is not None:
+        left_out |= ~known
+    loss = F.cross_entropy(similarity.masked_fill(left_out.fill_diagonal_(False), -torch.inf), own, reduction="none")
+    return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)

@@ -47,6 +47,7 @@ EFFECT_COLUMNS = {
     "weight": "weight",
     "recall_drop": "recall lost without it",
     "recall_alone": "recall of it alone",
+    "snr": "signal to noise",
 }
 
 
@@ -149,6 +150,10 @@ def effects_section(results: Mapping[str, Any], pictures: str) -> str:
     shares = any("share" in row for found in effects.values() for row in found.values())
     if shares:
         note += "Share of the lead: the mean effect divided by the mean lead of the full view, which can be compared."
+    if any("snr" in row for found in effects.values() for row in found.values()):
+        note += (
+            " Signal to noise: what the modality alone adds to that lead without the ids, mean by standard deviation."
+        )
     extra = [key for key in EFFECT_COLUMNS if any(key in row for found in effects.values() for row in found.values())]
     header = ["modality", *(["share of the lead"] if shares else []), "causal effect", "95 % interval"]
     groups = {

@@ -271,6 +271,8 @@ class Trainer:
             run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
         run.keep_best()
         self._resume(run, settings)
+        if validation is not None and run.steps is not None and run.epoch == 0:
+            validation.begin(run, features, graph)
         hooks("on_fit_start", epoch=run.epoch)
         name, written = type(objective.student).__name__, time.monotonic()
         with shown_progress(name, self.monitor, self.max_epochs, self.progress and objective.trains) as advance:

@@ -83,6 +83,19 @@ class Validation:
         self.score = HeldOutScore(self.evaluator, name, data, seed)
 
     @torch.no_grad()
+    def begin(self, run: Run, features: dict[str, Tensor], graph: dict[Any, Any]) -> None:
+        """Let the objective look at the validation part before its first epoch.
+
+        Args:
+            run: The training.
+            features: From modality to feature matrix.
+            graph: The prepared graphs.
+        """
+        run.objective.eval()
+        run.objective.before_training(features, graph, self.score)
+        run.objective.train()
+
+    @torch.no_grad()
     def __call__(self, run: Run, row: dict[str, float], features: dict[str, Tensor], graph: dict[Any, Any]) -> None:
         """Evaluate, add what was found to the row of the epoch, and keep the weights if they are the best so far.
 

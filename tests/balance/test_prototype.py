@@ -16,7 +16,7 @@ from pyg_ckd.balance.prototype import PMR, Prototypes, membership, rebalance_wei
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
-from pyg_ckd.scoring.blocks import added_item_rows
+from pyg_ckd.scoring.rows import added_item_rows
 from pyg_ckd.scoring.sparse import product
 from tests.balance.test_ckd import BACKBONES, one_batch
 from tests.conftest import TOLERANCE, Golden

@@ -46,6 +46,7 @@ NEUTRAL = {
     "lfm": {"weight": 0.0},
     "margo": {"weight": 0.0, "supervision": 0.0},
     "mbsd": {"weight": 0.0, "alone_weight": 0.0},
+    "mi-balance": {"pretrain_epochs": 0, "weight": 0.0},
     "mla": {"alternate": False, "project": False, "gate": False},
     "mmpareto": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
@@ -55,6 +56,10 @@ NEUTRAL = {
     "pmr": {"alpha": 0.0},
     "reconboost": {"epochs_alone": 0},
     "relearn": {"strength": 0.0},
+    "samm": {"weight": 0.0},
+    "snr-contrast": {"weight": 0.0},
+    "udi": {"sequential": False},
+    "umurl": {"weight": 0.0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
 

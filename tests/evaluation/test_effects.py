@@ -88,6 +88,18 @@ def test_shares_divide_means_where_ratios_are_means_of_clamped_divisions():
     assert table["ratio"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)  # Additive: the effect is all of it alone.
 
 
+def test_signal_to_noise_is_mean_by_deviation_of_what_a_modality_says_without_the_ids():
+    """Every user follows a more or less; b misleads everybody alike, and c says nothing."""
+    data = planted({"a": (1.0, 0.0), "b": (0.0, 1.0), "c": (0.0, 0.0)})
+    pull = torch.tensor([1.0, 3.0]).repeat(20)
+    weights = torch.stack([pull, torch.ones(40), torch.ones(40)], dim=1)
+    table = estimate_effects(known_model(data, weights), data, k=1, num_bootstrap=10).table
+    assert table.loc["a", "snr"] == pytest.approx(2.0 / 1.0, abs=1e-6)
+    assert table.loc[["b", "c"], "snr"].tolist() == [0.0, 0.0]
+    ten = estimate_effects(known_model(data, 10 * weights), data, k=1, num_bootstrap=10).table
+    assert ten["snr"].tolist() == pytest.approx(table["snr"].tolist(), abs=1e-6)
+
+
 def test_the_scale_of_scores_changes_effects_and_no_share():
     data = planted({"a": (3.0, 0.0), "b": (2.0, 0.0)})
     weights = torch.tensor([[1.0, 0.5]]).repeat(40, 1)

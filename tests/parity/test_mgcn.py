@@ -8,8 +8,9 @@ import torch
 
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.nn import bpr_loss, l2_penalty
+from pyg_ckd.nn.loss import contrastive_loss
 from pyg_ckd.nn.models.base import Inputs
-from pyg_ckd.nn.models.mgcn import MGCN, contrastive_loss
+from pyg_ckd.nn.models.mgcn import MGCN
 from pyg_ckd.nn.structure import item_graph_type
 from tests.conftest import Golden
 

@@ -106,7 +106,8 @@ def effect(name: str, place: int, modality: str) -> dict:
     mean = scale * (0.8 + 0.02 * rng.normal())
     found = {"mean": mean, "low": 0.92 * mean, "high": 1.08 * mean, "ratio": 1.2 * mean, "share": mean / 2.1}
     found |= {"weight": 1.6 - 0.6 * scale, "recall_drop": 0.02 * scale, "recall_drop_low": 0.015 * scale}
-    return found | {"recall_drop_high": 0.025 * scale, "recall_alone": TEACHERS[modality] * reach(name, place)}
+    found |= {"recall_drop_high": 0.025 * scale, "recall_alone": TEACHERS[modality] * reach(name, place)}
+    return found | {"snr": 0.5 * scale}
 
 
 def study(

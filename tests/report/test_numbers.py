@@ -174,7 +174,7 @@ def effects(saved):
             drop = f"{text(e['recall_drop'])} [{text(e['recall_drop_low'])}, {text(e['recall_drop_high'])}]"
             interval = f"[{text(e['low'])}, {text(e['high'])}]"
             row = [m, share(e["share"], 1), text(e["mean"]), interval, text(e["weight"]), drop]
-            rows.append([*row, text(e["recall_alone"])])
+            rows.append([*row, text(e["recall_alone"]), text(e["snr"])])
     return rows
 
 

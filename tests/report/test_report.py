@@ -317,7 +317,7 @@ def test_what_could_not_be_measured_is_a_dash(tmp_path):
     results["effects"]["mine"]["visual"] = {"mean": float("nan"), "low": None, "high": None, "share": None}
     page = read(tmp_path, results)
     rows = page.tables["Effects of every modality on every contender's model, validation part"]
-    assert [row[1:] for row in rows if row[0] == "visual"][1] == ["–"] * 6
+    assert [row[1:] for row in rows if row[0] == "visual"][1] == ["–"] * 7
     assert not re.search(r"\b(nan|None)\b", page.text)
 
 

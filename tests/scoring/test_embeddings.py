@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Projection, item_rows, with_sparse_gradient
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Projection, with_sparse_gradient
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.rows import added_item_rows, item_rows, score_matrix
 
 USER, PREFERRED, OTHER = torch.tensor([0, 3, 3, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([1, 4, 4, 1])
 
@@ -209,3 +210,31 @@ def test_gradient_of_item_rows_is_sparse_where_that_of_the_table_is(sparse):
     for grad, part in ((item.grad, expected[:, :3]), (bias.grad, expected[:, 3])):
         assert grad.is_sparse == sparse
         assert torch.equal(grad.to_dense() if sparse else grad, part)
+
+
+def test_what_a_view_adds_to_another_leaves_shared_and_constant_blocks_out():
+    out, bias = tables(), Block(None, torch.arange(5.0, dtype=torch.float64))
+    ids, mean = Block(out.user, out.item), torch.ones(5, 3, dtype=torch.float64)
+    factual, propagated = Block(out.user, 2 * out.item + 1), Block(out.user, out.item.flip(0))
+    constant = Block(out.user, mean, constant=True)
+    empty = BlockEmbeddings([ids, constant, propagated, bias])
+    first = BlockEmbeddings([ids, factual, propagated, bias])
+    assert torch.equal(added_item_rows(first, empty, ITEMS), (2 * out.item + 1)[ITEMS])
+    second = BlockEmbeddings([ids, constant, factual, bias])
+    assert torch.equal(added_item_rows(second, empty, ITEMS), (2 * out.item + 1 - out.item.flip(0))[ITEMS])
+    assert added_item_rows(empty, empty, ITEMS).shape == (4, 0)
+    both = BlockEmbeddings([ids, factual, factual, bias])
+    assert added_item_rows(both, empty, ITEMS).shape == (4, 6)
+    assert torch.equal(added_item_rows(both, empty, ITEMS, first), added_item_rows(first, empty, ITEMS))
+    assert torch.equal(added_item_rows(out, Embeddings(out.user, mean), ITEMS), (out.item - 1)[ITEMS])
+
+
+def test_scores_of_some_users_for_some_items_but_for_what_all_items_have():
+    out, bias = tables(), torch.arange(5.0, dtype=torch.float64)
+    users = torch.tensor([3, 1])
+    constant = Block(out.user, torch.ones(5, 3, dtype=torch.float64), constant=True)
+    weight = torch.eye(3, dtype=torch.float64)
+    view = BlockEmbeddings([constant, Block(out.user, Projection(out.item, weight, None)), Block(None, bias)])
+    expected = (out.user @ out.item.t())[users][:, ITEMS]
+    assert torch.allclose(score_matrix(view, users, ITEMS), expected + bias[ITEMS], rtol=0, atol=1e-12)
+    assert torch.allclose(score_matrix(out, users, ITEMS), expected, rtol=0, atol=1e-12)

@@ -62,6 +62,18 @@ def test_progress_tells_epoch_last_epoch_and_all_rows_so_far():
     assert model.progress == Progress(4, 4, tuple(history.rows[:3]))
 
 
+def test_progress_lists_the_evaluations_of_the_trained_view_and_of_every_modality():
+    data = planted_data()
+    model = Objective(vbpr(data))
+    history = trainer(max_epochs=4, eval_every=2, track_views=True).fit(model, data)
+    progress = Progress(5, 5, tuple(history.rows))
+    validated = [row for row in history.rows if "val/recall@5" in row]
+    assert len(validated) == 2
+    assert progress.evaluations() == [row["val/recall@5"] for row in validated]
+    assert progress.evaluations("visual") == [row["val/visual/recall@5"] for row in validated]
+    assert Progress(2, 5, ({"epoch": 1, "val/recall@5": 0.5},)).evaluations("visual") == []
+
+
 @pytest.mark.parametrize("backbone", [VBPR, MMGCN, EgoGCN])
 def test_groups_hold_every_parameter_once_by_its_modality(backbone):
     data = planted_data()

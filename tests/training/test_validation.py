@@ -7,7 +7,7 @@ import torch
 from torch_geometric.metrics import LinkPredMAP, LinkPredRecall
 
 from pyg_ckd.balance import Objective
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, evaluate
 from pyg_ckd.nn import VBPR
@@ -78,6 +78,25 @@ def test_a_strategy_may_measure_losses_on_triples_of_the_validation_part():
     assert 0 <= int(other.min()) < int(other.max()) < data["item"].num_nodes
     with pytest.raises(InputError, match="Watching: found a graph without a validation part, from which this strategy"):
         trainer().fit(Watching(vbpr(data)), without_validation())
+
+
+def test_the_validation_part_is_shown_once_before_the_first_epoch_and_not_again_after_a_break(tmp_path):
+    data, seen = planted_data(), []
+
+    class Early(Objective):
+        def before_training(self, features, graphs, score):
+            assert not self.training
+            (tables,) = self.forward_views(features, graphs, [self.view])
+            seen.append((self.progress.epoch, score(tables)))
+
+    for epochs in (2, 4):
+        model = Early(vbpr(data))
+        trainer(max_epochs=epochs, checkpoint_dir=tmp_path).fit(model, data)
+        assert model.training
+    expected = Evaluator(data, "val", [5], ["recall"])(embed(vbpr(data), data)[0])["recall@5"]
+    assert seen == [(1, expected)]
+    trainer(max_epochs=1).fit(Early(vbpr(data)), without_validation())
+    assert len(seen) == 1
 
 
 def test_a_metric_that_is_not_finite_is_refused():

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.loss import contrastive_loss
 from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type, with_content_graphs
@@ -210,22 +210,3 @@ class MGCN(LightGCN):
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the rows of the embeddings that the batch scores with."""
         return Backbone.penalty(self, out, batch)
-
-
-def contrastive_loss(x: Tensor, y: Tensor, temperature: float) -> Tensor:
-    r"""Tell which row of ``y`` belongs to a row of ``x``: InfoNCE with the other rows of ``y`` as negatives.
-
-    .. math::
-        -\frac{1}{B} \sum_b \ln \frac{\exp(\cos(\mathbf{x}_b, \mathbf{y}_b) / \tau)}
-        {\sum_c \exp(\cos(\mathbf{x}_b, \mathbf{y}_c) / \tau)}
-
-    Args:
-        x: Rows ``[B, D]``.
-        y: Rows ``[B, D]``; a row that occurs twice would be its own negative.
-        temperature: Temperature :math:`\tau > 0`.
-
-    Returns:
-        Scalar loss.
-    """
-    similarity = (F.normalize(x) / temperature) @ F.normalize(y).t()
-    return F.cross_entropy(similarity, torch.arange(x.size(0), device=x.device))

@@ -14,8 +14,9 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import contrastive_loss
 from pyg_ckd.nn.models.base import Inputs
-from pyg_ckd.nn.models.mgcn import MGCN, contrastive_loss
+from pyg_ckd.nn.models.mgcn import MGCN
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import Trainer, build

@@ -1,0 +1,189 @@
+"""Consistency of views (UmURL): what one modality says can be read from the fused rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pyg_ckd.balance.contrast import check_widths
+from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.relational import first_of_each
+from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.base import Backbone, Graph
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.rows import added_item_rows
+from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
+
+CLOSENESS, VARIANCE = 5.0, 5.0
+"""Published weights of the consistency terms and of the variance term."""
+SMALL = 1e-4
+"""Published addition to a variance under the root."""
+
+
+class ViewConsistency(MaskedObjective):
+    r"""Keeps the rows of every modality alone close to what a projector reads from the fused rows.
+
+    The consistency learning of `"Unified Multi-modal Unsupervised Representation Learning for Skeleton-based Action
+    Understanding" <https://arxiv.org/abs/2311.03106>`_ (UmURL), beside the ranking loss. With :math:`\mathbf{z}_m`,
+    what modality :math:`m` adds to the rows of items in the empty view, :math:`\mathbf{z}`, what all modalities
+    together add in the same columns, and a projector :math:`\mathbf{u}_m = \mathbf{A}_m \mathbf{z}`,
+
+    .. math::
+        \mathcal{L}_{intra} &= \sum_m \textrm{MSE}(\mathbf{z}_m, \mathbf{u}_m), \qquad
+        \mathcal{L}_{inter} = \sum_m \textrm{MSE} \Big( \mathbf{z}_m, \frac{1}{M} \sum_n \mathbf{z}_n \Big)
+
+        R(\mathbf{x}) &= 5 \, \underset{d}{\textrm{mean}} \max \big( 0, 1 - \sqrt{\textrm{var}_d + 10^{-4}} \big)
+        + \frac{1}{D} \sum_{d \neq e} \textrm{cov}_{de}^2
+
+        \mathcal{L} &= \mathcal{L}_{BPR} + \lambda \, \mathcal{L}_2 + w \Big( 5 ( \mathcal{L}_{intra} +
+        \mathcal{L}_{inter} ) + \sum_m \big( R(\mathbf{z}_m) + R(\mathbf{u}_m) \big) \Big)
+
+    over the positive items of a batch, each once. The first term works against a modality that drowns in the fused
+    rows; :math:`R` keeps rows from becoming all alike, which closeness without negatives would allow. Published
+    representations have a scale of one, which those of a recommender have not: rows are divided by the root mean
+    variance of the batch's fused rows, one number without gradient. The projectors are learned matrices that begin as
+    the identity and exist once :meth:`prepare` has been called, which looks at the rows of one forward pass.
+
+    Meant for early fusion, where all modalities are in one stream. Where every modality has columns of its own, as in
+    :class:`~pyg_ckd.nn.VBPR`, the fused rows are the modality's own and the first term has nothing to do.
+
+    Overrides ``views``, ``balance`` and ``prepare``. Costs the uni-modal views and the empty one. Differs from the
+    published code in its projectors, which have two layers there and 4,096 columns.
+
+    Args:
+        student: The backbone to train, with at least two modalities whose views have rows of one width.
+        weight: Weight :math:`w` of all consistency terms.
+        projector: Whether the projectors are learned; if not, they stay the identity.
+        num_items: Positive items of a batch, at most, whose rows are compared.
+        l2: Weight :math:`\lambda` of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`. An item that lacks any modality is left out.
+
+    Raises:
+        InputError: If there are fewer than two modalities, a number is out of its range or a mask does not fit; in the
+            first step, if the modalities' rows differ in width.
+    """
+
+    name = "umurl"
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.1)}
+
+    def __init__(
+        self,
+        student: Backbone,
+        weight: float = 0.01,
+        projector: bool = True,
+        num_items: int = 512,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, l2)
+        self.store_masks(has)
+        self.check_views()
+        check_not_negative("weight", weight)
+        if num_items < 2:
+            raise InputError(f"num_items: found {num_items}, expected at least 2 to have a variance")
+        self.weight, self.projector, self.num_items = weight, projector, num_items
+        self._alone = unimodal_views(student.modalities)
+        self.projectors = nn.ParameterDict()
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full, the uni-modal and the empty views; the full view alone if consistency weighs nothing."""
+        return [self.view, *self._alone.values(), EMPTY] if self.weight > 0 else [self.view]
+
+    def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
+        """Prepare the graphs once, and make the projectors as wide as the rows of the modalities."""
+        graphs = super().prepare(features, edge_index_dict)
+        if self.projector and self.weight > 0 and not self.projectors:
+            was, views = self.student.training, self.views
+            self.student.eval()
+            with torch.no_grad():
+                out = dict(zip(views, self.student.outputs(features, graphs, views), strict=True))
+                some = torch.zeros(1, dtype=torch.int64, device=next(iter(features.values())).device)
+                for m, view in self._alone.items():
+                    row = added_item_rows(out[view], out[EMPTY], some)
+                    self.projectors[m] = nn.Parameter(torch.eye(row.size(1), dtype=row.dtype, device=row.device))
+            self.student.train(was)
+        return graphs
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return closeness within and between modalities, and what keeps rows apart."""
+        if self.weight == 0:
+            return {}
+        items = batch.positive[: self.num_items]
+        counted, known = first_of_each(items), self.available(items, items)
+        if known is not None:
+            counted = counted & known.all(dim=1)
+        alone = {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
+        check_widths(self, alone)
+        fused = [added_item_rows(out[self.view], out[EMPTY], items, out[view]) for view in self._alone.values()]
+        z, u = torch.stack(list(alone.values())), torch.stack(fused)
+        scale = _covariance(u, counted).diagonal(dim1=1, dim2=2).mean().sqrt().clamp(min=SMALL**2).detach()
+        z, u = z / scale, u / scale
+        if self.projectors:
+            u = torch.stack([x @ self.projectors[m].t().to(x.dtype) for m, x in zip(self._alone, u, strict=True)])
+        apart = torch.stack([regularisation(x, counted) for x in (z, u)]).sum()
+        return {
+            "intra": self.weight * CLOSENESS * closeness(z, u, counted),
+            "inter": self.weight * CLOSENESS * closeness(z, z.mean(dim=0, keepdim=True), counted),
+            "apart": self.weight * apart,
+        }
+
+
+def closeness(rows: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the mean squared difference of rows, summed over modalities, a scalar.
+
+    Args:
+        rows: Rows ``[M, B, D]``.
+        targets: What they shall be close to, ``[M, B, D]`` or ``[1, B, D]``; gradient reaches both.
+        counted: Which rows count, bool ``[B]``. (default: :obj:`None`, all)
+    """
+    gap = (rows - targets).square().mean(dim=-1)
+    return gap.mean(dim=1).sum() if counted is None else (gap * counted).sum() / counted.sum().clamp(min=1)
+
+
+def regularisation(rows: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return five times the hinge of the deviations at one plus the squared covariances, summed over modalities.
+
+    Args:
+        rows: Rows ``[M, B, D]``.
+        counted: Which rows count, bool ``[B]``. (default: :obj:`None`, all)
+    """
+    return (VARIANCE * variance_hinge(rows, counted) + squared_covariance(rows, counted)).sum()
+
+
+def variance_hinge(rows: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return by how much the deviation of a column is below one, the mean over columns, ``[M]``.
+
+    Args:
+        rows: Rows ``[M, B, D]``.
+        counted: Which rows count, bool ``[B]``. (default: :obj:`None`, all)
+    """
+    variance = _covariance(rows, counted).diagonal(dim1=1, dim2=2)
+    return (1 - (variance + SMALL).sqrt()).clamp(min=0).mean(dim=-1)
+
+
+def squared_covariance(rows: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the sum of the squared covariances of different columns, divided by the number of columns, ``[M]``.
+
+    Args:
+        rows: Rows ``[M, B, D]``.
+        counted: Which rows count, bool ``[B]``. (default: :obj:`None`, all)
+    """
+    covariance = _covariance(rows, counted)
+    own = covariance.diagonal(dim1=1, dim2=2).square().sum(dim=-1)
+    return (covariance.square().sum(dim=(1, 2)) - own) / rows.size(-1)
+
+
+def _covariance(rows: Tensor, counted: Tensor | None) -> Tensor:
+    """Return the unbiased covariance of the columns, ``[M, D, D]``."""
+    known = rows.new_ones(rows.size(1)) if counted is None else counted.to(rows.dtype)
+    known, number = known.unsqueeze(-1), known.sum()
+    centred = (rows - (rows * known).sum(dim=1, keepdim=True) / number.clamp(min=1)) * known
+    return centred.transpose(1, 2) @ centred / (number - 1).clamp(min=1)

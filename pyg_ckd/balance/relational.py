@@ -1,0 +1,178 @@
+"""Relational alignment (SAMM): modalities agree about which items are alike, each in a space of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyg_ckd.balance.multitask import MultitaskObjective
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.rows import added_item_rows
+from pyg_ckd.scoring.views import EMPTY, View
+
+NUM_ANGLE_ITEMS = 64
+"""Items, at most, whose angles are compared: there are as many as the cube of their number."""
+SHORTEST = 1e-6
+"""Distances below this are no distances."""
+
+
+class RelationalAlignment(MultitaskObjective):
+    r"""Trains every uni-modal view, and lets the distances between items in one modality teach the others.
+
+    The alignment of `"Beyond Unimodal Learning: The Importance of Integrating Multiple Modalities for Lifelong
+    Learning" <https://arxiv.org/abs/2405.02766>`_ (SAMM). Not the rows of an item are made alike, but relations
+    between items, so that a modality keeps its own axes. With :math:`\mathbf{x}^m_i`, what modality :math:`m` adds to
+    the row of item :math:`i` in the empty view, scaled to unit length, and the positive items of a batch, each once,
+
+    .. math::
+        \psi^m_{ij} = \frac{\| \mathbf{x}^m_i - \mathbf{x}^m_j \|}{\textrm{mean}_{kl} \, \| \mathbf{x}^m_k -
+        \mathbf{x}^m_l \|}, \qquad \mathcal{L}_{m \leftarrow n} = \underset{ij}{\textrm{mean}} \; h ( \psi^m_{ij} -
+        \textrm{sg} \, \psi^n_{ij} )
+
+    .. math::
+        \mathcal{L} = \mathcal{L}_{BPR} + \lambda \, \mathcal{L}_2 + w \Big( \sum_m
+        \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})) + \frac{r}{M - 1} \sum_{m \neq n}
+        \mathcal{L}_{m \leftarrow n} \Big)
+
+    with the smooth absolute value :math:`h` (quadratic up to one) and no gradient (:math:`\textrm{sg}`) to what is
+    learned from. With ``angles``, the cosines of the angles that items form at an item are compared in the same way and
+    added with that weight relative to distances; the published code has them and does not use them.
+
+    Overrides ``views`` and ``balance``. Costs the uni-modal views and the empty one, and a square matrix of
+    ``num_items`` for every modality.
+
+    Differs from the published code, which compares logits and has two modalities. Its memory of earlier tasks, and the
+    best teacher of a sample, are no part of this; the latter is an option of
+    :class:`~pyg_ckd.balance.DistillationWrapper`.
+
+    Args:
+        student: The backbone to train, with at least two modalities.
+        weight: Weight :math:`w` of the uni-modal terms and, with them, of the alignment.
+        relations: Weight :math:`r` of the alignment relative to the uni-modal terms.
+        angles: Weight of angles relative to distances.
+        num_items: Positive items of a batch, at most, whose relations are compared.
+        l2: Weight :math:`\lambda` of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`. An item that lacks one of two modalities is left out of their alignment.
+
+    Raises:
+        InputError: If there are fewer than two modalities, a number is out of its range or a mask does not fit.
+    """
+
+    name = "samm"
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "relations": (1.0, 100.0)}
+
+    def __init__(
+        self,
+        student: Backbone,
+        weight: float = 0.05,
+        relations: float = 25.0,
+        angles: float = 0.0,
+        num_items: int = 512,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, weight, l2, has)
+        self.check_views()
+        check_not_negative("relations", relations)
+        check_not_negative("angles", angles)
+        if num_items < 2:
+            raise InputError(f"num_items: found {num_items}, expected at least 2 to have relations")
+        self.relations, self.angles, self.num_items = relations, angles, num_items
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full, the uni-modal and the empty views; the full view alone if the others weigh nothing."""
+        return [*super().views, *([EMPTY] if self.weight > 0 and self.relations > 0 else [])]
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return the BPR loss of every uni-modal view and the alignment of every modality with the others."""
+        terms = super().balance(out, batch)
+        if self.weight == 0 or self.relations == 0:
+            return terms
+        items = batch.positive[: self.num_items]
+        once, known = first_of_each(items), self.available(items, items)
+        rows = {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
+        losses: dict[str, list[Tensor]] = {m: [] for m in rows}
+        for (m, learner), (n, teacher) in permutations(enumerate(rows), 2):
+            counted = once if known is None else once & known[:, m] & known[:, n]
+            losses[learner].append(self._alignment(rows[learner], rows[teacher].detach(), counted))
+        scale = self.weight * self.relations / (len(rows) - 1)
+        return terms | {f"relation/{m}": scale * torch.stack(parts).sum() for m, parts in losses.items()}
+
+    def _alignment(self, learner: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
+        loss = smooth_difference(distances(learner, counted), distances(teacher, counted), counted)
+        if self.angles == 0:
+            return loss
+        few = slice(NUM_ANGLE_ITEMS)
+        pair = angles(learner[few]), angles(teacher[few])
+        return loss + self.angles * smooth_difference(*pair, counted[few])
+
+
+def distances(rows: Tensor, counted: Tensor | None = None) -> Tensor:
+    r"""Return the distances between rows of unit length, relative to the mean distance.
+
+    Args:
+        rows: The rows ``[B, D]``; they need not have unit length.
+        counted: Which rows count for the mean, bool ``[B]``. (default: :obj:`None`, all)
+
+    Returns:
+        The distances :math:`\psi` ``[B, B]``, with gradient.
+    """
+    rows = F.normalize(_at_least_single(rows), eps=SHORTEST)
+    found = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SHORTEST)
+    if counted is None:
+        return found / (found.mean() + 1e-8)
+    pairs = counted.unsqueeze(1) & counted
+    return found / ((found * pairs).sum() / pairs.sum().clamp(min=1) + 1e-8)
+
+
+def angles(rows: Tensor) -> Tensor:
+    """Return the cosine of the angle that every two items form at every item, ``[B, B, B]`` with that item first.
+
+    Args:
+        rows: The rows ``[B, D]``; they need not have unit length.
+    """
+    rows = F.normalize(_at_least_single(rows), eps=SHORTEST)
+    side = F.normalize(rows.unsqueeze(0) - rows.unsqueeze(1), dim=2, eps=SHORTEST)
+    return side @ side.transpose(1, 2)
+
+
+def smooth_difference(learner: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the mean smooth absolute difference of relations, quadratic up to one, a scalar.
+
+    Args:
+        learner: Relations ``[B, B]`` or ``[B, B, B]``.
+        teacher: The relations to learn, of the same shape.
+        counted: Which rows count, bool ``[B]``; of a relation, all must. (default: :obj:`None`, all)
+    """
+    loss = F.smooth_l1_loss(learner, teacher, reduction="none")
+    if counted is None:
+        return loss.mean()
+    groups = counted
+    for _ in range(learner.dim() - 1):
+        groups = groups.unsqueeze(-1) & counted
+    return (loss * groups).sum() / groups.sum().clamp(min=1)
+
+
+def first_of_each(ids: Tensor) -> Tensor:
+    """Return which ids have not been named before, bool ``[B]``, without a look at how many there are.
+
+    Args:
+        ids: The ids, int64 ``[B]``.
+    """
+    same = ids.unsqueeze(1) == ids
+    return ~same.tril(diagonal=-1).any(dim=1)
+
+
+def _at_least_single(rows: Tensor) -> Tensor:
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))

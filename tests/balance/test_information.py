@@ -1,0 +1,238 @@
+"""Balancing by mutual information: who teaches whom, what the stages train, and weights by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyg_ckd import Objective, Trainer
+from pyg_ckd.balance.attribution import gaussian_information, label_information
+from pyg_ckd.balance.information import InformationBalancing, calibrated_weights, choose_teachers
+from pyg_ckd.balance.objective import Progress
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring import Embeddings
+from tests.balance.test_ckd import one_batch, random_teachers
+from tests.nn.models.zoo import BACKBONES, built, doubled
+
+NUM = 20_000
+
+
+def balancing(data, backbone: str = "EarlyFusionLightGCN", **options) -> InformationBalancing:
+    student = built(BACKBONES[backbone], data)
+    return InformationBalancing(student, random_teachers(student), **options)
+
+
+def trainer(**options) -> Trainer:
+    defaults = {
+        "max_epochs": 3,
+        "batch_size": 16,
+        "lr": 0.01,
+        "monitor": "recall@5",
+        "device": "cpu",
+        "progress": False,
+    }
+    return Trainer(**(defaults | options))
+
+
+def noise(seed: int) -> Tensor:
+    return torch.randn(NUM, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+PLANTED = {
+    "what the weak one says is a noisy copy": (lambda: (0.8 + noise(0), 0.3 + noise(0) + 0.3 * noise(1)), True),
+    "the two have nothing in common": (lambda: (0.8 + noise(0), 0.3 + noise(1)), False),
+    "the weak one knows the labels better": (lambda: (2.0 + noise(0), 1.5 + 0.3 * noise(0) + noise(1)), False),
+}
+
+
+@pytest.mark.parametrize(("margins", "teaches"), PLANTED.values(), ids=PLANTED.keys())
+def test_a_strong_teacher_teaches_if_it_knows_more_of_the_weak_one_than_labels_do(margins, teaches):
+    strong, weak = margins()
+    both = torch.stack([strong, weak], dim=1)
+    label, between = label_information(both), gaussian_information(both)
+    assert label[0] > label[1]
+    found = choose_teachers(torch.tensor([0.3, 0.2], dtype=torch.float64), label, between)
+    assert found.tolist() == [0, 0 if teaches else 1]
+    turned = choose_teachers(torch.tensor([0.2, 0.3], dtype=torch.float64), label.flip(0), between.flip(0, 1))
+    assert turned.tolist() == [1 if teaches else 0, 1]
+
+
+def test_of_several_teachers_the_best_is_taken_and_none_that_is_weaker():
+    performance = torch.tensor([0.2, 0.4, 0.1, 0.3], dtype=torch.float64)
+    label = torch.full((4,), 0.1, dtype=torch.float64)
+    between = torch.full((4, 4), 0.2, dtype=torch.float64)
+    between[0, 1] = between[1, 0] = 0.05
+    assert choose_teachers(performance, label, between).tolist() == [3, 1, 1, 1]
+
+
+def test_weights_by_hand():
+    performance = [0.1, 0.4, 0.2]
+    between = [[0.0, 0.3, 0.1], [0.3, 0.0, 0.6], [0.1, 0.6, 0.0]]
+    factors = []
+    for m in range(3):
+        redundancy = sum(between[m]) / 2 / 0.6
+        factors.append(math.exp(-2.0 * (performance[m] / 0.4 + redundancy)))
+    expected = [3 * f / sum(factors) for f in factors]
+    arguments = torch.tensor(performance, dtype=torch.float64), torch.tensor(between, dtype=torch.float64)
+    assert calibrated_weights(*arguments, 2.0).tolist() == pytest.approx(expected, abs=1e-12)
+    assert calibrated_weights(*arguments, 0.0).tolist() == pytest.approx([1, 1, 1])
+    nothing = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    assert calibrated_weights(*nothing).tolist() == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("lacking", [False, True])
+def test_the_first_stage_learns_from_interactions_and_from_the_chosen_teacher(lacking, make_data):
+    data = make_data(modalities=3)
+    has = {"mod1": torch.arange(9) % 4 > 0} if lacking else {}
+    objective = balancing(data, teaching_weight=0.7, temperature=0.5, has=has)
+    objective.taught_by.copy_(torch.tensor([1, 1, 0]))
+    objective.begin_epoch(*doubled(data))
+    batch = one_batch(data, 40)
+    terms = objective.loss(*doubled(data), batch)
+    known = {m: has.get(m, torch.ones(9, dtype=torch.bool)).tolist() for m in data.modalities}
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x / 0.5))
+
+    for m, n in zip(data.modalities, ["mod1", "mod1", "mod0"], strict=True):
+        out, teacher = objective.student(*doubled(data), m).detach(), objective.teacher(n)
+        alone = 0.0
+        for u, i, j in zip(*(x.tolist() for x in batch[:3]), strict=True):
+            if known[m][i] and known[m][j]:
+                alone += math.log1p(math.exp(-float(out.user[u] @ (out.item[i] - out.item[j]))))
+        assert terms[f"alone/{m}"].item() == pytest.approx(alone / batch.user.numel(), abs=1e-10)
+        losses = []
+        for u, i, j in zip(*(x.tolist() for x in batch[3:]), strict=True):
+            if all(known[k][item] for k in (m, n) for item in (i, j)):
+                mine = sigmoid(float(out.user[u] @ (out.item[i] - out.item[j])))
+                theirs = sigmoid(float(teacher.user[u] @ (teacher.item[i] - teacher.item[j])))
+                losses.append(-theirs * math.log(mine) - (1 - theirs) * math.log(1 - mine))
+        assert terms[f"teaching/{m}"].item() == pytest.approx(0.7 * sum(losses) / len(losses), abs=1e-10)
+    shown = objective.epoch_statistics()
+    assert {pair for pair, value in shown.items() if value} == {
+        "teaches/mod1/mod0",
+        "teaches/mod1/mod1",
+        "teaches/mod0/mod2",
+    }
+    assert len(shown) == 9
+
+
+@pytest.mark.usefixtures("double")
+def test_the_joint_loss_has_no_gradient_in_the_first_stage(make_data):
+    data = make_data()
+    objective = balancing(data)
+    batch = one_batch(data, 10)
+    terms = objective.loss(*doubled(data), batch)
+    objective.backward(terms, lambda loss: loss.backward())
+    found = [p.grad.clone() for p in objective.student.parameters()]
+    objective.zero_grad()
+    again = objective.loss(*doubled(data), batch)
+    torch.stack([term for name, term in again.items() if name != "bpr"]).sum().backward()
+    for p, grad in zip(objective.student.parameters(), found, strict=True):
+        assert torch.allclose(p.grad, grad, rtol=0, atol=1e-6)
+
+
+def test_who_teaches_is_decided_on_the_validation_part(make_data):
+    data = make_data(modalities=3)
+    objective = balancing(data)
+    triples = tuple(torch.randint(size, (300,), generator=torch.Generator().manual_seed(size)) for size in (12, 9, 8))
+    values = {"mod0": 0.1, "mod1": 0.3, "mod2": 0.2}
+    user, item = objective.teacher("mod1")
+    objective.teacher_user_mod0.copy_(user)
+    objective.teacher_item_mod0.copy_(item + 0.1 * torch.randn(item.shape, generator=torch.Generator().manual_seed(1)))
+
+    class Score:
+        def __call__(self, embeddings: Embeddings) -> float:
+            (name,) = (m for m in values if torch.equal(objective.teacher(m).item, embeddings.item))
+            return values[name]
+
+    score = Score()
+    score.triples = triples
+    objective.before_training(*doubled(data), score)
+    margins = torch.stack([objective.teacher(m).margin(*triples) for m in data.modalities], dim=1)
+    between, label = gaussian_information(margins), label_information(margins)
+    assert between[0, 1] > label[0]
+    expected = choose_teachers(torch.tensor(list(values.values()), dtype=torch.float64), label, between)
+    assert expected.tolist()[:2] == [1, 1]
+    assert objective.taught_by.tolist() == expected.tolist()
+
+
+def test_weights_follow_the_last_validation_and_the_last_epochs_information(make_data):
+    data = make_data(modalities=3)
+    objective = balancing(data, weight=0.3, pretrain_epochs=0)
+    batch = one_batch(data, 0)
+    objective.loss(*doubled(data), batch)
+    objective.epoch_statistics()
+    values = [0.2, 0.5, 0.1]
+    row = {"epoch": 1, "val/recall@5": 0.5} | {f"val/mod{n}/recall@5": v for n, v in enumerate(values)}
+    objective.progress = Progress(3, 9, (row, {"epoch": 2}))
+    objective.begin_epoch(*doubled(data))
+    empty = objective.student(*doubled(data), []).margin(*batch[:3])
+    alone = torch.stack([objective.student(*doubled(data), m).margin(*batch[:3]) for m in data.modalities], dim=1)
+    between = gaussian_information(alone, empty)
+    expected = calibrated_weights(torch.tensor(values, dtype=torch.float64), between)
+    assert torch.allclose(objective.weights, expected, rtol=0, atol=1e-10)
+    terms = objective.loss(*doubled(data), batch)
+    for n, m in enumerate(data.modalities):
+        loss = torch.nn.functional.softplus(-alone[:, n]).mean().item()
+        assert terms[f"alone/{m}"].item() == pytest.approx(0.3 * expected[n].item() * loss, abs=1e-9)
+    shown = objective.epoch_statistics()
+    assert [shown[f"weight/{m}"] for m in data.modalities] == pytest.approx(expected.tolist())
+
+
+def test_goes_on_after_a_break_where_the_stages_change(make_data, tmp_path):
+    data = make_data(modalities=3)
+    options = {"pretrain_epochs": 2, "num_random_triples": 20}
+    whole = balancing(data, "VBPR", **options).float()
+    expected = trainer(max_epochs=5).fit(whole, data)
+    assert "teaching/mod0" not in expected.rows[-1]
+    for epochs in (2, 3, 5):
+        model = balancing(data, "VBPR", **options).float()
+        history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path).fit(model, data)
+    assert history.rows == expected.rows
+    weights = [tuple(row[f"weight/{m}"] for m in data.modalities) for row in expected.rows[2:]]
+    assert len(set(weights)) > 1
+    assert [row["teaches/mod0/mod0"] for row in expected.rows[:2]] == [
+        row["teaches/mod0/mod0"] for row in history.rows[:2]
+    ]
+
+
+def test_the_second_stage_alone_needs_no_teachers_and_the_first_alone_ends_in_plain_training(make_data):
+    data = make_data()
+    student = built(BACKBONES["VBPR"], data)
+    alone = InformationBalancing(student, None, pretrain_epochs=0)
+    assert alone.num_random_triples == 0
+    assert len(trainer(max_epochs=1).fit(alone.float(), data).rows) == 1
+    first = balancing(data, "VBPR", pretrain_epochs=1, weight=0.0)
+    first.progress = Progress(2, 9)
+    assert list(first.views) == [first.view]
+    assert (
+        first.loss(*doubled(data), one_batch(data, 5)).keys()
+        == Objective(student).loss(*doubled(data), one_batch(data, 5)).keys()
+    )
+    with pytest.raises(InputError, match="teachers: found none, expected one for each modality, or pretrain_epochs=0"):
+        InformationBalancing(student, None)
+
+
+def test_views_that_are_not_evaluated_are_missed(make_data):
+    data = make_data()
+    with pytest.raises(InputError, match="mi-balance: found no evaluation of the modalities alone"):
+        trainer(track_views=False).fit(balancing(data, "VBPR", pretrain_epochs=1).float(), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight": -1.0}, "weight: found -1.0, expected a number of zero or more"),
+        ({"temperature": 0.0}, "temperature: found 0.0, expected a positive number"),
+        ({"pretrain_epochs": -1}, "pretrain_epochs: found -1"),
+        ({"num_random_triples": 0}, "num_random_triples: found 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message, make_data):
+    with pytest.raises(InputError, match=message):
+        balancing(make_data(), **options)
