@@ -223,7 +223,7 @@ class Greedy(Objective):
         alone = self._slowest is not None and self._step % (self.window + 1) > 0
         self._step += 1
         if alone:
-            only(self.student, self._slowest)
+            only(self.student, self._slowest or ())
             return
         groups = parameter_groups(self.student)
         self.speed += torch.stack([learning_speed(groups[m], self.speed) for m in self.modalities])
