@@ -249,7 +249,7 @@ class Study:
 
     def _contender(self, name: str, seed: int, teachers: tuple[Run, ...]) -> Run:
         contender, trainer = self.contenders[name], {**self.settings.trainer, "seed": seed}
-        needed = teachers if contender.strategy.needs_teachers else ()
+        needed = teachers if contender.needs_teachers else ()
         make = self._trained(name, "contender", seed)
         return make(contender.strategy, contender.options, trainer, teachers=needed)
 
@@ -289,7 +289,7 @@ class Study:
                 "name": name,
                 "strategy": identity(contender.strategy)["path"],
                 "options": dict(contender.options),
-                "needs_teachers": contender.strategy.needs_teachers,
+                "needs_teachers": contender.needs_teachers,
             }
             for name, contender in self.contenders.items()
         ]
