@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import balance
@@ -102,6 +103,41 @@ def options_of(cls: type[Objective]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in parameters.items() if name not in NO_OPTIONS and p.kind not in kinds}
 
 
+def inner_strategy(cls: type[Objective], options: Mapping[str, Any] | None = None) -> type[Objective] | None:
+    """Return the strategy inside a wrapper, as its options name it; None for a strategy that wraps nothing.
+
+    Args:
+        cls: The class.
+        options: Its options, of which ``inner`` counts.
+
+    Raises:
+        InputError: If there is no such strategy.
+    """
+    return find_strategy(str((options or {}).get("inner", Objective.name))) if cls.wraps else None
+
+
+def innermost(objective: Objective) -> Objective:
+    """Return the objective inside all wrappers, which is what ranks.
+
+    Args:
+        objective: Any objective.
+    """
+    while objective.wraps:
+        objective = getattr(objective, "inner")  # noqa: B009  An attribute of wrappers alone.
+    return objective
+
+
+def needs_teachers(cls: type[Objective], options: Mapping[str, Any] | None = None) -> bool:
+    """Return whether a strategy with some options needs teachers; a wrapper does if what it wraps does.
+
+    Args:
+        cls: The class.
+        options: Its options.
+    """
+    inner = inner_strategy(cls, options)
+    return cls.needs_teachers if inner is None else needs_teachers(inner, (options or {}).get("inner_options"))
+
+
 def build_objective(
     cls: type[Objective],
     student: Backbone,
@@ -121,16 +157,38 @@ def build_objective(
     Raises:
         InputError: If an option is unknown, or teachers are needed and not there.
     """
-    chosen, known = dict(options or {}), options_of(cls)
+    return build_inner(cls, student, dict(options or {}), teachers, item_masks(data))
+
+
+def build_inner(
+    cls: type[Objective],
+    student: Backbone,
+    options: Mapping[str, Any],
+    teachers: Mapping[str, Embeddings] | None = None,
+    has: Mapping[str, Tensor] | None = None,
+) -> Objective:
+    """Build a strategy around a student; see :func:`build_objective`.
+
+    Args:
+        cls: The class of the strategy.
+        student: The backbone to train.
+        options: Further arguments of the constructor.
+        teachers: From modality to the teacher's embeddings; only for strategies that need them.
+        has: From modality to which items have it, of modalities that some items lack.
+
+    Raises:
+        InputError: If an option is unknown, or teachers are needed and not there.
+    """
+    chosen, known = dict(options), options_of(cls)
     for name in chosen:
         if name not in known:
             raise unknown_name(f"option of {cls.name}", name, known)
     if "has" in inspect.signature(cls.__init__).parameters:
-        chosen["has"] = item_masks(data)
-    if not cls.needs_teachers:
+        chosen["has"] = has
+    if not needs_teachers(cls, options):
         return cls(student, **chosen)
     if teachers is None:
         raise InputError(
             f"{cls.name}: found no teachers, expected one for each modality; train them with train_teachers"
         )
-    return cls(student, teachers, **chosen)  # type: ignore[arg-type]
+    return cls(student, teachers=teachers, **chosen)  # type: ignore[call-arg]

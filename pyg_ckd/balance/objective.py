@@ -68,6 +68,19 @@ class Score(Protocol):
         """Users, items of the validation part and items without an interaction, ``[B]`` each, the same every time."""
 
 
+class Around(Protocol):
+    """What a wrapper adds to the steps of the objective inside it, see :class:`~pyg_ckd.balance.ObjectiveWrapper`."""
+
+    def further_views(self) -> Sequence[View]:
+        """Return views that it wants beside those of the objective."""
+
+    def add_terms(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return further loss terms by name."""
+
+    def weigh(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return weights of the triples, ``[B]``, or :obj:`None`."""
+
+
 class Objective(nn.Module):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
@@ -108,10 +121,14 @@ class Objective(nn.Module):
     """Whether the strategy learns from the validation part, so that a graph without one is refused."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train; if not, the trainer only validates once."""
+    wraps: ClassVar[bool] = False
+    """Whether the first argument of the constructor may be another objective, which its option ``inner`` names."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """The one or two options that a search may turn, with the ends of their ranges."""
     progress: Progress = Progress()
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
+    around: Sequence[Around] = ()
+    """The wrappers that an objective is inside of, in their steps."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, and give the strategy a name."""
@@ -188,25 +205,31 @@ class Objective(nn.Module):
             edge_index_dict: The graph, best prepared.
             batch: The triples.
         """
-        views = self.views
-        out = dict(zip(views, self.student.outputs(features, edge_index_dict, views), strict=True))
+        views = list(self.views)
+        asked = list(dict.fromkeys([*views, *(view for wrapper in self.around for view in wrapper.further_views())]))
+        whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked), strict=True))
+        out = {view: whole[view] for view in views}
         joint = out[views[0]]
         with shared_triples():
-            balance = self.balance(out, batch)  # First, for it reads most: what follows finds its rows already read.
-            own = f"{type(self).__name__}.triple_weights"
-            given = {"the sampler": batch.weight, own: self.triple_weights(out, batch)}
-            weights = [self._checked_weights(source, w, batch) for source, w in given.items() if w is not None]
+            # First the terms that read most: what follows finds its rows already read.
+            added: list[tuple[Any, dict[str, Tensor]]] = [(self, self.balance(out, batch))]
+            added += [(wrapper, wrapper.add_terms(whole, batch)) for wrapper in self.around]
+            given = [("the sampler", batch.weight), (f"{_name(self)}.triple_weights", self.triple_weights(out, batch))]
+            given += [(f"{_name(wrapper)}.weigh", wrapper.weigh(whole, batch)) for wrapper in self.around]
+            weights = [self._checked_weights(source, w, batch) for source, w in given if w is not None]
             weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.l2 > 0:
                 terms["l2"] = self.l2 * self.student.penalty(joint, batch)
-        for name in balance:
-            if name in terms:
-                raise InputError(
-                    f"{type(self).__name__}.balance: found a term named {name!r}, which is one of the main loss "
-                    f"({', '.join(terms)}), expected another name"
-                )
-        return terms | balance
+        for source, further in added:
+            for name in further:
+                if name in terms:
+                    raise InputError(
+                        f"{_name(source)}.balance: found a term named {name!r}, which is one of the main loss "
+                        f"({', '.join(terms)}), expected another name"
+                    )
+            terms |= further
+        return terms
 
     def _checked_weights(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
         if not isinstance(weights, Tensor):
@@ -353,6 +376,10 @@ def check_positive(name: str, value: float) -> None:
     """Raise an InputError unless ``value`` is a finite number above zero."""
     if not (torch.isfinite(torch.tensor(float(value))) and value > 0):
         raise InputError(f"{name}: found {value}, expected a positive number")
+
+
+def _name(source: Any) -> str:
+    return type(source).__name__
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -148,7 +148,7 @@ def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, C
     found = {}
     for name, cls in resolve(config.contenders, renamed).items():
         own = {key: config[f"options.{name}.{key}"] for key in options_of(cls) if f"options.{name}.{key}" in config}
-        found[name] = Contender(cls, default_options(cls, settings) | own)
+        found[name] = Contender(cls, default_options(cls, settings, own))
     return found
 
 
@@ -230,7 +230,7 @@ def check_models(
         cls = contender.strategy
         if cls.name != REFERENCE and not backbone.uses_features:
             continue  # Refused in words of its own.
-        if cls.needs_teachers:
+        if contender.needs_teachers:
             teacher = side_by_side(parts["teacher"], backbone)
             check_parts("teacher", parts["teacher"], partial(check, teacher))
             check_parts("teacher", teacher.trainer, partial(Trainer, **{**parts["trainer"], **teacher.trainer}))

@@ -52,7 +52,7 @@ def run(config: Namespace) -> int:
     parts = sections(config, ("model", "plain", "teacher", "distillation", "trainer"))
     given = section(config, "strategy")
     settings = StudySettings(plain=parts["plain"], distillation=parts["distillation"])
-    contender = Contender(cls, default_options(cls, settings) | given)
+    contender = Contender(cls, default_options(cls, settings, given))
     data = load_data(config)
     prefix = "strategy" if given else PARTS.get(cls.name, "strategy")
     check_models(data, backbone, parts, {prefix: contender}, config.seed)

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.discovery import check_strategy, find_strategy, options_of
+from pyg_ckd.balance.discovery import (
+    build_inner,
+    check_strategy,
+    find_strategy,
+    inner_strategy,
+    needs_teachers,
+    options_of,
+)
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
@@ -58,9 +65,17 @@ class Contender:
                     f"option {name} of {cls.name}: found {type(value).__name__}, expected numbers, texts, lists or "
                     "mappings, by which the run is found again"
                 )
+        inner = inner_strategy(cls, self.options)
+        if inner is not None:
+            Contender(inner, self.options.get("inner_options") or {})
         object.__setattr__(self, "strategy", cls)
         for part in ("options", "model", "trainer"):
             object.__setattr__(self, part, dict(getattr(self, part)))
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether teachers must be there first."""
+        return needs_teachers(self.strategy, self.options)
 
 
 AnyContender = Contender | type[Objective] | str
@@ -96,21 +111,27 @@ def as_contenders(
     return {REFERENCE: plain, **found}
 
 
-def default_options(cls: type[Objective], settings: StudySettings) -> dict[str, Any]:
-    """Return the options of a strategy that is named without any.
+def default_options(
+    cls: type[Objective], settings: StudySettings, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the options of a strategy, those that are given and defaults of a study.
 
     Those of plain training and of distillation stand in the settings. Every other strategy takes over from plain
     training what it has in common with it, such as the weight of the penalty, so that the two differ in the strategy
-    alone.
+    alone. So does the strategy inside a wrapper.
 
     Args:
         cls: The strategy.
         settings: What the study is made of.
+        given: Options that are given. (default: :obj:`None`, none)
     """
+    own = dict(given or {})
     if cls.name in PARTS:
-        return dict(getattr(settings, PARTS[cls.name]))
-    known = options_of(cls)
-    return {name: value for name, value in settings.plain.items() if name in known}
+        return {**getattr(settings, PARTS[cls.name]), **own}
+    inner, known = inner_strategy(cls, own), options_of(cls)
+    if inner is not None:
+        own["inner_options"] = default_options(inner, settings, own.get("inner_options"))
+    return {**{name: value for name, value in settings.plain.items() if name in known}, **own}
 
 
 def side_by_side(options: Mapping[str, Any], backbone: type[Backbone]) -> Contender:
@@ -154,8 +175,8 @@ def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str
                 raise
             return  # Not made for so few users: the run itself will tell.
         table = torch.zeros(2, 1)
-        teachers = ({m: Embeddings(table, table) for m in dims},) if contender.strategy.needs_teachers else ()
-        contender.strategy(student, *teachers, **contender.options)
+        teachers = {m: Embeddings(table, table) for m in dims} if contender.needs_teachers else None
+        build_inner(contender.strategy, student, contender.options, teachers)
 
 
 def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:

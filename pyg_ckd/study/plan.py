@@ -49,6 +49,6 @@ def contender_run(
     """
     model = {**settings.model, **contender.model}
     trainer = {**settings.trainer, **contender.trainer, "seed": seed}
-    needed = tuple(teachers) if contender.strategy.needs_teachers else ()
+    needed = tuple(teachers) if contender.needs_teachers else ()
     what = (contender.strategy, contender.options)
     return trained(name, "contender", seed, data, backbone, model, *what, trainer, teachers=needed)

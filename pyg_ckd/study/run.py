@@ -68,15 +68,15 @@ def train_run(
     cls = _strategy(objective)
     chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
     settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
-    contender = Contender(cls, {**default_options(cls, settings), **chosen.pop(OBJECTIVE, {})})
+    contender = Contender(cls, default_options(cls, settings, chosen.pop(OBJECTIVE, {})))
     folder = Path(folder)
     check_distillable(data, backbone, [cls])
     monitored(data, chosen.get("trainer", {}))
     check_options(backbone, data, chosen.get("model", {}), contender)
     manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": cls.name, "seed": seed}
-    free = free_options(*BUDGET) if cls.needs_teachers else free_options()
+    free = free_options(*BUDGET) if contender.needs_teachers else free_options()
     part = PARTS.get(cls.name, "options")
-    unused = {other for other in PARTS.values() if other != part} | (set() if cls.needs_teachers else {"teacher"})
+    unused = {other for other in PARTS.values() if other != part} | (set() if contender.needs_teachers else {"teacher"})
     claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
     split = "test" if held_out(data, "test").size(1) else "val"
     evaluator = Evaluator(data, split, k)
@@ -84,7 +84,7 @@ def train_run(
     trainer, model = chosen.get("trainer", {}), chosen.get("model", {})
     student = build(backbone, data, seed, **model)
     teachers = None
-    if cls.needs_teachers:
+    if contender.needs_teachers:
         own = side_by_side(chosen.get("teacher", {}), backbone)
         teacher_trainer = Trainer(**{**trainer, **own.trainer, "track_views": False, "seed": seed})
         more = {**own.options, **model, **own.model}

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.discovery import options_of
+from pyg_ckd.balance.discovery import inner_strategy, options_of
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.nn import Backbone
 from pyg_ckd.nn.models.base import SIZES
@@ -137,7 +137,7 @@ def identity(cls: type | Callable[..., Any]) -> dict[str, str]:
 
 
 def with_defaults(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a class with the defaults of its constructor.
+    """Return the options of a class with the defaults of its constructor; a wrapper's with those of what is inside.
 
     Args:
         cls: The class.
@@ -148,7 +148,11 @@ def with_defaults(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     else:
         known = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n not in ("self", *SIZES)}
     defaults = {name: p.default for name, p in known.items() if p.default is not p.empty and is_plain(p.default)}
-    return {**defaults, **options}
+    found = {**defaults, **options}
+    inner = inner_strategy(cls, found) if issubclass(cls, Objective) else None
+    if inner is not None:
+        found["inner_options"] = {**identity(inner), **with_defaults(inner, found.get("inner_options") or {})}
+    return found
 
 
 def training_data(data: HeteroData) -> HeteroData:

@@ -271,7 +271,7 @@ class Study:
 
     def _contenders(self) -> list[dict[str, Any]]:
         return [
-            {"name": name, **described(contender), "needs_teachers": contender.strategy.needs_teachers}
+            {"name": name, **described(contender), "needs_teachers": contender.needs_teachers}
             for name, contender in self.contenders.items()
         ]
 

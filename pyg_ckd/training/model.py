@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.discovery import check_strategy, strategies
+from pyg_ckd.balance.discovery import check_strategy, innermost, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.errors import InputError, unknown_name
@@ -27,12 +27,16 @@ MASK = "item_mask_"
 def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
     """Write a trained backbone; of an objective, its student and, if it ranks with scores of its own, itself.
 
+    Of a wrapper, it is the objective inside that counts.
+
     Args:
         path: The file.
         model: The backbone, or an objective that holds one.
         data: The graph it was trained on; only its fingerprint is stored.
     """
     model = unwrap(model)
+    if isinstance(model, Objective):
+        model = innermost(model)
     backbone = model.student if isinstance(model, Objective) else model
     if not isinstance(backbone, Backbone):
         raise InputError(

@@ -38,6 +38,7 @@ NEUTRAL = {
     "cggm": {"sharpness": 0.0, "direction": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "cml": {"weight": 0.0, "view_weight": 0.0},
+    "dyncim": {"samples": False, "gate_weight": 0.0},
     "elimrec": {"weight": 0.0, "effect": 0.0},
     "g-blending": {"weight": 0.0},
     "g2d": {"distillation_weight": 0.0, "generic": False, "epochs": 0},
@@ -51,6 +52,7 @@ NEUTRAL = {
     "mmpareto": {"weight": 0.0},
     "modality-dropout": {"rate": 0.0},
     "multitask": {"weight": 0.0},
+    "odsw": {"temperature": float("inf")},
     "ogm-ge": {"alpha": 0.0, "noise": 0.0},
     "opm": {"rate": 0.0},
     "pmr": {"alpha": 0.0},

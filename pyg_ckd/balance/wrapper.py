@@ -1,0 +1,205 @@
+"""Strategies around other strategies: what they wrap trains as before, and they add to its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyg_ckd.balance.discovery import build_inner, find_strategy
+from pyg_ckd.balance.given import check_several
+from pyg_ckd.balance.objective import Objective, Progress, Score
+from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
+from pyg_ckd.wrappers import unwrap
+
+INNER = ("inner", "inner_options")
+
+
+class ObjectiveWrapper(Objective):
+    """Base of strategies that take any objective as their first argument and change how it trains.
+
+    All that an objective does is left to the one inside: its views, losses, gradients, step sizes, teachers, and what
+    is ranked with. A subclass adds to it by overriding one or more of these methods; what is added comes on top.
+
+    ======================= ===========================================================================
+    method                  what it is for
+    ======================= ===========================================================================
+    :meth:`further_views`   views that it wants beside those of the objective inside
+    :meth:`weigh`           weights of the triples in the main loss, times those of the objective inside
+    :meth:`add_terms`       further loss terms
+    :meth:`begin`           what happens before an epoch
+    :meth:`statistics`      what it wants in the history
+    ======================= ===========================================================================
+
+    Attributes of the objective inside, such as ``effects`` of a distillation, are those of the wrapper as well. A saved
+    model is that of the objective inside. The objective may be a wrapper itself.
+
+    Args:
+        student: The objective, or a backbone, around which one is built by its name.
+        inner: Name or import path of the strategy to build.
+        inner_options: Options of that strategy.
+        teachers: Teachers of that strategy, if it needs any.
+        has: For that strategy, which items have modalities that some lack, bool ``[num_items]``.
+
+    Raises:
+        InputError: If there are fewer than two modalities, the objective trains nothing, the strategy cannot be built,
+            or one is named beside an objective.
+    """
+
+    name = ""
+    wraps = True
+
+    def __init__(
+        self,
+        student: Backbone | Objective,
+        inner: str = "plain",
+        inner_options: Mapping[str, Any] | None = None,
+        teachers: Mapping[str, Embeddings] | None = None,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        nn.Module.__init__(self)  # Student, view and penalty are those of the objective inside.
+        self.options: dict[str, Any] = {}
+        student = unwrap(student)
+        if not isinstance(student, Objective):
+            student = build_inner(find_strategy(inner), student, dict(inner_options or {}), teachers, has)
+        elif inner != "plain" or inner_options:
+            raise InputError(f"inner: found {inner!r} beside an objective, expected a backbone or no such option")
+        check_several(student.modalities)
+        if not student.trains:
+            raise InputError(f"{self.name}: found {student.name} inside, which trains nothing, expected one that does")
+        self.inner = student
+        self.num_random_triples = student.num_random_triples
+        self.needs_validation = self.needs_validation or student.needs_validation  # type: ignore[misc]
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the objective inside has and the wrapper has not."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "inner":
+                raise
+            return getattr(self.inner, name)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the training is."""
+        return self.inner.progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self.inner.progress = progress
+
+    def further_views(self) -> Sequence[View]:
+        """Return views that it wants beside those of the objective inside; here none."""
+        return []
+
+    def add_terms(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return further loss terms by name; here none.
+
+        Args:
+            out: The output of all views of the step.
+            batch: The triples.
+        """
+        return {}
+
+    def weigh(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return weights of the triples with a mean of one; here all are one.
+
+        Args:
+            out: The output of all views of the step.
+            batch: The triples.
+        """
+        return None
+
+    def begin(self) -> None:
+        """Prepare for the next epoch, about which :attr:`progress` knows."""
+
+    def statistics(self) -> dict[str, float]:
+        """Return what the wrapper wants in the history of the finished epoch; here nothing."""
+        return {}
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The views of the objective inside, and further ones."""
+        return list(dict.fromkeys([*self.inner.views, *self.further_views()]))
+
+    def loss(
+        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
+    ) -> dict[str, Tensor]:
+        """Return the loss terms of the objective inside, with what is added to them."""
+        self.inner.around = (*self.around, self)
+        try:
+            return self.inner.loss(features, edge_index_dict, batch)
+        finally:
+            self.inner.around = ()
+
+    def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
+        """Prepare the graphs as the objective inside does."""
+        return self.inner.prepare(features, edge_index_dict)
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Begin an epoch."""
+        self.begin()
+        return self.inner.begin_epoch(features, graphs)
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return the terms of the objective inside."""
+        return self.inner.balance(out, batch)
+
+    def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return the weights of the objective inside."""
+        return self.inner.triple_weights(out, batch)
+
+    def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
+        """Compute gradients as the objective inside does."""
+        self.inner.backward(terms, run)
+
+    def step_sizes(self) -> Mapping[str, float]:
+        """Return the step sizes of the objective inside."""
+        return self.inner.step_sizes()
+
+    def forget_weights(self) -> None:
+        """Begin a training."""
+        self.inner.forget_weights()
+
+    def check_epoch(self) -> None:
+        """Refuse weights of triples that were negative or not finite, the wrapper's among them."""
+        self.inner.check_epoch()
+
+    def before_training(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
+        """Let the objective inside prepare for the first epoch."""
+        self.inner.before_training(features, graphs, score)
+
+    def before_validation(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
+        """Let the objective inside prepare for a validation."""
+        self.inner.before_validation(features, graphs, score)
+
+    def forward_views(
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        views: Sequence[AnyView],
+        **kw: Any,
+    ) -> list[Embeddings]:
+        """Return what the objective inside ranks with."""
+        return self.inner.forward_views(features, edge_index_dict, views, **kw)
+
+    def given_teachers(self) -> dict[str, Embeddings]:
+        """Return the teachers of the objective inside."""
+        return self.inner.given_teachers()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what defines the wrapper and the objective inside."""
+        own = {name: value for name, value in self.options.items() if name not in INNER}
+        return {**self.inner.settings(), **own, "objective": type(self).__name__, "inside": self.inner.settings()}
+
+    def epoch_statistics(self) -> dict[str, float]:
+        """Return what the objective inside and the wrapper want in the history."""
+        return self.inner.epoch_statistics() | self.statistics()
