@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import softmax_loss
 from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.options import record_options
@@ -83,6 +85,8 @@ class Objective(nn.Module):
     """The one or two options that a search may turn, with the ends of their ranges."""
     progress: Progress = Progress()
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
+    shared_negatives: SharedNegatives | None = None
+    """Draws the items of a softmax that takes the place of the term ``bpr``; the trainer sets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, and give the strategy a name."""
@@ -169,6 +173,8 @@ class Objective(nn.Module):
             weights = [self._checked(source, w, batch) for source, w in given.items() if w is not None]
             weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
+            if self.shared_negatives is not None:
+                terms = self._with_softmax(terms, joint, weighted, self.shared_negatives)
             if self.l2 > 0:
                 terms["l2"] = self.l2 * self.student.penalty(joint, batch)
         for name in balance:
@@ -178,6 +184,22 @@ class Objective(nn.Module):
                     f"({', '.join(terms)}), expected another name"
                 )
         return terms | balance
+
+    def _with_softmax(
+        self, terms: Mapping[str, Tensor], out: Output, batch: TripletBatch, shared: SharedNegatives
+    ) -> dict[str, Tensor]:
+        """Return loss terms with the softmax of the positives in the place of BPR."""
+        if "bpr" not in terms:
+            raise InputError(
+                f"ranking: found 'softmax' for {type(self.student).__name__}, which trains with losses of its own "
+                f"({', '.join(terms)}) and has no term 'bpr' to replace, expected ranking='bpr'"
+            )
+        user, item = out.dense()
+        n_id_dict: Mapping[str, Tensor] = getattr(out, "n_id_dict", {})
+        drawn, log_q = shared.draw(item.size(0), item.device, n_id_dict.get("item")) or (None, None)
+        rows = user.index_select(0, batch.user)
+        loss = softmax_loss(rows, item, batch.positive, drawn, batch.weight, log_q)
+        return {"softmax": loss} | {name: term for name, term in terms.items() if name != "bpr"}
 
     def _checked(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
         if not isinstance(weights, Tensor):
