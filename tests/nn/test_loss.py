@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from pyg_ckd.nn import bpr_loss, l2_penalty, ranking_cross_entropy
+from pyg_ckd.nn import bpr_loss, l2_penalty, ranking_cross_entropy, softmax_loss
 
 MARGINS = [-3.0, -0.2, 0.0, 1.5, 4.0]
 
@@ -66,3 +67,21 @@ def test_log_eps_caps_a_saturated_term_and_stops_its_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(-math.log(1e-8))
     assert student.grad.item() == 0
+
+
+def test_a_corrected_softmax_is_on_average_over_draws_what_uniform_ones_make_of_it():
+    """All draws of two items are enumerated, so that the mean is exact."""
+    scores, positive = [0.3, -1.0, 2.0, 0.5], 1
+    user, item = torch.ones(1, 1, dtype=torch.float64), torch.tensor(scores, dtype=torch.float64).unsqueeze(1)
+    means = []
+    for q in ([0.25] * 4, [0.5, 0.1, 0.3, 0.1]):
+        mean = 0.0
+        for pair in itertools.product(range(4), repeat=2):
+            drawn, log_q = torch.tensor(pair), torch.tensor([math.log(4 * q[j]) for j in pair])
+            loss = softmax_loss(user, item, torch.tensor([positive]), drawn, log_q=log_q.double())
+            mean += math.prod(q[j] for j in pair) * math.exp(
+                loss.item()
+            )  # The sum over the exponential of the positive.
+        means.append(mean)
+    others = sum(math.exp(s - scores[positive]) for n, s in enumerate(scores) if n != positive)
+    assert means == pytest.approx([1 + 2 / 4 * others] * 2)
