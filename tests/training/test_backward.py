@@ -65,3 +65,17 @@ def test_a_training_steps_with_clipped_gradients_and_waits_for_no_number(sparse)
     assert min(unclipped) > 1e-3
     assert clipped == pytest.approx([1e-3] * 4, rel=1e-4)
     assert reads[0] == reads[1]
+
+
+def test_scaled_gradients_are_clipped_by_their_true_norm():
+    fabric, (parameters, others) = Fabric(accelerator="cpu"), (with_gradients(), with_gradients())
+    clip_gradients(fabric, RowAdam(others), 0.5)
+    scaler = fabric.strategy.precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for p in parameters[:2]:
+        p.grad = p.grad * scaler.scale(torch.ones(()))
+    optimizer = RowAdam(parameters)
+    clip_gradients(fabric, optimizer, 0.5)
+    for p, other in zip(parameters[:2], others, strict=False):
+        torch.testing.assert_close(p.grad.to_dense(), other.grad.to_dense())
+    scaler.step(optimizer)  # Does not unscale again.
+    torch.testing.assert_close(parameters[1].grad, others[1].grad)
