@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import as_backbone
@@ -129,6 +131,8 @@ class Objective(nn.Module):
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
     around: Sequence[Around] = ()
     """The wrappers that an objective is inside of, in their steps."""
+    shared_negatives: SharedNegatives | None = None
+    """Draws the items of a softmax that takes the place of the term ``bpr``; the trainer sets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, and give the strategy a name."""
@@ -219,6 +223,8 @@ class Objective(nn.Module):
             weights = [self._checked_weights(source, w, batch) for source, w in given if w is not None]
             weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
+            if self.shared_negatives is not None:
+                terms = with_softmax(terms, joint, weighted, self.shared_negatives, type(self.student).__name__)
             if self.l2 > 0:
                 terms["l2"] = self.l2 * self.student.penalty(joint, batch)
         for source, further in added:

@@ -11,6 +11,8 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 
 NEGATIVES = ("uniform", "popularity", "hard")
+MOST_ITEMS, SHARED_ITEMS = 20_000, 4_096
+"""Up to how many items a softmax is over all of them, and how many are drawn for it beyond."""
 
 
 class Positives:
@@ -89,11 +91,8 @@ class PopularityNegatives:
     wants_embeddings = False
 
     def __init__(self, positives: Positives, alpha: float = 0.75) -> None:
-        if not 0 <= alpha < math.inf:
-            raise InputError(f"alpha: found {alpha}, expected a finite number of zero or more")
         self._start = positives.start
-        popularity = torch.bincount(positives.item, minlength=positives.num_items).clamp(min=1).double()
-        weight = (popularity / popularity.max()) ** alpha
+        weight = popularity_weight(positives, alpha)
         # Positions of all users one after the other stay within 62 bits, and a position within the 53 of a draw.
         total = min(2**62 // (positives.num_users + 1), 2**52) - positives.num_items
         whole = (weight * (total / weight.sum())).long().clamp(min=1)
@@ -170,6 +169,65 @@ class HardNegatives:
         of_users, of_items = self._embeddings
         scores = (of_items[items] @ of_users[user].unsqueeze(-1)).squeeze(-1)  # [B, candidates]
         return items.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+class SharedNegatives:
+    r"""Draws items that all triples of a batch share, as a sampled softmax does; own items of users are among them.
+
+    Args:
+        count: Items that are drawn, with repetition; :obj:`None` draws none, for all items.
+        weight: Weight of every item, ``[num_items]``. (default: :obj:`None`, all weigh the same)
+    """
+
+    def __init__(self, count: int | None, weight: Tensor | None = None) -> None:
+        self.count, self._weight = count, weight
+
+    def draw(self, size: int, device: torch.device, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None] | None:
+        """Return items, and how much more often than uniformly each is drawn as a logarithm, with PyTorch's generators.
+
+        Args:
+            size: Number of items to draw from.
+            device: Where they are wanted.
+            rows: Row numbers in the whole graph of the items to draw from, if they are those of a subgraph.
+
+        Returns:
+            Row numbers, int64 ``[N]``, and float64 ``[N]`` or :obj:`None` if all are zero; :obj:`None` for all items.
+        """
+        if self.count is None or self.count >= size:
+            return None
+        if self._weight is None:
+            return torch.randint(size, (self.count,), device=device), None
+        weight = self._weight.to(device) if rows is None else self._weight.to(device)[rows]
+        end = weight.cumsum(0)
+        point = torch.rand(self.count, device=device, dtype=torch.float64) * end[-1]
+        items = torch.searchsorted(end, point, right=True).clamp(max=size - 1)
+        return items, (weight[items] * (size / end[-1])).log()
+
+
+def popularity_weight(positives: Positives, alpha: float = 0.75) -> Tensor:
+    r"""Return :math:`\max(n_j, 1)^\alpha` of every item as a share of the largest one, float64 ``[num_items]``.
+
+    Args:
+        positives: The interactions.
+        alpha: :math:`\alpha`.
+
+    Raises:
+        InputError: If ``alpha`` is negative or not finite.
+    """
+    if not 0 <= alpha < math.inf:
+        raise InputError(f"alpha: found {alpha}, expected a finite number of zero or more")
+    popularity = torch.bincount(positives.item, minlength=positives.num_items).clamp(min=1).double()
+    return (popularity / popularity.max()) ** alpha
+
+
+def softmax_size(num_negatives: int | None, num_items: int) -> int | None:
+    """Return how many items a softmax is over beside the positive; :obj:`None` means all.
+
+    Args:
+        num_negatives: The number that is asked for, or :obj:`None` for all items up to 20,000 and else 4,096 of them.
+        num_items: Number of items.
+    """
+    return num_negatives or (None if num_items <= MOST_ITEMS else SHARED_ITEMS)
 
 
 def negatives_of(

@@ -79,12 +79,14 @@ class TripletSampler:
             batches appear on its device.
         num_users: Number of users.
         num_items: Number of items.
-        batch_size: Triples in a batch; the last batch of an epoch may be smaller.
+        batch_size: Interactions in a batch; the last batch of an epoch may be smaller.
         num_random_triples: Random triples (any user, any two items) beside every batch.
         seed: Seed of the generator; the same seed gives the same batches.
         negatives: How negatives are drawn.
         alpha: Power of the popularity.
         candidates: Items that a hard negative is chosen from.
+        num_negatives: Negatives of every interaction. With several, a batch holds all its interactions once after the
+            other as often, each time with other negatives, so that a mean over triples is one over negatives too.
 
     Raises:
         InputError: If there is no interaction that a negative exists for, a size is not positive, ``negatives`` is
@@ -105,6 +107,7 @@ class TripletSampler:
         negatives: str = "uniform",
         alpha: float = 0.75,
         candidates: int = 8,
+        num_negatives: int = 1,
     ) -> None:
         num_users, num_items = as_integer(num_users, "num_users"), as_integer(num_items, "num_items")
         batch_size, seed = as_integer(batch_size, "batch_size"), as_seed(seed)
@@ -113,6 +116,7 @@ class TripletSampler:
             raise InputError(f"batch_size: found {batch_size}, expected a positive number of triples")
         if num_random_triples < 0:
             raise InputError(f"num_random_triples: found {num_random_triples}, expected zero or more")
+        self.num_negatives = as_integer(num_negatives, "num_negatives", 1)
         self.num_users, self.num_items = num_users, num_items
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
         self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
@@ -143,8 +147,10 @@ class TripletSampler:
         """Yield the batches of one epoch."""
         order = torch.randperm(self._user.numel(), generator=self.generator, device=self._user.device)
         for chosen in order.split(self.batch_size):
-            user = self._user[chosen]
-            yield TripletBatch(user, self._item[chosen], self.sample_negatives(user), *self.sample_random())
+            user, item = self._user[chosen], self._item[chosen]
+            if self.num_negatives > 1:
+                user, item = user.repeat(self.num_negatives), item.repeat(self.num_negatives)
+            yield TripletBatch(user, item, self.sample_negatives(user), *self.sample_random())
 
     @property
     def wants_embeddings(self) -> bool:

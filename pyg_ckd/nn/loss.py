@@ -91,20 +91,32 @@ def ranking_cross_entropy(
 
 
 def softmax_loss(
-    user: Tensor, item: Tensor, positive: Tensor, drawn: Tensor | None = None, weight: Tensor | None = None
+    user: Tensor,
+    item: Tensor,
+    positive: Tensor,
+    drawn: Tensor | None = None,
+    weight: Tensor | None = None,
+    log_q: Tensor | None = None,
 ) -> Tensor:
     r"""Cross-entropy of every user's positive item among all items, or among those that were drawn.
 
     .. math::
         - \ln \frac{e^{s_{ui}}}{\sum_j e^{s_{uj}}}, \qquad s_{ui} = \mathbf{x}_u^\top \mathbf{x}_i
 
+    Items that are not drawn uniformly are corrected for it as in `"Adaptive Importance Sampling to Accelerate Training
+    of a Neural Probabilistic Language Model" <https://doi.org/10.1109/TNN.2007.912312>`_ (logQ correction):
+    :math:`s_{uj} - \ln q_j` takes the place of :math:`s_{uj}`, so that the sum over those drawn is on average that over
+    uniform ones. The positive, which is not drawn, is not corrected.
+
     Args:
         user: Rows of the users ``[B, D]``.
         item: Rows of all items ``[I, D]``.
         positive: Row numbers of the positive items, int64 ``[B]``.
-        drawn: Row numbers of the items that stand for all, int64 ``[N]``, drawn uniformly; where one is the positive
-            itself, it does not count. (default: :obj:`None`, all items)
+        drawn: Row numbers of the items that stand for all, int64 ``[N]``; where one is the positive itself, it does not
+            count. (default: :obj:`None`, all items)
         weight: Weight of every row, ``[B]``. (default: :obj:`None`, all weigh 1)
+        log_q: :math:`\ln q_j` of the items that were drawn, ``[N]``, with :math:`q_j` how many times as probable the
+            item was as in a uniform draw. (default: :obj:`None`, they were drawn uniformly)
 
     Returns:
         Scalar loss, the mean over rows of weight times loss.
@@ -112,7 +124,10 @@ def softmax_loss(
     if drawn is None:
         return mean_of_triples(F.cross_entropy(user @ item.t(), positive, reduction="none"), weight)
     own = (user * item.index_select(0, positive)).sum(dim=1, keepdim=True)
-    others = (user @ item.index_select(0, drawn).t()).masked_fill(drawn == positive.unsqueeze(1), float("-inf"))
+    others = user @ item.index_select(0, drawn).t()
+    if log_q is not None:
+        others = others - log_q.to(others.dtype)
+    others = others.masked_fill(drawn == positive.unsqueeze(1), float("-inf"))
     scores = torch.cat([own, others], dim=1)
     return mean_of_triples(F.cross_entropy(scores, torch.zeros_like(positive), reduction="none"), weight)
 

@@ -1,10 +1,12 @@
 """Training: trainer, teachers, early stopping, checkpoints and history."""
 
 from pyg_ckd.evaluation.metrics import parse_metric
+from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.callbacks import CallbackError
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.optimizer import RowAdam
+from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.teachers import Teacher, Teachers, build, train_teachers
 from pyg_ckd.training.trainer import Trainer
@@ -14,9 +16,11 @@ __all__ = [
     "EarlyStopping",
     "History",
     "RowAdam",
+    "Schedule",
     "Teacher",
     "Teachers",
     "Trainer",
+    "WeightAverage",
     "build",
     "load_checkpoint",
     "parse_metric",

@@ -62,6 +62,36 @@ def in_true_scale(objective: Objective, terms: Mapping[str, Tensor], run: Callab
 
 
 @torch.no_grad()
+def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float) -> None:
+    """Scale all gradients down if the norm of all of them together is larger than ``most``; no number is waited for.
+
+    From `"On the difficulty of training Recurrent Neural Networks" <https://arxiv.org/abs/1211.5063>`_. Sparse
+    gradients count as the dense ones that they stand for. In half precision, gradients get their true scale first,
+    which the step of the scaler knows.
+
+    Args:
+        fabric: Runs the backward passes.
+        optimizer: Has the parameters.
+        most: The largest norm.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not parameters:
+        return
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    values = []
+    for p in parameters:
+        if p.grad.is_sparse:
+            p.grad = p.grad.coalesce()
+        values.append(p.grad._values() if p.grad.is_sparse else p.grad)
+    norm = torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(values)]))
+    factor = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+    for value in values:
+        value.mul_(factor.to(value.dtype))
+
+
+@torch.no_grad()
 def _multiply(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
     for p in parameters:
         if p.grad is not None:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyg_ckd.devices import Device, fabric_device
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ HOOKS = (
     "on_fit_end",
     "on_exception",
 )
-"""What a callback may define, in the order in which it is called."""
+"""What a callback may define, in the order in which it is called.
+
+Each is called with those of the following that it names: ``trainer``, ``pl_module`` (the objective), ``history``, and by
+hook ``epoch``, ``batch``, ``batch_idx``, ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the history)
+and ``exception``.
+"""
 
 
 class CallbackError(InputError):
@@ -84,6 +90,34 @@ def as_loggers(given: Any) -> list[Any]:
         if not callable(getattr(logger, "log_metrics", None)):
             raise InputError(f"loggers: found {_name(logger)}, expected a logger of lightning-fabric, with log_metrics")
     return [_Guarded(logger, "logger") for logger in found]
+
+
+def open_fabric(device: Device, precision: str, callbacks: Any, loggers: Any) -> Fabric:
+    """Return what runs the steps of a training.
+
+    Args:
+        device: As :class:`~pyg_ckd.training.Trainer` takes it.
+        precision: As the trainer takes it.
+        callbacks: As the trainer takes them.
+        loggers: As the trainer takes them.
+
+    Raises:
+        InputError: If there is no such device.
+    """
+    from lightning_fabric import Fabric
+
+    accelerator, devices = fabric_device(device)
+    callbacks, loggers = as_callbacks(callbacks), as_loggers(loggers)
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            loggers=loggers,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"device: found {device!r}, expected one that this machine has ({error})") from None
 
 
 def finish_loggers(fabric: Fabric, status: str) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 from pyg_ckd.balance.objective import Objective, Progress
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.training.backward import backward
+from pyg_ckd.training.backward import backward, clip_gradients
 from pyg_ckd.training.callbacks import Hooks
 from pyg_ckd.training.groups import read_step_sizes, scaled_rates
 from pyg_ckd.training.run import Run, Steps
+from pyg_ckd.training.schedule import scheduled_rates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,8 +47,12 @@ def train_epoch(
         steps.sampler.update(trained_view(objective, features, graph))
     totals: dict[str, Tensor] = {}
     count = 0
-    with scaled_rates(steps.optimizer, read_step_sizes(objective)):
+    with (
+        scaled_rates(steps.optimizer, read_step_sizes(objective)),
+        scheduled_rates(steps.optimizer, steps.schedule, run.taken) as set_rates,
+    ):
         for batch in steps.sampler:
+            set_rates(run.taken + count)
             hooks("on_train_batch_start", epoch=epoch, batch=batch, batch_idx=count)
             terms = _step(fabric, hooks, objective, steps, features, current, batch)
             for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
@@ -87,6 +92,8 @@ def _step(
     hooks("on_before_optimizer_step", optimizer=steps.optimizer)
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):
         return terms  # A scaler of gradients takes no step without any.
+    if steps.clip_norm is not None:
+        clip_gradients(fabric, steps.optimizer, steps.clip_norm)
     try:
         steps.wrapped.step()
     except RuntimeError as error:
@@ -97,6 +104,8 @@ def _step(
             f"optimizer: {name} takes no sparse gradients ({' '.join(str(error).split())[:120]}); choose another, such "
             "as RowAdam, or a backbone with sparse=False"
         ) from None
+    if steps.average is not None:
+        steps.average.update()
     return terms
 
 

@@ -53,20 +53,21 @@ def check_factories(optimizer: Any, scheduler: Any, sampler: Any) -> None:
         )
 
 
-def build_optimizer(given: Any, objective: Objective, lr: float) -> Optimizer:
+def build_optimizer(given: Any, objective: Objective, lr: float, decay: float = 0.0) -> Optimizer:
     """Return an optimizer over all trainable parameters of an objective, in groups by modality.
 
     Args:
         given: A function of groups, a new optimizer, or :obj:`None` for :class:`RowAdam`.
         objective: The objective, prepared.
         lr: Learning rate of :class:`RowAdam`.
+        decay: Its decoupled weight decay.
 
     Raises:
         InputError: If there is nothing to train, or the optimizer is used or over other parameters.
     """
     groups = parameter_groups(objective)
     if given is None:
-        return RowAdam(groups, lr=lr, fused=True)
+        return RowAdam(groups, lr=lr, decay=decay, fused=True)
     optimizer = given if isinstance(given, Optimizer) else _call("optimizer", given, groups)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: the function returned {_name(optimizer)}, expected a torch.optim.Optimizer")
@@ -176,6 +177,9 @@ class _Checked:
             objective,
         )
         self._looked = False
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
     @property
     def wants_embeddings(self) -> bool:

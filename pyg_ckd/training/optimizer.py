@@ -38,12 +38,24 @@ class RowAdam(torch.optim.Adam):
     as a whole, as in an evaluation, and before the learning rate changes. :class:`torch.optim.SparseAdam`, on the other
     hand, lets the moments of a row rest between its gradients.
 
-    The arguments are those of :class:`torch.optim.Adam`; ``weight_decay``, ``amsgrad``, ``maximize``, half-width
-    tables and :math:`\beta_1 \ge \sqrt{\beta_2}` are refused beside sparse gradients.
+    With ``decay`` :math:`\lambda`, every step multiplies the parameters by :math:`1 - \eta \lambda` first, as in
+    `"Decoupled Weight Decay Regularization" <https://arxiv.org/abs/1711.05101>`_. Dense parameters without a gradient
+    rest, as under :class:`torch.optim.AdamW`. Rows without one decay too, all steps at once when they are made up for;
+    what a row missed decays by all of these steps, those before its movement included.
+
+    Args:
+        params: Parameters or groups of them.
+        *args: As :class:`torch.optim.Adam` takes them.
+        decay: Decoupled weight decay :math:`\lambda`.
+        **options: As :class:`torch.optim.Adam` takes them; ``weight_decay`` (which adds to gradients), ``amsgrad``,
+            ``maximize``, half-width tables and :math:`\beta_1 \ge \sqrt{\beta_2}` are refused beside sparse gradients.
     """
 
-    def __init__(self, params: ParamsT, *args: Any, **options: Any) -> None:
+    def __init__(self, params: ParamsT, *args: Any, decay: float = 0.0, **options: Any) -> None:
         super().__init__(params, *args, **options)
+        if decay:
+            for group in self.param_groups:
+                group["decay"] = decay
         # Else a scaler of gradients leaves scaling to the fused kernel, which sees no sparse ones.
         self._step_supports_amp_scaling = False
 
@@ -69,6 +81,9 @@ class RowAdam(torch.optim.Adam):
         self._settle([(p, group) for p, grad, group in given if grad is not None and not grad.is_sparse])
         for p, _, _ in sparse:
             p.grad = None
+        for p, grad, group in given:
+            if "decay" in group and grad is not None and not grad.is_sparse:
+                p.mul_(_kept(group))
         _dense_step(self)
         for p, grad, group in given:
             if grad is not None and grad.is_sparse:
@@ -90,6 +105,8 @@ class RowAdam(torch.optim.Adam):
                 part = slice(start, start + BLOCK)
                 first, second, last = (state[name][part] for name in ("exp_avg", "exp_avg_sq", LAST))
                 p[part].sub_(_make_up(first, second, last, state["step"], group))
+                if "decay" in group:
+                    p[part].mul_(_kept_of_rows(p, last, state["step"], group))
                 last.copy_(state["step"].expand_as(last))
 
     def _update_rows(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
@@ -104,6 +121,10 @@ class RowAdam(torch.optim.Adam):
         first, second = (state[name].index_select(0, rows) for name in ("exp_avg", "exp_avg_sq"))
         last = state[LAST].index_select(0, rows)
         movement = _make_up(first, second, last, state["step"], group)
+        if "decay" in group:
+            there = p.index_select(0, rows)
+            kept = _kept_of_rows(p, last, state["step"], group) * _kept(group)
+            movement = there - (there - movement) * kept
         state["step"] += 1
         first.lerp_(values, 1 - beta1)
         second.mul_(beta2).addcmul_(values, values, value=1 - beta2)
@@ -163,6 +184,17 @@ def _movement(first: Tensor, second: Tensor, step: Tensor, group: dict[str, Any]
     scale = (1 - beta2**step).sqrt()
     rate = (group["lr"] * scale / (1 - beta1**step)).to(first.dtype)
     return (first / second.sqrt().add_((group["eps"] * scale).to(first.dtype))).mul_(rate)
+
+
+def _kept(group: dict[str, Any]) -> float:
+    """Return the share of a parameter that the decay of a step leaves."""
+    return 1 - group["lr"] * group["decay"]
+
+
+def _kept_of_rows(table: Tensor, last: Tensor, now: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return the share of rows that the decay of the steps between their last one and now leaves, ``[R, 1, ...]``."""
+    missed = (now.to(last) - last).double().view(-1, *[1] * (table.dim() - 1))
+    return (_kept(group) ** missed).to(table.dtype)
 
 
 def _check(p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.history import History
+from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
 
 
@@ -23,6 +26,9 @@ class Steps:
         optimizer: The optimizer itself, with groups of parameters by modality.
         sampler: Iterates over the batches of an epoch; its ``generator`` decides about them.
         scheduler: Changes the learning rates after an epoch, or :obj:`None`.
+        schedule: Changes them from step to step, or :obj:`None`.
+        clip_norm: Largest norm of all gradients of a step, or :obj:`None`.
+        average: The average of the weights, or :obj:`None`.
     """
 
     module: nn.Module
@@ -30,11 +36,15 @@ class Steps:
     optimizer: torch.optim.Optimizer
     sampler: Any
     scheduler: Any = None
+    schedule: Schedule | None = None
+    clip_norm: float | None = None
+    average: WeightAverage | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step."""
         state = {"optimizer": self.optimizer.state_dict(), "sampler_rng": self.sampler.generator.get_state()}
-        return state if self.scheduler is None else state | {"scheduler": self.scheduler.state_dict()}
+        parts = {"scheduler": self.scheduler, "average": self.average}
+        return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored state."""
@@ -42,6 +52,8 @@ class Steps:
         self.sampler.generator.set_state(state["sampler_rng"].cpu())
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
 @dataclass
@@ -70,6 +82,10 @@ class Run:
     def epoch(self) -> int:
         """Epochs that are finished."""
         return len(self.history.rows)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a block in which the objective has the averages of its weights, if they are averaged."""
+        return nullcontext() if self.steps is None or self.steps.average is None else self.steps.average.applied()
 
     def keep_best(self) -> None:
         """Keep the present weights as those of the best epoch."""

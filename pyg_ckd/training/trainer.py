@@ -19,13 +19,20 @@ from pyg_ckd.balance.objective import Objective, Progress, as_objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.data.modules import dtype_of
-from pyg_ckd.data.negatives import NEGATIVES
 from pyg_ckd.data.sampler import TripletSampler
-from pyg_ckd.devices import Device, fabric_device
+from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
-from pyg_ckd.training.callbacks import CallbackError, Hooks, as_callbacks, as_loggers, finish_loggers
+from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.callbacks import (
+    CallbackError,
+    Hooks,
+    as_callbacks,
+    as_loggers,
+    finish_loggers,
+    open_fabric,
+)
 from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
 from pyg_ckd.training.epoch import train_epoch
@@ -41,6 +48,7 @@ from pyg_ckd.training.factories import (
 )
 from pyg_ckd.training.history import History
 from pyg_ckd.training.memory import kept_memory
+from pyg_ckd.training.options import Options
 from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.validation import Validation
@@ -102,15 +110,26 @@ class Trainer:
             state is stored in checkpoints. If its ``wants_embeddings`` is true, ``update(embeddings)`` is called before
             every epoch, with the present tables of the trained view without gradient. An object is taken too; its
             generator is seeded anew by every training.
-        callbacks: One or several objects with methods named as in Lightning, see
-            :data:`pyg_ckd.training.callbacks.HOOKS`. Each is called with those of the following that it names:
-            ``trainer``, ``pl_module`` (the objective), ``history``, and by hook ``epoch``, ``batch``, ``batch_idx``,
-            ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the history) and ``exception``. One that
-            writes a reason to ``history.stopped`` ends training after the epoch.
+        callbacks: One or several objects with methods named as in Lightning; see
+            :data:`pyg_ckd.training.callbacks.HOOKS` for their names and arguments. One that writes a reason to
+            ``history.stopped`` ends training after the epoch.
         loggers: One or several loggers of lightning-fabric. They get the row of every epoch.
-        extend: How many times ``max_epochs`` a training may last. One that still rises after ``max_epochs``, or is too
-            young to tell, goes on for as many epochs again, as often as needed. One with a scheduler of its own never
-            does, because its schedule may be made for ``max_epochs``.
+        extend: How many times ``max_epochs`` a training may last. One that still rises after ``max_epochs``, or cannot
+            be told yet from one that does, goes on for as many epochs again, as often as needed. One with a scheduler
+            of its own or a ``schedule`` never does, because these are made for ``max_epochs``.
+        schedule: How the learning rate follows the steps of ``max_epochs``: ``"constant"``, ``"cosine"`` or ``"step"``,
+            see :class:`~pyg_ckd.training.Schedule`. It excludes a ``scheduler``.
+        warmup_steps: Steps at the beginning in which the rate rises linearly to ``lr``.
+        weight_decay: Decoupled weight decay of :class:`RowAdam`, as in AdamW, of all trainable parameters.
+        clip_norm: Largest norm of all gradients of a step together; :obj:`None` clips none.
+        averaging: Decay of an exponential moving average of the weights, such as ``0.99``, see
+            :class:`~pyg_ckd.training.WeightAverage`. What is validated and kept is the average; 0 is none.
+        ranking: The main loss: ``"bpr"``, or ``"softmax"`` of the positive among items that all triples of a step
+            share, see :func:`~pyg_ckd.nn.softmax_loss`. It takes the place of the term ``bpr`` of the backbone's
+            losses alone; where there is none, it is refused.
+        num_negatives: Items that a positive is compared with. With BPR, negatives of every interaction, over which the
+            loss is a mean (default 1). With the softmax, items that a step draws, uniformly or by popularity with logQ
+            correction, as ``negatives`` says (default: all up to 20,000, else 4,096).
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -139,6 +158,13 @@ class Trainer:
         callbacks: Any | None = None,
         loggers: Any | None = None,
         extend: int = 1,
+        schedule: str = "constant",
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        averaging: float = 0.0,
+        ranking: str = "bpr",
+        num_negatives: int | None = None,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -152,12 +178,10 @@ class Trainer:
         EarlyStopping(patience)
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        if negatives not in NEGATIVES:
-            raise unknown_name("kind of negatives", negatives, NEGATIVES)
-        if sampler is not None and negatives != "uniform":
-            raise InputError(f"negatives: found {negatives!r} beside a sampler of its own, expected one of both only")
         check_eval_users(eval_users)
         check_factories(optimizer, scheduler, sampler)
+        options = Options(schedule, warmup_steps, weight_decay, clip_norm, averaging, ranking, num_negatives)
+        self.options = options.checked(negatives, optimizer, scheduler, sampler)
         as_callbacks(callbacks)
         as_loggers(loggers)
         self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
@@ -192,7 +216,7 @@ class Trainer:
             settings["scheduler"] = describe_scheduler(self.scheduler, self.optimizer, objective, self.lr)
         if self.sampler is not None:
             settings["sampler"] = describe_sampler(self.sampler)
-        return settings
+        return settings | self.options.changed(self.max_epochs)
 
     def budget(self) -> dict[str, int]:
         """Return how long a training may last: ``max_epochs``, and ``extend`` if it is more than once."""
@@ -200,14 +224,14 @@ class Trainer:
 
     @property
     def _times(self) -> int:
-        return 1 if self.scheduler is not None else self.extend
+        return 1 if self.scheduler is not None or self.options.schedule != "constant" else self.extend
 
     def fit(self, model: nn.Module, data: HeteroData) -> History:
         """Train ``model`` in place; at the end it has the weights of the best epoch.
 
         A checkpoint in :attr:`checkpoint_dir` of the same model, data and settings is gone on from, with the same bits
-        as if there had been no break (on the CPU). ``max_epochs`` and ``extend`` may differ from the first call's. A
-        strategy without anything to train is validated once.
+        as if there had been no break (on the CPU). ``max_epochs`` (unless there is a ``schedule``) and ``extend`` may
+        differ from the first call's. A strategy without anything to train is validated once.
 
         Args:
             model: An objective, or a backbone (or any module with ``forward(x_dict, edge_index) -> (user, item)``) for
@@ -218,21 +242,8 @@ class Trainer:
             InputError: If there is nothing to train, the loss is not finite any more, a checkpoint does not fit, a
                 callback raises, or the objective needs a validation part that there is not.
         """
-        from lightning_fabric import Fabric
-
         objective = as_objective(model, data)
-        accelerator, devices = fabric_device(self.device)
-        callbacks, loggers = as_callbacks(self.callbacks), as_loggers(self.loggers)
-        try:
-            fabric = Fabric(
-                accelerator=accelerator,
-                devices=devices,
-                precision=self.precision,  # type: ignore[arg-type]
-                callbacks=callbacks,
-                loggers=loggers,
-            )
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"device: found {self.device!r}, expected one that this machine has ({error})") from None
+        fabric = open_fabric(self.device, self.precision, self.callbacks, self.loggers)
         history = History()
         hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
         try:
@@ -269,6 +280,7 @@ class Trainer:
         if objective.trains:
             settings |= self.settings(objective)
             run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
+        objective.shared_negatives = self.options.shared_negatives(self.negatives, edges[RATES], *_sizes(data))
         run.keep_best()
         self._resume(run, settings)
         if validation is not None and run.steps is not None and run.epoch == 0:
@@ -291,7 +303,8 @@ class Trainer:
             self._validate(hooks, run, history.rows[-1], features, graph, validation)
             fabric.log_dict({k: v for k, v in history.rows[-1].items() if k != "epoch"}, step=run.epoch)
         if validation is None:
-            run.keep_best()
+            with run.averaged():
+                run.keep_best()
             history.best_epoch = run.epoch
         else:
             history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
@@ -304,17 +317,19 @@ class Trainer:
     def _steps(
         self, fabric: Fabric, objective: Objective, data: HeteroData, edge_index: Tensor, validates: bool
     ) -> Steps:
-        optimizer = build_optimizer(self.optimizer, objective, self.lr)
+        optimizer = build_optimizer(self.optimizer, objective, self.lr, self.options.weight_decay)
         module, wrapped = fabric.setup(objective, optimizer)
         module.mark_forward_method("loss")
         scheduler = build_scheduler(self.scheduler, optimizer, validates)
-        sizes = (data["user"].num_nodes, data["item"].num_nodes)
-        arguments = (edge_index, *sizes, self.batch_size, objective.num_random_triples, self.seed)
+        arguments = (edge_index, *_sizes(data), self.batch_size, objective.num_random_triples, self.seed)
         if self.sampler is None:
-            sampler: Any = TripletSampler(*arguments, negatives=self.negatives)
+            each = self.options.negatives_of_each
+            sampler: Any = TripletSampler(*arguments, negatives=self.negatives, num_negatives=each)
         else:
             sampler = build_sampler(self.sampler, *arguments, objective=objective)
-        return Steps(module, wrapped, optimizer, sampler, scheduler)
+        schedule, decay = self.options.schedule_of(sampler, self.max_epochs), self.options.averaging
+        average = WeightAverage(objective.parameters(), decay) if decay else None
+        return Steps(module, wrapped, optimizer, sampler, scheduler, schedule, self.options.clip_norm, average)
 
     def _epoch(
         self,
@@ -350,9 +365,10 @@ class Trainer:
         graph: dict[Any, Any],
         validation: Validation,
     ) -> None:
-        hooks("on_validation_start", epoch=int(row["epoch"]))
-        validation(run, row, features, graph)
-        hooks("on_validation_end", epoch=int(row["epoch"]), row=row)
+        with run.averaged():
+            hooks("on_validation_start", epoch=int(row["epoch"]))
+            validation(run, row, features, graph)
+            hooks("on_validation_end", epoch=int(row["epoch"]), row=row)
 
     def _ended(self, run: Run) -> str:
         """Return why training has ended, or nothing if it goes on."""
@@ -378,3 +394,7 @@ class Trainer:
         if self.checkpoint_dir is not None and run.steps is not None:
             content = {"kind": "run", "settings": settings, "run": run.state_dict()}
             save_checkpoint(self.checkpoint_dir / CHECKPOINT_NAME, content)
+
+
+def _sizes(data: HeteroData) -> tuple[int, int]:
+    return data["user"].num_nodes, data["item"].num_nodes

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from pyg_ckd.balance import DistillationWrapper, Objective, as_objective
+from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, AdaptedBackbone
-from tests.nn.models.zoo import Toy, built, doubled
+from tests.nn.models.zoo import BACKBONES, Toy, built, doubled
 
 TRIPLES = [(0, 1, 2), (3, 0, 4), (3, 0, 4)]
 NOTHING = torch.zeros(0, dtype=torch.int64)
@@ -208,3 +209,29 @@ def test_weights_of_the_sampler_are_checked_and_multiply_those_of_the_strategy(m
     objective.loss(*doubled(data), BATCH.weighted(-drawn))
     objective.forget_weights()  # A training begins.
     objective.check_epoch()
+
+
+@pytest.mark.parametrize("name", ["VBPR", "VBPR sum", "EarlyFusionLightGCN", "MGCN", "adapted"])
+@pytest.mark.parametrize("count", [None, 4])
+def test_a_softmax_takes_the_place_of_bpr_and_leaves_all_other_terms(name, count, make_data):
+    data = make_data()
+    objective = Objective(built(BACKBONES[name], data), l2=0.1, view="mod1")
+    batch = BATCH.weighted(torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64))
+    objective.triple_weights = lambda out, batch: torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    torch.manual_seed(1)
+    terms = objective.loss(*doubled(data), batch)
+    objective.shared_negatives = SharedNegatives(count)
+    torch.manual_seed(1)
+    found = objective.loss(*doubled(data), batch)
+    torch.manual_seed(1)
+    user, item = objective(*doubled(data), "mod1")
+    drawn = list(range(item.size(0))) if count is None else torch.randint(item.size(0), (count,)).tolist()
+    expected = 0.0
+    for weight, (u, i, _) in zip((0.5, 4.0, 3.0), TRIPLES, strict=True):
+        scores = [(user[u] @ item[j]).item() for j in [i, *(j for j in drawn if j != i)]]
+        expected += weight / 3 * (math.log(sum(map(math.exp, scores))) - scores[0])
+    assert found.pop("softmax").item() == pytest.approx(expected, abs=1e-9)
+    terms.pop("bpr")
+    assert found.keys() == terms.keys()
+    for term in terms:
+        assert found[term].item() == pytest.approx(terms[term].item(), abs=1e-12)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from pyg_ckd.data.negatives import PopularityNegatives, Positives
+from pyg_ckd.data.negatives import PopularityNegatives, Positives, SharedNegatives, popularity_weight, softmax_size
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -151,3 +151,22 @@ def test_bad_options_are_refused():
         TripletSampler(edges, 8, ITEMS, negatives="hard", candidates=0)
     with pytest.raises(InputError, match="found 'hard' before any embeddings"):
         next(iter(TripletSampler(edges, 8, ITEMS, negatives="hard")))
+
+
+def test_items_that_a_batch_shares_follow_their_weights_and_tell_how_probable_they_were():
+    weight = popularity_weight(Positives(owned_edges(), len(OWNED), ITEMS), 0.5)
+    count = Counter(item for own in OWNED.values() for item in own)
+    expected = np.array([max(count[item], 1) ** 0.5 for item in range(ITEMS)])
+    torch.manual_seed(0)
+    assert SharedNegatives(ITEMS, weight).draw(ITEMS, torch.device("cpu")) is None  # As many as there are: all of them.
+    for rows in (None, torch.tensor([3, 0, 8, 11])):  # Of a subgraph, by its own row numbers.
+        of = expected if rows is None else expected[rows.numpy()]
+        shared = SharedNegatives(of.size - 1, weight)
+        pairs = [shared.draw(of.size, torch.device("cpu"), rows) for _ in range(3_000)]
+        drawn, log_q = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        assert chisquare(np.bincount(drawn, minlength=of.size), of / of.sum() * drawn.numel()).pvalue > 1e-3
+        torch.testing.assert_close(log_q, torch.from_numpy(np.log(of / of.mean()))[drawn])
+
+
+def test_a_softmax_is_over_all_items_as_long_as_they_are_few():
+    assert [softmax_size(*x) for x in ((None, 20_000), (None, 20_001), (7, 5), (7, 10**6))] == [None, 4096, 7, 7]

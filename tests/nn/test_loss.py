@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pyg_ckd.nn import bpr_loss, l2_penalty, ranking_cross_entropy
-from pyg_ckd.nn.loss import contrastive_loss
 
 MARGINS = [-3.0, -0.2, 0.0, 1.5, 4.0]
 
@@ -67,19 +66,3 @@ def test_log_eps_caps_a_saturated_term_and_stops_its_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(-math.log(1e-8))
     assert student.grad.item() == 0
-
-
-def test_contrastive_loss_leaves_out_rows_of_the_same_thing_and_unknown_ones():
-    generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(5, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    ids, known = torch.tensor([4, 2, 4, 7, 9]), torch.tensor([True, True, True, True, False])
-    losses = []
-    for b in range(4):
-        cosine = {c: float(x[b] @ y[c] / (x[b].norm() * y[c].norm())) for c in range(4)}
-        down = sum(math.exp(s / 0.3) for c, s in cosine.items() if c == b or ids[c] != ids[b])
-        losses.append(-math.log(math.exp(cosine[b] / 0.3) / down))
-    found = contrastive_loss(x, y, 0.3, ids, known).item()
-    assert found == pytest.approx(sum(losses) / 4, abs=1e-12)
-    assert contrastive_loss(x, y, 0.3, ids, torch.zeros(5, dtype=torch.bool)).item() == 0.0
-    plain = contrastive_loss(x, y, 0.3).item()
-    assert contrastive_loss(x, y, 0.3, torch.arange(5)).item() == pytest.approx(plain, abs=1e-12)

@@ -174,6 +174,45 @@ def test_the_trainer_settles_what_it_evaluates(tmp_path):
     assert found[0] == pytest.approx(found[1], rel=0.03)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_decay_is_that_of_adamw_where_gradients_hold_all_rows(sparse, fused):
+    found = []
+    for cls in (RowAdam, torch.optim.AdamW):
+        table, rests = (torch.nn.Parameter(torch.ones(4, 3, dtype=torch.float64)) for _ in range(2))
+        decay = {"decay" if cls is RowAdam else "weight_decay": 0.3}
+        optimizer = cls([{"params": [table]}, {"params": [rests]}], lr=0.1, fused=fused, **decay)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(30):
+            table.grad = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+            if sparse and cls is RowAdam:
+                table.grad = table.grad.to_sparse(1)
+            optimizer.step()
+        assert rests.eq(1).all()  # Without any gradient.
+        found.append(table.detach())
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_rows_without_a_gradient_decay_by_all_steps_when_they_are_made_up_for():
+    found = []
+    for cls in (RowAdam, torch.optim.AdamW):
+        table = torch.nn.Parameter(torch.ones(7, 3, dtype=torch.float64))
+        options = {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-12}
+        optimizer = cls([table], **options, **{"decay" if cls is RowAdam else "weight_decay": 0.5})
+        for step in range(60):
+            grad, _ = gradients(step % 5)
+            grad = torch.sparse_coo_tensor(grad._indices() % 6, grad._values(), (7, 3), check_invariants=True)
+            table.grad = grad if cls is RowAdam else grad.to_dense()
+            optimizer.step()
+        if isinstance(optimizer, RowAdam):
+            assert table[6].eq(1).all()  # Never read.
+            optimizer.settle()
+            optimizer.settle()  # Once.
+        found.append(table.detach())
+    torch.testing.assert_close(found[0][6], torch.full((3,), (1 - 0.005) ** 60, dtype=torch.float64))
+    assert (found[0] - found[1]).abs().max() < 0.02 * (found[1] - 1).abs().max()
+
+
 @pytest.mark.parametrize("option", [{"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}], ids=str)
 def test_options_that_dense_gradients_alone_have_are_refused(option):
     table = torch.nn.Parameter(torch.zeros(7, 3, dtype=torch.float64))

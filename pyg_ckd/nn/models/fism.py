@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyg_ckd.data.closed_form import MAX_ITEMS, gram_matrix, item_weights
 from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.negatives import softmax_size
 from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -99,8 +100,8 @@ class FISM(EarlyFusion):
     DBbook validation recall@20 was 0.24 without and 0.28 with it, of a model without graph that is otherwise the same.
 
     The graph :math:`\mathbf{A}` holds the ``num_neighbors`` largest positive item-item weights of EASE with the content
-    kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form):
-    what the closed form has learnt is what the model propagates over. In a view, modalities that are intervened on add
+    kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form): what
+    the closed form has learnt is what the model propagates over. In a view, modalities that are intervened on add
     neither features nor kernels. Early fusion: one stream.
 
     Differs from the paper in content, the graph, cosines with a temperature, and the softmax in the place of a
@@ -173,7 +174,7 @@ class FISM(EarlyFusion):
         self.ridge, self.kernel_weight, self.feature_dropout = ridge, kernel_weight, feature_dropout
         self.leave_one_out = leave_one_out
         few = num_items <= MAX_ITEMS
-        self.num_negatives = num_negatives if num_negatives or few else 4096
+        self.num_negatives = softmax_size(num_negatives, num_items)
         self.item_graph = item_graph if item_graph != "auto" else "weights" if few else "content"
         if graph_weight == 0:
             self.item_graph = "none"

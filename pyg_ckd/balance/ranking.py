@@ -1,0 +1,41 @@
+"""The softmax over items that a step shares, in the place of BPR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pyg_ckd.data.negatives import SharedNegatives
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import softmax_loss
+from pyg_ckd.scoring.blocks import Output
+
+
+def with_softmax(
+    terms: Mapping[str, Tensor], out: Output, batch: TripletBatch, shared: SharedNegatives, backbone: str
+) -> dict[str, Tensor]:
+    """Return the loss terms of a backbone with the softmax of the positives in the place of BPR.
+
+    Args:
+        terms: The terms by name.
+        out: The output of the trained view.
+        batch: The triples.
+        shared: Draws the items that all triples are compared with.
+        backbone: Name of the backbone, for the message.
+
+    Raises:
+        InputError: If there is no term ``bpr``.
+    """
+    if "bpr" not in terms:
+        raise InputError(
+            f"ranking: found 'softmax' for {backbone}, which trains with losses of its own ({', '.join(terms)}) and has no "
+            "term 'bpr' to replace, expected ranking='bpr'"
+        )
+    user, item = out.dense()
+    n_id_dict: Mapping[str, Tensor] = getattr(out, "n_id_dict", {})
+    drawn, log_q = shared.draw(item.size(0), item.device, n_id_dict.get("item")) or (None, None)
+    rows = user.index_select(0, batch.user)
+    loss = softmax_loss(rows, item, batch.positive, drawn, batch.weight, log_q)
+    return {"softmax": loss} | {name: term for name, term in terms.items() if name != "bpr"}

@@ -1,0 +1,179 @@
+"""Options of plain training: what they refuse, what they are recorded as, and that a break changes no bit."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyg_ckd.balance import Objective
+from pyg_ckd.data.inputs import embed
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import FISM, FREEDOM, LightGCN
+from pyg_ckd.training import Trainer, build
+from tests.training.problem import distilled, planted_data, same_bits, trainer
+from tests.training.test_factories import Reversed, adamw
+from tests.training.test_seam import vbpr
+
+CHANGED = {
+    "cosine": {"schedule": "cosine", "warmup_steps": 6},
+    "step": {"schedule": "step"},
+    "warm-up": {"warmup_steps": 10},
+    "decay": {"weight_decay": 0.5},
+    "clip": {"clip_norm": 0.01},
+    "average": {"averaging": 0.8},
+    "softmax": {"ranking": "softmax"},
+    "drawn": {"ranking": "softmax", "num_negatives": 7},
+    "popularity": {"ranking": "softmax", "num_negatives": 7, "negatives": "popularity"},
+    "several": {"num_negatives": 3},
+}
+
+
+class Dies:
+    """Ends the process, as it were, in the middle of an epoch after the second."""
+
+    def on_train_batch_start(self, epoch, batch_idx):
+        if (epoch, batch_idx) == (3, 2):
+            raise KeyboardInterrupt
+
+
+PLAIN = {"max_epochs": 4, "lr": 0.1, "track_views": False}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    data = planted_data()
+    model = Objective(vbpr(data, sparse=True))
+    trainer(**PLAIN).fit(model, data)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_a_break_changes_no_bit(kind, plain, tmp_path):
+    data = planted_data()
+    options = {**PLAIN, **CHANGED[kind]}
+    whole, killed, resumed = (Objective(vbpr(data, sparse=True)) for _ in range(3))
+    expected = trainer(**options).fit(whole, data)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(**options, callbacks=Dies(), checkpoint_dir=tmp_path).fit(killed, data)
+    history = trainer(**options, checkpoint_dir=tmp_path).fit(resumed, data)
+    assert history.rows == expected.rows
+    assert same_bits(resumed.state_dict(), whole.state_dict())
+    assert not same_bits(plain, whole.state_dict())  # It did something.
+    with pytest.raises(InputError, match=r"expected .* as in this run"):
+        trainer(**PLAIN, checkpoint_dir=tmp_path).fit(vbpr(data, sparse=True), data)
+
+
+def test_settings_hold_what_is_not_the_default_alone():
+    plain = Trainer().settings()
+    assert not plain.keys() & vars(Trainer().options).keys()
+    options = {"warmup_steps": 3, "weight_decay": 0.1, "clip_norm": 1.0, "averaging": 0.9, "num_negatives": 2}
+    assert Trainer(**options).settings() == plain | options
+    found = Trainer(ranking="softmax", schedule="cosine", max_epochs=7).settings()
+    assert found == plain | {"ranking": "softmax", "schedule": {"kind": "cosine", "max_epochs": 7}}
+
+
+def test_a_schedule_is_not_gone_on_with_under_another_budget(tmp_path):
+    data = planted_data()
+    options = {"schedule": "cosine", "checkpoint_dir": tmp_path}
+    trainer(max_epochs=2, **options).fit(vbpr(data), data)
+    with pytest.raises(InputError, match=r"found schedule.max_epochs = 2, expected 3"):
+        trainer(max_epochs=3, **options).fit(vbpr(data), data)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_several_negatives_are_as_many_triples_whose_mean_is_the_loss(negatives):
+    seen = []
+
+    class Watches:
+        def on_train_batch_end(self, batch, outputs):
+            seen.append((batch, outputs["bpr"].item()))
+
+    data = planted_data()
+    model = vbpr(data)
+    user, item = embed(model, data)[0]
+    options = {"max_epochs": 1, "batch_size": 100, "lr": 1e-12, "callbacks": Watches()}
+    trainer(**options, num_negatives=3, negatives=negatives).fit(model, data)
+    assert [batch.user.numel() for batch, _ in seen] == [300, 300, 120]
+    for batch, loss in seen:
+        pairs = torch.stack([batch.user, batch.positive]).view(2, 3, -1)
+        assert (pairs == pairs[:, :1]).all()
+        per_pair = []
+        for u, i in pairs[:, 0].t().tolist():
+            negative = batch.negative[(batch.user == u) & (batch.positive == i)]
+            assert negative.numel() == 3
+            per_pair.append(F.softplus(-user[u] @ (item[i] - item[negative]).t()).mean().item())
+        assert loss == pytest.approx(fmean(per_pair), abs=1e-5)
+
+
+def test_the_softmax_takes_the_place_of_bpr_alone():
+    data = planted_data()
+    history = trainer(max_epochs=3, ranking="softmax", lr=0.05).fit(build(FREEDOM, data, 0, num_neighbors=3), data)
+    losses = [name for name in history.rows[-1] if name.startswith("loss/")]
+    assert losses == ["loss/softmax", "loss/bpr/visual", "loss/bpr/textual", "loss/l2"]
+    assert history.rows[-1]["loss/softmax"] < history.rows[0]["loss/softmax"]
+    history = trainer(max_epochs=1, ranking="softmax").fit(distilled(data), data)
+    assert {"loss/softmax", "loss/specific", "loss/generic"} <= history.rows[0].keys()
+
+
+def test_a_softmax_of_one_training_is_not_that_of_the_next():
+    data = planted_data()
+    model = Objective(build(LightGCN, data, 0))
+    trainer(max_epochs=1, ranking="softmax").fit(model, data)
+    assert "loss/bpr" in trainer(max_epochs=1).fit(model, data).rows[0]
+
+
+def test_a_backbone_with_a_softmax_of_its_own_says_so():
+    data = planted_data()
+    with pytest.raises(InputError, match=r"ranking: found 'softmax' for FISM, which trains with losses of its own"):
+        trainer(ranking="softmax").fit(build(FISM, data, 0), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "cosin"}, "schedule.*'cosin'.*cosine"),
+        ({"ranking": "softmx"}, "ranking.*'softmx'.*softmax"),
+        ({"warmup_steps": -1}, "warmup_steps: found -1"),
+        ({"warmup_steps": 0.5}, "warmup_steps: found 0.5"),
+        ({"weight_decay": -0.1}, "weight_decay: found -0.1"),
+        ({"weight_decay": math.inf}, "weight_decay: found inf"),
+        ({"clip_norm": 0}, "clip_norm: found 0"),
+        ({"clip_norm": math.nan}, "clip_norm: found nan"),
+        ({"averaging": 1.0}, "averaging: found 1.0"),
+        ({"averaging": -0.5}, "averaging: found -0.5"),
+        ({"averaging": math.nan}, "averaging: found nan"),
+        ({"num_negatives": 0}, "num_negatives: found 0"),
+        ({"ranking": "softmax", "negatives": "hard"}, "negatives: found 'hard' beside ranking='softmax'"),
+        ({"ranking": "softmax", "negatives": "popularity"}, "num_negatives: found none"),
+        ({"schedule": "step", "scheduler": lambda o: None}, "schedule: found 'step' beside the scheduler of one's own"),
+        ({"warmup_steps": 2, "scheduler": lambda o: None}, "warmup_steps: found 2 beside the scheduler"),
+        ({"weight_decay": 0.1, "optimizer": adamw}, "weight_decay: found 0.1 beside the optimizer"),
+        ({"num_negatives": 2, "sampler": Reversed}, "num_negatives: found 2 beside the sampler"),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_are_refused_in_one_line(options, message):
+    with pytest.raises(InputError, match=message) as error:
+        trainer(**options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"warmup_steps": 24},
+            "warmup_steps: found 24, expected fewer than the 24 steps of the training, max_epochs = 6",
+        ),
+        ({"schedule": "cosine", "sampler": Reversed}, "schedule: found 'cosine' .* beside a sampler without a length"),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_does_not_fit_the_training_is_refused(options, message):
+    data = planted_data()
+    with pytest.raises(InputError, match=message):
+        trainer(**options).fit(vbpr(data), data)
