@@ -27,9 +27,9 @@ HOOKS = (
 )
 """What a callback may define, in the order in which it is called.
 
-Each is called with those of the following that it names: ``trainer``, ``pl_module`` (the objective), ``history``, and by
-hook ``epoch``, ``batch``, ``batch_idx``, ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the history)
-and ``exception``.
+Each is called with those of the following that it names: ``trainer``, ``pl_module`` (the objective), ``history``, and
+by hook ``epoch``, ``batch``, ``batch_idx``, ``outputs`` (the loss terms), ``loss``, ``optimizer``, ``row`` (of the
+history) and ``exception``.
 """
 
 
