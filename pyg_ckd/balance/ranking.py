@@ -30,8 +30,8 @@ def with_softmax(
     """
     if "bpr" not in terms:
         raise InputError(
-            f"ranking: found 'softmax' for {backbone}, which trains with losses of its own ({', '.join(terms)}) and has "
-            "no term 'bpr' to replace, expected ranking='bpr'"
+            f"ranking: found 'softmax' for {backbone}, which trains with losses of its own ({', '.join(terms)}) and "
+            "has no term 'bpr' to replace, expected ranking='bpr'"
         )
     user, item = out.dense()
     n_id_dict: Mapping[str, Tensor] = getattr(out, "n_id_dict", {})
