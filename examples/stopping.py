@@ -1,7 +1,7 @@
 """Train a backbone with several learning rates and print where and why each training ended.
 
-``python -m examples.stopping --data FILE... --backbone MGCN --lr 0.001 0.003 0.01`` shows whether the stopping rule tells
-a dip from an end: the validation metric of the first evaluation, the lowest one after it, the best one, and the reason.
+``python -m examples.stopping --data FILE... --backbone MGCN --lr 0.001 0.003 0.01`` shows whether the stopping rule
+tells a dip from an end: the validation metric of the first evaluation, the lowest one, the best one, and the reason.
 """
 
 from __future__ import annotations
