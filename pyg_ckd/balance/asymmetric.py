@@ -21,6 +21,8 @@ from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, leave_one_out_views, unimodal_views
 
 LARGEST_FACTOR = 4.0
+LEAST_VALUE = 0.02
+"""In nats; what every modality is taken to be worth at least, so that an untrained model's noise decides nothing."""
 MOMENTUM = 0.9
 
 
@@ -41,8 +43,8 @@ class ARM(MaskedObjective):
     :math:`\bar{V}_m` of its positive part,
 
     .. math::
-        k_m = \textrm{clamp} \left( \left( \frac{1}{M} \sum_n \bar{V}_n / \bar{V}_m \right)^\beta, \tfrac{1}{4}, 4
-        \right)
+        k_m = \textrm{clamp} \left( \left( \frac{\epsilon + \frac{1}{M} \sum_n \bar{V}_n}{\epsilon + \bar{V}_m}
+        \right)^\beta, \tfrac{1}{4}, 4 \right), \qquad \epsilon = 0.02 \textrm{ nats},
 
     is the reinforcement of the modality, and the loss is
 
@@ -185,13 +187,11 @@ def information_values(
 def reinforcement(values: Tensor, beta: float) -> Tensor:
     r"""Return :math:`k_m`, above 1 for modalities that are worth less than the mean, ``[M]``.
 
-    If none is worth anything, all are 1.
-
     Args:
         values: What modalities are worth, zero or more, ``[M]``.
         beta: Power :math:`\beta`.
     """
-    ratio = (values.mean() / values).nan_to_num(1.0, torch.inf)
+    ratio = (values.mean() + LEAST_VALUE) / (values + LEAST_VALUE)
     return (ratio**beta).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
 
 

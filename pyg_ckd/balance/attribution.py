@@ -233,9 +233,11 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
 
 
 def calibrated_loss(margin: Tensor, available: Tensor | None = None) -> Tensor:
-    r"""Return the mean BPR loss of margins times the scale that is best for them, with gradient through the margins.
+    r"""Return the mean BPR loss of margins times the scale :math:`t` that is best for them, with gradient.
 
-    It is :math:`\ln 2` minus :func:`label_information`, as long as the margins are rather right than wrong.
+    It is :math:`\ln 2` minus :func:`label_information`, as long as the margins are rather right than wrong. The
+    gradient is that with respect to :math:`t \delta`, not :math:`\delta`: small margins, as those of an untrained
+    model, whose scale is large, pull no more than others.
 
     Args:
         margin: Margins ``[B]``, or of several views ``[B, V]``.
@@ -254,8 +256,8 @@ def _calibrated(margin: Tensor, available: Tensor | None) -> tuple[Tensor, Tenso
     weight = weight / weight.sum(dim=0).clamp(min=1)
     d = torch.where(weight > 0, d, 0)
     size = (weight * d.detach().square()).sum(dim=0).sqrt()
-    d = d / torch.where(size > 0, size, 1)
-    loss = (weight * F.softplus(-_best_scale(d.detach(), weight) * d)).sum(dim=0)
+    unit = d.detach() / torch.where(size > 0, size, 1)
+    loss = (weight * F.softplus(-_best_scale(unit, weight) * unit - (d - d.detach()))).sum(dim=0)
     return loss, weight.sum(dim=0)
 
 

@@ -43,7 +43,7 @@ class OGM(PacedObjective):
     Overrides ``step_sizes`` and ``backward``. Costs the uni-modal and the empty view.
 
     Differs from the published code, which multiplies gradients, of which Adam takes no notice; which finds the factors
-    in every step; and which knows two modalities.
+    in every step; which knows two modalities; and whose noise is as large as the gradient, too much for Adam's steps.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
@@ -67,7 +67,7 @@ class OGM(PacedObjective):
         self,
         student: Backbone,
         alpha: float = 0.3,
-        noise: float = 1.0,
+        noise: float = 0.1,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -140,7 +140,7 @@ class CGGM(PacedObjective):
     """
 
     name = "cggm"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (0.01, 0.5)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
 
     before: Tensor
 
@@ -148,7 +148,7 @@ class CGGM(PacedObjective):
         self,
         student: Backbone,
         sharpness: float = 0.5,
-        direction: float = 0.1,
+        direction: float = 0.01,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:

@@ -49,7 +49,7 @@ class PacedObjective(MaskedObjective):
         check_steerable(self.student, self.name)
         self._alone = unimodal_views(self.modalities)
         self._views = [self.view, *self._alone.values(), EMPTY] if active else [self.view]
-        self._active, self._checked = active, False
+        self._active, self._steerable = active, False
         self.register_buffer("factors", torch.ones(len(self.modalities), dtype=torch.float64))
         self.register_buffer("count", torch.zeros(len(self.modalities), dtype=torch.float64))
 
@@ -63,9 +63,9 @@ class PacedObjective(MaskedObjective):
         if not self._active:
             return {}
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
-        if not self._checked:
+        if not self._steerable:
             check_steerable(self.student, self.name, margins.values())
-            self._checked = True
+            self._steerable = True
         alone = torch.stack([margins[view] for view in self._alone.values()], dim=-1)
         with torch.no_grad():
             self.observe(alone - margins[EMPTY].unsqueeze(-1), known)

@@ -228,6 +228,20 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
 
 
 @every_strategy
+def test_weights_of_a_sampler_reach_the_main_loss_of_every_strategy(cls, make_data):
+    data = make_data(modalities=2)
+    features, graph = unpack(data)
+    sampler = TripletSampler(data[RATES].edge_index, 12, 9, batch_size=30, num_random_triples=5, seed=1)
+    batch = next(iter(sampler))
+    losses = []
+    for weight in (torch.ones(batch.user.numel()), torch.full((batch.user.numel(),), 0.5)):
+        objective = objective_of(cls, data)
+        with seeded(0):  # Some draw their views.
+            losses.append(objective.loss(features, graph, batch.weighted(weight))["bpr"].item())
+    assert losses[1] == pytest.approx(losses[0] / 2, abs=1e-6)
+
+
+@every_strategy
 def test_a_step_reads_no_number_from_the_device(cls, make_data):
     if not cls.trains:
         pytest.skip("nothing is trained")
