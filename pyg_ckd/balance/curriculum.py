@@ -330,7 +330,7 @@ def difficulty_weights(accuracy: Tensor, stage: str, binary: bool = False) -> Te
             "hard": (accuracy > 0) & low,
         }[stage]
         return found.to(accuracy.dtype)
-    peak, one = torch.sin(math.pi * accuracy), torch.ones_like(accuracy)
+    peak, one = torch.sin(math.pi * accuracy).clamp(min=0), torch.ones_like(accuracy)  # Rounded, sin(pi) is below 0.
     weight = {"easy": torch.where(low, peak, one), "medium": peak, "hard": torch.where(low, one, peak)}[stage]
     return torch.where(accuracy > 0, weight, ALL_WRONG if stage == "hard" else 0.0)
 

@@ -46,7 +46,7 @@ def run(config: Namespace) -> int:
 def _about(cls: type[Objective]) -> list[str]:
     from pyg_ckd.balance.discovery import options_of
 
-    lines = [*paragraph(f"{cls.name}: {first_line(cls)}"), "", f"It needs {_teachers(cls)} and computes {_views(cls)}."]
+    lines = [*paragraph(f"{cls.name}: {first_line(cls)}"), "", f"It needs {_needs(cls)} and computes {_views(cls)}."]
     texts, options = arguments_of(cls), options_of(cls)
     lines += ["", "Options:" if options else "It has no options."]
     for name, parameter in options.items():
@@ -59,7 +59,13 @@ def _about(cls: type[Objective]) -> list[str]:
     return lines
 
 
+def _needs(cls: type[Objective]) -> str:
+    return "what the strategy inside needs" if cls.wraps else _teachers(cls)
+
+
 def _teachers(cls: type[Objective]) -> str:
+    if cls.wraps:
+        return "as inside"
     return "teachers" if cls.needs_teachers else "no teachers"
 
 

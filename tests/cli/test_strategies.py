@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -37,6 +38,7 @@ def test_the_options_of_a_strategy_are_shown_with_their_defaults(name: str, caps
     for option, parameter in options_of(strategies()[name]).items():
         default = parameter.default
         written = str(default).lower() if isinstance(default, bool) else str(default)
+        written = ",".join(default) if isinstance(default, tuple) else written
         assert f" {option} " in flat
         assert "default" in flat.partition(f" {option} ")[2]
         assert default is None or f"(default: {written})" in flat.partition(f" {option} ")[2]
@@ -61,3 +63,10 @@ def test_a_wrong_name_gives_the_closest(capsys) -> None:
     assert "no_such.Mine: cannot be imported" in fails(capsys, ["strategies", "no_such.Mine"])
     assert "found 'more', which belongs to no option" in fails(capsys, ["strategies", "ckd", "more"])
     assert "unknown option --objective" in fails(capsys, ["strategies", "--objective", "ckd"])
+
+
+def test_of_a_wrapper_the_strategy_inside_says_whether_teachers_are_needed(capsys) -> None:
+    assert main(["strategies"]) == 0
+    assert re.search(r"^odsw +as inside ", capsys.readouterr().out, flags=re.MULTILINE)
+    assert main(["strategies", "odsw"]) == 0
+    assert "It needs what the strategy inside needs" in capsys.readouterr().out

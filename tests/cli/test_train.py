@@ -281,6 +281,26 @@ def test_options_of_a_strategy_have_two_ways_with_the_same_bits(arrays, save, tm
     assert a == b == c != d
 
 
+def test_a_curriculum_wraps_another_strategy_which_has_its_own_options(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays)
+    wrapped = ["--objective", "odsw", "--strategy.inner", "ckd", "--strategy.temperature", ".inf"]
+    for name, args in {
+        "a": ["--objective", "ckd", "--distillation.temperature", "0.5"],
+        "b": [*wrapped, "--distillation.temperature", "0.5"],
+        "c": [*wrapped, "--strategy.inner_options.temperature", "0.5"],
+        "d": [*wrapped, "--strategy.inner_options", "{temperature: 0.2}"],
+    }.items():
+        assert main(train(data, tmp_path / name, *args)) == 0
+    a, b, c, d = (pd.read_csv(tmp_path / name / "history.csv") for name in "abcd")
+    assert b["stage"].tolist() == [1.0] * len(b)
+    pd.testing.assert_frame_equal(b.drop(columns="stage"), a)
+    pd.testing.assert_frame_equal(b, c)
+    assert not b.equals(d)
+    line = fails(capsys, train(data, tmp_path / "e", *wrapped, "--strategy.inner_options.temprature", "0.5"))
+    assert "unknown option of ckd 'temprature': did you mean 'temperature'" in line
+    assert not (tmp_path / "e").exists()
+
+
 def test_a_strategy_of_the_library_takes_the_penalty_of_plain_training(arrays, save, tmp_path) -> None:
     data = save(arrays)
     options = {"a": ["--plain.l2", "0.5"], "b": ["--strategy.l2", "0.5"], "c": []}

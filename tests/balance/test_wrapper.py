@@ -1,0 +1,197 @@
+"""Wrappers leave what is inside as it is, whatever it is, and are built, stored and compared with it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from pyg_ckd import DistillationWrapper, Objective
+from pyg_ckd.balance import MultitaskObjective
+from pyg_ckd.balance.curriculum import DifficultyCurriculum, DynamicCurriculum
+from pyg_ckd.balance.discovery import build_objective, innermost, needs_teachers
+from pyg_ckd.balance.sequential import UnidirectionalInteraction
+from pyg_ckd.balance.wrapper import ObjectiveWrapper
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.views import EMPTY
+from pyg_ckd.study import Contender, StudySettings
+from pyg_ckd.study.contenders import default_options
+from pyg_ckd.study.runs import with_defaults
+from pyg_ckd.training.model import load_model, save_model
+from tests.balance.test_ckd import one_batch, random_teachers
+from tests.balance.test_strategies import STRATEGIES, fit, objective_of
+from tests.nn.models.zoo import BACKBONES, built, doubled
+from tests.training.problem import planted_data, same_bits, trainer
+from tests.training.strategies import Everything
+from tests.training.test_seam import vbpr
+
+
+class Silent(ObjectiveWrapper):
+    """Adds nothing but views that nobody looks at."""
+
+    def further_views(self):
+        return [EMPTY, frozenset(self.modalities[:1])]
+
+
+class Loud(ObjectiveWrapper):
+    """Adds a term, weights and a row of the history."""
+
+    def further_views(self):
+        return [EMPTY]
+
+    def add_terms(self, out, batch):
+        return {"loud": 0.5 * out[EMPTY].margin(*batch[:3]).square().mean()}
+
+    def weigh(self, out, batch):
+        weight = torch.arange(1.0, batch.user.numel() + 1)
+        return weight / weight.mean()
+
+    def begin(self):
+        self.seen = self.progress.epoch
+
+    def statistics(self):
+        return {"seen": float(self.seen)}
+
+
+@pytest.mark.parametrize("name", [name for name, cls in STRATEGIES.items() if cls.trains])
+def test_what_is_inside_trains_as_without_a_wrapper(name, make_data):
+    data = make_data(modalities=3)
+    alone, inside = (objective_of(STRATEGIES[name], data) for _ in range(2))
+    if name == "udi":  # Early stages compute fewer views; in VBPR no view changes another's bits.
+        assert len(alone.views) < len(Silent(inside).views)
+    rows = [fit(objective, data, max_epochs=2).rows for objective in (alone, Silent(inside))]
+    assert rows[0] == rows[1]
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(inside.state_dict()[key], value, rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+@pytest.mark.usefixtures("double")
+def test_what_a_wrapper_adds_comes_on_top_of_what_is_inside(make_data):
+    data = make_data(modalities=3)
+    batch = one_batch(data, 0)
+    student = built(BACKBONES["VBPR"], data)
+
+    class Weighed(MultitaskObjective):
+        """Multitask training that weighs triples."""
+
+        def triple_weights(self, out, batch):
+            assert EMPTY not in out
+            return torch.linspace(0.5, 1.5, batch.user.numel())
+
+    inside = Weighed(student, 0.3, l2=0.1)
+    terms, plain = Loud(inside).loss(*doubled(data), batch), inside.loss(*doubled(data), batch)
+    assert terms.keys() == {*plain, "loud"}
+    empty = student(*doubled(data), []).margin(*batch[:3])
+    assert terms["loud"].item() == pytest.approx(0.5 * empty.square().mean().item(), abs=1e-12)
+    number = batch.user.numel()
+    own = torch.arange(1.0, number + 1)
+    weights = torch.linspace(0.5, 1.5, number) * own / own.mean()
+    losses = torch.nn.functional.softplus(-student(*doubled(data)).margin(*batch[:3]))
+    assert terms["bpr"].item() == pytest.approx((weights * losses).mean().item(), abs=1e-12)
+    for name in ("l2", "alone/mod0", "alone/mod2"):
+        assert terms[name].item() == plain[name].item()
+    twice = Loud(Silent(inside)).loss(*doubled(data), batch)
+    assert {name: value.item() for name, value in twice.items()} == {
+        name: value.item() for name, value in terms.items()
+    }
+    assert inside.around == ()
+
+
+def test_every_hook_reaches_what_is_inside_also_after_a_break(tmp_path):
+    data = planted_data()
+    options = {"eval_every": 2}
+    expected = trainer(max_epochs=5, **options).fit(Loud(Everything(vbpr(data))), data)
+    for epochs in (2, 3, 5):
+        model = Loud(Everything(vbpr(data)))
+        history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path, **options).fit(model, data)
+    assert history.rows == expected.rows
+    assert [row["seen"] for row in history.rows] == [1, 2, 3, 4, 5]
+    assert history.rows[-1]["lead/visual"] != 0
+    assert float(model.inner.chosen) > 0
+    assert model.inner.progress.epoch == model.progress.epoch == 5
+    settings = model.settings()
+    assert settings["objective"] == "Loud"
+    assert settings["inside"]["objective"] == "Everything"
+
+
+def test_a_checkpoint_of_something_else_inside_is_refused(tmp_path):
+    data = planted_data()
+    trainer(max_epochs=1, checkpoint_dir=tmp_path).fit(Silent(MultitaskObjective(vbpr(data), 0.1)), data)
+    with pytest.raises(InputError, match=r"found (inside\.)?weight = 0.1, expected 0.2"):
+        trainer(max_epochs=2, checkpoint_dir=tmp_path).fit(Silent(MultitaskObjective(vbpr(data), 0.2)), data)
+
+
+def test_attributes_of_what_is_inside_are_those_of_the_wrapper_and_parameters_are_held_once(make_data):
+    data = make_data()
+    student = built(BACKBONES["VBPR"], data)
+    inside = DistillationWrapper(student, random_teachers(student), num_random_triples=7)
+    wrapper = Silent(inside)
+    assert wrapper.effects is inside.effects
+    assert wrapper.student is student
+    assert wrapper.num_random_triples == 7
+    assert wrapper.given_teachers().keys() == set(data.modalities)
+    assert {name.removeprefix("inner.") for name in wrapper.state_dict()} == set(inside.state_dict())
+    assert len(list(wrapper.parameters())) == len(list(student.parameters()))
+    assert innermost(Silent(wrapper)) is inside
+    copied = copy.deepcopy(wrapper)
+    assert same_bits(copied.student.state_dict(), student.state_dict())
+    assert copied.inner is not inside
+    assert copied.inner.student is copied.student
+    with pytest.raises(AttributeError, match="no attribute 'effect'"):
+        _ = wrapper.effect
+
+
+def test_the_strategy_inside_is_built_by_its_name_with_teachers_and_masks(make_data):
+    data = make_data()
+    data["item"].has_mod1 = torch.arange(9) > 1
+    model = built(BACKBONES["VBPR"], data)
+    options = {"inner": "ckd", "inner_options": {"temperature": 0.5}, "patience": 3}
+    wrapper = build_objective(DifficultyCurriculum, model, data, random_teachers(model), options)
+    assert isinstance(wrapper.inner, DistillationWrapper)
+    assert (wrapper.inner.temperature, wrapper.patience, wrapper.temperature) == (0.5, 3, 1.0)
+    assert torch.equal(wrapper.inner.item_mask_mod1, data["item"].has_mod1)
+    assert needs_teachers(DifficultyCurriculum, options)
+    assert not needs_teachers(DifficultyCurriculum)
+    assert needs_teachers(DynamicCurriculum, {"inner": "odsw", "inner_options": {"inner": "ckd"}})
+    for options, message in [
+        ({"inner": "ckdd"}, "unknown strategy 'ckdd': did you mean 'ckd'"),
+        ({"inner": "multitask", "inner_options": {"wieght": 1}}, "unknown option of multitask 'wieght'"),
+        ({"inner": "multitask", "inner_options": {"weight": -1.0}}, "weight: found -1.0"),
+        ({"inner": "ensemble"}, "found ensemble inside, which trains nothing"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            build_objective(DifficultyCurriculum, model, data, random_teachers(model), options)
+    with pytest.raises(InputError, match="odsw: found no teachers"):
+        build_objective(DifficultyCurriculum, model, data, None, {"inner": "ckd"})
+    with pytest.raises(InputError, match="inner: found 'ckd' beside an objective"):
+        DifficultyCurriculum(Objective(model), inner="ckd")
+
+
+def test_a_saved_model_is_that_of_the_objective_inside(make_data, tmp_path):
+    data = make_data()
+    student = built(BACKBONES["VBPR"], data)
+    wrapper = Silent(UnidirectionalInteraction(student, random_teachers(student)))
+    save_model(tmp_path / "model.pt", wrapper, data)
+    found = load_model(tmp_path / "model.pt", data)
+    assert type(found) is UnidirectionalInteraction
+    assert torch.equal(found(*doubled(data)).item, wrapper(*doubled(data)).item)
+    save_model(tmp_path / "plain.pt", Silent(Objective(student)), data)
+    assert type(load_model(tmp_path / "plain.pt", data)) is type(student)
+
+
+def test_a_study_gives_what_is_inside_its_own_options_and_tells_runs_apart_by_it():
+    settings = StudySettings(plain={"l2": 0.5}, distillation={"temperature": 0.3})
+    found = default_options(DifficultyCurriculum, settings, {"patience": 3})
+    assert found == {"patience": 3, "inner_options": {"l2": 0.5}}
+    found = default_options(DifficultyCurriculum, settings, {"inner": "ckd", "inner_options": {"generic": False}})
+    assert found == {"inner": "ckd", "inner_options": {"temperature": 0.3, "generic": False}}
+    assert Contender("odsw", found).needs_teachers
+    assert not Contender("odsw").needs_teachers
+    one, two = (with_defaults(DifficultyCurriculum, {"inner": inner}) for inner in ("multitask", "ckd"))
+    assert one["inner_options"]["weight"] == 0.1
+    assert one["inner_options"]["code"] != two["inner_options"]["code"]
+    with pytest.raises(InputError, match="unknown option of multitask 'wieght': did you mean 'weight'"):
+        Contender("odsw", {"inner": "multitask", "inner_options": {"wieght": 1}})
+    with pytest.raises(InputError, match="unknown strategy 'multitsk'"):
+        Contender("odsw", {"inner": "multitsk"})
