@@ -235,3 +235,28 @@ def test_a_softmax_takes_the_place_of_bpr_and_leaves_all_other_terms(name, count
     assert found.keys() == terms.keys()
     for term in terms:
         assert found[term].item() == pytest.approx(terms[term].item(), abs=1e-12)
+
+
+def test_the_softmax_of_a_subgraph_is_over_its_items_by_their_own_numbers(make_data):
+    data = make_data()
+    features, _ = doubled(data)
+    model = student(data)
+    objective = Objective(model, l2=0.0)
+    n_id_dict = {"user": torch.tensor([4, 0, 3]), "item": torch.tensor([5, 1, 7, 2])}
+    nothing = {("user", "rates", "item"): torch.zeros(2, 0, dtype=torch.int64)}
+    out = model.outputs(features, nothing, [None], n_id_dict)[0]
+    batch = TripletBatch(*torch.tensor([(0, 1, 2), (2, 3, 0)]).t(), NOTHING, NOTHING, NOTHING)
+    weight = torch.arange(1.0, data["item"].num_nodes + 1, dtype=torch.float64)
+    shared = SharedNegatives(3, weight)
+    torch.manual_seed(0)
+    found = objective._with_softmax({"bpr": torch.zeros(())}, out, batch, shared)["softmax"]
+    torch.manual_seed(0)
+    drawn, _ = shared.draw(4, torch.device("cpu"), n_id_dict["item"])
+    user, item = (table[n_id_dict[kind]] for table, kind in zip(model(*doubled(data)), ("user", "item"), strict=True))
+    of = weight[n_id_dict["item"]]
+    expected = 0.0
+    for u, i in ((0, 1), (2, 3)):
+        others = [(user[u] @ item[j]).item() - math.log(of[j] / of.mean()) for j in drawn.tolist() if j != i]
+        own = (user[u] @ item[i]).item()
+        expected += (math.log(sum(map(math.exp, [own, *others]))) - own) / 2
+    assert found.item() == pytest.approx(expected, abs=1e-9)

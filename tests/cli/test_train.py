@@ -336,3 +336,12 @@ def test_options_of_a_strangers_strategy_need_no_annotation_and_may_be_required(
     assert "--strategy.pull: found 'x', expected a number" in fails(capsys, [*args, "x"])
     assert "unknown option --strategy.other" in fails(capsys, [*args, "2", "--strategy.other", "1"])
     assert main([*args, "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hint"),
+    [("constant", "the same call goes on with a larger"), ("cosine", "another folder and a larger")],
+)
+def test_a_run_that_has_not_converged_says_how_it_goes_on(schedule, hint, arrays, save, capsys, tmp_path) -> None:
+    assert main(train(save(arrays), tmp_path / "out", "--trainer.schedule", schedule)) == 0
+    assert f"{hint} --trainer.max_epochs" in capsys.readouterr().out
