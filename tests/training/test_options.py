@@ -154,7 +154,6 @@ def test_a_backbone_with_a_softmax_of_its_own_says_so():
         ({"weight_decay": 0.1, "optimizer": adamw}, "weight_decay: found 0.1 beside the optimizer"),
         ({"num_negatives": 2, "sampler": Reversed}, "num_negatives: found 2 beside the sampler"),
     ],
-    ids=str,
 )
 def test_values_that_cannot_be_are_refused_in_one_line(options, message):
     with pytest.raises(InputError, match=message) as error:
