@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd import Objective, Trainer, estimate_effects, evaluate
 from pyg_ckd.balance.discovery import build_objective, strategies
+from pyg_ckd.balance.objective import Progress
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
@@ -20,6 +22,7 @@ from pyg_ckd.scoring import Embeddings
 from pyg_ckd.training import seeded
 from pyg_ckd.training.checkpoint import load_checkpoint
 from tests.nn.models.zoo import adapted
+from tests.training.test_seam import Reads
 
 STRATEGIES = {name: cls for name, cls in strategies().items() if name != "plain"}
 every_strategy = pytest.mark.parametrize("cls", STRATEGIES.values(), ids=STRATEGIES.keys())
@@ -222,3 +225,22 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
     assert joint[0]["bpr"].item() != pytest.approx(joint[1]["bpr"].item(), abs=1e-6)
     for name in terms[0].keys() - joint[0].keys():
         assert terms[0][name].item() == pytest.approx(terms[1][name].item(), abs=1e-6), name
+
+
+@every_strategy
+def test_a_step_reads_no_number_from_the_device(cls, make_data):
+    data = make_data(modalities=3)
+    data["item"].has_mod1 = torch.arange(9) % 4 > 0
+    objective = objective_of(cls, data)
+    features, edges = unpack(data)
+    graphs = objective.prepare(features, edges)
+    sampler = TripletSampler(data[RATES].edge_index, 12, 9, batch_size=9, num_random_triples=20, seed=1)
+    batches = list(sampler)[:3]
+    reads = Reads()
+    objective.progress = Progress(7, 9)  # Beyond warm-ups and first stages.
+    current = objective.begin_epoch(features, graphs)
+    for number, batch in enumerate(batches if cls.trains else ()):
+        with reads if number else nullcontext():  # The first step may look whether there is anything to act on.
+            terms = objective.loss(features, current, batch)
+            objective.backward(terms, lambda loss, retain_graph=False: loss.backward(retain_graph=retain_graph))
+    assert [names for names in reads.found if "draw_view" not in names] == []  # Views are drawn on the host.
