@@ -1,5 +1,7 @@
 """Objectives: plain joint training, and one file for every strategy that balances modalities."""
 
+from pyg_ckd.balance.agm import AGM
+from pyg_ckd.balance.asymmetric import ARM
 from pyg_ckd.balance.attribution import (
     ModalityEffectEstimator,
     RunningInformation,
@@ -8,18 +10,33 @@ from pyg_ckd.balance.attribution import (
     label_information,
     shapley_values,
 )
+from pyg_ckd.balance.blending import GBlending
 from pyg_ckd.balance.ckd import DistillationWrapper
 from pyg_ckd.balance.discovery import find_strategy, strategies
 from pyg_ckd.balance.dropout import ModalityDropout
 from pyg_ckd.balance.ensemble import UnimodalEnsemble
 from pyg_ckd.balance.given import MaskedObjective, TaughtObjective
+from pyg_ckd.balance.modulation import ARL, CGGM, OGM
 from pyg_ckd.balance.multitask import MultitaskObjective
 from pyg_ckd.balance.objective import Objective, Progress, as_objective
+from pyg_ckd.balance.pareto import MMPareto
+from pyg_ckd.balance.priority import G2D, Greedy
+from pyg_ckd.balance.prototype import PMR
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 
 __all__ = [
+    "AGM",
+    "ARL",
+    "ARM",
+    "CGGM",
+    "G2D",
+    "OGM",
+    "PMR",
     "DistillationWrapper",
     "EffectReport",
+    "GBlending",
+    "Greedy",
+    "MMPareto",
     "MaskedObjective",
     "ModalityDropout",
     "ModalityEffectEstimator",

@@ -48,7 +48,7 @@ class AGM(MaskedObjective):
     ``step_sizes=True`` multiplies the size of their steps by the mean of :math:`k_m` over the epoch before.
 
     Costs the views of :class:`DistillationWrapper` and the empty one, and overrides ``step_sizes``. A triple with an
-    item that lacks a modality neither counts for this modality's score nor is modulated for it.
+    item that lacks a modality is not modulated for it, and does not count for scores.
 
     Differs from the published code in keeping factors between 0.1 and 10, and for four modalities and more in the
     values of :func:`~pyg_ckd.balance.shapley_values`.
@@ -106,17 +106,17 @@ class AGM(MaskedObjective):
             return {}
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
         contributions = shapley_values(margins, self.modalities)
-        factors = self._factors(contributions.detach(), known)
+        factors = self._factors(contributions.detach(), self.complete(batch.positive, batch.negative))
         if known is not None:
             factors = torch.where(known, factors, 1)
         return {"agm": modulation_loss(margins[self.view], contributions, factors, batch.weight)}
 
     @torch.no_grad()
-    def _factors(self, contributions: Tensor, known: Tensor | None) -> Tensor:
+    def _factors(self, contributions: Tensor, counted: Tensor | None) -> Tensor:
         """Return the factors ``[M]`` of a step and add its scores to the running ones."""
-        score = contribution_score(contributions, known)
-        if known is not None:  # Without a triple of a modality there is nothing new about it.
-            score = torch.where(known.any(dim=0), score, self.running)
+        score = contribution_score(contributions, counted)
+        if counted is not None:  # Without a triple there is nothing new.
+            score = torch.where(counted.any(dim=0), score, self.running)
         before = torch.where(self.iterations > 0, self.running, score)
         factors = modulation_factors(score, before, self.alpha).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
         self.iterations += 1

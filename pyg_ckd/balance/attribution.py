@@ -228,20 +228,47 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
     Returns:
         A scalar, or one value for each view ``[V]``, in double precision; zero where no triple counts.
     """
+    loss, weight = _calibrated(margin, available)
+    return (math.log(2) * weight - loss).clamp(min=0)
+
+
+def calibrated_loss(margin: Tensor, available: Tensor | None = None) -> Tensor:
+    r"""Return the mean BPR loss of margins times the scale :math:`t` that is best for them, with gradient.
+
+    It is :math:`\ln 2` minus :func:`label_information`, as long as the margins are rather right than wrong. The
+    gradient is that with respect to :math:`t \delta`, not :math:`\delta`: small margins, as those of an untrained
+    model, whose scale is large, pull no more than others.
+
+    Args:
+        margin: Margins ``[B]``, or of several views ``[B, V]``.
+        available: Which triples count, bool of the same shape. (default: :obj:`None`, all of them)
+
+    Returns:
+        A scalar, or one value for each view ``[V]``, in double precision; zero where no triple counts.
+    """
+    return _calibrated(margin, available)[0]
+
+
+def _calibrated(margin: Tensor, available: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the loss at the best scale, and the weight of all triples together, which is 1 or 0."""
     d = margin.double()
     weight = torch.ones_like(d) if available is None else available.double()
     weight = weight / weight.sum(dim=0).clamp(min=1)
     d = torch.where(weight > 0, d, 0)
-    size = (weight * d.square()).sum(dim=0).sqrt()
-    d = d / torch.where(size > 0, size, 1)
-    scale = torch.zeros_like(size)
+    size = (weight * d.detach().square()).sum(dim=0).sqrt()
+    unit = d.detach() / torch.where(size > 0, size, 1)
+    loss = (weight * F.softplus(-_best_scale(unit, weight) * unit - (d - d.detach()))).sum(dim=0)
+    return loss, weight.sum(dim=0)
+
+
+def _best_scale(d: Tensor, weight: Tensor) -> Tensor:
+    scale = torch.zeros_like(weight.sum(dim=0))
     for _ in range(NEWTON_STEPS):
         wrong = torch.sigmoid(-scale * d)
         slope = (weight * d * wrong).sum(dim=0)
         curvature = (weight * d.square() * wrong * (1 - wrong)).sum(dim=0)
         scale = (scale + slope / curvature.clamp(min=torch.finfo(d.dtype).tiny)).clamp(min=0)
-    loss = (weight * F.softplus(-scale * d)).sum(dim=0)
-    return (math.log(2) * weight.sum(dim=0) - loss).clamp(min=0)
+    return scale
 
 
 @torch.no_grad()

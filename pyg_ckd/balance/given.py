@@ -74,6 +74,18 @@ class MaskedObjective(Objective):
         columns = [column for m, column in zip(self.modalities, available.unbind(dim=-1), strict=True) if m in view]
         return torch.stack(columns).all(dim=0)
 
+    def complete(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """Return which triples have all modalities, bool ``[B, M]`` with equal columns; None if all have.
+
+        Margins of views of several modalities say nothing about what items lack there alone.
+
+        Args:
+            first: Items, int64 ``[B]``.
+            second: Items, int64 ``[B]``.
+        """
+        known = self.available(first, second)
+        return None if known is None else known.all(dim=-1, keepdim=True).expand_as(known)
+
     def margins(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[View, Tensor]:
         """Return the margins of a batch in every view, ``[B]`` each, with gradient.
 

@@ -47,8 +47,9 @@ def check_steerable(student: Backbone, strategy: str, margins: Iterable[Tensor] 
     Args:
         student: The backbone. One that finds out later which parameters are whose is let through.
         strategy: Name of the strategy, for the message.
-        margins: Margins with gradient, the first time that there are any; one of them must depend on a parameter that
-            belongs to a modality. (default: :obj:`None`, it is enough that there is such a parameter)
+        margins: Margins, or losses made of them, the first time that there are any; if they have a gradient, one of
+            them must depend on a parameter that belongs to a modality. (default: :obj:`None`, it is enough that there
+            is such a parameter)
 
     Raises:
         InputError: If no trained parameter belongs to a modality alone, or no margin depends on one.
@@ -58,8 +59,9 @@ def check_steerable(student: Backbone, strategy: str, margins: Iterable[Tensor] 
     except InputError:  # An adapted module finds out when it is prepared.
         return
     name, among = type(student).__name__, ""
-    if margins is not None:
-        own &= {id(p) for p in leaves_behind(margins)}
+    with_graph = [x for x in margins or () if x.requires_grad]
+    if with_graph:
+        own &= {id(p) for p in leaves_behind(with_graph)}
         among = " that scores depend on"
     if not own:
         raise InputError(

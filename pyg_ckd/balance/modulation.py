@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -14,10 +14,10 @@ from pyg_ckd.balance.attribution import RunningInformation, masked_mean
 from pyg_ckd.balance.gradients import edit
 from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative
-from pyg_ckd.balance.pacing import PacedObjective, scaled_softmax
+from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.blocks import Output, blocks_of
 from pyg_ckd.scoring.views import View
 
 LEAST_SHARE = 0.6
@@ -42,7 +42,7 @@ class OGM(PacedObjective):
     Overrides ``step_sizes`` and ``backward``. Costs the uni-modal and the empty view.
 
     Differs from the published code, which multiplies gradients, of which Adam takes no notice; which finds the factors
-    in every step; and which knows two modalities.
+    in every step; which knows two modalities; and whose noise is as large as the gradient, too much for Adam's steps.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
@@ -66,7 +66,7 @@ class OGM(PacedObjective):
         self,
         student: Backbone,
         alpha: float = 0.3,
-        noise: float = 1.0,
+        noise: float = 0.1,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -139,7 +139,7 @@ class CGGM(PacedObjective):
     """
 
     name = "cggm"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (0.01, 0.5)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
 
     before: Tensor
 
@@ -147,7 +147,7 @@ class CGGM(PacedObjective):
         self,
         student: Backbone,
         sharpness: float = 0.5,
-        direction: float = 0.1,
+        direction: float = 0.01,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -179,9 +179,7 @@ class CGGM(PacedObjective):
         """Return the term of directions."""
         if self.direction == 0:
             return {}
-        joint = item_differences(out[self.view], batch)
-        columns = [F.cosine_similarity(joint, item_differences(out[v], batch)) for v in self._alone.values()]
-        cosine = torch.stack(columns, dim=-1)
+        cosine = direction_cosines(out[self.view], [out[view] for view in self._alone.values()], batch)
         if known is not None:
             cosine = torch.where(known.all(dim=-1, keepdim=True), cosine, 1)  # All modalities are in the joint one.
         loss = direction_loss(self.factors.to(cosine.dtype), cosine.mean(dim=0))
@@ -286,16 +284,6 @@ def triples_of(alone: Tensor, known: Tensor | None) -> Tensor:
     return known.sum(dim=0, dtype=torch.float64)
 
 
-def discrepancy(score: Tensor) -> Tensor:
-    r"""Return :math:`\rho_m`, the mean ratio of a score to those of the other modalities, ``[M]``.
-
-    Args:
-        score: Positive scores ``[M]``.
-    """
-    inverse = score.reciprocal()
-    return score * (inverse.sum() - inverse) / (score.numel() - 1)
-
-
 def ogm_coefficients(ratio: Tensor, alpha: float) -> Tensor:
     r"""Return :math:`k_m`, below 1 for modalities that are ahead, ``[M]``.
 
@@ -345,16 +333,38 @@ def direction_loss(coefficients: Tensor, cosine: Tensor) -> Tensor:
     return (coefficients.abs() - coefficients * cosine).mean()
 
 
-def item_differences(out: Output, batch: TripletBatch) -> Tensor:
-    """Return the rows of preferred minus other items, ``[B, D]``, with the columns of a view in one order.
+def direction_cosines(joint: Output, others: Sequence[Output], batch: TripletBatch) -> Tensor:
+    r"""Return the cosine of :math:`\mathbf{x}_i - \mathbf{x}_j` in the joint view and in each other, ``[B, V]``.
+
+    Views share blocks of columns; each is read once.
 
     Args:
-        out: The output of the view.
+        joint: The output of the joint view.
+        others: The outputs of other views.
         batch: The triples.
     """
-    rows = out.rows(batch.user, batch.positive, batch.negative)
-    parts = [preferred - other for preferred, other in zip(rows[1::3], rows[2::3], strict=True)]
-    return torch.cat([part if part.dim() > 1 else part.unsqueeze(-1) for part in parts], dim=-1)
+    items, known = torch.cat([batch.positive, batch.negative]), {}
+
+    def differences(out: Output) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        for block in blocks_of(out):
+            if id(block) not in known and not block.constant:
+                preferred, other = block.item_rows(items).chunk(2)
+                known[id(block)] = preferred - other
+            found.append(known.get(id(block)))
+        return found
+
+    def inner(first: list[Tensor | None], second: list[Tensor | None]) -> Tensor:
+        pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+        parts = [(a * b).sum(dim=-1) for a, b in pairs]
+        return torch.stack(parts).sum(dim=0) if parts else joint.margin(*batch[:3]) * 0
+
+    whole = differences(joint)
+    length, columns = inner(whole, whole), []
+    for each in map(differences, others):
+        product = length * inner(each, each)
+        columns.append(inner(whole, each) / torch.where(product > 0, product, 1).sqrt())
+    return torch.stack(columns, dim=-1)
 
 
 def binary_entropy(margin: Tensor) -> Tensor:

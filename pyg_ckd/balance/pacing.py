@@ -49,7 +49,7 @@ class PacedObjective(MaskedObjective):
         check_steerable(self.student, self.name)
         self._alone = unimodal_views(self.modalities)
         self._views = [self.view, *self._alone.values(), EMPTY] if active else [self.view]
-        self._active, self._checked = active, False
+        self._active, self._steerable = active, False
         self.register_buffer("factors", torch.ones(len(self.modalities), dtype=torch.float64))
         self.register_buffer("count", torch.zeros(len(self.modalities), dtype=torch.float64))
 
@@ -63,9 +63,9 @@ class PacedObjective(MaskedObjective):
         if not self._active:
             return {}
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
-        if not self._checked:
+        if not self._steerable:
             check_steerable(self.student, self.name, margins.values())
-            self._checked = True
+            self._steerable = True
         alone = torch.stack([margins[view] for view in self._alone.values()], dim=-1)
         with torch.no_grad():
             self.observe(alone - margins[EMPTY].unsqueeze(-1), known)
@@ -117,3 +117,13 @@ def scaled_softmax(logits: Tensor) -> Tensor:
         logits: Logits ``[M]``.
     """
     return (logits.numel() * logits.softmax(dim=0)).clamp(min=LEAST_STEP)
+
+
+def discrepancy(score: Tensor) -> Tensor:
+    r"""Return :math:`\rho_m`, the mean ratio of a score to those of the other modalities, ``[M]``.
+
+    Args:
+        score: Positive scores ``[M]``.
+    """
+    inverse = score.reciprocal()
+    return score * (inverse.sum() - inverse) / (score.numel() - 1)

@@ -99,14 +99,14 @@ class MMPareto(MultitaskObjective):
         self.shared = shared
         self.register_buffer("conflicts", torch.zeros(len(self.modalities), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._checked = False
+        self._steerable = False
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the BPR loss of every uni-modal view."""
         terms = super().balance(out, batch)
-        if terms and not self._checked:
+        if terms and not self._steerable:
             check_steerable(self.student, self.name, terms.values())
-            self._checked = True
+            self._steerable = True
         return terms
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:

@@ -104,7 +104,7 @@ class G2D(DistillationWrapper):
         check_steerable(student, self.name)
         self.epochs = as_integer(epochs, "epochs", 0)
         self.register_buffer("quality", torch.full((len(self.modalities),), torch.nan, dtype=torch.float64))
-        self._kept, self._checked = self.modalities, False
+        self._kept, self._steerable = self.modalities, False
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Decide which modalities train in the next epoch."""
@@ -114,9 +114,9 @@ class G2D(DistillationWrapper):
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the re-weighted distillation losses."""
         terms = super().balance(out, batch)
-        if not self._checked:  # After all margins have been read, for the first list that is read decides about bits.
+        if not self._steerable:  # After all margins have been read, for the first list that is read decides about bits.
             check_steerable(self.student, self.name, terms.values())
-            self._checked = True
+            self._steerable = True
         return terms
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
@@ -187,11 +187,11 @@ class Greedy(Objective):
     """
 
     name = "greedy"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 20), "threshold": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 10), "threshold": (0.01, 1.0)}
 
     speed: Tensor
 
-    def __init__(self, student: Backbone, window: int = 5, threshold: float = 0.01, l2: float = 1e-2) -> None:
+    def __init__(self, student: Backbone, window: int = 1, threshold: float = 0.1, l2: float = 1e-2) -> None:
         super().__init__(student, l2)
         check_several(student.modalities)
         check_steerable(student, self.name)
@@ -199,7 +199,7 @@ class Greedy(Objective):
         self.window, self.threshold = as_integer(window, "window", 0), threshold
         self.register_buffer("speed", torch.zeros(len(self.modalities), dtype=torch.float64))
         self._slowest: str | None = None
-        self._step, self._checked = 0, False
+        self._step, self._steerable = 0, False
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Decide whether a modality is to train alone in some steps of the next epoch, and which."""
@@ -209,10 +209,10 @@ class Greedy(Objective):
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return no further term."""
-        if not self._checked:
+        if not self._steerable:
             margin = out[self.view].margin(batch.user, batch.positive, batch.negative)
             check_steerable(self.student, self.name, [margin])
-            self._checked = True
+            self._steerable = True
         return {}
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
@@ -220,9 +220,9 @@ class Greedy(Objective):
         super().backward(terms, run)
         if self.window == 0:
             return
-        alone = self._slowest is not None and self._step % (self.window + 1) > 0
+        of_all = self._step % (self.window + 1) == 0
         self._step += 1
-        if alone:
+        if self._slowest is not None and not of_all:
             only(self.student, self._slowest)
             return
         groups = parameter_groups(self.student)

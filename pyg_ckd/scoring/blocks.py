@@ -337,30 +337,42 @@ def item_rows(output: Output, items: Tensor) -> Tensor:
     return output.item_rows(items)
 
 
-def added_item_rows(output: Output, base: Output, items: Tensor, like: Output | None = None) -> Tensor:
-    """Return what a view adds to the rows of items in another view, such as a modality to the empty view.
-
-    Blocks that both views share, as that of the ids, are left out; of any other, the row in the other view is taken
-    away, unless all items have the same there. What is left tells items apart by what the first view alone knows.
+def blocks_of(output: Output) -> list[Block]:
+    """Return the blocks of columns of a view's output, in the same order in every view of a backbone.
 
     Args:
         output: The output of a view.
-        base: The output of the other view of the same backbone.
+    """
+    return output.blocks if isinstance(output, BlockEmbeddings) else [Block(*output)]
+
+
+def added_item_rows(output: Output, base: Output, items: Tensor, like: Output | None = None) -> Tensor:
+    """Return the rows of items in a view minus those in another, in the columns that tell items apart.
+
+    Without those of the empty view, it is what the modalities of a view add to the ids. Blocks that both views share
+    are left out. A block of one view in which all items have the same row is not taken away from that of the other:
+    distances between items stay what they are.
+
+    Args:
+        output: The output of a view.
+        base: The output of another view of the same backbone.
         items: Row numbers of items, int64 ``[B]``.
         like: The output of a third view: only the columns in which it adds something. (default: :obj:`None`, the first)
 
     Returns:
-        The rows ``[B, D]``, with gradient; of a view that adds no block ``[B, 0]``.
+        The rows ``[B, D]``, with gradient; ``[B, 0]`` if nothing is left.
     """
-    if not isinstance(output, BlockEmbeddings) or not isinstance(base, BlockEmbeddings):
-        return output.item.index_select(0, items) - base.item.index_select(0, items)  # type: ignore[union-attr]
-    parts, third = [], output if like is None else cast(BlockEmbeddings, like)
-    for own, other, chosen in zip(output.blocks, base.blocks, third.blocks, strict=True):
-        if chosen is other or chosen.constant:
+    parts = []
+    blocks = blocks_of(output)
+    for own, other, chosen in zip(blocks, blocks_of(base), blocks if like is None else blocks_of(like), strict=True):
+        if chosen is other or (chosen.constant and other.constant):
             continue
-        rows = own.item_rows(items)
-        parts.append(rows if other.constant else rows - other.item_rows(items))
-    return torch.cat(parts, dim=1) if parts else output.blocks[0].item.new_zeros(items.numel(), 0)
+        if own.constant:
+            parts.append(-other.item_rows(items))
+        else:
+            rows = own.item_rows(items)
+            parts.append(rows if other.constant else rows - other.item_rows(items))
+    return torch.cat(parts, dim=1) if parts else blocks[0].item.new_zeros(items.numel(), 0)
 
 
 def score_matrix(output: Output, users: Tensor, items: Tensor) -> Tensor:
@@ -374,10 +386,9 @@ def score_matrix(output: Output, users: Tensor, items: Tensor) -> Tensor:
     Returns:
         The scores ``[B, C]``, with gradient.
     """
-    if not isinstance(output, BlockEmbeddings):
-        return output.user.index_select(0, users) @ output.item.index_select(0, items).t()
-    total = output.blocks[0].item.new_zeros(users.numel(), items.numel())
-    for block in output.blocks:
+    blocks = blocks_of(output)
+    total = blocks[0].item.new_zeros(users.numel(), items.numel())
+    for block in blocks:
         if not block.constant:
             rows = block.item_rows(items).t()
             total = total + (rows if block.user is None else block.user.index_select(0, users) @ rows)

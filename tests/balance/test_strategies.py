@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd import Objective, Trainer, estimate_effects, evaluate
 from pyg_ckd.balance.discovery import build_objective, strategies
-from pyg_ckd.balance.objective import Progress
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
@@ -36,6 +34,7 @@ NEUTRAL = {
     "agm": {"alpha": 0.0},
     "amss": {"least": 1.0},
     "arl": {"temperature": 0.0, "weight": 0.0},
+    "arm": {"beta": 0.0, "weight": 0.0, "gap": 0.0},
     "cggm": {"sharpness": 0.0, "direction": 0.0},
     "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
     "cml": {"weight": 0.0, "view_weight": 0.0},
@@ -56,6 +55,7 @@ NEUTRAL = {
     "odsw": {"temperature": float("inf")},
     "ogm-ge": {"alpha": 0.0, "noise": 0.0},
     "opm": {"rate": 0.0},
+    "pmr": {"alpha": 0.0},
     "reconboost": {"epochs_alone": 0},
     "relearn": {"strength": 0.0},
     "samm": {"weight": 0.0},
@@ -228,19 +228,35 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
 
 
 @every_strategy
+def test_weights_of_a_sampler_reach_the_main_loss_of_every_strategy(cls, make_data):
+    data = make_data(modalities=2)
+    features, graph = unpack(data)
+    sampler = TripletSampler(data[RATES].edge_index, 12, 9, batch_size=30, num_random_triples=5, seed=1)
+    batch = next(iter(sampler))
+    losses = []
+    for weight in (torch.ones(batch.user.numel()), torch.full((batch.user.numel(),), 0.5)):
+        objective = objective_of(cls, data)
+        with seeded(0):  # Some draw their views.
+            losses.append(objective.loss(features, graph, batch.weighted(weight))["bpr"].item())
+    assert losses[1] == pytest.approx(losses[0] / 2, abs=1e-6)
+
+
+@every_strategy
 def test_a_step_reads_no_number_from_the_device(cls, make_data):
-    data = make_data(modalities=3)
-    data["item"].has_mod1 = torch.arange(9) % 4 > 0
-    objective = objective_of(cls, data)
-    features, edges = unpack(data)
-    graphs = objective.prepare(features, edges)
-    sampler = TripletSampler(data[RATES].edge_index, 12, 9, batch_size=9, num_random_triples=20, seed=1)
-    batches = list(sampler)[:3]
-    reads = Reads()
-    objective.progress = Progress(7, 9)  # Beyond warm-ups and first stages.
-    current = objective.begin_epoch(features, graphs)
-    for number, batch in enumerate(batches if cls.trains else ()):
-        with reads if number else nullcontext():  # The first step may look whether there is anything to act on.
-            terms = objective.loss(features, current, batch)
-            objective.backward(terms, lambda loss, retain_graph=False: loss.backward(retain_graph=retain_graph))
-    assert [names for names in reads.found if "draw_view" not in names] == []  # Views are drawn on the host.
+    if not cls.trains:
+        pytest.skip("nothing is trained")
+    data, reads, found = make_data(modalities=3), Reads(), []
+    data["item"].has_mod1 = torch.arange(9) > 0
+
+    class Watch:
+        def on_train_batch_start(self, epoch, batch_idx):
+            if (epoch, batch_idx) in ((1, 1), (2, 0)):  # What is looked at once, in the first step, may be read.
+                reads.__enter__()
+
+        def on_train_batch_end(self, epoch, batch_idx):
+            if (epoch, batch_idx) in ((1, 2), (2, 2)):
+                reads.__exit__(None, None, None)
+                found.append([names for names in reads.found if "views" not in names])  # These are drawn on the CPU.
+
+    fit(objective_of(cls, data), data, max_epochs=2, callbacks=Watch())
+    assert found == [[], []]
