@@ -1,6 +1,7 @@
 """Objectives: plain joint training, and one file for every strategy that balances modalities."""
 
 from pyg_ckd.balance.agm import AGM
+from pyg_ckd.balance.alternating import AlternatingAdaptation
 from pyg_ckd.balance.asymmetric import ARM
 from pyg_ckd.balance.attribution import (
     ModalityEffectEstimator,
@@ -12,16 +13,23 @@ from pyg_ckd.balance.attribution import (
 )
 from pyg_ckd.balance.blending import GBlending
 from pyg_ckd.balance.ckd import DistillationWrapper
+from pyg_ckd.balance.consistency import ViewConsistency
+from pyg_ckd.balance.contrast import CrossModalContrast
+from pyg_ckd.balance.curriculum import DifficultyCurriculum, DynamicCurriculum
 from pyg_ckd.balance.discovery import find_strategy, strategies
 from pyg_ckd.balance.dropout import ModalityDropout
 from pyg_ckd.balance.ensemble import UnimodalEnsemble
 from pyg_ckd.balance.given import MaskedObjective, TaughtObjective
+from pyg_ckd.balance.information import InformationBalancing
 from pyg_ckd.balance.modulation import ARL, CGGM, OGM
 from pyg_ckd.balance.multitask import MultitaskObjective
 from pyg_ckd.balance.objective import Objective, Progress, as_objective
 from pyg_ckd.balance.pareto import MMPareto
 from pyg_ckd.balance.priority import G2D, Greedy
 from pyg_ckd.balance.prototype import PMR
+from pyg_ckd.balance.relational import RelationalAlignment
+from pyg_ckd.balance.sequential import UnidirectionalInteraction
+from pyg_ckd.balance.wrapper import ObjectiveWrapper
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 
 __all__ = [
@@ -32,20 +40,29 @@ __all__ = [
     "G2D",
     "OGM",
     "PMR",
+    "AlternatingAdaptation",
+    "CrossModalContrast",
+    "DifficultyCurriculum",
     "DistillationWrapper",
+    "DynamicCurriculum",
     "EffectReport",
     "GBlending",
     "Greedy",
+    "InformationBalancing",
     "MMPareto",
     "MaskedObjective",
     "ModalityDropout",
     "ModalityEffectEstimator",
     "MultitaskObjective",
     "Objective",
+    "ObjectiveWrapper",
     "Progress",
+    "RelationalAlignment",
     "RunningInformation",
     "TaughtObjective",
+    "UnidirectionalInteraction",
     "UnimodalEnsemble",
+    "ViewConsistency",
     "as_objective",
     "conditional_label_information",
     "estimate_effects",

@@ -122,7 +122,7 @@ class CrossModalContrast(MaskedObjective):
             loss = contrastive_loss(x, y, self.temperature, items, both, SHORTEST)
             losses[learner].append(lead[m, n].to(loss.dtype) * loss)
         scale = self.weight / pairs
-        return {f"contrast/{m}": scale * torch.stack(parts).sum() for m, parts in losses.items()}
+        return {f"snr-contrast/{m}": scale * torch.stack(parts).sum() for m, parts in losses.items()}
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return every modality's signal-to-noise ratio over the finished epoch, and start the next one."""

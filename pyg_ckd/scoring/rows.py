@@ -31,12 +31,11 @@ def blocks_of(output: Output) -> list[Block]:
 
 
 def added_item_rows(output: Output, base: Output, items: Tensor, like: Output | None = None) -> Tensor:
-    """Return what a view adds to the rows of items in another view, such as a modality to the empty view.
+    """Return the rows of items in a view minus those in another, in the columns that tell items apart.
 
-    Blocks that both views share, as that of the ids, are left out; of any other, the row in the other view is taken
-    away, unless all items have the same there. What is left tells items apart by what the first view alone knows. A
-    block of one view in which all items have the same row is not taken away from that of the other: distances between
-    items stay what they are.
+    Without those of the empty view, it is what the modalities of a view add to the ids. Blocks that both views share
+    are left out. A block of one view in which all items have the same row is not taken away from that of the other:
+    distances between items stay what they are.
 
     Args:
         output: The output of a view.
@@ -47,16 +46,17 @@ def added_item_rows(output: Output, base: Output, items: Tensor, like: Output | 
     Returns:
         The rows ``[B, D]``, with gradient; ``[B, 0]`` if nothing is left.
     """
-    parts, third = [], output if like is None else like
-    for own, other, chosen in zip(blocks_of(output), blocks_of(base), blocks_of(third), strict=True):
+    parts = []
+    blocks = blocks_of(output)
+    for own, other, chosen in zip(blocks, blocks_of(base), blocks if like is None else blocks_of(like), strict=True):
         if chosen is other or (chosen.constant and other.constant):
             continue
-        if own.constant and not other.constant:
+        if own.constant:
             parts.append(-other.item_rows(items))
         else:
             rows = own.item_rows(items)
             parts.append(rows if other.constant else rows - other.item_rows(items))
-    return torch.cat(parts, dim=1) if parts else blocks_of(output)[0].item.new_zeros(items.numel(), 0)
+    return torch.cat(parts, dim=1) if parts else blocks[0].item.new_zeros(items.numel(), 0)
 
 
 def score_matrix(output: Output, users: Tensor, items: Tensor) -> Tensor:
@@ -70,10 +70,9 @@ def score_matrix(output: Output, users: Tensor, items: Tensor) -> Tensor:
     Returns:
         The scores ``[B, C]``, with gradient.
     """
-    if not isinstance(output, BlockEmbeddings):
-        return output.user.index_select(0, users) @ output.item.index_select(0, items).t()
-    total = output.blocks[0].item.new_zeros(users.numel(), items.numel())
-    for block in output.blocks:
+    blocks = blocks_of(output)
+    total = blocks[0].item.new_zeros(users.numel(), items.numel())
+    for block in blocks:
         if not block.constant:
             rows = block.item_rows(items).t()
             total = total + (rows if block.user is None else block.user.index_select(0, users) @ rows)

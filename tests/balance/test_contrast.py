@@ -63,8 +63,8 @@ def test_terms_are_info_nce_from_the_higher_to_the_lower_ratio(modalities, lacki
                 losses.append(-math.log(up / down))
             expected += (snr[j] - snr[k]) * sum(losses) / len(losses)
         pairs = modalities * (modalities - 1) / 2
-        assert terms[f"contrast/{m}"].item() == pytest.approx(WEIGHT / pairs * expected, abs=1e-10)
-    assert terms["contrast/mod1"].item() == 0.0
+        assert terms[f"snr-contrast/{m}"].item() == pytest.approx(WEIGHT / pairs * expected, abs=1e-10)
+    assert terms["snr-contrast/mod1"].item() == 0.0
 
 
 @pytest.mark.usefixtures("double")
@@ -73,7 +73,7 @@ def test_no_gradient_reaches_what_is_learned_from(make_data):
     objective = contrast(data, "VBPR", weight=WEIGHT)
     objective.snr.copy_(torch.tensor([0.2, 0.7]))
     terms = objective.loss(*doubled(data), one_batch(data, 0))
-    terms["contrast/mod0"].backward()
+    terms["snr-contrast/mod0"].backward()
     grads = {name: p.grad for name, p in objective.student.named_parameters() if p.grad is not None}
     moved = {name for name, grad in grads.items() if grad.abs().max() > 1e-12}
     assert moved == {"project.mod0.weight"}  # A bias is the same for all items, and ids are in no row.
@@ -101,7 +101,7 @@ def test_an_item_is_not_its_own_negative(make_data):
     objective.snr.copy_(torch.tensor([0.0, 1.0]))
     batch = one_batch(data, 0)
     same = type(batch)(batch.user, torch.full_like(batch.positive, 3), batch.negative, *batch[3:])
-    assert objective.loss(*doubled(data), same)["contrast/mod0"].item() == pytest.approx(0.0, abs=1e-12)
+    assert objective.loss(*doubled(data), same)["snr-contrast/mod0"].item() == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(

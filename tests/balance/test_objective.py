@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pyg_ckd.balance import DistillationWrapper, Objective, as_objective
+from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -241,7 +242,6 @@ def test_the_softmax_of_a_subgraph_is_over_its_items_by_their_own_numbers(make_d
     data = make_data()
     features, _ = doubled(data)
     model = student(data)
-    objective = Objective(model, l2=0.0)
     n_id_dict = {"user": torch.tensor([4, 0, 3]), "item": torch.tensor([5, 1, 7, 2])}
     nothing = {("user", "rates", "item"): torch.zeros(2, 0, dtype=torch.int64)}
     out = model.outputs(features, nothing, [None], n_id_dict)[0]
@@ -249,7 +249,7 @@ def test_the_softmax_of_a_subgraph_is_over_its_items_by_their_own_numbers(make_d
     weight = torch.arange(1.0, data["item"].num_nodes + 1, dtype=torch.float64)
     shared = SharedNegatives(3, weight)
     torch.manual_seed(0)
-    found = objective._with_softmax({"bpr": torch.zeros(())}, out, batch, shared)["softmax"]
+    found = with_softmax({"bpr": torch.zeros(())}, out, batch, shared, "model")["softmax"]
     torch.manual_seed(0)
     drawn, _ = shared.draw(4, torch.device("cpu"), n_id_dict["item"])
     user, item = (table[n_id_dict[kind]] for table, kind in zip(model(*doubled(data)), ("user", "item"), strict=True))
