@@ -51,7 +51,7 @@ def train_command(
     training = {**trainer, **settings.trainer, **contender.trainer}
     words += _words("strategy", {**own, **contender.options}, own)
     words += _words("model", student, model) + _words("trainer", training, trainer)
-    if cls.needs_teachers:
+    if contender.needs_teachers:
         teacher = teacher_run("", "", backbone, settings, seed)
         loss = {**{n: p.default for n, p in options_of(Objective).items()}, **best.get("teacher", {})}
         words += _words("teacher", {**loss, **teacher.options}, loss)

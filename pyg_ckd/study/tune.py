@@ -118,7 +118,7 @@ class Tuning:
         require_optuna()
         self.data, self.backbone, self.folder, self.say = data, backbone, Path(folder), say
         settings = settings or StudySettings()
-        self.settings = replace(settings, trainer={"track_views": False, **settings.trainer})
+        self.settings = replace(settings, trainer={"track_views": False, "extend": 1, **settings.trainer})
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
         self.seed, self.prune = as_seed(seed), prune
         self.workers, self.backend, self.source = workers, backend, list(source)

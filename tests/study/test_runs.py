@@ -61,15 +61,38 @@ def test_keys_do_not_depend_on_what_does_not_decide(tmp_path):
         ),
         ({"model": {"embedding_dim": 5}}, {"popularity", "lightgcn"}),
         ({"lightgcn": {"num_layers": 1}}, {"popularity", "plain", "ckd", "teacher:visual", "teacher:textual"}),
+        ({"teacher": {"lr": 0.5, "embedding_dim": 3}}, {"popularity", "lightgcn", "plain"}),
+        ({"lightgcn": {"batch_size": 7}}, {"popularity", "plain", "ckd", "teacher:visual", "teacher:textual"}),
         ({"trainer": {**TRAINER, "lr": 0.5}}, {"popularity", "lightgcn"}),
         ({"trainer": {**TRAINER, "max_epochs": 3}}, {"popularity"}),
         ({"trainer": {**TRAINER, "extend": 2}}, {"popularity"}),
     ],
-    ids=["plain", "teacher", "distillation", "model", "lightgcn", "lr", "max_epochs", "extend"],
+    ids=[
+        "plain",
+        "teacher",
+        "distillation",
+        "model",
+        "lightgcn",
+        "teacher-trainer",
+        "lightgcn-trainer",
+        "lr",
+        "max_epochs",
+        "extend",
+    ],
 )
 def test_keys_depend_on_every_option_and_on_those_of_the_teachers(settings, same, tmp_path):
     before, after = keys(small(tmp_path / "a")), keys(small(tmp_path / "b", settings=settings))
     assert {name for name in before if before[name] == after[name]} == same
+
+
+def test_what_a_contender_has_of_its_own_takes_the_place_of_the_studys(tmp_path):
+    own = Contender("ckd", {"num_random_triples": 20}, model={"embedding_dim": 5}, trainer={"lr": 0.5})
+    mixed = keys(small(tmp_path / "a", contenders={"ckd": own}))
+    before = keys(small(tmp_path / "b"))
+    assert {name for name in before if mixed[name] == before[name]} == before.keys() - {"ckd"}
+    same = {"model": {"embedding_dim": 5}, "trainer": {**TRAINER, "lr": 0.5}}
+    teacher = {"teacher": {"embedding_dim": 4, "lr": 0.02}}
+    assert keys(small(tmp_path / "c", settings=same | teacher))["ckd"] == mixed["ckd"]
 
 
 def test_keys_depend_on_seed_and_data(tmp_path):

@@ -258,7 +258,7 @@ def without(part: str):
         ({"warmup": 17}, "warmup: found 17 steps, expected at most 16, the whole budget of plain"),
         ({"settings": {"trainer": {**TRAINER, "max_epochs": 0}}}, "max_epochs: found 0"),
         ({"knobs": {}}, "knobs: found none"),
-        ({"knobs": {"trainer.learning_rate": (0.1, 1.0)}}, r"unknown knob 'trainer.learning_rate': .*'trainer.lr'"),
+        ({"knobs": {"trainer.learning_rate": (0.1, 1.0)}}, r"unknown knob 'trainer.learning_rate': .*trainer\.lr,"),
         ({"knobs": {"trainer.max_epochs": (1, 5)}}, "unknown knob 'trainer.max_epochs'"),
         ({"knobs": {"ckd.weight": (0.1, 1.0)}}, r"unknown knob 'ckd.weight': .*ckd.distillation_weight"),
         ({"knobs": {"trainer.lr": (0.0, 1.0)}}, r"plain: knob trainer.lr at 0.0: lr: found 0.0"),
