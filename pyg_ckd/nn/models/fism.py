@@ -27,7 +27,7 @@ from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import View
 
 ITEM_GRAPHS = ("auto", "weights", "content", "none")
-WEIGHTS = ("weights", "of", "items")
+WEIGHTS = ("item", "weights", "item")
 """Where the graphs of item-item weights are kept among the prepared graphs."""
 
 
