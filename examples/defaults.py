@@ -71,7 +71,7 @@ def train(data: HeteroData, name: str, trial: int, seed: int, max_epochs: int) -
     objective = Objective(build(backbones()[name], data, seed, **chosen["model"]), **chosen["plain"])
     trainer = Trainer(**{"max_epochs": max_epochs, **chosen["trainer"], "seed": seed, "track_views": False})
     history = trainer.fit(objective, data)
-    record = {"settings": chosen, "val": history.best_value, "epoch": history.best_epoch, "stopped": history.stopped}
+    record = {"settings": chosen, "budget": max_epochs, "val": history.best_value, "stopped": history.stopped}
     return _measured(data, objective, record, start)
 
 
@@ -112,9 +112,12 @@ def main() -> None:
         data = load(path)
         for name, trial, seed in _planned(args):
             file = _file(args.out, path, name, trial, seed)
-            if file.exists():
-                continue
             closed = name in args.baselines
+            if file.exists():
+                found = read_json(file)
+                if not closed and (found["settings"], found["budget"]) != (settings_of(name, trial), args.max_epochs):
+                    parser.error(f"{file}: a run of other settings or another --max-epochs; choose another --out")
+                continue
             record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file.with_suffix(".npz"), recall=users)
@@ -190,7 +193,7 @@ def _regrets(args: argparse.Namespace) -> Iterator[str]:
             common = set(here).intersection(*others) if others else set()
             if not common or 0 not in here:
                 continue
-            best = max(here.values())
+            best = max(here[trial] for trial in common)
             chosen = max(sorted(common), key=lambda trial: fmean(v[trial] / max(v.values()) for v in others))
             regrets = [f"{100 * (1 - here[trial] / best):.1f} %" for trial in (0, chosen)]
             row = [

@@ -62,7 +62,9 @@ def run(config: Namespace) -> int:
     say(str(metrics))
     ended = read_json(Path(config.out) / "metrics.json")
     if isinstance(ended, dict) and ended.get("converged") is False:
-        anew = cls.needs_teachers or parts["trainer"]["schedule"] != "constant"  # Teachers and schedules depend on it.
+        anew = (
+            contender.needs_teachers or parts["trainer"]["schedule"] != "constant"
+        )  # Teachers and schedules depend on it.
         where = "another folder and" if anew else "the same call goes on with"
         say(f"not converged ({ended['stopped']}); {where} a larger --trainer.max_epochs")
     return 0

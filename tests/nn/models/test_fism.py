@@ -13,7 +13,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import ease_content
 from pyg_ckd.nn import FISM, softmax_loss
-from pyg_ckd.nn.models.fism import WEIGHTS
+from pyg_ckd.nn.models.fism import WEIGHTS, ItemWeights
 from tests.nn.models.zoo import built, doubled
 
 
@@ -113,6 +113,37 @@ def test_drawn_items_that_are_the_positive_do_not_count():
     assert_close(softmax_loss(user, item, positive), F.cross_entropy(scores, positive))
 
 
+def test_users_with_a_single_item_leave_the_gradients_of_others_alone(make_data):
+    data = make_data()
+    edges = data[RATES].edge_index
+    edges = torch.cat([edges[:, edges[0] > 2], torch.tensor([[0, 1, 2], [1, 1, 3]])], dim=1)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        model = model_of(data, feature_dropout=0.0, item_graph="none").to(dtype)
+        features = {m: data["item"][m].to(dtype) for m in data.modalities}
+        out = model.outputs(features, {RATES: edges}, [None])[0]
+        batch = TripletBatch(edges[0], edges[1], edges[1], *(torch.zeros(0, dtype=torch.long),) * 3)
+        model.losses(out, batch, features, frozenset(model.modalities))["softmax"].backward()
+        gradients.append([p.grad.double() for p in model.parameters()])
+    for single, double in zip(*gradients, strict=True):
+        assert_close(single, double, atol=1e-5 * double.abs().max().item(), rtol=0)
+
+
+def test_a_graph_is_solved_once_however_often_it_is_prepared(make_data, monkeypatch):
+    data, solved = make_data(modalities=2), []
+    model = model_of(data).eval()
+    features, graph = doubled(data)
+    original = ItemWeights._solve
+    monkeypatch.setattr(ItemWeights, "_solve", lambda *args: solved.append(1) or original(*args))
+    first = model(features, graph)
+    again = model(features, graph)
+    assert len(solved) == 1
+    assert torch.equal(first.item, again.item)
+    other = {**features, data.modalities[0]: features[data.modalities[0]].flip(0)}
+    assert not torch.equal(model(other, graph).item, first.item)
+    assert len(solved) == 2
+
+
 def test_it_learns_and_distils(make_data):
     data = make_data(num_users=30, num_items=20)
     torch.manual_seed(0)
@@ -144,8 +175,9 @@ def test_what_cannot_be_is_refused(make_data):
 
 
 def test_more_items_than_a_closed_form_takes_have_a_graph_of_content():
+    assert FISM(3, 8_000, {"a": 2}, embedding_dim=2).item_graph == "weights"
+    assert FISM(3, 8_001, {"a": 2}, embedding_dim=2).item_graph == "content"
     model = FISM(3, 20_001, {"a": 2}, embedding_dim=2)
-    assert model.item_graph == "content"
     assert model.num_negatives == 4096
     model = FISM(3, 20_001, {"a": 2}, embedding_dim=2, item_graph="weights")
     with pytest.raises(InputError, match="at most 20000"):
