@@ -34,7 +34,10 @@ def test_compare_writes_a_complete_study_and_goes_on_where_it_was(arrays, save, 
     assert {"report.html", "results.json", "results.csv", "table.tex", "results.png", "effects.png"} <= names
     results = json.loads((out / "results.json").read_text())
     assert [run["name"] for run in results["runs"] if run["kind"] == "baseline"] == results["baselines"]
-    assert {"popularity", "item-knn", "item-knn-content", "ease", "ease-content", "lightgcn"} == {*results["baselines"], *results["left_out"]}
+    assert {"popularity", "item-knn", "item-knn-content", "ease", "ease-content", "lightgcn"} == {
+        *results["baselines"],
+        *results["left_out"],
+    }
     assert [contender["name"] for contender in results["contenders"]] == ["plain", "ckd"]
     ckd = next(run for run in results["runs"] if run["name"] == "ckd")
     assert ckd["backbone"] == "VBPR"
