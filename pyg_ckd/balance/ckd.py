@@ -18,7 +18,8 @@ from pyg_ckd.nn.loss import ranking_cross_entropy
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings, varying_columns
-from pyg_ckd.scoring.rows import item_rows
+from pyg_ckd.scoring.rows import item_rows, table_margins
+from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, leave_one_out_views, unimodal_views
 
 EFFECT_BASES = ("paper", "id")
@@ -175,7 +176,7 @@ class DistillationWrapper(TaughtObjective):
         training = (batch.user, batch.positive, batch.negative)
         random = (batch.random_user, batch.random_first, batch.random_second)
         triples = [training, random] if self.has_teachers and self.generic else [training]
-        alone = {m: out[view].margins(*triples) for m, view in self._alone.items()}
+        alone = {m: self._read(out[view], triples) for m, view in self._alone.items()}
         margins = {m: alone[m][0] for m in self.modalities}
         weights = self._weights(out, margins, batch, self.available(batch.positive, batch.negative))
         scale = self.distillation_weight
@@ -201,6 +202,10 @@ class DistillationWrapper(TaughtObjective):
             rows = [self._row_gap(m, out[view], batch) for m, view in self._alone.items()]
             terms["rows"] = scale * self.rows_weight * _weighted(weights, rows)
         return terms
+
+    def _read(self, out: Output, triples: Sequence[Triples]) -> list[Tensor]:
+        """Return the margins of the student; beside teachers, as the teachers' tables have them."""
+        return table_margins(out, *triples) if self.has_teachers else out.margins(*triples)
 
     def _best(
         self, teachers: Mapping[str, list[Tensor]], triples: Sequence[tuple[Tensor, Tensor, Tensor]]
@@ -246,7 +251,7 @@ class DistillationWrapper(TaughtObjective):
         margins = {self._alone[m]: margin for m, margin in alone.items()}
         for view in self._views:
             if view not in margins:  # With two modalities, leaving one out is the other's uni-modal view.
-                margins[view] = out[view].margin(batch.user, batch.positive, batch.negative)
+                (margins[view],) = self._read(out[view], [(batch.user, batch.positive, batch.negative)])
         without = torch.stack([margins[self._without[m]] for m in self.modalities], dim=-1)
         base = margins[EMPTY] if self.effect_base == "id" else None
         effects = self.effects(margins[self.view], without, torch.stack(list(alone.values()), dim=-1), base)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.triples import Triples
 
 
 def item_rows(output: Output, items: Tensor) -> Tensor:
@@ -77,3 +78,16 @@ def score_matrix(output: Output, users: Tensor, items: Tensor) -> Tensor:
             rows = block.item_rows(items).t()
             total = total + (rows if block.user is None else block.user.index_select(0, users) @ rows)
     return total
+
+
+def table_margins(output: Output, *triples: Triples) -> list[Tensor]:
+    """Return the margins that the two tables of a view's output have, as those of a teacher have them.
+
+    They differ from :meth:`Embeddings.margins` only where an output leaves the preferred item out of its user in
+    training, as that of :class:`~pyg_ckd.nn.FISM` does.
+
+    Args:
+        output: The output of a view.
+        *triples: Row numbers of users, preferred items and other items, int64 ``[B]`` each.
+    """
+    return getattr(output, "table_margins", output.margins)(*triples)

@@ -79,6 +79,10 @@ class HistoryEmbeddings(Embeddings):
         met = (self.known[place] == key).to(self.row.dtype).unsqueeze(1)
         return _with_one(_unit(self.total.index_select(0, user) - met * self.row.index_select(0, item)))
 
+    def table_margins(self, *triples: Triples) -> list[Tensor]:
+        """As :meth:`Embeddings.margins`, nothing left out: what is compared with the margins of other tables."""
+        return super().margins(*triples)
+
     def margins(self, *triples: Triples) -> list[Tensor]:
         """As :meth:`Embeddings.margins`, every preferred item left out of its user."""
         if self.known is None:

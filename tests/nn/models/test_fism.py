@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from pyg_ckd import Objective, Trainer, evaluate
+from pyg_ckd import DistillationWrapper, Objective, Trainer, evaluate
 from pyg_ckd.data import TripletBatch
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
@@ -142,6 +142,19 @@ def test_a_graph_is_solved_once_however_often_it_is_prepared(make_data, monkeypa
     other = {**features, data.modalities[0]: features[data.modalities[0]].flip(0)}
     assert not torch.equal(model(other, graph).item, first.item)
     assert len(solved) == 2
+
+
+def test_a_student_that_has_its_teachers_tables_has_nothing_to_learn_from_them(make_data):
+    data = make_data(modalities=2)
+    model = model_of(data, feature_dropout=0.0)
+    features, graph = doubled(data)
+    views = [[m] for m in data.modalities]
+    with torch.no_grad():
+        teachers = dict(zip(data.modalities, model.forward_views(features, graph, views), strict=True))
+    objective = DistillationWrapper(model, teachers, generic=False, l2=0.0)
+    some = torch.tensor([0, 1])
+    batch = TripletBatch(graph[RATES][0, :4], graph[RATES][1, :4], graph[RATES][1, :4].flip(0), some, some, some + 1)
+    assert objective.loss(features, graph, batch)["specific"].item() == pytest.approx(0, abs=1e-9)
 
 
 def test_it_learns_and_distils(make_data):
