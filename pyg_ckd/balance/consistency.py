@@ -103,13 +103,16 @@ class ViewConsistency(MaskedObjective):
         if self.projector and self.weight > 0 and not self.projectors:
             was, views = self.student.training, self.views
             self.student.eval()
+            try:
+                with torch.no_grad():
+                    out = dict(zip(views, self.student.outputs(features, graphs, views), strict=True))
+            finally:
+                self.student.train(was)
             with torch.no_grad():
-                out = dict(zip(views, self.student.outputs(features, graphs, views), strict=True))
                 some = torch.zeros(1, dtype=torch.int64, device=next(iter(features.values())).device)
                 for m, view in self._alone.items():
                     row = added_item_rows(out[view], out[EMPTY], some)
                     self.projectors[m] = nn.Parameter(torch.eye(row.size(1), dtype=row.dtype, device=row.device))
-            self.student.train(was)
         return graphs
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:

@@ -119,7 +119,7 @@ class Objective(nn.Module):
     """What the command line and studies call the strategy; of a subclass without one, the name of the class."""
     needs_teachers: ClassVar[bool] = False
     """Whether the second argument of the constructor is a dict from modality to the teacher's embeddings."""
-    needs_validation: ClassVar[bool] = False
+    needs_validation: bool = False
     """Whether the strategy learns from the validation part, so that a graph without one is refused."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train; if not, the trainer only validates once."""

@@ -76,7 +76,7 @@ class ObjectiveWrapper(Objective):
             raise InputError(f"{self.name}: found {student.name} inside, which trains nothing, expected one that does")
         self.inner = student
         self.num_random_triples = student.num_random_triples
-        self.needs_validation = self.needs_validation or student.needs_validation  # type: ignore[misc]
+        self.needs_validation = self.needs_validation or student.needs_validation
 
     def __getattr__(self, name: str) -> Any:
         """Return what the objective inside has and the wrapper has not."""

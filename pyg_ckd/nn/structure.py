@@ -209,6 +209,20 @@ def with_content_graphs(
     return graphs
 
 
+def interactions(graph: Adjacency, num_users: int) -> tuple[Tensor, Tensor]:
+    r"""Return the interactions of a normalised graph, sorted by user and item, and their weights.
+
+    Args:
+        graph: Symmetric graph of users and items, users first.
+        num_users: Number of users.
+
+    Returns:
+        Interactions (user row, item row), int64 ``[2, E]``, and :math:`1 / \sqrt{d_u d_i}`, ``[E]``.
+    """
+    item, user = graph.edge_index[:, : graph.weight.numel() // 2]  # Sorted by target, hence what users receive.
+    return torch.stack([user, item - num_users]), graph.weight[: user.numel()]
+
+
 def weighted(similarity: Tensor, weighting: str) -> Tensor:
     """Return what edges between nearest neighbours weigh, before they are normalised.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
@@ -15,13 +14,14 @@ from pyg_ckd.data.closed_form import MAX_ITEMS, gram_matrix, item_weights
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.negatives import softmax_size
 from pyg_ckd.data.neighbors import without_content
+from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import softmax_loss
 from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.propagation import Adjacency
-from pyg_ckd.nn.structure import UniformGraph, item_graph_type, with_content_graphs
+from pyg_ckd.nn.structure import UniformGraph, interactions, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import Triples
@@ -216,12 +216,9 @@ class FISM(EarlyFusion):
             InputError: If there are too many items for a closed form.
         """
         graphs = super().prepare(features, edge_index_dict)
-        dtype = self.item_embedding.dtype
-        if self.item_graph == "content":
-            return with_content_graphs(features, graphs, self.num_items, self.num_neighbors + 1, dtype=dtype)
         if self.item_graph == "weights" and WEIGHTS not in graphs:
             graphs[WEIGHTS] = ItemWeights(self, graphs[RATES])
-        return graphs
+        return self._with_content(features, graphs)
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Compute the items of every view, and the users as sums of them."""
@@ -231,7 +228,7 @@ class FISM(EarlyFusion):
                 f"pass what {type(self).__name__}.prepare returns of the whole graph beside it, or choose "
                 "item_graph='content'"
             )
-        inputs = inputs._replace(graphs=self._with_content(inputs))
+        inputs = inputs._replace(graphs=self._with_content(inputs.features, inputs.graphs))  # A subgraph comes without.
         rows = {m: inputs.of_features("unit rows", m, unit_rows) for m in self.modalities}
         if self.training and self.feature_dropout > 0:
             rows = {m: F.dropout(x, self.feature_dropout) for m, x in rows.items()}
@@ -246,11 +243,11 @@ class FISM(EarlyFusion):
             out.append(HistoryEmbeddings(users.matmul(row), row, item, known))
         return out
 
-    def _with_content(self, inputs: Inputs) -> Mapping[EdgeType, Any]:
+    def _with_content(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         if self.item_graph != "content":
-            return inputs.graphs
+            return dict(graphs)
         dtype = self.item_embedding.dtype
-        return with_content_graphs(inputs.features, inputs.graphs, self.num_items, self.num_neighbors + 1, dtype=dtype)
+        return with_content_graphs(features, graphs, self.num_items, self.num_neighbors + 1, dtype=dtype)
 
     def _spread(self, view: View, z: Tensor, inputs: Inputs) -> Tensor:
         r"""Return :math:`(1 - \gamma) \mathbf{Z} + \gamma \mathbf{A} \mathbf{Z}` of a view."""
@@ -268,10 +265,8 @@ class FISM(EarlyFusion):
         graph, items = inputs.graph, inputs.take_items(self.item_bias).numel()
 
         def keys() -> Tensor:
-            item, user = graph.edge_index[
-                :, : graph.weight.numel() // 2
-            ]  # What users receive, sorted by user and item.
-            return user * items + item - (graph.num_nodes - items)
+            user, item = interactions(graph, graph.num_nodes - items)[0]
+            return user * items + item
 
         return graph.constant(("keys", items), None, keys)
 
@@ -307,8 +302,7 @@ class ItemWeights:
         self._options = (model.ridge, model.kernel_weight, model.num_neighbors)
         self._device, self._dtype = graph.matrix.device, graph.dtype
         users = graph.num_nodes - model.num_items
-        item, user = graph.edge_index[:, : graph.weight.numel() // 2].cpu()
-        self._edges, self._sizes = torch.stack([user, item - users]), (users, model.num_items)
+        self._edges, self._sizes = interactions(graph, users)[0].cpu(), (users, model.num_items)
         if model.num_items > MAX_ITEMS:
             gram_matrix(self._edges, *self._sizes)  # Says what the limit is.
         self._solved = model._solved
@@ -323,7 +317,8 @@ class ItemWeights:
         """
         if view not in self._views:
             chosen = {m: features[m] for m in sorted(view)}
-            key = (self._options, self._sizes, self._device, self._dtype, _digest([self._edges, *chosen.values()]))
+            digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
+            key = (self._options, self._sizes, self._device, self._dtype, digests)
             if key not in self._solved:  # The same graph may have been prepared before.
                 with torch.inference_mode(False), torch.no_grad():
                     solved = self._solve(list(chosen.values()))
@@ -357,14 +352,6 @@ def unit_rows(x: Tensor) -> Tensor:
     says = ~without_content(x)
     mean = x[says].mean(dim=0, keepdim=True) if bool(says.any()) else x[:1]
     return F.normalize(x - mean) * says.unsqueeze(1).to(x.dtype)
-
-
-def _digest(tensors: Sequence[Tensor]) -> str:
-    found = hashlib.sha256()
-    for x in tensors:
-        found.update(f"{x.dtype} {tuple(x.shape)}".encode())
-        found.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pyg_ckd.nn.loss import bpr_loss
 from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, in_whole_graph, mean_row, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
-from pyg_ckd.nn.structure import item_graph_type, with_content_graphs
+from pyg_ckd.nn.structure import interactions, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
@@ -187,20 +187,6 @@ class FREEDOM(LightGCN):
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the rows of the embeddings that the batch scores with."""
         return Backbone.penalty(self, out, batch)
-
-
-def interactions(graph: Adjacency, num_users: int) -> tuple[Tensor, Tensor]:
-    r"""Return the interactions of a normalised graph, sorted by user and item, and their weights.
-
-    Args:
-        graph: Symmetric graph of users and items, users first.
-        num_users: Number of users.
-
-    Returns:
-        Interactions (user row, item row), int64 ``[2, E]``, and :math:`1 / \sqrt{d_u d_i}`, ``[E]``.
-    """
-    item, user = graph.edge_index[:, : graph.weight.numel() // 2]  # Sorted by target, hence what users receive.
-    return torch.stack([user, item - num_users]), graph.weight[: user.numel()]
 
 
 def sample_edges(weight: Tensor, num_kept: int) -> Tensor:
