@@ -17,8 +17,8 @@ from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.loss import softmax_loss
-from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, reset_linear_layers
+from pyg_ckd.nn.loss import l2_penalty, softmax_loss
+from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import UniformGraph, interactions, item_graph_type, with_content_graphs
@@ -119,7 +119,8 @@ class FISM(EarlyFusion):
     neither features nor kernels. Early fusion: one stream.
 
     Differs from the paper in content, the graph, cosines with a temperature, and the softmax in the place of a
-    regression. There are no tables of users: new users have scores from their first interaction on.
+    regression. There are no tables of users: new users have scores from their first interaction on. The L2 penalty acts on
+    the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives; rows that rank have norm one and need none.
 
     Args:
         num_users: Number of users.
@@ -288,6 +289,11 @@ class FISM(EarlyFusion):
             drawn = torch.randint(table.size(0), (self.num_negatives,), device=table.device)
             return {"softmax": softmax_loss(user, table, positive, drawn, batch.weight)}
         return {"softmax": softmax_loss(user, table, positive, weight=batch.weight)}
+
+    def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
+        r"""Return the L2 penalty on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives."""
+        item = in_whole_graph(out, batch).positive
+        return l2_penalty(self.item_embedding.index_select(0, item), self.item_bias.index_select(0, item).unsqueeze(1))
 
 
 class ItemWeights:

@@ -195,3 +195,13 @@ def test_more_items_than_a_closed_form_takes_have_a_graph_of_content():
     model = FISM(3, 20_001, {"a": 2}, embedding_dim=2, item_graph="weights")
     with pytest.raises(InputError, match="at most 20000"):
         model({"a": torch.randn(20_001, 2)}, {RATES: torch.tensor([[0], [1]])})
+
+
+def test_the_penalty_acts_on_the_id_rows_and_biases_of_the_positives(make_data):
+    data = make_data()
+    model = model_of(data)
+    torch.nn.init.normal_(model.item_bias)
+    batch = TripletBatch(*(torch.tensor(x) for x in ([0, 1], [2, 3], [1, 1], [0, 1], [2, 3], [1, 1])))
+    found = Objective(model, l2=0.5).loss(*doubled(data), batch)["l2"].item()
+    rows = torch.cat([model.item_embedding, model.item_bias.unsqueeze(1)], dim=1)[[2, 3]]
+    assert found == pytest.approx(0.5 * 0.5 * (rows**2).sum().item() / 2)
