@@ -135,6 +135,18 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     return Start(known, earlier.digest())
 
 
+def digest_of_start(start_from: StartFrom) -> str:
+    """Return a digest of an earlier model, by which a run tells whether it began from the same.
+
+    Args:
+        start_from: As in :func:`warm_start`.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    return _read(start_from).digest()
+
+
 def remember(model: nn.Module, data: HeteroData) -> None:
     """Let a model know what its rows stand for, so that another one can start from it.
 
