@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.ranking import with_softmax
+from pyg_ckd.balance.weights import checked_weights
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.matching import Known
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -97,6 +99,7 @@ class Objective(nn.Module):
     :meth:`triple_weights`   weights of the triples in the main loss
     :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
     :meth:`step_sizes`       a factor of the learning rate for every modality
+    :meth:`begin_from`       what an earlier model knows, from which training starts
     :meth:`before_training`  what is decided once, on the validation part
     :meth:`before_validation` weights of fused scores, chosen on the validation part
     :meth:`forward_views`    what validation, test and serving rank with
@@ -127,6 +130,8 @@ class Objective(nn.Module):
     """Whether the first argument of the constructor may be another objective, which its option ``inner`` names."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """The one or two options that a search may turn, with the ends of their ranges."""
+    takes_new_modalities: ClassVar[bool] = False
+    """Whether it can start from a model that lacks some of the modalities, see :meth:`begin_from`."""
     progress: Progress = Progress()
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
     around: Sequence[Around] = ()
@@ -218,9 +223,12 @@ class Objective(nn.Module):
             # First the terms that read most: what follows finds its rows already read.
             added: list[tuple[Any, dict[str, Tensor]]] = [(self, self.balance(out, batch))]
             added += [(wrapper, wrapper.add_terms(whole, batch)) for wrapper in self.around]
-            given = [("the sampler", batch.weight), (f"{_name(self)}.triple_weights", self.triple_weights(out, batch))]
-            given += [(f"{_name(wrapper)}.weigh", wrapper.weigh(whole, batch)) for wrapper in self.around]
-            weights = [self._checked_weights(source, w, batch) for source, w in given if w is not None]
+            given = [
+                ("the sampler", batch.weight),
+                (f"{type(self).__name__}.triple_weights", self.triple_weights(out, batch)),
+            ]
+            given += [(f"{type(wrapper).__name__}.weigh", wrapper.weigh(whole, batch)) for wrapper in self.around]
+            weights = [self._noted(checked_weights(source, w, batch)) for source, w in given if w is not None]
             weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.shared_negatives is not None:
@@ -231,23 +239,13 @@ class Objective(nn.Module):
             for name in further:
                 if name in terms:
                     raise InputError(
-                        f"{_name(source)}.balance: found a term named {name!r}, which is one of the main loss "
+                        f"{type(source).__name__}.balance: found a term named {name!r}, which is one of the main loss "
                         f"({', '.join(terms)}), expected another name"
                     )
             terms |= further
         return terms
 
-    def _checked_weights(self, source: str, weights: Tensor, batch: TripletBatch) -> Tensor:
-        if not isinstance(weights, Tensor):
-            raise InputError(f"{source}: found {type(weights).__name__}, expected a tensor of weights, one per triple")
-        weights = weights.detach()
-        if weights.shape != batch.user.shape:
-            raise InputError(
-                f"{source}: found shape {list(weights.shape)}, expected [{batch.user.numel()}], one weight for every "
-                "triple"
-            )
-        if not weights.is_floating_point():
-            raise InputError(f"{source}: found {weights.dtype}, expected floating-point numbers")
+    def _noted(self, weights: Tensor) -> Tensor:
         bad = (~(weights >= 0) | weights.isinf()).any()  # Read after the epoch: a step never waits for its own numbers.
         self._bad_weights = bad if self._bad_weights is None else self._bad_weights | bad
         return weights
@@ -311,6 +309,13 @@ class Objective(nn.Module):
         Adam divides every gradient by its own running size, so that a factor of a *gradient* does nothing; this does.
         """
         return {}
+
+    def begin_from(self, known: Known) -> None:
+        """Take note that the student has the parameters of an earlier model; here there is nothing to do.
+
+        Args:
+            known: Which users, items and modalities that model knows.
+        """
 
     def before_training(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
         """Prepare for the first epoch, for instance by measuring teachers; here there is nothing to do.
@@ -382,10 +387,6 @@ def check_positive(name: str, value: float) -> None:
     """Raise an InputError unless ``value`` is a finite number above zero."""
     if not (torch.isfinite(torch.tensor(float(value))) and value > 0):
         raise InputError(f"{name}: found {value}, expected a positive number")
-
-
-def _name(source: Any) -> str:
-    return type(source).__name__
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

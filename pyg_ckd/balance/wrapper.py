@@ -11,6 +11,7 @@ from pyg_ckd.balance.discovery import build_inner, find_strategy
 from pyg_ckd.balance.given import check_several
 from pyg_ckd.balance.objective import Objective, Progress, Score
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.matching import Known
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
@@ -172,6 +173,10 @@ class ObjectiveWrapper(Objective):
     def check_epoch(self) -> None:
         """Refuse weights of triples that were negative or not finite, the wrapper's among them."""
         self.inner.check_epoch()
+
+    def begin_from(self, known: Known) -> None:
+        """Let the objective inside take note of an earlier model."""
+        self.inner.begin_from(known)
 
     def before_training(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
         """Let the objective inside prepare for the first epoch."""

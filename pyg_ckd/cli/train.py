@@ -26,6 +26,8 @@ def add_options(options: Options, given: Given) -> None:
     """
     add_data(options)
     options.add("out", default=REQUIRED, help="folder of the run; the same call goes on in it", path=True)
+    start = "model.pt of an earlier run to begin with, users and items matched by their ids"
+    options.add("start_from", str | None, None, help=start, path=True, metavar="FILE")
     options.add("seed", int, 0, "seed of everything random")
     text = "what is trained: a name of pyg-ckd strategies, or an import path such as my_file.Mine"
     options.add("objective", str, "plain", text, metavar="NAME")
@@ -58,7 +60,8 @@ def run(config: Namespace) -> int:
     check_models(data, backbone, parts, {prefix: contender}, config.seed)
     options = {**parts, "objective": given} if given else parts
     with no_leftovers(config.out), epoch_lines(parts["trainer"]["progress"]):
-        metrics = train_run(data, backbone, config.out, config.objective, options, config.k, config.seed)
+        objective, start = config.objective, config.start_from
+        metrics = train_run(data, backbone, config.out, objective, options, config.k, config.seed, start)
     say(str(metrics))
     ended = read_json(Path(config.out) / "metrics.json")
     if isinstance(ended, dict) and ended.get("converged") is False:

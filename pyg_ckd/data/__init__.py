@@ -17,6 +17,7 @@ from pyg_ckd.data.splits import cold_start_split, k_core, leave_one_out_split, r
 from pyg_ckd.data.transforms import (
     L2NormalizeFeatures,
     PCAFeatures,
+    RecordedTransform,
     StandardizeFeatures,
     feature_transform,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "MeanImputation",
     "NeighborImputation",
     "PCAFeatures",
+    "RecordedTransform",
     "StandardizeFeatures",
     "TripletBatch",
     "TripletSampler",

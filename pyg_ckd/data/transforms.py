@@ -63,9 +63,7 @@ class FeatureTransform(BaseTransform):
         if has is None:
             return self._learn(x)
         rows, fitted = self._learn(x[has])
-        out = rows.new_zeros(x.size(0), rows.size(1))
-        out[has] = rows
-        return impute_mean(out, has), fitted
+        return _whole(rows, has), fitted
 
     def _learn(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.transform_rows(x), {}
@@ -207,6 +205,49 @@ class PCAFeatures(FittedTransform):
         return f"{self.__class__.__name__}({self.num_components}, whiten={self.whiten}, modalities={self.modalities})"
 
 
+class RecordedTransform(FeatureTransform):
+    r"""Prepare features as those of an earlier graph were, with its means, deviations and components.
+
+    Features of tomorrow's graph then have the same meaning as today's, for models that go on from one to the other.
+
+    Args:
+        earlier: The earlier graph, or its ``data.prepared``.
+
+    Raises:
+        InputError: When it is applied, if the earlier graph does not know what became of a modality.
+    """
+
+    def __init__(self, earlier: HeteroData | Mapping[str, Any]) -> None:
+        super().__init__()
+        self.records = dict(getattr(earlier, prepared.KEY, None) or {}) if isinstance(earlier, HeteroData) else earlier
+
+    def transform_rows(self, x: Tensor) -> Tensor:
+        """Return the rows as they are: what is done depends on the modality."""
+        return x
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        """Transform a shallow copy of ``data``."""
+        item = data["item"]
+        for m in data.modalities:
+            record, has, x = self.records.get(m), item.get(f"has_{m}"), item[m]
+            if record is None or record["bits"] is None:
+                raise InputError(
+                    f"modality {m!r}: the earlier graph does not know how its features were prepared, expected one of "
+                    "build_data with transforms of pyg_ckd.data"
+                )
+            if x.size(1) != record["dim"]:
+                raise InputError(
+                    f"modality {m!r}: found features of width {x.size(1)}, expected {record['dim']} as in the earlier "
+                    "graph"
+                )
+            now = prepared.current(data, m) or prepared.begin(x, has, False)
+            item[m] = _whole(prepare_rows(x if has is None else x[has], record), has)
+            # What was learnt depends on the earlier graph, which a fingerprint must tell apart.
+            steps = [*now["steps"], *({"from": record["read"], **step} for step in record["steps"])]
+            prepared.keep(data, m, {**now, "steps": steps, "imputation": {"name": "MeanImputation"}})
+        return data
+
+
 def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
     """Return features of other items as those of a graph were prepared.
 
@@ -223,6 +264,15 @@ def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
             raise unknown_name("transform", step["name"], known)
         x = known[step["name"]](**step.get("settings", {})).apply_rows(x, step["fitted"])
     return x
+
+
+def _whole(rows: Tensor, has: Tensor | None) -> Tensor:
+    """Return a row for every item, the mean where an item lacks the modality."""
+    if has is None:
+        return rows
+    out = rows.new_zeros(has.numel(), rows.size(1))
+    out[has] = rows
+    return impute_mean(out, has)
 
 
 def _blocks(x: Tensor) -> list[slice]:

@@ -1,4 +1,4 @@
-"""A linear map from what is known about a newcomer to an embedding, learnt from those who have one."""
+"""Features and means that stand for newcomers; :class:`~pyg_ckd.data.ridge.Ridge` maps them to embeddings."""
 
 from __future__ import annotations
 
@@ -12,73 +12,9 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.checks import as_features, check_finite
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.prepared import changed, current
+from pyg_ckd.data.ridge import Ridge as Ridge
 from pyg_ckd.data.transforms import prepare_rows
 from pyg_ckd.errors import InputError, unknown_name
-
-ALPHAS = tuple(10.0**n for n in range(-4, 5))
-"""Penalties tried, in units of the mean squared singular value of the inputs."""
-
-_MAX_NUMBERS = 2**26  # Inputs that are learnt from, 512 MiB; further rows are left out at random.
-
-
-class Ridge:
-    r"""Ridge regression whose penalty is chosen by its error on left-out rows.
-
-    With inputs :math:`\mathbf{X}` of zero mean and unit variance, outputs :math:`\mathbf{Y}` of zero mean and
-    :math:`\mathbf{X} = \mathbf{U} \, \mathrm{diag}(\mathbf{s}) \, \mathbf{V}^\top`,
-
-    .. math::
-        \hat{\mathbf{Y}} = \mathbf{U} \, \mathrm{diag} \left( \frac{\mathbf{s}^2}{\mathbf{s}^2 + \alpha} \right)
-        \mathbf{U}^\top \mathbf{Y}, \qquad
-        e_i = \frac{\mathbf{y}_i - \hat{\mathbf{y}}_i}{1 - h_i - 1/n}, \qquad
-        h_i = \sum_j \frac{s_j^2}{s_j^2 + \alpha} \, u_{ij}^2
-
-    where :math:`e_i` is the error at row ``i`` of the regression fitted on all other rows (`Hastie et al., section 7.10
-    <https://hastie.su.domains/ElemStatLearn/>`_); the :math:`\alpha` with the least sum of its squares is taken. All is
-    computed in float64.
-
-    Args:
-        x: Inputs ``[n, d]``; constant columns count for nothing.
-        y: Outputs ``[n, D]``.
-        seed: Seeds the choice of rows, where not all of them fit into 512 MiB.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, seed: int = 0) -> None:
-        self.dtype, most = y.dtype, max(2, _MAX_NUMBERS // max(x.size(1), y.size(1)))
-        if x.size(0) > most:
-            generator = torch.Generator().manual_seed(seed)
-            chosen = torch.randperm(x.size(0), generator=generator)[:most].sort().values
-            x, y = x[chosen.to(x.device)], y[chosen.to(y.device)]
-        x, y = x.double(), y.double()
-        self.mean, self.target = x.mean(dim=0), y.mean(dim=0)
-        x = x - self.mean
-        deviation = x.square().mean(dim=0).sqrt()
-        varies = deviation > 1e-9 * (self.mean.abs() + deviation)
-        self.scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0)
-        self.weight = self._fit(x * self.scale, y - self.target)  # [d, D]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the outputs for inputs ``[n, d]``."""
-        return ((x.double() - self.mean) * self.scale @ self.weight + self.target).to(self.dtype)
-
-    def _fit(self, x: Tensor, y: Tensor) -> Tensor:
-        narrow = x.size(1) <= x.size(0)
-        square, vectors = torch.linalg.eigh(x.t() @ x if narrow else x @ x.t())
-        kept = square > 1e-10 * square[-1].clamp(min=1e-300)
-        square, vectors = square[kept], vectors[:, kept]
-        left = x @ vectors / square.sqrt() if narrow else vectors  # U, [n, r]
-        image = left.t() @ y
-        least, best = torch.inf, x.new_zeros(x.size(1), y.size(1))
-        for alpha in ALPHAS:
-            penalty = alpha * float(square.mean()) if square.numel() else 1.0
-            shrink = square / (square + penalty)
-            left_out = (1 - 1 / x.size(0) - left.square() @ shrink).clamp(min=1e-6).unsqueeze(1)
-            error = float(((y - left @ (shrink.unsqueeze(1) * image)) / left_out).square().sum())
-            if error < least:
-                least, chosen = error, (shrink / square.sqrt()).unsqueeze(1) * image
-                right = vectors if narrow else x.t() @ left / square.sqrt()
-                best = right @ chosen
-        return best
 
 
 def mean_of(table: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:

@@ -23,6 +23,7 @@ from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teacher
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.model import save_model
 from pyg_ckd.training.trainer import BUDGET
+from pyg_ckd.training.warm_start import digest_of_start
 
 OBJECTIVE = "objective"
 """The part of the options that any strategy's options may stand under."""
@@ -36,6 +37,7 @@ def train_run(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     k: Sequence[int] = (10, 20),
     seed: int = 0,
+    start_from: str | os.PathLike[str] | None = None,
 ) -> Metrics:
     """Train one model into a folder: ``model.pt``, ``history.csv`` and ``metrics.json``.
 
@@ -57,6 +59,8 @@ def train_run(
             the trainer under ``teacher`` take the place of the student's.
         k: Cut-offs of the test metrics.
         seed: Seed of everything.
+        start_from: The file of an earlier model to begin with, see :meth:`Trainer.fit`. It is needed again when a run
+            goes on. (default: :obj:`None`, none)
 
     Returns:
         Metrics on the test part, or on the validation part of a graph without one.
@@ -74,6 +78,8 @@ def train_run(
     monitored(data, chosen.get("trainer", {}))
     check_options(backbone, data, chosen.get("model", {}), contender)
     manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": cls.name, "seed": seed}
+    if start_from is not None:
+        manifest["start_from"] = digest_of_start(start_from)
     free = free_options(*BUDGET) if contender.needs_teachers else free_options()
     part = PARTS.get(cls.name, "options")
     unused = {other for other in PARTS.values() if other != part} | (set() if contender.needs_teachers else {"teacher"})
@@ -91,7 +97,7 @@ def train_run(
         teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
     with seeded(seed):
         trained = build_objective(cls, student, data, teachers, contender.options)
-    history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(trained, data)
+    history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(trained, data, start_from)
 
     metrics = evaluator(embed(trained, data)[0])
     save_model(folder / "model.pt", trained, data)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.study.runs import Run
-from pyg_ckd.training.trainer import CHECKPOINT_NAME
+from pyg_ckd.training.run_file import CHECKPOINT_NAME
 
 if TYPE_CHECKING:
     import pandas as pd

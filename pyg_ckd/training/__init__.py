@@ -10,6 +10,7 @@ from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.teachers import Teacher, Teachers, build, train_teachers
 from pyg_ckd.training.trainer import Trainer
+from pyg_ckd.training.warm_start import warm_start
 
 __all__ = [
     "CallbackError",
@@ -27,4 +28,5 @@ __all__ = [
     "save_checkpoint",
     "seeded",
     "train_teachers",
+    "warm_start",
 ]

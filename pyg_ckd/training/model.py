@@ -13,11 +13,13 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.discovery import check_strategy, innermost, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.matching import stored_identity
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.models.discovery import backbones as discovered
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_ckd.training.warm_start import own_state, remember
 from pyg_ckd.wrappers import unwrap
 
 MASK = "item_mask_"
@@ -32,7 +34,7 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
     Args:
         path: The file.
         model: The backbone, or an objective that holds one.
-        data: The graph it was trained on; only its fingerprint is stored.
+        data: The graph it was trained on; its fingerprint, ids, and what was done to its features are stored.
     """
     model = unwrap(model)
     if isinstance(model, Objective):
@@ -52,7 +54,10 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
         "feature_dims": dict(backbone.feature_dims),
         "state": backbone.state_dict(),
         "data": fingerprint(data),
+        **stored_identity(data),
     }
+    if isinstance(model, Objective):
+        content |= own_state(model)
     save_checkpoint(path, content if strategy is None else {**content, "strategy": strategy})
 
 
@@ -129,6 +134,7 @@ def load_model(
             f"checkpoint {path}: found weights of other shapes than {content['backbone']} has with the stored options "
             f"{content['options']}, expected the same; another version wrote it, train again"
         ) from None
+    remember(model, data)
     return model if "strategy" not in content else _restore(path, model, content["strategy"])
 
 

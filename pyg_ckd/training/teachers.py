@@ -28,7 +28,8 @@ from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
-from pyg_ckd.training.trainer import CHECKPOINT_NAME, Trainer
+from pyg_ckd.training.run_file import CHECKPOINT_NAME
+from pyg_ckd.training.trainer import Trainer
 
 KEY_FORMAT = 2
 """Raised whenever the same settings lead to other teachers than before."""

@@ -33,7 +33,7 @@ from pyg_ckd.training.callbacks import (
     finish_loggers,
     open_fabric,
 )
-from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint, seeded
+from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
 from pyg_ckd.training.epoch import train_epoch
 from pyg_ckd.training.factories import (
@@ -50,13 +50,14 @@ from pyg_ckd.training.history import History
 from pyg_ckd.training.memory import kept_memory
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.run import Run, Steps
+from pyg_ckd.training.run_file import RunFile
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.validation import Validation
+from pyg_ckd.training.warm_start import StartFrom, remember, warm_start
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKPOINT_NAME = "last.pt"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BUDGET = ("max_epochs", "extend")
 """Arguments of the trainer that say how long a training may last; a run can be prolonged by larger ones."""
@@ -226,7 +227,7 @@ class Trainer:
     def _times(self) -> int:
         return 1 if self.scheduler is not None or self.options.schedule != "constant" else self.extend
 
-    def fit(self, model: nn.Module, data: HeteroData) -> History:
+    def fit(self, model: nn.Module, data: HeteroData, start_from: StartFrom | None = None) -> History:
         """Train ``model`` in place; at the end it has the weights of the best epoch.
 
         A checkpoint in :attr:`checkpoint_dir` of the same model, data and settings is gone on from, with the same bits
@@ -237,10 +238,13 @@ class Trainer:
             model: An objective, or a backbone (or any module with ``forward(x_dict, edge_index) -> (user, item)``) for
                 plain joint training.
             data: The graph.
+            start_from: An earlier model whose parameters ``model`` begins with, users and items matched by their ids:
+                its file, such as ``"yesterday.pt"``, or the model, see :func:`~pyg_ckd.training.warm_start`. The
+                optimizer starts afresh.
 
         Raises:
-            InputError: If there is nothing to train, the loss is not finite any more, a checkpoint does not fit, a
-                callback raises, or the objective needs a validation part that there is not.
+            InputError: If there is nothing to train, ``start_from`` or a checkpoint does not fit, the loss is not
+                finite any more, a callback raises, or the objective needs a validation part that there is not.
         """
         objective = as_objective(model, data)
         fabric = open_fabric(self.device, self.precision, self.callbacks, self.loggers)
@@ -248,7 +252,7 @@ class Trainer:
         hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
         try:
             with seeded(self.seed), kept_memory():
-                self._fit(fabric, hooks, objective, data, history)
+                self._fit(fabric, hooks, objective, data, history, start_from)
             objective.to("cpu")
             hooks("on_fit_end")
             finish_loggers(fabric, "success")
@@ -260,7 +264,9 @@ class Trainer:
             raise
         return history
 
-    def _fit(self, fabric: Fabric, hooks: Hooks, objective: Objective, data: HeteroData, history: History) -> None:
+    def _fit(
+        self, fabric: Fabric, hooks: Hooks, objective: Objective, data: HeteroData, history: History, start_from: Any
+    ) -> None:
         features, edges = unpack(data, fabric.device, dtype_of(objective))
         objective.to(fabric.device)
         objective.train()
@@ -276,13 +282,17 @@ class Trainer:
                 "one; split some of the training interactions off"
             )
         settings = {"data": fingerprint(data), **objective.settings()}
+        if start_from is not None:
+            settings["start_from"] = warm_start(objective, data, start_from).digest
+        remember(objective.student, data)
         run = Run(objective, EarlyStopping(self.patience), history, None, {}, validation is not None)
         if objective.trains:
             settings |= self.settings(objective)
             run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
         objective.shared_negatives = self.options.shared_negatives(self.negatives, edges[RATES], *_sizes(data))
         run.keep_best()
-        self._resume(run, settings)
+        file = RunFile(None if run.steps is None else self.checkpoint_dir, settings)
+        file.resume(run)
         if validation is not None and run.steps is not None and run.epoch == 0:
             validation.begin(run, features, graph)
         hooks("on_fit_start", epoch=run.epoch)
@@ -296,7 +306,7 @@ class Trainer:
                 log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
                 if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
-                    self._write(run, settings)
+                    file.write(run)
                     written = time.monotonic()
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
         if validation is not None and early:  # Not part of the checkpoint, so that it leaves no trace in a longer run.
@@ -381,19 +391,6 @@ class Trainer:
         if not run.validates:
             return "budget" if run.epoch >= self.max_epochs else ""
         return run.stopper.end_of(run.epoch, self.max_epochs, self._times)
-
-    def _resume(self, run: Run, settings: dict[str, Any]) -> None:
-        path = None if self.checkpoint_dir is None else self.checkpoint_dir / CHECKPOINT_NAME
-        if run.steps is None or path is None or not path.exists():
-            return
-        content = load_checkpoint(path, "run")
-        check_settings(path, content["settings"], settings)
-        run.load_state_dict(content["run"])
-
-    def _write(self, run: Run, settings: dict[str, Any]) -> None:
-        if self.checkpoint_dir is not None and run.steps is not None:
-            content = {"kind": "run", "settings": settings, "run": run.state_dict()}
-            save_checkpoint(self.checkpoint_dir / CHECKPOINT_NAME, content)
 
 
 def _sizes(data: HeteroData) -> tuple[int, int]:

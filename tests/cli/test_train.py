@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pyg_ckd.cli import main
 from pyg_ckd.errors import InputError
@@ -345,3 +346,40 @@ def test_options_of_a_strangers_strategy_need_no_annotation_and_may_be_required(
 def test_a_run_that_has_not_converged_says_how_it_goes_on(schedule, hint, arrays, save, capsys, tmp_path) -> None:
     assert main(train(save(arrays), tmp_path / "out", "--trainer.schedule", schedule)) == 0
     assert f"{hint} --trainer.max_epochs" in capsys.readouterr().out
+
+
+def test_a_run_starts_from_the_model_of_another_one(arrays, save, capsys, tmp_path) -> None:
+    first = {k: v[:, v[0] < 25] if k in ("train", "val", "test") else v for k, v in arrays.items()}
+    yesterday = str(tmp_path / "old" / "model.pt")
+    assert main(train(save(first | {"num_users": np.int64(25)}), tmp_path / "old", "--trainer.max_epochs", "4")) == 0
+    today = save(arrays)
+    once = ["--trainer.max_epochs", "1", "--trainer.lr", "1e-6"]
+    assert main(train(today, tmp_path / "cold", *once)) == 0
+    for _ in range(2):  # The same call finds the run finished.
+        assert main(train(today, tmp_path / "warm", *once, "--start_from", yesterday)) == 0
+    states = [torch.load(tmp_path / n / "model.pt", weights_only=True)["state"] for n in ("old", "warm", "cold")]
+    old, warm, cold = (state["item_embedding"] for state in states)
+    assert torch.allclose(warm, old, rtol=0, atol=1e-4)
+    assert not torch.allclose(cold, old, rtol=0, atol=1e-2)
+    assert "start_from" in fails(capsys, train(today, tmp_path / "warm", *once))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", ["nowhere.pt", "no such file"]),
+        ("damaged", ["damaged.pt", "cannot be read"]),
+        ("run", ["last.pt", "kind 'run'"]),
+        ("wider", ["start_from", "'user_embedding'", "[30, 64]", "[30, 8]"]),
+    ],
+)
+def test_a_model_that_cannot_be_started_from_is_named(kind, words, arrays, save, capsys, tmp_path) -> None:
+    data, old = save(arrays), tmp_path / "old"
+    assert main(train(data, old)) == 0
+    (tmp_path / "damaged.pt").write_bytes((old / "model.pt").read_bytes()[:500])
+    files = {"missing": "nowhere.pt", "damaged": "damaged.pt", "run": "old/last.pt", "wider": "old/model.pt"}
+    more = ["--model.embedding_dim", "8"] if kind == "wider" else []
+    line = fails(capsys, train(data, tmp_path / "out", "--start_from", str(tmp_path / files[kind]), *more))
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out").exists()

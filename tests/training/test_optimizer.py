@@ -13,7 +13,7 @@ from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import RowAdam, build
-from pyg_ckd.training.trainer import CHECKPOINT_NAME
+from pyg_ckd.training.run_file import CHECKPOINT_NAME
 from tests.training.problem import ITEMS, USERS, planted_data, same_bits, teachers, trainer
 
 

@@ -1,0 +1,194 @@
+"""Who is who in two graphs: users and items of an earlier one are found in a later one by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.ids import id_column, rows_among
+from pyg_ckd.data.inputs import check_whole
+from pyg_ckd.data.prepared import current
+from pyg_ckd.errors import InputError, unknown_name
+
+KINDS = ("user", "item")
+Ids = Tensor | list[str] | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the rows and columns of a model's tables stand for.
+
+    Attributes:
+        sizes: Number of users and of items.
+        feature_dims: Feature width of every modality, in order.
+        ids: The id of every row of users and of items; :obj:`None` where ids are row numbers.
+        prepared: What was done to the features, by modality, see :mod:`pyg_ckd.data.prepared`.
+    """
+
+    sizes: Mapping[str, int]
+    feature_dims: Mapping[str, int]
+    ids: Mapping[str, Ids] = field(default_factory=dict)
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What of a graph an earlier model knows.
+
+    Attributes:
+        user: Row of every user in the earlier graph, int64 ``[U]``, -1 for new ones.
+        item: Row of every item in the earlier graph, int64 ``[I]``, -1 for new ones.
+        modality: Position of every modality in the earlier graph, -1 for new ones, int64 ``[M]``.
+        modalities: Names of the modalities.
+        source: Where the earlier model is from.
+    """
+
+    user: Tensor
+    item: Tensor
+    modality: Tensor
+    modalities: tuple[str, ...]
+    source: str
+
+    @property
+    def new_modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that the earlier graph had not."""
+        return tuple(m for m, row in zip(self.modalities, self.modality.tolist(), strict=True) if row < 0)
+
+    def __str__(self) -> str:
+        parts = [f"{int((rows >= 0).sum())} of {rows.numel()} {kind}s" for kind, rows in self._rows.items()]
+        new = f", new modalities {', '.join(self.new_modalities)}" if self.new_modalities else ""
+        return f"{self.source} knows {' and '.join(parts)}{new}"
+
+    @property
+    def _rows(self) -> dict[str, Tensor]:
+        return {"user": self.user, "item": self.item}
+
+
+def identity_of(data: HeteroData) -> Identity:
+    """Return what the rows of a graph stand for.
+
+    Args:
+        data: The graph.
+
+    Raises:
+        InputError: If it was cut, so that its ids are those of other rows.
+    """
+    check_whole(data, with_ids=True)
+    ids = {kind: getattr(data, f"{kind}_id", None) for kind in KINDS}
+    records = {m: current(data, m) for m in data.modalities}
+    return Identity(
+        {kind: data[kind].num_nodes for kind in KINDS},
+        {m: data["item"][m].size(1) for m in data.modalities},
+        {kind: x.detach().cpu() if isinstance(x, Tensor) else x for kind, x in ids.items()},
+        {m: record for m, record in records.items() if record is not None},
+    )
+
+
+def stored_identity(data: HeteroData) -> dict[str, Any]:
+    """Return what the file of a model holds about its rows beside sizes and widths, nothing for a graph that was cut.
+
+    Args:
+        data: The graph it was trained on.
+    """
+    try:
+        identity = identity_of(data)
+    except InputError:
+        return {}
+    return {"ids": dict(identity.ids), "prepared": dict(identity.prepared)}
+
+
+def match(earlier: Identity, later: Identity, source: str, new_modalities: bool = False) -> Known:
+    """Find the users, items and modalities of a graph among those of an earlier one.
+
+    Where neither graph has ids, rows are the same by number and new ones stand at the end. Ids that are text in one
+    graph and numbers in the other are compared as text.
+
+    Args:
+        earlier: The earlier graph.
+        later: The later graph.
+        source: Where the earlier one is from, for messages.
+        new_modalities: Whether the later graph may have modalities that the earlier one has not.
+
+    Raises:
+        InputError: If one graph has ids and the other has none, no id of the one is in the other, rows without ids are
+            fewer than before, or a modality is missing, new, of another width or prepared otherwise.
+    """
+    rows = {kind: _rows(earlier, later, kind, source) for kind in KINDS}
+    names = list(earlier.feature_dims)
+    for m in names:
+        if m not in later.feature_dims:
+            raise InputError(
+                f"{source}: {unknown_name('modality', m, later.feature_dims)}; it was trained with {', '.join(names)}, "
+                "expected the same modalities"
+            )
+    for m, width in later.feature_dims.items():
+        if m in names:
+            if width != earlier.feature_dims[m]:
+                raise InputError(
+                    f"{source}: found features of {m!r} of width {earlier.feature_dims[m]}, expected {width} as in the "
+                    "graph; prepare them as they were"
+                )
+            _check_prepared(earlier.prepared.get(m), later.prepared.get(m), m, source)
+        elif not new_modalities:
+            raise InputError(
+                f"{source}: it was trained without modality {m!r}, which the graph has; leave it out, or train with a "
+                "strategy that takes new ones, such as incremental"
+            )
+    positions = [names.index(m) if m in names else -1 for m in later.feature_dims]
+    return Known(rows["user"], rows["item"], torch.tensor(positions), tuple(later.feature_dims), source)
+
+
+def _rows(earlier: Identity, later: Identity, kind: str, source: str) -> Tensor:
+    old, new, size = earlier.ids.get(kind), later.ids.get(kind), later.sizes[kind]
+    if old is None and new is None:
+        if earlier.sizes[kind] > size:
+            raise InputError(
+                f"{source}: found {earlier.sizes[kind]} {kind}s without ids, but the graph has {size}; {kind}s without "
+                f"ids are told apart by number and can only be added at the end: give the graphs ids, data.{kind}_id"
+            )
+        rows = torch.arange(size)
+        return torch.where(rows < earlier.sizes[kind], rows, -1)
+    if old is None or new is None:
+        there, lacks = ("the graph", source) if old is None else (source, "the graph")
+        raise InputError(
+            f"{source}: {there} names {kind}s by ids and {lacks} has none, expected ids on both sides to match them; "
+            f"build both graphs from frames, or with {kind}_id"
+        )
+    old_ids, new_ids = (id_column(x, f"ids of {kind}s") for x in (old, new))
+    found = torch.from_numpy(rows_among(new_ids, old_ids))
+    if not bool((found >= 0).any()):
+        raise InputError(
+            f"{source}: found no {kind} of the graph among its {len(old_ids)} {kind}s (there {_first(old_ids)}, here "
+            f"{_first(new_ids)}), expected ids of the same kind"
+        )
+    return found
+
+
+def _first(ids: pd.Series) -> str:
+    return ", ".join(map(repr, ids.iloc[:2].tolist()))
+
+
+def _check_prepared(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, m: str, source: str) -> None:
+    """Refuse features whose columns do not mean what they meant; other means and deviations are no reason."""
+    if old is None or new is None:  # Nobody knows what became of them.
+        return
+    before, now = ([(step["name"], step.get("settings")) for step in record["steps"]] for record in (old, new))
+    if before != now:
+        steps = [" and ".join(name for name, _ in names) or "no transform" for names in (before, now)]
+        raise InputError(
+            f"{source}: features of {m!r} were prepared by {steps[0]}, those of the graph by {steps[1]} or with other "
+            "settings, expected the same; give the graph the transform that it had"
+        )
+    for was, step in zip(old["steps"], new["steps"], strict=True):
+        first, second = (s.get("fitted", {}).get("components") for s in (was, step))
+        if first is not None and not torch.allclose(first.cpu(), second.cpu(), rtol=0, atol=1e-3):
+            raise InputError(
+                f"{source}: the principal components of {m!r} were fitted anew, so that its columns mean something "
+                "else; prepare the graph as the earlier one, with transform=pyg_ckd.data.RecordedTransform(earlier)"
+            )

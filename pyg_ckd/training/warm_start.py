@@ -1,0 +1,381 @@
+"""Warm start: a model begins with what an earlier one has learnt, matched by the ids of users and items."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.discovery import innermost
+from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.data.matching import Identity, Known, identity_of, match
+from pyg_ckd.data.prepared import digest_of
+from pyg_ckd.data.ridge import Ridge
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.adapter import AdaptedBackbone
+from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.training.checkpoint import load_checkpoint
+from pyg_ckd.wrappers import unwrap, unwrapped_state
+
+StartFrom = str | os.PathLike[str] | nn.Module | tuple[nn.Module, HeteroData]
+"""What a training may start from: the file of a model, or a model, best with the graph that it was trained on."""
+
+LOGGER = logging.getLogger("pyg_ckd.training")
+KINDS = ("user", "item", "modality")
+TRAINED_ON = "trained_on"
+"""Attribute of a backbone that says what its rows stand for."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier model.
+
+    Attributes:
+        name: What messages call it.
+        backbone: Name of the class of its backbone.
+        state: Parameters and buffers of the backbone.
+        own: Parameters of the objective itself.
+        strategy: Import path of the objective's class.
+        identity: What its rows stand for.
+    """
+
+    name: str
+    backbone: str
+    state: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
+    strategy: str
+    identity: Identity
+
+    def digest(self) -> str:
+        """Return a digest of all of it, by which a checkpoint tells whether a run began from the same."""
+        digest = hashlib.sha256(f"{self.backbone}{dict(self.identity.feature_dims)}".encode())
+        for part in (self.state, self.own):
+            for name, value in sorted(part.items()):
+                digest.update(f"|{name}:{digest_of(value)}".encode())
+        for kind, ids in sorted(self.identity.ids.items()):
+            text = ids.tolist() if isinstance(ids, Tensor) else ids
+            digest.update(f"|{kind}:{text}".encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a model has begun from.
+
+    Attributes:
+        known: Which users, items and modalities the earlier model knows.
+        digest: A digest of the earlier model.
+    """
+
+    known: Known
+    digest: str
+
+
+def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Start:
+    r"""Give a model, in place, the parameters of an earlier one; users and items are matched by their ids.
+
+    =============================================== ===================================================================
+    what                                            becomes
+    =============================================== ===================================================================
+    rows of users and items that both models know   the earlier rows
+    rows of new users                               the mean row of the earlier table
+    rows of new items                               what their features say: the ridge regression from the features of
+                                                    all modalities to the rows of the items that both know and that have
+                                                    a training interaction, see :class:`~pyg_ckd.data.ridge.Ridge`; the
+                                                    mean row if there are fewer than two of them
+    parameters that count neither                   the earlier ones
+    parameters of new modalities                    what they are in ``model``
+    parameters of the objective itself              the earlier ones, if both are of one class and the shapes fit
+    =============================================== ===================================================================
+
+    Ids are those of ``data.user_id`` and ``data.item_id``; where neither graph has any, rows are the same by number and
+    new ones stand at the end. Which dimensions of a parameter count users, items or modalities is found by building the
+    backbone's class in other sizes, without memory for it; of an adapted module, by comparing shapes with the numbers
+    of users and items.
+
+    Args:
+        model: The model, a backbone or an objective, built for ``data``. New modalities are taken only by an objective
+            whose ``takes_new_modalities`` is true.
+        data: The graph.
+        start_from: A file of :func:`~pyg_ckd.training.model.save_model` or a ``model.pt`` of the command line; or a
+            model that a :class:`~pyg_ckd.Trainer` has trained; or any model with the graph that it was trained on.
+
+    Raises:
+        InputError: If the file cannot be read, the backbone is of another class or has other shapes, ids are missing on
+            one side or have nothing in common, or a modality is missing, new, or of another width.
+    """
+    objective = as_objective(model, data)
+    student = objective.student
+    earlier = _read(start_from)
+    if earlier.backbone != _class_name(student):
+        raise InputError(
+            f"start_from: found a {earlier.backbone} in {earlier.name}, expected a {_class_name(student)} as is to be "
+            "trained; choose that backbone, or another model to start from"
+        )
+    takes_new = bool(getattr(innermost(objective), "takes_new_modalities", False))
+    known = match(earlier.identity, identity_of(data), f"start_from: {earlier.name}", takes_new)
+    _carry(student, data, earlier, known)
+    own = dict(_own_parameters(objective))
+    if _path_of(objective) == earlier.strategy:
+        with torch.no_grad():
+            for name, value in earlier.own.items():
+                if name in own and own[name].shape == value.shape:
+                    own[name].copy_(value)
+    objective.begin_from(known)
+    LOGGER.info("%s: %s", type(student).__name__, known)
+    return Start(known, earlier.digest())
+
+
+def digest_of_start(start_from: StartFrom) -> str:
+    """Return a digest of an earlier model, by which a run tells whether it began from the same.
+
+    Args:
+        start_from: As in :func:`warm_start`.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    return _read(start_from).digest()
+
+
+def remember(model: nn.Module, data: HeteroData) -> None:
+    """Let a model know what its rows stand for, so that another one can start from it.
+
+    Args:
+        model: The model.
+        data: The graph that it is trained on.
+    """
+    identity: Identity | None = None
+    with suppress(InputError):  # Of a graph that was cut nobody can tell.
+        identity = identity_of(data)
+    for part in (model, getattr(model, "module", None)):
+        if isinstance(part, nn.Module):
+            object.__setattr__(part, TRAINED_ON, identity)
+
+
+def own_state(objective: Objective) -> dict[str, Any]:
+    """Return what a file holds of an objective's own parameters, nothing if it has none.
+
+    Args:
+        objective: The objective.
+    """
+    own = {name: p.detach().clone() for name, p in _own_parameters(objective)}
+    return {"own": {"path": _path_of(objective), "state": own}} if own else {}
+
+
+def table_dims(backbone: Backbone) -> dict[str, dict[int, str]] | None:
+    """Return which dimensions of a backbone's parameters and buffers count users, items or modalities.
+
+    Args:
+        backbone: The backbone.
+
+    Returns:
+        From name to the kind of every such dimension; :obj:`None` if the class cannot be built in other sizes.
+    """
+    if isinstance(backbone, AdaptedBackbone):
+        return None
+    sizes: dict[str, Any] = {"user": backbone.num_users, "item": backbone.num_items}
+    own = {name: tuple(value.shape) for name, value in backbone.state_dict().items()}
+    dims: dict[str, dict[int, str]] = {name: {} for name in own}
+    for kind in KINDS:
+        widths = dict(backbone.feature_dims)
+        if kind == "modality":
+            widths["another_one"] = 1
+        more = {other: size + (other == kind) for other, size in sizes.items()}
+        try:
+            with torch.device("meta"):
+                built = type(backbone)(more["user"], more["item"], widths, **backbone.options)
+        except Exception:  # A class of somebody else's, which may raise whatever it likes.
+            return None
+        shapes = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+        counted = len(backbone.feature_dims) if kind == "modality" else sizes[kind]
+        for name, shape in own.items():
+            if len(shapes.get(name, ())) != len(shape):
+                return None
+            for dim, (before, after) in enumerate(zip(shape, shapes[name], strict=True)):
+                if after == before + 1 and before == counted:
+                    dims[name][dim] = kind
+                elif after != before and kind != "modality":
+                    return None
+    return dims
+
+
+def _read(start_from: StartFrom) -> Earlier:
+    if isinstance(start_from, tuple):
+        if len(start_from) != 2 or not isinstance(start_from[1], HeteroData):
+            raise InputError("start_from: found a tuple, expected a model and the graph that it was trained on")
+        model, identity = unwrap(start_from[0]), identity_of(start_from[1])
+    elif isinstance(start_from, nn.Module):
+        model, identity = unwrap(start_from), None
+    elif isinstance(start_from, (str, os.PathLike)):
+        return _from_file(start_from)
+    else:
+        raise InputError(
+            f"start_from: found {type(start_from).__name__}, expected the path of a model, a model, or a model and its "
+            "graph"
+        )
+    objective = innermost(model) if isinstance(model, Objective) else None
+    backbone = model if objective is None else objective.student
+    name = type(getattr(backbone, "module", backbone)).__name__
+    identity = getattr(backbone, TRAINED_ON, None) if identity is None else identity
+    if identity is None:
+        raise InputError(
+            f"start_from: found a {name} that no Trainer has trained, so that nobody knows whose its rows are, "
+            "expected start_from=(model, graph) with the graph that it was trained on"
+        )
+    state = {k: v.detach() for k, v in backbone.state_dict().items()}
+    if not isinstance(backbone, Backbone):
+        state = {f"module.{k}": v for k, v in state.items()}
+    own = {} if objective is None else {k: p.detach() for k, p in _own_parameters(objective)}
+    return Earlier(f"the {name} given", _class_name(backbone), state, own, _path_of(objective), identity)
+
+
+def _from_file(path: str | os.PathLike[str]) -> Earlier:
+    content = load_checkpoint(path, "model")
+    missing = sorted({"backbone", "sizes", "feature_dims", "state"} - content.keys())
+    if missing:
+        raise InputError(f"start_from: {path}: lacks {', '.join(missing)}; it is damaged, train again")
+    sizes = dict(zip(("user", "item"), content["sizes"], strict=True))
+    identity = Identity(sizes, content["feature_dims"], content.get("ids", {}), content.get("prepared", {}))
+    own = content.get("own", {"path": "", "state": {}})
+    return Earlier(str(path), content["backbone"], content["state"], own["state"], own["path"], identity)
+
+
+def _class_name(backbone: nn.Module) -> str:
+    return (type(backbone) if isinstance(backbone, Backbone) else AdaptedBackbone).__name__
+
+
+def _path_of(objective: Objective | None) -> str:
+    if objective is None:
+        return ""
+    cls = type(innermost(objective))
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _own_parameters(objective: Objective) -> list[tuple[str, nn.Parameter]]:
+    """Return the trained parameters of an objective, those of its student left out."""
+    inside = innermost(objective)
+    return [(k, p) for k, p in inside.named_parameters() if p.requires_grad and not k.startswith("student.")]
+
+
+@torch.no_grad()
+def _carry(student: Backbone, data: HeteroData, earlier: Earlier, known: Known) -> None:
+    """Copy the earlier parameters and buffers into a backbone."""
+    target = student.state_dict()
+    state = unwrapped_state(earlier.state, target.keys())
+    new = known.new_modalities
+    for name in (*state, *target):
+        if name not in target or (name not in state and not _is_of(name, new)):
+            where = "the model" if name not in target else earlier.name
+            raise InputError(
+                f"start_from: {where} has no {name!r}, expected the parameters of one backbone with the same options"
+            )
+    dims = table_dims(student)
+    rows = {"user": known.user, "item": known.item, "modality": known.modality}
+    moved: dict[str, Tensor] = {}
+    fill = _Newcomers(data, known)
+    for name, value in target.items():
+        if name not in state:
+            continue
+        old = state[name].to(value.device)
+        found = _dims_by_size(name, old, value, earlier, student, known) if dims is None else dims[name]
+        for dim, kind in found.items():
+            if old.dim() != value.dim() or old.size(dim) != _count(earlier.identity, kind):
+                raise _shape_error(name, state[name], value, earlier)
+            old = fill(old, dim, kind, rows[kind].to(value.device))
+        if old.shape != value.shape:
+            raise _shape_error(name, state[name], value, earlier)
+        moved[name] = old
+    for name, old in moved.items():  # Only now that all of it fits.
+        target[name].copy_(old)
+
+
+class _Newcomers:
+    """Moves tables to the rows of another graph, and knows what to give to those who are new there."""
+
+    def __init__(self, data: HeteroData, known: Known) -> None:
+        self._data, self._known = data, known
+        self._features: Tensor | None = None
+
+    def __call__(self, table: Tensor, dim: int, kind: str, rows: Tensor) -> Tensor:
+        """Return a table whose dimension ``dim`` has an entry for every row.
+
+        Args:
+            table: The earlier table, of any shape.
+            dim: The dimension.
+            kind: What it counts.
+            rows: The earlier row of each, int64, -1 for new ones.
+        """
+        old = table.movedim(dim, 0)
+        flat, is_new = old.reshape(old.size(0), -1), rows < 0
+        out = flat.index_select(0, rows.clamp(min=0))
+        if bool(is_new.any()) and flat.is_floating_point():
+            out[is_new] = flat.double().mean(dim=0).to(flat.dtype)
+            if kind == "item":
+                self._from_features(out, is_new)
+        return out.view(-1, *old.shape[1:]).movedim(0, dim)
+
+    def _from_features(self, out: Tensor, is_new: Tensor) -> None:
+        warm = torch.zeros(out.size(0), dtype=torch.bool)
+        warm[self._data[RATES].edge_index[1].cpu()] = True
+        learn = warm.to(is_new.device) & ~is_new
+        if int(learn.sum()) < 2:
+            return
+        if self._features is None:
+            self._features = torch.cat(list(unpack(self._data, out.device)[0].values()), dim=1)
+        out[is_new] = Ridge(self._features[learn], out[learn])(self._features[is_new])
+
+
+def _dims_by_size(
+    name: str, old: Tensor, new: Tensor, earlier: Earlier, student: Backbone, known: Known
+) -> dict[int, str]:
+    """Return which dimensions of a parameter of an adapted module count users or items, as far as its shapes tell."""
+    if old.dim() != new.dim():
+        raise _shape_error(name, old, new, earlier)
+    before, after = earlier.identity.sizes, {"user": student.num_users, "item": student.num_items}
+    owner = student.get_submodule(name.rpartition(".")[0])
+    layer = any(hasattr(owner, size) for size in ("in_features", "in_channels", "num_features"))
+    rows = {"user": known.user, "item": known.item}
+    dims: dict[int, str] = {}
+    for dim, pair in enumerate(zip(old.shape, new.shape, strict=True)):
+        kinds = [k for k in rows if pair == (before[k], after[k]) and not _all_stay(rows[k], before[k])]
+        chance = pair[0] == pair[1] and (layer or dim > 0)  # A width that happens to be the number of users.
+        if len(kinds) > 1 or (kinds and chance):
+            raise InputError(
+                f"start_from: {earlier.name}: found {name!r} of shape {list(old.shape)}, which may or may not count "
+                f"{' or '.join(f'{kind}s' for kind in kinds)}, expected a shape that tells; make the module a backbone "
+                "of its own, a subclass of LateFusion or EarlyFusion"
+            )
+        if kinds:
+            dims[dim] = kinds[0]
+    return dims
+
+
+def _all_stay(rows: Tensor, before: int) -> bool:
+    """Return whether every row is where it was."""
+    return rows.numel() == before and torch.equal(rows, torch.arange(before))
+
+
+def _is_of(name: str, modalities: tuple[str, ...]) -> bool:
+    """Return whether a parameter stands under the name of one of some modalities."""
+    return any(part in modalities for part in name.split("."))
+
+
+def _count(identity: Identity, kind: str) -> int:
+    return len(identity.feature_dims) if kind == "modality" else identity.sizes[kind]
+
+
+def _shape_error(name: str, old: Tensor, new: Tensor, earlier: Earlier) -> InputError:
+    return InputError(
+        f"start_from: {earlier.name}: found {name!r} of shape {list(old.shape)}, which does not grow to "
+        f"{list(new.shape)} as in the model; give the model the options that the earlier one had"
+    )
