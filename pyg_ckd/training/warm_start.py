@@ -17,7 +17,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.data.inputs import RATES, unpack
-from pyg_ckd.data.matching import Identity, Known, identity_of, match
+from pyg_ckd.data.identity import Identity, Known, identity_of, match
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.ridge import Ridge
 from pyg_ckd.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyg_ckd.data import RATES, RecordedTransform, build_data, feature_transform, fingerprint
-from pyg_ckd.data.matching import Identity, identity_of, match, stored_identity
+from pyg_ckd.data.identity import Identity, identity_of, match, stored_identity
 from pyg_ckd.errors import InputError
 
 DIMS = {"visual": 2}
