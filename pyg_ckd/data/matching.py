@@ -30,6 +30,8 @@ from pyg_ckd.errors import InputError
 KINDS = ("user", "item")
 TOLERANCE = 1e-3
 """How far the numbers of an item may lie from those of training, in units of their spread over items."""
+MOST_LOST = 0.25
+"""Share of the interactions of training that a newer graph may have dropped, as one of the last months does."""
 PARTS = {"edge_index": "training", "val_edge_index": "validation", "test_edge_index": "test"}
 
 
@@ -48,7 +50,7 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
     return {
         "ids": {kind: ids_of(data, kind) for kind in KINDS},
         "interactions": edges["edge_index"].to(torch.int32),
-        "held_out": {name: {"count": e.size(1), "digest": digest_of(e)} for name, e in edges.items() if name in HELD_OUT},
+        "held_out": {n: {"count": e.size(1), "digest": digest_of(e)} for n, e in edges.items() if n in HELD_OUT},
         "graphs": _graphs(data),
         "marks": {m: feature_marks(data, m) for m in data.modalities},
         KEY: {m: dict(record) for m in data.modalities if (record := current(data, m)) is not None},
@@ -103,7 +105,7 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         source: Where both come from; begins every message.
 
     Returns:
-        ``data`` itself, a copy in the order of the model, or :obj:`None` if it is another graph and has no ids to match.
+        ``data`` itself, a copy in the order of the model, or :obj:`None` if it is another graph without ids to match.
 
     Raises:
         InputError: If a user or an item is missing or new, or has other features or interactions than in training; the
@@ -116,10 +118,10 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         return None
     for kind, order in rows.items():
         if order.numel() < data[kind].num_nodes:
-            new = np.setdiff1d(np.arange(data[kind].num_nodes), order.numpy())
+            others = np.setdiff1d(np.arange(data[kind].num_nodes), order.numpy())
             raise InputError(
-                f"{source}: found {_named(data, kind, new)} in the graph, which the model does not know, expected those "
-                "that it was trained with; train again, or serve new ones with Recommender.load"
+                f"{source}: found {_named(data, kind, others)} in the graph, which the model does not know, expected "
+                "those that it was trained with; train again, or serve new ones with Recommender.load"
             )
     out = reordered(data, record, rows, source)
     for name, title in PARTS.items():
@@ -149,7 +151,7 @@ def matched_newer(data: HeteroData, record: Mapping[str, Any], source: str) -> t
 
     Raises:
         InputError: If there are no ids, a user or an item of the model is missing or has other features than in
-            training, or fewer than half of the interactions of training are there.
+            training, or more than a quarter of the interactions of training is not there.
 
     Warns:
         UserWarning: If some of the interactions of training are not there any more.
@@ -162,9 +164,15 @@ def matched_newer(data: HeteroData, record: Mapping[str, Any], source: str) -> t
         )
     whole = on_scale(data, record)
     known = reordered(whole, record, rows, source, scaled=True)
+    for m in known.modalities:
+        has, want = known["item"].get(f"has_{m}"), current(known, m)
+        if has is not None and not bool(has.all()) and want is not None and want["imputation"] is not None:
+            rows_of_others = recorded(want).rows(known, m, has)  # Those of the whole graph come from new items too.
+            known["item"][m] = known["item"][m].index_put((~has,), rows_of_others.to(known["item"][m].dtype))
+            keep(known, m, want)
     parts = [known[RATES][name] for name in PARTS if known[RATES].get(name) is not None]
     missing = lost(record["interactions"], _sorted(known, torch.cat(parts, dim=1)))
-    if 2 * missing.size(1) > record["interactions"].size(1):
+    if missing.size(1) > MOST_LOST * record["interactions"].size(1):
         raise _others(known, missing, missing[:, :0], source)
     if missing.size(1):
         warnings.warn(
@@ -285,10 +293,12 @@ def _same_ids(data: HeteroData, record: Mapping[str, Any]) -> bool:
 def _same_steps(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     if [(s["name"], s.get("settings")) for s in one] != [(s["name"], s.get("settings")) for s in other]:
         return False
-    pairs = [(s.get("fitted", {}), t.get("fitted", {})) for s, t in zip(one, other, strict=True)]
-    return all(
-        a.keys() == b.keys() and all(a[k].shape == b[k].shape and torch.allclose(a[k], b[k]) for k in a) for a, b in pairs
-    )
+    for mine, theirs in ((s.get("fitted", {}), t.get("fitted", {})) for s, t in zip(one, other, strict=True)):
+        if mine.keys() != theirs.keys() or any(mine[k].shape != theirs[k].shape for k in mine):
+            return False
+        if not all(torch.allclose(mine[k], theirs[k]) for k in mine):
+            return False
+    return True
 
 
 def _as_read(x: Tensor, steps: list[dict[str, Any]]) -> Tensor | None:

@@ -204,7 +204,6 @@ class Maker:
             record = {**record, "effects": effects}
         tables = dict(zip(views, embed(model, self.data, list(views.values())), strict=True))
 
-
         def save(metrics: Mapping[str, Mapping[str, float]]) -> None:
             if history is not None and trainer is not None:
                 about = about_training(history, run.seed, metrics, trainer.settings())

@@ -43,8 +43,8 @@ def save_model(
     Of a wrapper, it is the objective inside that counts. Beside the weights, the file holds the ids of users and items,
     the training interactions, what became of the features and two numbers that tell those of each item apart, versions,
     and what is known of the training, see :func:`~pyg_ckd.training.card.model_card`. It is read without executing
-    anything. A module of one's own (:class:`~pyg_ckd.nn.AdaptedBackbone`) is stored by its import path and the arguments
-    of its constructor.
+    anything. A module of one's own (:class:`~pyg_ckd.nn.AdaptedBackbone`) is stored by its import path and the
+    arguments of its constructor.
 
     Args:
         path: The file. One that ends in ``.safetensors`` is written in that format, which needs the extra

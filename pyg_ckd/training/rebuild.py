@@ -181,7 +181,8 @@ def _adapted(path: str | os.PathLike[str], content: Mapping[str, Any], data: Het
     module = _build(cls, given["options"], f"checkpoint {path}")
     if isinstance(module, Backbone):
         raise InputError(f"checkpoint {path}: found {given['class']}, a backbone, expected a module that is none")
-    found = as_backbone(module, data, content["options"].get("modality_parameters"))
+    with seeded(0):  # Lazy parameters draw their first values.
+        found = as_backbone(module, data, content["options"].get("modality_parameters"))
     assert isinstance(found, AdaptedBackbone)
     return found
 

@@ -105,7 +105,7 @@ def _as_bytes(text: str) -> Tensor:
 def _package(path: str | os.PathLike[str]) -> Any:
     try:
         import safetensors
-        import safetensors.torch  # noqa: F401
+        import safetensors.torch
     except ImportError:
         raise InputError(
             f"checkpoint {path}: found no package safetensors; install it with pip install 'pyg-ckd[safetensors]', or "
