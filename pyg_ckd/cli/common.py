@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,27 +103,40 @@ def add_checkpoint(options: Options) -> None:
     options.add("checkpoint", default=REQUIRED, help="a model.pt of train or compare", path=True)
     text = "strategy that the model ranks with, if it is outside the library: its import path (default: none)"
     options.add("strategy", str | None, None, text)
+    text = "modules to import first, of models of your own, such as my_file; with commas between them"
+    options.add("imports", list[str], [], text, metavar="MODULE,...", many=True)
 
 
 def load_checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
-    """Return the model of a checkpoint and the graph.
+    """Return the model of a checkpoint and the graph, in the order of the model.
 
     Args:
         config: The values of the options.
     """
-    from pyg_ckd.training.model import load_model
+    from pyg_ckd.training.model import open_model
 
     import_strategy(config)
-    data = load_data(config)
-    return load_model(config.checkpoint, data), data
+    return open_model(config.checkpoint, load_data(config))
 
 
 def import_strategy(config: Namespace) -> None:
-    """Import the strategy of a checkpoint, if there is one to import.
+    """Import the strategy and the modules of a checkpoint, if there are any to import.
 
     Args:
         config: The values of the options.
+
+    Raises:
+        InputError: If one cannot be imported.
     """
+    for name in config.imports:
+        try:
+            import_module(name)
+        except Exception as error:  # What the file itself does, such as a mistake in its syntax.
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"imports: {name} cannot be imported ({type(error).__name__}: {reason}), expected a module on Python's "
+                "path, such as my_file for my_file.py in the current folder"
+            ) from error
     if config.strategy is not None:
         from pyg_ckd.balance.discovery import find_strategy
 

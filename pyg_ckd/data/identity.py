@@ -90,19 +90,6 @@ def identity_of(data: HeteroData) -> Identity:
     )
 
 
-def stored_identity(data: HeteroData) -> dict[str, Any]:
-    """Return what the file of a model holds about its rows beside sizes and widths, nothing for a graph that was cut.
-
-    Args:
-        data: The graph it was trained on.
-    """
-    try:
-        identity = identity_of(data)
-    except InputError:
-        return {}
-    return {"ids": dict(identity.ids), "prepared": dict(identity.prepared)}
-
-
 def match(earlier: Identity, later: Identity, source: str, new_modalities: bool = False) -> Known:
     """Find the users, items and modalities of a graph among those of an earlier one.
 

@@ -21,7 +21,7 @@ from pyg_ckd.study.pruning import MARK, Pruner, curve_of
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.training import History, Trainer, build, load_checkpoint, parse_metric, seeded, train_teachers
-from pyg_ckd.training.model import load_model, save_model
+from pyg_ckd.training.model import about_training, load_model, save_model
 
 EFFECTS_SPLIT = "val"
 TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
@@ -123,7 +123,6 @@ class Maker:
             student = build(run.backbone, self.data, run.seed, **run.model)
             objective = build_objective(run.strategy, student, self.data, teachers or None, run.options)
         store = self.stores[run.kind]
-        folder = store.path(run)
         trainer = self._trainer(run, checkpoint_dir=store.checkpoints(run))
         if run.pruning is None:
             history = trainer.fit(objective, self.data)
@@ -141,8 +140,7 @@ class Maker:
                 record = {**_facts(run, history), PRUNED: {"best": history.best_value, "curve": curve}}
                 store.write_pruned(run, record)
                 return record
-        save_model(folder / "model.pt", objective, self.data)
-        record = self._measured(run, _facts(run, history), objective, history)
+        record = self._measured(run, _facts(run, history), objective, history, trainer)
         store.discard_checkpoint(run)
         return record
 
@@ -187,9 +185,14 @@ class Maker:
         return {f"{family}@{k}" for family in self._val_families() for k in cutoffs}
 
     def _measured(
-        self, run: Run, record: dict[str, Any], model: torch.nn.Module, history: History | None = None
+        self,
+        run: Run,
+        record: dict[str, Any],
+        model: torch.nn.Module,
+        history: History | None = None,
+        trainer: Trainer | None = None,
     ) -> dict[str, Any]:
-        """Measure a trained model and keep the result."""
+        """Measure a trained model and keep the result, and the model before it if its trainer is given."""
         views: dict[str | None, Any] = {None: None}
         if run.kind == "contender" and self.test:
             for m, view in unimodal_views(self.data.modalities).items():
@@ -200,15 +203,30 @@ class Maker:
                 effects[cutoff] = {str(m): {str(c): float(v) for c, v in row.items()} for m, row in table.items()}
             record = {**record, "effects": effects}
         tables = dict(zip(views, embed(model, self.data, list(views.values())), strict=True))
-        return self._keep(run, record, tables, history)
+
+        def save(metrics: Mapping[str, Mapping[str, float]]) -> None:
+            if history is not None and trainer is not None:
+                about = about_training(history, run.seed, metrics, trainer.settings())
+                save_model(self.stores[run.kind].path(run) / "model.pt", model, self.data, about)  # type: ignore[arg-type]
+
+        return self._keep(run, record, tables, history, save)
 
     def _keep(
-        self, run: Run, record: dict[str, Any], tables: Mapping[str | None, Any], history: History | None = None
+        self,
+        run: Run,
+        record: dict[str, Any],
+        tables: Mapping[str | None, Any],
+        history: History | None = None,
+        save: Callable[[Mapping[str, Mapping[str, float]]], None] = lambda metrics: None,
     ) -> dict[str, Any]:
-        """Measure tables at the cut-offs of this study and smaller ones of earlier studies, and keep the metrics."""
+        """Measure tables at the cut-offs of this study and smaller ones of earlier studies, and keep the metrics.
+
+        ``save`` is called with them before they are written: a record says that all else is there.
+        """
         if not self.test:
             found = dict(self._evaluators(self.cutoffs)["val"](tables[None]))
             record = {"test": {}, "views": {}, **record, "val": {**record.get("val", {}), **found}}
+            save({"val": record["val"]})
             self.stores[run.kind].write(run, record, None, None if history is None else history.frame)
             return {**record, "key": run.key}
         earlier = {k for k in _cutoffs(record.get("test", {})) if k < self.cutoffs[-1]}
@@ -219,6 +237,7 @@ class Maker:
         views = {m: dict(evaluators["views"](table)) for m, table in tables.items() if m is not None}
         record = {**record, "val": dict(val), "test": dict(test), "views": views}
         assert test.per_user is not None
+        save({"val": record["val"], "test": record["test"]})
         self.stores[run.kind].write(run, record, test.per_user, None if history is None else history.frame)
         return {**record, "key": run.key}
 

@@ -21,7 +21,7 @@ from pyg_ckd.study.contenders import Contender, check_options, default_options, 
 from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
-from pyg_ckd.training.model import save_model
+from pyg_ckd.training.model import about_training, save_model
 from pyg_ckd.training.trainer import BUDGET
 from pyg_ckd.training.warm_start import digest_of_start
 
@@ -97,10 +97,12 @@ def train_run(
         teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
     with seeded(seed):
         trained = build_objective(cls, student, data, teachers, contender.options)
-    history = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder}).fit(trained, data, start_from)
+    own_trainer = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder})
+    history = own_trainer.fit(trained, data, start_from)
 
     metrics = evaluator(embed(trained, data)[0])
-    save_model(folder / "model.pt", trained, data)
+    about = about_training(history, seed, {split: metrics}, own_trainer.settings())
+    save_model(folder / "model.pt", trained, data, about)
     with atomic_path(folder / "history.csv") as path:
         history.frame.to_csv(path)
     ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}

@@ -5,6 +5,7 @@ from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.callbacks import CallbackError
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
+from pyg_ckd.training.model import about_training, load_model, open_model, read_model, save_model
 from pyg_ckd.training.optimizer import RowAdam
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
@@ -22,10 +23,15 @@ __all__ = [
     "Teachers",
     "Trainer",
     "WeightAverage",
+    "about_training",
     "build",
     "load_checkpoint",
+    "load_model",
+    "open_model",
     "parse_metric",
+    "read_model",
     "save_checkpoint",
+    "save_model",
     "seeded",
     "train_teachers",
     "warm_start",

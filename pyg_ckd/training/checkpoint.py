@@ -12,13 +12,16 @@ from typing import Any
 import torch
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 
 FORMAT = 3
 """Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
-READABLE = {"model": (1, 2, FORMAT), "teacher": (1, 2, FORMAT)}
-"""Versions that can be read, by kind; of other kinds, only the present one. A run of version 1 has one group of
-parameters in its optimizer, and one of version 2 lacks the curve that the early stopping goes by."""
+FORMATS = {"model": 4, "recommender": 1, "index": 1}
+"""The same for kinds that have a number of their own."""
+READABLE = {"model": (1, 2, 3, FORMATS["model"]), "teacher": (1, 2, FORMAT)}
+"""Versions that can be read, by kind; of other kinds, only the present one. A model of version 3 knows no ids. A run
+of version 1 has one group of parameters in its optimizer, and one of version 2 lacks the curve that the early stopping
+goes by."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
@@ -26,47 +29,92 @@ def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) ->
 
     Args:
         path: The file.
-        content: Tensors and plain values.
+        content: Tensors and plain values; what it is stands under ``kind``.
     """
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        torch.save({"format": _format(content.get("kind")), **content}, temporary)
 
 
-def load_checkpoint(path: str | os.PathLike[str], kind: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(
+    path: str | os.PathLike[str], kind: str | None, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``.
 
     Args:
         path: The file.
-        kind: What it must hold, the value of its key ``kind``.
+        kind: What it must hold, the value of its key ``kind``; :obj:`None` is any kind.
         device: Where its tensors shall lie.
 
     Raises:
         InputError: If the file is missing, damaged, of another version or of another kind.
     """
-    path = Path(path)
+    path = check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # A damaged file makes the reader fail in any way, IndexError and TypeError included.
+        raise damaged(path, error) from None
+    return check_content(path, content, kind)
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that is there; a leading ``~`` is the home folder.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If there is no such file.
+    """
+    path = as_path(path)
     try:
         is_file = path.is_file()
     except OSError as error:  # A name that no file can have.
         raise InputError(f"checkpoint {path}: {error.strerror}, expected a file written by pyg-ckd") from None
     if not is_file:
         raise InputError(f"checkpoint {path}: found no such file, expected one written by pyg-ckd")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
-            content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # A damaged file makes the reader fail in any way, IndexError and TypeError included.
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"checkpoint {path}: cannot be read ({reason}); it is damaged or no checkpoint, train again"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") not in READABLE.get(kind, (FORMAT,)):
-        found = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
-        raise InputError(
-            f"checkpoint {path}: found format {found}, expected {FORMAT}; another version wrote it, train again"
-        )
-    if content.get("kind") != kind:
-        raise InputError(f"checkpoint {path}: found a checkpoint of kind {content.get('kind')!r}, expected {kind!r}")
+    return path
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that the reader does not understand.
+
+    Args:
+        path: The file.
+        error: What the reader raised.
+    """
+    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    return InputError(f"checkpoint {path}: cannot be read ({reason}); it is damaged or no checkpoint, train again")
+
+
+def check_content(path: str | os.PathLike[str], content: Any, kind: str | None) -> dict[str, Any]:
+    """Return what was read from a file if it is a checkpoint of a kind and of a version that can be read.
+
+    Args:
+        path: The file, for the message.
+        content: What was read.
+        kind: What it must hold; :obj:`None` is any kind.
+
+    Raises:
+        InputError: If it is of another version or of another kind.
+    """
+    found = content.get("kind") if isinstance(content, dict) else None
+    if kind is not None and isinstance(found, str) and found != kind:
+        raise InputError(f"checkpoint {path}: found a checkpoint of kind {found!r}, expected {kind!r}")
+    expected = _format(kind or found)
+    if not isinstance(content, dict) or content.get("format") not in READABLE.get(str(kind or found), (expected,)):
+        number = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
+        newer = isinstance(number, int) and number > expected
+        mend = "a newer version wrote it, update pyg-ckd" if newer else "another version wrote it, train again"
+        raise InputError(f"checkpoint {path}: found format {number}, expected {expected}; {mend}")
+    if kind is not None and found != kind:
+        raise InputError(f"checkpoint {path}: found a checkpoint of kind {found!r}, expected {kind!r}")
     return content
+
+
+def _format(kind: Any) -> int:
+    return FORMATS.get(kind, FORMAT) if isinstance(kind, str) else FORMAT
 
 
 def check_settings(path: str | os.PathLike[str], found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -1,42 +1,66 @@
-"""Trained models on disk: weights plus what is needed to build the model again."""
+"""Trained models on disk: weights plus what is needed to build the model again, to use it, and to know what it is."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.discovery import check_strategy, innermost, strategies
+from pyg_ckd.arguments import plain_number
+from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.identity import stored_identity
+from pyg_ckd.data.matching import graph_record, matched
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import as_path
+from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.nn.models.discovery import backbones as discovered
-from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.options import is_plain
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_ckd.training.history import History
+from pyg_ckd.training.rebuild import build_backbone, build_strategy, path_of, recipe
+from pyg_ckd.training.safe_file import SUFFIX, load_safetensors, save_safetensors
 from pyg_ckd.training.warm_start import own_state, remember
+from pyg_ckd.versions import versions
 from pyg_ckd.wrappers import unwrap
 
-MASK = "item_mask_"
-"""What the names of buffers begin with that say which items have a modality."""
+VERSIONS = ("pyg-ckd", "torch", "torch-geometric", "python")
+WRITERS = {".pt": save_checkpoint, SUFFIX: save_safetensors}
+NEEDED = {"backbone", "options", "sizes", "feature_dims", "state", "data"}
 
 
-def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: HeteroData) -> None:
+def save_model(
+    path: str | os.PathLike[str],
+    model: Objective | Backbone,
+    data: HeteroData,
+    about: Mapping[str, Any] | None = None,
+) -> None:
     """Write a trained backbone; of an objective, its student and, if it ranks with scores of its own, itself.
 
-    Of a wrapper, it is the objective inside that counts.
+    Of a wrapper, it is the objective inside that counts. Beside the weights, the file holds the ids of users and items,
+    the training interactions, what became of the features and two numbers that tell those of each item apart, versions,
+    and what is known of the training, see :func:`~pyg_ckd.training.card.model_card`. It is read without executing
+    anything. A module of one's own (:class:`~pyg_ckd.nn.AdaptedBackbone`) is stored by its import path and the
+    arguments of its constructor.
 
     Args:
-        path: The file.
+        path: The file. One that ends in ``.safetensors`` is written in that format, which needs the extra
+            ``safetensors``.
         model: The backbone, or an objective that holds one.
-        data: The graph it was trained on; its fingerprint, ids, and what was done to its features are stored.
+        data: The graph it was trained on.
+        about: What is known of the training, plain values such as :func:`about_training` returns. (default:
+            :obj:`None`, nothing but the date)
+
+    Raises:
+        InputError: If ``model`` is neither, ``about`` holds anything but plain values, or the class of a module of
+            one's own cannot be imported by another program.
     """
     model = unwrap(model)
+    outer = model if isinstance(model, Objective) else None
     if isinstance(model, Objective):
         model = innermost(model)
     backbone = model.student if isinstance(model, Objective) else model
@@ -45,20 +69,57 @@ def save_model(path: str | os.PathLike[str], model: Objective | Backbone, data: 
             f"save_model: found {type(backbone).__name__}, expected a backbone or an objective; adapt any other module "
             "with as_backbone(module, data)"
         )
-    strategy = _strategy(model) if isinstance(model, Objective) and ranks_itself(model) else None
-    content = {
+    known = plain_number(dict(about or {}))
+    for name, value in known.items():
+        if not is_plain(value):
+            raise InputError(f"about[{name!r}]: found {type(value).__name__}, expected plain values, lists or mappings")
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    content: dict[str, Any] = {
         "kind": "model",
         "backbone": type(backbone).__name__,
+        "class": path_of(type(backbone)),
         "options": dict(backbone.options),
         "sizes": [backbone.num_users, backbone.num_items],
         "feature_dims": dict(backbone.feature_dims),
         "state": backbone.state_dict(),
         "data": fingerprint(data),
-        **stored_identity(data),
+        "graph": graph_record(data),
+        "objective": None if outer is None else describe_objective(outer),
+        "about": {"date": now, **known},
+        "versions": {name: value for name, value in versions().items() if name in VERSIONS},
     }
+    if isinstance(backbone, AdaptedBackbone):
+        content["module"] = recipe(backbone.module)
+    if isinstance(model, Objective) and ranks_itself(model):
+        content["strategy"] = _strategy(model)
     if isinstance(model, Objective):
         content |= own_state(model)
-    save_checkpoint(path, content if strategy is None else {**content, "strategy": strategy})
+    WRITERS.get(as_path(path).suffix, save_checkpoint)(path, content)
+
+
+def about_training(
+    history: History,
+    seed: int | None = None,
+    metrics: Mapping[str, Mapping[str, float]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a model file says of a training.
+
+    Args:
+        history: What :meth:`Trainer.fit` returned.
+        seed: The seed of the run.
+        metrics: Metrics by split, such as ``{"test": evaluate(model, data)}``. (default: :obj:`None`, those of the
+            validation part that the history has)
+        settings: What decided about the result, such as ``trainer.settings()``.
+    """
+    row = next((row for row in history.rows if row["epoch"] == history.best_epoch), {})
+    val = {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/") and k.count("/") == 1}
+    given = {split: {k: float(v) for k, v in values.items()} for split, values in (metrics or {}).items()}
+    about: dict[str, Any] = {} if seed is None else {"seed": seed}
+    about |= {"best_epoch": history.best_epoch, "epochs": len(history.rows), "stopped": history.stopped}
+    about |= {"converged": history.converged, "seconds": float(sum(history.seconds))}
+    about["metrics"] = given if "val" in given or not val else {"val": val, **given}
+    return about | ({} if settings is None else {"settings": dict(settings)})
 
 
 def ranks_itself(objective: Objective) -> bool:
@@ -70,6 +131,16 @@ def ranks_itself(objective: Objective) -> bool:
     return type(objective).forward_views is not Objective.forward_views
 
 
+def describe_objective(objective: Objective) -> dict[str, Any]:
+    """Return the name, the import path and the options of an objective, and those of the one inside a wrapper."""
+    about: dict[str, Any] = {"name": objective.name, "class": path_of(type(objective))}
+    about["options"] = {k: v for k, v in objective.options.items() if is_plain(v)}
+    if objective.wraps:
+        about["options"] = {k: v for k, v in about["options"].items() if k not in ("inner", "inner_options")}
+        about["inner"] = describe_objective(getattr(objective, "inner"))  # noqa: B009  An attribute of wrappers alone.
+    return about
+
+
 def _strategy(objective: Objective) -> dict[str, Any]:
     cls, state = type(objective), objective.state_dict()
     teachers = {m: tuple(tables) for m, tables in objective.given_teachers().items()}
@@ -79,11 +150,58 @@ def _strategy(objective: Objective) -> dict[str, Any]:
             "built again; derive from pyg_ckd.balance.TaughtObjective"
         )
     return {
-        "path": f"{cls.__module__}.{cls.__qualname__}",
+        "path": path_of(cls),
         "options": dict(objective.options),
         "teachers": teachers,
         "state": {k: v for k, v in state.items() if not k.startswith(("student.", "teacher_"))},
     }
+
+
+def read_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a model file holds, without building the model.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is missing or damaged, of another version or no model.
+    """
+    read = load_safetensors if as_path(path).suffix == SUFFIX else load_checkpoint
+    content = read(path, "model")
+    missing = sorted(NEEDED - content.keys())
+    if missing:
+        raise InputError(f"checkpoint {path}: lacks {', '.join(missing)}; it is damaged, train again")
+    return content
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    data: HeteroData,
+    backbones: Mapping[str, type[Backbone]] | None = None,
+) -> tuple[Backbone | Objective, HeteroData]:
+    """Read a trained model, and return it with the graph in the order of its rows.
+
+    A model is a function of row numbers. Where a graph has the users and items of training under the same ids but in
+    another order, the rows of the graph are brought to that of the model; features that are raw, or standardised
+    otherwise, are brought to the model's scale.
+
+    Args:
+        path: The file.
+        data: The graph it was trained on, in any order.
+        backbones: As in :func:`load_model`.
+
+    Returns:
+        The model, and ``data`` itself or a copy in the order of the model.
+
+    Raises:
+        InputError: As :func:`load_model`; and if a user or an item is missing, new, or has other features or
+            interactions than in training.
+    """
+    content = read_model(path)
+    graph = matched(data, content["data"], content.get("graph"), f"checkpoint {path}")
+    if graph is None:
+        raise other_data(path, content)
+    return build_model(path, content, graph, backbones), graph
 
 
 def load_model(
@@ -91,78 +209,81 @@ def load_model(
 ) -> Backbone | Objective:
     """Read a trained model: a backbone, or an objective if it was trained with one that ranks with scores of its own.
 
-    A strategy from outside the library is built again only if its module has been imported already: a file never
-    causes an import.
+    A class from outside the library is built again only if its module has been imported already: a file never causes
+    an import.
 
     Args:
         path: The file.
-        data: The graph; it must be the one the model was trained on.
+        data: The graph; it must be the one the model was trained on, in the same order.
         backbones: The classes that the checkpoint may name; nothing else is ever built. (default: :obj:`None`, those
-            of :mod:`pyg_ckd.nn`)
+            of :mod:`pyg_ckd.nn`, and the one of the stored import path)
 
     Raises:
-        InputError: If the file is damaged, of another version, names an unknown backbone or a strategy that is not
-            imported, or belongs to other data.
+        InputError: If the file is damaged, of another version, names an unknown backbone or a class that is not
+            imported, or belongs to other data or to the same in another order.
     """
-    backbones = discovered() if backbones is None else backbones
-    content = load_checkpoint(path, "model")
-    missing = sorted({"backbone", "options", "sizes", "feature_dims", "state", "data"} - content.keys())
-    if missing:
-        raise InputError(f"checkpoint {path}: lacks {', '.join(missing)}; it is damaged, train again")
-    if content["backbone"] not in backbones:
-        raise unknown_name(f"backbone in checkpoint {path}:", content["backbone"], backbones)
-    if content["data"] != fingerprint(data):
-        sizes, dims = content["sizes"], content["feature_dims"]
+    model, graph = open_model(path, data, backbones)
+    if graph is not data:
         raise InputError(
-            f"checkpoint {path}: it was trained on other data ({sizes[0]} users, {sizes[1]} items, modalities "
-            f"{', '.join(f'{m} [{d}]' for m, d in dims.items())}, or other interactions or feature values), expected "
-            "the graph given; load the same data with the same transform"
+            f"checkpoint {path}: the graph has the users and items of training in another order or its features on "
+            "another scale, expected the same; take open_model(path, data), which returns the graph as the model knows "
+            "it beside the model"
         )
-    cls: Any = backbones[content["backbone"]]
-    try:
-        model: Backbone = cls(*content["sizes"], content["feature_dims"], **content["options"])
-    except TypeError as error:
-        raise InputError(
-            f"checkpoint {path}: found options {content['options']}, expected those of {content['backbone']} "
-            f"({error}); another version wrote it, train again"
-        ) from None
-    try:
-        model.to(next((w.dtype for w in content["state"].values() if w.is_floating_point()), torch.float32))
-        model.load_state_dict(content["state"])
-    except RuntimeError:
-        raise InputError(
-            f"checkpoint {path}: found weights of other shapes than {content['backbone']} has with the stored options "
-            f"{content['options']}, expected the same; another version wrote it, train again"
-        ) from None
+    return model
+
+
+def build_model(
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    data: HeteroData,
+    backbones: Mapping[str, type[Backbone]] | None = None,
+) -> Backbone | Objective:
+    """Build the model of a file.
+
+    Args:
+        path: The file, for messages.
+        content: What :func:`read_model` returned.
+        data: The graph, in the order of the model.
+        backbones: As in :func:`load_model`.
+
+    Raises:
+        InputError: As :func:`load_model`.
+    """
+    model = build_backbone(path, content, data, backbones)
     remember(model, data)
-    return model if "strategy" not in content else _restore(path, model, content["strategy"])
+    return model if "strategy" not in content else build_strategy(path, model, content["strategy"])
 
 
-def _restore(path: str | os.PathLike[str], student: Backbone, content: Any) -> Objective:
-    if not isinstance(content, dict) or {"path", "options", "teachers", "state"} - content.keys():
-        raise InputError(f"checkpoint {path}: the part 'strategy' is damaged, train again")
-    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in strategies().values()}
-    name = str(content["path"])
-    module, _, attribute = name.rpartition(".")
-    cls = known.get(name) or getattr(sys.modules.get(module), attribute, None)
-    if cls is None:
-        raise InputError(
-            f"checkpoint {path}: it ranks with the strategy {name}, which is not imported, expected it to be; import "
-            f"{module} first, or give it on the command line with --strategy {name}"
-        )
-    check_strategy(name, cls)
-    try:
-        tables = {m: Embeddings(*pair) for m, pair in content["teachers"].items()}
-        given: list[Any] = [tables] if cls.needs_teachers else []
-        masks = {k.removeprefix(MASK): v for k, v in content["state"].items() if k.startswith(MASK)}
-        options: dict[str, Any] = content["options"] | ({"has": masks} if masks else {})
-        objective: Objective = cls(student, *given, **options)
-        kept = {k: v for k, v in objective.state_dict().items() if k.startswith(("student.", "teacher_"))}
-        objective.load_state_dict(kept | content["state"])
-    except (TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"checkpoint {path}: found options and state that {name} does not take ({reason}); another version wrote "
-            "it, train again"
-        ) from None
-    return objective
+def other_data(path: str | os.PathLike[str], content: Mapping[str, Any]) -> InputError:
+    """Return the error for a graph that is not that of a model.
+
+    Args:
+        path: The file.
+        content: What it holds.
+    """
+    sizes, dims = content["sizes"], content["feature_dims"]
+    return InputError(
+        f"checkpoint {path}: it was trained on other data ({sizes[0]} users, {sizes[1]} items, modalities "
+        f"{', '.join(f'{m} [{d}]' for m, d in dims.items())}, or other interactions or feature values), expected "
+        "the graph given; load the same data with the same transform"
+    )
+
+
+def convert_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Write a model file in the format that a name ends in, with all that it holds.
+
+    Args:
+        path: A file of :func:`save_model`.
+        out: The file to write, ``.safetensors`` or ``.pt``.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        InputError: If the file cannot be read, or the name ends in neither.
+    """
+    target = as_path(out)
+    if target.suffix not in WRITERS:
+        raise InputError(f"out {out}: {unknown_name('format', target.suffix, WRITERS)}")
+    WRITERS[target.suffix](target, read_model(path))
+    return target

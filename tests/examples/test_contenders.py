@@ -36,4 +36,3 @@ def test_contenders_are_sorted_and_those_that_are_not_everywhere_come_last() -> 
     start = names.index("plain") + 1
     means = [run_mean(first, name, "recall@20") for name in names[start:-1]]
     assert means == sorted(means, reverse=True)
-

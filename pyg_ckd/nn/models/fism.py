@@ -119,8 +119,8 @@ class FISM(EarlyFusion):
     neither features nor kernels. Early fusion: one stream.
 
     Differs from the paper in content, the graph, cosines with a temperature, and the softmax in the place of a
-    regression. There are no tables of users: new users have scores from their first interaction on. The L2 penalty acts on
-    the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives; rows that rank have norm one and need none.
+    regression. There are no tables of users: new users have scores from their first interaction on. The L2 penalty acts
+    on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives; rows that rank have norm one and need none.
 
     Args:
         num_users: Number of users.

@@ -1,0 +1,353 @@
+"""The graph that a model was trained on, and a graph that it meets later: rows matched by id, or refused by name.
+
+A model is a function of row numbers. What a row stood for in training is kept with the model as a record of plain
+values and tensors: ids, interactions, what became of the features, and two numbers of every item and modality that tell
+features apart. Nobody has to keep the data set for that.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.cut import subgraph
+from pyg_ckd.data.ids import as_ids, comparable, id_column, rows_among, value_at
+from pyg_ckd.data.impute import recorded
+from pyg_ckd.data.inputs import HELD_OUT, RATES
+from pyg_ckd.data.prepared import KEY, current, digest_of, keep
+from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
+from pyg_ckd.errors import InputError
+
+KINDS = ("user", "item")
+TOLERANCE = 1e-3
+"""How far the numbers of an item may lie from those of training, in units of their spread over items."""
+MOST_LOST = 0.25
+"""Share of the interactions of training that a newer graph may have dropped, as one of the last months does."""
+PARTS = {"edge_index": "training", "val_edge_index": "validation", "test_edge_index": "test"}
+
+
+def graph_record(data: HeteroData) -> dict[str, Any]:
+    """Return what tells later which row was whose: plain values and tensors.
+
+    Args:
+        data: The graph.
+
+    Returns:
+        ``ids`` (an int64 tensor, a list of strings or :obj:`None`, by kind), ``interactions`` of the training part
+        ``[2, E]``, ``held_out`` and ``graphs`` (digests that do not depend on the order of edges), ``marks`` of the
+        features, see :func:`feature_marks`, and ``prepared``, what became of the features.
+    """
+    edges = {name: _sorted(data, data[RATES][name]) for name in PARTS if data[RATES].get(name) is not None}
+    return {
+        "ids": {kind: ids_of(data, kind) for kind in KINDS},
+        "interactions": edges["edge_index"].to(torch.int32),
+        "held_out": {n: {"count": e.size(1), "digest": digest_of(e)} for n, e in edges.items() if n in HELD_OUT},
+        "graphs": _graphs(data),
+        "marks": {m: feature_marks(data, m) for m in data.modalities},
+        KEY: {m: dict(record) for m in data.modalities if (record := current(data, m)) is not None},
+    }
+
+
+def ids_of(data: HeteroData, kind: str) -> Tensor | list[str] | None:
+    """Return the ids of a kind of nodes, an int64 tensor or a list of strings; :obj:`None` if they have none.
+
+    Args:
+        data: The graph.
+        kind: ``"user"`` or ``"item"``.
+
+    Raises:
+        InputError: If there are more or fewer ids than nodes, or one is there twice.
+    """
+    values = getattr(data, f"{kind}_id", None)
+    if values is None:
+        return None
+    column = id_column(values, f"{kind}_id")
+    if len(column) != data[kind].num_nodes or not column.is_unique:
+        found = f"{len(column)} ids" if column.is_unique else f"{value_at(column[column.duplicated()], 0)!r} twice"
+        raise InputError(f"{kind}_id: found {found}, expected {data[kind].num_nodes} different ones, one per {kind}")
+    return as_ids(column)
+
+
+def feature_marks(data: HeteroData, modality: str) -> Tensor:
+    """Return two numbers of every item that tell its features from others, float32 ``[I, 2]``, NaN where it has none.
+
+    They are sums of the features with fixed weights, so that they hardly differ where features differ by rounding.
+
+    Args:
+        data: The graph.
+        modality: The modality.
+    """
+    x, has = data["item"][modality].cpu(), data["item"].get(f"has_{modality}")
+    place = torch.arange(1, x.size(1) + 1, dtype=torch.float64)
+    weights = torch.stack([torch.cos(place.square() * step) for step in (0.7, 1.3)], dim=1)
+    marks = torch.cat([part.double() @ weights for part in x.split(2**16)]).float()
+    return marks if has is None else marks.masked_fill(~has.cpu().unsqueeze(1), float("nan"))
+
+
+def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, source: str) -> HeteroData | None:
+    """Return the graph as a model knows it: itself, or, where only the order of ids differs, in the model's order.
+
+    Features that are raw, or standardised with other means, are brought to the scale of the model.
+
+    Args:
+        data: The graph.
+        digest: The fingerprint of the graph that the model was trained on.
+        record: What :func:`graph_record` said of it; :obj:`None` if nobody kept it.
+        source: Where both come from; begins every message.
+
+    Returns:
+        ``data`` itself, a copy in the order of the model, or :obj:`None` if it is another graph without ids to match.
+
+    Raises:
+        InputError: If a user or an item is missing or new, or has other features or interactions than in training; the
+            message names the first.
+    """
+    if fingerprint(data) == digest and (record is None or _same_ids(data, record)):
+        return data
+    rows = _rows(data, record, source)
+    if record is None or rows is None:
+        return None
+    for kind, order in rows.items():
+        if order.numel() < data[kind].num_nodes:
+            others = np.setdiff1d(np.arange(data[kind].num_nodes), order.numpy())
+            raise InputError(
+                f"{source}: found {_named(data, kind, others)} in the graph, which the model does not know, expected "
+                "those that it was trained with; train again, or serve new ones with Recommender.load"
+            )
+    out = reordered(data, record, rows, source)
+    for name, title in PARTS.items():
+        found = out[RATES].get(name)
+        edges = _sorted(out, torch.empty(2, 0, dtype=torch.int64) if found is None else found)
+        if name == "edge_index":
+            missing, new = lost(record["interactions"], edges), lost(edges, record["interactions"])
+            if missing.size(1) or new.size(1):
+                raise _others(out, missing, new, source)
+        elif digest_of(edges) != record["held_out"].get(name, {"digest": digest_of(edges[:, :0])})["digest"]:
+            raise InputError(
+                f"{source}: found another {title} part of the same users and items than in training, expected the same "
+                "split; load the data set with the same split"
+            )
+    if _graphs(out) != record["graphs"]:
+        raise InputError(f"{source}: found other graphs beside the interactions than in training, expected the same")
+    return out
+
+
+def matched_newer(data: HeteroData, record: Mapping[str, Any], source: str) -> tuple[HeteroData, HeteroData]:
+    """Return the part of a newer graph that a model knows, in its order, and the whole graph on the model's scale.
+
+    Args:
+        data: The graph: all users and items of the model, with newer interactions, users and items beside them.
+        record: What :func:`graph_record` said of the graph that the model was trained on.
+        source: Where both come from; begins every message.
+
+    Raises:
+        InputError: If there are no ids, a user or an item of the model is missing or has other features than in
+            training, or more than a quarter of the interactions of training is not there.
+
+    Warns:
+        UserWarning: If some of the interactions of training are not there any more.
+    """
+    rows = _rows(data, record, source)
+    if rows is None:
+        raise InputError(
+            f"{source}: found another graph than in training, and no ids to match its users and items by, expected "
+            "data.user_id and data.item_id in both, or the graph that the model was trained on"
+        )
+    whole = on_scale(data, record)
+    known = reordered(whole, record, rows, source, scaled=True)
+    for m in known.modalities:
+        has, want = known["item"].get(f"has_{m}"), current(known, m)
+        if has is not None and not bool(has.all()) and want is not None and want["imputation"] is not None:
+            rows_of_others = recorded(want).rows(known, m, has)  # Those of the whole graph come from new items too.
+            known["item"][m] = known["item"][m].index_put((~has,), rows_of_others.to(known["item"][m].dtype))
+            keep(known, m, want)
+    parts = [known[RATES][name] for name in PARTS if known[RATES].get(name) is not None]
+    missing = lost(record["interactions"], _sorted(known, torch.cat(parts, dim=1)))
+    if missing.size(1) > MOST_LOST * record["interactions"].size(1):
+        raise _others(known, missing, missing[:, :0], source)
+    if missing.size(1):
+        warnings.warn(
+            f"{source}: {_pairs(known, missing)} of training not in the graph any more; what is not there does not "
+            "count as seen",
+            stacklevel=3,
+        )
+    return known, whole
+
+
+def reordered(
+    data: HeteroData, record: Mapping[str, Any], rows: Mapping[str, Tensor], source: str, scaled: bool = False
+) -> HeteroData:
+    """Return a graph in the order of a model, with features on its scale, if they are those of training.
+
+    Args:
+        data: The graph.
+        record: What :func:`graph_record` said of the graph of the model.
+        rows: By kind, the row of ``data`` of every row of the model.
+        source: Where both come from.
+        scaled: Whether features are on the scale of the model already.
+
+    Raises:
+        InputError: If modalities or features differ; the message names the first item.
+    """
+    marks = record["marks"]
+    if set(marks) != set(data.modalities):
+        raise InputError(
+            f"{source}: found modalities {', '.join(data.modalities)}, expected {', '.join(marks)} as in training"
+        )
+    if not scaled:
+        data = on_scale(data, record)
+    out = subgraph(data, rows)
+    out.modalities = list(marks)
+    for m in out.modalities:
+        if (one := record[KEY].get(m) or current(data, m)) is not None:
+            keep(out, m, one)
+    for m, mark in marks.items():
+        found = feature_marks(out, m)
+        spread = mark[mark.isfinite().all(dim=1)].std(dim=0, correction=0) if mark.numel() else mark.new_zeros(2)
+        apart = (found - mark).abs() > TOLERANCE * spread + 1e-6 * (1 + mark.abs())
+        wrong = (apart | (found.isnan() != mark.isnan())).any(dim=1).nonzero().view(-1).numpy()
+        if wrong.size:
+            raise InputError(
+                f"{source}: {_named(out, 'item', wrong)} has other features {m!r} in the graph than in training, "
+                "expected the same under the same id; were ids or features shuffled, or is another transform chosen?"
+            )
+    return out
+
+
+def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
+    """Return a graph whose features are prepared as those of a model were, where it is known what became of them.
+
+    That is where they are as they were read or were standardised; others stay as they are.
+
+    Args:
+        data: The graph.
+        record: What :func:`graph_record` said of the graph of the model.
+    """
+    out = copy.copy(data)
+    for m in data.modalities:
+        have, want = current(data, m), record[KEY].get(m)
+        if have is None or want is None or have["dim"] != want["dim"] or _same_steps(have["steps"], want["steps"]):
+            continue
+        raw = _as_read(data["item"][m], have["steps"])
+        if raw is None:
+            continue
+        has = data["item"].get(f"has_{m}")
+        out["item"][m] = prepare_rows(raw, want)
+        keep(out, m, want)
+        if has is not None and not bool(has.all()) and want["imputation"] is not None:
+            out["item"][m][~has] = recorded(want).rows(out, m, has).to(raw.dtype)
+            keep(out, m, want)
+    return out
+
+
+def lost(first: Tensor, second: Tensor) -> Tensor:
+    """Return the interactions of the first ``[2, E]`` that the second does not have."""
+    size = 1 + max((int(e[1].max()) for e in (first, second) if e.numel()), default=0)
+    keys = [e[0].long() * size + e[1].long() for e in (first, second)]
+    return first[:, ~torch.isin(keys[0], keys[1])].long()
+
+
+def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> dict[str, Tensor] | None:
+    """Return the row of the graph of every row of the model, by kind; :obj:`None` without ids."""
+    if record is None:
+        return None
+    out = {}
+    for kind in KINDS:
+        mine, theirs = record["ids"][kind], ids_of(data, kind)
+        if mine is None or theirs is None:
+            return None
+        column = id_column(mine, f"{kind}_id")
+        rows = rows_among(column, id_column(theirs, f"{kind}_id"))
+        missing = np.flatnonzero(rows < 0)
+        if missing.size:
+            names = _names(column, missing, kind)
+            raise InputError(
+                f"{source}: the graph lacks {names}, expected every {kind} that the model was trained with; load the "
+                "data set with them, or train again"
+            )
+        out[kind] = torch.from_numpy(rows)
+    return out
+
+
+def _same_ids(data: HeteroData, record: Mapping[str, Any]) -> bool:
+    """Return whether rows have the ids that they had in training; without ids on one side, numbers are all there is."""
+    for kind in KINDS:
+        pair = record["ids"][kind], ids_of(data, kind)
+        if pair[0] is None or pair[1] is None:
+            continue
+        one, other = comparable(*(id_column(ids, f"{kind}_id") for ids in pair))
+        if not np.array_equal(one.to_numpy(), other.to_numpy()):
+            return False
+    return True
+
+
+def _same_steps(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
+    if [(s["name"], s.get("settings")) for s in one] != [(s["name"], s.get("settings")) for s in other]:
+        return False
+    for mine, theirs in ((s.get("fitted", {}), t.get("fitted", {})) for s, t in zip(one, other, strict=True)):
+        if mine.keys() != theirs.keys() or any(mine[k].shape != theirs[k].shape for k in mine):
+            return False
+        if not all(torch.allclose(mine[k], theirs[k]) for k in mine):
+            return False
+    return True
+
+
+def _as_read(x: Tensor, steps: list[dict[str, Any]]) -> Tensor | None:
+    """Return features as they were read, or :obj:`None` if a transform cannot be undone."""
+    for step in reversed(steps):
+        if step["name"] != StandardizeFeatures.__name__:
+            return None
+        mean, factor = (step["fitted"][name].to(x.device) for name in ("mean", "factor"))
+        inverse = torch.where(factor > 0, 1 / factor.clamp(min=1e-300), 0.0)
+        x = (x.double() * inverse + mean).to(x.dtype)
+    return x
+
+
+def _sorted(data: HeteroData, edges: Tensor) -> Tensor:
+    """Return interactions in the order of users and then items, int64 on the CPU."""
+    user, item = edges.cpu()
+    return edges.cpu()[:, torch.argsort(user * data["item"].num_nodes + item)]
+
+
+def _graphs(data: HeteroData) -> dict[str, str]:
+    """Return digests of further graphs that do not depend on the order of edges."""
+    out = {}
+    for kind, index in data.edge_index_dict.items():
+        if kind != RATES:
+            order = np.lexsort(index.cpu().numpy()[::-1])
+            out["/".join(kind)] = digest_of(index.cpu()[:, torch.from_numpy(order)])
+    return out
+
+
+def _named(data: HeteroData, kind: str, rows: np.ndarray) -> str:
+    return _names(pd.Series(id_column(data[f"{kind}_id"], f"{kind}_id")), rows, kind)
+
+
+def _names(column: pd.Series, rows: np.ndarray, kind: str = "") -> str:
+    shown = ", ".join(repr(value_at(column, int(row))) for row in rows[:3])
+    more = f" and {rows.size - 3:,} more" if rows.size > 3 else ""
+    return f"{kind} {shown}{more}".strip()
+
+
+def _pairs(data: HeteroData, edges: Tensor) -> str:
+    user, item = (value_at(id_column(data[f"{k}_id"], k), int(edges[n, 0])) for n, k in enumerate(KINDS))
+    verb = "interaction is" if edges.size(1) == 1 else "interactions are"
+    return f"{edges.size(1):,} {verb} (first: user {user!r}, item {item!r})"
+
+
+def _others(data: HeteroData, missing: Tensor, new: Tensor, source: str) -> InputError:
+    parts = [f"{_pairs(data, missing)} not there any more"] if missing.size(1) else []
+    parts += [f"{_pairs(data, new)} new"] if new.size(1) else []
+    return InputError(
+        f"{source}: under the same ids, the graph has other training interactions than the model was trained on: "
+        f"{', '.join(parts)}; were ids shuffled? Train again, or serve newer interactions with Recommender.load"
+    )

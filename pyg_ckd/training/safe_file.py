@@ -1,0 +1,114 @@
+"""Checkpoints as safetensors: tensors under dotted names, and all else as JSON in the metadata of the same file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import atomic_path
+from pyg_ckd.training.checkpoint import FORMATS, check_content, check_file, damaged
+
+SUFFIX = ".safetensors"
+KEY = "pyg_ckd"
+"""What the JSON stands under in the metadata."""
+_LONG = 1000  # Texts of a list that are stored as a tensor of their bytes: the header of a file must stay small.
+
+
+def save_safetensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a checkpoint to a temporary name and rename it.
+
+    Args:
+        path: The file.
+        content: Tensors and plain values, nested; what it is stands under ``kind``.
+
+    Raises:
+        InputError: If the package safetensors is not installed.
+    """
+    save_file = _package(path).torch.save_file
+    tensors: dict[str, Tensor] = {}
+
+    def store(name: str, tensor: Tensor) -> str:
+        tensors[name] = tensor.detach().cpu().contiguous().clone()  # No two may share memory.
+        return name
+
+    def plain(value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            return {"tensor": store(name, value)}
+        if isinstance(value, Mapping):
+            if all(isinstance(key, str) for key in value):
+                return {"map": {key: plain(item, f"{name}.{key}" if name else key) for key, item in value.items()}}
+            return {"pairs": [[plain(key, name), plain(item, f"{name}.{key}")] for key, item in value.items()]}
+        if isinstance(value, (list, tuple)):
+            if len(value) > _LONG and all(isinstance(item, str) for item in value):
+                return {"texts": store(name, _as_bytes(json.dumps(value)))}
+            return [plain(item, f"{name}.{place}") for place, item in enumerate(value)]
+        return value
+
+    text = json.dumps(plain({"format": FORMATS[content["kind"]], **content}, ""))
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {KEY: text})
+
+
+def load_safetensors(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read what :func:`save_safetensors` wrote; tuples are lists now.
+
+    Args:
+        path: The file.
+        kind: What it must hold, the value of its key ``kind``.
+
+    Raises:
+        InputError: If the file is missing, damaged, of another version or kind, or the package is not installed.
+    """
+    place, package = check_file(path), _package(path)
+    try:
+        with package.safe_open(place, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  It is no dict.
+        if text is None:
+            raise InputError(
+                f"checkpoint {path}: found safetensors without what pyg-ckd writes beside them, expected a file of "
+                "save_model or pyg-ckd export"
+            )
+
+        def whole(value: Any) -> Any:
+            if isinstance(value, list):
+                return list(map(whole, value))
+            if not isinstance(value, dict):
+                return value
+            (how, inner), *more = value.items()
+            if more or how not in ("tensor", "texts", "map", "pairs"):
+                raise ValueError(f"unknown entry {how!r}")
+            if how == "tensor":
+                return tensors[inner]
+            if how == "texts":
+                return json.loads(bytes(tensors[inner].tolist()))
+            return {whole(k): whole(v) for k, v in (inner.items() if how == "map" else inner)}
+
+        content = whole(json.loads(text))
+    except InputError:
+        raise
+    except Exception as error:  # A damaged file makes the reader fail in any way.
+        raise damaged(place, error) from None
+    return check_content(path, content, kind)
+
+
+def _as_bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _package(path: str | os.PathLike[str]) -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError:
+        raise InputError(
+            f"checkpoint {path}: found no package safetensors; install it with pip install 'pyg-ckd[safetensors]', or "
+            "take a name that ends in .pt"
+        ) from None
+    return safetensors

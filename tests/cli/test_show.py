@@ -1,0 +1,112 @@
+"""``pyg-ckd show`` and ``export``: the model card in all its forms, and one line for a file that has none."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from pyg_ckd.cli import main
+from pyg_ckd.training import save_checkpoint
+from tests.cli.problem import fails, train
+
+
+@pytest.fixture
+def model(arrays, save, tmp_path, capsys) -> str:
+    data = save({**arrays, "item_id": [f"item-{n}" for n in range(20)]})
+    assert main([*train(data, tmp_path / "run"), "--seed", "3"]) == 0
+    capsys.readouterr()
+    return str(tmp_path / "run" / "model.pt")
+
+
+class Reader(HTMLParser):
+    """Collects the texts of a page and what it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def handle_starttag(self, tag: str, attrs) -> None:
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_card_is_printed_and_written(model, tmp_path, capsys) -> None:
+    page, file = tmp_path / "card.html", tmp_path / "card.json"
+    assert main(["show", model, "--html", str(page), "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    card = json.loads(file.read_text(encoding="utf-8"))
+    assert card["training"]["seed"] == 3
+    assert card["training"]["objective"] == "plain"
+    assert set(card["metrics"]) == {"val", "test"}
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert card["metrics"]["test"] == metrics["test"]
+    html = Reader(page.read_text(encoding="utf-8"))
+    assert html.links == []
+    for words in ("texts from 'item-0' to 'item-9'", "StandardizeFeatures(scale=True)", card["data"]["fingerprint"]):
+        assert words in out.replace("\n", "")
+        assert any(words in text for text in html.texts)
+    for name, value in card["metrics"]["test"].items():
+        assert name in out
+        assert f"{value:.4f}" in out
+    assert '<html lang="en">' in page.read_text(encoding="utf-8")
+    assert main(["show", model, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == card
+
+
+def test_an_export_says_the_same_and_can_be_evaluated(model, tmp_path, capsys) -> None:
+    pytest.importorskip("safetensors")
+    out = str(tmp_path / "m.safetensors")
+    assert main(["export", model, "--out", out]) == 0
+    capsys.readouterr()
+    cards = []
+    for path in (model, out):
+        assert main(["show", path, "--json", "-"]) == 0
+        cards.append(json.loads(capsys.readouterr().out))
+    assert cards[0] == cards[1]
+    data = ["--data", str(tmp_path / "data.npz"), "--k", "5"]
+    tables = []
+    for path in (model, out):
+        assert main(["evaluate", *data, "--checkpoint", path]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert "out" in fails(capsys, ["export", model, "--out", str(tmp_path / "m.onnx")])
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("marker", "w"))
+
+
+def test_files_without_a_card_give_one_line(model, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    whole = (tmp_path / "run" / "model.pt").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "bad.pt: cannot be read" in fails(capsys, ["show", str(path)])
+    path.write_bytes(pickle.dumps({"format": 4, "kind": "model", "bomb": Bomb()}))
+    assert "bad.pt: cannot be read" in fails(capsys, ["show", str(path)])
+    assert not (tmp_path / "marker").exists()
+    path.write_text("nothing", encoding="utf-8")
+    assert "bad.pt: cannot be read" in fails(capsys, ["show", str(path)])
+    save_checkpoint(path, {"kind": "teacher"})
+    assert "found a checkpoint of kind 'teacher', expected 'model'" in fails(capsys, ["show", str(path)])
+    torch.save({"format": 4, "kind": "model"}, path)
+    assert "lacks backbone, data" in fails(capsys, ["show", str(path)])
+    assert "no.pt: found no such file" in fails(capsys, ["show", "no.pt"])
+    (tmp_path / "file").touch()
+    assert "html" in fails(capsys, ["show", model, "--html", str(tmp_path / "file" / "a.html")])
+
+
+def test_modules_that_cannot_be_imported_are_named(model, tmp_path, capsys) -> None:
+    args = ["evaluate", "--data", str(tmp_path / "data.npz"), "--checkpoint", model, "--imports", "no_such_file"]
+    assert "imports: no_such_file cannot be imported (ModuleNotFoundError" in fails(capsys, args)
