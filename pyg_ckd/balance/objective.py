@@ -127,6 +127,8 @@ class Objective(nn.Module):
     """Whether the first argument of the constructor may be another objective, which its option ``inner`` names."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """The one or two options that a search may turn, with the ends of their ranges."""
+    reports: ClassVar[Mapping[str, str]] = {}
+    """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
     around: Sequence[Around] = ()
