@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import timeit
 from collections.abc import Sequence
 
 from benchmarks.common import Bars, Row, Suite, Table
@@ -32,8 +34,9 @@ def run(suite: Suite, names: Sequence[str] = BACKBONES, batch_size: int = BATCH_
     problem = Problem.of(suite.data, suite.device)
     chart = Bars("of minima", ("backbone", "strategy"))
     note = (
-        "Views are those of a step, mean where they are drawn; a plain step has one. A step that computes all of its "
-        f"views anew costs as many plain ones: 'above' is what costs more than {NOISE - 1:.0%} above that, of minima."
+        "Seconds are those of the processor, where it is the device: ratios are little disturbed by what else the "
+        "machine does. Views are those of a step, mean where they are drawn; a plain step has one. Where every view is "
+        f"computed anew, a step costs as many plain ones: 'above' costs {NOISE - 1:.0%} more than that, of minima."
     )
     table = Table("Steps of strategies against plain steps", [], [note], chart)
     for backbone in names:
@@ -44,7 +47,8 @@ def run(suite: Suite, names: Sequence[str] = BACKBONES, batch_size: int = BATCH_
 def measure(suite: Suite, problem: Problem, backbone: str, batch_size: int) -> list[Row]:
     """Return a row for every strategy on one backbone, for wrappers one more, and one for a second stage."""
     objectives = objectives_of(problem, backbone)
-    times = suite.compare({name: Steps(problem, objective, batch_size) for name, objective in objectives.items()})
+    steps = {name: Steps(problem, objective, batch_size) for name, objective in objectives.items()}
+    times = suite.compare(steps, time.process_time if suite.device.type == "cpu" else timeit.default_timer)
     rows: list[Row] = []
     for name, objective in objectives.items():
         views = mean_views(objective)

@@ -70,7 +70,8 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
 
     The plots are ``search.png`` (of a study with a search for settings), ``results.png``, ``learning_curves.png``
     (plain training beside the winner), ``contenders.png``, ``gaps.png``, ``effect_bars.png``, ``effects.png`` and
-    ``records.png`` (what strategies recorded in every epoch), each only if there is something to draw. Parts that the study lacks (no teachers, one seed, one modality) are left out.
+    ``records.png`` (what strategies recorded in every epoch), each only if there is something to draw. Parts that the
+    study lacks (no teachers, one seed, one modality) are left out.
 
     Args:
         folder: Where to write; created if need be.
@@ -259,8 +260,8 @@ def _records_plot(results: Mapping[str, Any], histories: Histories) -> Plot | No
     if not drawn_panels(found):
         return None
     caption = (
-        "What strategies recorded about modalities in every epoch. Lines are pale after the kept epoch; a bar names who "
-        "acts on the modality at its left."
+        "What strategies recorded about modalities in every epoch. Lines are pale after the kept epoch; a bar names "
+        "who acts on the modality at its left."
     )
     return Plot(RECORDS, records_words(found), caption, _drawn(record_curves, found, modality_names(results)))
 

@@ -51,7 +51,7 @@ def kept_value(results, frames, name, column):
 
 
 def text(pair):
-    last, first = ("%.3f" % value for value in pair)
+    last, first = (f"{value:.3f}" for value in pair)
     return last if last == first else f"{last} from {first}"
 
 
