@@ -79,6 +79,8 @@ class Maker:
                     return self._kept(run) or self.stores[run.kind].read_pruned(run) or make(run)
         except InputError as error:
             raise InputError(f"{run.title}: {error}") from None
+        except OSError:  # Of a disk; the message names the file.
+            raise
         except Exception as error:  # A mistake in code, perhaps a strategy's from outside: which run met it, and where.
             raise InputError(f"{run.title}: {_mistake(run, error)}") from error
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pyg_ckd.balance.discovery import strategies
 from pyg_ckd.cli import main
 from pyg_ckd.errors import InputError
 from tests.cli.problem import QUICK, fails, train
@@ -345,3 +346,17 @@ def test_options_of_a_strangers_strategy_need_no_annotation_and_may_be_required(
 def test_a_run_that_has_not_converged_says_how_it_goes_on(schedule, hint, arrays, save, capsys, tmp_path) -> None:
     assert main(train(save(arrays), tmp_path / "out", "--trainer.schedule", schedule)) == 0
     assert f"{hint} --trainer.max_epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in strategies() if name != "plain"])
+def test_a_strategy_that_has_nothing_to_act_on_says_so_at_once(name, save, arrays, tmp_path, capsys) -> None:
+    line = fails(capsys, train(save(arrays), tmp_path / "run", "--backbone", "LightGCN", "--objective", name))
+    assert "LightGCN, which ignores all features" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["agm", "mi-balance", "mla", "udi", "umurl"])
+def test_a_strategy_that_compares_views_says_that_all_of_bm3_rank_alike(name, save, arrays, tmp_path, capsys) -> None:
+    line = fails(capsys, train(save(arrays), tmp_path / "run", "--backbone", "BM3", "--objective", name))
+    assert f"{name}: found BM3, all of whose views rank alike" in line
+    assert not (tmp_path / "run").exists()
