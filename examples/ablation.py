@@ -5,6 +5,7 @@ variants are found from the strategy's constructor, whatever strategy it is, one
 
 * every option that is true or false, turned round;
 * every option with a few named values, set to each of the others;
+* no teachers, of a strategy that can do without;
 * every option that a search may turn, set to what takes it out of the training: 0, or infinity or 1 where 0 is refused.
 
 Variants that the constructor refuses are named below the table. All are contenders of one study: runs are kept in
@@ -15,12 +16,14 @@ means and standard deviations over seeds; differences are to the whole strategy.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from torch_geometric.data import HeteroData
@@ -78,6 +81,21 @@ def literals(cls: type[Objective], option: str) -> list[str]:
     return [value for value in get_args(hint) if isinstance(value, str)]
 
 
+def without_teachers(cls: type[Objective]) -> type[Objective] | None:
+    """Return the strategy without teachers, :obj:`None` if it needs none or cannot do without."""
+    if not cls.needs_teachers or NoneType not in get_args(get_type_hints(cls.__init__).get("teachers")):
+        return None
+    known = inspect.signature(cls.__init__)
+
+    def init(self: Any, student: Any, *args: Any, **options: Any) -> None:
+        cls.__init__(self, student, None, *args, **options)  # type: ignore[call-arg]
+
+    own = [parameter for name, parameter in known.parameters.items() if name != "teachers"]
+    init.__signature__ = known.replace(parameters=own)  # type: ignore[attr-defined]
+    members = {"__init__": init, "__module__": __name__, "needs_teachers": False, "name": f"{cls.name}-untaught"}
+    return type(f"{cls.__name__}Untaught", (cls,), members)
+
+
 def names_in(message: str) -> list[str]:
     """Return the names that a refusal says are valid; none if it names none."""
     found = re.search(r"valid names are (.+)$", message)
@@ -109,9 +127,9 @@ def ablate(
     """
     given, settings = dict(options or {}), settings or StudySettings()
 
-    def refusal(chosen: Mapping[str, Any]) -> str:
+    def refusal(chosen: Mapping[str, Any], strategy: type[Objective] = cls) -> str:
         try:
-            check_options(backbone, data, settings.model, Contender(cls, chosen))
+            check_options(backbone, data, settings.model, Contender(strategy, chosen))
         except InputError as error:
             return str(error)
         return ""
@@ -127,6 +145,13 @@ def ablate(
             left_out[title] = why
         else:
             contenders[title] = Contender(cls, chosen)
+    untaught = without_teachers(cls)
+    if untaught is not None:
+        why = refusal(given, untaught)
+        if why:
+            left_out["no teachers"] = why
+        else:
+            contenders["no teachers"] = Contender(untaught, given)
     if len(contenders) == 1:
         raise InputError(f"strategy: found {cls.name}, which has nothing to switch off, expected one that has")
     log = lambda line: print(line, file=sys.stderr)  # noqa: E731

@@ -9,14 +9,17 @@ from typing import Literal
 
 import pytest
 
-from examples.ablation import ablate, main, table, variants
-from pyg_ckd import Objective
-from pyg_ckd.balance.discovery import options_of, strategies
+from examples.ablation import ablate, main, table, variants, without_teachers
+from pyg_ckd import DistillationWrapper, Objective
+from pyg_ckd.balance.discovery import build_objective, options_of, strategies
+from pyg_ckd.data import TripletSampler
+from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study import StudySettings
 from pyg_ckd.study.contenders import Contender, check_options
+from pyg_ckd.training import build
 
 SIZES = {"num_users": 60, "num_items": 40, "num_interactions": 900}
 SETTINGS = StudySettings(model={"embedding_dim": 4}, trainer={"max_epochs": 1, "batch_size": 512, "extend": 1})
@@ -32,6 +35,9 @@ WANTED = {
     "mi-balance": [("weight", 0.0), ("sharpness", 0.0)],
     "amss": [("least", 1.0), ("ids", False), ("unbiased", False)],
 }
+
+
+LEFT_OUT = {"mla": ["alternate = False"], "mi-balance": ["no teachers"]}
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +112,24 @@ def test_the_table_holds_the_numbers_of_the_study(name, data, tmp_path):
         assert row[3] == ("–" if run is runs[name] else share)
         assert row[4:] == [f"{run['views'][m]['recall@20']:.4f}" for m in results["data"]["modalities"]]
     left_out = re.findall(r"^- (.*): left out, (.*)$", text, flags=re.MULTILINE)
-    assert [title for title, _ in left_out] == (["alternate = False"] if name == "mla" else [])
+    assert [title for title, _ in left_out] == (LEFT_OUT.get(name, []))
     assert all("found" in why for _, why in left_out)
     assert table(results, name) == "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+def test_distillation_without_teachers_trains_as_plain_training_does(data):
+    features, graph = unpack(data)
+    untaught = without_teachers(DistillationWrapper)
+    assert untaught is not None
+    assert options_of(untaught).keys() == options_of(DistillationWrapper).keys()
+    student = build(VBPR, data, 0, embedding_dim=4)
+    objective = build_objective(untaught, student, data, None, {"l2": 0.03})
+    sampler = TripletSampler(graph[RATES], 60, 40, batch_size=30, num_random_triples=0, seed=1)
+    batch = next(iter(sampler))
+    terms, plain = (o.loss(features, graph, batch) for o in (objective, Objective(student, l2=0.03)))
+    assert terms.keys() == plain.keys()
+    assert all(terms[name].item() == pytest.approx(plain[name].item(), abs=1e-6) for name in terms)
+    assert without_teachers(Mine) is None
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
