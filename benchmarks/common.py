@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,7 +50,10 @@ class Timing(NamedTuple):
 
 
 def compare(
-    functions: Mapping[str, Callable[[], Any]], rounds: int = 5, min_run_time: float = 0.1
+    functions: Mapping[str, Callable[[], Any]],
+    rounds: int = 5,
+    min_run_time: float = 0.1,
+    clock: Callable[[], float] = timeit.default_timer,
 ) -> dict[str, Timing]:
     """Time alternatives in turns, so that all of them meet the same machine.
 
@@ -57,9 +61,12 @@ def compare(
         functions: From name to what is called.
         rounds: Turns; every other one runs in the reverse order. Each has at least one measurement after a warm-up.
         min_run_time: Seconds that a function is repeated for in each turn; one that takes longer runs once.
+        clock: What tells the seconds: :func:`time.process_time` does not count those of other programs.
     """
     threads = torch.get_num_threads()
-    timers = {name: Timer("call()", globals={"call": f}, num_threads=threads) for name, f in functions.items()}
+    timers = {
+        name: Timer("call()", timer=clock, globals={"call": f}, num_threads=threads) for name, f in functions.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(rounds):
         for name in list(timers)[:: -1 if turn % 2 else 1]:
@@ -110,9 +117,9 @@ class Suite:
         """The machine's limits, measured once per run."""
         return Limits.measure(self.device, self.rounds)
 
-    def compare(self, functions: Calls) -> dict[str, Timing]:
+    def compare(self, functions: Calls, clock: Callable[[], float] = timeit.default_timer) -> dict[str, Timing]:
         """Time alternatives in turns, see :func:`compare`."""
-        return compare(functions, self.rounds, self.min_run_time)
+        return compare(functions, self.rounds, self.min_run_time, clock)
 
 
 class Bars(NamedTuple):

@@ -136,7 +136,7 @@ def _teacher_widths(backbone: type[Backbone], dims: dict[str, int], options: dic
 
 
 class Steps:
-    """Training steps as the trainer makes them, one at each call, over as many epochs as it takes.
+    """Training steps on whole batches as the trainer makes them, one at each call, over as many epochs as it takes.
 
     Args:
         problem: Features and interactions.
@@ -150,13 +150,15 @@ class Steps:
         graph = objective.prepare(self.features, {RATES: problem.edge_index})
         self.graph = objective.begin_epoch(self.features, graph)
         self.optimizer = RowAdam(parameter_groups(objective), lr=1e-3, fused=True)
+        self.batch_size, self.num_interactions = batch_size, problem.edge_index.size(1)
         sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
         self.sampler = TripletSampler(problem.edge_index, *sizes)
         self._batches = self._endless()
 
     def _endless(self) -> Iterator[TripletBatch]:
-        while True:
-            yield from self.sampler
+        whole = min(self.batch_size, self.num_interactions)
+        while True:  # The last batch of an epoch is a small one, whose step would be the shortest of all.
+            yield from (batch for batch in self.sampler if batch.user.numel() == whole)
 
     def draw(self) -> TripletBatch:
         """Return the next batch."""

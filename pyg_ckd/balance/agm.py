@@ -68,6 +68,9 @@ class AGM(MaskedObjective):
 
     name = "agm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "weight": "factor of the gradient through the modality's contribution, mean over the epoch",
+    }
 
     running: Tensor
     iterations: Tensor

@@ -85,6 +85,9 @@ class AlternatingAdaptation(MaskedObjective):
 
     name = "mla"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"ridge": (1e-3, 1.0), "temperature": (0.1, 10.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "weight": "weight of the modality's scores in the last evaluation, mean over users",
+    }
 
     mean_weight: Tensor
 
@@ -103,6 +106,7 @@ class AlternatingAdaptation(MaskedObjective):
         self.store_masks(has)
         if alternate:
             check_steerable(student, self.name)
+            self.check_views()
         elif project:
             raise InputError("project: found True without alternate, expected both, or project=False")
         check_positive("ridge", ridge)

@@ -80,6 +80,10 @@ class ARM(MaskedObjective):
 
     name = "arm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "weight": "factor of the gradient through the modality, mean over the epoch",
+        "value": "what the modality tells about the positive item, in nats",
+    }
 
     value: Tensor
     factor_sum: Tensor

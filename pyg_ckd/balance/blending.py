@@ -70,6 +70,10 @@ class GBlending(MaskedObjective):
     name = "g-blending"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "period": (2, 20)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "weight": "weight of the modality's own loss",
+        "joint_weight": "weight of the joint loss",
+    }
 
     weights: Tensor
     gathered: Tensor

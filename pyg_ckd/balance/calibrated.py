@@ -274,6 +274,7 @@ class ModalityGapObjective(MaskedObjective):
 
     name = "lfm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0)}
+    reports: ClassVar[Mapping[str, str]] = {"share": "share of the alignment in the loss"}
     alignment_share: Tensor
 
     def __init__(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
-from pyg_ckd.balance.given import TaughtObjective
+from pyg_ckd.balance.given import TaughtObjective, check_features
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -107,6 +107,10 @@ class DistillationWrapper(TaughtObjective):
 
     name = "ckd"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "effect": "what the modality adds to the joint decision, relative to what it can do alone",
+        "weight": "weight of what the modality learns from its teacher",
+    }
 
     def __init__(
         self,
@@ -162,6 +166,7 @@ class DistillationWrapper(TaughtObjective):
                     raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
                 self.num_random_triples = num_random_triples
         self.store_masks(has)
+        check_features(self)
         self._alone = unimodal_views(student.modalities)
         self._without = leave_one_out_views(student.modalities)
         self._views = counterfactual_views(student.modalities, empty=effect_base == "id")

@@ -78,6 +78,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
 
     name = "odsw"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.1, 10.0)}
+    reports: ClassVar[Mapping[str, str]] = {"stage": "stage of the curriculum: 1 easy, 2 medium, 3 hard"}
 
     def __init__(
         self,
@@ -189,6 +190,11 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
 
     name = "dyncim"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"gate_weight": (0.01, 1.0), "pace_epochs": (10, 200)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "pace": "how far the curriculum is, from 0 to 1",
+        "share": "share of a signal in the difficulty of triples",
+        "gate": "weight of the modality in the gated decision",
+    }
 
     means: Tensor
     volatility: Tensor
@@ -213,6 +219,8 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         self.samples, self.gate_weight = samples, gate_weight
         self.pace_epochs = as_integer(pace_epochs, "pace_epochs", 1)
         self.store_masks(has)
+        if samples or gate_weight > 0:
+            self.check_views()
         num = len(self.modalities)
         self._alone = unimodal_views(self.modalities)
         double = torch.float64

@@ -138,6 +138,18 @@ def needs_teachers(cls: type[Objective], options: Mapping[str, Any] | None = Non
     return cls.needs_teachers if inner is None else needs_teachers(inner, (options or {}).get("inner_options"))
 
 
+def reports_of(cls: type[Objective], options: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return what the entries of a strategy's history mean, those of what it wraps among them.
+
+    Args:
+        cls: The class.
+        options: Its options.
+    """
+    inner = inner_strategy(cls, options)
+    inside = {} if inner is None else reports_of(inner, (options or {}).get("inner_options"))
+    return {**inside, **cls.reports}
+
+
 def build_objective(
     cls: type[Objective],
     student: Backbone,

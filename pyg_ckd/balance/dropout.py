@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyg_ckd.balance.given import MaskedObjective, check_several
+from pyg_ckd.balance.given import MaskedObjective, check_features, check_several
 from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
@@ -42,6 +42,7 @@ class ModalityDropout(Objective):
     def __init__(self, student: Backbone, rate: float = 0.3, l2: float = 1e-2) -> None:
         super().__init__(student, l2)
         check_several(student.modalities)
+        check_features(self)
         check_rate("rate", rate)
         self.rate = rate
 
@@ -98,6 +99,10 @@ class PredictionModulation(MaskedObjective):
 
     name = "opm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7), "strength": (0.0, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "score": "mean probability of ranking a triple rightly with the modality alone",
+        "drop": "probability that a step goes without the modality",
+    }
     score: Tensor
     score_sum: Tensor
     count: Tensor

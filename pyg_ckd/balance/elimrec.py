@@ -63,6 +63,9 @@ class EliMRec(MultitaskObjective):
 
     name = "elimrec"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "effect": "weight of what modalities do by themselves, which is taken off the score",
+    }
     beta: Tensor
 
     def __init__(

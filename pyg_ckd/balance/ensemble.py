@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class UnimodalEnsemble(TaughtObjective):
     """
 
     name = "ensemble"
+    reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the teacher's scores"}
     trains = False
 
     weights: Tensor

@@ -113,15 +113,17 @@ class MaskedObjective(Objective):
             self._reached = True
 
     def check_views(self) -> None:
-        """Refuse a backbone that ignores features, whose views are all alike.
+        """Refuse a backbone whose views are all alike, because it ignores features or ranks without them.
 
         Raises:
-            InputError: If it does.
+            InputError: If they are.
         """
-        if not self.student.uses_features:
+        check_features(self)
+        if not self.student.views_differ:
             raise InputError(
-                f"{self.name}: found {type(self.student).__name__}, which ignores features, so that all its views are "
-                "alike, expected a backbone that has modalities to compare"
+                f"{self.name}: found {type(self.student).__name__}, all of whose views rank alike because features "
+                "enter its losses alone, expected a backbone whose views can be compared; choose a strategy that does "
+                "not compare them, such as ckd"
             )
 
 
@@ -202,6 +204,22 @@ def counted_weights(counted: Tensor) -> Tensor:
     """
     weights = counted.to(torch.get_default_dtype())
     return weights * (weights.numel() / weights.sum().clamp(min=1))
+
+
+def check_features(objective: Objective) -> None:
+    """Refuse a backbone that ignores features.
+
+    Args:
+        objective: The strategy, whose student it is.
+
+    Raises:
+        InputError: If there is nothing to act on.
+    """
+    if not objective.student.uses_features:
+        raise InputError(
+            f"{objective.name}: found {type(objective.student).__name__}, which ignores features, so that all its "
+            "views are alike, expected a backbone that has modalities to compare"
+        )
 
 
 def check_several(modalities: tuple[str, ...]) -> None:

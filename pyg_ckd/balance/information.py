@@ -88,6 +88,11 @@ class InformationBalancing(TaughtObjective):
     name = "mi-balance"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "sharpness": (0.1, 10.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "teaches": "epochs in which the row's teacher taught the column's modality",
+        "weight": "weight of the modality's own loss",
+        "information": "what the modality alone tells about the positive item, in nats",
+    }
 
     taught_by: Tensor
     weights: Tensor

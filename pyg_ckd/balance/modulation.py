@@ -60,6 +60,7 @@ class OGM(PacedObjective):
 
     name = "ogm-ge"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 0.8), "noise": (0.0, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     score: Tensor
 
@@ -141,6 +142,7 @@ class CGGM(PacedObjective):
 
     name = "cggm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
+    reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     before: Tensor
 
@@ -226,6 +228,7 @@ class ARL(PacedObjective):
 
     name = "arl"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     strength: Tensor
     entropy: Tensor

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance.attribution import shapley_values
-from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.given import MaskedObjective, check_features
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
@@ -59,6 +59,9 @@ class MultitaskObjective(MaskedObjective):
 
     name = "multitask"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "weight": "mean weight of the modality's own loss over triples, with valuation",
+    }
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class MultitaskObjective(MaskedObjective):
         check_not_negative("valuation", valuation)
         self.weight, self.valuation = weight, valuation
         self.store_masks(has)
+        check_features(self)
         self._alone = unimodal_views(student.modalities)
         self._weights: list[Tensor] = []  # Mean weights of the steps of an epoch.
 

@@ -132,6 +132,8 @@ class Objective(nn.Module):
     """The one or two options that a search may turn, with the ends of their ranges."""
     takes_new_modalities: ClassVar[bool] = False
     """Whether it can start from a model that lacks some of the modalities, see :meth:`begin_from`."""
+    reports: ClassVar[Mapping[str, str]] = {}
+    """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
     around: Sequence[Around] = ()

@@ -80,6 +80,9 @@ class MMPareto(MultitaskObjective):
 
     name = "mmpareto"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "conflict": "share of the steps in which the modality's gradient conflicts with the joint one",
+    }
 
     conflicts: Tensor
     steps: Tensor

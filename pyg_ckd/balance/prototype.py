@@ -71,6 +71,7 @@ class PMR(MaskedObjective):
 
     name = "pmr"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+    reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the modality's prototype loss, mean over the epoch"}
 
     weight_sum: Tensor
     steps: Tensor

@@ -102,20 +102,19 @@ class RelationalAlignment(MultitaskObjective):
         items = batch.positive[: self.num_items]
         once, known = first_of_each(items), self.available(items, items)
         rows = {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
+        apart = {m: row_distances(row) for m, row in rows.items()}  # Each once, whomever it is compared with.
         losses: dict[str, list[Tensor]] = {m: [] for m in rows}
         for (m, learner), (n, teacher) in permutations(enumerate(rows), 2):
             counted = once if known is None else once & known[:, m] & known[:, n]
-            losses[learner].append(self._alignment(rows[learner], rows[teacher].detach(), counted))
+            found = (relative(apart[learner], counted), relative(apart[teacher].detach(), counted))
+            loss = smooth_difference(*found, counted)
+            if self.angles > 0:
+                few = slice(NUM_ANGLE_ITEMS)
+                pair = angles(rows[learner][few]), angles(rows[teacher][few].detach())
+                loss = loss + self.angles * smooth_difference(*pair, counted[few])
+            losses[learner].append(loss)
         scale = self.weight * self.relations / (len(rows) - 1)
         return terms | {f"relation/{m}": scale * torch.stack(parts).sum() for m, parts in losses.items()}
-
-    def _alignment(self, learner: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
-        loss = smooth_difference(distances(learner, counted), distances(teacher, counted), counted)
-        if self.angles == 0:
-            return loss
-        few = slice(NUM_ANGLE_ITEMS)
-        pair = angles(learner[few]), angles(teacher[few])
-        return loss + self.angles * smooth_difference(*pair, counted[few])
 
 
 def distances(rows: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -128,8 +127,26 @@ def distances(rows: Tensor, counted: Tensor | None = None) -> Tensor:
     Returns:
         The distances :math:`\psi` ``[B, B]``, with gradient.
     """
+    return relative(row_distances(rows), counted)
+
+
+def row_distances(rows: Tensor) -> Tensor:
+    """Return the distances between rows scaled to unit length, ``[B, B]``, with gradient.
+
+    Args:
+        rows: The rows ``[B, D]``.
+    """
     rows = F.normalize(_at_least_single(rows), eps=SHORTEST)
-    found = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SHORTEST)
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SHORTEST)
+
+
+def relative(found: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return distances relative to their mean.
+
+    Args:
+        found: The distances ``[B, B]``.
+        counted: Which rows count for the mean, bool ``[B]``. (default: :obj:`None`, all)
+    """
     if counted is None:
         return found / (found.mean() + 1e-8)
     pairs = counted.unsqueeze(1) & counted

@@ -63,6 +63,9 @@ class Relearning(MaskedObjective):
     name = "relearn"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "relearned": "how far the modality was set back to its first weights in the epoch",
+    }
     held_out: Tensor
     done: Tensor
 
@@ -218,6 +221,7 @@ class InformationRegulation(MaskedObjective):
 
     name = "inforeg"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {"pull": "how strongly the modality is held back, mean over the epoch"}
     traces: Tensor
     open: Tensor
 

@@ -72,6 +72,9 @@ class ReliabilityObjective(MaskedObjective):
 
     name = "margo"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "supervision": (0.01, 1.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "weight": "how far the modality is relied on, mean over the items of the epoch",
+    }
     fusing: Tensor
     weight_sum: Tensor
     count: Tensor

@@ -98,6 +98,11 @@ class UnidirectionalInteraction(TaughtObjective):
     name = "udi"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.01, 2.0), "temperature": (0.1, 5.0)}
+    reports: ClassVar[Mapping[str, str]] = {
+        "stage": "number of the stage, a modality each",
+        "strength": "weight of a further term",
+        "weight": "weight of the modality's scores in the last validation",
+    }
 
     order: Tensor
     stage: Tensor
@@ -127,6 +132,7 @@ class UnidirectionalInteraction(TaughtObjective):
         self.store_teachers(teachers)
         if sequential:
             check_steerable(student, self.name)
+            self.check_views()
         check_not_negative("strength", strength)
         check_positive("temperature", temperature)
         check_positive("confidence_temperature", confidence_temperature)

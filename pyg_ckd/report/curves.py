@@ -125,7 +125,7 @@ def contender_curves(
         if reference in frames and name != reference:
             ax.plot(*series(frames[reference], f"val/{metric}"), color=theme.muted, linewidth=1.1, linestyle=DASHED)
         epoch = kept_epoch(frame, metric, (kept or {}).get(name))
-        _line(ax, frame, f"val/{metric}", theme.ink, 2.0, epoch, theme)
+        draw_line(ax, frame, f"val/{metric}", theme.ink, 2.0, epoch, theme)
         point = value_at(frame, f"val/{metric}", epoch)
         if point is not None:
             ax.plot(*point, "o", color=theme.ink, markersize=4.5)
@@ -157,7 +157,7 @@ def effects_over_time(
         style(ax, theme, EFFECT_KINDS[kind], "epoch", grid="y")
         ends = []
         for m in modalities:
-            _line(ax, frame, f"{kind}/{m}", colors[m], 1.8, kept, theme)
+            draw_line(ax, frame, f"{kind}/{m}", colors[m], 1.8, kept, theme)
             point = value_at(frame, f"{kind}/{m}", kept)
             if point is not None:
                 ax.plot(*point, "o", color=colors[m], markersize=4)
@@ -173,10 +173,20 @@ def effect_kinds(frame: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
     return [kind for kind in EFFECT_KINDS if any(f"{kind}/{m}" in frame for m in modalities)]
 
 
-def _line(
+def draw_line(
     ax: Axes, frame: pd.DataFrame, column: str, color: str, width: float, kept: float | None, theme: Theme
 ) -> None:
-    """Draw a curve, pale after the kept epoch."""
+    """Draw a curve, pale after the kept epoch.
+
+    Args:
+        ax: The axes.
+        frame: A history, indexed by epoch.
+        column: Its column; epochs without a value are skipped.
+        color: The colour.
+        width: Width of the line in points.
+        kept: The epoch whose weights were kept, or :obj:`None`.
+        theme: The colours.
+    """
     x, y = series(frame, column)
     end = len(x) if kept is None else sum(at <= kept for at in x)
     ax.plot(x[:end], y[:end], color=color, linewidth=width, zorder=3)
@@ -211,7 +221,7 @@ def _curves(
         if not math.isnan(level):
             ax.axhline(level, color=color, linewidth=1.2, linestyle=DASHED, zorder=2)
         x, y = series(frame, f"val/{m}/{metric}")
-        _line(ax, frame, f"val/{m}/{metric}", color, 1.7, kept, theme)
+        draw_line(ax, frame, f"val/{m}/{metric}", color, 1.7, kept, theme)
         point = value_at(frame, f"val/{m}/{metric}", kept)
         if point is None:
             continue
@@ -226,7 +236,7 @@ def _curves(
         bracket = {"arrowstyle": "|-|,widthA=.25,widthB=.25", "color": color, "linewidth": 1.1, "shrinkA": 0}
         ax.annotate("", (side, point[1]), (side, level), arrowprops={**bracket, "shrinkB": 0}, zorder=3.5)
         ends.append((side, (point[1] + level) / 2, f"{m}\n{gap_text(point[1], level)}", color))
-    _line(ax, frame, f"val/{metric}", theme.ink, 2.6, kept, theme)
+    draw_line(ax, frame, f"val/{metric}", theme.ink, 2.6, kept, theme)
     joint = value_at(frame, f"val/{metric}", kept)
     if joint is not None:
         ax.plot(*joint, "o", color=theme.ink, markersize=5.5, zorder=4)

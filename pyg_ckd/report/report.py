@@ -17,6 +17,7 @@ from pyg_ckd.report.cells import LATE, state
 from pyg_ckd.report.curves import contender_curves, effect_kinds, effects_over_time, kept_epoch, learning_curves
 from pyg_ckd.report.html import box, details, figure, page, section
 from pyg_ckd.report.plots import effect_bars, metric_bars, teacher_shares
+from pyg_ckd.report.records import drawn_panels, record_curves, records, records_section, records_words
 from pyg_ckd.report.sections import effects_section, gap_section, results_section, winner_section
 from pyg_ckd.report.theme import DARK, LIGHT, Theme
 from pyg_ckd.report.tuning import search_curves, search_section, search_words
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["render_console_table", "results_table", "verdict", "write_report"]
 
 DPI = 200
+RECORDS = "Picture: what strategies recorded"
 Histories = Mapping[tuple[str, int], "pd.DataFrame"]
 
 
@@ -67,8 +69,9 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
     """Write ``report.html``, one file without any external resource, and the plots it shows as PNG files.
 
     The plots are ``search.png`` (of a study with a search for settings), ``results.png``, ``learning_curves.png``
-    (plain training beside the winner), ``contenders.png``, ``gaps.png``, ``effect_bars.png`` and ``effects.png``, each
-    only if there is something to draw. Parts that the study lacks (no teachers, one seed, one modality) are left out.
+    (plain training beside the winner), ``contenders.png``, ``gaps.png``, ``effect_bars.png``, ``effects.png`` and
+    ``records.png`` (what strategies recorded in every epoch), each only if there is something to draw. Parts that the
+    study lacks (no teachers, one seed, one modality) are left out.
 
     Args:
         folder: Where to write; created if need be.
@@ -104,6 +107,9 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
                 "Which modality each model uses",
                 effects_section(results, picture("effect_bars")) + picture("effects"),
             ),
+            section(
+                "What each strategy did", records_section(results, records(results, histories), picture("records"))
+            ),
             section("What it costs", cost_section(results)),
             section("Cold and warm items", cold_section(results)),
             section("The data", data_section(results)),
@@ -137,6 +143,7 @@ def _plots(results: Mapping[str, Any], histories: Histories) -> dict[str, Plot]:
         "gaps": _gaps_plot(results),
         "effect_bars": _effects_plot(results),
         "effects": _over_time_plot(results, histories),
+        "records": _records_plot(results, histories),
     }
     return {name: plot for name, plot in found.items() if plot is not None}
 
@@ -246,6 +253,17 @@ def _over_time_plot(results: Mapping[str, Any], histories: Histories) -> Plot | 
     alt = words.over_time_words(name, frame, names, kept)
     draw = _drawn(effects_over_time, frame, names, kept)
     return Plot("Picture: effects and weights over epochs", alt, caption, draw)
+
+
+def _records_plot(results: Mapping[str, Any], histories: Histories) -> Plot | None:
+    found = records(results, histories)
+    if not drawn_panels(found):
+        return None
+    caption = (
+        "What strategies recorded about modalities in every epoch. Lines are pale after the kept epoch; a bar names "
+        "who acts on the modality at its left."
+    )
+    return Plot(RECORDS, records_words(found), caption, _drawn(record_curves, found, modality_names(results)))
 
 
 def _drawn(function: Callable[..., Figure], *args: Any) -> Callable[[Theme], Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -66,7 +67,8 @@ class Maker:
             run: The run.
 
         Raises:
-            InputError: If training fails or what is kept is damaged; the message names the run.
+            InputError: If training fails or what is kept is damaged; the message names the run. What the code of a
+                strategy or backbone raises itself is the cause.
         """
         try:
             with single_threaded("cpu" if run.backbone is None else run.trainer.get("device", "auto")):
@@ -77,6 +79,10 @@ class Maker:
                     return self._kept(run) or self.stores[run.kind].read_pruned(run) or make(run)
         except InputError as error:
             raise InputError(f"{run.title}: {error}") from None
+        except OSError:  # Of a disk; the message names the file.
+            raise
+        except Exception as error:  # A mistake in code, perhaps a strategy's from outside: which run met it, and where.
+            raise InputError(f"{run.title}: {_mistake(run, error)}") from error
 
     @contextmanager
     def _locked(self, run: Run) -> Iterator[None]:
@@ -285,6 +291,18 @@ def on_gpu(device: str) -> bool:
 def _name(run: Run) -> str:
     assert run.backbone is not None
     return run.backbone.__name__
+
+
+def _mistake(run: Run, error: Exception) -> str:
+    """Return an exception in one line, with the place that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"
+    parts = [part.__name__ for part in (run.strategy, run.backbone) if part is not None]
+    text = " ".join(str(error).split()) or "no message"
+    return (
+        f"{' on '.join(parts) or run.kind} raised {type(error).__name__} ({text}) in {where}, expected code that runs "
+        "to its end; finished runs are kept"
+    )
 
 
 def _facts(run: Run, history: History | None) -> dict[str, Any]:

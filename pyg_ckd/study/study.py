@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.errors import InputError
@@ -271,7 +272,12 @@ class Study:
 
     def _contenders(self) -> list[dict[str, Any]]:
         return [
-            {"name": name, **described(contender), "needs_teachers": contender.needs_teachers}
+            {
+                "name": name,
+                **described(contender),
+                "needs_teachers": contender.needs_teachers,
+                "reports": reports_of(contender.strategy, contender.options),
+            }
             for name, contender in self.contenders.items()
         ]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import Objective, Trainer, estimate_effects, evaluate
-from pyg_ckd.balance.discovery import build_objective, strategies
+from pyg_ckd.balance.discovery import build_objective, reports_of, strategies
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
@@ -124,6 +124,16 @@ def test_goes_on_after_a_break_with_the_same_bits(cls, make_data, tmp_path):
     assert not cls.trains or load_checkpoint(tmp_path / "last.pt", "run")
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@every_strategy
+def test_what_a_strategy_records_is_explained_to_readers_of_a_report(cls, make_data):
+    data = make_data(modalities=3)
+    objective = objective_of(cls, data, **({"pretrain_epochs": 1} if cls.name == "mi-balance" else {}))
+    history = fit(objective, data, max_epochs=2)
+    kinds = {name.partition("/")[0] for row in history.rows for name in row} - {"epoch", "loss", "val"}
+    assert kinds <= set(reports_of(cls))
+    assert all(text and text.strip() == text and not text.endswith(".") for text in cls.reports.values())
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name in NEUTRAL])

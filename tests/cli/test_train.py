@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pyg_ckd.balance.discovery import strategies
 from pyg_ckd.cli import main
 from pyg_ckd.errors import InputError
 from tests.cli.problem import QUICK, fails, train
@@ -383,3 +384,17 @@ def test_a_model_that_cannot_be_started_from_is_named(kind, words, arrays, save,
     for word in words:
         assert word in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in strategies() if name != "plain"])
+def test_a_strategy_that_has_nothing_to_act_on_says_so_at_once(name, save, arrays, tmp_path, capsys) -> None:
+    line = fails(capsys, train(save(arrays), tmp_path / "run", "--backbone", "LightGCN", "--objective", name))
+    assert "LightGCN, which ignores all features" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["agm", "mi-balance", "mla", "udi", "umurl"])
+def test_a_strategy_that_compares_views_says_that_all_of_bm3_rank_alike(name, save, arrays, tmp_path, capsys) -> None:
+    line = fails(capsys, train(save(arrays), tmp_path / "run", "--backbone", "BM3", "--objective", name))
+    assert f"{name}: found BM3, all of whose views rank alike" in line
+    assert not (tmp_path / "run").exists()

@@ -43,7 +43,18 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["teacher visual", "chosen: "],
         ),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
-        ("ablation.py", ["--max_epochs", "1"], ["| no teachers |", "| no re-weighting |", "| all |"]),
+        (
+            "ablation.py",
+            [
+                "--max_epochs",
+                "1",
+                "--data_options",
+                '{{"num_users": 60, "num_items": 40, "num_interactions": 900}}',
+                "--out",
+                "{tmp}/ablation",
+            ],
+            ["| plain |", "| **ckd** |", "| specific = False |", "| reweight = False |", "| target = best |"],
+        ),
     ],
 )
 def test_an_example_runs(name: str, args: list[str], words: list[str], tmp_path: Path) -> None:

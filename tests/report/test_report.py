@@ -23,6 +23,7 @@ from tests.report.study import histories as old_histories
 from tests.report.study import study as old_study
 
 PLOTS = {"learning_curves.png", "contenders.png", "effects.png", "effect_bars.png", "gaps.png", "results.png"}
+PLOTS |= {"records.png"}
 SMALL = {"modalities": ("visual", "textual"), "seeds": (0,), "contenders": ("plain", "mine")}
 
 
@@ -67,6 +68,7 @@ def test_sections_come_in_the_order_of_the_story(text, page):
         "How the views grow",
         "Each modality alone, against its teacher",
         "Which modality each model uses",
+        "What each strategy did",
         "What it costs",
         "Cold and warm items",
         "The data",

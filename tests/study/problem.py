@@ -48,6 +48,13 @@ class Failing(Objective):
         raise InputError("weights: found none, expected some")
 
 
+class Mistaken(Objective):
+    """Has a mistake in its code."""
+
+    def epoch_statistics(self) -> dict[str, float]:
+        return {"share": {}["of\nwhat"]}
+
+
 class NotAnObjective:
     """Has none of the hooks."""
 

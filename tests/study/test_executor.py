@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
+import re
 import signal
 import sys
 import threading
@@ -25,7 +27,7 @@ from pyg_ckd.study.executor import _in_order, check_executor, on_card_of_its_own
 from pyg_ckd.study.maker import single_threaded
 from pyg_ckd.study.runs import training_data
 from tests.conftest import random_data
-from tests.study.problem import Deadly, Failing, Gentle, killed, numbers, small
+from tests.study.problem import Deadly, Failing, Gentle, Mistaken, killed, numbers, small
 
 CONTENDERS = {"ckd": "ckd", "gentle": Gentle}
 MOMENTS = [
@@ -84,6 +86,19 @@ def test_a_run_that_fails_is_named(workers, tmp_path):
         warnings.simplefilter("error", UserWarning)
         with pytest.raises(InputError, match=r"^failing \(seed 0\): weights: found none, expected some$"):
             failing.run()
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistake_in_code_is_said_in_one_line_with_contender_seed_backbone_and_place(workers, tmp_path):
+    mistaken = small(tmp_path, contenders={"mine": Mistaken}, workers=workers)
+    place = re.escape(str(Path(inspect.getfile(Mistaken))))
+    message = rf"^mine \(seed 0\): Mistaken on VBPR raised KeyError \(.*\) in {place}, line \d+, expected code .* kept$"
+    with pytest.raises(InputError, match=message) as caught:
+        mistaken.run()
+    assert "\n" not in str(caught.value)
+    assert workers > 1 or isinstance(caught.value.__cause__, KeyError)
     assert not (tmp_path / "results.json").exists()
 
 

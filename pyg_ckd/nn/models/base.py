@@ -52,6 +52,8 @@ class Backbone(nn.Module):
     self_loops: bool = False
     uses_features: ClassVar[bool] = True
     """Whether features reach the embeddings or the losses; if not, there is no modality to balance."""
+    views_differ: ClassVar[bool] = True
+    """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:

@@ -64,6 +64,8 @@ class BM3(LightGCN):
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
     """
 
+    views_differ: ClassVar[bool] = False
+
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 1e-3},
         "plain": {"l2": 0.0},
