@@ -100,10 +100,9 @@ def _summary_line(studies: Sequence[Mapping[str, Any]], name: str) -> tuple[tupl
             costs.append(epochs[name] / epochs[PLAIN])
     difference = percent(mean(differences), 1, sign=True) if balanced_somewhere else ""
     row = [run_title(name), *cells, difference, *views, f"{mean(costs):.1f}" if costs else ""]
+    order = 2 if balanced_somewhere else int(name == PLAIN)
     if len(differences) < len(studies):
-        order = 3
-    else:
-        order = 2 if balanced_somewhere else int(name == PLAIN)
+        order += 3
     return (order, -mean(differences) if order > 1 else 0.0), f"| {' | '.join(row)} |"
 
 

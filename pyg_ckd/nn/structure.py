@@ -13,7 +13,9 @@ from torch_geometric.utils import coalesce
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.neighbors import knn_graph, laplacian, without_content
 from pyg_ckd.errors import unknown_name
+from pyg_ckd.nn.edges import EdgeGraph
 from pyg_ckd.nn.propagation import Adjacency, plain_edges
+from pyg_ckd.scoring.tracing import exporting
 
 WEIGHTINGS = ("positive", "similarity", "binary")
 
@@ -50,6 +52,10 @@ class LearnedGraph:
     """
 
     def __init__(self, edge_index: Tensor, weight: Tensor, num_nodes: int) -> None:
+        if exporting():
+            self.graph: Adjacency = EdgeGraph(edge_index, weight, num_nodes)
+            self.weight = weight
+            return
         edge_index, self.weight = coalesce(edge_index, weight, num_nodes, reduce="sum", sort_by_row=False)
         self.graph = Adjacency.from_edges(edge_index, self.weight, num_nodes)
 
@@ -111,9 +117,35 @@ class Learning:
         if known is None or not torch.equal(known[0], x):
             with torch.inference_mode(False):  # Steps with gradients may find it.
                 self._neighbors[key, k] = known = (x.detach(), knn_graph(x.detach(), k, alone=alone)[0])
-        source, target = known[1]
-        unit = F.normalize(x)
-        return known[1], (unit.index_select(0, source) * unit.index_select(0, target)).sum(dim=1)
+        return known[1], _cosines(x, known[1])
+
+    def as_edges(self) -> Found:
+        """Return the neighbours that were found last, for passes that may not look for others."""
+        return Found({key: edges for key, (_, edges) in self._neighbors.items()})
+
+
+class Found:
+    """Nearest neighbours that stay what they are, in the place of a :class:`Learning`.
+
+    Args:
+        edges: From whose features they are, and how many neighbours there are, to the edges, int64 ``[2, E]``.
+    """
+
+    def __init__(self, edges: Mapping[Hashable, Tensor]) -> None:
+        self._edges = edges
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return ``compute()``."""
+        return compute()
+
+    def edges(self, key: Hashable, x: Tensor, k: int, alone: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the edges and the cosines that they have now, as :meth:`Learning.edges` does."""
+        return self._edges[key, k], _cosines(x, self._edges[key, k])
+
+
+def _cosines(x: Tensor, edge_index: Tensor) -> Tensor:
+    unit = F.normalize(x)
+    return (unit.index_select(0, edge_index[0]) * unit.index_select(0, edge_index[1])).sum(dim=1)
 
 
 ItemGraph = Adjacency | UniformGraph | LearnedGraph

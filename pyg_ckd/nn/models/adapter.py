@@ -112,6 +112,12 @@ class AdaptedBackbone(Backbone):
                 )
         return dict(edge_index_dict)
 
+    def fixed_graphs(
+        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None
+    ) -> dict[EdgeType, Any]:
+        """Return all graphs but the interactions, as they are."""
+        return {kind: graph for kind, graph in edge_index_dict.items() if kind != RATES}
+
     def _named(self, prefixes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Return the names of the parameters below prefixes, by modality."""
         names = [name for name, _ in self.module.named_parameters()]

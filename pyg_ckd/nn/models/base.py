@@ -14,6 +14,7 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.edges import EdgeGraph, as_edges
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.models.cosine import cosine_rows
 from pyg_ckd.nn.models.inputs import Inputs
@@ -22,6 +23,7 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View, as_views
 from pyg_ckd.wrappers import unwrapped_state
 
@@ -118,6 +120,20 @@ class Backbone(nn.Module):
         """
         return {**edge_index_dict, RATES: self._adjacency(edge_index_dict)}
 
+    def fixed_graphs(
+        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None
+    ) -> dict[EdgeType, Any]:
+        """Return all graphs but the interactions as they are after a pass, to be recorded by :func:`torch.export.export`.
+
+        Args:
+            features: As in :meth:`prepare`.
+            edge_index_dict: As in :meth:`prepare`.
+            view: The view that will be computed.
+        """
+        graphs = self.prepare(features, edge_index_dict)
+        self.forward(features, graphs, view)  # Some neighbours are found, and some weights solved, when asked for.
+        return {kind: as_edges(graph) for kind, graph in graphs.items() if kind != RATES}
+
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Return the graphs that the steps of the next epoch train on; here the prepared ones.
 
@@ -151,6 +167,8 @@ class Backbone(nn.Module):
             if features[m].shape != (self.num_items, width):
                 found = list(features[m].shape)
                 raise InputError(f"features of {m!r}: found shape {found}, expected [{self.num_items}, {width}]")
+            if exporting():
+                continue
             if features[m].layout == torch.strided and not bool(features[m].isfinite().all()):
                 row = int((~features[m].isfinite()).any(dim=1).nonzero()[0])
                 raise InputError(f"features of {m!r}: found NaN or infinite values, first in row {row}; impute them")
@@ -166,7 +184,8 @@ class Backbone(nn.Module):
         sizes = (self.num_users, self.num_items)
         if n_id_dict is not None:
             sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
-        graph = Adjacency.from_interactions(graph, *sizes, *settings, dtype=dtype)
+        kind = EdgeGraph if exporting() else Adjacency
+        graph = kind.from_interactions(graph, *sizes, *settings, dtype=dtype)
         graph.prepared_for = settings
         return graph
 

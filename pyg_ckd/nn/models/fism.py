@@ -17,6 +17,7 @@ from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.edges import as_edges
 from pyg_ckd.nn.loss import l2_penalty, softmax_loss
 from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
@@ -24,6 +25,7 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import UniformGraph, interactions, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import View
 
@@ -334,6 +336,10 @@ class ItemWeights:
             self._views[view] = self._solved[key]
         return self._views[view]
 
+    def as_edges(self) -> SolvedWeights:
+        """Return the graphs that have been asked for, for passes that may not solve others."""
+        return SolvedWeights({view: as_edges(graph) for view, graph in self._views.items()})
+
     def _solve(self, features: Sequence[Tensor]) -> Adjacency:
         ridge, kernel, k = self._options
         items = self._sizes[1]
@@ -349,6 +355,21 @@ class ItemWeights:
         return Adjacency.from_edges(edges, value, items)
 
 
+class SolvedWeights:
+    """Item graphs that stay what they are, in the place of :class:`ItemWeights`.
+
+    Args:
+        graphs: From view to its graph.
+    """
+
+    def __init__(self, graphs: Mapping[View, Adjacency]) -> None:
+        self._graphs = graphs
+
+    def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:
+        """Return the graph of a view, whatever the features are now."""
+        return self._graphs[view]
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """Return centred rows of norm one; items without content, which the mean stands in for, have rows of zeros.
 
@@ -356,7 +377,10 @@ def unit_rows(x: Tensor) -> Tensor:
         x: Features ``[I, d]``.
     """
     says = ~without_content(x)
-    mean = x[says].mean(dim=0, keepdim=True) if bool(says.any()) else x[:1]
+    if exporting():  # The same without a look at how many there are.
+        mean = (x * says.unsqueeze(1)).sum(dim=0, keepdim=True) / says.sum().clamp(min=1)
+    else:
+        mean = x[says].mean(dim=0, keepdim=True) if bool(says.any()) else x[:1]
     return F.normalize(x - mean) * says.unsqueeze(1).to(x.dtype)
 
 

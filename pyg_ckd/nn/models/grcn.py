@@ -134,7 +134,8 @@ class GRCN(LateFusion):
     def _intervened(self, user: Tensor, item: Tensor, inputs: Inputs) -> DetailedEmbeddings:
         """Do the same where all users have one row ``[1, C]`` and all items another: nodes differ by having edges."""
         graph = inputs.graph
-        linked = self.split(graph.matrix.crow_indices().diff().gt(0).unsqueeze(-1), inputs.n_id_dict)
+        nodes = torch.zeros(graph.num_nodes, 1, dtype=torch.bool, device=graph.weight.device)
+        linked = self.split(nodes.index_fill(0, graph.edge_index[1], True), inputs.n_id_dict)
         routed = user
         for _ in range(self.num_routing):
             routed = F.normalize(routed + item)
