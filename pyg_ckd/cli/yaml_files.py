@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import read_text
 
 _FLOAT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
@@ -79,13 +79,12 @@ def read_mapping(path: str, kind: str) -> dict[str, Any]:
     """
     label = f"{kind} {path}"
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = parse(text)
+        content = parse(read_text(path))
     except FileNotFoundError:
         raise InputError(f"{label}: found no such file, expected a YAML file of options") from None
     except yaml.YAMLError as error:
         raise InputError(f"{label}: cannot be read as YAML ({_reason(error)})") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{label}: cannot be read ({reason}), expected a YAML file of options") from None
     except RecursionError:

@@ -14,17 +14,12 @@ import pandas as pd
 
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import encoding_of
 
 SEPARATORS = (",", ";", "\t", "|", "::")
 
 _NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "double colons"}
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-
-
-def encoding_of(path: Path) -> str:
-    """Return the encoding of a text file: UTF-8, or UTF-16 where a byte-order mark says so."""
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | None = None) -> pd.DataFrame:

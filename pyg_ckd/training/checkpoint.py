@@ -6,13 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 
 FORMAT = 3
 """Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
@@ -43,7 +42,7 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str, device: str | torch
     Raises:
         InputError: If the file is missing, damaged, of another version or of another kind.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         is_file = path.is_file()
     except OSError as error:  # A name that no file can have.
