@@ -14,7 +14,16 @@ from typing import Any
 
 from pyg_ckd.errors import InputError
 
-__all__ = ["as_path", "atomic_folder", "atomic_path", "plain_values", "read_json", "write_json"]
+__all__ = [
+    "as_path",
+    "atomic_folder",
+    "atomic_path",
+    "encoding_of",
+    "plain_values",
+    "read_json",
+    "read_text",
+    "write_json",
+]
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -32,6 +41,29 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"path: found {path!r} ({type(path).__name__}), expected text or a pathlib.Path") from None
     except RuntimeError:
         raise InputError(f"{path}: there is no such home folder; write the path without ~") from None
+
+
+def encoding_of(path: str | os.PathLike[str]) -> str:
+    """Return the encoding of a text file: UTF-8, or UTF-16 where a byte-order mark says so.
+
+    Args:
+        path: The file.
+    """
+    with as_path(path).open("rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the content of a text file without its byte-order mark, lines ended by line feeds.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be read.
+        UnicodeError: If it is neither UTF-8 nor, with a byte-order mark, UTF-16.
+    """
+    return as_path(path).read_text(encoding=encoding_of(path))
 
 
 @contextmanager
@@ -126,7 +158,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         path: The file.
     """
     try:
-        return json.loads(as_path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError):
         return None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import read_text
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -175,8 +176,8 @@ def read_lines(path: str, option: str) -> list[str]:
         InputError: If it cannot be read or has no such line.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_text(path).split("\n")]
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{option} {path}: cannot be read ({reason}), expected a text file of ids") from None
     if not any(lines):

@@ -297,6 +297,8 @@ def without_tilde(value: Any) -> Any:
         return os.path.expanduser(value)  # noqa: PTH111 - Leaves the home of an unknown user as it is.
     if isinstance(value, Mapping):
         return {key: without_tilde(path) for key, path in value.items()}
+    if isinstance(value, list):
+        return list(map(without_tilde, value))
     return value
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import read_text
 
-_FLOAT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_INTEGER = re.compile(r"^[-+]?(?:0|[1-9]\d*)$")  # Not 01001, which is an id.
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_OTHER = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,10 +32,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp",)]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OTHER]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
@@ -79,13 +85,12 @@ def read_mapping(path: str, kind: str) -> dict[str, Any]:
     """
     label = f"{kind} {path}"
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = parse(text)
+        content = parse(read_text(path))
     except FileNotFoundError:
         raise InputError(f"{label}: found no such file, expected a YAML file of options") from None
     except yaml.YAMLError as error:
         raise InputError(f"{label}: cannot be read as YAML ({_reason(error)})") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{label}: cannot be read ({reason}), expected a YAML file of options") from None
     except RecursionError:

@@ -26,12 +26,14 @@ from pyg_ckd.data.checks import (
     check_rows,
     check_size,
     check_splits,
+    check_unique_rows,
     finite_rows,
+    repeated,
     without_repetition,
 )
 from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, feedback_columns, liked
-from pyg_ckd.data.frames import is_frame, join
+from pyg_ckd.data.frames import is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES, check_whole
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
@@ -129,6 +131,9 @@ def build_data(
     edges = without_repetition(edges, keep)
     check_splits(edges, sizes, source)
     if strict:
+        for split in filter(lambda split: is_frame(given[split]) and repeated(edges[split]).any(), SPLITS):
+            columns = pair_columns(given[split], source)  # Named as they were given.
+            check_unique_rows(edges[split], columns["user"], columns["item"], f"{source}: {split}")
         check_repetition(edges, sizes, source)
 
     data = HeteroData()

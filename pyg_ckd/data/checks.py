@@ -17,6 +17,7 @@ from torch import Tensor
 from torch_geometric.data.storage import NodeStorage
 
 from pyg_ckd.arguments import as_integer
+from pyg_ckd.data.ids import value_at
 from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
@@ -61,6 +62,27 @@ def repeated(pairs: np.ndarray, keep: str = "first") -> np.ndarray:
     """
     key = pairs[0] * (int(pairs[1].max(initial=0)) + 1) + pairs[1]
     return pd.Series(key).duplicated(keep=keep).to_numpy(dtype=bool)
+
+
+def check_unique_rows(pairs: np.ndarray, users: pd.Series, items: pd.Series, where: str) -> None:
+    """Refuse repeated interactions of one file, naming the ids that the user knows.
+
+    Args:
+        pairs: User row and item row, ``[2, E]``.
+        users: The id of the user of each.
+        items: The id of the item of each.
+        where: What the file is, for messages.
+
+    Raises:
+        InputError: If an interaction is there again.
+    """
+    again = np.flatnonzero(repeated(pairs))
+    if again.size:
+        user, item = value_at(users, again[0]), value_at(items, again[0])
+        raise InputError(
+            f"{where} has {again.size} duplicate interactions, the first is user {user!r}, item {item!r} again in row "
+            f"{again[0]}; keep one of each, with keep='first' or keep='last'"
+        )
 
 
 def without_repetition(edge_indices: dict[str, np.ndarray], keep: str) -> dict[str, np.ndarray]:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from pyg_ckd.errors import InputError
 
-Positive = str | int | float | Sequence[str | int | float] | None
+Positive = str | int | float | bool | Sequence[str | int | float | bool] | None
 
 RATINGS = ("rating", "ratings", "stars", "overall")
+_TRUTH = {"true": 1.0, "false": 0.0}
 LABELS = ("label", "labels", "liked", "like", "is_like")
 
 
@@ -74,7 +75,7 @@ def liked(frame: Any, min_rating: float | None, positive: Positive, where: str) 
         column = _column(frame, name)
         _refuse_missing(column.isna().to_numpy(dtype=bool), column, name, "a value", where)
         wanted = _values(positive)
-        values, numbers = (pd.to_numeric(x, errors="coerce") for x in (column, pd.Series(wanted)))
+        values, numbers = _numbers(column), _numbers(pd.Series(wanted))
         keep &= (column.astype(str).isin(list(map(str, wanted))) | values.isin(numbers.dropna())).to_numpy(dtype=bool)
         if not keep.any() and keep.size:
             raise InputError(
@@ -85,8 +86,7 @@ def liked(frame: Any, min_rating: float | None, positive: Positive, where: str) 
 
 def _warn(column: pd.Series, name: str, where: str) -> None:
     values = column.dropna()
-    numbers = pd.to_numeric(values, errors="coerce")
-    if values.nunique() > 1 or bool((numbers <= 0).any()):
+    if column.nunique(dropna=False) > 1 or bool((_numbers(values) <= 0).any()):
         option = "min_rating" if _plain(name) in RATINGS else "positive"
         warnings.warn(
             f"{where}: the column {str(name)!r} ({_some(column)}) is not used, so that all {len(column)} interactions "
@@ -125,8 +125,14 @@ def _values(positive: Any) -> list[Any]:
     return [positive] if isinstance(positive, (str, int, float)) else list(positive)
 
 
+def _numbers(column: pd.Series) -> pd.Series:
+    """Return values as numbers, truth values and their names as 1 and 0, anything else as NaN."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    return numbers.fillna(column.astype(str).str.lower().map(_TRUTH))
+
+
 def _some(column: pd.Series) -> str:
-    counts = column.value_counts().sort_index()
+    counts = column.value_counts(dropna=False).sort_index()
     shown = ", ".join(f"{value} {count}x" for value, count in list(counts.items())[:4])
     return shown + (", ..." if len(counts) > 4 else "")
 

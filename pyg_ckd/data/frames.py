@@ -14,6 +14,7 @@ from pyg_ckd.data.checks import as_edge_index
 from pyg_ckd.data.ids import as_ids, comparable, id_column, map_ids, rows_among, value_at
 from pyg_ckd.errors import InputError, unknown_name
 
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")
 COLUMNS = {"user": ("user", "user_id"), "item": ("item", "item_id")}
 
 
@@ -64,9 +65,10 @@ def pair_columns(frame: Any, where: str) -> dict[str, pd.Series]:
     for kind, names in COLUMNS.items():
         name = next((name for name in names if name in frame.columns), None)
         if name is None:
-            raise InputError(
-                f"{where} lacks the column {kind!r}; {unknown_name('column', kind, map(str, frame.columns))}"
-            )
+            in_index = set(names) & set(getattr(getattr(frame, "index", None), "names", ()))
+            found_there = "it is in the index, take it out with reset_index()"
+            mend = found_there if in_index else unknown_name("column", kind, map(str, frame.columns))
+            raise InputError(f"{where} lacks the column {kind!r}; {mend}")
         column = frame[name]
         if not isinstance(column, pd.Series):
             column = column.to_numpy()
@@ -242,14 +244,17 @@ def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
     """Return rows as an array with the ids of their items, if they have any."""
     if not isinstance(values, (pd.DataFrame, pd.Series)):
         return _Rows(values, None, where)
-    ids = None
     if isinstance(values.index, pd.MultiIndex):
         raise InputError(f"{where} have an index of {values.index.nlevels} levels, expected one: the item ids")
-    if not _is_default(values.index):
-        ids = values.index
-    elif isinstance(values, pd.DataFrame) and values.shape[1] > 1:
+    ids = None if _is_default(values.index) else values.index
+    if isinstance(values, pd.DataFrame) and values.shape[1] > 1:
         name = next((name for name in COLUMNS["item"] if name in values.columns), None)
-        if name is not None:
+        if name is not None and ids is not None and not pd.api.types.is_integer_dtype(ids):
+            raise InputError(
+                f"{where} have ids in the index, e.g. {ids[0]!r}, and the column {name!r}, expected one of them; drop "
+                f"the column, or the index with reset_index(drop=True)"
+            )
+        if name is not None:  # An index of integers is what is left of row numbers in shuffled or filtered frames.
             ids, values = values[name], values.drop(columns=name)
     if ids is not None:
         ids = _unique(id_column(ids, where), where)
@@ -271,16 +276,13 @@ def _as_mask(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
 def _as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
     """Return numbers as a matrix; one column may hold whole vectors."""
     frame = values.to_frame() if isinstance(values, pd.Series) else values
-    first = frame.iloc[:, 0] if frame.shape[1] == 1 and len(frame) else None
-    if first is not None and pd.api.types.is_object_dtype(first) and np.ndim(first.iloc[0]) == 1:
-        lengths = first.map(np.size)
-        if lengths.nunique() > 1:
-            row = int(np.flatnonzero(lengths != lengths.iloc[0])[0])
-            raise InputError(
-                f"{where} have {lengths.iloc[row]} numbers in row {row}, expected {lengths.iloc[0]} as in the first; "
-                f"repair or drop the row"
-            )
-        return np.stack(first.to_list())
+    if frame.shape[1] == 1 and pd.api.types.is_object_dtype(frame.dtypes.iloc[0]):
+        vectors = [_vector(value) for value in frame.iloc[:, 0]]
+        sizes = [vector.size for vector in vectors if vector is not None]
+        if sizes:
+            return _stacked(vectors, sizes[0], where)
+    if any(map(pd.api.types.is_object_dtype, frame.dtypes)):
+        frame = frame.apply(_as_numbers)
     wrong = [name for name, kind in zip(frame.columns, frame.dtypes, strict=True) if not _is_number(kind)]
     if wrong:
         raise InputError(
@@ -289,6 +291,32 @@ def _as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
         )
     extension = any(map(pd.api.types.is_extension_array_dtype, frame.dtypes))
     return frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension else frame.to_numpy()
+
+
+def _vector(value: Any) -> np.ndarray | None:
+    """Return a list, an array or a tensor as an array, anything else as :obj:`None`."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    return np.asarray(value) if np.ndim(value) == 1 else None
+
+
+def _stacked(vectors: list[np.ndarray | None], size: int, where: str) -> np.ndarray:
+    """Return vectors as a matrix, NaN where there is none."""
+    wrong = next((row for row, vector in enumerate(vectors) if vector is not None and vector.size != size), None)
+    if wrong is not None:
+        found = vectors[wrong]
+        raise InputError(
+            f"{where} have {0 if found is None else found.size} numbers in row {wrong}, expected {size} as in the "
+            f"first; repair or drop the row"
+        )
+    return np.stack([np.full(size, np.nan) if vector is None else vector for vector in vectors])
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """Return a column of numbers among which some are missing, as pandas keeps them in objects, as numbers."""
+    if pd.api.types.is_object_dtype(column) and pd.api.types.infer_dtype(column, skipna=True) in _NUMBERS:
+        return pd.to_numeric(column.map(lambda value: np.nan if pd.isna(value) else float(value)))
+    return column
 
 
 def _is_number(kind: Any) -> bool:

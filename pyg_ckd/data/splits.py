@@ -280,5 +280,11 @@ def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
         )
     missing = np.flatnonzero(np.isnat(array) if array.dtype.kind == "M" else np.isnan(array))
     if missing.size:
-        raise InputError(f"split: {missing.size} timestamps are missing, first in row {missing[0]}; drop them")
+        value = list(timestamps)[missing[0]]
+        if pd.isna(value):
+            raise InputError(f"split: {missing.size} timestamps are missing, first in row {missing[0]}; drop them")
+        raise InputError(
+            f"split: {missing.size} timestamps are neither numbers nor dates, the first is {value!r} in row "
+            f"{missing[0]}; write dates like 2024-05-31 12:00:00"
+        )
     return array

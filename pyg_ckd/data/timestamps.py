@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime, timezone
+from decimal import Decimal, InvalidOperation
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ from torch import Tensor
 def as_dates(values: Any) -> np.ndarray:
     """Return numbers as they are, and anything else as dates, ``datetime64`` in UTC.
 
-    Nanoseconds hold the years from 1678 to 2261 only: where a date is beyond, all of them are in microseconds.
+    Nanoseconds hold the years from 1678 to 2261 only: where a date is beyond, all of them are in microseconds. Numbers
+    that are text, or that 64 bits do not hold, become their ranks.
 
     Args:
         values: Numbers, dates or texts by ISO 8601, ``[E]``. In a column, a text that is no date becomes NaT.
@@ -21,6 +25,8 @@ def as_dates(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         return values.detach().cpu().numpy()
     if not isinstance(values, pd.Series):
+        if isinstance(values, (list, tuple)) and any(isinstance(value, np.datetime64) for value in values):
+            return _in_one_unit(values)
         array = np.asarray(values)
         if array.dtype.kind in "iufM" or array.ndim != 1:
             return array
@@ -30,19 +36,31 @@ def as_dates(values: Any) -> np.ndarray:
         values = pd.Series(values if isinstance(values, pd.Index) else list(values))
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
+    if isinstance(values.dtype, pd.ArrowDtype) and str(values.dtype).startswith("date"):
+        values = values.astype(object)  # Days, which have no accessor for time zones.
     if pd.api.types.is_datetime64_any_dtype(values):
         return _naive(values).to_numpy()
     if pd.api.types.is_numeric_dtype(values):
         nullable = pd.api.types.is_extension_array_dtype(values) and bool(values.isna().any())
-        return values.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else values.to_numpy()
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else values.to_numpy()
+        return numbers if numbers.dtype.kind in "iuf" else _parsed(values.astype(object))
     return _parsed(values)
 
 
 def _parsed(column: pd.Series) -> np.ndarray:
+    if pd.api.types.is_object_dtype(column):
+        if column.map(lambda value: isinstance(value, np.datetime64)).any():
+            return _in_one_unit(column.tolist())
+        if column.map(lambda value: isinstance(value, (Real, Decimal))).all():
+            numbers = _ranks(column)
+            return pd.to_numeric(column).to_numpy(dtype=np.float64) if numbers is None else numbers
     dates = _naive(pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601"))
     left = np.flatnonzero(dates.isna() & column.notna())
     if not left.size:
         return dates.to_numpy()
+    numbers = _ranks(column)
+    if numbers is not None:
+        return numbers
     # Dates beyond the range of the unit that pandas chose, or none at all.
     beyond = np.array([_microseconds(value) for value in column.iloc[left]], dtype="datetime64[us]")
     if np.isnat(beyond).all():
@@ -50,6 +68,29 @@ def _parsed(column: pd.Series) -> np.ndarray:
     out = dates.to_numpy().astype("datetime64[us]")
     out[left] = beyond
     return out
+
+
+def _ranks(column: pd.Series) -> np.ndarray | None:
+    """Return the rank of each value, int64, if all of them are finite numbers."""
+    try:
+        numbers = [Decimal(int(value) if isinstance(value, Integral) else value) for value in column]
+        if not all(number.is_finite() for number in numbers):
+            return None
+        return np.unique(np.array(numbers, dtype=object), return_inverse=True)[1].astype(np.int64)
+    except (InvalidOperation, TypeError, ValueError):
+        return None
+
+
+def _in_one_unit(values: Sequence[Any]) -> np.ndarray:
+    """Return dates of NumPy of several units, and others, in one that holds all of them."""
+    fine = np.array([_microseconds(value) for value in values], dtype="datetime64[us]")
+    exact = fine.astype("datetime64[ns]")
+    if (exact.astype("datetime64[us]") != fine).any():
+        return fine
+    for row, value in enumerate(values):
+        if isinstance(value, np.datetime64):
+            exact[row] = value
+    return exact
 
 
 def _naive(dates: pd.Series) -> pd.Series:
@@ -65,6 +106,8 @@ def _microseconds(value: Any) -> np.datetime64:
                 value = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
             else:  # Years of more than four digits, or before Christ.
                 return np.datetime64(text, "us") if text.count("-") >= 2 else np.datetime64("NaT", "us")
+        if isinstance(value, np.datetime64):
+            return value.astype("datetime64[us]")
         if isinstance(value, datetime) and value.tzinfo is not None:
             value = value.astimezone(timezone.utc).replace(tzinfo=None)
         return np.datetime64(value, "us") if isinstance(value, date) else np.datetime64("NaT", "us")

@@ -27,6 +27,7 @@ from pyg_ckd.datasets.batches import Encoder
 from pyg_ckd.datasets.cached import CachedGraph
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.places import find_file
 from pyg_ckd.datasets.sources import (
     Interactions,
     Metadata,
@@ -343,7 +344,7 @@ def lattice_split(pairs: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 def _find(folder: Path, name: str) -> Path | None:
     """Return the file of a name, or the same without compression."""
-    return next((folder / n for n in (name, name.removesuffix(".gz")) if (folder / n).is_file()), None)
+    return find_file(folder, name) or find_file(folder, name.removesuffix(".gz"))
 
 
 def _given(files: Mapping[str, str | os.PathLike[str]], names: Mapping[str, str]) -> dict[str, Path]:

@@ -100,6 +100,8 @@ def as_original_ids(array: np.ndarray, name: str, size: int, source: str) -> Ten
 
 def one_line(error: BaseException) -> str:
     """Return the message of an exception in one line, or its type if it has none."""
+    if isinstance(error, UnicodeDecodeError):
+        return "its text is not UTF-8; save it as UTF-8"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -8,23 +8,19 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import encoding_of
 
 SEPARATORS = (",", ";", "\t", "|", "::")
 
 _NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "double colons"}
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-
-
-def encoding_of(path: Path) -> str:
-    """Return the encoding of a text file: UTF-8, or UTF-16 where a byte-order mark says so."""
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | None = None) -> pd.DataFrame:
@@ -45,7 +41,9 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
     header, encoding = _first_line(path), encoding_of(path)
     separator = _separator(header, required, path)
     quoting = csv.QUOTE_NONE if separator in ("\t", "::") and '"' not in header else csv.QUOTE_MINIMAL
-    options = {"engine": "python"} if len(separator) > 1 else {"low_memory": False}
+    options: dict[str, Any] = {"engine": "python"} if len(separator) > 1 else {"low_memory": False}
+    if f"{separator} " in header:  # Written for people: "user, item".
+        options["skipinitialspace"] = True
     with warnings.catch_warnings():
         # Else pandas takes the first field of lines that are longer than the header for a name of the row.
         warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -119,7 +117,7 @@ def _first_line(path: Path) -> str:
 
 def _separator(header: str, required: Sequence[str], path: Path) -> str:
     """Return what separates the fields of a header."""
-    found = {mark: [field.strip('"') for field in header.split(mark)] for mark in SEPARATORS}
+    found = {mark: [field.strip().strip('"') for field in header.split(mark)] for mark in SEPARATORS}
     for mark, fields in found.items():
         if all(name in fields for name in required):
             return mark
@@ -175,11 +173,11 @@ def _may_run_over_lines(path: Path, rows: int) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(b'"') < 0:
             return False
-        lines, start = 0, 0
-        while start < len(content):
-            lines += content[start : start + (1 << 24)].count(b"\n")
-            start += 1 << 24
-        return lines + (content[-1:] != b"\n") > rows + 1
+        ends = {b"\n": 0, b"\r": 0}  # Old files of macOS end their lines with the second alone.
+        for start in range(0, len(content), 1 << 24):
+            part = content[start : start + (1 << 24)]
+            ends = {mark: count + part.count(mark) for mark, count in ends.items()}
+        return max(ends.values()) + (content[-1:] not in ends) > rows + 1
 
 
 class _id_test:

@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS, check_keep, repeated
+from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
 from pyg_ckd.data.feedback import Positive, liked
 from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
@@ -211,27 +211,6 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
             f"{path}: lists {value_at(frame['item'], repeated[0])!r} again in row {repeated[0]}; list it once"
         )
     return as_ids(frame["item"])
-
-
-def check_unique_rows(pairs: np.ndarray, users: pd.Series, items: pd.Series, where: str) -> None:
-    """Refuse repeated interactions of one file, naming the ids that the user knows.
-
-    Args:
-        pairs: User row and item row, ``[2, E]``.
-        users: The id of the user of each.
-        items: The id of the item of each.
-        where: What the file is, for messages.
-
-    Raises:
-        InputError: If an interaction is there again.
-    """
-    again = np.flatnonzero(repeated(pairs))
-    if again.size:
-        user, item = value_at(users, again[0]), value_at(items, again[0])
-        raise InputError(
-            f"{where} has {again.size} duplicate interactions, the first is user {user!r}, item {item!r} again in row "
-            f"{again[0]}; keep one of each, with keep='first' or keep='last'"
-        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,12 @@ _NAMES = (
     r"|search|section|select|slot|small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody|td"
     r"|template|textarea|tfoot|th|thead|time|title|tr|track|tt|u|ul|var|video|wbr"
 )
-_ATTRIBUTE = r"""\s+[\w:@.-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+)"""
+_ATTRIBUTE = r"""(?:\s+|(?<=["']))[\w:@.-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+)"""
 _FLAG = (
-    r"\s+(?:async|autoplay|checked|compact|controls|defer|disabled|hidden|loop|multiple|muted|noshade|nowrap|selected)"
+    r"\s+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden"
+    r"|ismap|itemscope|loop|multiple|muted|noshade|novalidate|nowrap|open|playsinline|readonly|required|reversed"
+    r"|selected|webkitallowfullscreen|mozallowfullscreen|data-[\w-]+)"
+    r"|(?<=[\"'])\s+[\w:@.-]+(?=[\s/>])"  # Any word behind a value in quotation marks.
 )
 _TAG = re.compile(
     rf"<(?:/\s*)?(?:{_NAMES}|\w+:\w+)\b(?:{_ATTRIBUTE}|{_FLAG})*\s*/?>|<!doctype[^<>]*>|<\?xml[^<>]*>",
@@ -35,7 +38,7 @@ _HIDDEN = re.compile(
     r"<(script|style|template|noscript|head)\b[^<>]*>.*?(?:</\s*\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<!\[CDATA\[|\]\]>",
     re.IGNORECASE | re.DOTALL,
 )
-_FLOATS = (float, np.floating)
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # Places inside of words where a line may break.
 _ROUNDS = 3  # Texts that were escaped more than once.
 
 
@@ -45,28 +48,30 @@ def plain_text(value: Any) -> str:
     What only looks like a tag stays, such as ``a < b and c > d``.
 
     Args:
-        value: The text; nothing (:obj:`None`, NaN, ``pandas.NA``) is an empty text, and anything else as it is printed.
+        value: The text; nothing (:obj:`None`, NaN, ``pandas.NA``) is an empty text, lists are joined, and anything else
+            is as it is printed.
     """
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return " ".join(filter(None, map(plain_text, value)))
     if is_missing(value):
         return ""
-    text = str(value).encode("utf-8", "replace").decode()  # JSON may hold halves of characters.
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = text.encode("utf-8", "replace").decode()  # JSON may hold halves of characters.
     for _ in range(_ROUNDS):
         before = text
         text = _TAG.sub(" ", _JOINED.sub("", _HIDDEN.sub(" ", text))) if "<" in text or "]]>" in text else text
         text = html.unescape(text)
         if text == before:
             break
-    return " ".join(text.split())
+    return " ".join(text.translate(_INVISIBLE).split())
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether there is no text: :obj:`None`, NaN or ``pandas.NA``."""
-    return (
-        value is None
-        or value is pd.NA
-        or value is pd.NaT
-        or (isinstance(value, (float, np.floating)) and value != value)
-    )
+    """Return whether there is no text: :obj:`None`, NaN, NaT or ``pandas.NA``, of whatever library."""
+    value = value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 def plain_texts(texts: Iterable[Any]) -> list[str]:
@@ -80,6 +85,8 @@ def plain_texts(texts: Iterable[Any]) -> list[str]:
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) or isinstance(texts, Tensor):
         raise InputError(f"texts: found {texts!r:.60} ({type(texts).__name__}), expected a list of texts, one per item")
+    if isinstance(texts, Mapping):
+        raise InputError("texts: found a dict, expected a list of texts in the order of the items")
     if hasattr(texts, "columns"):
         raise InputError("texts: found a frame, expected one of its columns, such as frame['title']")
     return list(map(plain_text, texts))

@@ -31,5 +31,8 @@ def find_file(folder: Path, name: str) -> Path | None:
     if (folder / name).is_file():
         return folder / name
     stem, dot, suffix = name.rpartition(".")
-    names = (f"{stem}.{suffix.upper()}", f"{stem}.{suffix.capitalize()}") if dot else ()
+    names = [f"{stem}.{suffix.upper()}", f"{stem}.{suffix.capitalize()}"] if dot else []
+    if suffix == "gz":  # The one before it as well.
+        stem, dot, before = stem.rpartition(".")
+        names += [f"{stem}{dot}{before.upper()}.{other}" for other in ("gz", "GZ")]
     return next((folder / other for other in names if (folder / other).is_file()), None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_ckd.data.feedback import feedback_columns
 from pyg_ckd.data.ids import as_ids, id_column, map_ids, rows_among, value_at, wrong_id
 from pyg_ckd.data.timestamps import as_dates
+from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.delimited import has_padding, read_csv
 from pyg_ckd.datasets.places import find_file
 from pyg_ckd.errors import InputError, unknown_name
@@ -50,7 +51,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
         pd.errors.ParserError,
         pd.errors.ParserWarning,
     ) as error:  # Arrow's errors are ValueErrors or OSErrors.
-        raise InputError(f"{path}: cannot be read as a {kind[1:]} table ({_first_line(error)})") from None
+        raise InputError(f"{path}: cannot be read as a {kind[1:]} table ({one_line(error)})") from None
     for name in required:
         if name not in frame.columns:
             columns = [str(column) for column in frame.columns]
@@ -130,7 +131,3 @@ def _renaming(name: str, columns: list[str]) -> str:
     near = unknown_name("column", name, columns)
     prefixed = [column for column in columns if column.lower().startswith(name)]
     return f"rename {prefixed[0]!r} to {name!r}; found {', '.join(columns)}" if prefixed else str(near)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

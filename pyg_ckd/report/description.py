@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyg_ckd.data.describe import SCALES_APART, DataDescription
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.report.html import Cell, box, facts, figure, page, paragraph, section, table
 from pyg_ckd.report.plots import degree_distribution
 from pyg_ckd.report.theme import DARK, LIGHT, modality_colors
@@ -73,7 +73,8 @@ def write_description(path: str | os.PathLike[str], description: DataDescription
     Returns:
         The path of the file.
     """
-    target = Path(path) if Path(path).suffix == ".html" else Path(path) / FILE
+    place = as_path(path)
+    target = place if place.suffix.lower() == ".html" else place / FILE
     with atomic_path(target) as temporary:
         temporary.write_text(_page(description), encoding="utf-8")
     return target

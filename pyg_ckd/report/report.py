@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.report import words
 from pyg_ckd.report.axes import short_names
 from pyg_ckd.report.background import cold_section, cost_section, data_section, run_section
@@ -86,7 +86,7 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
         InputError: If these are not the results of a study.
     """
     results = current_results(results)
-    folder = Path(folder)
+    folder = as_path(folder)
     shown = {name: _shown(plot, folder / f"{name}.png") for name, plot in _plots(results, histories).items()}
 
     def picture(name: str) -> str:

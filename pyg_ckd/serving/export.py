@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.search import blocks
@@ -109,12 +109,12 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
         InputError: If the format is unknown, its package is not installed, or a file cannot be written.
     """
     path = check_format(path, EMBEDDING_FORMATS)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return [_safetensors(recommender, path)]
     written: dict[Path, Callable[[Path], None]] = {}
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             written[path.with_suffix(f".{kind}.parquet")] = _parquet(kind, ids.arrow(_all(ids)), table)
             continue
         written[path.with_suffix(f".{kind}.npy")] = _npy(table)
@@ -139,8 +139,8 @@ def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_
     Raises:
         InputError: If it does not, or if it is a folder.
     """
-    path = Path(path)
-    if path.suffix not in formats:
+    path = as_path(path)
+    if path.suffix.lower() not in formats:
         raise InputError(f"out {path}: {unknown_name('format', path.suffix, formats)}")
     _check_no_folder(path)
     return path
@@ -197,7 +197,7 @@ def _table(recommender: Ranking, users: np.ndarray, items: np.ndarray, scores: n
 
 @contextmanager
 def _writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         from pyarrow.csv import CSVWriter as Writer
     else:
         from pyarrow.parquet import ParquetWriter as Writer

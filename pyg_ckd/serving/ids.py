@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from pyg_ckd.errors import InputError
 
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}")  # As Python writes integers: 007 is another id than 7.
 _MANY = 20_000  # More ids than that are searched for a misspelt one only near its place in the order.
 
 
@@ -56,6 +59,8 @@ class Ids:
     def rows(self, ids: Any) -> Tensor:
         """Return the rows of one id or many, int64 ``[n]`` on the CPU.
 
+        Ids that are text here and integers in the graph, or the other way round, are compared as text.
+
         Args:
             ids: An id, or a sequence, array or tensor of ids; :obj:`None` means all.
 
@@ -64,25 +69,25 @@ class Ids:
         """
         if ids is None:
             return torch.arange(len(self))
-        array = _array(ids)
+        given = array = _array(ids)
         if not array.size:
             return torch.empty(0, dtype=torch.int64)
-        found = array.dtype.kind in "iu" or (not self.integers and _all_text(array))
+        if array.dtype.kind not in "iu" or not self.integers:
+            array = _array([self._alike(one) for one in array])
+        found = array.dtype.kind in "iu" if self.integers else _all_text(array)
         rows = self.index.get_indexer(pd.Index(array)) if found else np.array([self._row(one) for one in array])
         unknown = np.flatnonzero(rows < 0)
         if unknown.size:
-            raise self._unknown(_plain(array[unknown[0]]), unknown.size)
+            raise self._unknown(_plain(given[unknown[0]]), unknown.size)
         return torch.from_numpy(rows.astype(np.int64))
 
     def parse(self, texts: Iterable[str]) -> list[Any]:
         """Return ids that were typed or read from a text file.
 
         Args:
-            texts: The ids; where those of the graph are integers, the ones that look like integers become such.
+            texts: The ids; where those of the graph are integers, the ones that are written as integers become such.
         """
-        if not self.integers:
-            return list(texts)
-        return [int(text) if text.strip().lstrip("+-").isdecimal() else text for text in texts]
+        return [self._alike(text) for text in texts]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the ids of rows of any shape, -1 or :obj:`None` where the row is negative.
@@ -130,6 +135,12 @@ class Ids:
             raise InputError(f"new {self.kind}s: {self.kind} {_plain(new[there[0]])!r} is in the graph already")
         return Ids(self.kind, np.concatenate([self.index.to_numpy(), new]), len(self) + count)
 
+    def _alike(self, one: Any) -> Any:
+        """Return an id in the type of those of the graph if it is written alike, else as it is."""
+        if self.integers:
+            return int(one) if isinstance(one, str) and _WHOLE.fullmatch(one) else one
+        return str(one) if isinstance(one, (int, np.integer, UUID)) and not isinstance(one, bool) else one
+
     def _row(self, one: object) -> int:
         if not self.integers:
             return int(self.index.get_indexer(pd.Index([one]))[0]) if isinstance(one, str) else -1
@@ -141,6 +152,8 @@ class Ids:
         near = " or ".join(map(repr, self._closest(one)))
         hint = f"did you mean {near}? " if near else ""
         more = f" ({count} such ids)" if count > 1 else ""
+        if isinstance(one, float) and one.is_integer():
+            hint += f"write {one:.0f} without a fraction, as .astype('int64') does; "
         kind = "integers" if self.integers else "strings"
         if len(self):
             kind += f" from {_plain(self.index.min())!r} to {_plain(self.index.max())!r}"

@@ -12,7 +12,7 @@ from torch_geometric.nn.pool import MIPSKNNIndex
 
 from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.serving.export import writing
 from pyg_ckd.serving.recommender import Recommender
 from pyg_ckd.serving.results import Recommendations
@@ -112,7 +112,7 @@ class ItemIndex:
         Raises:
             InputError: If it cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         with writing(path), atomic_path(path) as temporary:
             _faiss().write_index(self._index.index, str(temporary))
         return path

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import read_json
+from pyg_ckd.files import as_path, read_json
 
 FORMAT = 2
 FILE = "results.json"
@@ -37,7 +36,8 @@ def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: If there is no such file, or it does not hold the results of a study.
     """
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    file = as_path(path)
+    file = file / FILE if file.is_dir() else file
     content = read_json(file)
     if not isinstance(content, Mapping):
         raise InputError(f"{file}: found no results of a study, expected the folder that 'pyg-ckd compare' wrote to")

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import plain_values
+from pyg_ckd.files import as_path, plain_values
 from pyg_ckd.study.knobs import Knob
 from pyg_ckd.training.checkpoint import check_settings
 
@@ -291,7 +291,7 @@ def _opened(optuna: Any, storage: str | os.PathLike[str]) -> BaseStorage:
     try:
         if "://" in text:
             return optuna.storages.get_storage(text)
-        path = Path(text).expanduser()
+        path = as_path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _FileLock(path)
         lock.acquire()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch_geometric.data import HeteroData
@@ -15,7 +14,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
-from pyg_ckd.files import atomic_path, write_json
+from pyg_ckd.files import as_path, atomic_path, write_json
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study.contenders import Contender, check_options, default_options, side_by_side
 from pyg_ckd.study.settings import PARTS, StudySettings
@@ -73,7 +72,7 @@ def train_run(
     chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
     settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
     contender = Contender(cls, default_options(cls, settings, chosen.pop(OBJECTIVE, {})))
-    folder = Path(folder)
+    folder = as_path(folder)
     check_distillable(data, backbone, [cls])
     monitored(data, chosen.get("trainer", {}))
     check_options(backbone, data, chosen.get("model", {}), contender)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
@@ -17,7 +16,7 @@ from pyg_ckd.data.summary import describe
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.metrics import USER_METRICS
-from pyg_ckd.files import read_json, write_json
+from pyg_ckd.files import as_path, read_json, write_json
 from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
@@ -108,11 +107,11 @@ class Study:
         self.data, self.backbone, self.say = data, backbone, say
         settings = settings or StudySettings()
         self.settings = replace(settings, trainer={"extend": EXTEND, **settings.trainer})
-        shared = Path(baselines) if isinstance(baselines, os.PathLike) else None
+        shared = as_path(baselines) if isinstance(baselines, os.PathLike) else None
         self.baselines = as_baselines(DEFAULT if isinstance(baselines, os.PathLike) else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
         check_distillable(data, backbone)
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.workers, self.backend = workers, backend
         self._device = str(self.settings.trainer.get("device", "auto"))
         check_executor(workers, backend, self._device)
@@ -124,7 +123,7 @@ class Study:
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]
         self._fingerprint = fingerprint(data)
-        store = None if runs is None else RunStore(Path(runs))
+        store = None if runs is None else RunStore(as_path(runs))
         self._claim()
         store = store or RunStore(self.folder / "runs")
         self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}

@@ -7,7 +7,6 @@ import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
@@ -17,7 +16,7 @@ from pyg_ckd.data import fingerprint
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.statistics import mean_std
-from pyg_ckd.files import plain_values, read_json, write_json
+from pyg_ckd.files import as_path, plain_values, read_json, write_json
 from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import TRAINED, as_baselines, baseline_run, known_baselines
@@ -116,7 +115,7 @@ class Tuning:
         source: Sequence[str] = ("--data", "DATA"),
     ) -> None:
         require_optuna()
-        self.data, self.backbone, self.folder, self.say = data, backbone, Path(folder), say
+        self.data, self.backbone, self.folder, self.say = data, backbone, as_path(folder), say
         settings = settings or StudySettings()
         self.settings = replace(settings, trainer={"track_views": False, "extend": 1, **settings.trainer})
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
@@ -139,7 +138,7 @@ class Tuning:
             self._open(storage, name, decides, begin=False)
         self._claim(name)
         self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
-        self.runs = self.folder / "runs" if runs is None else Path(runs)
+        self.runs = self.folder / "runs" if runs is None else as_path(runs)
         store = RunStore(self.runs)
         self._stores = {"baseline": store, "teacher": store, "contender": store}
         self.study: Study | None = None

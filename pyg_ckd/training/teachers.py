@@ -24,6 +24,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.files import as_path
 from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
@@ -96,7 +97,7 @@ def train_teachers(
         InputError: If a modality is unknown, the folder of the cache cannot be written to, or training fails.
     """
     trainer = trainer or Trainer()
-    folder = Path(cache_dir) if cache_dir is not None else Path(get_home_dir()) / "pyg_ckd" / "teachers"
+    folder = as_path(cache_dir) if cache_dir is not None else Path(get_home_dir()) / "pyg_ckd" / "teachers"
     names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
     checkpoints = folder if use_cache else trainer.checkpoint_dir
     teachers = {}

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
+from pyg_ckd.files import as_path
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.callbacks import (
     CallbackError,
@@ -189,7 +189,7 @@ class Trainer:
         self.monitor, self._metric, self._cutoff = as_monitor(monitor)
         self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users
         self.track_views, self.seed, self.device, self.precision = track_views, seed, device, precision
-        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.checkpoint_dir = None if checkpoint_dir is None else as_path(checkpoint_dir)
         self.checkpoint_minutes, self.progress = checkpoint_minutes, progress
         self.optimizer, self.scheduler, self.sampler = optimizer, scheduler, sampler
         self.callbacks, self.loggers = callbacks, loggers

@@ -25,7 +25,7 @@ from pyg_ckd.datasets.formats.common import SIDECAR, Contents, build, parts_of, 
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.places import find_file
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_folder
+from pyg_ckd.files import as_path, atomic_folder, read_text
 
 _CORE = "5-core"
 
@@ -188,7 +188,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         found = listing(file.parent) if file.parent.is_dir() else f"{file.parent} is no folder"
         raise InputError(f"{file}: does not exist, expected a JSON object from user row to list of item rows; {found}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
+        content = json.loads(read_text(file), object_pairs_hook=_without_repetition)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{file}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}), cut short or damaged; "

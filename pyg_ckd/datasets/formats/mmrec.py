@@ -12,11 +12,11 @@ import pandas as pd
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS, check_keep
+from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
-from pyg_ckd.datasets.folder import check_unique_rows, listing
+from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.places import files_in

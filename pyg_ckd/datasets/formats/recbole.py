@@ -15,11 +15,11 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS, check_keep, repeated
+from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
-from pyg_ckd.datasets.folder import check_unique_rows, listing, naming, split_method, split_pairs
+from pyg_ckd.datasets.folder import listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.places import files_in, find_file
@@ -28,7 +28,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
 
 _SUFFIXES = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
-_USER, _ITEM, _TIME = "user_id:token", "item_id:token", "timestamp:float"
+_USER, _ITEM, _TIME, _DATE = "user_id:token", "item_id:token", "timestamp:float", "timestamp:token"
 
 
 def read_recbole(
@@ -52,7 +52,8 @@ def read_recbole(
     ``<name>.train.inter``,      tab-separated, with the header ``user_id:token``, ``item_id:token``; other
     ``.valid.inter``,            columns are ignored; the last two files are optional
     ``.test.inter``              but ``rating:float`` and ``label:float``
-    or ``<name>.inter``          the same, all in one; ``timestamp:float`` is used for splitting
+    or ``<name>.inter``          the same, all in one; ``timestamp:float``, or ``timestamp:token`` with
+                                 numbers or dates, is used for splitting
     ``<name>.item``              ``item_id:token``: the item of each feature row (optional)
     ``<name>.user``              ``user_id:token``: all users in order (optional)
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
@@ -109,7 +110,7 @@ def read_recbole(
             rows = (frame["split"] == part).to_numpy()
             check_unique_rows(pairs[:, rows], frame[_USER][rows], frame[_ITEM][rows], str(files[part]))
     if "whole" in files:
-        frame = frame.drop(columns="split").rename(columns={_TIME: "timestamp"})
+        frame = frame.drop(columns="split").rename(columns={_TIME: "timestamp", _DATE: "timestamp"})
     with naming(folder):
         parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share), strict=True))
     if not parts["train"].size:
@@ -186,7 +187,7 @@ def _inter_files(folder: Path) -> tuple[str, dict[str, Path]]:
 
 
 def _read_inter(file: Path) -> pd.DataFrame:
-    frame = _read_tokens(file, (_USER, _ITEM), (_TIME,))
+    frame = _read_tokens(file, (_USER, _ITEM), (_TIME, _DATE))
     if _TIME in frame.columns:
         numbers = pd.to_numeric(frame[_TIME], errors="coerce")
         wrong = np.flatnonzero(numbers.isna())

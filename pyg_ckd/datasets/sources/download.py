@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import as_path
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60  # Seconds without a byte.
@@ -46,7 +47,7 @@ def download(
         InputError: If the server refuses, the connection breaks down for good, the disk is full, or the size or
             checksum is wrong. What was received is kept if it can be used again.
     """
-    target = Path(path)
+    target = as_path(path)
     if target.is_file():
         return target
     if not re.match("https?://", url):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import gzip
 import json
 import warnings
@@ -34,7 +35,8 @@ def read_blocks(path: Path, size: int = _BLOCK) -> Iterator[tuple[int, bytes]]:
     """
     first, rest = 1, b""
     try:
-        with path.open("rb") as raw, gzip.open(raw) if _is_gzip(path) else raw as file:
+        with path.open("rb") as raw, gzip.open(raw) if _is_gzip(path) else raw as plain:
+            file = _as_utf8(plain)
             while content := file.read(size):
                 if first == 1 and not rest:
                     content = content.removeprefix(b"\xef\xbb\xbf")  # A byte-order mark.
@@ -105,6 +107,13 @@ def _literal(line: bytes) -> Any:
         except _NO_OBJECT:
             return None
     return record
+
+
+def _as_utf8(file: Any) -> Any:
+    """Return a file that gives UTF-8, also where a byte-order mark says that it holds UTF-16."""
+    mark = file.read(2)
+    file.seek(0)
+    return codecs.EncodedFile(file, "utf-8", "utf-16") if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else file
 
 
 def _is_gzip(path: Path) -> bool:
