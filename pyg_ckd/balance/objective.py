@@ -89,18 +89,18 @@ class Objective(nn.Module):
     A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
     it leaves alone is plain training, to the bit.
 
-    ======================== =======================================================================================
-    method                   what it is for
-    ======================== =======================================================================================
-    :attr:`views`            which views a step computes, the trained one first
-    :meth:`balance`          further loss terms
-    :meth:`triple_weights`   weights of the triples in the main loss
-    :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
-    :meth:`step_sizes`       a factor of the learning rate for every modality
-    :meth:`before_training`  what is decided once, on the validation part
+    ========================= ======================================================================================
+    method                    what it is for
+    ========================= ======================================================================================
+    :attr:`views`             which views a step computes, the trained one first
+    :meth:`balance`           further loss terms
+    :meth:`triple_weights`    weights of the triples in the main loss
+    :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
+    :meth:`step_sizes`        a factor of the learning rate for every modality
+    :meth:`before_training`   what is decided once, on the validation part
     :meth:`before_validation` weights of fused scores, chosen on the validation part
-    :meth:`forward_views`    what validation, test and serving rank with
-    ======================== =======================================================================================
+    :meth:`forward_views`     what validation, test and serving rank with
+    ========================= ======================================================================================
 
     State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
     seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
