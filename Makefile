@@ -2,6 +2,7 @@
 # make test    environment and the whole test suite
 # make test-other   the same tests on other kernels and another number of threads: no result may depend on them
 # make lint    ruff and mypy
+# make docs    the documentation as a site, in docs/_build/html; a warning is an error
 # make slow    the slow checks, on real data where it is there
 
 VENV ?= .venv
@@ -11,12 +12,12 @@ BIN := $(VENV)/bin
 WHEELS ?=
 OUT ?= demo
 
-.PHONY: demo test test-other lint slow env clean
+.PHONY: demo test test-other lint docs slow env clean
 
 $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,retrieval,safetensors,tune]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,docs,retrieval,safetensors,tune]'
 	@if [ -n "$(WHEELS)" ]; then \
 	  $(BIN)/python -m pip install --quiet --no-index --no-deps --find-links $(WHEELS) torch-sparse torch-scatter \
 	  || echo "torch-sparse does not fit this Python or torch: going on without it"; fi
@@ -35,6 +36,10 @@ test-other: env
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
 	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow"
 
+docs: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 slow: env
 	$(BIN)/python -m pytest -m slow
 
@@ -44,4 +49,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info
+	rm -rf $(VENV) $(OUT) build dist *.egg-info docs/_build docs/reference/generated

@@ -81,7 +81,7 @@ class Report:
         if self.out is not None:
             write_json(self.out / "benchmarks.json", {"about": self.about, "benchmarks": self.found})
             with atomic_path(self.out / "benchmarks.md") as temporary:
-                temporary.write_text("\n".join(self.lines), encoding="utf-8")
+                temporary.write_text("\n".join(["# Benchmarks\n", *self.lines]), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = {"failed": str(error)}
             failed.append(name)
         if "text" in result:
-            report.say(f"### {name}\n\n{result['text']}")
+            report.say(f"## {name}\n\n{result['text']}")
         report.add(name, **result, seconds=time.perf_counter() - start)
     report.about["load average at the end"] = load_average()
     report.say(f"Load average at the end: {load_average()}.")

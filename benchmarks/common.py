@@ -155,7 +155,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table and its notes as Markdown."""
-        lines = [f"### {self.title}", ""]
+        lines = [f"## {self.title}", ""]
         if self.rows:
             head = list(self.rows[0])
             numeric = [any(isinstance(row[column], (int, float)) for row in self.rows) for column in head]

@@ -29,10 +29,11 @@ def test_a_guide_runs_block_by_block(
     page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "guide"}  # Blocks go on from those before them, as a reader does.
     for language, content in blocks(page):
         if language == "python":
-            exec(content, {})
-        else:
+            exec(content, space)
+        elif language != "text":  # What is printed, or what would install something.
             for line in content.splitlines():
                 program, *arguments = shlex.split(line)
                 assert (language, program) == ("sh", "pyg-ckd")

@@ -23,9 +23,10 @@ from pyg_ckd.balance.given import MaskedObjective, TaughtObjective
 from pyg_ckd.balance.information import InformationBalancing
 from pyg_ckd.balance.modulation import ARL, CGGM, OGM
 from pyg_ckd.balance.multitask import MultitaskObjective
-from pyg_ckd.balance.objective import Objective, Progress, as_objective
+from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.balance.pareto import MMPareto
 from pyg_ckd.balance.priority import G2D, Greedy
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.balance.prototype import PMR
 from pyg_ckd.balance.relational import RelationalAlignment
 from pyg_ckd.balance.sequential import UnidirectionalInteraction

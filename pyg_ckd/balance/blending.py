@@ -13,7 +13,8 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.attribution import masked_mean
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.multitask import unimodal_losses
-from pyg_ckd.balance.objective import Score, check_not_negative
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone

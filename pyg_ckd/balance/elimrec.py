@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyg_ckd.balance.fusion import fuse, score_variances
 from pyg_ckd.balance.multitask import MultitaskObjective
-from pyg_ckd.balance.objective import Score, check_not_negative
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph

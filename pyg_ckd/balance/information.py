@@ -12,7 +12,8 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.attribution import RunningInformation, gaussian_information, label_information
 from pyg_ckd.balance.given import TaughtObjective
 from pyg_ckd.balance.multitask import unimodal_losses
-from pyg_ckd.balance.objective import Score, check_not_negative, check_positive, total
+from pyg_ckd.balance.objective import check_not_negative, check_positive, total
+from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError

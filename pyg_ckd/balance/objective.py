@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.weights import checked_weights
 from pyg_ckd.data.identity import Known
@@ -31,91 +31,47 @@ NO_OPTIONS = ("student", "teachers", "has", "view")
 """Arguments of an objective's constructor that are no options of the strategy."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is, for strategies that follow a schedule or learn from past epochs.
-
-    Attributes:
-        epoch: The epoch that begins, counted from 1.
-        max_epochs: Epochs at most; a training that is extended has more, at which a schedule stays at its end.
-        history: The rows of all finished epochs, oldest first, see :class:`~pyg_ckd.training.History`.
-    """
-
-    epoch: int = 1
-    max_epochs: int = 1
-    history: Sequence[Mapping[str, float]] = field(default=())
-
-    def evaluations(self, modality: str | None = None) -> list[float]:
-        """Return the monitored metric in all evaluations so far.
-
-        Args:
-            modality: Of the view of which modality alone; none are there if the trainer does not track views.
-                (default: :obj:`None`, the trained view)
-        """
-        start = "val/" if modality is None else f"val/{modality}/"
-        names = [{k for k in row if k.startswith(start) and "/" not in k[len(start) :]} for row in self.history]
-        return [row[name] for row, found in zip(self.history, names, strict=True) for name in found]
-
-
-class Score(Protocol):
-    """What :meth:`Objective.before_validation` measures tables with."""
-
-    def __call__(self, embeddings: Embeddings) -> float:
-        """Return the monitored metric of two tables on the validation part.
-
-        Args:
-            embeddings: The tables.
-        """
-
-    @property
-    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, items of the validation part and items without an interaction, ``[B]`` each, the same every time."""
-
-
-class Around(Protocol):
-    """What a wrapper adds to the steps of the objective inside it, see :class:`~pyg_ckd.balance.ObjectiveWrapper`."""
-
-    def further_views(self) -> Sequence[View]:
-        """Return views that it wants beside those of the objective."""
-
-    def add_terms(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
-        """Return further loss terms by name."""
-
-    def weigh(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
-        """Return weights of the triples, ``[B]``, or :obj:`None`."""
-
-
 class Objective(nn.Module):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
-    A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
-    it leaves alone is plain training, to the bit.
+        A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
+        it leaves alone is plain training, to the bit.
 
-    ======================== =======================================================================================
-    method                   what it is for
-    ======================== =======================================================================================
-    :attr:`views`            which views a step computes, the trained one first
-    :meth:`balance`          further loss terms
-    :meth:`triple_weights`   weights of the triples in the main loss
-    :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
-    :meth:`step_sizes`       a factor of the learning rate for every modality
-    :meth:`begin_from`       what an earlier model knows, from which training starts
-    :meth:`before_training`  what is decided once, on the validation part
-    :meth:`before_validation` weights of fused scores, chosen on the validation part
-    :meth:`forward_views`    what validation, test and serving rank with
-    ======================== =======================================================================================
+        method                   what it is for
+        ======================== =======================================================================================
+        :attr:`views`            which views a step computes, the trained one first
+        :meth:`balance`          further loss terms
+        :meth:`triple_weights`   weights of the triples in the main loss
+        :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
+        :meth:`step_sizes`       a factor of the learning rate for every modality
+        :meth:`begin_from`       what an earlier model knows, from which training starts
+        :meth:`before_training`  what is decided once, on the validation part
+    =======
+        ========================= ======================================================================================
+        method                    what it is for
+        ========================= ======================================================================================
+        :attr:`views`             which views a step computes, the trained one first
+        :meth:`balance`           further loss terms
+        :meth:`triple_weights`    weights of the triples in the main loss
+        :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
+        :meth:`step_sizes`        a factor of the learning rate for every modality
+        :meth:`begin_from`        what an earlier model knows, from which training starts
+        :meth:`before_training`   what is decided once, on the validation part
+        :meth:`before_validation` weights of fused scores, chosen on the validation part
+        :meth:`forward_views`     what validation, test and serving rank with
+        ========================= ======================================================================================
 
-    State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
-    seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
+        State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
+        seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
 
-    Args:
-        student: The backbone to train.
-        l2: Weight of the backbone's penalty, see :meth:`~pyg_ckd.nn.Backbone.penalty`.
-        view: The view that is trained; :obj:`None` is joint training, one modality trains a teacher.
-        bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
+        Args:
+            student: The backbone to train.
+            l2: Weight of the backbone's penalty, see :meth:`~pyg_ckd.nn.Backbone.penalty`.
+            view: The view that is trained; :obj:`None` is joint training, one modality trains a teacher.
+            bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
 
-    Raises:
-        InputError: If ``student`` is no backbone, ``l2`` is negative or ``view`` names an unknown modality.
+        Raises:
+            InputError: If ``student`` is no backbone, ``l2`` is negative or ``view`` names an unknown modality.
     """
 
     name: ClassVar[str] = "plain"

@@ -13,7 +13,8 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.ckd import DistillationWrapper
 from pyg_ckd.balance.given import check_several
 from pyg_ckd.balance.gradients import check_steerable, inner_product, only, parameter_groups
-from pyg_ckd.balance.objective import Objective, Score, check_not_negative
+from pyg_ckd.balance.objective import Objective, check_not_negative
+from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError

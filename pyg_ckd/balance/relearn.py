@@ -13,7 +13,8 @@ from torch import Tensor
 from pyg_ckd.balance.attribution import RunningInformation, label_information, masked_mean
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import check_steerable, edit_with, inner_product
-from pyg_ckd.balance.objective import Score, check_not_negative
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError

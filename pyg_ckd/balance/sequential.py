@@ -13,7 +13,8 @@ from pyg_ckd.balance.attribution import RunningInformation
 from pyg_ckd.balance.fusion import fuse, fused, logistic_weights, score_spread, user_weights
 from pyg_ckd.balance.given import TaughtObjective, counted_weights
 from pyg_ckd.balance.gradients import check_steerable, only
-from pyg_ckd.balance.objective import Score, check_not_negative, check_positive, total
+from pyg_ckd.balance.objective import check_not_negative, check_positive, total
+from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import unknown_name

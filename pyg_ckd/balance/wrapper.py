@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pyg_ckd.balance.discovery import build_inner, find_strategy
 from pyg_ckd.balance.given import check_several
-from pyg_ckd.balance.objective import Objective, Progress, Score
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.balance.progress import Progress, Score
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch

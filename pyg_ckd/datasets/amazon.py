@@ -52,13 +52,13 @@ _FULL = ("PytorchStreamWriter", "inline_container", "iostream error")
 class AmazonReviews(CachedGraph):
     r"""Reviews of one category of Amazon, with features of the texts and images of the products.
 
-    ======== ================================================== ================================= =====================
-    edition  reviews                                            texts                             images
-    ======== ================================================== ================================= =====================
-    2014     May 1996 to July 2014, 5-core                      title, description, brand, ...    4096 features [1]_
-    2018     May 1996 to October 2018, 5-core                   title, description, feature, ...  addresses
-    2023     May 1996 to September 2023, all                    title, description, features, ... addresses
-    ======== ================================================== ================================= =====================
+    ========= ================================================== ================================= =====================
+    edition   reviews                                            texts                             images
+    ========= ================================================== ================================= =====================
+    2014 [2]_ May 1996 to July 2014, 5-core                      title, description, brand, ...    4096 features [1]_
+    2018 [3]_ May 1996 to October 2018, 5-core                   title, description, feature, ...  addresses
+    2023 [4]_ May 1996 to September 2023, all                    title, description, features, ... addresses
+    ========= ================================================== ================================= =====================
 
     The four categories of 2014 on which multimodal recommenders are compared, as they are published:
 

@@ -29,8 +29,8 @@ class SyntheticMultimodal(CachedGraph):
 
     Args:
         root: The folder for the cached graph. (default: :obj:`None`, nothing is written)
-        num_users, num_items, num_interactions, modalities, noise, dim, latent_dim, id_share, popularity, temperature,
-            seed: See :func:`synthetic_multimodal`.
+        num_users, num_items, num_interactions, modalities, noise, dim: See :func:`synthetic_multimodal`.
+        latent_dim, id_share, popularity, temperature, seed: See :func:`synthetic_multimodal`.
         features: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         transform: Applied to the graph at every access. (default: :obj:`None`)
         pre_transform: Applied to the graph before it is cached. (default: :obj:`None`)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyg_ckd.balance.objective import Objective, Progress
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.backward import backward, clip_gradients

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_number, as_seed
-from pyg_ckd.balance.objective import Objective, Progress, as_objective
+from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.data.modules import dtype_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyg_ckd import Objective
 from pyg_ckd.balance.alternating import FORMS, AlternatingAdaptation, entropy_weights, update_projector
 from pyg_ckd.balance.gradients import SHARED, parameter_groups
-from pyg_ckd.balance.objective import Progress
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError

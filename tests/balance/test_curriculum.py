@@ -16,7 +16,7 @@ from pyg_ckd.balance.curriculum import (
     modality_gates,
     stalled_stages,
 )
-from pyg_ckd.balance.objective import Progress
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.errors import InputError
 from tests.balance.test_ckd import one_batch
 from tests.balance.test_strategies import fit

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance.attribution import gaussian_information, label_information
 from pyg_ckd.balance.information import InformationBalancing, calibrated_weights, choose_teachers
-from pyg_ckd.balance.objective import Progress
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring import Embeddings
 from tests.balance.test_ckd import one_batch, random_teachers

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyg_ckd import Trainer
 from pyg_ckd.balance.attribution import label_information
 from pyg_ckd.balance.fusion import logistic_weights, score_spread
-from pyg_ckd.balance.objective import Progress
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.balance.sequential import (
     UnidirectionalInteraction,
     confidence_weights,

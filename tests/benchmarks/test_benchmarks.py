@@ -182,7 +182,7 @@ def test_a_missing_device_is_reported_in_one_line_and_the_rest_goes_on(
     assert suite_main.main(["evaluation", "--device", "cuda", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "cuda: this machine or this torch has none, going on with the CPU." in out.splitlines()
-    assert "### evaluation of the validation part" in out
+    assert "## evaluation of the validation part" in out
     found = json.loads((tmp_path / "out" / "benchmarks.json").read_text(encoding="utf-8"))
     assert found["benchmarks"]["evaluation"]["tables"][0]["rows"][0]["ranking"] == evaluation.BARE
     assert {"processor", "threads", "torch", "load average at the start", "load average at the end"} <= set(
@@ -203,7 +203,7 @@ def test_a_benchmark_that_fails_is_reported_and_the_next_one_runs(
     assert suite_main.main(["sampling", "evaluation", "--out", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "sampling: failed, ZeroDivisionError: on purpose" in out
-    assert "### evaluation of the validation part" in out
+    assert "## evaluation of the validation part" in out
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

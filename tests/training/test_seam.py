@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyg_ckd.balance import DistillationWrapper, Objective
-from pyg_ckd.balance.objective import Progress
+from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data.inputs import unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator

@@ -1,0 +1,68 @@
+"""What the trainer and wrappers tell objectives, and what these ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.views import View
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is, for strategies that follow a schedule or learn from past epochs.
+
+    Attributes:
+        epoch: The epoch that begins, counted from 1.
+        max_epochs: Epochs at most; a training that is extended has more, at which a schedule stays at its end.
+        history: The rows of all finished epochs, oldest first, see :class:`~pyg_ckd.training.History`.
+    """
+
+    epoch: int = 1
+    max_epochs: int = 1
+    history: Sequence[Mapping[str, float]] = field(default=())
+
+    def evaluations(self, modality: str | None = None) -> list[float]:
+        """Return the monitored metric in all evaluations so far.
+
+        Args:
+            modality: Of the view of which modality alone; none are there if the trainer does not track views.
+                (default: :obj:`None`, the trained view)
+        """
+        start = "val/" if modality is None else f"val/{modality}/"
+        names = [{k for k in row if k.startswith(start) and "/" not in k[len(start) :]} for row in self.history]
+        return [row[name] for row, found in zip(self.history, names, strict=True) for name in found]
+
+
+class Score(Protocol):
+    """What :meth:`~pyg_ckd.balance.Objective.before_validation` measures tables with."""
+
+    def __call__(self, embeddings: Embeddings) -> float:
+        """Return the monitored metric of two tables on the validation part.
+
+        Args:
+            embeddings: The tables.
+        """
+
+    @property
+    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, items of the validation part and items without an interaction, ``[B]`` each, the same every time."""
+
+
+class Around(Protocol):
+    """What a wrapper adds to the steps of the objective inside it, see :class:`~pyg_ckd.balance.ObjectiveWrapper`."""
+
+    def further_views(self) -> Sequence[View]:
+        """Return views that it wants beside those of the objective."""
+
+    def add_terms(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return further loss terms by name."""
+
+    def weigh(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return weights of the triples, ``[B]``, or :obj:`None`."""
