@@ -5,8 +5,8 @@
 in no training interaction and has no modality there. After training, the new items are ranked against each other by
 every combination of modalities, with features that training has not seen: on their validation interactions, by which
 the imputation is chosen, and on all others, which are in the table. Contenders are plain training and
-:class:`~pyg_ckd.balance.unseen.UnseenInteraction`, on features that are filled in with every one of ``--impute``. Runs
-that are in DIR are not made again.
+:class:`~pyg_ckd.balance.unseen.UnseenInteraction`, on features that are filled in with every one of ``--impute`` and
+``--unseen-impute``. Runs that are in DIR are not made again.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=1, help="modalities that an item has in training")
     parser.add_argument("--new-items", type=float, default=0.2)
-    parser.add_argument("--impute", nargs="+", default=["mean", "graph", "neighbors"])
+    parser.add_argument("--impute", nargs="+", default=["mean", "graph", "neighbors"], help="of plain training")
+    parser.add_argument("--unseen-impute", nargs="+", default=["mean"], help="of the strategy")
     parser.add_argument("--split-seed", type=int, default=0)
     parser.add_argument("--max-epochs", type=int, default=40)
     for name in ("rate", "weight", "temperature", "alignment"):
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/unseen"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    contenders = [f"{kind}-{impute}" for kind in ("plain", "unseen") for impute in args.impute]
+    contenders = [f"plain-{impute}" for impute in args.impute] + [f"unseen-{impute}" for impute in args.unseen_impute]
     for path in args.data:
         for seed in range(args.seeds):
             for contender in contenders:

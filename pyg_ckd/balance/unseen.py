@@ -89,7 +89,7 @@ class UnseenInteraction(TaughtObjective):
     """
 
     name = "unseen"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "alignment": (1e-4, 0.1)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
 
     classes: Tensor
 
@@ -100,7 +100,7 @@ class UnseenInteraction(TaughtObjective):
         rate: float = 0.5,
         weight: float = 1.0,
         temperature: float = 1.0,
-        alignment: float = 1e-3,
+        alignment: float = 0.0,
         num_classes: int = 32,
         num_random_triples: int = 5000,
         num_items: int = 512,
@@ -265,14 +265,14 @@ def item_classes(graph: Tensor, num_classes: int, seed: int = 0) -> Tensor:
         seed: Seeds both algorithms.
     """
     from sklearn.cluster import KMeans
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
     graph = graph.cpu()
     values, columns, starts = (x.numpy() for x in (graph.values().double(), graph.col_indices(), graph.crow_indices()))
     weight = values / np.sqrt(np.repeat(np.diff(starts), np.diff(starts)))
     items = csr_array((weight, columns, starts), shape=tuple(graph.shape)).T.tocsr()
-    components = max(1, min(COMPONENTS, *(size - 1 for size in items.shape)))
-    rows = TruncatedSVD(components, random_state=seed).fit_transform(items)
+    left, scale, _ = randomized_svd(items, min(COMPONENTS, *items.shape), random_state=seed)
+    rows = left * scale
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     different = min(num_classes, np.unique(rows.round(6), axis=0).shape[0])
     found = KMeans(different, n_init=4, random_state=seed).fit_predict(rows)
