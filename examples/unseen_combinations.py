@@ -4,7 +4,8 @@
 ``--size`` of its modalities, the same number for all, and takes the others away. A share of the items is *new*: it is
 in no training interaction and has no modality there. After training, the new items are ranked against each other by
 every combination of modalities, with features that training has not seen: on their validation interactions, by which
-the imputation is chosen, and on all others, which are in the table. Contenders are plain training and
+the imputation is chosen, and on all others, which are in the table. Its last line is the recall of the other items on
+the validation part, with what they had in the training. Contenders are plain training and
 :class:`~pyg_ckd.balance.unseen.UnseenInteraction`, on features that are filled in with every one of ``--impute`` and
 ``--unseen-impute``. Runs that are in DIR are not made again.
 """
@@ -95,9 +96,9 @@ def run(args: argparse.Namespace, path: str, contender: str, seed: int) -> None:
         teachers = _teachers(args, path, training, trainer, impute, seed)
         student = build(cls, training, seed, **model)
         objective = UnseenInteraction(student, teachers, has=item_masks(training), **{**plain, **_chosen(args)})
-    trainer.fit(objective, training)
+    history = trainer.fit(objective, training)
     views = _views(ranking)
-    found = {}
+    found = {"known": np.array([history.best_value])}
     for part in PARTS:
         evaluator = Evaluator(ranking, part, 20, ["recall"], candidates="cold")
         for view, tables in zip(views, embed(objective, ranking, views), strict=True):
@@ -155,6 +156,8 @@ def table(args: argparse.Namespace, path: str, contenders: list[str]) -> Iterato
         known = "yes" if view.count("+") + 1 == args.size else "no"
         lead = f"{100 * (mine.mean() / theirs.mean() - 1):+.1f} %"
         yield f"| {view.replace('+', ', ')} | {known} | {' | '.join(cells)} | {lead} | {p:.2g} |"
+    known_items = [fmean(float(r["known"][0]) for r in runs[name]) for name in contenders]
+    yield f"| known items, validation | yes | {' | '.join(f'{value:.4f}' for value in known_items)} | | |"
 
 
 def main() -> None:
