@@ -43,6 +43,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["teacher visual", "chosen: "],
         ),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
+        (
+            "unseen_combinations.py",
+            ["--max-epochs", "1", "--seeds", "1", "--impute", "mean", "--out", "{tmp}/unseen"],
+            ["| visual | yes |", "| visual, textual, acoustic | no |", "unseen-mean over plain-mean"],
+        ),
         ("ablation.py", ["--max_epochs", "1"], ["| no teachers |", "| no re-weighting |", "| all |"]),
     ],
 )
