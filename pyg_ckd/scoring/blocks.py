@@ -206,6 +206,14 @@ class Block:
         users = ones if self.user is None else self.user.index_select(0, user)
         return [users, *(self.item.index_select(0, index) for index in items)]
 
+    def with_users(self, user: Tensor) -> Block:
+        """Return a block of the same item columns that scores with other users.
+
+        Args:
+            user: Their columns ``[num_users, D]``.
+        """
+        return Block(user, self._item, self.constant, self._sparse)
+
     def item_rows(self, items: Tensor) -> Tensor:
         """Return the rows of items ``[B, D]``; of a bias ``[B, 1]``."""
         if isinstance(self._item, Columns):

@@ -62,6 +62,7 @@ NEUTRAL = {
     "snr-contrast": {"weight": 0.0},
     "udi": {"sequential": False},
     "umurl": {"weight": 0.0},
+    "unseen": {"rate": 0.0, "weight": 0.0, "alignment": 0.0},
 }
 """Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
 
