@@ -74,7 +74,7 @@ def objectives_of(problem: Problem, backbone: str) -> dict[str, Objective]:
     objectives = {name: problem.objective(cls, strategy) for name, strategy in found.items()}
     for name, strategy in found.items():
         if strategy.wraps:
-            objectives[f"{name} around {INSIDE}"] = strategy(problem.objective(cls, found[INSIDE]))
+            objectives[f"{name} around {INSIDE}"] = strategy(problem.objective(cls, found[INSIDE]))  # type: ignore[arg-type]
             continue
         later = problem.objective(cls, strategy)
         later.progress = LATER

@@ -88,7 +88,7 @@ def without_teachers(cls: type[Objective]) -> type[Objective] | None:
     known = inspect.signature(cls.__init__)
 
     def init(self: Any, student: Any, *args: Any, **options: Any) -> None:
-        cls.__init__(self, student, None, *args, **options)  # type: ignore[call-arg]
+        cls.__init__(self, student, None, *args, **options)  # type: ignore[arg-type]
 
     own = [parameter for name, parameter in known.parameters.items() if name != "teachers"]
     init.__signature__ = known.replace(parameters=own)  # type: ignore[attr-defined]

@@ -121,8 +121,8 @@ class DifficultyCurriculum(ObjectiveWrapper):
         if math.isinf(self.temperature):
             return None
         joint = next(iter(out.values()))
+        margin = joint.margin(batch.user, batch.positive, batch.negative)  # With gradient: the loss reads the same.
         with torch.no_grad():
-            margin = joint.margin(batch.user, batch.positive, batch.negative)
             weights = difficulty_weights(torch.sigmoid(margin / self.temperature), self.stage, self.binary)
             mean = weights.mean()
             return torch.where(mean > 0, weights / torch.where(mean > 0, mean, 1), 1.0)

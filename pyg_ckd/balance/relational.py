@@ -137,7 +137,9 @@ def row_distances(rows: Tensor) -> Tensor:
         rows: The rows ``[B, D]``.
     """
     rows = F.normalize(_at_least_single(rows), eps=SHORTEST)
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SHORTEST)
+    above = torch.ones(rows.size(0), rows.size(0), dtype=torch.bool, device=rows.device).triu(diagonal=1)
+    found = rows.new_zeros(above.shape).masked_scatter(above, F.pdist(rows))  # A fifth of the time of cdist.
+    return (found + found.t()).clamp(min=SHORTEST)
 
 
 def relative(found: Tensor, counted: Tensor | None = None) -> Tensor:

@@ -59,7 +59,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["--max-epochs", "1", "--seeds", "1", "--impute", "mean", "--out", "{tmp}/unseen"],
             ["| visual | yes |", "| visual, textual, acoustic | no |", "unseen-mean over plain-mean"],
         ),
-        ("ablation.py", ["--max_epochs", "1"], ["| no teachers |", "| no re-weighting |", "| all |"]),
     ],
 )
 def test_an_example_runs(name: str, args: list[str], words: list[str], tmp_path: Path) -> None:
