@@ -22,6 +22,7 @@ DESCRIPTIONS = {
     "evaluate": "rank all items with a trained model",
     "effects": "measure how much every modality contributes to a trained model",
     "recommend": "write the best items of every user, or of some, to a file",
+    "export": "write a trained model as a program that runs without this package: ONNX or torch.export",
     "data": "describe data sets and convert them between formats",
     "models": "list the backbones",
     "strategies": "list the strategies that balance modalities, or show the options of one",
