@@ -17,7 +17,7 @@ OUT ?= demo
 $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,docs,retrieval,safetensors,tune]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,docs,onnx,retrieval,safetensors,serve,tune]'
 	@if [ -n "$(WHEELS)" ]; then \
 	  $(BIN)/python -m pip install --quiet --no-index --no-deps --find-links $(WHEELS) torch-sparse torch-scatter \
 	  || echo "torch-sparse does not fit this Python or torch: going on without it"; fi

@@ -41,7 +41,10 @@ BENCHMARKS = (
 )
 SCRIPTS = {  # Programs of their own, on the CPU: options at quick size, at full size.
     "neighbors": (["--items", "5000"], ["--items", "100000"]),
-    "serving": ([], ["--users", "1000000", "--items", "100000", "--served", "20000"]),
+    "serving": (
+        ["--requests", "100", "--per_request", "1", "100"],
+        ["--users", "1000000", "--items", "100000", "--served", "20000", "--requests", "1000"],
+    ),
 }
 
 

@@ -4,9 +4,10 @@
 100000`` is the large case: its first pass writes the lists of all users, and ``--served 20000`` has the methods
 compared on a part of them. Embeddings and interactions are random; ``--decay`` scales column ``j`` of both tables by
 ``(j + 1) ** -decay``, for few directions of trained tables carry most of a score, and ``--index`` builds the FAISS
-index of the extra ``retrieval`` as well and asks for its recall. The fastest of ``--repeats`` runs counts, taken in
-turns so that all meet the same machine; the memory is the growth of the peak resident set while the file is written.
-``OMP_NUM_THREADS`` sets the number of threads.
+index of the extra ``retrieval`` as well and asks for its recall. ``--requests 1000`` has as many requests answered by
+``examples/serve.py`` over HTTP (extra ``serve``), for every number of users in ``--per_request``. The fastest of
+``--repeats`` runs counts, taken in turns so that all meet the same machine; the memory is the growth of the peak
+resident set while the file is written. ``OMP_NUM_THREADS`` sets the number of threads.
 """
 # ruff: noqa: T201
 
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--decay", type=float, default=0.0, help="exponent of the columns' scale")
     parser.add_argument("--index", action="store_true", help="measure the FAISS index too")
+    parser.add_argument("--requests", type=int, default=0, help="requests over HTTP; none by default")
+    parser.add_argument("--per_request", type=int, nargs="+", default=[1, 100, 10_000], help="users of a request")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -100,6 +103,10 @@ def main() -> None:
     if args.index:
         recall = index.recall(args.k, num_users=min(served, 1000))
         print(f"\nindex built in {built:.1f} s, recall of the exact top {args.k}: {recall:.3f}")
+    if args.requests:
+        from benchmarks.over_http import table  # Needs the extra.
+
+        print(f"\n{table(source, args, recommender)}")
 
 
 if __name__ == "__main__":

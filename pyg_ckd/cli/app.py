@@ -22,7 +22,7 @@ DESCRIPTIONS = {
     "evaluate": "rank all items with a trained model",
     "effects": "measure how much every modality contributes to a trained model",
     "show": "print the model card of a trained model: what it is, what it knows, how it was trained",
-    "export": "write a trained model as safetensors, with all that its file says",
+    "export": "write a trained model as safetensors, ONNX or a program of torch.export",
     "recommend": "write the best items of every user, or of some, to a file",
     "data": "describe data sets and convert them between formats",
     "models": "list the backbones",

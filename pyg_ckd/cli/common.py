@@ -29,13 +29,17 @@ DEFAULT_BACKBONE = "FISM"
 """The best one on data that it was not tuned for, see docs/results/defaults.md."""
 
 
-def add_data(options: Options) -> None:
+def add_data(options: Options, required: bool = True) -> None:
     """Add what says which graph to load.
 
     Args:
         options: The options of the command.
+        required: Whether the command does nothing without it.
     """
-    options.add("data", default=REQUIRED, help=SOURCE, path=True)
+    if required:
+        options.add("data", default=REQUIRED, help=SOURCE, path=True)
+    else:
+        options.add("data", str | None, None, f"{SOURCE} (default: none)", path=True)
     options.add("transform", default="standardize", help="of the features; also l2, none, pca")
     impute = "what stands in for features of items that lack a modality; also zero, graph, neighbors, given"
     options.add("impute", default="mean", help=impute)
@@ -102,22 +106,32 @@ def add_checkpoint(options: Options) -> None:
         options: The options of the command.
     """
     options.add("checkpoint", default=REQUIRED, help="a model.pt of train or compare", path=True)
+    add_origin(options)
+
+
+def add_origin(options: Options) -> None:
+    """Add where classes of a model are from that are not in the library.
+
+    Args:
+        options: The options of the command.
+    """
     text = "strategy that the model ranks with, if it is outside the library: its import path (default: none)"
     options.add("strategy", str | None, None, text)
     text = "modules to import first, of models of your own, such as my_file; with commas between them"
     options.add("imports", list[str], [], text, metavar="MODULE,...", many=True)
 
 
-def load_checkpoint(config: Namespace) -> tuple[Any, HeteroData]:
+def load_checkpoint(config: Namespace, path: str | None = None) -> tuple[Any, HeteroData]:
     """Return the model of a checkpoint and the graph, in the order of the model.
 
     Args:
         config: The values of the options.
+        path: The checkpoint. (default: :obj:`None`, that of the option)
     """
     from pyg_ckd.training.model import open_model
 
     import_strategy(config)
-    return open_model(config.checkpoint, load_data(config))
+    return open_model(config.checkpoint if path is None else path, load_data(config))
 
 
 def import_strategy(config: Namespace) -> None:

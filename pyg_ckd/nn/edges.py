@@ -1,4 +1,4 @@
-"""Graphs as plain lists of edges: what :func:`torch.export.export` and ONNX can follow, for they know no sparse matrix."""
+"""Graphs as lists of edges: what :func:`torch.export.export` and ONNX can follow, for they know no sparse matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyg_ckd.nn.propagation import NORMALIZATIONS, Adjacency
 
 
 class EdgeGraph(Adjacency):
-    """A weighted graph with the results of an :class:`~pyg_ckd.nn.Adjacency`, by gathering and adding rows edge by edge.
+    """A weighted graph with the results of an :class:`~pyg_ckd.nn.Adjacency`, which adds up rows edge by edge.
 
     It holds three times the memory of a sparse product and takes several times as long, but no operation of it looks at
     values, and the number of edges may change from call to call.
@@ -69,7 +69,7 @@ class EdgeGraph(Adjacency):
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
         key = (edge_index[0] * num_items + edge_index[1]).sort().values
         user, item = key.div(num_items, rounding_mode="floor"), key % num_items + num_users
-        repeated = torch.cat([key.new_zeros(1).bool(), key[1:] == key[:-1]])[: key.size(0)]
+        repeated = key == torch.cat([key.new_full((1,), -1), key])[: key.size(0)]  # As the one before.
         source, target, repeated = torch.cat([item, user]), torch.cat([user, item]), torch.cat([repeated, repeated])
         size = num_users + num_items
         if self_loops:

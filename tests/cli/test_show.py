@@ -77,7 +77,10 @@ def test_an_export_says_the_same_and_can_be_evaluated(model, tmp_path, capsys) -
         assert main(["evaluate", *data, "--checkpoint", path]) == 0
         tables.append(capsys.readouterr().out)
     assert tables[0] == tables[1]
-    assert "out" in fails(capsys, ["export", model, "--out", str(tmp_path / "m.onnx")])
+    assert "out" in fails(capsys, ["export", model, "--out", str(tmp_path / "m.txt")])
+    assert "data: found none" in fails(capsys, ["export", model, "--out", str(tmp_path / "m.pt2")])
+    assert main(["export", model, "--out", str(tmp_path / "m.pt2"), *data[:2]]) == 0
+    assert (tmp_path / "m.pt2").is_file()
 
 
 class Bomb:

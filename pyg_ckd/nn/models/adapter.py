@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -113,9 +113,12 @@ class AdaptedBackbone(Backbone):
         return dict(edge_index_dict)
 
     def fixed_graphs(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        run: Callable[[Mapping[EdgeType, Any]], Any],
     ) -> dict[EdgeType, Any]:
-        """Return all graphs but the interactions, as they are."""
+        """Return all graphs but the interactions, as they are: the module prepares none."""
         return {kind: graph for kind, graph in edge_index_dict.items() if kind != RATES}
 
     def _named(self, prefixes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

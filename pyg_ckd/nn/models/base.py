@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -121,17 +121,20 @@ class Backbone(nn.Module):
         return {**edge_index_dict, RATES: self._adjacency(edge_index_dict)}
 
     def fixed_graphs(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        run: Callable[[Mapping[EdgeType, Any]], Any],
     ) -> dict[EdgeType, Any]:
-        """Return all graphs but the interactions as they are after a pass, to be recorded by :func:`torch.export.export`.
+        """Return all graphs but the interactions as they are after a pass, for :func:`torch.export.export` to record.
 
         Args:
             features: As in :meth:`prepare`.
             edge_index_dict: As in :meth:`prepare`.
-            view: The view that will be computed.
+            run: Runs the pass on prepared graphs: some neighbours are found, and some weights solved, when asked for.
         """
         graphs = self.prepare(features, edge_index_dict)
-        self.forward(features, graphs, view)  # Some neighbours are found, and some weights solved, when asked for.
+        run(graphs)
         return {kind: as_edges(graph) for kind, graph in graphs.items() if kind != RATES}
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:

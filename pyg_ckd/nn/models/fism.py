@@ -207,6 +207,10 @@ class FISM(EarlyFusion):
         nn.init.zeros_(self.item_bias)
         reset_linear_layers(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave solved graphs behind in copies: sparse matrices cannot be copied, and they can be solved again."""
+        return {**self.__dict__, "_solved": {}}
+
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Keep the interactions as they are and add what item graphs are made of.
 
