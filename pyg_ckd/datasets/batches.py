@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyg_ckd.arguments import as_integer
+from pyg_ckd.code import code_of
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
@@ -34,9 +35,9 @@ def encode_batches(
         inputs: Texts, paths or anything else with a telling :func:`str`.
         encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
         batch_size: Number of inputs of a batch. (default: :obj:`256`)
-        cache: A folder that keeps every finished batch, under a name that is a digest of ``name`` and the inputs; the
-            next call reads what is there. Delete it when the encoder or the content of the files changes.
-            (default: :obj:`None`, start anew every time)
+        cache: A folder that keeps every finished batch, under a name that is a digest of ``name``, the code of the
+            encoder with the weights that it holds, and the inputs, of files with size and time of change; the next call
+            reads what is there. (default: :obj:`None`, start anew every time)
         name: What the encoder is called in messages, on the progress bar and in the cache.
             (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
@@ -55,11 +56,12 @@ def encode_batches(
         raise InputError(f"{name}: got nothing to encode, expected at least one input")
     if batch_size < 1:
         raise InputError(f"{name}: batch_size is {batch_size}, expected a positive number of inputs")
+    key = name if cache is None or (encode.__module__ or "").startswith("pyg_ckd.") else f"{name}:{code_of(encode)}"
     out = np.empty((len(inputs), 0), dtype=np.float32)
     with progress_bar(name, len(inputs), show=progress) as advance:
         for start in range(0, len(inputs), batch_size):
             batch = list(inputs[start : start + batch_size])
-            file = None if cache is None else as_path(cache) / f"{_digest(name, batch)}.npy"
+            file = None if cache is None else as_path(cache) / f"{_digest(key, batch)}.npy"
             rows = _read(file, len(batch))
             if rows is None:
                 rows = _checked(encode(batch), len(batch), start, name)
@@ -93,8 +95,15 @@ def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:
     return array
 
 
-def _digest(name: str, batch: list[Any]) -> str:
-    return hashlib.sha256(json.dumps([name, *map(str, batch)]).encode()).hexdigest()[:32]
+def _digest(key: str, batch: list[Any]) -> str:
+    return hashlib.sha256(json.dumps([key, *map(_stamped, batch)]).encode()).hexdigest()[:32]
+
+
+def _stamped(one: Any) -> str:
+    """Return an input as text; that of a file has its size and time of change."""
+    if isinstance(one, Path) and one.is_file():
+        return f"{one} {one.stat().st_size} {one.stat().st_mtime_ns}"
+    return str(one)
 
 
 def _read(file: Path | None, size: int) -> np.ndarray | None:
