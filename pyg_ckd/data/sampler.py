@@ -123,9 +123,8 @@ class TripletSampler:
         self.num_users, self.num_items = num_users, num_items
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
         self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
-        positives = Positives(
-            edge_index if known is None else torch.cat([edge_index, known], dim=1), num_users, num_items
-        )
+        met = edge_index if known is None else torch.cat([edge_index, known.to(edge_index.device)], dim=1)
+        positives = Positives(met, num_users, num_items)
         self._negatives = negatives_of(negatives, positives, alpha, candidates)
         saturated = positives.degree >= num_items
         self.saturated_users = saturated.nonzero().view(-1)

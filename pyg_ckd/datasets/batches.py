@@ -28,6 +28,7 @@ def encode_batches(
     cache: str | os.PathLike[str] | None = None,
     name: str = "encoder",
     progress: bool = True,
+    version: str = "",
 ) -> np.ndarray:
     r"""Turn inputs into vectors, batch by batch.
 
@@ -35,12 +36,13 @@ def encode_batches(
         inputs: Texts, paths or anything else with a telling :func:`str`.
         encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
         batch_size: Number of inputs of a batch. (default: :obj:`256`)
-        cache: A folder that keeps every finished batch, under a name that is a digest of ``name``, the code of the
-            encoder with the weights that it holds, and the inputs, of files with size and time of change; the next call
-            reads what is there. (default: :obj:`None`, start anew every time)
+        cache: A folder that keeps every finished batch, under a name that is a digest of ``name``, ``version`` and the
+            inputs, of files (:class:`pathlib.Path`) with size and time of change; the next call reads what is there.
+            (default: :obj:`None`, start anew every time)
         name: What the encoder is called in messages, on the progress bar and in the cache.
             (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
+        version: Which state of the encoder this is; another one has other batches in the cache. (default: ``""``)
 
     Returns:
         The vectors, float32 ``[N, d]``.
@@ -56,12 +58,11 @@ def encode_batches(
         raise InputError(f"{name}: got nothing to encode, expected at least one input")
     if batch_size < 1:
         raise InputError(f"{name}: batch_size is {batch_size}, expected a positive number of inputs")
-    key = name if cache is None or (encode.__module__ or "").startswith("pyg_ckd.") else f"{name}:{code_of(encode)}"
     out = np.empty((len(inputs), 0), dtype=np.float32)
     with progress_bar(name, len(inputs), show=progress) as advance:
         for start in range(0, len(inputs), batch_size):
             batch = list(inputs[start : start + batch_size])
-            file = None if cache is None else as_path(cache) / f"{_digest(key, batch)}.npy"
+            file = None if cache is None else as_path(cache) / f"{_digest(f'{name}{version}', batch)}.npy"
             rows = _read(file, len(batch))
             if rows is None:
                 rows = _checked(encode(batch), len(batch), start, name)
@@ -76,6 +77,11 @@ def encode_batches(
             out[start : start + len(batch)] = rows
             advance(len(batch))
     return out
+
+
+def version_of(encoder: str | Encoder) -> str:
+    """Return a hash of the code of an encoder and of the weights that it holds; one that is known by name has none."""
+    return "" if isinstance(encoder, str) else code_of(encoder)
 
 
 def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:

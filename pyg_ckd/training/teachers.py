@@ -17,9 +17,9 @@ from torch import nn
 from torch_geometric import get_home_dir
 from torch_geometric.data import HeteroData
 
+from pyg_ckd import code
 from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.code import code_of
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
@@ -139,7 +139,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     digest = hashlib.sha256()
     settings = {**objective.settings(), **trainer.settings(objective), **trainer.budget()}
     settings["format"] = KEY_FORMAT
-    settings["code"] = code_of(*_classes(objective.student), *_parts(trainer))
+    settings["code"] = code_of(objective.student, *_parts(trainer))
     if trainer.callbacks:  # They can end a training.
         given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
         settings["callbacks"] = [f"{type(c).__module__}.{type(c).__qualname__}" for c in given]
@@ -151,9 +151,15 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     return digest.hexdigest()[:32]
 
 
-def _classes(module: nn.Module) -> list[type]:
-    """Return the classes of a module and its submodules, whose weights and attributes enter the key by themselves."""
-    return sorted({type(part) for part in module.modules()}, key=lambda cls: (cls.__module__, cls.__qualname__))
+def code_of(module: nn.Module, *more: Any) -> str:
+    """Return a hash of the code of a module's and its submodules' classes, without weights and attributes.
+
+    Args:
+        module: The module.
+        *more: Further functions, classes and objects that count with it.
+    """
+    classes = {type(part) for part in module.modules()}
+    return code.code_of(*sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)), *more)
 
 
 def _parts(trainer: Trainer) -> list[Any]:

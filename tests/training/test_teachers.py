@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pyg_ckd.balance import DistillationWrapper, Objective
-from pyg_ckd.code import code_of
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn import FREEDOM, VBPR, LightGCN, as_backbone
 from pyg_ckd.training import Trainer, build, train_teachers
+from pyg_ckd.training.teachers import code_of
 from tests.training.problem import planted_data, same_bits, trainer
 
 WIDTH = {"embedding_dim": 4}
