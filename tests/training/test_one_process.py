@@ -14,7 +14,7 @@ from tests.training.problem import planted_data, trainer
 def test_one_of_several_processes_is_refused_before_it_writes(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     data = planted_data()
-    with pytest.raises(InputError, match="found 2 processes .WORLD_SIZE., as torchrun starts them, expected one"):
+    with pytest.raises(InputError, match=r"found 2 processes \(WORLD_SIZE\), as torchrun starts them, expected one"):
         trainer(max_epochs=1, checkpoint_dir=tmp_path / "run").fit(VBPR.from_data(data), data)
     assert not any(file.is_file() for file in tmp_path.rglob("*"))
     monkeypatch.setenv("WORLD_SIZE", "1")
