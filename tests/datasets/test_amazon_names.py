@@ -31,10 +31,11 @@ def reviews(root: Path, files: Path, **options):
     return AmazonReviews(root, "baby", files=files, text="title", images=False, k_core=2, dim=2, **options)[0]
 
 
+SUFFIXES = [("json", "json"), ("json.gz", "json.GZ"), ("JSON.GZ", "JSON"), ("JSON.gz", "Json")]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize(
-    "suffixes", [("json", "json"), ("json.gz", "json.GZ"), ("JSON.GZ", "JSON"), ("JSON.gz", "Json")]
-)
+@pytest.mark.parametrize("suffixes", SUFFIXES, ids="-".join)
 def test_files_are_found_and_read_however_they_are_named_and_written(tmp_path, encoding, suffixes):
     names = (f"reviews_Baby_5.{suffixes[0]}", f"meta_Baby.{suffixes[1]}")
     data = reviews(tmp_path / "root", write(tmp_path / "files", names, encoding))
