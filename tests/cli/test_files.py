@@ -91,6 +91,16 @@ def test_files_in_another_encoding_are_named_with_the_way_to_mend_them(home, cap
     assert expected in fails(capsys, ["recommend", "--config", "~/latin.txt"])
 
 
+def test_repeated_interactions_may_be_thinned_while_a_data_set_is_converted(home, capsys) -> None:
+    (home / "twice").mkdir()
+    np.save(home / "twice" / "visual.npy", np.eye(3))
+    (home / "twice" / "interactions.csv").write_text("user,item\na,0\na,1\nb,1\na,0\n")
+    args = ["data", "convert", "~/twice", "~/once", "--format", "mmrec"]
+    assert "1 duplicate interactions, the first is user 'a', item 0 again in row 3" in fails(capsys, args)
+    assert main([*args, "--data_options.keep", "first"]) == 0
+    assert len((home / "once" / "once.inter").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("name", ["out.CSV", "out.Parquet", "out.PARQUET"])
 def test_suffixes_in_capitals_are_suffixes(home, name) -> None:
     (home / "integers.pt").rename(home / "integers.PT")
@@ -105,6 +115,7 @@ def test_suffixes_in_capitals_are_suffixes(home, name) -> None:
 
 def test_a_tilde_stands_for_home_in_every_path(home) -> None:
     assert main(["data", "convert", "~/text.npz", "~/recbole", "--format", "recbole"]) == 0
+    assert (home / "recbole" / "recbole.train.inter").is_file()
     more = ["--trainer.monitor", "recall@2", "--k", "2"]
     (home / "run.yaml").write_text("data: ~/text.npz\nout: ~/run\nbackbone: VBPR\n", encoding="utf-8-sig")
     assert main(["train", "--config", "~/run.yaml", *QUICK, *more]) == 0

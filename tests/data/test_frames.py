@@ -186,6 +186,11 @@ def test_repeated_interactions_of_a_frame_are_named_as_they_were_given():
     refuses(f"train has 2 duplicate interactions, the first is {first}.*keep='last'", again, frames(TEXT))
     for keep in ("first", "last"):
         assert build_data(again, frames(TEXT), keep=keep)[RATES].edge_index.size(1) == len(PAIRS)
+    user, item = log(TEXT).iloc[2][["user", "item"]]
+    refuses(
+        f"val repeats 1 interactions of train, the first is user '{user}', item '{item}'; remove them",
+        log(TEXT), frames(TEXT), val=log(TEXT)[2:3],
+    )  # fmt: skip
 
 
 def test_masks_are_joined_by_id_and_let_rows_be_left_out():

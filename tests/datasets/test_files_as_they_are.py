@@ -503,6 +503,18 @@ def test_repeated_interactions_of_one_file_are_told_once_or_kept_once(tmp_path, 
         assert set(map(tuple, first.t().tolist())) == {ROWS[k] for k in range(len(ROWS)) if k * 5 % len(ROWS) >= 25}
 
 
+@pytest.mark.parametrize("format", ["recbole", "folder", "mmrec"])
+def test_options_of_readers_hold_for_conversions_too(tmp_path, format):
+    folder = repeating(tmp_path, format)
+    with pytest.raises(InputError, match="3 duplicate interactions"):
+        convert(folder, tmp_path / "a.npz", "npz")
+    assert not (tmp_path / "a.npz").exists()
+    convert(folder, tmp_path / "a.npz", "npz", keep="last")
+    assert pairs(load(tmp_path / "a.npz")) == pairs(load(folder, keep="last"))
+    with pytest.raises(InputError, match=r"unknown option of read_.* 'kep': did you mean 'keep'"):
+        convert(folder, tmp_path / "b.npz", "npz", kep="last")
+
+
 def test_repeated_interactions_of_mmrec_are_told_with_their_row(tmp_path):
     folder = repeating(tmp_path, "mmrec")
     with pytest.raises(InputError, match=r"shop.inter has 3 duplicate interactions, .* again in row 28"):
