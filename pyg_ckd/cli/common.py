@@ -192,7 +192,7 @@ def read_lines(path: str, option: str) -> list[str]:
     try:
         lines = [line.strip() for line in read_text(path).split("\n")]
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8; save it as UTF-8"
         raise InputError(f"{option} {path}: cannot be read ({reason}), expected a text file of ids") from None
     if not any(lines):
         raise InputError(f"{option} {path}: found no id, expected one in every line")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import SOURCE
+from pyg_ckd.cli.common import SOURCE, add_data_options
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
 
@@ -28,6 +28,7 @@ def add_options(options: Options, given: Given) -> None:
     options.add("source", default=REQUIRED, help=SOURCE, path=True, positional=True)
     options.add("target", default=REQUIRED, help=TARGET, path=True, positional=True)
     options.add("format", default=REQUIRED, help=f"one of {', '.join(WRITERS)}", metavar="NAME")
+    add_data_options(options)
 
 
 def run(config: Namespace) -> int:
@@ -38,7 +39,7 @@ def run(config: Namespace) -> int:
     """
     from pyg_ckd.datasets import convert
 
-    say(summary(config.target, convert(config.source, config.target, config.format)))
+    say(summary(config.target, convert(config.source, config.target, config.format, **config.data_options)))
     return 0
 
 

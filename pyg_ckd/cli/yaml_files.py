@@ -91,7 +91,7 @@ def read_mapping(path: str, kind: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{label}: cannot be read as YAML ({_reason(error)})") from None
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8; save it as UTF-8"
         raise InputError(f"{label}: cannot be read ({reason}), expected a YAML file of options") from None
     except RecursionError:
         raise InputError(f"{label}: cannot be read as YAML (too deep)") from None

@@ -134,7 +134,7 @@ def build_data(
         for split in filter(lambda split: is_frame(given[split]) and repeated(edges[split]).any(), SPLITS):
             columns = pair_columns(given[split], source)  # Named as they were given.
             check_unique_rows(edges[split], columns["user"], columns["item"], f"{source}: {split}")
-        check_repetition(edges, sizes, source)
+        check_repetition(edges, sizes, source, (joined.user_id, joined.item_id))
 
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes

@@ -163,13 +163,24 @@ def check_splits(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], so
         )
 
 
-def check_repetition(edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], source: str) -> None:
-    """Refuse duplicates, overlaps of the splits, and held-out parts of cold users only."""
+def check_repetition(
+    edge_indices: dict[str, np.ndarray], sizes: tuple[int, int], source: str, ids: tuple[Any, Any] = (None, None)
+) -> None:
+    """Refuse duplicates, overlaps of the splits, and held-out parts of cold users only.
+
+    Args:
+        edge_indices: Interactions ``[2, E]`` of each split.
+        sizes: Number of users and items.
+        source: Where they came from, for messages.
+        ids: The ids behind the rows of users and items, where there are any.
+    """
     keys = {split: check_unique(edges, split, sizes[1], source) for split, edges in edge_indices.items()}
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = np.intersect1d(keys[first], keys[second], assume_unique=True)
         if shared.size:
-            user, item = divmod(int(shared[0]), sizes[1])
+            rows = divmod(int(shared[0]), sizes[1])
+            user, item = (row if names is None else names[row] for row, names in zip(rows, ids, strict=True))
+            user, item = (repr(one.item() if isinstance(one, Tensor) else one) for one in (user, item))
             raise InputError(
                 f"{source}: {second} repeats {shared.size} interactions of {first}, the first is user {user}, "
                 f"item {item}; remove them from one of the two, or give keep='first' or keep='last'"

@@ -87,6 +87,8 @@ class TripletSampler:
         candidates: Items that a hard negative is chosen from.
         num_negatives: Negatives of every interaction. With several, a batch holds all its interactions once after the
             other as often, each time with other negatives, so that a mean over triples is one over negatives too.
+        known: Further interactions that no negative may be among, int64 ``[2, E']``: all of them, where ``edge_index``
+            is the share of one process. (default: :obj:`None`, none)
 
     Raises:
         InputError: If there is no interaction that a negative exists for, a size is not positive, ``negatives`` is
@@ -108,6 +110,7 @@ class TripletSampler:
         alpha: float = 0.75,
         candidates: int = 8,
         num_negatives: int = 1,
+        known: Tensor | None = None,
     ) -> None:
         num_users, num_items = as_integer(num_users, "num_users"), as_integer(num_items, "num_items")
         batch_size, seed = as_integer(batch_size, "batch_size"), as_seed(seed)
@@ -120,7 +123,8 @@ class TripletSampler:
         self.num_users, self.num_items = num_users, num_items
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
         self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
-        positives = Positives(edge_index, num_users, num_items)
+        met = edge_index if known is None else torch.cat([edge_index, known.to(edge_index.device)], dim=1)
+        positives = Positives(met, num_users, num_items)
         self._negatives = negatives_of(negatives, positives, alpha, candidates)
         saturated = positives.degree >= num_items
         self.saturated_users = saturated.nonzero().view(-1)

@@ -32,7 +32,7 @@ def as_dates(values: Any) -> np.ndarray:
             return array
         if array.dtype.kind == "U":
             dates = _parsed(pd.Series(array.tolist()))
-            return array if np.isnat(dates).any() else dates
+            return array if dates.dtype.kind == "M" and np.isnat(dates).any() else dates
         values = pd.Series(values if isinstance(values, pd.Index) else list(values))
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
@@ -43,7 +43,7 @@ def as_dates(values: Any) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(values):
         nullable = pd.api.types.is_extension_array_dtype(values) and bool(values.isna().any())
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else values.to_numpy()
-        return numbers if numbers.dtype.kind in "iuf" else _parsed(values.astype(object))
+        return _parsed(values.astype(object)) if numbers.dtype.kind == "O" else numbers
     return _parsed(values)
 
 
@@ -54,6 +54,7 @@ def _parsed(column: pd.Series) -> np.ndarray:
         if column.map(lambda value: isinstance(value, (Real, Decimal))).all():
             numbers = _ranks(column)
             return pd.to_numeric(column).to_numpy(dtype=np.float64) if numbers is None else numbers
+        column = column.map(lambda value: str(value) if isinstance(value, (int, Decimal)) else value)
     dates = _naive(pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601"))
     left = np.flatnonzero(dates.isna() & column.notna())
     if not left.size:

@@ -1,6 +1,6 @@
 from pyg_ckd.datasets.amazon import AmazonReviews
 from pyg_ckd.datasets.batches import encode_batches
-from pyg_ckd.datasets.conversion import convert, recognise
+from pyg_ckd.datasets.conversion import recognise
 from pyg_ckd.datasets.folder import read_folder
 from pyg_ckd.datasets.formats import (
     read_diffmm,
@@ -12,7 +12,7 @@ from pyg_ckd.datasets.formats import (
     write_mmrec,
     write_recbole,
 )
-from pyg_ckd.datasets.loading import load
+from pyg_ckd.datasets.loading import convert, load
 from pyg_ckd.datasets.npz import MultimodalNpz, read_npz, write_npz
 from pyg_ckd.datasets.processed import MultimodalFolder
 from pyg_ckd.datasets.synthetic import SyntheticMultimodal, synthetic_multimodal

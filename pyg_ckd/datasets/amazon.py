@@ -185,6 +185,9 @@ class AmazonReviews(CachedGraph):
         key = {name: getattr(self, name) for name in (*names, "seed", "cold_share", "impute", "features")} | {
             "files": _plain(files)
         }
+        if self.vectors:
+            stamps = [as_path(path).stat() for path in self.vectors.values()]
+            key["stamps"] = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
         if min_rating is not None:  # Else the name of the cached file stays what it was.
             key["min_rating"] = min_rating
         try:

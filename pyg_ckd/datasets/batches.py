@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyg_ckd.arguments import as_integer
+from pyg_ckd.code import code_of
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
@@ -27,6 +28,7 @@ def encode_batches(
     cache: str | os.PathLike[str] | None = None,
     name: str = "encoder",
     progress: bool = True,
+    version: str = "",
 ) -> np.ndarray:
     r"""Turn inputs into vectors, batch by batch.
 
@@ -34,12 +36,13 @@ def encode_batches(
         inputs: Texts, paths or anything else with a telling :func:`str`.
         encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
         batch_size: Number of inputs of a batch. (default: :obj:`256`)
-        cache: A folder that keeps every finished batch, under a name that is a digest of ``name`` and the inputs; the
-            next call reads what is there. Delete it when the encoder or the content of the files changes.
+        cache: A folder that keeps every finished batch, under a name that is a digest of ``name``, ``version`` and the
+            inputs, of files (:class:`pathlib.Path`) with size and time of change; the next call reads what is there.
             (default: :obj:`None`, start anew every time)
         name: What the encoder is called in messages, on the progress bar and in the cache.
             (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
+        version: Which state of the encoder this is; another one has other batches in the cache. (default: ``""``)
 
     Returns:
         The vectors, float32 ``[N, d]``.
@@ -59,7 +62,7 @@ def encode_batches(
     with progress_bar(name, len(inputs), show=progress) as advance:
         for start in range(0, len(inputs), batch_size):
             batch = list(inputs[start : start + batch_size])
-            file = None if cache is None else as_path(cache) / f"{_digest(name, batch)}.npy"
+            file = None if cache is None else as_path(cache) / f"{_digest(f'{name}{version}', batch)}.npy"
             rows = _read(file, len(batch))
             if rows is None:
                 rows = _checked(encode(batch), len(batch), start, name)
@@ -74,6 +77,11 @@ def encode_batches(
             out[start : start + len(batch)] = rows
             advance(len(batch))
     return out
+
+
+def version_of(encoder: str | Encoder) -> str:
+    """Return a hash of the code of an encoder and of the weights that it holds; one that is known by name has none."""
+    return "" if isinstance(encoder, str) else code_of(encoder)
 
 
 def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:
@@ -93,8 +101,15 @@ def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:
     return array
 
 
-def _digest(name: str, batch: list[Any]) -> str:
-    return hashlib.sha256(json.dumps([name, *map(str, batch)]).encode()).hexdigest()[:32]
+def _digest(key: str, batch: list[Any]) -> str:
+    return hashlib.sha256(json.dumps([key, *map(_stamped, batch)]).encode()).hexdigest()[:32]
+
+
+def _stamped(one: Any) -> str:
+    """Return an input as text; that of a file has its size and time of change."""
+    if isinstance(one, Path) and one.is_file():
+        return f"{one} {one.stat().st_size} {one.stat().st_mtime_ns}"
+    return str(one)
 
 
 def _read(file: Path | None, size: int) -> np.ndarray | None:

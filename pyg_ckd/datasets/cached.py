@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch_geometric.data import HeteroData, InMemoryDataset
 
+from pyg_ckd.code import code_of
 from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.options import is_plain
 
 
 class CachedGraph(InMemoryDataset):
@@ -57,9 +60,19 @@ class CachedGraph(InMemoryDataset):
         self.data, self.slices = self.collate([data])
 
     def _file(self, key: dict[str, Any]) -> Path:
-        text = repr((key, None if self.pre_transform is None else repr(self.pre_transform)))
+        before = self.pre_transform
+        text = repr((_named(key), None if before is None else repr(_named(before))))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return Path(self.processed_dir) / f"{type(self).__name__.lower()}-{digest}.pt"
+
+
+def _named(value: Any) -> Any:
+    """Return arguments as values that print alike in every process: functions and objects as a hash of their code."""
+    if isinstance(value, Mapping):
+        return {name: _named(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_named, value))
+    return value if isinstance(value, np.generic) or is_plain(value) else code_of(value)
 
 
 def _write(data: HeteroData, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which format a path is in, and the way from one format to another."""
+"""Which format a path is in, and who reads it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from pyg_ckd.datasets.formats.lattice import cores_in
 from pyg_ckd.datasets.formats.recbole import is_typed
 from pyg_ckd.datasets.npz import read_npz
 from pyg_ckd.datasets.places import files_in, find_file
-from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.datasets.tables import SUFFIXES
-from pyg_ckd.datasets.writing import WRITERS, check_target, is_folder, write_graph
+from pyg_ckd.datasets.writing import WRITERS, is_folder
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path
 
@@ -68,30 +67,6 @@ def recognise(path: str | os.PathLike[str]) -> str:
         signs = ", ".join(f"{file.relative_to(folder)} ({name})" for name, file in found_by.items())
         raise InputError(f"{folder}: holds files of several formats: {signs}; keep those of one format in the folder")
     return next(iter(found_by), "folder")
-
-
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], format: str) -> HeteroData:
-    r"""Write a graph in another format. Interactions, their order and splits, features (as float32) and ids stay.
-
-    Args:
-        source: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``.
-        target: The file or the folder to write; it must not exist, or be an empty folder.
-        format: ``"npz"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
-
-    Returns:
-        The graph, with features as in the source.
-
-    Raises:
-        InputError: If the source cannot be read, the format is unknown, or the target is there or cannot be written;
-            nothing half-written stays behind.
-    """
-    check_target(target, format)
-    if str(source) == "synthetic":
-        data = synthetic_multimodal(transform="none")
-    else:
-        data = READERS[recognise(source)](as_path(source), transform="none", impute="given")
-    write_graph(data, target, format)
-    return data
 
 
 def _signs(folder: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""One function for every source of a graph, so that a command line option can name any of them."""
+"""One function for every source of a graph, so that an option can name any of them, and the way to another format."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.datasets.conversion import READERS, recognise
 from pyg_ckd.datasets.npz import Transform
 from pyg_ckd.datasets.synthetic import synthetic_multimodal
+from pyg_ckd.datasets.writing import check_target, write_graph
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
 
@@ -42,6 +43,29 @@ def load(path: str | os.PathLike[str], transform: Transform = "standardize", **o
     options = {name: _plain(value) for name, value in options.items()}
     _check_options(reader, options)
     return reader(*arguments, transform=transform, **options)
+
+
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], format: str, **options: Any) -> HeteroData:
+    r"""Write a graph in another format. Interactions, their order and splits, features (as float32) and ids stay.
+
+    Args:
+        source: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``.
+        target: The file or the folder to write; it must not exist, or be an empty folder.
+        format: ``"npz"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
+        **options: Further arguments of the reader of the source, *e.g.*, ``keep`` or ``split``.
+
+    Returns:
+        The graph, with features as in the source.
+
+    Raises:
+        InputError: If the source cannot be read, the format is unknown, an option is unknown or of the wrong type, or
+            the target is there or cannot be written; nothing half-written stays behind.
+    """
+    check_target(target, format)
+    raw = {} if str(source) == "synthetic" else {"impute": "given"}
+    data = load(source, "none", **{**raw, **options})
+    write_graph(data, target, format)
+    return data
 
 
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:

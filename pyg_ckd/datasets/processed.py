@@ -49,7 +49,8 @@ class MultimodalFolder(CachedGraph):
         **options: Any,
     ) -> None:
         path, root = as_path(path), None if root is None else as_path(root)
-        key = {"path": str(path), "features": repr(features), "options": sorted(options.items())}
+        key: dict[str, Any] = {"path": str(path), "options": sorted(options.items())}
+        key["features"] = repr(features) if isinstance(features, str) else features
         key["files"] = [] if root is None else _stamps(path, root.absolute())
         super().__init__(
             lambda: load(path, transform=features, **options), key, root, transform, pre_transform, force_reload

@@ -11,7 +11,7 @@ import numpy as np
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.batches import Encoder, encode_batches
+from pyg_ckd.datasets.batches import Encoder, encode_batches, version_of
 from pyg_ckd.datasets.markup import plain_texts
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
@@ -72,7 +72,7 @@ def text_features(
         there[there] = known
     else:
         encode = sentence_encoder(_model(encoder)) if isinstance(encoder, str) else encoder
-        rows = encode_batches(given, encode, batch_size, cache, name_of(encoder), progress)
+        rows = encode_batches(given, encode, batch_size, cache, name_of(encoder), progress, version_of(encoder))
     features = np.zeros((len(texts), rows.shape[1]), dtype=np.float32)
     features[there] = rows
     return features, there

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pyg_ckd.data.ids import id_column
 from pyg_ckd.datasets.arrays import one_line, read_array
-from pyg_ckd.datasets.batches import Encoder, encode_batches
+from pyg_ckd.datasets.batches import Encoder, encode_batches, version_of
 from pyg_ckd.datasets.tables import check_ids, find_table, read_table
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_path
@@ -136,7 +136,9 @@ def encode_files(
     for item, file in paths.items():
         if not file.is_file():
             raise InputError(f"{file}: is no file, expected one for item {item!r}; leave the item out or add the file")
-    return list(paths), encode_batches(list(paths.values()), encode, batch_size, cache, name, progress)
+    return list(paths), encode_batches(
+        list(paths.values()), encode, batch_size, cache, name, progress, version_of(encode)
+    )
 
 
 def id_texts(ids: Any, where: str) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyg_ckd.arguments import as_integers
+
 REFERENCE = "plain"
 """The contender that every study has and that all others are compared with."""
 TEACHER = "teacher:"
@@ -39,3 +41,7 @@ class StudySettings:
     lightgcn: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     k: tuple[int, ...] = (10, 20)
+
+    def __post_init__(self) -> None:
+        """Keep cut-offs of NumPy and PyTorch as plain integers, which files can hold."""
+        self.k = tuple(as_integers(self.k, "k"))

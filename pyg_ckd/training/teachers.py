@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import json
 import os
 import warnings
@@ -12,13 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from torch import nn
 from torch_geometric import get_home_dir
 from torch_geometric.data import HeteroData
 
+from pyg_ckd import code
 from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
@@ -141,7 +140,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     digest = hashlib.sha256()
     settings = {**objective.settings(), **trainer.settings(objective), **trainer.budget()}
     settings["format"] = KEY_FORMAT
-    settings["code"] = code_of(objective.student)
+    settings["code"] = code_of(objective.student, *_parts(trainer))
     if trainer.callbacks:  # They can end a training.
         given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
         settings["callbacks"] = [f"{type(c).__module__}.{type(c).__qualname__}" for c in given]
@@ -153,31 +152,21 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     return digest.hexdigest()[:32]
 
 
-def code_of(module: nn.Module) -> str:
-    """Return a hash of the code of a module's and its submodules' classes, but for those of PyTorch.
+def code_of(module: nn.Module, *more: Any) -> str:
+    """Return a hash of the code of a module's and its submodules' classes, without weights and attributes.
 
     Args:
         module: The module.
+        *more: Further functions, classes and objects that count with it.
     """
-    digest = hashlib.sha256()
-    classes = {cls for part in module.modules() for cls in type(part).__mro__}
-    own = [cls for cls in classes if cls.__module__.split(".")[0] not in ("torch", "builtins", "torch_geometric")]
-    for cls in sorted(own, key=lambda cls: (cls.__module__, cls.__qualname__)):
-        for name, value in sorted(vars(cls).items()):
-            function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-            code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
-            if code is not None:
-                digest.update(f"{cls.__qualname__}.{name}{_instructions(code)}".encode())
-    return digest.hexdigest()[:16]
+    classes = {type(part) for part in module.modules()}
+    return code.code_of(*sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)), *more)
 
 
-def _instructions(code: CodeType) -> str:
-    """Return what a function does as text, without addresses, file names and line numbers."""
-    constants = [
-        _instructions(c) if isinstance(c, CodeType) else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
-        for c in code.co_consts
-    ]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"
+def _parts(trainer: Trainer) -> list[Any]:
+    """Return what a trainer was given to call: metrics, samplers, optimizers, and the classes of its callbacks."""
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
+    return [*map(type, callbacks), *(value for value in vars(trainer).values() if callable(value))]
 
 
 def _claim(folder: Path) -> None:

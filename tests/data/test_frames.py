@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,82 @@ def test_series_hold_a_number_or_a_vector_for_each_item():
     np.testing.assert_allclose(data["item"].audio.numpy(), AUDIO[order], rtol=1e-6)
 
 
+LEFT = {
+    "shuffled": lambda frame: frame.sample(frac=1, random_state=3),
+    "filtered": lambda frame: frame[frame["item_id"] >= 0].set_axis(range(4, 12)),
+    "reversed": lambda frame: frame[::-1],
+    "concatenated": lambda frame: pd.concat([frame[4:], frame[:4]]),
+    "not touched": lambda frame: frame,
+}
+
+
+@pytest.mark.parametrize("change", LEFT.values(), ids=LEFT.keys())
+@pytest.mark.parametrize("kind", ["text", "numbers", "rows"])
+def test_a_column_of_ids_counts_whatever_is_left_in_the_index(change, kind):
+    ids = RNG.permutation(8) if kind == "rows" else IDS["numbers"]
+    table = pd.DataFrame(VISUAL, columns=["a", "b", "c"]).assign(item_id=ids)
+    table = change(table)
+    if kind == "text":
+        ids, table = [f"B{n}" for n in ids], table.assign(item_id=[f"B{n}" for n in table["item_id"]])
+    data = build_data(log(ids), {"visual": table}, transform="none")
+    order = [list(map(str, ids)).index(one) for one in texts(data.item_id)]
+    np.testing.assert_allclose(data["item"].visual.numpy(), VISUAL[order], rtol=1e-6)
+
+
+CELLS = {
+    "objects": lambda x: pd.DataFrame(x).astype(object),
+    "decimals": lambda x: pd.DataFrame(x).map(lambda value: Decimal(repr(value))),
+    "arrow": lambda x: pd.DataFrame(x).astype("float64[pyarrow]"),
+    "sparse": lambda x: pd.DataFrame(x).astype(pd.SparseDtype(float)),
+    "lists": lambda x: pd.Series(x.tolist()),
+    "tensors": lambda x: pd.Series([torch.tensor(row) for row in x]),
+}
+
+
+@pytest.mark.parametrize("cells", CELLS.values(), ids=CELLS.keys())
+def test_numbers_in_cells_of_every_type_are_features(cells):
+    data = build_data(log(TEXT), {"visual": cells(VISUAL).set_axis(TEXT)}, transform="none")
+    order = [TEXT.tolist().index(one) for one in data.item_id]
+    np.testing.assert_allclose(data["item"].visual.numpy(), VISUAL[order], rtol=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, pd.NA], ids=repr)
+@pytest.mark.parametrize("vectors", [False, True])
+def test_what_is_missing_is_missing_however_it_is_written(nothing, vectors):
+    rows = pd.DataFrame(VISUAL, index=TEXT).astype(object)
+    rows.iloc[3] = nothing
+    table = pd.Series([nothing if n == 3 else row for n, row in enumerate(VISUAL)], index=TEXT) if vectors else rows
+    with pytest.raises(InputError, match=r"features of 'visual' are not finite in 1 rows.*give the mask has_visual"):
+        build_data(log(TEXT), {"visual": table})
+    has = pd.Series(np.arange(8) != 3, index=TEXT)
+    data = build_data(log(TEXT), {"visual": table}, has={"visual": has}, transform="none")
+    row = data.item_id.index(TEXT[3])
+    np.testing.assert_allclose(data["item"].visual[row].numpy(), np.delete(VISUAL, 3, 0).mean(0), rtol=1e-5)
+
+
+def test_interactions_may_have_any_index():
+    expected = build_data(log(TEXT), frames(TEXT))[RATES].edge_index
+    for index in (
+        [0] * len(PAIRS),
+        pd.MultiIndex.from_arrays([range(len(PAIRS))] * 2),
+        pd.RangeIndex(len(PAIRS), 0, -1),
+    ):
+        assert torch.equal(build_data(log(TEXT).set_axis(index), frames(TEXT))[RATES].edge_index, expected)
+
+
+def test_repeated_interactions_of_a_frame_are_named_as_they_were_given():
+    again = pd.concat([log(TEXT), log(TEXT)[2:4]])
+    first = f"user '{again['user'].iloc[2]}', item '{again['item'].iloc[2]}' again in row {len(PAIRS)}"
+    refuses(f"train has 2 duplicate interactions, the first is {first}.*keep='last'", again, frames(TEXT))
+    for keep in ("first", "last"):
+        assert build_data(again, frames(TEXT), keep=keep)[RATES].edge_index.size(1) == len(PAIRS)
+    user, item = log(TEXT).iloc[2][["user", "item"]]
+    refuses(
+        f"val repeats 1 interactions of train, the first is user '{user}', item '{item}'; remove them",
+        log(TEXT), frames(TEXT), val=log(TEXT)[2:3],
+    )  # fmt: skip
+
+
 def test_masks_are_joined_by_id_and_let_rows_be_left_out():
     has = pd.Series(np.arange(8) < 6, index=TEXT)
     tables = frames(TEXT) | {"audio": pd.DataFrame(AUDIO[:6], index=TEXT[:6])}
@@ -185,6 +262,26 @@ BAD = {
         (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=pd.MultiIndex.from_arrays([TEXT, TEXT]))}),
         {},
         "an index of 2 levels",
+    ),
+    "ids twice": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=TEXT).assign(item=TEXT)}),
+        {},
+        "have ids in the index, e.g. .* and the column 'item', expected one of them; drop the column",
+    ),
+    "users in the index": (
+        (log(TEXT).set_index("user"), frames(TEXT)),
+        {},
+        r"train lacks the column 'user'; it is in the index, take it out with reset_index\(\)",
+    ),
+    "floats in the index": (
+        (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=np.arange(8.0))}),
+        {},
+        r"found 0.0 in row 0 .*convert with .astype\('int64'\)",
+    ),
+    "vectors of several lengths": (
+        (log(TEXT), {"visual": pd.Series([[1.0, 2.0]] * 7 + [[1.0]], index=TEXT)}),
+        {},
+        "have 1 numbers in row 7, expected 2 as in the first",
     ),
     "text column": (
         (log(TEXT), {"visual": pd.DataFrame(VISUAL, index=TEXT).assign(title="x")}),

@@ -88,6 +88,45 @@ def test_quotation_marks_in_lists_of_users_and_items_are_letters(tmp_path):
     assert pairs(load(folder)) == sorted(ROWS)
 
 
+@pytest.mark.parametrize("sep", [",", ";", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["interactions", "train", "items"])
+def test_a_swallowed_line_is_named_in_every_table_encoding_and_ending(tmp_path, sep, encoding, end, name):
+    folder = features(tmp_path / "c")
+    rows = [(u, i, '"Great' if k in (1, 5) else "fine") for k, (u, i) in enumerate(ROWS)]
+    if name == "items":
+        (folder / "interactions.csv").write_text(lines(ROWS))
+        content = lines([(i, '"Tale' if i in (1, 5) else "plain") for i in range(ITEMS)], sep, "item,title", end)
+    else:
+        content = lines(rows, sep, "user,item,review", end)
+    (folder / f"{name}.csv").write_bytes(content.encode(encoding))
+    with pytest.raises(InputError, match=f"{name}.csv: a field that begins in line 3 runs to line 7"):
+        load(folder)
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "a\x85b\u2028c", "a\x0bb\x0cc"])
+def test_odd_characters_in_texts_end_no_line(tmp_path, odd):
+    rows = [(u, i, odd if k in (2, 3) else "x") for k, (u, i) in enumerate(ROWS)]
+    assert pairs(load(inter(tmp_path / "r", lines(rows, "\t", "user_id:token,item_id:token,t:token")))) == sorted(ROWS)
+    for sep in (",", "\t", "::"):
+        assert pairs(load(table(tmp_path / f"d{ord(sep[0])}", lines(rows, sep, "user,item,t")))) == sorted(ROWS)
+
+
+def test_headers_may_have_blanks_behind_the_separator(tmp_path):
+    content = "user, item\n" + "".join(f"u{u}, {i}\n" for u, i in ROWS)
+    assert pairs(load(table(tmp_path / "d", content))) == sorted((f"u{u}", i) for u, i in ROWS)
+
+
+def test_texts_in_another_encoding_are_named_with_the_way_to_mend_them(tmp_path):
+    rows = [(u, i, "gr\u00f6\u00dfe") for u, i in ROWS]
+    csv = table(tmp_path / "c", lines(rows, header="user,item,t").encode("latin-1"))
+    recbole = inter(tmp_path / "r", lines(rows, "\t", "user_id:token,item_id:token,t:token").encode("latin-1"))
+    for folder in (csv, recbole):
+        with pytest.raises(InputError, match="its text is not UTF-8; save it as UTF-8"):
+            load(folder)
+
+
 @pytest.mark.parametrize(
     "marks", [{2: '"Great', 7: '"Great'}, {2: '"Great', 3: 'fine"'}, {0: '"', 20: '"'}, {5: '"Great'}]
 )
@@ -152,10 +191,11 @@ def test_byte_order_marks_of_inter_files_are_no_letters(tmp_path, encoding, head
     assert pairs(load(folder)) == sorted(ROWS)
 
 
-def test_byte_order_marks_of_json_files_are_no_letters(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_of_json_files_are_no_letters(tmp_path, encoding):
     folder = features(tmp_path / "d", "_feat.npy", ("image", "text"))
     content = {str(u): [i for v, i in ROWS if v == u] for u in range(USERS)}
-    (folder / "train.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    (folder / "train.json").write_text(json.dumps(content), encoding=encoding)
     assert pairs(load(folder)) == sorted(ROWS)
 
 
@@ -316,6 +356,26 @@ def test_far_dates_are_first_or_last_in_every_reader_and_split(tmp_path, far, ki
         assert set(data[RATES].test_edge_index[1].tolist()) == expected
 
 
+@pytest.mark.parametrize(
+    ("column", "when"),
+    [
+        ("timestamp:token", ["2020-01-02", "2020-01-03", "1601-01-01", "9999-01-01"]),
+        ("timestamp:token", ["20", "100", "3", "1000"]),
+        (
+            "timestamp:float",
+            [f"160000000000000000{n}" for n in (2, 3, 1, 4)],
+        ),
+        ("timestamp:float", ["2" * 21, "3" * 21, "1" * 21, "4" * 21]),
+    ],
+)
+def test_moments_of_atomic_files_are_numbers_or_dates(tmp_path, column, when):
+    rows = [(0, k, moment) for k, moment in enumerate(when)]
+    folder = inter(tmp_path / "d", lines(rows, "\t", f"user_id:token,item_id:token,{column}"))
+    for split in ("leave-one-out", "temporal"):
+        rates = load(folder, split=split, ratios=(0.5, 0.25, 0.25))[RATES]
+        assert (rates.val_edge_index[1].tolist(), rates.test_edge_index[1].tolist()) == ([1], [3])
+
+
 def test_nanoseconds_order_what_is_within_their_range(tmp_path):
     when = [f"2024-01-01T00:00:00.00000000{n}" for n in (3, 1, 2)]
     _, val, test = leave_one_out_split([[0, 0, 0], [0, 1, 2]], when)
@@ -441,6 +501,18 @@ def test_repeated_interactions_of_one_file_are_told_once_or_kept_once(tmp_path, 
         first = load(folder, split=split, keep="first", ratios=(25 / 28, 0, 3 / 28))[RATES].test_edge_index
         assert set(map(tuple, last.t().tolist())) == {ROWS[0], ROWS[5], ROWS[9]}
         assert set(map(tuple, first.t().tolist())) == {ROWS[k] for k in range(len(ROWS)) if k * 5 % len(ROWS) >= 25}
+
+
+@pytest.mark.parametrize("format", ["recbole", "folder", "mmrec"])
+def test_options_of_readers_hold_for_conversions_too(tmp_path, format):
+    folder = repeating(tmp_path, format)
+    with pytest.raises(InputError, match="3 duplicate interactions"):
+        convert(folder, tmp_path / "a.npz", "npz")
+    assert not (tmp_path / "a.npz").exists()
+    convert(folder, tmp_path / "a.npz", "npz", keep="last")
+    assert pairs(load(tmp_path / "a.npz")) == pairs(load(folder, keep="last"))
+    with pytest.raises(InputError, match=r"unknown option of read_.* 'kep': did you mean 'keep'"):
+        convert(folder, tmp_path / "b.npz", "npz", kep="last")
 
 
 def test_repeated_interactions_of_mmrec_are_told_with_their_row(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pyg_ckd.datasets import encode_batches, text_features
 from pyg_ckd.datasets.markup import plain_text
@@ -31,6 +34,12 @@ TEXTS = {
     "<o:p>office</o:p>": "office",
     "H<sub>2</sub>O and m<sup>2</sup>": "H2O and m2",
     "fish &amp; chips&nbsp;&#39;n&#x27; &eacute;clair": "fish & chips 'n' éclair",
+    '<iframe src="x" width=5 allowfullscreen></iframe>film': "film",
+    '<video playsinline muted src="a.mp4"></video>film': "film",
+    '<p class="a"data-x="1">close</p>': "close",
+    '<a href="x" target>bare</a>': "bare",
+    '<p data-mce-fragment="1" data-y>shop</p>': "shop",
+    "cof&shy;fee and cof\u00adfee, zero\u200bwidth, &#8203;red\ufeff": "coffee and coffee, zerowidth, red",
     "weight < 3 kg, size > 2 cm": "weight < 3 kg, size > 2 cm",
     "a < b and c > d": "a < b and c > d",
     "a<b and c>d": "a<b and c>d",
@@ -40,7 +49,8 @@ TEXTS = {
     "AT&T R&D": "AT&T R&D",
     " two\n lines\t": "two lines",
 }
-MISSING = [None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT, "", "  \n", "&nbsp;", "<br/>"]
+MISSING = [None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT, "", "  \n", "&nbsp;", "<br/>", b"", [], [None]]
+MISSING += [Decimal("nan"), np.datetime64("NaT"), torch.tensor(float("nan")), "\u200b", ("", float("nan"))]
 
 
 @pytest.mark.parametrize(("text", "expected"), TEXTS.items(), ids=TEXTS.values())
@@ -76,7 +86,7 @@ def test_missing_texts_of_every_kind_are_missing(missing, kind):
     texts = ["red shoes", missing, "blue shoes", missing]
     given = {"list": texts, "objects": np.array(texts, dtype=object), "column": pd.Series(texts, dtype=object)}
     if kind == "text column":
-        if missing is pd.NaT:
+        if not isinstance(missing, (str, float, type(None), type(pd.NA))):
             return
         given[kind] = pd.Series([None if isinstance(t, float) else t for t in texts], dtype="string")
     x, has = text_features(given[kind], dim=2)
@@ -99,6 +109,10 @@ def test_numbers_are_texts_and_a_single_text_is_no_list():
     assert text_features([1984, "blue shoes"], dim=1)[1].tolist() == [True, True]
     with pytest.raises(InputError, match=r"texts: found 'red shoes' .str., expected a list of texts"):
         text_features("red shoes")
+    assert plain_text(b"caf\xc3\xa9") == "café"
+    assert plain_text(["red", None, ("<b>shoe</b>", "new")]) == "red shoe new"
+    with pytest.raises(InputError, match="texts: found a dict, expected a list of texts in the order of the items"):
+        text_features({"a": "red shoes"})
     with pytest.raises(InputError, match="texts: found a frame, expected one of its columns"):
         text_features(pd.DataFrame({"title": ["red shoes"]}))
     with pytest.raises(InputError, match="got 'red shoes', expected a list of inputs"):
@@ -110,3 +124,11 @@ def test_byte_order_marks_of_catalogues_are_no_letters(tmp_path):
     path.write_text(json.dumps({"id": "A", "title": "red"}) + "\n", encoding="utf-8-sig")
     assert read_metadata(path, ["A"], "id", ["title"]).texts == ["red"]
     assert [line[:1] for _, line in read_lines(path)] == [b"{"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_catalogues_in_utf_16_are_read(tmp_path, packed):
+    path = tmp_path / "meta.json"
+    content = (json.dumps({"id": "Ä", "title": "größe"}, ensure_ascii=False) + "\n").encode("utf-16")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert read_metadata(path, ["Ä"], "id", ["title"]).texts == ["größe"]

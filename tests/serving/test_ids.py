@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,8 +76,45 @@ def test_the_closest_of_very_many_strings_is_found_near_its_place() -> None:
 
 
 def test_typed_ids_become_integers_where_the_graph_has_integers() -> None:
-    assert Ids("user", INTEGERS, 4).parse(["10", "-5", "x"]) == [10, -5, "x"]
+    assert Ids("user", INTEGERS, 4).parse(["10", "-5", "x", "010"]) == [10, -5, "x", "010"]
     assert Ids("user", STRINGS, 4).parse(["10"]) == ["10"]
+
+
+PADDED = ["01001", "1001", "7", "x", "00000000-0000-0000-0000-000000000005"]
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "rows"),
+    [
+        (INTEGERS, "40", [2]),
+        (INTEGERS, ["40", 70], [2, 0]),
+        (INTEGERS, np.array(["-5", "10"]), [3, 1]),
+        (INTEGERS, pd.Series(["40", "70"], dtype="string"), [2, 0]),
+        (None, "2", [2]),
+        (PADDED, 1001, [1]),
+        (PADDED, torch.tensor([7, 1001]), [2, 1]),
+        (PADDED, ["x", 7], [3, 2]),
+        (PADDED, ["01001", 1001], [0, 1]),
+        (PADDED, UUID(int=5), [4]),
+    ],
+)
+def test_ids_that_are_text_here_and_numbers_there_are_compared_as_text(values, asked, rows) -> None:
+    assert Ids("user", values, 4 if values is None else len(values)).rows(asked).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [(INTEGERS, "040"), (INTEGERS, "+40"), (INTEGERS, " 40"), (PADDED, 1.0), (PADDED, True), (PADDED, [None, "x"])],
+)
+def test_what_is_written_otherwise_is_another_id(values, asked) -> None:
+    with pytest.raises(InputError, match="unknown user"):
+        Ids("user", values, len(values)).rows(asked)
+
+
+def test_ids_with_a_fraction_are_refused_with_the_way_to_mend_them() -> None:
+    for values in (INTEGERS, PADDED):
+        with pytest.raises(InputError, match=r"write 7 without a fraction, as .astype\('int64'\) does"):
+            Ids("user", values, len(values)).rows(np.array([7.0]))
 
 
 def test_ids_that_do_not_fit_are_refused() -> None:

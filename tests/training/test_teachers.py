@@ -275,6 +275,31 @@ def test_numbers_of_an_adapted_module_are_part_of_what_decides(tmp_path, fits):
     assert len(fits) == 2 * len(data.modalities)
 
 
+def test_an_edited_helper_or_metric_misses_the_cache(tmp_path, fits):
+    def make(factor: float) -> type[VBPR]:
+        space: dict = {"__name__": "mine"}
+        source = f"""
+def scaled(x):
+    return {factor} * x
+
+def penalty(self, out, batch):
+    return scaled(sum(p.square().sum() for p in self.parameters()))
+"""
+        exec(source, space)
+        return type("Edited", (VBPR,), {"penalty": space["penalty"]})
+
+    def callback(body: str) -> object:
+        space: dict = {}
+        exec(f"def on_train_epoch_end(self, **_):\n    {body}", space)
+        return type("Watch", (), space)()
+
+    data = planted_data()
+    for factor, body in ((1.0, "pass"), (2.0, "pass"), (2.0, "pass"), (2.0, "self.seen = 1"), (1.0, "pass")):
+        run = trainer(max_epochs=1, callbacks=[callback(body)])
+        train_teachers(make(factor), data, run, ["visual"], cache_dir=tmp_path, **WIDTH)
+    assert len(fits) == 3
+
+
 def test_code_tells_apart_backbones_of_one_name_with_another_body():
     def make(body: str) -> type[VBPR]:
         space: dict = {}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
@@ -188,6 +189,6 @@ def _latent_dims(latent_dims: int | dict[str, int] | None, feature_dims: Mapping
     for name, width in chosen.items():
         if name not in feature_dims:
             raise unknown_name("modality", name, feature_dims)
-        if width < 1:
+        if as_integer(width, f"latent_dims of {name!r}") < 1:
             raise InputError(f"latent_dims: found {width} for {name!r}, expected a positive width")
     return dict(chosen)

@@ -1,0 +1,180 @@
+"""What code does, as a hash that changes with it: a result that is kept on disk is that of the code as it is now."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections import deque
+from collections.abc import Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["code_of"]
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
+_LIBRARIES = ("site-packages", "dist-packages")
+_MOST = 20_000  # Functions, classes and objects that are looked at.
+
+
+def code_of(*parts: Any) -> str:
+    """Return a hash of the code of functions, classes and objects, and of all that they use.
+
+    Followed are what functions refer to (other functions, classes, constants, defaults, what closures hold), base
+    classes, and the attributes of objects, numbers in arrays and weights of modules among them. What functions only
+    fill, lists and dicts outside of them, is left out. Code of libraries counts by its name alone. Addresses, names of
+    files and line numbers do not enter, so that it is the same in every process.
+
+    Args:
+        *parts: Functions, classes, objects or plain values.
+    """
+    walk, digest = _Walk(), hashlib.sha256()
+    for part in parts:
+        digest.update(walk.mention(part).encode())
+    for text in walk:
+        digest.update(text.encode())
+    return digest.hexdigest()[:16]
+
+
+class _Walk:
+    """Texts of everything that is reachable, each once, in an order that only the code decides."""
+
+    def __init__(self) -> None:
+        self.left: deque[Any] = deque()
+        self.seen: dict[int, Any] = {}  # Holds what it has seen, so that no number is used again.
+
+    def __iter__(self) -> _Walk:
+        return self
+
+    def __next__(self) -> str:
+        if not self.left or len(self.seen) > _MOST:
+            raise StopIteration
+        return self.expand(self.left.popleft())
+
+    def mention(self, value: Any) -> str:
+        """Return a plain value as text, and of anything else its name; it is expanded later."""
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        if isinstance(value, (tuple, list)):
+            return f"[{','.join(map(self.mention, value))}]"
+        if isinstance(value, (set, frozenset)):
+            return f"{{{','.join(sorted(map(self.mention, value)))}}}"
+        if isinstance(value, Mapping):
+            return f"{{{','.join(f'{self.mention(k)}:{self.mention(v)}' for k, v in value.items())}}}"
+        if id(value) not in self.seen:
+            self.seen[id(value)] = value
+            self.left.append(value)
+        return name_of(value)
+
+    def expand(self, value: Any) -> str:
+        """Return what is to say about something that was mentioned."""
+        if isinstance(value, (Tensor, np.ndarray)):
+            return digest_of(value)
+        if isinstance(value, functools.partial):
+            return self.mention([value.func, value.args, value.keywords])
+        if isinstance(value, MethodType):
+            return self.mention([value.__func__, value.__self__])
+        if isinstance(value, (staticmethod, classmethod)):
+            return self.mention(value.__func__)
+        if isinstance(value, property):
+            return self.mention([value.fget, value.fset])
+        if isinstance(value, type):
+            return self.of_class(value) if is_own(value.__module__) else ""
+        if callable(value) and not isinstance(value, FunctionType) and hasattr(value, "__wrapped__"):
+            return self.mention(inspect.unwrap(value))
+        if isinstance(value, FunctionType):
+            return self.of_function(value) if is_own(value.__module__) else ""
+        if isinstance(value, nn.Module):
+            own = [(type(part), {k: v for k, v in vars(part).items() if _is_fixed(v)}) for part in value.modules()]
+            return self.mention([*own, value.state_dict()])
+        if isinstance(value, ModuleType) or not hasattr(value, "__dict__"):
+            return ""
+        return self.mention([type(value), dict(sorted(vars(value).items()))])
+
+    def of_class(self, cls: type) -> str:
+        """Return what a class defines itself, and mention its bases."""
+        own = {
+            name: value
+            for name, value in sorted(vars(cls).items())
+            if isinstance(value, (FunctionType, staticmethod, classmethod, property)) or not name.startswith("__")
+        }
+        return self.mention([list(cls.__bases__), {name: v for name, v in own.items() if _is_code(v) or _is_fixed(v)}])
+
+    def of_function(self, function: FunctionType) -> str:
+        """Return what a function does, with its defaults and what its closure holds, and mention what it refers to."""
+        function = inspect.unwrap(function)
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        cells = [value for value in cells if not isinstance(value, (list, dict, set))]
+        names = _names(function.__code__)
+        used: dict[str, Any] = {}
+        for name in names:
+            value = function.__globals__.get(name)
+            if isinstance(value, ModuleType) and is_own(value.__name__):
+                used |= {f"{name}.{inner}": vars(value)[inner] for inner in names if inner in vars(value)}
+            elif _is_code(value) or _is_fixed(value) or isinstance(value, (nn.Module, Tensor, np.ndarray)):
+                used[name] = value
+        return instructions(function.__code__) + self.mention(
+            [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
+        )
+
+
+def instructions(code: CodeType) -> str:
+    """Return what a function does as text, without addresses, file names and line numbers."""
+    constants = [
+        instructions(c) if isinstance(c, CodeType) else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def is_own(module: str | None) -> bool:
+    """Return whether a module is code of the user or of this package, and none of another library."""
+    top = (module or "").partition(".")[0]
+    if top == "pyg_ckd":
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return top not in sys.stdlib_module_names - {"__main__"} and not any(folder in file for folder in _LIBRARIES)
+
+
+def name_of(value: Any) -> str:
+    """Return the name of a function, a class or the class of an object, with that of its module."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"<{getattr(named, '__module__', '')}.{named.__qualname__}>"
+
+
+def digest_of(values: Tensor | np.ndarray) -> str:
+    """Return a hash of type, shape and content of a tensor or an array."""
+    if isinstance(values, Tensor):
+        head, content = f"{values.dtype}{tuple(values.shape)}", values.detach().cpu().contiguous()
+        raw = content.reshape(-1).view(torch.uint8).numpy() if content.numel() else np.empty(0, np.uint8)
+    else:
+        head = f"{values.dtype}{values.shape}"
+        raw = np.array(repr(values.tolist())) if values.dtype.hasobject else np.ascontiguousarray(values)
+    return hashlib.sha256(head.encode() + raw.tobytes()).hexdigest()
+
+
+def _names(code: CodeType) -> list[str]:
+    """Return the names that a function and those inside of it refer to."""
+    inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant)]
+    return list(dict.fromkeys([*code.co_names, *inner]))
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, (type, FunctionType, MethodType, staticmethod, classmethod, property, functools.partial))
+
+
+def _is_fixed(value: Any) -> bool:
+    """Return whether a value is plain and cannot be changed in its place, as a cache would be."""
+    return all(map(_is_fixed, value)) if isinstance(value, (tuple, frozenset)) else isinstance(value, _PLAIN)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False

@@ -1,0 +1,80 @@
+"""Labels of every type: which of them are likes, and when somebody has to say so."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pyg_ckd.data import build_data
+from pyg_ckd.data.feedback import liked
+from pyg_ckd.datasets import load
+from pyg_ckd.errors import InputError
+
+LABELS = {
+    "three": [1, -1, 0, 1],
+    "truth": [True, False, False, True],
+    "names of truth": ["True", "false", "FALSE", "true"],
+    "fractions": [1.0, 0.0, 0.0, 1.0],
+    "text": ["1", "0", "-1", "1.0"],
+    "categories": pd.Categorical(["1", "0", "0", "1"]),
+    "nullable": pd.array([1, 0, -1, 1], dtype="Int8"),
+    "boolean": pd.array([True, False, False, True], dtype="boolean"),
+}
+
+
+def log(labels, name: str = "label") -> pd.DataFrame:
+    return pd.DataFrame({"user": range(4), "item": range(4), name: labels})
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
+@pytest.mark.parametrize("positive", [1, 1.0, "1", np.int64(1), torch.tensor(1), [1]], ids=repr)
+def test_one_stands_for_likes_of_every_type(labels, positive):
+    assert liked(log(labels), None, positive, "log").tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("labels", [LABELS["truth"], LABELS["names of truth"], LABELS["three"]], ids=str)
+@pytest.mark.parametrize("positive", [True, np.bool_(True), "true"], ids=repr)
+def test_truth_stands_for_one(labels, positive):
+    assert liked(log(labels), None, positive, "log").tolist() == [True, False, False, True]
+
+
+def test_several_values_and_lowest_ratings_choose_among_negative_ones():
+    assert liked(log([1, -1, 0, 1]), None, [0, 1], "log").tolist() == [True, False, True, True]
+    assert liked(log([1, -1, 0, 1]), 0, None, "log").tolist() == [True, False, True, True]
+    assert liked(log([1, -1, 0, 1]), None, -1, "log").tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        ([1, 1, 1, 1], False),
+        ([True] * 4, False),
+        ([-1] * 4, True),
+        ([False] * 4, True),
+        (["false"] * 4, True),
+        ([1, 0, -1, 1], True),
+        ([1, None, None, 1], True),
+        (["like", "skip", "like", "like"], True),
+    ],
+    ids=str,
+)
+def test_labels_that_may_be_no_likes_are_told(labels, warned):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        assert liked(log(labels), None, None, "log") is None
+    assert [("log: the column 'label'" in str(w.message)) for w in said] == [True] * warned
+
+
+def test_readers_take_truth_values(tmp_path):
+    np.save(tmp_path / "visual.npy", np.eye(4))
+    log([True, False, False, True], "liked").to_csv(tmp_path / "interactions.csv", index=False)
+    assert load(tmp_path, positive=True)["user", "rates", "item"].edge_index[1].tolist() == [0, 3]
+
+
+def test_a_missing_label_is_named_where_labels_choose():
+    with pytest.raises(InputError, match=r"column 'label' holds .* in row 1 .*expected a value; fill or drop the row"):
+        build_data(log([1, None, 0, 1]), {"visual": np.eye(4)}, positive=1)

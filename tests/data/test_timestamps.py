@@ -1,0 +1,95 @@
+"""Moments of every type sort as they follow one another; what is none is named."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from pyg_ckd.data import leave_one_out_split, temporal_split
+from pyg_ckd.data.timestamps import as_dates
+from pyg_ckd.datasets.tables import as_timestamps
+from pyg_ckd.errors import InputError
+
+ORDER = [2, 0, 1, 3]  # The second moment is the first, ...
+DAYS = [datetime.datetime(2020, 1, day) for day in (2, 3, 1, 4)]
+ARROW = pa.array(DAYS).cast(pa.timestamp("us"))
+
+
+def arrow(kind: pa.DataType) -> pd.Series:
+    return pd.Series(pd.array(ARROW.cast(kind), dtype=pd.ArrowDtype(kind)))
+
+
+MOMENTS = {
+    "seconds": [1_600_000_002, 1_600_000_003, 1_600_000_001, 1_600_000_004],
+    "nanoseconds": np.array([2, 3, 1, 4]) + 1_600_000_000_000_000_000,
+    "63 bits and more": np.array([2**63 + 2, 2**63 + 3, 5, 2**64 - 1], dtype=np.uint64),
+    "beyond 64 bits": [20, 30 * 10**25, 10, 40 * 10**25],
+    "negative and beyond 63 bits": pd.Series([-5, 2 * 10**18, -10, 10**19], dtype=object),
+    "decimals": pd.Series([Decimal("0.2"), Decimal("0.3"), Decimal("-1"), Decimal(10**30)], dtype=object),
+    "numbers and None": pd.Series([2, 3, 1, 4], dtype="Int64"),
+    "numbers in text": pd.Series(["200", "1000", "30", "4000.5"]),
+    "seconds in text": ["1600000002", "1600000003", "1600000001", "1600000004"],
+    "large numbers in text": pd.Series([f"{digit}{'0' * 22}" for digit in "2314"]),
+    "tensor": torch.tensor([2.0, 3.0, 1.0, 4.0]),
+    "days of arrow": arrow(pa.date32()),
+    "milliseconds of arrow": arrow(pa.date64()),
+    "seconds of arrow": arrow(pa.timestamp("s")),
+    "zones of arrow": arrow(pa.timestamp("us", tz="Europe/Berlin")),
+    "decimals of arrow": pd.Series(
+        pd.array([Decimal(n) for n in (2, 3, 1, 4)], dtype=pd.ArrowDtype(pa.decimal128(9, 2)))
+    ),
+    "text of arrow": pd.Series(["2020-01-02", "2020-01-03", "2020-01-01", "9999-01-04"], dtype="string[pyarrow]"),
+    "categories": pd.Series(["2020-01-02", "2020-01-03", "2020-01-01", "2020-01-04"]).astype("category"),
+    "units of numpy": [
+        np.datetime64("2020-01-02", "s"), np.datetime64("2020-01-03", "ns"), np.datetime64("1500-01-01", "D"),
+        np.datetime64("9999-01-01", "D"),
+    ],
+    "objects of numpy": pd.Series(
+        [np.datetime64("2020-01-02", "ns"), np.datetime64("2020-01-03", "D"), np.datetime64("0001", "Y"),
+         np.datetime64("9999-01-01", "D")], dtype=object,
+    ),
+    "far and near objects": [pd.Timestamp(DAYS[0]), pd.Timestamp(DAYS[1]), DAYS[2], datetime.date(9999, 1, 1)],
+    "zones": ["2020-01-01T01:00+00:00", "2020-01-01T05:00+03:00", "2020-01-01T02:00+02:00", "9999-12-31T00:00-05:00"],
+    "index": pd.Index(["2020-01-02", "2020-01-03", "2020-01-01", "9999-01-01"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("when", MOMENTS.values(), ids=MOMENTS.keys())
+def test_the_last_moments_are_held_out(when):
+    pairs = [[0] * 4, range(4)]
+    _, val, test = leave_one_out_split(pairs, when)
+    assert (val[1].tolist(), test[1].tolist()) == ([ORDER[2]], [ORDER[3]])
+    train, val, test = temporal_split(pairs, when, (0.5, 0.25, 0.25))
+    assert (set(train[1].tolist()), val[1].tolist(), test[1].tolist()) == (set(ORDER[:2]), [ORDER[2]], [ORDER[3]])
+
+
+def test_dates_of_numpy_within_their_range_keep_nanoseconds():
+    when = [np.datetime64(3, "ns"), np.datetime64(1, "ns"), np.datetime64(2, "ns")]
+    assert np.argsort(as_dates(when)).tolist() == [1, 2, 0]
+
+
+BAD = {
+    "a word": (["2020", "x"], "'x' in row 1"),
+    "periods": (pd.Series(pd.period_range("2020-01", periods=2, freq="M")), "Period"),
+    "truth": ([True, False], "timestamps are bool"),
+    "missing": ([np.datetime64("2020"), np.datetime64("NaT")], "1 timestamps are missing, first in row 1"),
+    "none": (pd.Series(["2020-01-01", None]), "1 timestamps are missing, first in row 1"),
+}
+
+
+@pytest.mark.parametrize(("when", "pattern"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_moment_is_named(when, pattern):
+    with pytest.raises(InputError, match=pattern) as error:
+        leave_one_out_split([[0, 0], [0, 1]], pd.Series(when) if isinstance(when[0], str) else when)
+    assert "\n" not in str(error.value)
+
+
+def test_a_word_among_numbers_of_a_table_is_named_with_its_row():
+    with pytest.raises(InputError, match=r"'when' has 1 values that are neither numbers nor dates.*'x' in row 1"):
+        as_timestamps(pd.Series(["2020", "x"], name="when"))

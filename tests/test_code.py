@@ -1,0 +1,126 @@
+"""A hash of code changes with whatever the code does or uses, and with nothing else."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+import torch_geometric.transforms as T
+
+from pyg_ckd.code import code_of
+from pyg_ckd.data import PCAFeatures
+
+SOURCE = """
+import helpers
+import torch
+
+SCALE = 2.0
+TABLE = (1, 2, 3)
+CALLS = []
+
+
+def helper(x):
+    return x + 1
+
+
+class Base:
+    WIDTH = 4
+
+    def shared(self, x):
+        return x * self.WIDTH
+
+
+class Model(Base):
+    def __init__(self, rate=0.1):
+        self.rate = rate
+
+    @property
+    def size(self):
+        return 3
+
+    @staticmethod
+    def free(x):
+        return x
+
+    def forward(self, x, bias=1.0):
+        "Adds."
+        CALLS.append(x)
+        return helpers.norm(helper(self.shared(x))) * SCALE + bias + TABLE[0]
+"""
+HELPERS = "def norm(x):\n    return x / 2\n\n\ndef unused(x):\n    return x\n"
+
+
+def made(source: str = SOURCE, helpers: str = HELPERS):
+    """Return the class of a module that was written in an editor."""
+    other = types.ModuleType("helpers")
+    exec(helpers, other.__dict__)
+    sys.modules["helpers"] = other
+    try:
+        space = {"__name__": "mine"}
+        exec(source, space)
+        return space["Model"]
+    finally:
+        del sys.modules["helpers"]
+
+
+EDITS = {
+    "a helper": ("x + 1", "x + 2"),
+    "a constant": ("SCALE = 2.0", "SCALE = 3.0"),
+    "a constant of several numbers": ("(1, 2, 3)", "(1, 2, 4)"),
+    "a base class": ("x * self.WIDTH", "x - self.WIDTH"),
+    "an attribute of a base class": ("WIDTH = 4", "WIDTH = 5"),
+    "a default": ("bias=1.0", "bias=2.0"),
+    "a property": ("return 3", "return 4"),
+    "a static method": ("def free(x):\n        return x", "def free(x):\n        return -x"),
+    "the default of the constructor": ("rate=0.1", "rate=0.2"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), EDITS.values(), ids=EDITS.keys())
+def test_an_edit_of_what_is_used_is_another_code(old, new):
+    assert SOURCE.count(old) == 1
+    assert code_of(made()) == code_of(made())
+    assert code_of(made()) != code_of(made(SOURCE.replace(old, new)))
+
+
+def test_an_edit_of_another_module_is_another_code_if_it_is_used():
+    assert code_of(made()) != code_of(made(helpers=HELPERS.replace("x / 2", "x / 3")))
+    assert code_of(made()) == code_of(made(helpers=HELPERS.replace("return x\n", "return -x\n")))
+
+
+def test_places_comments_and_what_is_only_filled_do_not_count():
+    model = made("# A comment.\n\n\n" + SOURCE)
+    assert code_of(model) == code_of(made())
+    model().forward(1.0)
+    assert code_of(model) == code_of(made())
+
+
+def test_objects_count_with_their_settings():
+    assert code_of(made()(0.1)) == code_of(made()(0.1)) != code_of(made()(0.2))
+    assert code_of(PCAFeatures(2)) == code_of(PCAFeatures(2)) != code_of(PCAFeatures(3))
+    assert code_of(T.NormalizeFeatures(["x"])) != code_of(T.NormalizeFeatures(["y"]))
+    assert code_of(functools.partial(made, 1)) != code_of(functools.partial(made, 2))
+    assert code_of(made()(np.zeros(2))) != code_of(made()(np.ones(2)))
+
+
+def test_closures_count_with_their_values_and_weights():
+    def make(value):
+        return lambda x: x * value
+
+    assert code_of(make(1)) == code_of(make(1)) != code_of(make(2))
+    net = torch.nn.Linear(2, 2)
+    before = code_of(make(net))
+    assert code_of(make(net)) == before
+    with torch.no_grad():
+        net.weight += 1
+    assert code_of(make(net)) != before
+
+
+def test_the_order_in_sets_and_places_in_memory_do_not_count():
+    assert code_of({f"{n}" for n in range(50)}) == code_of({f"{n}" for n in reversed(range(50))})
+    kept = [made() for _ in range(3)]
+    assert len({code_of(one) for one in kept}) == 1
