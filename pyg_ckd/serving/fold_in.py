@@ -18,6 +18,9 @@ from pyg_ckd.errors import InputError, unknown_name
 ALPHAS = tuple(10.0**n for n in range(-4, 5))
 """Penalties tried, in units of the mean squared singular value of the inputs."""
 
+RIDGE = ("mean", "target", "scale", "weight")
+"""What a ridge has learnt."""
+
 _MAX_NUMBERS = 2**26  # Inputs that are learnt from, 512 MiB; further rows are left out at random.
 
 
@@ -61,6 +64,23 @@ class Ridge:
         """Return the outputs for inputs ``[n, d]``."""
         return ((x.double() - self.mean) * self.scale @ self.weight + self.target).to(self.dtype)
 
+    def state(self) -> dict[str, Any]:
+        """Return what it has learnt: tensors and plain values."""
+        return {"dtype": str(self.dtype), **{name: getattr(self, name).cpu() for name in RIDGE}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Ridge:
+        """Return one that has learnt what :meth:`state` said.
+
+        Args:
+            state: As :meth:`state` returned it.
+            device: Where it shall compute.
+        """
+        out = cls.__new__(cls)
+        out.dtype = getattr(torch, str(state["dtype"]).removeprefix("torch."))
+        out.mean, out.target, out.scale, out.weight = (state[name].to(device) for name in RIDGE)
+        return out
+
     def _fit(self, x: Tensor, y: Tensor) -> Tensor:
         narrow = x.size(1) <= x.size(0)
         square, vectors = torch.linalg.eigh(x.t() @ x if narrow else x @ x.t())
@@ -79,6 +99,21 @@ class Ridge:
                 right = vectors if narrow else x.t() @ left / square.sqrt()
                 best = right @ chosen
         return best
+
+
+class RidgeUsers:
+    """Users as a linear function of the mean embedding of what they have met.
+
+    Args:
+        ridge: The function.
+    """
+
+    def __init__(self, ridge: Ridge) -> None:
+        self.ridge = ridge
+
+    def __call__(self, item: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
+        """Return the embeddings of users ``[size, D]``; arguments are those of :func:`mean_of`."""
+        return self.ridge(mean_of(item, row, member, size))
 
 
 def mean_of(table: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:

@@ -19,9 +19,9 @@ FORMAT = 3
 FORMATS = {"model": 4, "recommender": 1, "index": 1}
 """The same for kinds that have a number of their own."""
 READABLE = {"model": (1, 2, 3, FORMATS["model"]), "teacher": (1, 2, FORMAT)}
-"""Versions that can be read, by kind; of other kinds, only the present one. A model of version 3 knows no ids. A run of
-version 1 has one group of parameters in its optimizer, and one of version 2 lacks the curve that the early stopping goes
-by."""
+"""Versions that can be read, by kind; of other kinds, only the present one. A model of version 3 knows no ids. A run
+of version 1 has one group of parameters in its optimizer, and one of version 2 lacks the curve that the early stopping
+goes by."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
