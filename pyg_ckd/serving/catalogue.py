@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.arguments import as_number
-from pyg_ckd.data.ids import id_column, rows_among
+from pyg_ckd.data.ids import id_column, rows_among, value_at
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.search import SeenItems
@@ -117,7 +117,9 @@ def item_columns(frame: pd.DataFrame | None, items: Ids) -> pd.DataFrame | None:
     name = next((name for name in ID_COLUMNS if name in frame.columns), None)
     ids = id_column(frame.index if name is None else frame[name], f"columns: {name or 'index'}")
     if not ids.is_unique:
-        raise InputError(f"columns: found item {ids[ids.duplicated()].iloc[0]!r} twice, expected a row for every item")
+        raise InputError(
+            f"columns: found item {value_at(ids[ids.duplicated()], 0)!r} twice, expected a row for every item"
+        )
     rows = rows_among(id_column(items.take(np.arange(len(items))), "item_id"), ids)
     content = frame if name is None else frame.drop(columns=name)
     if not content.columns.is_unique:
@@ -135,7 +137,7 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
     if callable(wanted):
         return _mask(wanted, column, name)
     several = isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes))
-    found = column.isin(list(wanted) if several else [wanted]).to_numpy(dtype=bool)
+    found = np.array(column.isin(list(wanted) if several else [wanted]), dtype=bool)
     if not found.any():
         known = column.dropna().unique()[:5].tolist()
         raise InputError(f"where: no item has {name} = {wanted!r}; it is, for instance, {', '.join(map(repr, known))}")
@@ -143,7 +145,7 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
 
 
 def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) -> np.ndarray:
-    found = np.asarray(function(column))
+    found = np.array(function(column))  # A copy, which may be written to.
     if found.dtype != bool or found.shape != (len(column),):
         raise InputError(
             f"where: the function of {name!r} returned {found.dtype} of shape {list(found.shape)}, expected bool "

@@ -125,13 +125,13 @@ class RankedLists:
         """
         if unknown not in UNKNOWN:
             raise unknown_name("way with unknown users", unknown, UNKNOWN)
-        chosen = self.catalogue(candidates, exclude, where, diversity)
-        k = self.check_k(k, chosen)
         if unknown == "popular" and user_ids is not None:
             asked, users = self.users.find(user_ids)
         else:
             users = self.users.rows(user_ids)
             asked = self.users.take(users.numpy())
+        chosen = self.catalogue(candidates, exclude, where, diversity)
+        k = self.check_k(k, chosen)
         known = users >= 0
         scores, items = self.rank(users[known], k, exclude_seen, chosen)
         if users.numel() and bool(known.all()) and not bool((items >= 0).any()):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_names
-from pyg_ckd.data.ids import as_ids, id_column
+from pyg_ckd.data.ids import as_ids, id_column, value_at
 from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.matching import matched_newer, same_graph
 from pyg_ckd.errors import InputError
@@ -70,7 +70,7 @@ def new_items(recommender: R, whole: HeteroData, seen: Sequence[str]) -> R:
     before = out.seen
     out = out._with_clicks(later[0])
     out.seen = before.with_pairs(later[1])
-    text = f"{new.numel():,} new items have embeddings from their features, such as {ids.iloc[int(new[0])]!r}"
+    text = f"{_have(new.numel(), 'item')} embeddings from their features, such as {value_at(ids, int(new[0]))!r}"
     out.notes = (*out.notes, text)
     return out
 
@@ -97,22 +97,25 @@ def new_users(recommender: R, whole: HeteroData, seen: Sequence[str]) -> R:
         compact = torch.full((new.numel(),), -1)
         compact[active] = torch.arange(active.numel())
         pairs = torch.stack([compact[train[0]], train[1]]).unique(dim=1)
-        out = recommender._with_users(
-            pairs[0], pairs[1], active.numel(), _like(recommender.users, ids.iloc[new[active].numpy()])
-        )
+        names = _like(recommender.users, ids.iloc[new[active].numpy()])
+        out = recommender._with_users(pairs[0], pairs[1], active.numel(), names)
         later = torch.stack([compact[rest[0]], rest[1]])[:, compact[rest[0]] >= 0]
         later[0] += len(recommender.users)
         out.seen = out.seen.with_pairs(later)
-        first = ids.iloc[int(new[active[0]])]
-        notes.append(f"{active.numel():,} new users have embeddings from what they have met, such as {first!r}")
+        first = value_at(ids, int(new[active[0]]))
+        notes.append(f"{_have(active.numel(), 'user')} embeddings from what they have met, such as {first!r}")
     if active.numel() < new.numel():
         idle = new[~torch.isin(torch.arange(new.numel()), active)]
         notes.append(
-            f"{idle.numel():,} new users without training interactions stay unknown, such as "
-            f"{ids.iloc[int(idle[0])]!r}: recommend(..., unknown='popular') serves them"
+            f"new users without training interactions stay unknown ({idle.numel():,}, such as "
+            f"{value_at(ids, int(idle[0]))!r}): recommend(..., unknown='popular') serves them"
         )
     out.notes = tuple(notes)
     return out
+
+
+def _have(count: int, kind: str) -> str:
+    return f"1 new {kind} has" if count == 1 else f"{count:,} new {kind}s have"
 
 
 def _edges(whole: HeteroData, seen: Sequence[str], user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ class Recommender(GrowingLists):
         if data is None:
             raise InputError(
                 f"checkpoint {checkpoint}: found a trained model, which needs the graph for its features and "
-                "interactions, expected it: Recommender.load(model, data)"
+                "interactions, expected it: Recommender.load(model, data), or --data on the command line"
             )
         known, whole = graph_of_model(checkpoint, content, data)
         model = build_model(checkpoint, content, known, backbones)
@@ -145,7 +145,7 @@ class Recommender(GrowingLists):
             InputError: If something is missing or does not fit.
         """
         out: Any = restored(state, {c.__name__: c for c in _all(Recommender)}, source, device)
-        return out  # type: ignore[no-any-return]
+        return out
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`save` writes: tensors and plain values."""
