@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import add_checkpoint, add_data, import_strategy, load_data, read_lines
+from pyg_ckd.cli.common import SOURCE, add_checkpoint, add_data, import_strategy, load_data, read_lines
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jsonargparse import Namespace
 
 
@@ -24,8 +27,13 @@ def add_options(options: Options, given: Given) -> None:
     from pyg_ckd.data.checks import SPLITS
 
     add_data(options)
+    text = f"{SOURCE}; none for a saved recommender"
+    options.known["data"] = replace(options.known["data"], default=None, type=str | None, help=text)
     add_checkpoint(options)
-    options.add("out", default=REQUIRED, help="a .parquet or .csv file: user, rank, item, score", path=True)
+    text = "a model.pt of train or compare, or a saved recommender"
+    options.known["checkpoint"] = replace(options.known["checkpoint"], help=text)
+    text = "a .parquet, .csv or .jsonl file, the last two also with .gz behind: user, rank, item, score"
+    options.add("out", default=REQUIRED, help=text, path=True)
     users = "ids of users, with commas or blanks between them; by default all users"
     options.add("users", list[str] | None, None, users, metavar="ID,...", many=True)
     users = "a text file with the id of a user in every line, instead of --users"
@@ -35,6 +43,13 @@ def add_options(options: Options, given: Given) -> None:
     options.add("seen", list[str], list(SPLITS), "splits whose interactions count as seen")
     candidates = "a text file with the id of an item in every line; only these are recommended"
     options.add("candidates_file", str | None, None, candidates, path=True)
+    exclude = "a text file with the id of an item in every line; nobody gets these"
+    options.add("exclude_file", str | None, None, exclude, path=True)
+    items = "a .csv or .parquet file with a row for every item: a column item or item_id, and columns for --where"
+    options.add("items_file", str | None, None, items, path=True)
+    where = "which items to choose from by their columns, such as --where.category shoes"
+    options.add("where", dict[str, Any], {}, where)
+    options.add("diversity", float, 0.0, "how unlike the items of a list shall be, from 0 to 1")
     options.add("device", str, "cpu", "where to compute, such as cpu or cuda")
 
 
@@ -51,15 +66,36 @@ def run(config: Namespace) -> int:
     check_format(config.out)  # Before the work, not after it.
     users = read_lines(config.users_file, "users_file") if config.users_file is not None else config.users
     candidates = None if config.candidates_file is None else read_lines(config.candidates_file, "candidates_file")
+    excluded = None if config.exclude_file is None else read_lines(config.exclude_file, "exclude_file")
+    columns = None if config.items_file is None else _table(config.items_file)
     import_strategy(config)
-    data = load_data(config)
-    recommender = Recommender.load(config.checkpoint, data, None, config.device, config.seen)
+    data = None if config.data is None else load_data(config)
+    recommender = Recommender.load(config.checkpoint, data, None, config.device, config.seen, columns)
+    for note in recommender.notes:
+        sys.stderr.write(f"note: {note}\n")
     path = recommender.export_top_k(
         config.out,
         config.k,
         user_ids=None if users is None else recommender.users.parse(users),
         exclude_seen=config.exclude_seen,
         candidates=None if candidates is None else recommender.items.parse(candidates),
+        exclude=None if excluded is None else recommender.items.parse(excluded),
+        where=config.where,
+        diversity=config.diversity,
     )
     say(f"recommendations: {path}")
     return 0
+
+
+def _table(path: str) -> pd.DataFrame:
+    import pandas as pd
+
+    from pyg_ckd.serving.catalogue import ID_COLUMNS
+
+    try:
+        if path.lower().endswith(".parquet"):
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))  # An id such as 01001 stays what it is.
+    except Exception as error:  # Readers raise whatever they like.
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"items_file {path}: cannot be read ({reason}), expected a .csv or .parquet file") from None

@@ -111,7 +111,7 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         InputError: If a user or an item is missing or new, or has other features or interactions than in training; the
             message names the first.
     """
-    if fingerprint(data) == digest and (record is None or _same_ids(data, record)):
+    if same_graph(data, digest, record):
         return data
     rows = _rows(data, record, source)
     if record is None or rows is None:
@@ -139,6 +139,15 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
     if _graphs(out) != record["graphs"]:
         raise InputError(f"{source}: found other graphs beside the interactions than in training, expected the same")
     return out
+
+
+def same_graph(data: HeteroData, digest: str, record: Mapping[str, Any] | None) -> bool:
+    """Return whether a graph is that of a model, in the same order and under the same ids.
+
+    Args:
+        data, digest, record: As in :func:`matched`.
+    """
+    return fingerprint(data) == digest and (record is None or _same_ids(data, record))
 
 
 def matched_newer(data: HeteroData, record: Mapping[str, Any], source: str) -> tuple[HeteroData, HeteroData]:

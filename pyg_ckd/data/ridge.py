@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 ALPHAS = tuple(10.0**n for n in range(-4, 5))
 """Penalties tried, in units of the mean squared singular value of the inputs."""
+
+RIDGE = ("mean", "target", "scale", "weight")
+"""What a ridge has learnt."""
 
 _MAX_NUMBERS = 2**26  # Inputs that are learnt from, 512 MiB; further rows are left out at random.
 
@@ -50,6 +56,23 @@ class Ridge:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for inputs ``[n, d]``."""
         return ((x.double() - self.mean) * self.scale @ self.weight + self.target).to(self.dtype)
+
+    def state(self) -> dict[str, Any]:
+        """Return what it has learnt: tensors and plain values."""
+        return {"dtype": str(self.dtype), **{name: getattr(self, name).cpu() for name in RIDGE}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Ridge:
+        """Return one that has learnt what :meth:`state` said.
+
+        Args:
+            state: As :meth:`state` returned it.
+            device: Where it shall compute.
+        """
+        out = cls.__new__(cls)
+        out.dtype = getattr(torch, str(state["dtype"]).removeprefix("torch."))
+        out.mean, out.target, out.scale, out.weight = (state[name].to(device) for name in RIDGE)
+        return out
 
     def _fit(self, x: Tensor, y: Tensor) -> Tensor:
         narrow = x.size(1) <= x.size(0)

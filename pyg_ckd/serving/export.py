@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +22,7 @@ from pyg_ckd.serving.search import blocks
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TOP_K_FORMATS = (".parquet", ".csv")
+TOP_K_FORMATS = (".parquet", ".csv", ".jsonl", ".csv.gz", ".jsonl.gz")
 EMBEDDING_FORMATS = (".npy", ".parquet", ".safetensors")
 
 _ROWS = 2**18  # Rows of a ranked list that are held and written at once.
@@ -34,7 +35,7 @@ class Ranking(Protocol):
     users: Ids
     items: Ids
 
-    def catalogue(self, candidates: Any = None) -> Any:
+    def catalogue(self, candidates: Any = None, exclude: Any = None, where: Any = None, diversity: float = 0.0) -> Any:
         """Prepare the items to choose from."""
 
     def check_k(self, k: Any, catalogue: Any) -> int:
@@ -54,16 +55,20 @@ def export_top_k(
     user_ids: Any = None,
     exclude_seen: bool = True,
     candidates: Any = None,
+    exclude: Any = None,
+    where: Mapping[str, Any] | None = None,
+    diversity: float = 0.0,
 ) -> Path:
     """Write the best ``k`` items of every user, a part of the users at a time, in bounded memory.
 
     A row per recommended item, in the order of users and ranks: ``user``, ``rank`` (int32, from 1), ``item``,
-    ``score``. Empty slots have no row.
+    ``score``. Empty slots have no row. JSON lines have one line per user: ``{"user": ..., "items": [...], "scores":
+    [...]}``, best first; a user without items has none.
 
     Args:
         recommender: Where the lists come from.
-        path: A file that ends in ``.parquet`` or ``.csv``.
-        k, user_ids, exclude_seen, candidates: As in :meth:`Recommender.recommend`.
+        path: A file that ends in ``.parquet``, ``.csv``, ``.jsonl``, ``.csv.gz`` or ``.jsonl.gz``.
+        k, user_ids, exclude_seen, candidates, exclude, where, diversity: As in :meth:`Recommender.recommend`.
 
     Returns:
         The path.
@@ -72,10 +77,11 @@ def export_top_k(
         InputError: As :meth:`Recommender.recommend`, and if the format is unknown or the file cannot be written.
     """
     path = check_format(path, TOP_K_FORMATS)
-    users, catalogue = recommender.users.rows(user_ids), recommender.catalogue(candidates)
+    users = recommender.users.rows(user_ids)
+    catalogue = recommender.catalogue(candidates, exclude, where, diversity)
     k = recommender.check_k(k, catalogue)
     any_left = False
-    with writing(path), atomic_path(path) as temporary, _writer(temporary, _schema(recommender)) as write:
+    with writing(path), atomic_path(path) as temporary, _writer(temporary, path, recommender) as write:
         for start, stop in blocks(users.numel(), max(1, _ROWS // k)):
             scores, items = recommender.rank(users[start:stop], k, exclude_seen, catalogue)
             any_left = any_left or bool((items >= 0).any())
@@ -140,10 +146,17 @@ def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_
         InputError: If it does not, or if it is a folder.
     """
     path = as_path(path)
-    if path.suffix.lower() not in formats:
-        raise InputError(f"out {path}: {unknown_name('format', path.suffix, formats)}")
+    suffix = _suffix(path)
+    if suffix not in formats:
+        raise InputError(f"out {path}: {unknown_name('format', suffix, formats)}")
     _check_no_folder(path)
     return path
+
+
+def _suffix(path: Path) -> str:
+    """Return the ending of a name in small letters, ``.csv.gz`` of a compressed file."""
+    parts = [part.lower() for part in path.suffixes[-2:]]
+    return "".join(parts if parts[-1:] == [".gz"] else parts[-1:])
 
 
 def _check_no_folder(path: Path) -> None:
@@ -196,13 +209,35 @@ def _table(recommender: Ranking, users: np.ndarray, items: np.ndarray, scores: n
 
 
 @contextmanager
-def _writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    if path.suffix.lower() == ".csv":
-        from pyarrow.csv import CSVWriter as Writer
-    else:
-        from pyarrow.parquet import ParquetWriter as Writer
-    with Writer(path, schema) as writer:
-        yield writer.write_table
+def _writer(temporary: Path, path: Path, recommender: Ranking) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield what writes a part of the lists to a temporary file, in the format that the name of the file says."""
+    suffix, schema = _suffix(path), _schema(recommender)
+    if suffix == ".parquet":
+        from pyarrow.parquet import ParquetWriter
+
+        with ParquetWriter(temporary, schema) as writer:
+            yield writer.write_table
+        return
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(temporary.open("wb"))
+        if suffix.endswith(".gz"):  # Without name and time, so that the same lists are the same bytes.
+            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        if suffix.startswith(".jsonl"):
+            yield lambda table: file.writelines(_lines(table))
+            return
+        from pyarrow.csv import CSVWriter
+
+        with CSVWriter(file, schema) as writer:
+            yield writer.write_table
+
+
+def _lines(table: pa.Table) -> Iterator[bytes]:
+    """Yield a line of JSON for every user of a part of the lists, whose rows are one user after another."""
+    users, items, scores = (table[name].to_pylist() for name in ("user", "item", "score"))
+    starts = [row for row, rank in enumerate(table["rank"].to_pylist()) if rank == 1]
+    for start, stop in zip(starts, [*starts[1:], len(users)], strict=True):
+        content = {"user": users[start], "items": items[start:stop], "scores": scores[start:stop]}
+        yield (json.dumps(content, ensure_ascii=False) + "\n").encode()
 
 
 def _npy(array: np.ndarray) -> Callable[[Path], None]:

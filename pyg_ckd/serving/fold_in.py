@@ -17,6 +17,21 @@ from pyg_ckd.data.transforms import prepare_rows
 from pyg_ckd.errors import InputError, unknown_name
 
 
+class RidgeUsers:
+    """Users as a linear function of the mean embedding of what they have met.
+
+    Args:
+        ridge: The function.
+    """
+
+    def __init__(self, ridge: Ridge) -> None:
+        self.ridge = ridge
+
+    def __call__(self, item: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
+        """Return the embeddings of users ``[size, D]``; arguments are those of :func:`mean_of`."""
+        return self.ridge(mean_of(item, row, member, size))
+
+
 def mean_of(table: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
     """Return the mean over each row's members of their rows in ``table``, ``[size, D]``.
 

@@ -69,17 +69,26 @@ class Ids:
         """
         if ids is None:
             return torch.arange(len(self))
+        array, rows = self.find(ids)
+        unknown = np.flatnonzero(rows.numpy() < 0)
+        if unknown.size:
+            raise self._unknown(_plain(array[unknown[0]]), unknown.size)
+        return rows
+
+    def find(self, ids: Any) -> tuple[np.ndarray, Tensor]:
+        """Return one id or many as an array ``[n]``, and their rows, int64 ``[n]``, -1 for those that are unknown.
+
+        Args:
+            ids: An id, or a sequence, array or tensor of ids.
+        """
         given = array = _array(ids)
         if not array.size:
-            return torch.empty(0, dtype=torch.int64)
+            return given, torch.empty(0, dtype=torch.int64)
         if array.dtype.kind not in "iu" or not self.integers:
             array = _array([self._alike(one) for one in array])
         found = array.dtype.kind in "iu" if self.integers else _all_text(array)
         rows = self.index.get_indexer(pd.Index(array)) if found else np.array([self._row(one) for one in array])
-        unknown = np.flatnonzero(rows < 0)
-        if unknown.size:
-            raise self._unknown(_plain(given[unknown[0]]), unknown.size)
-        return torch.from_numpy(rows.astype(np.int64))
+        return given, torch.from_numpy(rows.astype(np.int64))
 
     def parse(self, texts: Iterable[str]) -> list[Any]:
         """Return ids that were typed or read from a text file.

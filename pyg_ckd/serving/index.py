@@ -16,7 +16,10 @@ from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.serving.export import writing
 from pyg_ckd.serving.recommender import Recommender
 from pyg_ckd.serving.results import Recommendations
+from pyg_ckd.serving.saved import write
+from pyg_ckd.training.checkpoint import check_file, damaged, load_checkpoint
 
+KIND, WHOLE = "index", ".pt"
 LARGE = 20_000
 """From so many items on, the default index is approximate."""
 
@@ -104,18 +107,62 @@ class ItemIndex:
         return float(hits.sum() / (exact >= 0).sum().clamp(min=1))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the index for ``faiss.read_index``; the numbers in it are rows of items.
+        """Write the index.
 
         Args:
-            path: The file.
+            path: The file. One that ends in ``.pt`` holds the recommender as well and is opened by :meth:`load` alone.
+                Any other is FAISS's own, for ``faiss.read_index``; the numbers in it are rows of items.
 
         Raises:
             InputError: If it cannot be written.
         """
-        path = as_path(path)
+        path, faiss = as_path(path), _faiss()
+        if path.suffix == WHOLE:
+            stored = torch.from_numpy(faiss.serialize_index(self._index.index))
+            about = {"faiss": stored, "factory": self.factory, "parameters": self.parameters}
+            return write(path, {"kind": KIND, **about, "recommender": self.recommender.state()})
         with writing(path), atomic_path(path) as temporary:
-            _faiss().write_index(self._index.index, str(temporary))
+            faiss.write_index(self._index.index, str(temporary))
         return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], recommender: Recommender | None = None) -> ItemIndex:
+        """Open what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            recommender: The recommender of the index; needed for a file of FAISS, which holds none.
+
+        Raises:
+            InputError: If the file is missing or damaged, or does not fit the recommender.
+        """
+        place, faiss = check_file(path), _faiss()
+        content = load_checkpoint(place, KIND) if place.suffix == WHOLE else {}
+        if content:
+            if {"faiss", "factory", "parameters", "recommender"} - content.keys():
+                raise InputError(f"checkpoint {path}: lacks its index or recommender; it is damaged, save it again")
+            recommender = recommender or Recommender.from_state(content["recommender"], place)
+        if recommender is None:
+            raise InputError(
+                f"index {path}: found a file of FAISS, which knows no users and no ids, expected its recommender: "
+                "ItemIndex.load(path, recommender)"
+            )
+        try:
+            index = faiss.deserialize_index(content["faiss"].numpy()) if content else faiss.read_index(str(place))
+        except Exception as error:  # A damaged file makes FAISS fail in any way.
+            raise damaged(place, error) from None
+        table = recommender.embeddings.item
+        if (index.ntotal, index.d) != tuple(table.shape):
+            raise InputError(
+                f"index {path}: found {index.ntotal} items of width {index.d}, expected {table.size(0)} of width "
+                f"{table.size(1)} as the recommender has; build the index anew"
+            )
+        out = cls.__new__(cls)
+        out.recommender, out.parameters = recommender, content.get("parameters")
+        out.factory = content.get("factory", type(index).__name__)
+        out._index = _FactoryIndex(out.factory, None)
+        out._index.index = index
+        return out
 
     def _search(self, users: Tensor, k: int, exclude_seen: bool) -> tuple[Tensor, Tensor]:
         """Return scores and item rows ``[n, k]``, with empty slots as in exact search."""
@@ -133,7 +180,7 @@ class ItemIndex:
 class _FactoryIndex(MIPSKNNIndex):
     """PyG's index of inner products, of any kind that FAISS can describe."""
 
-    def __init__(self, factory: str, emb: Tensor) -> None:
+    def __init__(self, factory: str, emb: Tensor | None) -> None:
         self.factory = factory
         super().__init__(emb)
 

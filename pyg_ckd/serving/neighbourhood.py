@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,8 +18,13 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Neighbourhood, history_matrix
-from pyg_ckd.serving.recommender import Catalogue, Recommender
+from pyg_ckd.serving.catalogue import Catalogue
+from pyg_ckd.serving.recommender import Recommender
 from pyg_ckd.serving.search import Masked, search_scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from typing_extensions import Self
 
 
 class NeighbourhoodRecommender(Recommender):
@@ -32,7 +37,7 @@ class NeighbourhoodRecommender(Recommender):
     Args:
         model: The weights, such as of :func:`~pyg_ckd.evaluation.ease` or :func:`~pyg_ckd.evaluation.item_knn`.
         data: The graph.
-        seen: As in :class:`Recommender`.
+        seen, columns: As in :class:`Recommender`.
 
     Raises:
         InputError: If the weights do not fit the graph, or a split is unknown.
@@ -42,7 +47,13 @@ class NeighbourhoodRecommender(Recommender):
         >>> recommender.recommend(["u1", "u7"], k=10).to_frame()
     """
 
-    def __init__(self, model: Neighbourhood, data: HeteroData, seen: Sequence[str] = tuple(SPLITS)) -> None:
+    def __init__(
+        self,
+        model: Neighbourhood,
+        data: HeteroData,
+        seen: Sequence[str] = tuple(SPLITS),
+        columns: pd.DataFrame | None = None,
+    ) -> None:
         shape = (data["user"].num_nodes, data["item"].num_nodes)
         if not isinstance(model, Neighbourhood):
             raise InputError(
@@ -54,7 +65,7 @@ class NeighbourhoodRecommender(Recommender):
                 f"recommender: found weights for {model.history.shape[0]} users and {model.history.shape[1]} items, "
                 f"expected {shape[0]} and {shape[1]} as in the graph; fit them on this graph"
             )
-        super().__init__(Embeddings(*(torch.empty(n, 0, dtype=model.dtype) for n in shape)), data, seen)
+        super().__init__(Embeddings(*(torch.empty(n, 0, dtype=model.dtype) for n in shape)), data, seen, columns)
         self.neighbourhood = model
 
     def with_new_items(
@@ -79,14 +90,51 @@ class NeighbourhoodRecommender(Recommender):
         """
         raise InputError(f"out {path}: found weights between items and no embeddings to write; use export_top_k")
 
-    def _search(self, users: Tensor, k: int, masked: Masked | None, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
-        return self._best(self.neighbourhood, users, k, masked, catalogue.rows)
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`save` writes: tensors and plain values."""
+        model, weights = self.neighbourhood, self.neighbourhood.weights
+        stored = weights.cpu() if isinstance(weights, Tensor) else _parts(weights)
+        factors = None if model.factors is None else model.factors.cpu()
+        return {**super().state(), "weights": stored, "factors": factors, "met": _parts(model.history)}
+
+    def load_more(self, state: Mapping[str, Any]) -> None:
+        """Take the weights from the state of a saved recommender.
+
+        Args:
+            state: What it was saved as.
+        """
+        device, weights, factors = self.embeddings.item.device, state["weights"], state["factors"]
+        stored = weights.to(device) if isinstance(weights, Tensor) else _matrix(weights)
+        moved = None if factors is None else factors.to(device)
+        self.neighbourhood = Neighbourhood(_matrix(state["met"]), stored, moved)
+
+    def _with_clicks(self, pairs: Tensor) -> Self:
+        out = super()._with_clicks(pairs)
+        history = history_matrix(out.history.pairs(), len(self.users), len(self.items))
+        out.neighbourhood = self.neighbourhood.with_history(csr_array(history, dtype=np.float32))
+        return out
+
+    def user_map(self) -> NoReturn:
+        """Raise an error: users have no embeddings.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError("users: found weights between items, by which users are nothing but what they have met")
+
+    def _alike(self, catalogue: Catalogue) -> NoReturn:
+        raise InputError("diversity: found weights between items, expected embeddings, which say what is alike")
+
+    def _search(
+        self, users: Tensor, k: int, masked: Masked | None, catalogue: Catalogue, among: Masked | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._best(self.neighbourhood, users, k, masked, catalogue.rows, among)
 
     def _similar(self, rows: Tensor, k: int, masked: Masked) -> tuple[Tensor, Tensor]:
         single = history_matrix(torch.stack([torch.arange(rows.numel()), rows]), rows.numel(), len(self.items))
         return self._best(self.neighbourhood.with_history(single), torch.arange(rows.numel()), k, masked, None)
 
-    def _extended(self, row: Tensor, item: Tensor, count: int) -> NeighbourhoodRecommender:
+    def _extended(self, row: Tensor, item: Tensor, count: int) -> Self:
         out = copy.copy(self)
         history = vstack([self.neighbourhood.history, history_matrix(torch.stack([row, item]), count, len(self.items))])
         out.neighbourhood = self.neighbourhood.with_history(csr_array(history, dtype=np.float32))
@@ -94,11 +142,29 @@ class NeighbourhoodRecommender(Recommender):
 
     @staticmethod
     def _best(
-        model: Neighbourhood, users: Tensor, k: int, masked: Masked | None, among: Tensor | None
+        model: Neighbourhood,
+        users: Tensor,
+        k: int,
+        masked: Masked | None,
+        rows: Tensor | None,
+        among: Masked | None = None,
     ) -> tuple[Tensor, Tensor]:
         def score(start: int, stop: int, out: Tensor) -> None:
             scores = model.scores(users[start:stop]).cpu()
-            out.copy_(scores if among is None else scores[:, among])
+            out.copy_(scores if rows is None else scores[:, rows])
 
-        num_items = model.history.shape[1] if among is None else among.numel()
-        return search_scores(score, (users.numel(), num_items), k, torch.empty(0, dtype=model.dtype), masked)
+        shape = (users.numel(), model.history.shape[1] if rows is None else rows.numel())
+        return search_scores(score, shape, k, torch.empty(0, dtype=model.dtype), masked, among=among)
+
+
+def _parts(matrix: csr_array) -> dict[str, Any]:
+    """Return a CSR matrix as tensors."""
+    parts = {name: torch.from_numpy(getattr(matrix, name)) for name in ("data", "indices", "indptr")}
+    return {**parts, "shape": list(matrix.shape)}
+
+
+def _matrix(parts: Mapping[str, Any]) -> csr_array:
+    arrays = (parts[name].numpy() for name in ("data", "indices", "indptr"))
+    matrix = csr_array(tuple(arrays), shape=tuple(parts["shape"]))
+    matrix.check_format()
+    return matrix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,19 +21,27 @@ class Recommendations:
             a user who has fewer candidates than ``k``, holds -1 or, among strings, :obj:`None`.
         scores: The scores ``[n, k]``; ``-inf`` in empty slots.
         query: What ``users`` holds, ``"user"`` or ``"item"``.
+        fallback: Which users are unknown and have the items with most interactions, whose numbers are the scores, bool
+            ``[n]``; :obj:`None` if none is.
     """
 
     users: np.ndarray
     items: np.ndarray
     scores: np.ndarray
     query: str = "user"
+    fallback: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
+    def with_fallback(self, fallback: np.ndarray) -> Recommendations:
+        """Return the same lists with a mark on those of unknown users."""
+        return replace(self, fallback=fallback)
+
     def to_frame(self) -> pd.DataFrame:
         """Return a row per recommended item: ``user``, ``rank`` (from 1), ``item``, ``score``; no empty slots.
 
+        Where there are unknown users, a column ``from`` says ``model`` or ``popularity``.
         For similar items, the first and the third column are ``item`` and ``similar``.
         """
         import pandas as pd
@@ -41,7 +49,10 @@ class Recommendations:
         names = ("user", "item") if self.query == "user" else ("item", "similar")
         row, rank = np.nonzero(self.scores > -np.inf)
         content = {names[0]: self.users[row], "rank": rank + 1, names[1]: self.items[row, rank]}
-        return pd.DataFrame(content | {"score": self.scores[row, rank]})
+        content["score"] = self.scores[row, rank]
+        if self.fallback is not None:
+            content["from"] = np.where(self.fallback[row], "popularity", "model")
+        return pd.DataFrame(content)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,12 @@ Score = Callable[[int, int, Tensor], object]
 
 
 def search(
-    query: Tensor, items: Tensor, k: int, masked: Masked | None = None, block_bytes: int = BLOCK_BYTES
+    query: Tensor,
+    items: Tensor,
+    k: int,
+    masked: Masked | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    among: Masked | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return for every query the ``k`` items with the largest dot products.
 
@@ -34,6 +39,7 @@ def search(
         masked: Called with the first and last-plus-one query of a block; returns the pairs (query within the block,
             item) that must not be found, int64 each. (default: :obj:`None`, none)
         block_bytes: Scores held at once, but at least those of one query.
+        among: As ``masked``; returns the pairs that alone may be found. (default: :obj:`None`, all)
 
     Returns:
         Scores in decreasing order, of the dtype of ``query``, ``-inf`` in empty slots; and the rows of the items,
@@ -43,7 +49,7 @@ def search(
     def score(start: int, stop: int, out: Tensor) -> None:
         torch.mm(query[start:stop], items.t(), out=out)
 
-    return search_scores(score, (query.size(0), items.size(0)), k, query, masked, block_bytes)
+    return search_scores(score, (query.size(0), items.size(0)), k, query, masked, block_bytes, among)
 
 
 def search_scores(
@@ -53,6 +59,7 @@ def search_scores(
     like: Tensor,
     masked: Masked | None = None,
     block_bytes: int = BLOCK_BYTES,
+    among: Masked | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return for every query the ``k`` items with the largest scores, which are computed block by block.
 
@@ -64,6 +71,7 @@ def search_scores(
         like: A tensor of the dtype and on the device of the scores.
         masked: As in :func:`search`.
         block_bytes: As in :func:`search`.
+        among: As in :func:`search`.
 
     Returns:
         As :func:`search`.
@@ -78,6 +86,11 @@ def search_scores(
     for start, stop in blocks(num, size):
         scores = block[: stop - start]
         score(start, stop, scores[:, :num_items])
+        if among is not None:
+            row, column = (index.to(scores.device) for index in among(start, stop))
+            kept = scores[row, column]
+            scores.fill_(-math.inf)
+            scores[row, column] = kept
         if masked is not None:
             row, column = masked(start, stop)
             scores[row.to(scores.device), column.to(scores.device)] = -math.inf
@@ -128,6 +141,18 @@ class SeenItems:
         position = torch.repeat_interleave(torch.arange(users.numel()), count)
         offset = torch.arange(position.numel()) - torch.repeat_interleave(count.cumsum(0) - count, count)
         return position, self.item[first[position] + offset]
+
+    def pairs(self) -> Tensor:
+        """Return all interactions (user row, item row), int64 ``[2, E]``, one user after another."""
+        return torch.stack([torch.repeat_interleave(torch.arange(self.ptr.numel() - 1), self.ptr.diff()), self.item])
+
+    def with_pairs(self, edge_index: Tensor) -> SeenItems:
+        """Return this with further interactions of the same users.
+
+        Args:
+            edge_index: Interactions (user row, item row), int64 ``[2, E]``.
+        """
+        return SeenItems(torch.cat([self.pairs(), edge_index.cpu()], dim=1).unique(dim=1), self.ptr.numel() - 1)
 
     def extended(self, row: Tensor, item: Tensor, count: int) -> SeenItems:
         """Return this with further users behind the present ones.

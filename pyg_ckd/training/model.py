@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import plain_number
@@ -22,7 +23,7 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_ckd.training.history import History
-from pyg_ckd.training.rebuild import build_backbone, build_strategy, path_of, recipe
+from pyg_ckd.training.rebuild import build_backbone, build_strategy, class_of, path_of, recipe
 from pyg_ckd.training.safe_file import SUFFIX, load_safetensors, save_safetensors
 from pyg_ckd.training.warm_start import own_state, remember
 from pyg_ckd.versions import versions
@@ -122,6 +123,34 @@ def about_training(
     return about | ({} if settings is None else {"settings": dict(settings)})
 
 
+def user_function(model: Any) -> tuple[str, Callable[..., Tensor]] | None:
+    """Return how users of a model follow from what they have met, and the import path of the class that says so.
+
+    Args:
+        model: A model, or anything else.
+
+    Returns:
+        :obj:`None` if users are learnt, or the model ranks with scores of its own. See :attr:`Backbone.users_of`.
+    """
+    model = unwrap(model)
+    if isinstance(model, Objective):
+        model = innermost(model)
+        model = None if ranks_itself(model) else model.student
+    if not isinstance(model, Backbone) or model.users_of is None:
+        return None
+    return path_of(type(model)), type(model).users_of
+
+
+def user_function_of(path: str) -> Callable[..., Tensor] | None:
+    """Return what :func:`user_function` returned of a class, if it is imported or one of the library.
+
+    Args:
+        path: Its import path.
+    """
+    cls = class_of(path)
+    return None if cls is None else cls.users_of
+
+
 def ranks_itself(objective: Objective) -> bool:
     """Return whether an objective ranks with other scores than its student's, as an ensemble does.
 
@@ -166,8 +195,23 @@ def read_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: If it is missing or damaged, of another version or no model.
     """
-    read = load_safetensors if as_path(path).suffix == SUFFIX else load_checkpoint
-    content = read(path, "model")
+    return read_file(path, "model")
+
+
+def read_file(path: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
+    """Return what a file holds, of a model without building it.
+
+    Args:
+        path: The file.
+        kind: What it must hold; :obj:`None` is any kind.
+
+    Raises:
+        InputError: If it is missing or damaged, of another version or kind.
+    """
+    safe = as_path(path).suffix == SUFFIX
+    content = load_safetensors(path, "model") if safe else load_checkpoint(path, kind)
+    if content["kind"] != "model":
+        return content
     missing = sorted(NEEDED - content.keys())
     if missing:
         raise InputError(f"checkpoint {path}: lacks {', '.join(missing)}; it is damaged, train again")

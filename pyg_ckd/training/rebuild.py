@@ -169,6 +169,17 @@ def _backbone_class(
     raise _not_imported(path, place, f"pass backbones={{{name!r}: {name}}}")
 
 
+def class_of(path: str) -> type[Backbone] | None:
+    """Return the backbone of an import path, if it is imported or one of the library.
+
+    Args:
+        path: The import path.
+    """
+    known = {path_of(cls): cls for cls in discovered().values()}
+    cls = known.get(path) or _imported(path)
+    return cls if inspect.isclass(cls) and issubclass(cls, Backbone) else None
+
+
 def _adapted(path: str | os.PathLike[str], content: Mapping[str, Any], data: HeteroData) -> Backbone:
     given = content["module"]
     if not isinstance(given, dict) or {"class", "options"} - given.keys():

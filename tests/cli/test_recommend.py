@@ -105,3 +105,47 @@ def test_an_unknown_format_and_a_place_that_cannot_be_written_are_named(given, t
     assert "unknown format '.parket': did you mean '.parquet'" in fails(capsys, command(given, tmp_path / "a.parket"))
     (tmp_path / "file").touch()
     assert "cannot be written" in fails(capsys, command(given, tmp_path / "file" / "a.csv"))
+
+
+def test_a_saved_recommender_needs_no_data(given, tmp_path, capsys) -> None:
+    path = Recommender.load(given[1], load(given[0])).save(tmp_path / "saved.pt")
+    assert main(command(given, tmp_path / "a.csv")) == 0
+    args = ["recommend", "--checkpoint", str(path), "--k", "3"]
+    assert main([*args, "--out", str(tmp_path / "b.csv")]) == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    line = fails(capsys, ["recommend", "--checkpoint", given[1], "--k", "3", "--out", str(tmp_path / "c.csv")])
+    assert "found a trained model, which needs the graph" in line
+
+
+def test_filters_exclusions_and_variety_come_from_options(given, tmp_path, capsys) -> None:
+    (tmp_path / "items.csv").write_text(
+        "item,kind\n" + "".join(f"item-{n},{'even' if n % 2 == 0 else 'odd'}\n" for n in range(8)), encoding="utf-8"
+    )
+    (tmp_path / "no.txt").write_text("item-2\n", encoding="utf-8")
+    more = ["--items_file", str(tmp_path / "items.csv"), "--where.kind", "even", "--exclude_file"]
+    more += [str(tmp_path / "no.txt"), "--exclude_seen", "false", "--diversity", "0.5"]
+    assert main(command(given, tmp_path / "a.csv.gz", *more)) == 0
+    assert set(pd.read_csv(tmp_path / "a.csv.gz").item) == {"item-0", "item-4", "item-6"}
+    assert "no item has kind = 'big'" in fails(capsys, command(given, tmp_path / "b.csv", *more, "--where.kind", "big"))
+    bad = ["--items_file", str(tmp_path / "none.csv")]
+    assert "items_file" in fails(capsys, command(given, tmp_path / "b.csv", *bad))
+
+
+def test_newer_data_in_another_order_is_served_and_says_who_is_new(given, tmp_path, capsys) -> None:
+    content = dict(np.load(given[0]))
+    order = np.array([7, 3, 1, 0, 2, 4, 5, 6])
+    train = content["train"].copy()
+    train[1] = np.argsort(order)[train[1]]
+    newer = {m: content[m][order] for m in ("visual", "text")} | {"item_id": content["item_id"][order]}
+    newer |= {"train": np.concatenate([train, [[12], [4]]], axis=1), "user_id": np.arange(13) * 7, "num_users": 13}
+    np.savez(tmp_path / "newer.npz", **(content | newer))
+    assert main(command((str(tmp_path / "newer.npz"), given[1]), tmp_path / "a.csv")) == 0
+    assert "note: 1 new user has embeddings from what they have met, such as 84" in capsys.readouterr().err
+    assert main(command(given, tmp_path / "b.csv")) == 0
+    old, new = (pd.read_csv(tmp_path / name).set_index(["user", "rank"]).item for name in ("b.csv", "a.csv"))
+    assert new.loc[:77].to_dict() == old.to_dict()
+    assert (new.loc[84] != "item-2").all()
+    newer["item_id"] = newer["item_id"][::-1]
+    np.savez(tmp_path / "wrong.npz", **(content | newer))
+    line = fails(capsys, command((str(tmp_path / "wrong.npz"), given[1]), tmp_path / "c.csv"))
+    assert "has other features 'visual' in the graph than in training" in line

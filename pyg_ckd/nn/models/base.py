@@ -57,6 +57,11 @@ class Backbone(nn.Module):
     views_differ: ClassVar[bool] = True
     """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
 
+    users_of: ClassVar[Any] = None
+    """How users follow from what they have met, where they have no rows of their own: a static method ``(item, row,
+    member, size)`` of the item table ``[I, D]``, rows of users and of the items that they have met (int64 ``[E]`` each)
+    and the number of users, which returns their embeddings ``[size, D]``. :obj:`None` where users are learnt."""
+
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
     ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""

@@ -211,6 +211,21 @@ class FISM(EarlyFusion):
         """Leave solved graphs behind in copies: sparse matrices cannot be copied, and they can be solved again."""
         return {**self.__dict__, "_solved": {}}
 
+    @staticmethod
+    def users_of(item: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
+        """Return the embeddings of users from what they have met, ``[size, D + 1]``, as :meth:`forward` does.
+
+        Args:
+            item: Item embeddings ``[I, D + 1]``.
+            row: Rows of users, int64 ``[E]``.
+            member: Rows of the items that they have met, int64 ``[E]``.
+            size: Number of users.
+        """
+        total = item.new_zeros(size, item.size(1) - 1)
+        for users, items in zip(row.split(2**20), member.split(2**20), strict=True):
+            total.index_add_(0, users, F.normalize(item[:, :-1].index_select(0, items)))
+        return _with_one(_unit(total))
+
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Keep the interactions as they are and add what item graphs are made of.
 

@@ -1,0 +1,172 @@
+"""The items to choose from: all, some, some for each user, by their columns, and how much lists shall vary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyg_ckd.arguments import as_number
+from pyg_ckd.data.ids import id_column, rows_among, value_at
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.serving.ids import Ids
+from pyg_ckd.serving.search import SeenItems
+
+Where = Mapping[str, Any]
+ID_COLUMNS = ("item", "item_id")
+
+
+class Catalogue(NamedTuple):
+    """The items to choose from, prepared once for any number of users.
+
+    Attributes:
+        table: Their embeddings ``[C, D]``.
+        rows: Their rows, int64 ``[C]`` on the CPU, or :obj:`None` if they are all items.
+        position: Where every item stands among them, int64 ``[I]``, -1 for the others; or :obj:`None`.
+        exclude: What single users do not get, or :obj:`None`.
+        among: What alone single users get, or :obj:`None`.
+        diversity: How much lists vary, from 0 to 1.
+    """
+
+    table: Tensor
+    rows: Tensor | None = None
+    position: Tensor | None = None
+    exclude: SeenItems | None = None
+    among: SeenItems | None = None
+    diversity: float = 0.0
+
+    def inside(self, row: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pairs (row, item) of those items that are among these, by their places.
+
+        Args:
+            row: Rows, int64 ``[E]``.
+            item: Rows of items, int64 ``[E]``.
+        """
+        if self.position is None:
+            return row, item
+        item = self.position[item]
+        return row[item >= 0], item[item >= 0]
+
+
+def catalogue(
+    table: Tensor,
+    users: Ids,
+    items: Ids,
+    columns: pd.DataFrame | None,
+    candidates: Any = None,
+    exclude: Any = None,
+    where: Where | None = None,
+    diversity: float = 0.0,
+) -> Catalogue:
+    """Prepare the items to choose from, see :meth:`Recommender.recommend`.
+
+    Args:
+        table: Item embeddings ``[I, D]``.
+        users: The ids of users.
+        items: The ids of items.
+        columns: A row for every item.
+        candidates, exclude, where, diversity: As in :meth:`Recommender.recommend`.
+
+    Raises:
+        InputError: If an id or a column is unknown, nothing is left to choose from, or ``diversity`` is out of range.
+    """
+    diversity = as_number(diversity, "diversity")
+    if not 0 <= diversity <= 1:
+        raise InputError(f"diversity: found {diversity}, expected 0 (none) to 1")
+    chosen, among = torch.ones(len(items), dtype=torch.bool), None
+    if isinstance(candidates, Mapping):
+        among = _by_user(candidates, users, items, "candidates")
+    elif candidates is not None:
+        chosen = torch.zeros_like(chosen).index_fill(0, _rows(items, candidates, "candidates"), True)
+        if not bool(chosen.any()):
+            raise InputError("candidates: found none, expected at least one item; leave them out for all items")
+    single = _by_user(exclude, users, items, "exclude") if isinstance(exclude, Mapping) else None
+    if exclude is not None and single is None:
+        chosen[_rows(items, exclude, "exclude")] = False
+    for name, wanted in (where or {}).items():
+        chosen &= torch.from_numpy(_matches(columns, name, wanted))
+    if bool(chosen.all()):
+        return Catalogue(table, None, None, single, among, diversity)
+    rows = chosen.nonzero().view(-1)
+    if not rows.numel():
+        raise InputError("recommend: found no item that candidates, exclude and where leave, expected at least one")
+    position = torch.full((len(items),), -1)
+    position[rows] = torch.arange(rows.numel())
+    return Catalogue(table[rows.to(table.device)], rows, position, single, among, diversity)
+
+
+def item_columns(frame: pd.DataFrame | None, items: Ids) -> pd.DataFrame | None:
+    """Return what is known of items in columns, a row for every item in their order.
+
+    Args:
+        frame: A column ``item`` or ``item_id`` holds ids, or else the index does. Items that it lacks have missing
+            values; ids that are unknown are left out.
+        items: The ids.
+
+    Raises:
+        InputError: If it is no frame, or an id is there twice.
+    """
+    if frame is None:
+        return None
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"columns: found {type(frame).__name__}, expected a data frame with a row for every item")
+    name = next((name for name in ID_COLUMNS if name in frame.columns), None)
+    ids = id_column(frame.index if name is None else frame[name], f"columns: {name or 'index'}")
+    if not ids.is_unique:
+        raise InputError(
+            f"columns: found item {value_at(ids[ids.duplicated()], 0)!r} twice, expected a row for every item"
+        )
+    rows = rows_among(id_column(items.take(np.arange(len(items))), "item_id"), ids)
+    content = frame if name is None else frame.drop(columns=name)
+    if not content.columns.is_unique:
+        raise InputError("columns: found a name twice, expected different ones")
+    kept = content.reset_index(drop=True).reindex(np.where(rows < 0, len(content), rows))
+    return kept.reset_index(drop=True)
+
+
+def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray:
+    if columns is None:
+        raise InputError(f"where: found {name!r} but no columns of items; give them as Recommender(..., columns=frame)")
+    if name not in columns:
+        raise unknown_name("column of items", name, map(str, columns.columns))
+    column = columns[name]
+    if callable(wanted):
+        return _mask(wanted, column, name)
+    several = isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes))
+    found = np.array(column.isin(list(wanted) if several else [wanted]), dtype=bool)
+    if not found.any():
+        known = column.dropna().unique()[:5].tolist()
+        raise InputError(f"where: no item has {name} = {wanted!r}; it is, for instance, {', '.join(map(repr, known))}")
+    return found
+
+
+def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) -> np.ndarray:
+    found = np.array(function(column))  # A copy, which may be written to.
+    if found.dtype != bool or found.shape != (len(column),):
+        raise InputError(
+            f"where: the function of {name!r} returned {found.dtype} of shape {list(found.shape)}, expected bool "
+            f"[{len(column)}], such as lambda column: column < 20"
+        )
+    return found
+
+
+def _rows(items: Ids, ids: Any, what: str) -> Tensor:
+    try:
+        return items.rows(ids)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+
+
+def _by_user(given: Mapping[Any, Any], users: Ids, items: Ids, what: str) -> SeenItems:
+    try:
+        owners = users.rows(list(given))
+        lists = [items.rows(ids if ids is not None else []) for ids in given.values()]
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    none = torch.empty(0, dtype=torch.int64)
+    user = torch.repeat_interleave(owners, torch.tensor([one.numel() for one in lists], dtype=torch.int64))
+    return SeenItems(torch.stack([user, torch.cat([none, *lists])]), len(users))

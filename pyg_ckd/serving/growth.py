@@ -1,0 +1,221 @@
+"""Users and items that come after training, and what known users have met since."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.serving.catalogue import item_columns
+from pyg_ckd.serving.fold_in import Ridge, RidgeUsers, mean_of, stack_features
+from pyg_ckd.serving.lists import RankedLists
+from pyg_ckd.training.model import user_function
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from typing_extensions import Self
+
+UserMap = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+class GrowingLists(RankedLists):
+    """Base of :class:`~pyg_ckd.serving.Recommender`: newcomers without training.
+
+    Args:
+        embeddings, data, seen, columns: As in :class:`~pyg_ckd.serving.Recommender`.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings | tuple[Tensor, Tensor] | nn.Module,
+        data: HeteroData,
+        seen: Sequence[str] = tuple(SPLITS),
+        columns: pd.DataFrame | None = None,
+    ) -> None:
+        super().__init__(embeddings, data, seen, columns)
+        exact = user_function(self.model)
+        self.exact_users = None if exact is None else exact[0]  # The class that says how users follow from items.
+        self._user_map: UserMap | None = None if exact is None else exact[1]
+
+    def with_new_items(
+        self,
+        features: Mapping[str, Any],
+        item_ids: Any = None,
+        known_features: Mapping[str, Any] | None = None,
+        transformed: bool = False,
+    ) -> Self:
+        r"""Return a recommender that also has items which were not there in training, from their features alone.
+
+        An item's embedding is a linear function of the standardised features of all modalities side by side, learnt by
+        :class:`~pyg_ckd.serving.fold_in.Ridge` from the embeddings of the items with a training interaction; where the
+        model adds linear maps of features, it finds them again.
+
+        Args:
+            features: The features ``[n, d_m]`` of the new items by modality, as they are read; they are transformed as
+                those of the graph were, with the means and components of the graph. One that is left out is imputed as
+                in the graph, by default as average.
+            item_ids: Their ids, of the type of those of the graph. Only where these are row numbers, they can be left
+                out and the numbers go on.
+            known_features: The features ``[num_items, d_m]`` of the items of the graph, as they were read. They are
+                needed only where the graph does not know what became of its features, as when a transform of your own
+                made them. (default: :obj:`None`, those of ``data``)
+            transformed: Whether ``features`` (and ``known_features``) are transformed already, as those of ``data``.
+                (default: :obj:`False`)
+
+        Raises:
+            InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, ids do not fit, or there
+                is no graph.
+        """
+        if self.data is None:
+            raise InputError(
+                "new items: found a saved recommender without the features of its items, expected the graph; take "
+                "Recommender.load(model, data)"
+            )
+        known, new = stack_features(self.data, features, known_features, transformed)
+        item = self._trained_pairs()[1]
+        warm = torch.bincount(item, minlength=known.size(0)) > 0
+        if int(warm.sum()) < 2:
+            raise InputError(
+                f"new items: found {int(warm.sum())} items with a training interaction, expected at least 2"
+            )
+        table = self.embeddings.item
+        warm = warm.nonzero().view(-1).to(table.device)
+        predict = Ridge(known.to(table.device)[warm], table[warm])
+        out = copy.copy(self)
+        out.items = self.items.extended(item_ids, new.size(0))
+        out.embeddings = Embeddings(self.embeddings.user, torch.cat([table, predict(new.to(table.device))]))
+        if self.columns is not None:
+            out.columns = self.columns.reindex(range(len(out.items)))
+        return out
+
+    def with_columns(self, columns: pd.DataFrame | None) -> Self:
+        """Return a recommender with other columns of items, for ``where`` of :meth:`recommend`.
+
+        Args:
+            columns: A frame with a row for every item, by id: its index or a column ``item`` or ``item_id``.
+
+        Raises:
+            InputError: If it is no frame, or an id is there twice.
+        """
+        out = copy.copy(self)
+        out.columns = item_columns(columns, self.items)
+        return out
+
+    def with_new_users(self, histories: Sequence[Any], user_ids: Any = None) -> Self:
+        r"""Return a recommender that also has users who were not there in training, from the items they have met.
+
+        Where users of the model are a function of their items, as in :class:`~pyg_ckd.nn.FISM`, it is that function.
+        Else a user's embedding is a linear function of the mean embedding of these items, learnt by
+        :class:`~pyg_ckd.serving.fold_in.Ridge` from the users with a training interaction. What new users have met
+        counts as seen.
+
+        Args:
+            histories: For every new user, the ids of at least one item, those of added items among them.
+            user_ids: Their ids, of the type of those of the graph. Only where these are row numbers, they can be left
+                out and the numbers go on.
+
+        Raises:
+            InputError: If an item is unknown, a history is empty, or ids do not fit.
+        """
+        met = [self.items.rows(history).unique() for history in histories]
+        for n, items in enumerate(met):
+            if not items.numel():
+                raise InputError(f"new users: history {n} is empty, expected at least one item")
+        if not met:
+            raise InputError("new users: found no history, expected one for every new user")
+        row = torch.repeat_interleave(torch.arange(len(met)), torch.tensor([items.numel() for items in met]))
+        return self._with_users(row, torch.cat(met), len(met), user_ids)
+
+    def with_seen(self, clicks: Mapping[Any, Any] | pd.DataFrame) -> Self:
+        """Return a recommender in which known users have met further items since training.
+
+        These items count as seen. Where users of the model are a function of their items, as in
+        :class:`~pyg_ckd.nn.FISM`, the users' embeddings follow; else these stay as they are.
+
+        Args:
+            clicks: From user id to the ids of the items, or a frame with the columns ``user`` and ``item`` (or
+                ``user_id`` and ``item_id``).
+
+        Raises:
+            InputError: If a user or an item is unknown; new ones come with :meth:`with_new_users` and
+                :meth:`with_new_items`.
+        """
+        return self._with_clicks(self._pairs(clicks))
+
+    def _pairs(self, clicks: Mapping[Any, Any] | pd.DataFrame) -> Tensor:
+        """Return rows of users and items, int64 ``[2, E]``."""
+        if isinstance(clicks, Mapping):
+            lists = [self.items.rows(ids) for ids in clicks.values()]
+            sizes = torch.tensor([one.numel() for one in lists], dtype=torch.int64)
+            user = torch.repeat_interleave(self.users.rows(list(clicks)), sizes)
+            return torch.stack([user, torch.cat([user[:0], *lists])])
+        columns = getattr(clicks, "columns", ())
+        found = [next((n for n in (kind, f"{kind}_id") if n in columns), None) for kind in ("user", "item")]
+        if None in found:
+            raise InputError(
+                f"clicks: found {type(clicks).__name__} with columns {', '.join(map(str, columns)) or 'none'}, "
+                "expected a mapping from user id to item ids, or a frame with the columns user and item"
+            )
+        user, item = (clicks[name].to_numpy() for name in found)
+        return torch.stack([self.users.rows(user), self.items.rows(item)])
+
+    def _with_clicks(self, pairs: Tensor) -> Self:
+        out = copy.copy(self)
+        out.seen, out.history = self.seen.with_pairs(pairs), self.history.with_pairs(pairs)
+        if self.exact_users is None or self._user_map is None:
+            return out
+        users, table = pairs[0].unique(), self.embeddings.item
+        row, item = (index.to(table.device) for index in out.history.of(users))
+        new = self._user_map(table, row, item, users.numel())
+        out.embeddings = Embeddings(self.embeddings.user.index_copy(0, users.to(table.device), new), table)
+        return out
+
+    def _with_users(self, row: Tensor, item: Tensor, count: int, user_ids: Any) -> Self:
+        """Return a copy with new users, who have met ``item`` each in ``row``, sorted int64 ``[E]``."""
+        out = self._extended(row, item, count)
+        out.users = self.users.extended(user_ids, count)
+        out.seen, out.history = self.seen.extended(row, item, count), self.history.extended(row, item, count)
+        return out
+
+    def _extended(self, row: Tensor, item: Tensor, count: int) -> Self:
+        """Return a copy that can score new users, who have met ``item`` each in ``row``."""
+        out, (user_table, item_table) = copy.copy(self), self.embeddings
+        out._user_map = predict = self.user_map()
+        device = item_table.device
+        new = predict(item_table, row.to(device), item.to(device), count)
+        out.embeddings = Embeddings(torch.cat([user_table, new]), item_table)
+        return out
+
+    def user_map(self) -> UserMap:
+        """Return how the embeddings of users follow from those of what they have met, learnt if need be.
+
+        Raises:
+            InputError: If there are too few users to learn it from.
+        """
+        if self._user_map is not None:
+            return self._user_map
+        user, item = (index.to(self.embeddings.item.device) for index in self._trained_pairs())
+        warm, row = user.unique(return_inverse=True)
+        if warm.numel() < 2:
+            raise InputError(f"new users: found {warm.numel()} users with a training interaction, expected 2 or more")
+        ridge = Ridge(mean_of(self.embeddings.item, row, item, warm.numel()), self.embeddings.user[warm])
+        return RidgeUsers(ridge)
+
+    def load_more(self, state: Mapping[str, Any]) -> None:
+        """Take what a subclass has beside tables from the state of a saved recommender; here nothing.
+
+        Args:
+            state: What it was saved as.
+        """
+
+    def _trained_pairs(self) -> Tensor:
+        """Return the interactions of the users and items that were there in training, int64 ``[2, E]``."""
+        pairs = self.history.pairs()
+        return pairs[:, (pairs[0] < self.trained[0]) & (pairs[1] < self.trained[1])]

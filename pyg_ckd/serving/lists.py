@@ -1,0 +1,317 @@
+"""Ranked lists from two tables of embeddings, the ids of their rows and what users have met."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.arguments import as_integer, as_names
+from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.inputs import RATES, as_tables, check_whole, held_out
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
+from pyg_ckd.serving.catalogue import Catalogue, Where, catalogue, item_columns
+from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size
+from pyg_ckd.serving.ids import Ids
+from pyg_ckd.serving.results import Recommendations
+from pyg_ckd.serving.search import Masked, SeenItems, search
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNKNOWN = ("error", "popular")
+_HALF = (torch.float16, torch.bfloat16)  # Searched in single precision.
+
+
+class RankedLists:
+    """Base of :class:`~pyg_ckd.serving.Recommender`: lists of items for users and of similar items.
+
+    Args:
+        embeddings: As in :class:`~pyg_ckd.serving.Recommender`.
+        data: The graph.
+        seen: Splits whose interactions count as seen.
+        columns: What is known of items in columns.
+
+    Attributes:
+        embeddings: The two tables.
+        users: Ids of users.
+        items: Ids of items.
+        seen: What users have met.
+        history: What users had met in training, which embeddings rest on.
+        columns: What is known of items, a row for each; or :obj:`None`.
+        data: The graph; :obj:`None` if a saved recommender was opened.
+        model: The model; :obj:`None` if there are tables only.
+        notes: What was done about users and items that the model does not know, a sentence each.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings | tuple[Tensor, Tensor] | nn.Module,
+        data: HeteroData,
+        seen: Sequence[str] = tuple(SPLITS),
+        columns: pd.DataFrame | None = None,
+    ) -> None:
+        if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
+            raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
+        self.model = embeddings if isinstance(embeddings, nn.Module) else None
+        tables = as_tables(embeddings, data)
+        user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
+        self.embeddings = Embeddings(user, item)
+        self.data: HeteroData | None = data
+        for kind, table in zip(("user", "item"), self.embeddings, strict=True):
+            if table.dim() != 2 or table.size(0) != data[kind].num_nodes:
+                raise InputError(
+                    f"{kind} embeddings: found shape {list(table.shape)}, expected [{data[kind].num_nodes}, D], a row "
+                    f"for every {kind} of the graph"
+                )
+            if not table.is_floating_point() or table.dtype != user.dtype or table.shape[1:] != user.shape[1:]:
+                raise InputError(
+                    f"{kind} embeddings: found {table.dtype} of width {table.size(1)}, expected floating-point numbers "
+                    f"of one type and width for users and items, but users have {user.dtype} of width {user.size(1)}"
+                )
+            if not bool(torch.isfinite(table).all()):
+                raise InputError(f"{kind} embeddings: found NaN or infinite values, expected finite numbers")
+        if any(getattr(data, f"{kind}_id", None) is not None for kind in ("user", "item")):
+            check_whole(data, with_ids=True)  # They would be those of other rows.
+        self.users = Ids("user", getattr(data, "user_id", None), data["user"].num_nodes)
+        self.items = Ids("item", getattr(data, "item_id", None), data["item"].num_nodes)
+        none = torch.empty(2, 0, dtype=torch.int64)
+        known = torch.cat([none, *(held_out(data, split).cpu() for split in as_names(seen, "seen"))], dim=1)
+        self.seen = SeenItems(known, len(self.users))
+        self.history = SeenItems(data[RATES].edge_index, len(self.users))
+        self.columns = item_columns(columns, self.items)
+        self.trained = (len(self.users), len(self.items))  # The rows that are not of newcomers.
+        self.notes: tuple[str, ...] = ()
+
+    def recommend(
+        self,
+        user_ids: Any = None,
+        k: int = 20,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
+        where: Where | None = None,
+        diversity: float = 0.0,
+        unknown: str = "error",
+    ) -> Recommendations:
+        r"""Return the best ``k`` items of every user.
+
+        Args:
+            user_ids: One id or many. (default: :obj:`None`, all users)
+            k: Items per user, from 1 to the number of candidates.
+            exclude_seen: Whether items that a user has met are left out. Where fewer than ``k`` remain, the list ends
+                with empty slots.
+            candidates: Ids of the items to choose from, such as those in stock; or a mapping from user id to such ids,
+                in which a user who is not there has no candidate. (default: :obj:`None`, all items)
+            exclude: Ids of items that nobody gets; or a mapping from user id to such ids. (default: :obj:`None`, none)
+            where: Which items to choose from by their columns: from the name of a column to a value, a list of values,
+                or a function of the column that returns a mask, such as ``{"price": lambda x: x < 20}``.
+            diversity: How unlike the items of a list shall be, from 0 to 1, see
+                :func:`~pyg_ckd.serving.diversity.mmr`; :meth:`trade_off` shows what it costs.
+            unknown: What users get whom nobody knows: ``"error"``, or ``"popular"``, the items with most interactions;
+                then a warning says how many, and :attr:`Recommendations.fallback` which.
+
+        Raises:
+            InputError: If an id or a column is unknown, a number is out of range, or nothing is left to recommend to
+                any of the users because they have met every candidate.
+        """
+        if unknown not in UNKNOWN:
+            raise unknown_name("way with unknown users", unknown, UNKNOWN)
+        if unknown == "popular" and user_ids is not None:
+            asked, users = self.users.find(user_ids)
+        else:
+            users = self.users.rows(user_ids)
+            asked = self.users.take(users.numpy())
+        chosen = self.catalogue(candidates, exclude, where, diversity)
+        k = self.check_k(k, chosen)
+        known = users >= 0
+        scores, items = self.rank(users[known], k, exclude_seen, chosen)
+        if users.numel() and bool(known.all()) and not bool((items >= 0).any()):
+            raise self.nothing_left(users, chosen)
+        if not bool(known.all()):
+            scores, items = self._with_popular(known, scores, items, k, chosen, asked)
+        lists = Recommendations(asked, self.items.take(items.numpy()), scores.numpy())
+        return lists if bool(known.all()) else lists.with_fallback((~known).numpy())
+
+    def similar_items(self, item_ids: Any = None, k: int = 20) -> Recommendations:
+        """Return the ``k`` items whose embeddings have the largest cosine with that of each item, itself left out.
+
+        Args:
+            item_ids: One id or many. (default: :obj:`None`, all items)
+            k: Similar items per item, from 1 to the number of items less one.
+
+        Raises:
+            InputError: If an id is unknown or ``k`` is out of range.
+        """
+        rows, k = self.items.rows(item_ids), _check_k(k, len(self.items) - 1, "other items")
+
+        def itself(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            return torch.arange(stop - start), rows[start:stop]
+
+        scores, items = self._similar(rows, k, itself)
+        return Recommendations(self.items.take(rows.numpy()), self.items.take(items.numpy()), scores.numpy(), "item")
+
+    def trade_off(
+        self,
+        k: int = 20,
+        diversity: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
+        user_ids: Any = None,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Return what more diverse lists cost: a row per value of ``diversity``.
+
+        Args:
+            k: Items per user, at least 2.
+            diversity: The values to try.
+            user_ids: One id or many. (default: :obj:`None`, all users)
+            **options: Further arguments of :meth:`recommend`: ``exclude_seen``, ``candidates``, ``exclude``, ``where``.
+
+        Returns:
+            ``relevance``, the sum of a list's scores as a share of that of the best list, where scores are counted from
+            the lowest one of the pool that lists are chosen from; ``similarity``, the mean cosine of the pairs of a
+            list; and ``kept``, the share of the items of the best list that are still there: means over users.
+
+        Raises:
+            InputError: As :meth:`recommend`.
+        """
+        import pandas as pd
+
+        users = self.users.rows(user_ids)
+        exclude_seen = options.pop("exclude_seen", True)
+        rows, best = [], None
+        plain = self.catalogue(**options)
+        k = _check_k(k, plain.table.size(0), "items")
+        pool = self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0]
+        low = pool.masked_fill(pool == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
+        for value in diversity:
+            chosen = self.catalogue(**options, diversity=value)
+            scores, items = self.rank(users, k, exclude_seen, chosen)
+            if best is None:
+                best = self.rank(users, k, exclude_seen, plain)
+            filled = (best[1] >= 0).sum(dim=1).clamp(min=1)
+            worth, most = ((x - low).clamp(min=0).masked_fill(x == -torch.inf, 0).sum(dim=1) for x in (scores, best[0]))
+            kept = ((items.unsqueeze(2) == best[1].unsqueeze(1)) & (items >= 0).unsqueeze(2)).any(dim=2).sum(dim=1)
+            rows.append(
+                {
+                    "diversity": float(value),
+                    "relevance": float((worth / most.clamp(min=1e-12))[most > 0].double().mean()),
+                    "similarity": float(list_similarity(items, self.embeddings.item).double().nanmean()),
+                    "kept": float((kept / filled).double().mean()),
+                }
+            )
+        return pd.DataFrame(rows).set_index("diversity")
+
+    def catalogue(
+        self, candidates: Any = None, exclude: Any = None, where: Where | None = None, diversity: float = 0.0
+    ) -> Catalogue:
+        """Prepare the items to choose from; arguments are those of :meth:`recommend`.
+
+        Raises:
+            InputError: If an id or a column is unknown, or nothing is left to choose from.
+        """
+        return catalogue(
+            self.embeddings.item, self.users, self.items, self.columns, candidates, exclude, where, diversity
+        )
+
+    def check_k(self, k: int, catalogue: Catalogue) -> int:
+        """Return ``k``.
+
+        Raises:
+            InputError: If it is no integer from 1 to the number of candidates.
+        """
+        return _check_k(k, catalogue.table.size(0), "items" if catalogue.rows is None else "candidates")
+
+    def rank(self, users: Tensor, k: int, exclude_seen: bool, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
+        """Return scores and item rows of the best items, ``[n, k]``, ``-inf`` and -1 in empty slots, on the CPU.
+
+        Args:
+            users: Rows of users, int64 ``[n]`` on the CPU.
+            k: Items per user, checked.
+            exclude_seen: Whether items that a user has met are left out.
+            catalogue: The items to choose from.
+        """
+        without = [self.seen] if exclude_seen else []
+        without += [] if catalogue.exclude is None else [catalogue.exclude]
+
+        def of(parts: Sequence[SeenItems]) -> Masked:
+            def pairs(start: int, stop: int) -> tuple[Tensor, Tensor]:
+                found = [part.of(users[start:stop]) for part in parts]
+                row, item = (torch.cat(one) for one in zip(*found, strict=True))
+                return catalogue.inside(row, item)
+
+            return pairs
+
+        size = pool_size(k, catalogue.table.size(0)) if catalogue.diversity else k
+        among = None if catalogue.among is None else of([catalogue.among])
+        scores, items = self._search(users, size, of(without) if without else None, catalogue, among)
+        if catalogue.diversity:
+            scores, items = mmr(scores, items, self._alike(catalogue), k, catalogue.diversity)
+        if catalogue.rows is not None:
+            items = torch.where(items >= 0, catalogue.rows[items], -1)
+        return scores, items
+
+    def nothing_left(self, users: Tensor, catalogue: Catalogue) -> InputError:
+        """Return the error for users who have met every candidate.
+
+        Args:
+            users: Their rows.
+            catalogue: The candidates.
+        """
+        first = self.users.take(users[:1].numpy()).tolist()[0]
+        who = f"user {first!r} has" if users.numel() == 1 else f"all {users.numel()} users, {first!r} first, have"
+        kind = "items" if catalogue.rows is None else "candidates"
+        found = "seen every one of" if catalogue.among is None and catalogue.exclude is None else "nothing left among"
+        return InputError(
+            f"recommend: {who} {found} the {catalogue.table.size(0)} {kind}, expected one that is left; "
+            "give more candidates or exclude_seen=False"
+        )
+
+    def _with_popular(
+        self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Catalogue, asked: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return the lists of all who were asked for, those of unknown users by the number of interactions."""
+        count = torch.bincount(self.history.item, minlength=len(self.items)).to(scores.dtype)
+        rows = torch.arange(len(self.items)) if catalogue.rows is None else catalogue.rows
+        order = count[rows].argsort(descending=True, stable=True)[:k]
+        out = torch.empty(known.numel(), k, dtype=scores.dtype), torch.empty(known.numel(), k, dtype=torch.int64)
+        for table, mine, theirs in zip(out, (scores, items), (count[rows][order], rows[order]), strict=True):
+            table[known], table[~known] = mine, theirs
+        first, num = asked[int((~known).nonzero()[0])], int((~known).sum())
+        warnings.warn(
+            f"recommend: {num} of {known.numel()} users {'is' if num == 1 else 'are'} unknown (first: {first!r}); they "
+            "get the items with most interactions",
+            stacklevel=3,
+        )
+        return out
+
+    def _search(
+        self, users: Tensor, k: int, masked: Masked | None, catalogue: Catalogue, among: Masked | None = None
+    ) -> tuple[Tensor, Tensor]:
+        query = self.embeddings.user[users.to(self.embeddings.user.device)]
+        return search(query, catalogue.table, k, masked, among=among)
+
+    def _similar(self, rows: Tensor, k: int, masked: Masked) -> tuple[Tensor, Tensor]:
+        table = F.normalize(self.embeddings.item, dim=1)
+        return search(table[rows.to(table.device)], table, k, masked)
+
+    def _alike(self, catalogue: Catalogue) -> Tensor:
+        """Return the table whose cosines say which items are alike."""
+        return catalogue.table
+
+
+def _check_k(k: Any, limit: int, kind: str) -> int:
+    try:
+        number = as_integer(k, "k")
+    except InputError:
+        number = 0
+    if not 1 <= number <= limit:
+        raise InputError(f"k: found {k!r}, expected 1 to {limit}, the number of {kind}")
+    return number

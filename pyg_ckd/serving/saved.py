@@ -1,0 +1,196 @@
+"""A recommender as tensors and plain values, and back: one file that opens without the graph and without the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import as_path
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.serving.export import writing
+from pyg_ckd.serving.fold_in import Ridge, RidgeUsers
+from pyg_ckd.serving.growth import GrowingLists
+from pyg_ckd.serving.ids import Ids
+from pyg_ckd.serving.search import SeenItems
+from pyg_ckd.training.checkpoint import save_checkpoint
+from pyg_ckd.training.model import VERSIONS, user_function_of
+from pyg_ckd.versions import versions
+
+KIND = "recommender"
+NEEDED = {"class", "tables", "ids", "seen", "history", "trained", "columns", "users", "notes"}
+
+
+def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        path: The file.
+        content: Tensors and plain values; what it is stands under ``kind``.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    target = as_path(path)
+    with writing(target):
+        if target.is_dir():
+            raise InputError(f"out {target}: is a folder, expected the name of a file; choose another")
+        save_checkpoint(target, content)
+    return target
+
+
+def state_of(recommender: GrowingLists) -> dict[str, Any]:
+    """Return all that lists need.
+
+    Args:
+        recommender: The recommender.
+    """
+    state: dict[str, Any] = {
+        "class": type(recommender).__name__,
+        "tables": {kind: table.cpu() for kind, table in recommender.embeddings._asdict().items()},
+        "ids": {ids.kind: _id_values(ids) for ids in (recommender.users, recommender.items)},
+        "seen": _packed(recommender.seen),
+        "history": _packed(recommender.history),
+        "trained": list(recommender.trained),
+        "columns": None if recommender.columns is None else _columns(recommender.columns),
+        "users": _user_state(recommender),
+        "notes": list(recommender.notes),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return state | {"versions": {name: value for name, value in versions().items() if name in VERSIONS}}
+
+
+def restored(
+    state: Mapping[str, Any],
+    classes: Mapping[str, type[GrowingLists]],
+    path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+) -> GrowingLists:
+    """Return the recommender that :func:`state_of` was called with.
+
+    Args:
+        state: What it returned.
+        classes: The classes that it may be of.
+        path: The file that it comes from, for messages.
+        device: Where to compute.
+
+    Raises:
+        InputError: If something is missing or does not fit.
+    """
+    missing = sorted(NEEDED - state.keys())
+    if missing:
+        raise InputError(f"checkpoint {path}: lacks {', '.join(missing)}; it is damaged, save the recommender again")
+    if state["class"] not in classes:
+        raise InputError(
+            f"checkpoint {path}: found a recommender of class {state['class']!r}, expected one of "
+            f"{', '.join(classes)}; import its module first"
+        )
+    try:
+        cls = classes[state["class"]]
+        out = cls.__new__(cls)
+        out.model, out.data = None, None
+        out.embeddings = Embeddings(*(state["tables"][kind].to(device) for kind in ("user", "item")))
+        sizes = [table.size(0) for table in out.embeddings]
+        out.users, out.items = (
+            Ids(kind, state["ids"][kind], size) for kind, size in zip(("user", "item"), sizes, strict=True)
+        )
+        out.seen, out.history = (_unpacked(state[name], sizes[0], sizes[1]) for name in ("seen", "history"))
+        out.trained = (int(state["trained"][0]), int(state["trained"][1]))
+        out.columns = None if state["columns"] is None else _frame(state["columns"], sizes[1])
+        out.notes = tuple(state["notes"])
+        out.exact_users, out._user_map = _user_function(state["users"], path, device)
+        out.load_more(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"checkpoint {path}: is damaged ({type(error).__name__}: {' '.join(str(error).split())[:120]}), save the "
+            "recommender again"
+        ) from None
+    return out
+
+
+def _id_values(ids: Ids) -> Tensor | list[str] | None:
+    if not ids.given and isinstance(ids.index, pd.RangeIndex):
+        return None
+    values = ids.take(np.arange(len(ids)))
+    return torch.from_numpy(values.astype(np.int64)) if ids.integers else values.tolist()
+
+
+def _packed(seen: SeenItems) -> dict[str, Tensor]:
+    return {"ptr": seen.ptr, "item": seen.item.to(torch.int32)}
+
+
+def _unpacked(state: Mapping[str, Tensor], num_users: int, num_items: int) -> SeenItems:
+    out = SeenItems.__new__(SeenItems)
+    out.ptr, out.item = state["ptr"].long(), state["item"].long()
+    fits = out.ptr.numel() == num_users + 1 and int(out.ptr[-1]) == out.item.numel() and int(out.ptr[0]) == 0
+    if not fits or bool((out.ptr.diff() < 0).any()) or bool(((out.item < 0) | (out.item >= num_items)).any()):
+        raise ValueError("interactions of users or items that are not there")
+    return out
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, column in frame.items():
+        values = column.to_numpy()
+        if values.dtype.kind in "biuf":
+            out[str(name)] = torch.from_numpy(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))))
+        elif values.dtype.kind == "M":
+            out[str(name)] = {"dates": torch.from_numpy(values.astype("datetime64[us]").astype(np.int64))}
+        else:
+            plain = [None if pd.isna(v) is True else v for v in column.astype(object)]
+            wrong = next((v for v in plain if not isinstance(v, (str, bool, int, float, type(None)))), None)
+            if wrong is not None:
+                raise InputError(
+                    f"columns: found {type(wrong).__name__} in {name!r}, which no file can hold, expected numbers, "
+                    "texts or dates"
+                )
+            out[str(name)] = plain
+    return out
+
+
+def _frame(columns: Mapping[str, Any], num_items: int) -> pd.DataFrame:
+    content: dict[str, Any] = {}
+    for name, values in columns.items():
+        if isinstance(values, Tensor):
+            content[name] = values.numpy()
+        elif isinstance(values, Mapping):
+            content[name] = values["dates"].numpy().astype("datetime64[us]")
+        else:
+            content[name] = values
+    return pd.DataFrame(content, index=range(num_items))
+
+
+def _user_state(recommender: GrowingLists) -> dict[str, Any] | None:
+    if recommender.exact_users is not None:
+        return {"class": recommender.exact_users}
+    try:
+        users = recommender.user_map()
+    except InputError:  # Too few users to learn from: new ones are refused later as well.
+        return None
+    return {"ridge": users.ridge.state()} if isinstance(users, RidgeUsers) else None
+
+
+def _user_function(
+    state: Mapping[str, Any] | None, path: str | os.PathLike[str], device: torch.device | str
+) -> tuple[str | None, Any]:
+    if state is None:
+        return None, None
+    if "ridge" in state:
+        return None, RidgeUsers(Ridge.from_state(state["ridge"], device))
+    function = user_function_of(str(state["class"]))
+    if function is None:
+        raise InputError(
+            f"checkpoint {path}: users are those of {state['class']}, which is not imported, expected it to be; import "
+            f"{str(state['class']).rpartition('.')[0]} first"
+        )
+    return str(state["class"]), function

@@ -1,0 +1,149 @@
+"""A saved recommender opens without the graph and gives the same lists; a damaged file is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data import Embeddings
+from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import ease, item_knn, item_knn_content
+from pyg_ckd.nn import FISM, VBPR
+from pyg_ckd.serving import NeighbourhoodRecommender, Recommender
+from pyg_ckd.training import build, save_checkpoint
+from tests.serving.test_export import ITEM_NAMES, USER_NAMES, recommender
+from tests.serving.test_recommender import ITEMS, USERS, named
+
+COLUMNS = pd.DataFrame(
+    {"kind": ["a", None, "b"] * 10, "price": np.arange(30) / 2, "new": np.arange(30) % 2 == 0, "item": ITEM_NAMES}
+)
+COLUMNS["day"] = pd.date_range("2024-01-01", periods=30)
+
+
+@pytest.fixture
+def data(make_data) -> HeteroData:
+    return named(make_data(USERS, ITEMS))
+
+
+def same_lists(first: Recommender, second: Recommender, **options) -> None:
+    mine, theirs = first.recommend(k=5, **options), second.recommend(k=5, **options)
+    assert mine.users.tolist() == theirs.users.tolist()
+    assert mine.items.tolist() == theirs.items.tolist()
+    assert np.array_equal(mine.scores, theirs.scores)
+
+
+@pytest.mark.parametrize("ids", [(None, None), (torch.arange(50) * 7, torch.arange(30) - 3), (USER_NAMES, ITEM_NAMES)])
+def test_it_gives_the_same_lists(ids, tmp_path) -> None:
+    source = recommender(*ids)
+    again = Recommender.load(source.save(tmp_path / "r.pt"))
+    assert again.data is None
+    same_lists(source, again)
+    same_lists(source, again, exclude_seen=False)
+    histories = [again.items.take(np.array([3, 4])).tolist()]
+    new = None if ids[0] is None else [10**6] if isinstance(ids[0], torch.Tensor) else ["new"]
+    same_lists(source.with_new_users(histories, new), again.with_new_users(histories, new))
+    assert np.array_equal(source.similar_items(k=3).items, again.similar_items(k=3).items)
+    for call in (
+        lambda: again.explain(again.users.take(np.array([0])), again.items.take(np.array([0]))),
+        lambda: again.with_new_items({"visual": torch.ones(1, 4)}),
+    ):
+        with pytest.raises(InputError, match=r"expected the (model|graph)"):
+            call()
+
+
+def test_columns_grown_rows_and_notes_come_back(tmp_path) -> None:
+    source = recommender(USER_NAMES, ITEM_NAMES).with_columns(COLUMNS)
+    grown = source.with_new_items({"visual": torch.ones(1, 4)}, ["late"]).with_new_users([["late", "ä1"]], ["guest"])
+    again = Recommender.load(grown.save(tmp_path / "r.pt"))
+    assert again.trained == (50, 30)
+    for where in (
+        {"kind": "a"},
+        {"price": lambda x: x < 9},
+        {"new": True},
+        {"day": lambda x: x > pd.Timestamp("2024-01-09")},
+    ):
+        same_lists(grown, again, where=where)
+    other = Recommender.load(tmp_path / "r.pt", columns=COLUMNS.assign(kind="b"))
+    assert other.recommend("guest", 1, where={"kind": "b"}).items.shape == (1, 1)
+
+
+def test_users_that_follow_from_items_still_do(data, tmp_path) -> None:
+    source = Recommender(build(FISM, data, 0, embedding_dim=4), data)
+    again = Recommender.load(source.save(tmp_path / "r.pt"))
+    mine, theirs = (one.with_seen({"u1": [100, 110]}) for one in (source, again))
+    assert torch.equal(mine.embeddings.user, theirs.embeddings.user)
+    assert not torch.equal(mine.embeddings.user[1], source.embeddings.user[1])
+    same_lists(mine, theirs)
+
+
+@pytest.mark.parametrize("fit", [ease, item_knn, item_knn_content], ids=["ease", "item-knn", "content"])
+def test_weights_between_items_come_back(fit, data, tmp_path) -> None:
+    model = fit(data, **({"ridge": 1} if fit is ease else {}))
+    source = NeighbourhoodRecommender(model, data)
+    again = Recommender.load(source.save(tmp_path / "r.pt"))
+    assert type(again) is NeighbourhoodRecommender
+    same_lists(source, again)
+    same_lists(source.with_seen({"u1": [100, 110]}), again.with_seen({"u1": [100, 110]}))
+    same_lists(source.with_new_users([[100, 150]], ["x"]), again.with_new_users([[100, 150]], ["x"]))
+    expected = source.with_new_users([[100, 150]], ["x"]).recommend("x", 3, exclude_seen=False)
+    fresh = source.with_new_users([[100]], ["x"]).with_seen({"x": [150]}).recommend("x", 3, exclude_seen=False)
+    np.testing.assert_allclose(fresh.scores, expected.scores, atol=1e-5)
+
+
+def test_what_is_no_whole_recommender_is_refused(data, tmp_path) -> None:
+    source = Recommender(VBPR.from_data(data), data)
+    path = source.save(tmp_path / "r.pt")
+    whole = path.read_bytes()
+    for size in (0, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"r\.pt: cannot be read"):
+            Recommender.load(path)
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="found a saved recommender, which needs no graph"):
+        Recommender.load(path, data)
+    with pytest.raises(InputError, match="found a Recommender, expected a NeighbourhoodRecommender"):
+        NeighbourhoodRecommender.load(path)
+    content = torch.load(path, weights_only=True)
+    short = {**content["seen"], "item": content["seen"]["item"][:-1]}
+    for change, words in (
+        ({"seen": None}, r"is damaged \(TypeError"),
+        ({"seen": short}, r"is damaged \(ValueError: interactions of users or items that are not there\)"),
+        ({"class": "Evil"}, "found a recommender of class 'Evil'"),
+        ({"ids": {"user": ["a"], "item": None}}, "user_id: found 1 ids, expected 12"),
+        ({"users": {"class": "no_such.Net"}}, r"users are those of no_such\.Net, which is not imported"),
+    ):
+        save_checkpoint(path, content | change)
+        with pytest.raises(InputError, match=words):
+            Recommender.load(path)
+    save_checkpoint(path, {k: v for k, v in content.items() if k not in ("tables", "ids")})
+    with pytest.raises(InputError, match="lacks ids, tables; it is damaged"):
+        Recommender.load(path)
+    save_checkpoint(path, {"kind": "teacher"})
+    with pytest.raises(InputError, match="found a checkpoint of kind 'teacher'"):
+        Recommender.load(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        source.save(tmp_path / "file" / "r.pt")
+    odd = source.with_columns(pd.DataFrame({"x": [object()] * ITEMS}, index=np.arange(ITEMS) * 10 + 100))
+    with pytest.raises(InputError, match="columns: found object in 'x', which no file can hold"):
+        odd.save(tmp_path / "odd.pt")
+    assert not (tmp_path / "odd.pt").exists()
+
+
+def test_clicks_come_as_a_mapping_or_a_frame_and_are_masked(data) -> None:
+    tables = Embeddings(torch.randn(USERS, 3), torch.randn(ITEMS, 3))
+    source = Recommender(tables, data)
+    best = source.recommend("u5", 1).items[0, 0]
+    for clicks in ({"u5": [best]}, pd.DataFrame({"user_id": ["u5"], "item_id": [best]})):
+        after = source.with_seen(clicks)
+        assert best not in after.recommend("u5", 8).items
+        assert torch.equal(after.embeddings.user, source.embeddings.user)
+    assert best in source.recommend("u5", 1).items
+    assert after.recommend(k=3).items[:5].tolist() == source.recommend(k=3).items[:5].tolist()
+    with pytest.raises(InputError, match="unknown item 7"):
+        source.with_seen({"u5": [7]})
+    with pytest.raises(InputError, match="clicks: found DataFrame with columns user, thing, expected a mapping"):
+        source.with_seen(pd.DataFrame({"user": ["u5"], "thing": [1]}))
