@@ -20,6 +20,7 @@ from pyg_ckd.balance.discovery import find_strategy, strategies
 from pyg_ckd.balance.dropout import ModalityDropout
 from pyg_ckd.balance.ensemble import UnimodalEnsemble
 from pyg_ckd.balance.given import MaskedObjective, TaughtObjective
+from pyg_ckd.balance.incremental import Incremental
 from pyg_ckd.balance.information import InformationBalancing
 from pyg_ckd.balance.modulation import ARL, CGGM, OGM
 from pyg_ckd.balance.multitask import MultitaskObjective
@@ -49,6 +50,7 @@ __all__ = [
     "EffectReport",
     "GBlending",
     "Greedy",
+    "Incremental",
     "InformationBalancing",
     "MMPareto",
     "MaskedObjective",

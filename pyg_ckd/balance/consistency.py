@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ckd.balance.contrast import check_widths
-from pyg_ckd.balance.given import MaskedObjective
+from pyg_ckd.balance.given import MaskedObjective, added_rows_of
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.balance.relational import first_of_each
 from pyg_ckd.data.inputs import EdgeType
@@ -101,18 +101,8 @@ class ViewConsistency(MaskedObjective):
         """Prepare the graphs once, and make the projectors as wide as the rows of the modalities."""
         graphs = super().prepare(features, edge_index_dict)
         if self.projector and self.weight > 0 and not self.projectors:
-            was, views = self.student.training, self.views
-            self.student.eval()
-            try:
-                with torch.no_grad():
-                    out = dict(zip(views, self.student.outputs(features, graphs, views), strict=True))
-            finally:
-                self.student.train(was)
-            with torch.no_grad():
-                some = torch.zeros(1, dtype=torch.int64, device=next(iter(features.values())).device)
-                for m, view in self._alone.items():
-                    row = added_item_rows(out[view], out[EMPTY], some)
-                    self.projectors[m] = nn.Parameter(torch.eye(row.size(1), dtype=row.dtype, device=row.device))
+            for m, row in added_rows_of(self.student, features, graphs, self._alone).items():
+                self.projectors[m] = nn.Parameter(torch.eye(row.size(1), dtype=row.dtype, device=row.device))
         return graphs
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from pyg_ckd.balance.gradients import check_steerable
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.views import View
+from pyg_ckd.scoring.rows import added_item_rows
+from pyg_ckd.scoring.views import EMPTY, View
 
 
 class MaskedObjective(Objective):
@@ -191,6 +194,34 @@ class TaughtObjective(MaskedObjective):
             for table in self.teacher(m):
                 digest.update(table.cpu().contiguous().numpy().tobytes())
         return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
+
+
+@torch.no_grad()
+def added_rows_of(
+    student: Backbone,
+    features: Mapping[str, Tensor],
+    graphs: Mapping[EdgeType, Any],
+    alone: Mapping[str, View],
+    items: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return what every modality adds to the rows of items in the empty view, as it is now, ``[B, D]`` each.
+
+    Args:
+        student: The backbone.
+        features: From modality to feature matrix.
+        graphs: The prepared graphs.
+        alone: From modality to its uni-modal view.
+        items: Row numbers of the items, int64 ``[B]``. (default: :obj:`None`, the first item, to know widths)
+    """
+    was, views = student.training, [*alone.values(), EMPTY]
+    if items is None:
+        items = torch.zeros(1, dtype=torch.int64, device=next(iter(features.values())).device)
+    student.eval()
+    try:
+        out = dict(zip(views, student.outputs(features, graphs, views), strict=True))
+        return {m: added_item_rows(out[view], out[EMPTY], items) for m, view in alone.items()}
+    finally:
+        student.train(was)
 
 
 def counted_weights(counted: Tensor) -> Tensor:

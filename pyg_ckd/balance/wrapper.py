@@ -178,6 +178,7 @@ class ObjectiveWrapper(Objective):
     def begin_from(self, known: Known) -> None:
         """Let the objective inside take note of an earlier model."""
         self.inner.begin_from(known)
+        self.num_random_triples = self.inner.num_random_triples
 
     def before_training(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
         """Let the objective inside prepare for the first epoch."""

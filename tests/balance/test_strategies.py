@@ -43,6 +43,7 @@ NEUTRAL = {
     "g-blending": {"weight": 0.0},
     "g2d": {"distillation_weight": 0.0, "generic": False, "epochs": 0},
     "greedy": {"window": 0},
+    "incremental": {"alignment": 0.0},  # The rest asks for an earlier model.
     "inforeg": {"weight": 0.0},
     "lfm": {"weight": 0.0},
     "margo": {"weight": 0.0, "supervision": 0.0},

@@ -1,0 +1,291 @@
+"""Incremental training: a new period of clicks, new users, items or modalities, without forgetting what was learnt."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyg_ckd.arguments import as_integer
+from pyg_ckd.balance.ckd import best_target
+from pyg_ckd.balance.given import MaskedObjective, added_rows_of
+from pyg_ckd.balance.gradients import only
+from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.relational import distances, first_of_each, smooth_difference
+from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.matching import Known
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.base import Backbone, Graph
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.rows import added_item_rows, item_rows, table_margins
+from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
+
+UNIMODAL_WEIGHT = 0.01
+"""Published weight of the uni-modal margins in the rehearsal, relative to the joint one."""
+
+
+class Incremental(MaskedObjective):
+    r"""Trains on while the relations between known items, and what was ranked before, are kept.
+
+    After `"Multi-modal Continual Learning via Cross-modality Adapters and Representation Alignment with Knowledge
+    Preservation" <https://arxiv.org/abs/2511.06723>`_, and the rehearsal of `"Beyond Unimodal Learning: The Importance
+    of Integrating Multiple Modalities for Lifelong Learning" <https://arxiv.org/abs/2405.02766>`_ (SAMM). The earlier
+    model, ``start_from`` of :meth:`Trainer.fit <pyg_ckd.Trainer.fit>`, gives its parameters to the student, and a
+    frozen copy of it says what is to be kept. With the distances :math:`\psi(\mathbf{x})` between the rows of the
+    positive items of a batch, relative to their mean, see :func:`~pyg_ckd.balance.relational.distances`,
+    :math:`\mathbf{x}` the fused rows, :math:`\mathbf{x}^m` what modality :math:`m` adds to the empty view, and
+    :math:`\mathbf{x}^\ast` the rows of the earlier model,
+
+    .. math::
+        \mathcal{L} = \mathcal{L}_{BPR} + \lambda \, \mathcal{L}_2
+        + a \, \textrm{mean} \, h \big( \psi(\mathbf{x}) - \psi(\mathbf{x}^\ast) \big)
+        + b \sum_m \textrm{mean} \, h \big( \psi(A_m \mathbf{x}^m) - \textrm{sg} \, \psi(\mathbf{x}) \big)
+        + r \, \mathcal{L}_{rehearsal}
+
+    with the smooth absolute value :math:`h` (quadratic up to one). **Preserved relations**, weight :math:`a`: of the
+    items that the earlier model knows. **Alignment**, :math:`b`: adapters of every modality,
+
+    .. math::
+        A_m \mathbf{x} = \mathbf{x} + \sum_e \textrm{softmax}(\mathbf{R} \mathbf{x})_e \, \mathbf{W}^2_e \,
+        \textrm{relu}(\mathbf{W}^1_e \mathbf{x})
+
+    learn to read from one modality which items are alike to the model as a whole, so that new items, which only have
+    content, stand where they will stand later. Experts that an earlier period relied on (a mean routing weight above
+    :math:`1 / E` over the known items) are frozen. **Rehearsal**, :math:`r`: random triples of known users and items,
+    whose margins are kept. With the margin :math:`t` of the earlier model,
+
+    .. math::
+        \mathcal{L}_{rehearsal} = \textrm{mean} \Big( h \big( \delta(\textrm{full}) - t \big)
+        + 0.01 \sum_m h \big( \delta(\{m\}) - t \big) \Big)
+
+    or, with ``best``, the earlier margin of the view, joint or uni-modal, that now ranks the two items best in the
+    order in which the earlier model has them.
+
+    A **new modality** trains alone, its parameters and its adapter, in the first ``epochs_alone`` epochs; what is kept
+    is then that of the view of the modalities there were.
+
+    Without an earlier model, only the alignment is left. Overrides ``views``, ``balance``, ``backward``, ``prepare``,
+    ``begin_epoch`` and ``begin_from``. Costs the uni-modal views and the empty one, one pass of the earlier model, and
+    its copy in memory.
+
+    No code of the first paper was found: functional forms and constants are those of this package. It aligns rows
+    where this aligns relations, which needs no common width. SAMM stores samples of earlier tasks; here they are drawn
+    anew in every step, since the earlier model ranks any two items; the smooth absolute value takes the place of the
+    square, since margins have no fixed scale; and the target is the joint margin, which kept more in
+    ``examples/continual.py``.
+
+    Args:
+        student: The backbone to train, with at least two modalities.
+        preserve: Weight :math:`a` of the preserved relations.
+        rehearsal: Weight :math:`r` of the rehearsal.
+        alignment: Weight :math:`b` of the alignment.
+        best: Whether the target of the rehearsal is the margin of the best view, as published; if not, the joint one.
+        experts: Experts :math:`E` of an adapter.
+        rank: Width inside an expert.
+        epochs_alone: Epochs in which nothing but new modalities trains.
+        num_items: Positive items of a batch, at most, whose relations are compared.
+        num_random_triples: Triples of a rehearsal.
+        l2: Weight :math:`\lambda` of the backbone's penalty.
+        has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
+            :func:`~pyg_ckd.data.item_masks`. An item that lacks any modality is left out of the alignment.
+
+    Raises:
+        InputError: If there are fewer than two modalities, a number is out of its range or a mask does not fit.
+    """
+
+    name = "incremental"
+    takes_new_modalities = True
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"preserve": (0.1, 10.0), "rehearsal": (0.01, 1.0)}
+
+    def __init__(
+        self,
+        student: Backbone,
+        preserve: float = 10.0,
+        rehearsal: float = 0.1,
+        alignment: float = 0.01,
+        best: bool = False,
+        experts: int = 4,
+        rank: int = 8,
+        epochs_alone: int = 1,
+        num_items: int = 128,
+        num_random_triples: int = 2048,
+        l2: float = 1e-2,
+        has: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(student, l2)
+        self.store_masks(has)
+        self.check_views()
+        for name, weight in (("preserve", preserve), ("rehearsal", rehearsal), ("alignment", alignment)):
+            check_not_negative(name, weight)
+        if num_items < 2:
+            raise InputError(f"num_items: found {num_items}, expected at least 2 to have relations")
+        self.preserve, self.rehearsal, self.alignment, self.best = preserve, rehearsal, alignment, best
+        self.experts, self.rank = as_integer(experts, "experts", 1), as_integer(rank, "rank", 1)
+        self.epochs_alone, self.num_items = as_integer(epochs_alone, "epochs_alone", 0), num_items
+        self._triples = as_integer(num_random_triples, "num_random_triples", 1)
+        self._alone = unimodal_views(student.modalities)
+        self.adapters = nn.ModuleDict()
+        self.previous: Backbone | None = None
+        self._known: Known | None = None
+        self._kept: dict[View, Embeddings] = {}
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The full view, and the uni-modal and the empty ones as far as they are compared."""
+        rehearses = self.rehearsal > 0 and self._known is not None
+        alone = self._alone.values() if self.alignment > 0 or rehearses else ()
+        return [self.view, *alone, *([EMPTY] if self.alignment > 0 else [])]
+
+    def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
+        """Prepare the graphs once, and make the adapters as wide as the rows of the modalities."""
+        graphs = super().prepare(features, edge_index_dict)
+        if self.alignment > 0 and not self.adapters:
+            for m, row in added_rows_of(self.student, features, graphs, self._alone).items():
+                self.adapters[m] = Adapter(row.size(1), self.experts, self.rank, m).to(row)
+        return graphs
+
+    def begin_from(self, known: Known) -> None:
+        """Keep a frozen copy of the student, which has the parameters of the earlier model."""
+        self.previous = copy.deepcopy(self.student).requires_grad_(False)
+        self._known, self._kept = known, {}
+        self.num_random_triples = self._triples if self.rehearsal > 0 else 0
+        device = next(self.student.parameters()).device
+        self._known_users, self._known_items = ((x >= 0).to(device) for x in (known.user, known.item))
+
+    @property
+    def _old_views(self) -> list[View]:
+        """The joint and the uni-modal views of the earlier model."""
+        assert self._known is not None
+        old = [m for m in self.modalities if m not in self._known.new_modalities]
+        return list(dict.fromkeys([frozenset(old), *(self._alone[m] for m in old)]))
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Read what the earlier model says, once, and freeze the experts that it relied on."""
+        if self.previous is not None and not self._kept:
+            views = self._old_views
+            with torch.no_grad():
+                self.previous.eval()
+                self._kept = dict(zip(views, self.previous.forward_views(features, graphs, views), strict=True))
+            if self.alignment > 0 and self.progress.epoch == 1:
+                items = self._known_items.nonzero()[:, 0]
+                alone = {m: view for m, view in self._alone.items() if view in views}
+                for m, rows in added_rows_of(self.previous, features, graphs, alone, items).items():
+                    adapter = self.adapters[m]
+                    assert isinstance(adapter, Adapter)
+                    adapter.freeze(rows)
+        return super().begin_epoch(features, graphs)
+
+    def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
+        """Return the alignment, the preserved relations and the rehearsal, as far as they weigh anything."""
+        items = batch.positive[: self.num_items]
+        once, terms = first_of_each(items), {}
+        fused = item_rows(out[self.view], items)
+        if self.alignment > 0:
+            known = self.available(items, items)
+            counted = once if known is None else once & known.all(dim=1)
+            target = distances(fused.detach(), counted)
+            for m, view in self._alone.items():
+                rows = added_item_rows(out[view], out[EMPTY], items)
+                rows = self.adapters[m](rows) if m in self.adapters else rows
+                terms[f"alignment/{m}"] = self.alignment * smooth_difference(distances(rows, counted), target, counted)
+        if self._known is None:
+            return terms
+        if self.preserve > 0:
+            counted = once & self._known_items[items]
+            old = next(iter(self._kept.values())).item_rows(items)
+            relations = smooth_difference(distances(fused, counted), distances(old, counted), counted)
+            terms["relations"] = self.preserve * relations
+        if self.rehearsal > 0:
+            terms["rehearsal"] = self.rehearsal * self._rehearse(out, batch)
+        return terms
+
+    def _rehearse(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
+        triples = (batch.random_user, batch.random_first, batch.random_second)
+        user, first, second = triples
+        counted = self._known_users[user] & self._known_items[first] & self._known_items[second]
+        joint, *alone = self._old_views
+        old = torch.stack([self._kept[view].margins(triples)[0] for view in (joint, *alone)])  # [1 + M, R]
+        now = torch.stack([table_margins(out[view], triples)[0] for view in (self.view, *alone)])
+        has = torch.ones_like(old, dtype=torch.bool)
+        available = self.available(first, second)
+        if available is not None:
+            columns = {self._alone[m]: column for m, column in zip(self.modalities, available.t(), strict=True)}
+            has = torch.stack([has[0], *(columns[view] for view in alone)])
+        target = old[0]
+        if self.best:
+            score = (now.detach() * old[0].sign()).masked_fill(~has, -torch.inf)
+            target = best_target(score, old)[1]
+        return rehearsal_loss(now, target, has & counted)
+
+    def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
+        """Compute gradients; in the first epochs, only those of new modalities stay."""
+        super().backward(terms, run)
+        new = self._known.new_modalities if self._known is not None else ()
+        if new and self.progress.epoch <= self.epochs_alone:
+            only(self.student, new, shared=False)
+            for m, adapter in self.adapters.items():
+                if m not in new:
+                    for p in adapter.parameters():
+                        p.grad = None
+
+
+class Adapter(nn.Module):
+    r"""A mixture of experts beside the identity, which begins as the identity.
+
+    Args:
+        width: Width :math:`D` of the rows.
+        experts: Number of experts :math:`E`.
+        rank: Width inside an expert.
+        name: Seeds the draw, so that it does not depend on the order in which adapters are made.
+    """
+
+    frozen: Tensor
+
+    def __init__(self, width: int, experts: int, rank: int, name: str = "") -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+
+        def draw(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator) / max(width, 1) ** 0.5)
+
+        self.route, self.down = draw(experts, width), draw(experts, rank, width)
+        self.up = nn.Parameter(torch.zeros(experts, width, rank))
+        self.register_buffer("frozen", torch.zeros(experts, dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rows ``[B, D]`` adapted; frozen experts get no gradient."""
+        frozen = self.frozen.view(-1, 1, 1)
+        down, up = (torch.where(frozen, w.detach(), w).to(x.dtype) for w in (self.down, self.up))
+        share = F.linear(x, self.route.to(x.dtype)).softmax(dim=-1)  # [B, E]
+        inside = torch.einsum("bd,erd->ber", x, down).relu()
+        return x + torch.einsum("be,ber,edr->bd", share, inside, up)
+
+    @torch.no_grad()
+    def freeze(self, x: Tensor) -> None:
+        """Freeze the experts that have learnt something and to which more than their share of rows is routed.
+
+        Args:
+            x: Rows ``[B, D]``.
+        """
+        share = F.linear(x, self.route.to(x.dtype)).softmax(dim=-1).mean(dim=0)
+        self.frozen = (share > 1 / share.numel()) & (self.up != 0).flatten(1).any(dim=1)
+
+
+def rehearsal_loss(margins: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Return how far margins are from what they were, a scalar.
+
+    Args:
+        margins: Margins of the joint view and of the uni-modal ones, ``[1 + M, R]``.
+        target: What all of them shall be, ``[R]``, used without gradient.
+        counted: Which of them count, bool ``[1 + M, R]``.
+    """
+    gap = F.smooth_l1_loss(margins, target.detach().expand_as(margins), reduction="none") * counted
+    each = gap.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    return each[0] + UNIMODAL_WEIGHT * each[1:].sum()

@@ -1,0 +1,231 @@
+"""Incremental training against plain loops: what is kept, what is aligned, and what may move."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyg_ckd import Objective, Trainer
+from pyg_ckd.balance import DifficultyCurriculum, Incremental
+from pyg_ckd.balance.incremental import Adapter, rehearsal_loss
+from pyg_ckd.data import subgraph
+from pyg_ckd.data.matching import Known
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR, EarlyFusionLightGCN
+from pyg_ckd.training import build
+from pyg_ckd.training.model import save_model
+from tests.balance.test_ckd import margin, one_batch
+from tests.balance.test_relational import by_hand, smooth
+from tests.nn.models.zoo import BACKBONES, built, doubled
+from tests.training.problem import same_bits
+
+NEW_USERS, NEW_ITEMS = (2, 5), (1, 6)
+
+
+def known_of(data, new_modalities: tuple[str, ...] = ()) -> Known:
+    user, item = torch.arange(12), torch.arange(9)
+    user[list(NEW_USERS)], item[list(NEW_ITEMS)] = -1, -1
+    modality = torch.tensor([-1 if m in new_modalities else n for n, m in enumerate(data.modalities)])
+    return Known(user, item, modality, tuple(data.modalities), "yesterday")
+
+
+def started(data, backbone: str = "EarlyFusionLightGCN", new: tuple[str, ...] = (), **options) -> Incremental:
+    """Return an objective whose student has moved on since it started."""
+    objective = Incremental(built(BACKBONES[backbone], data), **options)
+    graph = objective.prepare(*doubled(data))
+    objective.begin_from(known_of(data, new))
+    objective.begin_epoch(doubled(data)[0], graph)
+    with torch.no_grad():
+        for parameter in objective.student.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return objective
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("backbone", ["EarlyFusionLightGCN", "VBPR"])
+def test_relations_of_known_items_are_kept_as_they_were(backbone, make_data):
+    data = make_data(modalities=3)
+    objective = started(data, backbone, preserve=2.0, rehearsal=0.0, alignment=0.0, num_items=17)
+    batch = one_batch(data, 0)
+    items = [i for i in dict.fromkeys(batch.positive[:17].tolist()) if i not in NEW_ITEMS]
+    assert len(items) > 3
+    now, old = (model(*doubled(data)).item.detach()[items] for model in (objective.student, objective.previous))
+    expected = 2.0 * by_hand(_varying(now), _varying(old), 0.0)
+    terms = objective.loss(*doubled(data), batch)
+    assert set(terms) == {"bpr", "l2", "relations"}
+    assert terms["relations"].item() == pytest.approx(expected, abs=1e-10)
+
+
+def _varying(rows: Tensor) -> Tensor:
+    return rows[:, (rows != rows[:1]).any(dim=0)]  # A user's bias is one and the same for all items.
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("lacking", [False, True])
+@pytest.mark.parametrize("best", [False, True])
+def test_the_rehearsal_keeps_margins_of_random_triples_of_who_is_known(best, lacking, make_data):
+    data = make_data(modalities=2)
+    has = {"mod1": torch.arange(9) % 4 > 0} if lacking else {}
+    objective = started(data, preserve=0.0, rehearsal=0.5, alignment=0.0, best=best, has=has)
+    batch = one_batch(data, 60)
+    views = [["mod0", "mod1"], ["mod0"], ["mod1"]]
+    now, old = ([model(*doubled(data), v) for v in views] for model in (objective.student, objective.previous))
+    total, count = [0.0] * 3, [0] * 3
+    for u, i, j in zip(*(x.tolist() for x in batch[3:6]), strict=True):
+        if u in NEW_USERS or i in NEW_ITEMS or j in NEW_ITEMS:
+            continue
+        there = [True, True, not lacking or bool(has["mod1"][i] and has["mod1"][j])]
+        t = [margin(out, u, i, j).item() for out in old]
+        d = [margin(out, u, i, j).item() for out in now]
+        target = t[0]
+        if best:
+            target = t[
+                max((n for n in range(3) if there[n]), key=lambda n: d[n] * math.copysign(1, t[0]) * (t[0] != 0))
+            ]
+        for n in range(3):
+            total[n] += smooth(d[n] - target) * there[n]
+            count[n] += there[n]
+    assert count[0] > 10
+    expected = total[0] / count[0] + 0.01 * (total[1] / count[1] + total[2] / count[2])
+    assert objective.loss(*doubled(data), batch)["rehearsal"].item() == pytest.approx(0.5 * expected, abs=1e-10)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_alignment_compares_adapted_rows_of_a_modality_with_the_fused_ones(make_data):
+    data = make_data(modalities=3)
+    objective = Incremental(built(BACKBONES["EarlyFusionLightGCN"], data), alignment=0.2)
+    objective.prepare(*doubled(data))
+    with torch.no_grad():
+        for adapter in objective.adapters.values():
+            adapter.up.normal_(generator=torch.Generator().manual_seed(2))
+    batch = one_batch(data, 0)
+    items = list(dict.fromkeys(batch.positive.tolist()))
+    student = objective.student
+    full, empty = (student(*doubled(data), view).item.detach()[items] for view in (None, []))
+    terms = objective.loss(*doubled(data), batch)
+    assert set(terms) == {"bpr", "l2", *(f"alignment/{m}" for m in data.modalities)}
+    for m in data.modalities:
+        rows = student(*doubled(data), m).item.detach()[items] - empty
+        adapter = objective.adapters[m]
+        adapted = []
+        for x in rows:
+            share = (adapter.route.detach() @ x).softmax(dim=0)
+            y = x.clone()
+            for e in range(4):
+                y += share[e] * (adapter.up.detach()[e] @ (adapter.down.detach()[e] @ x).clamp(min=0))
+            adapted.append(y)
+        assert terms[f"alignment/{m}"].item() == pytest.approx(0.2 * by_hand(torch.stack(adapted), full, 0), abs=1e-10)
+    assert not _reached(objective, terms, "alignment/mod0", "user_embedding")
+
+
+def _reached(objective: Objective, terms, term: str, name: str) -> bool:
+    (grad,) = torch.autograd.grad(
+        terms[term], [objective.student.get_parameter(name)], retain_graph=True, allow_unused=True
+    )
+    return grad is not None and bool(grad.abs().max() > 1e-6)
+
+
+def test_an_adapter_begins_as_the_identity_and_its_frozen_experts_do_not_learn():
+    adapter, x = Adapter(5, 3, 2, "visual"), torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(adapter(x), x)
+    assert torch.equal(adapter.route, Adapter(5, 3, 2, "visual").route)
+    adapter.freeze(x)
+    assert not adapter.frozen.any()  # There is nothing in them yet.
+    with torch.no_grad():
+        adapter.up.fill_(0.1)
+        adapter.route.zero_()
+        adapter.route[1] = x[0]
+    adapter.freeze(x[:1])
+    assert adapter.frozen.tolist() == [False, True, False]
+    adapter(x).square().sum().backward()
+    for weight in (adapter.up, adapter.down):
+        assert weight.grad[1].abs().max() == 0
+        assert weight.grad[0].abs().max() > 0
+
+
+def test_a_new_modality_trains_alone_at_first(make_data):
+    whole = make_data(modalities=3)
+    before = whole.clone()
+    before.modalities = ["mod2", "mod0"]
+    options = {"lr": 0.05, "batch_size": 16, "monitor": "recall@5", "device": "cpu", "progress": False}
+    earlier = build(VBPR, before, 0, embedding_dim=4)
+    Trainer(max_epochs=1, **options).fit(earlier, before)
+    objective = Incremental(build(VBPR, whole, 1, embedding_dim=4), epochs_alone=1, l2=0.0)
+    fresh = {k: v.clone() for k, v in objective.student.state_dict().items()}
+    changed = {}
+
+    class Watch:
+        def on_train_epoch_start(self, epoch):
+            self.start = {k: v.clone() for k, v in objective.named_parameters()}
+
+        def on_train_epoch_end(self, epoch):
+            changed[epoch] = {k for k, v in objective.named_parameters() if not torch.equal(v, self.start[k])}
+
+    Trainer(max_epochs=2, callbacks=Watch(), **options).fit(objective, whole, earlier)
+    assert changed[1]
+    assert all("mod1" in name for name in changed[1])
+    assert {"student.user_embedding", "student.project.mod0.weight", "adapters.mod2.up"} <= changed[2]
+    assert torch.equal(objective.previous.project["mod2"].weight, earlier.project["mod2"].weight)
+    assert torch.equal(objective.previous.preference["mod1"], fresh["preference.mod1"])
+    with pytest.raises(InputError, match=r"trained without modality 'mod1'.*such as incremental"):
+        Trainer(max_epochs=1, **options).fit(build(VBPR, whole, 1, embedding_dim=4), whole, earlier)
+
+
+def test_a_run_goes_on_with_the_same_bits_and_adapters_go_to_the_next_period(make_data, tmp_path):
+    data = make_data(num_users=14)
+    data.user_id = [f"u{n}" for n in range(14)]
+    part = subgraph(data, {"user": torch.arange(12).flip(0)})
+    options = {"lr": 0.05, "batch_size": 16, "monitor": "recall@5", "device": "cpu", "progress": False}
+
+    def fit(epochs: int, start, graph=data, **more):
+        objective = Incremental(build(EarlyFusionLightGCN, graph, 1, embedding_dim=4), alignment=0.1)
+        history = Trainer(max_epochs=epochs, **options, **more).fit(objective, graph, start)
+        return objective, history
+
+    first, _ = fit(2, None, part)
+    assert first.adapters["mod0"].up.abs().max() > 0
+    save_model(tmp_path / "first.pt", first, part)
+    whole, expected = fit(4, tmp_path / "first.pt")
+    assert "loss/rehearsal" in expected.rows[0]
+    fit(2, tmp_path / "first.pt", checkpoint_dir=tmp_path)
+    resumed, history = fit(4, tmp_path / "first.pt", checkpoint_dir=tmp_path)
+    assert history.rows == expected.rows
+    assert same_bits(resumed.state_dict(), whole.state_dict())
+    assert any(adapter.frozen.any() for adapter in whole.adapters.values())
+    for m, adapter in whole.adapters.items():
+        for kept in adapter.frozen.nonzero()[:, 0].tolist():
+            assert torch.equal(adapter.up[kept], first.adapters[m].up[kept])
+
+
+def test_it_trains_inside_a_curriculum(make_data):
+    data = make_data()
+    earlier, options = build(VBPR, data, 0, embedding_dim=4), {"monitor": "recall@5", "progress": False}
+    wrapper = DifficultyCurriculum(Incremental(build(VBPR, data, 1, embedding_dim=4)))
+    rows = Trainer(max_epochs=1, device="cpu", **options).fit(wrapper, data, (earlier, data)).rows
+    assert rows[0]["loss/rehearsal"] > 0
+
+
+def test_nothing_counts_where_nobody_is_known():
+    margins, target = torch.randn(3, 5), torch.randn(5)
+    assert rehearsal_loss(margins, target, torch.zeros(3, 5, dtype=torch.bool)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preserve": -1.0}, "preserve: found -1.0"),
+        ({"rehearsal": math.nan}, "rehearsal: found nan"),
+        ({"alignment": math.inf}, "alignment: found inf"),
+        ({"experts": 0}, "experts: found 0"),
+        ({"rank": 0}, "rank: found 0"),
+        ({"epochs_alone": -1}, "epochs_alone: found -1"),
+        ({"num_items": 1}, "num_items: found 1, expected at least 2"),
+        ({"num_random_triples": 0}, "num_random_triples: found 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message, make_data):
+    with pytest.raises(InputError, match=message):
+        Incremental(build(VBPR, make_data(), 0), **options)
