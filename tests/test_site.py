@@ -54,9 +54,9 @@ def described() -> list[str]:
                 current = f"{match[1]}."
             elif match := re.fullmatch(r"\.\. py:data:: ([\w.]+)", line) or re.fullmatch(r"   ~(pyg_ckd[\w.]+)", line):
                 found.append(match[1])
-            elif match := re.fullmatch(r"   (\w+)", line):
+            elif current and (match := re.fullmatch(r"   ([\w.]+)", line)):
                 found.append(current + match[1])
-    return [name for name in found if name.startswith("pyg_ckd.")]
+    return found
 
 
 def others() -> dict[str, str]:
@@ -167,6 +167,14 @@ def test_a_formula_of_several_lines_is_one_table(formula: Any) -> None:
     (table,) = tree.iter(f"{name}mtable")
     assert [len(row) for row in table] == [2, 2]
     assert [node.text for node in tree.iter(f"{name}mi")] == ["a", "b", "i", "c", "d"]
+
+
+def test_an_index_stands_beside_a_letter_with_an_accent_not_below_it(formula: Any) -> None:
+    tree = ElementTree.fromstring(formula(r"\bar{\mathbf{E}}_{id}", block=False))
+    name = "{http://www.w3.org/1998/Math/MathML}"
+    (index,) = tree.iter(f"{name}msub")
+    assert "".join(index[-1].itertext()).split() == ["i", "d"]
+    assert list(tree.iter(f"{name}munder")) == list(tree.iter(f"{name}munderover")) == []
 
 
 def test_a_formula_that_cannot_be_shown_stops_the_build(formula: Any) -> None:
