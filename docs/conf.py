@@ -120,8 +120,9 @@ def found(name: str) -> Any:
 
 def collect(app: Sphinx, env: Any) -> None:
     """Note under which name every object is documented."""
-    known = env.domains["py"].objects
-    HOMES.update({id(found(name)): name for name, entry in known.items() if entry.objtype in ("class", "function")})
+    for name, entry in env.domains["py"].objects.items():
+        if entry.objtype in ("class", "function") and not entry.aliased:
+            HOMES[id(found(name))] = name
 
 
 def resolve(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
