@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,15 @@ html_math_renderer = "mathml"
 pygments_style = "friendly"
 
 
+ACCENTED = re.compile(r"\\(?:bar|hat|tilde|dot|ddot|overline|widehat|widetilde)\{(?:[^{}]|\{[^{}]*\})*\}")
+LONG = 40
+"""Letters of LaTeX from which a formula within a line may be wider than a phone."""
+
+
 def formula(latex: str, block: bool) -> str:
     """Return a formula as MathML, which browsers show without a script and without a network."""
     latex = re.sub(r"\\[bB]igg?[lrm]?(?![a-zA-Z])|\\textstyle", "", latex)  # Browsers choose the sizes.
-    latex = latex.replace("{align*}", "{aligned}")
+    latex = ACCENTED.sub(r"{\g<0>{}}", latex.replace("{align*}", "{aligned}"))  # Or indices stand under letters.
     lines = [line.strip() for line in re.split(r"\n\s*\n", latex.strip())]
     if block and "&" in latex and not latex.lstrip().startswith(r"\begin"):
         lines = [r"\begin{aligned}" + r" \\ ".join(lines) + r"\end{aligned}"]
@@ -66,7 +72,8 @@ def formula(latex: str, block: bool) -> str:
 
 def visit_inline(self: Any, node: nodes.math) -> None:
     """Write a formula within a line."""
-    self.body.append(f'<span class="math">{formula(node.astext(), block=False)}</span>')
+    kind = "math long" if len(node.astext()) > LONG else "math"
+    self.body.append(f'<span class="{kind}">{formula(node.astext(), block=False)}</span>')
     raise nodes.SkipNode
 
 
@@ -76,13 +83,25 @@ def visit_block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def toctree(pages: Iterable[str], caption: str = "") -> str:
+    """Return what adds pages to the sidebar."""
+    options = [f":caption: {caption}"] if caption else []
+    return "\n".join(["", "```{toctree}", *options, ":glob:", ":hidden:", "", *pages, "```", ""])
+
+
 def complete(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Give pages what readers of the repository do not need: the index its text, indexes of folders their pages."""
+    """Add to pages what readers of the repository do not need: sidebars, and links to pages that only the site has."""
     if docname == "index":
-        source[0] = (Path(app.srcdir) / "README.md").read_text(encoding="utf-8") + "\n" + source[0]
-    elif docname.endswith("/README"):
-        source[0] += "\n```{toctree}\n:glob:\n:hidden:\n\n*\n```\n"
+        source[0] = (Path(app.srcdir) / "README.md").read_text(encoding="utf-8")
     source[0] = re.sub(r"\]\((?:\.\./)+CONTRIBUTING\.md", "](/contributing.md", source[0])
+    if docname == "index":
+        for section in source[0].split("\n## ")[1:]:
+            pages = re.findall(r"\]\(/?([\w/]+)\.(?:md|rst)\)", section)
+            source[0] += toctree(dict.fromkeys(pages), section.partition("\n")[0])
+    elif docname.endswith("/README"):
+        source[0] += toctree(["*"])
+    elif docname == "performance":
+        source[0] += toctree(["results/benchmarks/*", "results/benchmarks/*/*"])
 
 
 def found(name: str) -> Any:
@@ -101,8 +120,9 @@ def found(name: str) -> Any:
 
 def collect(app: Sphinx, env: Any) -> None:
     """Note under which name every object is documented."""
-    known = env.domains["py"].objects
-    HOMES.update({id(found(name)): name for name, entry in known.items() if entry.objtype in ("class", "function")})
+    for name, entry in env.domains["py"].objects.items():
+        if entry.objtype in ("class", "function") and not entry.aliased:
+            HOMES[id(found(name))] = name
 
 
 def resolve(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
