@@ -94,7 +94,7 @@ class ARM(MaskedObjective):
         self,
         student: Backbone,
         beta: float = 1.0,
-        weight: float = 0.1,
+        weight: float = 1.0,
         gap: float = 0.1,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
@@ -117,6 +117,10 @@ class ARM(MaskedObjective):
     def views(self) -> Sequence[View]:
         """Full, uni-modal, leave-one-out and empty views, each once; the full view alone if all weights are zero."""
         return self._views
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the uni-modal losses, without reinforcement."""
+        return dict.fromkeys(self._alone.values(), self.weight) if self.weight > 0 else {}
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the terms of reinforcement: modulation, whose value is zero, the gap, and the uni-modal losses."""

@@ -109,6 +109,10 @@ class GBlending(MaskedObjective):
         """The full and the uni-modal views; the full view alone if the others weigh nothing."""
         return [self.view, *(self._alone.values() if self.weight > 0 else ())]
 
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the uni-modal losses, as at first."""
+        return dict.fromkeys(self._alone.values(), self.weight) if self.weight > 0 else {}
+
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the weighted BPR loss of every uni-modal view."""
         if self.weight == 0:

@@ -71,7 +71,7 @@ class CalibratedObjective(MaskedObjective):
         self,
         student: Backbone,
         weight: float = 1.0,
-        view_weight: float = 0.1,
+        view_weight: float = 1.0,
         removal: str = "each",
         absolute: bool = False,
         l2: float = 1e-2,
@@ -96,6 +96,10 @@ class CalibratedObjective(MaskedObjective):
             return [self.view, *self._without]
         order = torch.randperm(len(self.modalities)).tolist()  # On the CPU, so that no step waits for a device.
         return [frozenset(self.modalities[n] for n in order[first:]) for first in range(len(order))]
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the views with a modality removed."""
+        return {view: self.view_weight for view in out if view != self.view}
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the BPR loss of the views with modalities removed, and the rises in confidence."""
@@ -171,7 +175,7 @@ class SelfDistillation(MaskedObjective):
         self,
         student: Backbone,
         weight: float = 0.1,
-        alone_weight: float = 0.1,
+        alone_weight: float = 1.0,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -188,6 +192,10 @@ class SelfDistillation(MaskedObjective):
         """The full and the uni-modal views, and for weights between modalities the empty one."""
         alone = self._alone.values() if self.weight > 0 or self.alone_weight > 0 else ()
         return [self.view, *alone, *([EMPTY] if self.weight > 0 else [])]
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the uni-modal losses."""
+        return dict.fromkeys(self._alone.values(), self.alone_weight) if self.alone_weight > 0 else {}
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the uni-modal BPR losses and the distillation between modalities."""

@@ -72,7 +72,7 @@ class EliMRec(MultitaskObjective):
     def __init__(
         self,
         student: Backbone,
-        weight: float = 0.1,
+        weight: float = 1.0,
         effect: float = 1.0,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,

@@ -103,7 +103,7 @@ class InformationBalancing(TaughtObjective):
         student: Backbone,
         teachers: Mapping[str, Embeddings] | None,
         pretrain_epochs: int = 5,
-        weight: float = 0.1,
+        weight: float = 1.0,
         teaching_weight: float = 1.0,
         temperature: float = 0.1,
         sharpness: float = 1.0,
@@ -178,6 +178,10 @@ class InformationBalancing(TaughtObjective):
         performance = torch.tensor(found, dtype=torch.float64).flatten().to(self.weights.device)
         between = self.information.gaussian.nan_to_num(nan=0.0)
         self.weights.copy_(calibrated_weights(performance, between, self.sharpness))
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the uni-modal losses, which in the first stage is one."""
+        return dict.fromkeys(self._alone.values(), 1.0 if self.pretraining else self.weight) if len(out) > 1 else {}
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the modalities' own losses, and in the first stage what the teachers say."""

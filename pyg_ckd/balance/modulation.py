@@ -237,7 +237,7 @@ class ARL(PacedObjective):
         self,
         student: Backbone,
         temperature: float = 8.0,
-        weight: float = 0.1,
+        weight: float = 1.0,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -248,6 +248,10 @@ class ARL(PacedObjective):
         self.watch(has, temperature > 0 or weight > 0)
         for name in ("strength", "entropy"):
             self.register_buffer(name, torch.zeros_like(self.factors))
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the uni-modal losses, without factors."""
+        return dict.fromkeys(self._alone.values(), self.weight) if self.weight > 0 else {}
 
     def observe(self, alone: Tensor, known: Tensor | None) -> None:
         """Add up sizes and entropies of margins."""

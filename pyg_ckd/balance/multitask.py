@@ -66,7 +66,7 @@ class MultitaskObjective(MaskedObjective):
     def __init__(
         self,
         student: Backbone,
-        weight: float = 0.1,
+        weight: float = 1.0,
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
         valuation: float = 0.0,
@@ -86,6 +86,10 @@ class MultitaskObjective(MaskedObjective):
         if self.weight > 0 and self.valuation > 0:
             return counterfactual_views(self.modalities, empty=True)
         return [self.view, *(self._alone.values() if self.weight > 0 else ())]
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the uni-modal losses."""
+        return dict.fromkeys(self._alone.values(), self.weight) if self.weight > 0 else {}
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the BPR loss of every uni-modal view."""

@@ -192,7 +192,8 @@ class Objective(nn.Module):
             if self.shared_negatives is not None:
                 terms = with_softmax(terms, joint, weighted, self.shared_negatives, type(self.student).__name__)
             if self.l2 > 0:
-                terms["l2"] = self.l2 * self.student.penalty(joint, batch)
+                penalties = [w * self.student.penalty(out[view], batch) for view, w in self.ranked(out).items()]
+                terms["l2"] = self.l2 * sum(penalties, start=self.student.penalty(joint, batch))
         for source, further in added:
             for name in further:
                 if name in terms:
@@ -231,6 +232,14 @@ class Objective(nn.Module):
         Args:
             out: The output of every view in :attr:`views`.
             batch: The triples.
+        """
+        return {}
+
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return weights of further ranking losses by view; each brings its view's penalty, as the loss of a teacher.
+
+        Args:
+            out: The output of every view in :attr:`views`.
         """
         return {}
 
@@ -286,12 +295,7 @@ class Objective(nn.Module):
             score: As in :meth:`before_validation`.
         """
 
-    def before_validation(
-        self,
-        features: Mapping[str, Tensor],
-        graphs: Mapping[EdgeType, Any],
-        score: Score,
-    ) -> None:
+    def before_validation(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
         """Prepare for a validation, for instance by choosing weights of fused scores; here there is nothing to do.
 
         Args:

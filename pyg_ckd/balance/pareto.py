@@ -27,7 +27,7 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.views import View
 
-ALONE = "alone/"
+ALONE, PENALTY = "alone/", "l2"
 LEAST = 1e-3
 """Least weight of a gradient, as published, so that a loss without gradient does not take all of it."""
 RIDGE = 1e-12
@@ -42,8 +42,7 @@ class MMPareto(MultitaskObjective):
     <https://arxiv.org/abs/2405.17730>`_. The losses are those of :class:`MultitaskObjective`,
 
     .. math::
-        \mathcal{L}_0 = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full})) + \lambda \, \mathcal{L}_2,
-        \qquad \mathcal{L}_m = w \, \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
+        \mathcal{L}_0 = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full})), \qquad \mathcal{L}_m = w \, \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
 
     On the parameters that belong to modality :math:`m` alone, with the gradients :math:`\mathbf{g}` of
     :math:`\mathcal{L}_0` and :math:`\mathbf{h}` of :math:`\mathcal{L}_m`,
@@ -56,9 +55,11 @@ class MMPareto(MultitaskObjective):
     The second case gives a direction in which neither loss grows. Where :math:`\mathbf{n}` is shorter than
     :math:`\mathbf{g} + \mathbf{h}`, it is made as long. What belongs to no modality takes the sum of
     all gradients, or with ``shared="pareto"`` the same rule over all :math:`M + 1` losses, which agree if no two of
-    their gradients conflict.
+    their gradients conflict. The gradient of the penalties, which is no loss of a modality and pulls against all of them,
+    is added afterwards, as weight decay is in the published code.
 
-    Overrides ``backward``. Costs the uni-modal views, and one backward pass for each of them.
+    Overrides ``backward``. Costs the uni-modal views, one backward pass for each of them and one for the
+    penalties.
 
     Differs from the published code: the loss of a uni-modal view, which may reach the parameters of other modalities
     through their means, does not train these; the length is made up for over all parameters of a modality and not
@@ -90,7 +91,7 @@ class MMPareto(MultitaskObjective):
     def __init__(
         self,
         student: Backbone,
-        weight: float = 0.1,
+        weight: float = 1.0,
         shared: str = "sum",
         l2: float = 1e-2,
         has: Mapping[str, Tensor] | None = None,
@@ -118,12 +119,14 @@ class MMPareto(MultitaskObjective):
         if not alone:
             super().backward(terms, run)
             return
-        joint = total({name: term for name, term in terms.items() if not name.startswith(ALONE)})
+        joint = total({name: term for name, term in terms.items() if not name.startswith(ALONE) and name != PENALTY})
         groups = parameter_groups(self)
-        grads = per_term({SHARED: joint, **alone}, groups, run)  # No modality is called so.
+        penalty = {PENALTY: terms[PENALTY]} if PENALTY in terms else {}
+        grads = per_term({SHARED: joint, **{ALONE + m: loss for m, loss in alone.items()}, **penalty}, groups, run)
+        pulls = grads.pop(PENALTY, {})
         conflicts = []
         for m in self.modalities:
-            pair = [grads[SHARED][m], grads[m][m]]
+            pair = [grads[SHARED][m], grads[ALONE + m][m]]
             gram = gram_matrix(pair, joint.device)
             conflicts.append(gram[0, 1] < 0)
             mix(groups[m], pair, gram)
@@ -132,6 +135,8 @@ class MMPareto(MultitaskObjective):
             mix(groups[SHARED], each, gram_matrix(each, joint.device))
         else:
             assign(groups[SHARED], combine(each, [1.0] * len(each)))
+        for name, pull in pulls.items():
+            assign(groups[name], combine([[p.grad for p in groups[name]], pull], [1.0, 1.0]))
         self.conflicts += torch.stack(conflicts)
         self.steps += 1
 

@@ -74,8 +74,8 @@ class RelationalAlignment(MultitaskObjective):
     def __init__(
         self,
         student: Backbone,
-        weight: float = 0.05,
-        relations: float = 25.0,
+        weight: float = 1.0,
+        relations: float = 1.25,
         angles: float = 0.0,
         num_items: int = 512,
         l2: float = 1e-2,

@@ -129,6 +129,10 @@ class ReliabilityObjective(MaskedObjective):
         finally:
             self._features = {}
 
+    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
+        """Return the weight of the loss of weighed scores, which are those of the full view."""
+        return {self.view: self.weight} if EMPTY in out else {}
+
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the loss of the weighed scores and the supervision of the weights."""
         if EMPTY not in out:

@@ -117,7 +117,7 @@ class UnidirectionalInteraction(TaughtObjective):
         student: Backbone,
         teachers: Mapping[str, Embeddings],
         sequential: bool = True,
-        strength: float = 0.5,
+        strength: float = 0.1,
         temperature: float = 1.0,
         consistency: str = "prediction",
         fusion: str = "validation",
