@@ -34,44 +34,34 @@ NO_OPTIONS = ("student", "teachers", "has", "view")
 class Objective(nn.Module):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
-        A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
-        it leaves alone is plain training, to the bit.
+    A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
+    it leaves alone is plain training, to the bit.
 
-        method                   what it is for
-        ======================== =======================================================================================
-        :attr:`views`            which views a step computes, the trained one first
-        :meth:`balance`          further loss terms
-        :meth:`triple_weights`   weights of the triples in the main loss
-        :meth:`backward`         gradients of its own: projected, frozen, alternating, noisy
-        :meth:`step_sizes`       a factor of the learning rate for every modality
-        :meth:`begin_from`       what an earlier model knows, from which training starts
-        :meth:`before_training`  what is decided once, on the validation part
-    =======
-        ========================= ======================================================================================
-        method                    what it is for
-        ========================= ======================================================================================
-        :attr:`views`             which views a step computes, the trained one first
-        :meth:`balance`           further loss terms
-        :meth:`triple_weights`    weights of the triples in the main loss
-        :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
-        :meth:`step_sizes`        a factor of the learning rate for every modality
-        :meth:`begin_from`        what an earlier model knows, from which training starts
-        :meth:`before_training`   what is decided once, on the validation part
-        :meth:`before_validation` weights of fused scores, chosen on the validation part
-        :meth:`forward_views`     what validation, test and serving rank with
-        ========================= ======================================================================================
+    ========================= ======================================================================================
+    method                    what it is for
+    ========================= ======================================================================================
+    :attr:`views`             which views a step computes, the trained one first
+    :meth:`balance`           further loss terms
+    :meth:`triple_weights`    weights of the triples in the main loss
+    :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
+    :meth:`step_sizes`        a factor of the learning rate for every modality
+    :meth:`begin_from`        what an earlier model knows, from which training starts
+    :meth:`before_training`   what is decided once, on the validation part
+    :meth:`before_validation` weights of fused scores, chosen on the validation part
+    :meth:`forward_views`     what validation, test and serving rank with
+    ========================= ======================================================================================
 
-        State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
-        seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
+    State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
+    seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
 
-        Args:
-            student: The backbone to train.
-            l2: Weight of the backbone's penalty, see :meth:`~pyg_ckd.nn.Backbone.penalty`.
-            view: The view that is trained; :obj:`None` is joint training, one modality trains a teacher.
-            bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
+    Args:
+        student: The backbone to train.
+        l2: Weight of the backbone's penalty, see :meth:`~pyg_ckd.nn.Backbone.penalty`.
+        view: The view that is trained; :obj:`None` is joint training, one modality trains a teacher.
+        bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
 
-        Raises:
-            InputError: If ``student`` is no backbone, ``l2`` is negative or ``view`` names an unknown modality.
+    Raises:
+        InputError: If ``student`` is no backbone, ``l2`` is negative or ``view`` names an unknown modality.
     """
 
     name: ClassVar[str] = "plain"

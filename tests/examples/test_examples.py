@@ -55,6 +55,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ],
             ["| plain |", "| **ckd** |", "| specific = False |", "| reweight = False |", "| target = best |"],
         ),
+        (
             "unseen_combinations.py",
             ["--max-epochs", "1", "--seeds", "1", "--impute", "mean", "--out", "{tmp}/unseen"],
             ["| visual | yes |", "| visual, textual, acoustic | no |", "unseen-mean over plain-mean"],
