@@ -38,9 +38,9 @@ class UnseenInteraction(TaughtObjective):
     After `"Learning Unseen Modality Interaction" <https://arxiv.org/abs/2306.12795>`_: in training, items have some
     combinations of modalities; when they are ranked, they have others. Three parts of the paper, in terms of views:
 
-    - *Summed common space*. Every step trains a random non-empty view :math:`S`, in which each modality is intervened
-      on with probability :math:`p`. What an item has in common space is what its modalities add to the empty view,
-      :math:`\mathbf{z}_i(S) = \mathbf{x}_i(S) - \mathbf{x}_i(\emptyset)`; modalities that it lacks add nothing.
+    - *Summed common space*. Every step trains a random non-empty view :math:`S`: a part of what some item has, drawn
+      at random, without each of its modalities with probability :math:`p`. What an item has in common space is what the
+      view adds to the empty one, :math:`\mathbf{z}_i(S) = \mathbf{x}_i(S) - \mathbf{x}_i(\emptyset)`.
     - *Dual branch*. Second users :math:`\mathbf{y}_u` score these rows, :math:`\delta'_{ujk}(S) =
       \mathbf{y}_u^\top (\mathbf{z}_j(S) - \mathbf{z}_k(S))`, and learn what the uni-modal teachers say of random
       triples. These pseudo-labels do not let a modality be surer than it can be by itself.
@@ -79,8 +79,8 @@ class UnseenInteraction(TaughtObjective):
         num_items: Positive items of a batch, at most, that are aligned.
         l2: Weight :math:`\lambda` of the backbone's penalty and of that of the second users.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
-            :func:`~pyg_ckd.data.item_masks`. Triples with an item that lacks a modality do not count for its
-            pseudo-labels, nor do items for its alignment.
+            :func:`~pyg_ckd.data.item_masks`. Pseudo-labels count where both items have all modalities of
+            the view, and an item counts for the alignment of those that it has.
 
     Raises:
         InputError: If there are fewer than two modalities, the backbone ignores features, a teacher is missing or
@@ -121,16 +121,31 @@ class UnseenInteraction(TaughtObjective):
         if weight > 0:
             self.num_random_triples = as_integer(num_random_triples, "num_random_triples", 1)
         self._alone = unimodal_views(self.modalities)
-        self._order = sorted(self.modalities)  # Not the order of the data, which must not decide about a result.
+        self._had, self._share = self._combinations()
         self.second = nn.ParameterDict()  # From the number of a block to the second users' columns in it.
         self.centres = nn.ParameterDict()
         if alignment > 0:
             self.register_buffer("classes", torch.zeros(student.num_items, dtype=torch.int64))
 
+    def _combinations(self) -> tuple[list[list[str]], Tensor]:
+        """Return the combinations of modalities that items have, and how many have each, on the CPU."""
+        names = sorted(self.modalities)  # Not in the order of the data, which must not decide about a result.
+        every = torch.ones(self.student.num_items, dtype=torch.bool)
+        columns = [getattr(self, f"item_mask_{m}").cpu() if m in self._masked else every for m in names]
+        kinds, number = torch.stack(columns, dim=1).unique(dim=0, return_counts=True)
+        some = kinds.any(dim=1)
+        if not some.any():
+            return [names], torch.ones(1)
+        found = [[m for m, kept in zip(names, kind, strict=True) if kept] for kind in kinds[some].tolist()]
+        return found, number[some].double()
+
     @property
     def views(self) -> Sequence[View]:
         """One view, drawn anew at every reading, the empty one, and those of one modality for the alignment."""
-        drawn = draw_view(self._order, [self.rate] * len(self._order)) if self.rate > 0 else self.view
+        drawn = self.view
+        if self.rate > 0:
+            had = self._had[int(torch.multinomial(self._share, 1))]
+            drawn = draw_view(had, [self.rate] * len(had))
         alone = self._alone.values() if self.alignment > 0 else ()
         empty = [EMPTY] if self.weight > 0 or self.alignment > 0 else []
         return list(dict.fromkeys([drawn, *alone, *empty]))
@@ -186,11 +201,10 @@ class UnseenInteraction(TaughtObjective):
     def _pseudo(self, out: Mapping[View, Output], triples: Triples) -> Tensor:
         view = next(iter(out))
         margin = self._second_margin(out[view], out[EMPTY], triples)
-        known = self.available(*triples[1:])
-        columns = [None] * len(self.modalities) if known is None else known.unbind(dim=-1)
+        known = self.whole(self.available(*triples[1:]), view)
         losses = [
-            ranking_cross_entropy(margin, self.teacher(m).margin(*triples), self.temperature, known=column)
-            for m, column in zip(self.modalities, columns, strict=True)
+            ranking_cross_entropy(margin, self.teacher(m).margin(*triples), self.temperature, known=known)
+            for m in self.modalities
             if m in view
         ]
         return torch.stack(losses).mean()

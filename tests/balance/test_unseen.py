@@ -66,7 +66,7 @@ def test_terms_equal_a_loop(backbone, view, lacking, make_data, monkeypatch):
     for m in view:
         teacher, found = objective.teacher(m), []
         for u, j, k in zip(*(x.tolist() for x in batch[3:]), strict=True):
-            if there(m, j, k):
+            if all(there(n, j, k) for n in view):
                 margin = float(users[u] @ (rows[j] - rows[k])) / 1.3
                 target = 1 / (1 + math.exp(-float(teacher.user[u] @ (teacher.item[j] - teacher.item[k])) / 1.3))
                 found.append(target * math.log1p(math.exp(-margin)) + (1 - target) * math.log1p(math.exp(margin)))
@@ -131,6 +131,25 @@ def test_views_are_drawn_without_regard_to_the_order_of_modalities(make_data):
     assert found[0] == found[1]
     assert {views[-1] for views in found[0]} == {frozenset()}
     assert set(Counter(len(views[0]) for views in found[0])) == {1, 2, 3}
+
+
+def test_views_are_parts_of_what_items_have_as_often_as_items_have_them(make_data):
+    student = built(BACKBONES["VBPR"], make_data(modalities=3))
+    number = torch.arange(9)
+    has = {
+        "mod0": number < 3,
+        "mod1": (number >= 3) & (number < 6),
+        "mod2": (number >= 3) & (number < 8),
+    }  # One is bare.
+    objective = UnseenInteraction(student, random_teachers(student), rate=0.5, weight=0.0, has=has)
+    torch.manual_seed(0)
+    drawn = Counter(tuple(sorted(objective.views[0])) for _ in range(4000))
+    share = {("mod0",): 3 / 8, ("mod1", "mod2"): 3 / 32, ("mod1",): 9 / 64, ("mod2",): 25 / 64}
+    assert drawn.keys() == share.keys()
+    for view, p in share.items():
+        assert abs(drawn[view] / 4000 - p) < 5 * (p * (1 - p) / 4000) ** 0.5
+    nothing = UnseenInteraction(student, random_teachers(student), has=dict.fromkeys(student.modalities, number < 0))
+    assert nothing.views[0] <= set(student.modalities)
 
 
 def test_classes_are_groups_of_items_that_the_same_users_have_met():
