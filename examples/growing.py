@@ -52,8 +52,8 @@ def grow(
     """Draw a shop.
 
     A user's preference is a sum over modalities of products of latent factors, as in
-    :func:`~pyg_ckd.datasets.synthetic_multimodal`, and every day moves by ``drift``. Users click on items that they have
-    not clicked on before, those of the last two days more often.
+    :func:`~pyg_ckd.datasets.synthetic_multimodal`, and every day moves by ``drift``. Users click on items that they
+    have not clicked on before, and on those of the last two days more often.
 
     Args:
         num_users: Users at the end.
@@ -103,28 +103,30 @@ def grow(
 
 
 def graph_of(
-    shop: Shop, day: int, train: pd.DataFrame, held_out: pd.DataFrame, earlier: HeteroData | None = None, seed: int = 0
+    shop: Shop,
+    day: int,
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    test: pd.DataFrame | None = None,
+    earlier: HeteroData | None = None,
 ) -> HeteroData:
-    """Return the graph of a day: everybody who is there, clicks to train on, and held-out ones, half of them to test.
-
-    Features are standardised as those of the earlier graph.
+    """Return the graph of a day: everybody who is there by then, with features as those of an earlier graph.
 
     Args:
         shop: The shop.
-        day: The day of the graph; who arrives later is not in it, nor are the held-out clicks of such users and items.
+        day: The day; who arrives later is not in the graph, and nor are held-out clicks of such users and items.
         train: Clicks to train on.
-        held_out: Clicks to rank.
-        earlier: The graph of an earlier day.
-        seed: Seeds which half of the held-out clicks is the validation part.
+        val: Clicks of the validation part.
+        test: Clicks of the test part.
+        earlier: The graph of an earlier day, by whose means and deviations features are standardised.
     """
     users, items = shop.until("user", day), shop.until("item", day)
-    held_out = held_out[held_out["user"].isin(users) & held_out["item"].isin(items)]
-    half = np.random.default_rng(seed).random(len(held_out)) < 0.5
+    held_out = [None if x is None else x[x["user"].isin(users) & x["item"].isin(items)] for x in (val, test)]
     return build_data(
         train,
         {m: x.loc[items] for m, x in shop.features.items()},
-        val=held_out[half],
-        test=held_out[~half],
+        val=held_out[0],
+        test=held_out[1],
         user_id=users,
         source=f"day {day}",
         transform="standardize" if earlier is None else RecordedTransform(earlier),
