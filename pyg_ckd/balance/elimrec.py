@@ -62,7 +62,7 @@ class EliMRec(MultitaskObjective):
     """
 
     name = "elimrec"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     beta: Tensor
 
     def __init__(
