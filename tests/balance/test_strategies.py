@@ -244,7 +244,6 @@ def test_weights_of_a_sampler_reach_the_main_loss_of_every_strategy(cls, make_da
 RANKED = {
     "arl": "weight",
     "arm": "weight",
-    "ckd": "distillation_weight",  # Without teachers.
     "cml": "view_weight",
     "elimrec": "weight",
     "g-blending": "weight",
@@ -265,7 +264,7 @@ def test_every_ranking_loss_brings_the_penalty_of_its_view(name, make, make_data
     batch = next(iter(TripletSampler(data[RATES].edge_index, 12, 9, batch_size=30, num_random_triples=5, seed=1)))
     with seeded(0):
         student = make(data)
-    more = {"ckd": {"teachers": None}, "mi-balance": {"teachers": None, "pretrain_epochs": 0}}.get(name, {})
+    more = {"mi-balance": {"teachers": None, "pretrain_epochs": 0}}.get(name, {})
     objective = STRATEGIES[name](student, l2=0.2, **{RANKED[name]: 0.3}, **more)
     views = [{m} if name != "cml" else set(data.modalities) - {m} for m in data.modalities]
     found = objective.loss(features, graph, batch)["l2"].item()
