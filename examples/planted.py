@@ -184,7 +184,8 @@ def _closed(
     before = [record["views"][WEAK] for record in plain]
     after = [record["views"][WEAK] for record in records]
     half = sum(a - b >= (t - b) / 2 for a, b, t in zip(after, before, teacher, strict=True))
-    return (fmean(after) - fmean(before)) / (fmean(teacher) - fmean(before)), half
+    gap = fmean(teacher) - fmean(before)
+    return (fmean(after) - fmean(before)) / gap if gap > 0 else 0.0, half  # Nothing is closed where there is no gap.
 
 
 def _row(title: str, records: Sequence[Mapping[str, Any]], closed: list[str], gain: list[str]) -> str:

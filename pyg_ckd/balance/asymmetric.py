@@ -57,7 +57,8 @@ class ARM(MaskedObjective):
     no gradient through the largest value, the leave-one-out views and the empty one: it closes when the weakest
     modality gets better, and not when the strongest, the others or the ids get worse.
 
-    Costs the views of :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a modality is
+    Each uni-modal loss brings the penalty of its view, without :math:`k_m`. Costs the views of
+    :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a modality is
     neither modulated for it nor in its uni-modal loss, and does not count for values.
 
     Differs from the published code, which multiplies features by ratios of values, from one batch and crosswise, in
@@ -79,7 +80,7 @@ class ARM(MaskedObjective):
     """
 
     name = "arm"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "factor of the gradient through the modality, mean over the epoch",
         "value": "what the modality tells about the positive item, in nats",

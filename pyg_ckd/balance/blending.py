@@ -49,7 +49,8 @@ class GBlending(MaskedObjective):
     improved, the weights stay. The triples of the validation part are its interactions, each with an item that is drawn
     once. Where an item lacks a modality, a triple counts for neither loss of this modality.
 
-    Costs the uni-modal views, and now and then their scores on the validation part; overrides ``triple_weights``.
+    Each uni-modal loss brings the penalty of its view, without :math:`w_m`. Costs the uni-modal views, and now and then
+    their scores on the validation part; overrides ``triple_weights``.
 
     Differs from the published code of the BalanceBenchmark toolkit, which trains a copy of the model on every view to
     measure how it generalises, compares sums over parts of different sizes, and gives a view that got worse as much

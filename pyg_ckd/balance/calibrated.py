@@ -39,9 +39,9 @@ class CalibratedObjective(MaskedObjective):
         + \sum_{(S, T)} \underset{uij}{\textrm{mean}} \left[ w \, \ell(\delta_{uij}(T))
         + \kappa \max ( 0, c(T) - c(S) ) \right]
 
-    Hooks: ``views`` and ``balance``. Costs the leave-one-out views, which for two modalities are the uni-modal ones; a
-    chain costs one view less than there are modalities. A triple with an item that lacks a modality of :math:`S` does
-    not count for the pair.
+    Each BPR loss brings the penalty of its view. Hooks: ``views`` and ``balance``. Costs the leave-one-out views, which
+    for two modalities are the uni-modal ones; a chain costs one view less than there are modalities. A triple with an
+    item that lacks a modality of :math:`S` does not count for the pair.
 
     The published losses are a mean over the views with one weight for all, and the rises are summed over the batch;
     here the full view keeps its weight, and all are means. The toolkit BalanceBenchmark takes the hinge of the
@@ -65,7 +65,7 @@ class CalibratedObjective(MaskedObjective):
     """
 
     name = "cml"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 3.0)}
 
     def __init__(
         self,
@@ -149,9 +149,9 @@ class SelfDistillation(MaskedObjective):
         &+ \kappa \, \underset{uij}{\textrm{mean}} \sum_{m \neq n} w_{mn} \, \textrm{BCE} \left(
         \sigma ( \delta_{uij}(\{m\}) ), \sigma ( \delta_{uij}(\{n\}) ) \right)
 
-    where weights and the better modality's :math:`\sigma(\delta_{uij}(\{n\}))` have no gradient. Hooks: ``views`` and
-    ``balance``. Costs the uni-modal views and the empty one. A triple with an item that lacks :math:`m` or :math:`n`
-    adds nothing to their pair.
+    where weights and the better modality's :math:`\sigma(\delta_{uij}(\{n\}))` have no gradient. Each BPR loss brings
+    the penalty of its view. Hooks: ``views`` and ``balance``. Costs the uni-modal views and the empty one. A triple
+    with an item that lacks :math:`m` or :math:`n` adds nothing to their pair.
 
     The toolkit's code pulls both modalities of a pair towards each other by the squared difference of their outputs
     and has probabilities where the Kullback-Leibler divergence has logarithms; here the worse follows the better one.
@@ -169,7 +169,7 @@ class SelfDistillation(MaskedObjective):
     """
 
     name = "mbsd"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 3.0)}
 
     def __init__(
         self,

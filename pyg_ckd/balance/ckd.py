@@ -176,10 +176,6 @@ class DistillationWrapper(TaughtObjective):
         """Full, uni-modal and leave-one-out views, and with ``effect_base="id"`` the empty one, each once."""
         return self._views
 
-    def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
-        """Return the weight of the uni-modal losses, which take the place of distillation without teachers."""
-        return {} if self.has_teachers else dict.fromkeys(self._alone.values(), self.distillation_weight)
-
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the re-weighted distillation losses."""
         training = (batch.user, batch.positive, batch.negative)

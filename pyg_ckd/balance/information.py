@@ -63,7 +63,8 @@ class InformationBalancing(TaughtObjective):
     repeats another gets less. Weights of terms on the same parameters keep their effect under Adam, which would undo a
     factor of a modality's gradient.
 
-    Overrides ``views``, ``balance``, ``backward`` and ``before_training``. Costs the uni-modal views, in the second
+    In both stages each uni-modal loss brings the penalty of its view, without :math:`w_m`. Overrides ``views``,
+    ``balance``, ``backward`` and ``before_training``. Costs the uni-modal views, in the second
     stage the empty one as well. The joint loss is shown in the first stage, and not trained.
 
     Args:
@@ -88,7 +89,7 @@ class InformationBalancing(TaughtObjective):
 
     name = "mi-balance"
     needs_validation = True
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "sharpness": (0.1, 10.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "sharpness": (0.1, 10.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "teaches": "epochs in which the row's teacher taught the column's modality",
         "weight": "weight of the modality's own loss",

@@ -206,7 +206,8 @@ class ARL(PacedObjective):
     .. math::
         \gamma \sum_m c_m \; \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
 
-    A modality that is sure of itself should carry more of the decision: its factor is large while the others do.
+    Each brings the penalty of its view, without :math:`c_m`. A modality that is sure of itself should carry more of the
+    decision: its factor is large while the others do.
 
     Overrides ``step_sizes`` and ``balance``. Costs the uni-modal and the empty view.
 
@@ -227,7 +228,7 @@ class ARL(PacedObjective):
     """
 
     name = "arl"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     strength: Tensor

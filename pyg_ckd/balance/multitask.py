@@ -29,7 +29,8 @@ class MultitaskObjective(MaskedObjective):
         + w \sum_m \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\}))
 
     Uni-modal terms as in the multitask baseline of `"What Makes Training Multi-modal Classification Networks Hard?"
-    <https://arxiv.org/abs/1905.12681>`_. Costs the uni-modal views. A triple with an item that lacks modality
+    <https://arxiv.org/abs/1905.12681>`_. Each brings the penalty of its view with it, as the loss of a teacher does:
+    views overfit otherwise. Costs the uni-modal views. A triple with an item that lacks modality
     :math:`m` adds nothing to its term, whose mean is over all triples.
 
     With ``valuation``, terms are weighed triple by triple, as samples in `"Enhancing Multimodal Cooperation via
@@ -58,7 +59,7 @@ class MultitaskObjective(MaskedObjective):
     """
 
     name = "multitask"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "mean weight of the modality's own loss over triples, with valuation",
     }

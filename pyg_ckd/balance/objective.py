@@ -42,6 +42,7 @@ class Objective(nn.Module):
     ========================= ======================================================================================
     :attr:`views`             which views a step computes, the trained one first
     :meth:`balance`           further loss terms
+    :meth:`ranked`            which views :meth:`balance` has ranking losses of, for their penalties
     :meth:`triple_weights`    weights of the triples in the main loss
     :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
     :meth:`step_sizes`        a factor of the learning rate for every modality
@@ -56,7 +57,7 @@ class Objective(nn.Module):
 
     Args:
         student: The backbone to train.
-        l2: Weight of the backbone's penalty, see :meth:`~pyg_ckd.nn.Backbone.penalty`.
+        l2: Weight of the backbone's penalty, see :meth:`~pyg_ckd.nn.Backbone.penalty` and :meth:`ranked`.
         view: The view that is trained; :obj:`None` is joint training, one modality trains a teacher.
         bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
 
@@ -226,11 +227,7 @@ class Objective(nn.Module):
         return {}
 
     def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
-        """Return weights of further ranking losses by view; each brings its view's penalty, as the loss of a teacher.
-
-        Args:
-            out: The output of every view in :attr:`views`.
-        """
+        """Return weights of further ranking losses by view of ``out``; each brings the penalty of its view."""
         return {}
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:

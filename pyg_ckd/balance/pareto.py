@@ -42,7 +42,8 @@ class MMPareto(MultitaskObjective):
     <https://arxiv.org/abs/2405.17730>`_. The losses are those of :class:`MultitaskObjective`,
 
     .. math::
-        \mathcal{L}_0 = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full})), \qquad \mathcal{L}_m = w \, \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
+        \mathcal{L}_0 = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full})), \qquad
+        \mathcal{L}_m = w \, \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
 
     On the parameters that belong to modality :math:`m` alone, with the gradients :math:`\mathbf{g}` of
     :math:`\mathcal{L}_0` and :math:`\mathbf{h}` of :math:`\mathcal{L}_m`,
@@ -55,8 +56,8 @@ class MMPareto(MultitaskObjective):
     The second case gives a direction in which neither loss grows. Where :math:`\mathbf{n}` is shorter than
     :math:`\mathbf{g} + \mathbf{h}`, it is made as long. What belongs to no modality takes the sum of
     all gradients, or with ``shared="pareto"`` the same rule over all :math:`M + 1` losses, which agree if no two of
-    their gradients conflict. The gradient of the penalties, which is no loss of a modality and pulls against all of them,
-    is added afterwards, as weight decay is in the published code.
+    their gradients conflict. The gradient of the penalties pulls against all losses. It takes no part in the comparison
+    and is added afterwards, as weight decay is in the published code.
 
     Overrides ``backward``. Costs the uni-modal views, one backward pass for each of them and one for the
     penalties.
@@ -80,7 +81,7 @@ class MMPareto(MultitaskObjective):
     """
 
     name = "mmpareto"
-    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0)}
+    search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "conflict": "share of the steps in which the modality's gradient conflicts with the joint one",
     }

@@ -254,6 +254,38 @@ def test_weights_of_a_sampler_reach_the_main_loss_of_every_strategy(cls, make_da
     assert losses[1] == pytest.approx(losses[0] / 2, abs=1e-6)
 
 
+RANKED = {
+    "arl": "weight",
+    "arm": "weight",
+    "cml": "view_weight",
+    "elimrec": "weight",
+    "g-blending": "weight",
+    "mbsd": "alone_weight",
+    "mi-balance": "weight",  # In its second stage.
+    "mmpareto": "weight",
+    "multitask": "weight",
+    "samm": "weight",
+}
+"""Strategies with BPR losses of further views, and the option that is their weight."""
+
+
+@pytest.mark.parametrize("name", RANKED)
+@every_kind
+def test_every_ranking_loss_brings_the_penalty_of_its_view(name, make, make_data):
+    data = make_data(modalities=3)
+    features, graph = unpack(data)
+    batch = next(iter(TripletSampler(data[RATES].edge_index, 12, 9, batch_size=30, num_random_triples=5, seed=1)))
+    with seeded(0):
+        student = make(data)
+    more = {"mi-balance": {"teachers": None, "pretrain_epochs": 0}}.get(name, {})
+    objective = STRATEGIES[name](student, l2=0.2, **{RANKED[name]: 0.3}, **more)
+    views = [{m} if name != "cml" else set(data.modalities) - {m} for m in data.modalities]
+    found = objective.loss(features, graph, batch)["l2"].item()
+    outputs = student.outputs(features, graph, [frozenset(data.modalities), *map(frozenset, views)])
+    joint, *others = (student.penalty(out, batch).item() for out in outputs)
+    assert found == pytest.approx(0.2 * (joint + 0.3 * sum(others)), rel=1e-5)
+
+
 @every_strategy
 def test_a_step_reads_no_number_from_the_device(cls, make_data):
     if not cls.trains:
