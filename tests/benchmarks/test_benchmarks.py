@@ -16,11 +16,12 @@ import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks import __main__ as suite_main
-from benchmarks import common, epoch, evaluation, memory, problems, propagation, sampling
+from benchmarks import common, epoch, evaluation, memory, problems, propagation, sampling, strategies
 from benchmarks.common import Bars, Limits, Lines, Missing, Suite, Table, compare
 from pyg_ckd.data.inputs import unpack
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.nn import MMGCN, Adjacency
+from pyg_ckd.scoring.views import counterfactual_views
 
 MODALITIES = {"visual": 0.6, "acoustic": 0.4}
 
@@ -220,3 +221,40 @@ def test_a_chart_is_drawn_where_a_table_has_one(tmp_path: Path, chart: Bars | Li
     rows = [{"name": str(n), "size": 10 * n, "ratio": n, "wanted, at most": 2.0} for n in (1, 2)]
     draw([Table("title", rows, chart=chart)], tmp_path / "chart.png")
     assert (tmp_path / "chart.png").exists() == (chart is not None)
+
+
+def test_wrappers_are_measured_around_another_strategy_too_and_stages_with_other_views_apart(suite: Suite) -> None:
+    problem = problems.Problem.of(suite.data, suite.device)
+    found = strategies.objectives_of(problem, "VBPR")
+    assert {"odsw around ckd", "dyncim around ckd", "mi-balance, later"} <= set(found)
+    counts = {name: strategies.mean_views(objective) for name, objective in found.items()}
+    modalities = len(problem.features)
+    assert counts["plain"] == counts["modality-dropout"] == 1
+    assert counts["multitask"] == 1 + modalities
+    assert counts["odsw around ckd"] == counts["ckd"] == len(counterfactual_views(list(problem.features)))
+    assert counts["mi-balance, later"] == counts["mi-balance"] + 1
+
+
+def test_steps_are_made_on_whole_batches_alone(suite: Suite) -> None:
+    problem = problems.Problem.of(suite.data, suite.device)
+    edges = problem.edge_index.size(1)
+    for size, whole in ((edges - 7, edges - 7), (2 * edges, edges)):
+        steps = problems.Steps(problem, problem.objective(MMGCN), size)
+        assert {steps.draw().user.numel() for _ in range(3)} == {whole}
+
+
+def test_the_prices_in_the_index_of_strategies_are_those_that_were_measured() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / "results" / "benchmarks" / "strategies" / "benchmarks.json").read_text(encoding="utf-8"))
+    rows = found["benchmarks"]["strategies"]["tables"][0]["rows"]
+    ratio = {(row["backbone"], row["strategy"]): row["of minima"] for row in rows}
+    index = (docs / "strategies" / "README.md").read_text(encoding="utf-8")
+    head, _, *lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in index.splitlines() if line.startswith("| ")
+    ]
+    column = head.index("step / plain")
+    shown = {line[0].strip("`"): line[column] for line in lines if len(line) == len(head)}
+    measured = {name: text for name, text in shown.items() if text != "–"}
+    assert len(measured) >= 31
+    for name, text in measured.items():
+        assert text == ", ".join(f"{ratio[backbone, name]:.1f}" for backbone in strategies.BACKBONES), name
