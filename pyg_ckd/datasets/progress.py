@@ -1,16 +1,18 @@
-"""Progress on the terminal for what takes minutes: downloads and encoders."""
+"""Progress for what takes minutes: downloads and encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pyg_ckd.display import progress_console
+
 
 @contextmanager
 def progress_bar(
     name: str, total: int | None, done: int = 0, show: bool = True, in_bytes: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr while the block runs, if that is a terminal.
+    """Show a bar while the block runs, on a terminal or in a notebook.
 
     Args:
         name: What is going on.
@@ -22,11 +24,10 @@ def progress_bar(
     Yields:
         A function that moves the bar by a number of steps.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not (show and console.is_terminal):
+    console = progress_console() if show else None
+    if console is None:
         yield lambda steps: None
         return
     count = DownloadColumn() if in_bytes else MofNCompleteColumn()

@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.data.inputs import embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.effects import effect_weights, margin_sums, relative_effects, signal_to_noise
@@ -48,10 +49,17 @@ class EffectReport:
         """The modality with the smallest causal effect on the margin."""
         return str(self.table.index[0])
 
-    def __str__(self) -> str:
+    @property
+    def _head(self) -> str:
         level = f"{self.confidence:.0%}"
-        head = f"effects on {self.split}: recall@{self.k} {self.recall:.4f}, {level} intervals over users"
-        return f"{head}\n{self.table.to_string(float_format='{:.4f}'.format)}"
+        return f"effects on {self.split}: recall@{self.k} {self.recall:.4f}, {level} intervals over users"
+
+    def __str__(self) -> str:
+        return f"{self._head}\n{self.table.to_string(float_format='{:.4f}'.format)}"
+
+    def _repr_html_(self) -> str:
+        rows = [(str(m), *(f"{value:.4f}" for value in row)) for m, *row in self.table.itertuples()]
+        return html_table(self._head.capitalize(), ("modality", *map(str, self.table.columns)), rows)
 
 
 @torch.no_grad()

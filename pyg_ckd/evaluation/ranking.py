@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_integers, as_names
 from pyg_ckd.data.inputs import RATES, as_tables, held_out
 from pyg_ckd.data.inputs import embed as embed
+from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
@@ -41,6 +42,10 @@ class Metrics(dict[str, float]):
     def __str__(self) -> str:
         width = max((len(name) for name in self), default=0)
         return "\n".join(f"{name:<{width}}  {value:.4f}" for name, value in self.items())
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{value:.4f}") for name, value in self.items()]
+        return html_table("Metrics", ("metric", "value"), rows)
 
 
 class Evaluator:

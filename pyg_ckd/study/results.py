@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyg_ckd.display import Best, html_table
 from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.study.formats import HEADLINE, PLAIN, TEACHER, current_results
 from pyg_ckd.study.text import NAN, number, show
@@ -31,6 +32,7 @@ TITLES = {
 """What baselines are called; contenders keep the names that the study gave them."""
 SIGNIFICANT = 0.05
 """A difference is called one if its corrected p-value is below this."""
+CONSOLE_TITLE = "Test metrics, mean ± standard deviation over seeds"
 MARKS = {"users": "*", "seeds": "†"}
 MARKS_NOTE = f"* differs from {PLAIN} over users, † over seeds (p < {SIGNIFICANT} after Holm's correction)"
 
@@ -316,32 +318,48 @@ def render_console_table(results: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    metrics, rows, notes = _console_rows(results)
+    out = Table(title=CONSOLE_TITLE, title_justify="left")
+    out.add_column("model", no_wrap=True)  # A narrow terminal breaks numbers, not names.
+    for metric in metrics:
+        out.add_column(metric, justify="right", overflow="fold")
+    for title, *cells in rows:
+        out.add_row(Text(title), *(Text(cell, style="bold" if isinstance(cell, Best) else "") for cell in cells))
+    out.caption, out.caption_justify = "; ".join(notes), "left"
+    return out
+
+
+def _console_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return metrics, rows and notes of a table that fits a screen."""
     results = current_results(results)
     beside = {"coverage", "personalization"} - {headline_metric(results).partition("@")[0]}
     metrics = [metric for metric in main_metrics(results) if metric.partition("@")[0] not in beside]
     winner = winner_name(results)
     table = results_table(results, metrics)
     best = {metric: best_runs(table, metric) for metric in metrics}
-    out = Table(title="Test metrics, mean ± standard deviation over seeds", title_justify="left")
-    out.add_column("model", no_wrap=True)  # A narrow terminal breaks numbers, not names.
-    for metric in metrics:
-        out.add_column(metric, justify="right", overflow="fold")
-    marked = ""
+    marked, rows = "", []
     for name in table.index:
         notes = ["winner"] if name == winner else []
         notes += ["not converged"] if not_converged(results, name)[0] else []
-        cells = [Text("\n".join([run_title(name), *(f"({note})" for note in notes)]))]
+        cells = ["\n".join([run_title(name), *(f"({note})" for note in notes)])]
         for metric in metrics:
             mean, std, num = table.loc[name, metric][["mean", "std", "num"]]
             mark = marks(results, name, metric)
             marked += mark
             text = f"{show(mean)}{mark} ±{show(std)}" if num > 1 else f"{show(mean)}{mark}"
-            cells.append(Text(text, style="bold" if name in best[metric] else ""))
-        out.add_row(*cells)
+            cells.append(Best(text) if name in best[metric] else text)
+        rows.append(cells)
     notes = ["bold: best of its column"] + ([MARKS_NOTE] if marked else [])
     notes += ["winner: best contender on the validation part"] if winner is not None else []
-    out.caption, out.caption_justify = "; ".join(notes), "left"
-    return out
+    return metrics, rows, notes
+
+
+class StudyResults(dict[str, Any]):
+    """What ``results.json`` of a study holds; in a notebook, the table of the study."""
+
+    def _repr_html_(self) -> str:
+        metrics, rows, notes = _console_rows(self)
+        return html_table(CONSOLE_TITLE, ["model", *metrics], rows, notes)
 
 
 def _of_kind(results: Mapping[str, Any], kind: str, order: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
+from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.metrics import USER_METRICS
@@ -25,6 +26,7 @@ from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check
 from pyg_ckd.study.executor import Pair, alone, check_executor
 from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT
 from pyg_ckd.study.plan import contender_run, teacher_run
+from pyg_ckd.study.results import StudyResults
 from pyg_ckd.study.run import check_distillable, monitored
 from pyg_ckd.study.runs import Run, identity
 from pyg_ckd.study.settings import EXTEND, PARTS, StudySettings
@@ -231,7 +233,15 @@ class Study:
         write_csv(self.folder / "results.csv", results)
         write_tex(self.folder / "table.tex", results, list(dict.fromkeys(shown)))
         write_json(self.folder / "results.json", results)
-        return results
+        return StudyResults(results)
+
+    def _repr_html_(self) -> str:
+        found = read_json(self.folder / "results.json")
+        if isinstance(found, dict) and found.get("runs"):
+            return StudyResults(found)._repr_html_()
+        rows = [(name, contender.strategy.__name__) for name, contender in self.contenders.items()]
+        title = f"Study of {self.backbone.__name__} in {self.folder}: nothing has been run to the end"
+        return html_table(title, ("contender", "strategy"), rows)
 
     def histories(self, seeds: Sequence[int]) -> dict[tuple[str, int], pd.DataFrame]:
         """Return the history of every run that was trained, from (name, seed) to a table indexed by epoch.

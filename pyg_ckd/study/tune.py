@@ -26,6 +26,7 @@ from pyg_ckd.study.executor import alone, check_executor
 from pyg_ckd.study.knobs import turned
 from pyg_ckd.study.ledger import Ledger, Trial, require_optuna
 from pyg_ckd.study.maker import LEFT_OUT
+from pyg_ckd.study.results import StudyResults
 from pyg_ckd.study.run import check_distillable, monitored
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.search import Search, best_so_far
@@ -165,7 +166,7 @@ class Tuning:
             results["tuning"] = self._described(chosen)
             results = plain_values(results)
             write_json(self.folder / RESULTS, results)
-            return results
+            return StudyResults(results)
 
     def histories(self, seeds: Sequence[int]) -> dict[tuple[str, int], pd.DataFrame]:
         """Return the history of every run that was retrained, see :meth:`Study.histories`.

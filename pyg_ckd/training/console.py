@@ -1,4 +1,4 @@
-"""What a training says while it goes on: a bar on a terminal, and a record of every epoch for loggers of Python."""
+"""What a training says while it goes on: a bar, and a record of every epoch for loggers of Python."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pyg_ckd.display import progress_console
 from pyg_ckd.training.run import Run
 
 LOGGER = logging.getLogger("pyg_ckd.training")
@@ -22,14 +23,13 @@ def shown_progress(name: str, monitor: str, max_epochs: int, shown: bool) -> Ite
         name: Name of the model.
         monitor: Name of the monitored metric.
         max_epochs: Epochs at most.
-        shown: Whether to show it; nothing is shown where stderr is no terminal.
+        shown: Whether to show it; nothing is shown where there is neither a terminal nor a notebook.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = progress_console() if shown else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+    with Progress(*columns, console=console, disable=console is None) as bar:
         task = bar.add_task(name, total=max_epochs)
 
         def advance(run: Run) -> None:
