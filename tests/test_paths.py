@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyg_ckd import Trainer, train_teachers
+from pyg_ckd import Trainer, evaluate, train_teachers
 from pyg_ckd.data import Embeddings, build_data, describe_data
 from pyg_ckd.datasets import MultimodalFolder, encode_batches, load
 from pyg_ckd.datasets.sources import download
@@ -63,6 +63,19 @@ def test_a_tilde_stands_for_home_wherever_files_are_written_and_read(home, data)
     with pytest.raises(InputError, match=f"{home}/nothing: found no results of a study"):
         load_results("~/nothing")
     assert not any(path.name.startswith("~") for path in home.rglob("*"))
+
+
+def test_studies_take_numbers_of_numpy_and_pytorch(tmp_path, data):
+    settings = StudySettings(trainer=QUICK, k=torch.tensor([3]))
+    study = Study(
+        data, VBPR, tmp_path / "study", settings, workers=np.int64(1), baselines=["popularity"], contenders=[]
+    )
+    results = study.run(np.array([0, 0]))
+    assert {run["seed"] for run in results["runs"]} == {0}
+    with pytest.raises(InputError, match=r"seeds: found 0.5, expected an integer"):
+        study.run(0.5)
+    with pytest.raises(InputError, match=r"unknown split"):
+        evaluate(VBPR.from_data(data), data, split=["val"], k=3)
 
 
 def test_an_index_is_written_to_home(home, data):

@@ -12,7 +12,7 @@ from pyg_ckd.cli.output import say
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
-    from pyg_ckd.cli.arguments import Namespace
+    from jsonargparse import Namespace
 
 
 def add_options(options: Options, given: Given) -> None:

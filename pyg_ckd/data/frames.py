@@ -128,6 +128,25 @@ def join(
     return Joined(by_row, tables_by_row, joined, user_ids, None if item_ids is None else as_ids(item_ids))
 
 
+def in_order_of(tables: Mapping[str, Any], ids: Any, where: str) -> tuple[dict[str, Any], Any]:
+    """Return features as matrices in the order of ids, and the ids; frames are joined by id.
+
+    Args:
+        tables: Features of each modality: frames or series indexed by item id, or matrices in the order of ``ids``.
+        ids: The id of each row; :obj:`None` for those of the frames, in ascending order.
+        where: What the items are, for messages.
+
+    Raises:
+        InputError: If an id has no row or a row no id, an id is there twice, or rows cannot be told.
+    """
+    rows = {m: _rows(x, f"{where}: features of {m!r}") for m, x in tables.items()}
+    if all(one.ids is None for one in rows.values()):
+        return _values(rows), ids
+    wanted = _listed(rows, {}) if ids is None else _unique(id_column(ids, f"{where}: ids"), f"{where}: ids")
+    matrices = {m: _aligned(one, wanted, ids is not None) for m, one in rows.items()}
+    return matrices, as_ids(wanted) if ids is None else ids
+
+
 def _pairs(part: Any, split: str, source: str) -> dict[str, pd.Series]:
     if is_frame(part):
         return pair_columns(part, f"{source}: {split}")

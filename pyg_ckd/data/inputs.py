@@ -132,7 +132,7 @@ def held_out(data: HeteroData, split: str) -> Tensor:
         InputError: If ``split`` is not one of them, or the graph was cut, see :func:`check_whole`.
     """
     names = dict(zip(("train", "val", "test"), ("edge_index", *HELD_OUT), strict=True))
-    if split not in names:
+    if not isinstance(split, str) or split not in names:
         raise unknown_name("split", split, names)
     if split != "train":
         check_whole(data)

@@ -175,10 +175,13 @@ def check_ratios(ratios: Sequence[float]) -> np.ndarray:
     Raises:
         InputError: If they are not three shares that sum to one, the first above zero.
     """
-    array = np.asarray(ratios, dtype=np.float64)
+    try:
+        array = np.asarray(ratios, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
     if array.shape != (3,) or not (array >= 0).all() or abs(array.sum() - 1) > 1e-6 or array[0] == 0:
         raise InputError(
-            f"split: ratios are {tuple(ratios)}, expected three shares (train, val, test) that sum to 1, train above 0"
+            f"split: ratios are {ratios!r}, expected three shares (train, val, test) that sum to 1, train above 0"
         )
     return array
 

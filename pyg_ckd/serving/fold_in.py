@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.checks import as_features, check_finite
+from pyg_ckd.data.frames import in_order_of
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.prepared import changed, current
 from pyg_ckd.data.ridge import Ridge as Ridge
@@ -52,8 +53,9 @@ def stack_features(
     features: Mapping[str, Any],
     known: Mapping[str, Any] | None = None,
     transformed: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return the features of the items of a graph and of new items, all modalities side by side, on the CPU.
+    ids: Any = None,
+) -> tuple[Tensor, Tensor, Any]:
+    """Return features of the items of a graph and of new items, modalities side by side on the CPU, and the new ids.
 
     Features are prepared as those of the graph were, by the transforms that ``data.prepared`` holds.
 
@@ -64,10 +66,11 @@ def stack_features(
         known: From every modality to the matrix ``[num_items, d_m]`` of the graph's items, as it was read; rows of
             items that lack the modality may hold anything. (default: :obj:`None`, the features of the graph)
         transformed: Whether features are prepared already. (default: :obj:`False`)
+        ids: The ids of the new items, by which frames are joined. (default: :obj:`None`, those of the frames)
 
     Raises:
-        InputError: If a modality is unknown or missing, a matrix has a wrong shape or is not finite, or the features of
-            the graph were changed since they were prepared.
+        InputError: If a modality is unknown or missing, frames do not fit the ids, a matrix has a wrong shape or is not
+            finite, or the features of the graph were changed since they were prepared.
     """
     modalities, num_items = list(data.modalities), data["item"].num_nodes
     for m in (*features, *(known or ())):
@@ -75,6 +78,10 @@ def stack_features(
             raise unknown_name("modality", m, modalities)
     if not features:
         raise InputError(f"new items: found no features, expected those of {', '.join(modalities)}")
+    features, ids = in_order_of(features, ids, "new items")
+    if known is not None:
+        there = getattr(data, "item_id", None)
+        known, _ = in_order_of(known, range(num_items) if there is None else there, "known items")
     given = {m: as_features(x, m, "new items") for m, x in features.items()}
     count = next(iter(given.values())).size(0)
     old, new = {}, {}
@@ -103,7 +110,7 @@ def stack_features(
             alike = known is None or torch.equal(old[m], data["item"][m].cpu())
             rows = recorded(current(data, m)).new_rows(data, m, new, count).cpu() if alike else None
             new[m] = old[m].mean(dim=0, keepdim=True).expand(count, -1) if rows is None else rows
-    return torch.cat([old[m] for m in modalities], dim=1), torch.cat([new[m] for m in modalities], dim=1)
+    return torch.cat([old[m] for m in modalities], dim=1), torch.cat([new[m] for m in modalities], dim=1), ids
 
 
 def _known(data: HeteroData, modality: str, x: Tensor, record: Mapping[str, Any] | None) -> Tensor:

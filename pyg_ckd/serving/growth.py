@@ -58,11 +58,10 @@ class GrowingLists(RankedLists):
         model adds linear maps of features, it finds them again.
 
         Args:
-            features: The features ``[n, d_m]`` of the new items by modality, as they are read; they are transformed as
-                those of the graph were, with the means and components of the graph. One that is left out is imputed as
-                in the graph, by default as average.
-            item_ids: Their ids, of the type of those of the graph. Only where these are row numbers, they can be left
-                out and the numbers go on.
+            features: The features ``[n, d_m]`` of the new items by modality, as they are read, or frames indexed by
+                item id; they are transformed as those of the graph were. One that is left out is imputed as there.
+            item_ids: Their ids, of the type of those of the graph. They can be left out where frames have them, and
+                where those of the graph are row numbers, which go on.
             known_features: The features ``[num_items, d_m]`` of the items of the graph, as they were read. They are
                 needed only where the graph does not know what became of its features, as when a transform of your own
                 made them. (default: :obj:`None`, those of ``data``)
@@ -78,7 +77,7 @@ class GrowingLists(RankedLists):
                 "new items: found a saved recommender without the features of its items, expected the graph; take "
                 "Recommender.load(model, data)"
             )
-        known, new = stack_features(self.data, features, known_features, transformed)
+        known, new, item_ids = stack_features(self.data, features, known_features, transformed, item_ids)
         item = self._trained_pairs()[1]
         warm = torch.bincount(item, minlength=known.size(0)) > 0
         if int(warm.sum()) < 2:

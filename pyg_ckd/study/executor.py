@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
@@ -67,7 +68,7 @@ class Workplace:
         return Path(self.folder) / "running"
 
 
-def check_executor(workers: int, backend: str, device: str) -> None:
+def check_executor(workers: int, backend: str, device: str) -> int:
     """Refuse what the runs cannot be made with.
 
     Args:
@@ -79,16 +80,19 @@ def check_executor(workers: int, backend: str, device: str) -> None:
         InputError: If the number is no positive integer or larger than that of the GPUs, or the backend is unknown, not
             installed, or has no cluster.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    try:
+        number = as_integer(workers, "workers")
+    except InputError:
+        number = 0
+    if number < 1:
         raise InputError(f"workers: found {workers!r}, expected a whole number of at least 1, the processes that train")
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    cards = torch.cuda.device_count() if on_gpu(device) else workers
-    if backend == "loky" and workers > cards:
-        raise InputError(
-            f"workers: found {workers}, expected at most {cards}, the number of GPUs, for each has its own"
-        )
+    cards = torch.cuda.device_count() if on_gpu(device) else number
+    if backend == "loky" and number > cards:
+        raise InputError(f"workers: found {number}, expected at most {cards}, the number of GPUs, for each has its own")
     CONNECT[backend]()
+    return number
 
 
 def run_all(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integers, as_seed
 from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
@@ -114,9 +115,9 @@ class Study:
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
         check_distillable(data, backbone)
         self.folder = as_path(folder)
-        self.workers, self.backend = workers, backend
+        self.backend = backend
         self._device = str(self.settings.trainer.get("device", "auto"))
-        check_executor(workers, backend, self._device)
+        self.workers = check_executor(workers, backend, self._device)
         Evaluator(data, "test", self.settings.k, [])  # Fails early with cut-offs of the user's that cannot be.
         self.monitor, family, self.cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, self.cutoff}))
@@ -183,7 +184,7 @@ class Study:
             InputError: If a run fails, its process dies, or another process runs the same study; what is finished is
                 kept.
         """
-        seeds = list(dict.fromkeys(seeds))
+        seeds = list(dict.fromkeys(as_seed(seed, "seeds") for seed in as_integers(seeds, "seeds")))
         if not seeds:
             raise InputError("seeds: found none, expected at least one")
         with alone(self.folder):

@@ -121,13 +121,13 @@ class Tuning:
         self.settings = replace(settings, trainer={"track_views": False, "extend": 1, **settings.trainer})
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
         self.seed, self.prune = as_seed(seed), prune
-        self.workers, self.backend, self.source = workers, backend, list(source)
+        self.backend, self.source = backend, list(source)
         check_data(data)
         check_distillable(data, backbone)
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
         self._device = str(self.settings.trainer.get("device", "auto"))
-        check_executor(workers, backend, self._device)
+        self.workers = check_executor(workers, backend, self._device)
         self.monitor, _, cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, cutoff}))
         Evaluator(data, "val", self.cutoffs, [])  # Fails early with cut-offs that cannot be.

@@ -187,7 +187,8 @@ def test_frames_are_interactions():
 
 
 @pytest.mark.parametrize(
-    "ratios", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0, 1)]
+    "ratios",
+    [(0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0, 1), "0.8,0.1,0.1", None, 0.8],
 )
 def test_ratios_that_are_no_shares_are_refused(ratios):
     with pytest.raises(InputError, match=r"ratios are .*expected three shares"):

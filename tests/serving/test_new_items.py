@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import Embeddings, NeighborImputation, PCAFeatures, StandardizeFeatures, build_data
+from pyg_ckd.data.impute import _IMPUTATIONS
+from pyg_ckd.data.transforms import _TRANSFORMS
 from pyg_ckd.datasets import MultimodalFolder, load, write_npz
 from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
@@ -47,6 +50,11 @@ def new(*left_out: str) -> dict[str, np.ndarray]:
 
 def rows(one: Recommender) -> torch.Tensor:
     return one.embeddings.item[ITEMS:]
+
+
+def test_every_name_of_a_transform_and_an_imputation_is_tried_here():
+    assert set(_TRANSFORMS) <= {one for one in TRANSFORMS if isinstance(one, str)}
+    assert set(_IMPUTATIONS) <= {one for one in IMPUTATIONS if isinstance(one, str)}
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
@@ -100,6 +108,48 @@ def test_graphs_from_files_know_it_too(tmp_path, transform, format):
         again = load(path, "none", impute="neighbors")
     found = rows(recommender(again).with_new_items(new("visual"), range(ITEMS, ITEMS + NEW)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+IDS = np.array([f"B{n * 7919 % 1009}" for n in range(ITEMS + NEW)])
+FRAMES = {m: pd.DataFrame(x, index=IDS) for m, x in RAW.items()}
+
+
+def shuffled(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
+    return {m: table.sample(frac=1, random_state=seed + n) for n, (m, table) in enumerate(tables.items())}
+
+
+@pytest.mark.parametrize("impute", ["mean", "neighbors"])
+def test_frames_of_new_and_known_items_are_joined_by_id(impute):
+    data = graph("standardize", impute, missing=False)
+    data.item_id = IDS[:ITEMS].tolist()
+    one, ids = recommender(data), IDS[ITEMS:].tolist()
+    expected = one.with_new_items(new(), ids)
+    for seed in range(3):
+        frames = shuffled({m: x[ITEMS:] for m, x in FRAMES.items()}, seed)
+        old = shuffled({m: x[:ITEMS] for m, x in FRAMES.items()}, seed)
+        for known_features in (None, old):
+            torch.testing.assert_close(
+                rows(one.with_new_items(frames, ids, known_features)), rows(expected), rtol=0, atol=1e-5
+            )
+        by_themselves = one.with_new_items(frames)
+        assert sorted(by_themselves.items.index[ITEMS:]) == sorted(ids)
+        order = by_themselves.items.rows(ids)
+        torch.testing.assert_close(by_themselves.embeddings.item[order], rows(expected), rtol=0, atol=1e-5)
+
+
+def test_frames_that_do_not_fit_the_ids_are_refused():
+    data = graph("standardize", missing=False)
+    data.item_id = IDS[:ITEMS].tolist()
+    one, ids = recommender(data), IDS[ITEMS:].tolist()
+    fresh = {m: x[ITEMS:] for m, x in FRAMES.items()}
+    with pytest.raises(InputError, match=r"new items: features of 'visual' have no row for 1 of 6 items, the first is"):
+        one.with_new_items(fresh | {"visual": fresh["visual"][1:]}, ids)
+    with pytest.raises(InputError, match=r"features of 'visual' have 1 rows of items that are not in item_id"):
+        one.with_new_items(fresh, ids[:-1])
+    with pytest.raises(InputError, match=r"'textual' come without ids beside features that have them"):
+        one.with_new_items(fresh | {"textual": fresh["textual"].to_numpy()})
+    with pytest.raises(InputError, match=r"known items: features of 'visual' have no row for 1 of 40 items"):
+        one.with_new_items(fresh, ids, {m: x[1:ITEMS] for m, x in FRAMES.items()})
 
 
 def test_what_nobody_knows_is_refused_with_the_ways_out():

@@ -212,6 +212,7 @@ def test_dask_without_a_cluster_says_how_to_find_one(tmp_path, monkeypatch):
     [
         ({"workers": 0}, "workers: found 0, expected a whole number of at least 1"),
         ({"workers": 1.5}, "workers: found 1.5, expected a whole number"),
+        ({"workers": "2"}, "workers: found '2', expected a whole number"),
         ({"backend": "lokyy"}, "unknown backend 'lokyy': did you mean 'loky'"),
     ],
     ids=str,

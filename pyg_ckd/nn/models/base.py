@@ -58,9 +58,8 @@ class Backbone(nn.Module):
     """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
 
     users_of: ClassVar[Any] = None
-    """How users follow from what they have met, where they have no rows of their own: a static method ``(item, row,
-    member, size)`` of the item table ``[I, D]``, rows of users and of the items that they have met (int64 ``[E]`` each)
-    and the number of users, which returns their embeddings ``[size, D]``. :obj:`None` where users are learnt."""
+    """How users follow from what they have met, where they have no rows of their own: a static method ``(item, row, member,
+    size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
@@ -175,9 +174,8 @@ class Backbone(nn.Module):
             if features[m].shape != (self.num_items, width):
                 found = list(features[m].shape)
                 raise InputError(f"features of {m!r}: found shape {found}, expected [{self.num_items}, {width}]")
-            if exporting():
-                continue
-            if features[m].layout == torch.strided and not bool(features[m].isfinite().all()):
+            checked = features[m].layout == torch.strided and not exporting()
+            if checked and not bool(features[m].isfinite().all()):
                 row = int((~features[m].isfinite()).any(dim=1).nonzero()[0])
                 raise InputError(f"features of {m!r}: found NaN or infinite values, first in row {row}; impute them")
 

@@ -1,0 +1,111 @@
+"""Item graphs from the weights of a closed form, and the rows of norm one that its kernels are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyg_ckd.data.closed_form import MAX_ITEMS, gram_matrix, item_weights
+from pyg_ckd.data.neighbors import without_content
+from pyg_ckd.data.prepared import digest_of
+from pyg_ckd.nn.edges import as_edges
+from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.structure import interactions
+from pyg_ckd.scoring.tracing import exporting
+from pyg_ckd.scoring.views import View
+
+if TYPE_CHECKING:
+    from pyg_ckd.nn.models.fism import FISM
+
+KEPT = 16
+"""Solved graphs that a model keeps, for calls on unprepared graphs."""
+
+
+class ItemWeights:
+    """The item graphs of all views that are asked for, each solved once.
+
+    Args:
+        model: Says how.
+        graph: The interactions.
+    """
+
+    def __init__(self, model: FISM, graph: Adjacency) -> None:
+        self._options = (model.ridge, model.kernel_weight, model.num_neighbors)
+        self._device, self._dtype = graph.matrix.device, graph.dtype
+        users = graph.num_nodes - model.num_items
+        self._edges, self._sizes = interactions(graph, users)[0].cpu(), (users, model.num_items)
+        if model.num_items > MAX_ITEMS:
+            gram_matrix(self._edges, *self._sizes)  # Says what the limit is.
+        self._solved = model._solved
+        self._views: dict[View, Adjacency] = {}
+
+    def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:
+        """Return the graph of a view.
+
+        Args:
+            view: Modalities whose kernels count.
+            features: From modality to the full feature matrix ``[I, d_m]``.
+        """
+        if view not in self._views:
+            chosen = {m: features[m] for m in sorted(view)}
+            digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
+            key = (self._options, self._sizes, self._device, self._dtype, digests)
+            if key not in self._solved:  # The same graph may have been prepared before.
+                with torch.inference_mode(False), torch.no_grad():
+                    solved = self._solve(list(chosen.values()))
+                while len(self._solved) >= KEPT:
+                    del self._solved[next(iter(self._solved))]
+                self._solved[key] = solved
+            self._views[view] = self._solved[key]
+        return self._views[view]
+
+    def as_edges(self) -> SolvedWeights:
+        """Return the graphs that have been asked for, for passes that may not solve others."""
+        return SolvedWeights({view: as_edges(graph) for view, graph in self._views.items()})
+
+    def _solve(self, features: Sequence[Tensor]) -> Adjacency:
+        ridge, kernel, k = self._options
+        items = self._sizes[1]
+        mean = max(1.0, self._edges.size(1) / items)
+        rows = torch.cat([unit_rows(x.detach().cpu().double()) for x in features], dim=1) if features else None
+        weights = item_weights(gram_matrix(self._edges, *self._sizes), ridge * mean, rows, kernel * mean).t()
+        value, neighbor = weights.topk(min(k, items), dim=1)
+        value = value.clamp(min=0)
+        value = value / value.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        edges = torch.stack([neighbor.flatten(), torch.arange(items).repeat_interleave(value.size(1))])
+        kept = value.flatten() > 0
+        edges, value = edges[:, kept].to(self._device), value.flatten()[kept].to(self._device, self._dtype)
+        return Adjacency.from_edges(edges, value, items)
+
+
+class SolvedWeights:
+    """Item graphs that stay what they are, in the place of :class:`ItemWeights`.
+
+    Args:
+        graphs: From view to its graph.
+    """
+
+    def __init__(self, graphs: Mapping[View, Adjacency]) -> None:
+        self._graphs = graphs
+
+    def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:
+        """Return the graph of a view, whatever the features are now."""
+        return self._graphs[view]
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Return centred rows of norm one; items without content, which the mean stands in for, have rows of zeros.
+
+    Args:
+        x: Features ``[I, d]``.
+    """
+    says = ~without_content(x)
+    if exporting():  # The same without a look at how many there are.
+        mean = (x * says.unsqueeze(1)).sum(dim=0, keepdim=True) / says.sum().clamp(min=1)
+    else:
+        mean = x[says].mean(dim=0, keepdim=True) if bool(says.any()) else x[:1]
+    return F.normalize(x - mean) * says.unsqueeze(1).to(x.dtype)
