@@ -6,6 +6,7 @@ import json
 import pickle
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,3 +114,28 @@ def test_files_without_a_card_give_one_line(model, tmp_path, capsys, monkeypatch
 def test_modules_that_cannot_be_imported_are_named(model, tmp_path, capsys) -> None:
     args = ["evaluate", "--data", str(tmp_path / "data.npz"), "--checkpoint", model, "--imports", "no_such_file"]
     assert "imports: no_such_file cannot be imported (ModuleNotFoundError" in fails(capsys, args)
+
+
+def test_evaluate_matches_ids_in_another_order_and_refuses_others(arrays, save, tmp_path, capsys) -> None:
+    user, item = np.arange(30) + 100, np.array([f"item-{n}" for n in range(20)])
+    data = save({**arrays, "item_id": item, "user_id": user})
+    assert main(train(data, tmp_path / "run")) == 0
+    model = str(tmp_path / "run" / "model.pt")
+    order = np.random.default_rng(1).permutation(20), np.random.default_rng(2).permutation(30)
+    place = np.argsort(order[0]), np.argsort(order[1])
+    splits = ("train", "val", "test")
+    other = {name: np.stack([place[1][arrays[name][0]], place[0][arrays[name][1]]]) for name in splits}
+    other |= {name: arrays[name][order[0]] for name in ("visual", "acoustic")}
+    other |= {"item_id": item[order[0]], "user_id": user[order[1]]}
+    np.savez(tmp_path / "other.npz", **(arrays | other))
+    np.savez(tmp_path / "reversed.npz", **(arrays | {"item_id": item[::-1], "user_id": user}))
+    found = []
+    for name in ("data.npz", "other.npz"):
+        out = tmp_path / f"{name}.json"
+        args = ["evaluate", "--data", str(tmp_path / name), "--checkpoint", model, "--k", "5", "--json", str(out)]
+        assert main(args) == 0
+        found.append(json.loads(out.read_text(encoding="utf-8")))
+    assert found[1] == pytest.approx(found[0], abs=1e-6)
+    for command in ("evaluate", "effects"):
+        line = fails(capsys, [command, "--data", str(tmp_path / "reversed.npz"), "--checkpoint", model])
+        assert "item 'item-0', 'item-1', 'item-2' and 17 more has other features" in line
