@@ -58,7 +58,7 @@ class Backbone(nn.Module):
     """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
 
     users_of: ClassVar[Any] = None
-    """How users follow from what they have met, where they have no rows of their own: a static method ``(item, row, member,
+    """How users follow from their items where they have no rows of their own: a static method ``(item, row, member,
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
