@@ -41,6 +41,9 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
     Args:
         data: The graph.
 
+    Warns:
+        UserWarning: If ids cannot be used, such as those of which one is there twice; then there are none.
+
     Returns:
         ``ids`` (an int64 tensor, a list of strings or :obj:`None`, by kind), ``interactions`` of the training part
         ``[2, E]``, ``held_out`` and ``graphs`` (digests that do not depend on the order of edges), ``marks`` of the
@@ -48,7 +51,7 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
     """
     edges = {name: _sorted(data, data[RATES][name]) for name in PARTS if data[RATES].get(name) is not None}
     return {
-        "ids": {kind: ids_of(data, kind) for kind in KINDS},
+        "ids": {kind: _ids_or_none(data, kind) for kind in KINDS},
         "interactions": edges["edge_index"].to(torch.int32),
         "held_out": {n: {"count": e.size(1), "digest": digest_of(e)} for n, e in edges.items() if n in HELD_OUT},
         "graphs": _graphs(data),
@@ -263,6 +266,15 @@ def lost(first: Tensor, second: Tensor) -> Tensor:
     size = 1 + max((int(e[1].max()) for e in (first, second) if e.numel()), default=0)
     keys = [e[0].long() * size + e[1].long() for e in (first, second)]
     return first[:, ~torch.isin(keys[0], keys[1])].long()
+
+
+def _ids_or_none(data: HeteroData, kind: str) -> Tensor | list[str] | None:
+    """Return the ids, or none with a warning if they cannot be used: a trained model must not be lost for that."""
+    try:
+        return ids_of(data, kind)
+    except InputError as error:
+        warnings.warn(f"{error}; ids of {kind}s are not stored with the model", stacklevel=4)
+        return None
 
 
 def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> dict[str, Tensor] | None:

@@ -173,10 +173,7 @@ def _frame(columns: Mapping[str, Any], num_items: int) -> pd.DataFrame:
 def _user_state(recommender: GrowingLists) -> dict[str, Any] | None:
     if recommender.exact_users is not None:
         return {"class": recommender.exact_users}
-    try:
-        users = recommender.user_map()
-    except InputError:  # Too few users to learn from: new ones are refused later as well.
-        return None
+    users = recommender._user_map  # If it is not learnt yet, it can be from what is saved.
     return {"ridge": users.ridge.state()} if isinstance(users, RidgeUsers) else None
 
 

@@ -188,3 +188,12 @@ def test_a_newer_graph_has_the_model_s_part_in_its_order_and_on_its_scale() -> N
     fewer[RATES].edge_index = newer[RATES].edge_index[:, 5:]
     with pytest.warns(UserWarning, match=r"5 interactions are \(first: .* of training not in the graph any more"):
         matched_newer(fewer, graph_record(data), "model.pt")
+
+
+def test_ids_that_cannot_be_used_are_not_kept_and_lose_no_model() -> None:
+    data = built()
+    data.user_id = data.user_id[:-1]
+    with pytest.warns(UserWarning, match=r"user_id: found 13 ids, expected 14 .* ids of users are not stored"):
+        record = graph_record(data)
+    assert record["ids"]["user"] is None
+    assert torch.equal(record["ids"]["item"], data.item_id)
