@@ -120,6 +120,8 @@ class MMGCNConv(MessagePassing):
                 if not isinstance(x, Tensor):
                     raise InputError("MMGCNConv: found add_self_loops between two kinds of nodes, expected one kind")
                 edge_index = _with_self_loops(edge_index, source.size(-2))
+            if isinstance(edge_index, EdgeIndex) and torch.compiler.is_compiling():
+                edge_index = edge_index.as_tensor()  # Compilers know no sparse product.
             # propagate_type: (x: PairTensor)
             h = self.propagate(edge_index, x=(self.lin_neighbor(source), target))
             h = F.leaky_relu(h)  # Not in place: the gradients of some aggregations need their result.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -20,12 +19,12 @@ from torch_geometric.utils import to_torch_csc_tensor
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Adjacency, DotAttentionConv, EgoConv, LGConv, MMGCNConv
+from pyg_ckd.nn.edges import as_edges
 
 USERS, ITEMS, WIDTH = 4, 3, 5
 RATES = torch.tensor([[0, 0, 1, 2, 2], [0, 1, 1, 0, 2]])  # User 3 is isolated.
 TO_USERS = RATES.flip(0)
 TYPES = {("user", "rates", "item"): RATES, ("item", "rev_rates", "user"): TO_USERS}
-compiler = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "LGConv": LGConv,
@@ -239,7 +238,6 @@ def test_sizes_may_be_those_of_any_library(size: object):
     assert MMGCNConv(size, np.int64(6))(features(USERS), RATES[:, :3] % 3).shape == (USERS, 6)
 
 
-@compiler
 @every_layer
 def test_a_layer_between_two_kinds_compiles_into_one_graph(make):
     conv = seeded(make)
@@ -247,3 +245,14 @@ def test_a_layer_between_two_kinds_compiles_into_one_graph(make):
     torch._dynamo.reset()
     out = torch.compile(conv, fullgraph=True, backend="aot_eager")(x, RATES)
     assert_close(out, loop(conv, x, RATES), atol=1e-5, rtol=0)
+
+
+@every_layer
+def test_a_layer_compiles_in_double_precision_with_every_graph_that_compilers_know(make):
+    conv = seeded(make).double()
+    x, edges = features(USERS).double(), torch.tensor([[0, 1, 2, 3, 3], [1, 2, 3, 0, 1]])
+    prepared = as_edges(Adjacency.from_edges(edges, torch.ones(5, dtype=torch.float64), USERS))
+    for graph in (EdgeIndex(edges, sparse_size=(USERS, USERS)).sort_by("col").values, prepared):
+        torch._dynamo.reset()
+        out = torch.compile(conv, fullgraph=True, backend="eager")(x, graph)
+        assert_close(out, conv(x, graph), atol=1e-10, rtol=0)

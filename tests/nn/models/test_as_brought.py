@@ -164,6 +164,21 @@ def test_wrapped_students_and_backbones_of_teachers_are_unwrapped(wrap, make_dat
         assert objective.modalities == ("mod0", "mod1")
 
 
+def test_a_model_of_several_processes_is_used_as_the_one_inside(make_data, tmp_path):
+    data = make_data()
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        outer = nn.parallel.DistributedDataParallel(vbpr(data))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert unwrap(torch.compile(outer)) is outer.module
+    assert evaluate(outer, data, k=3) == evaluate(vbpr(data), data, k=3)
+    stored, again = outer.state_dict(), vbpr(data, 1)
+    again.load_state_dict(stored)
+    assert all(map(torch.equal, again.parameters(), outer.module.parameters()))
+
+
 @every_wrapper
 def test_a_wrapped_model_is_written_under_its_own_names(wrap, make_data, tmp_path):
     data = make_data()
