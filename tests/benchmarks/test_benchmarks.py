@@ -189,7 +189,9 @@ def test_a_missing_device_is_reported_in_one_line_and_the_rest_goes_on(
     assert {"processor", "threads", "torch", "load average at the start", "load average at the end"} <= set(
         found["about"]
     )
-    assert (tmp_path / "out" / "benchmarks.md").read_text(encoding="utf-8").splitlines()[0].startswith("cuda")
+    lines = (tmp_path / "out" / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["# Benchmarks", ""]
+    assert lines[2].startswith("cuda")
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
 
 
