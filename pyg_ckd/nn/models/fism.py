@@ -232,7 +232,8 @@ class FISM(EarlyFusion):
         """
         graphs = super().prepare(features, edge_index_dict)
         if self.item_graph == "weights" and WEIGHTS not in graphs:
-            graphs[WEIGHTS] = ItemWeights(self, graphs[RATES])
+            options = (self.ridge, self.kernel_weight, self.num_neighbors)
+            graphs[WEIGHTS] = ItemWeights(graphs[RATES], self.num_items, *options, self._solved)
         return self._with_content(features, graphs)
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:

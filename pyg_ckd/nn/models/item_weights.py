@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,6 @@ from pyg_ckd.nn.structure import interactions
 from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View
 
-if TYPE_CHECKING:
-    from pyg_ckd.nn.models.fism import FISM
-
 KEPT = 16
 """Solved graphs that a model keeps, for calls on unprepared graphs."""
 
@@ -29,18 +26,33 @@ class ItemWeights:
     """The item graphs of all views that are asked for, each solved once.
 
     Args:
-        model: Says how.
         graph: The interactions.
+        num_items: Number of items.
+        ridge: Ridge of EASE, in units of the mean number of interactions of an item.
+        kernel_weight: Weight of a modality's cosine kernel, in the same units.
+        num_neighbors: Neighbours of an item; of fewer items than that, all.
+        solved: Graphs that have been solved before, by what they are made of; new ones are added.
+
+    Raises:
+        InputError: If there are too many items for a closed form.
     """
 
-    def __init__(self, model: FISM, graph: Adjacency) -> None:
-        self._options = (model.ridge, model.kernel_weight, model.num_neighbors)
+    def __init__(
+        self,
+        graph: Adjacency,
+        num_items: int,
+        ridge: float,
+        kernel_weight: float,
+        num_neighbors: int,
+        solved: dict[Any, Adjacency],
+    ) -> None:
+        self._options = (ridge, kernel_weight, num_neighbors)
         self._device, self._dtype = graph.matrix.device, graph.dtype
-        users = graph.num_nodes - model.num_items
-        self._edges, self._sizes = interactions(graph, users)[0].cpu(), (users, model.num_items)
-        if model.num_items > MAX_ITEMS:
+        users = graph.num_nodes - num_items
+        self._edges, self._sizes = interactions(graph, users)[0].cpu(), (users, num_items)
+        if num_items > MAX_ITEMS:
             gram_matrix(self._edges, *self._sizes)  # Says what the limit is.
-        self._solved = model._solved
+        self._solved = solved
         self._views: dict[View, Adjacency] = {}
 
     def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:
