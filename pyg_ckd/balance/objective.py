@@ -13,8 +13,8 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.weights import checked_weights
+from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.matching import Known
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError

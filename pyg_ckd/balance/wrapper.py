@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pyg_ckd.balance.discovery import build_inner, find_strategy
 from pyg_ckd.balance.given import check_several
 from pyg_ckd.balance.objective import Objective, Progress, Score
+from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.matching import Known
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph

@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.discovery import check_strategy, innermost, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.matching import stored_identity
+from pyg_ckd.data.identity import stored_identity
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.models.discovery import backbones as discovered

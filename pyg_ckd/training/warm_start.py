@@ -16,8 +16,8 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.data.identity import Identity, Known, identity_of, match
 from pyg_ckd.data.inputs import RATES, unpack
-from pyg_ckd.data.matching import Identity, Known, identity_of, match
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.ridge import Ridge
 from pyg_ckd.errors import InputError
@@ -245,7 +245,8 @@ def _from_file(path: str | os.PathLike[str]) -> Earlier:
     if missing:
         raise InputError(f"start_from: {path}: lacks {', '.join(missing)}; it is damaged, train again")
     sizes = dict(zip(("user", "item"), content["sizes"], strict=True))
-    identity = Identity(sizes, content["feature_dims"], content.get("ids", {}), content.get("prepared", {}))
+    graph = content.get("graph", {})
+    identity = Identity(sizes, content["feature_dims"], graph.get("ids", {}), graph.get("prepared", {}))
     own = content.get("own", {"path": "", "state": {}})
     return Earlier(str(path), content["backbone"], content["state"], own["state"], own["path"], identity)
 

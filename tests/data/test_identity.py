@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyg_ckd.data import RATES, RecordedTransform, build_data, feature_transform, fingerprint
-from pyg_ckd.data.matching import Identity, identity_of, match, stored_identity
+from pyg_ckd.data.identity import Identity, identity_of, match, stored_identity
 from pyg_ckd.errors import InputError
 
 DIMS = {"visual": 2}
@@ -51,7 +51,7 @@ def test_a_graph_that_was_cut_has_no_identity():
     with pytest.raises(InputError, match="cut or renumbered"):
         identity_of(part)
     assert stored_identity(part) == {}
-    assert stored_identity(data)["ids"]["user"] == ["a", "b", "c"]
+    assert stored_identity(data)["graph"]["ids"]["user"] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("name", ["standardize", "l2", "pca"])

@@ -100,7 +100,7 @@ def stored_identity(data: HeteroData) -> dict[str, Any]:
         identity = identity_of(data)
     except InputError:
         return {}
-    return {"ids": dict(identity.ids), "prepared": dict(identity.prepared)}
+    return {"graph": {"ids": dict(identity.ids), "prepared": dict(identity.prepared)}}
 
 
 def match(earlier: Identity, later: Identity, source: str, new_modalities: bool = False) -> Known:
