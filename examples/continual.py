@@ -107,7 +107,7 @@ def run(seed: int, args: argparse.Namespace) -> dict[str, tuple[list[float], np.
     train("from scratch", new, Objective(build(cls, new, seed)))
     train("plain fine-tuning", new, Objective(build(cls, new, seed)), yesterday)
     chosen = dict(pair.split("=") for pair in args.options)
-    options_of = {name: float(value) for name, value in chosen.items()}
+    options_of: dict[str, Any] = {name: float(value) for name, value in chosen.items()}
     train("incremental", new, Incremental(build(cls, new, seed), **options_of), yesterday)
     train("from scratch, all clicks", both, Objective(build(cls, both, seed)))
     train("warm start, all clicks", both, Objective(build(cls, both, seed)), yesterday)
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
             cells.append("–" if np.isnan(value) else f"{value:.3f} ± {deviation:.3f}")
         print(f"| {name} | {' | '.join(cells)} |")
     pairs = [np.concatenate([found[name][1] for found in runs]) for name in ("incremental", "plain fine-tuning")]
-    test = paired_test(*pairs)
+    test = paired_test(pairs[0], pairs[1])
     gain = pairs[0].mean() - pairs[1].mean()
     print(f"\nold users, incremental against plain fine-tuning: {gain:+.4f}, p = {test.p_value:.2g}")
 

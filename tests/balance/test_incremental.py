@@ -12,7 +12,7 @@ from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance import DifficultyCurriculum, Incremental
 from pyg_ckd.balance.incremental import Adapter, rehearsal_loss
 from pyg_ckd.data import subgraph
-from pyg_ckd.data.matching import Known
+from pyg_ckd.data.identity import Known
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, EarlyFusionLightGCN
 from pyg_ckd.training import build
