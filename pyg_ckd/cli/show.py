@@ -35,7 +35,7 @@ def run(config: Namespace) -> int:
     from pyg_ckd.files import plain_values
     from pyg_ckd.report.card import render_card, write_card
     from pyg_ckd.training.card import model_card
-    from pyg_ckd.training.model import read_model
+    from pyg_ckd.training.safe_file import read_model
 
     card = model_card(read_model(config.model))
     if config.html is not None:

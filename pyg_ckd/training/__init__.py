@@ -5,8 +5,9 @@ from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.callbacks import CallbackError
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
-from pyg_ckd.training.model import about_training, load_model, open_model, read_model, save_model
+from pyg_ckd.training.model import about_training, load_model, open_model, save_model
 from pyg_ckd.training.optimizer import RowAdam
+from pyg_ckd.training.safe_file import read_model
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.teachers import Teacher, Teachers, build, train_teachers

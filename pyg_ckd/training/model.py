@@ -21,17 +21,16 @@ from pyg_ckd.files import as_path
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.options import is_plain
-from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_ckd.training.checkpoint import save_checkpoint
 from pyg_ckd.training.history import History
 from pyg_ckd.training.rebuild import build_backbone, build_strategy, class_of, path_of, recipe
-from pyg_ckd.training.safe_file import SUFFIX, load_safetensors, save_safetensors
+from pyg_ckd.training.safe_file import SUFFIX, read_model, save_safetensors
 from pyg_ckd.training.warm_start import own_state, remember
 from pyg_ckd.versions import versions
 from pyg_ckd.wrappers import unwrap
 
 VERSIONS = ("pyg-ckd", "torch", "torch-geometric", "python")
 WRITERS = {".pt": save_checkpoint, SUFFIX: save_safetensors}
-NEEDED = {"backbone", "options", "sizes", "feature_dims", "state", "data"}
 
 
 def save_model(
@@ -184,38 +183,6 @@ def _strategy(objective: Objective) -> dict[str, Any]:
         "teachers": teachers,
         "state": {k: v for k, v in state.items() if not k.startswith(("student.", "teacher_"))},
     }
-
-
-def read_model(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a model file holds, without building the model.
-
-    Args:
-        path: The file.
-
-    Raises:
-        InputError: If it is missing or damaged, of another version or no model.
-    """
-    return read_file(path, "model")
-
-
-def read_file(path: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
-    """Return what a file holds, of a model without building it.
-
-    Args:
-        path: The file.
-        kind: What it must hold; :obj:`None` is any kind.
-
-    Raises:
-        InputError: If it is missing or damaged, of another version or kind.
-    """
-    safe = as_path(path).suffix == SUFFIX
-    content = load_safetensors(path, "model") if safe else load_checkpoint(path, kind)
-    if content["kind"] != "model":
-        return content
-    missing = sorted(NEEDED - content.keys())
-    if missing:
-        raise InputError(f"checkpoint {path}: lacks {', '.join(missing)}; it is damaged, train again")
-    return content
 
 
 def open_model(

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import atomic_path
-from pyg_ckd.training.checkpoint import FORMATS, check_content, check_file, damaged
+from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.training.checkpoint import FORMATS, check_content, check_file, damaged, load_checkpoint
 
 SUFFIX = ".safetensors"
 KEY = "pyg_ckd"
 """What the JSON stands under in the metadata."""
+NEEDED = {"backbone", "options", "sizes", "feature_dims", "state", "data"}
 _LONG = 1000  # Texts of a list that are stored as a tensor of their bytes: the header of a file must stay small.
 
 
@@ -112,3 +113,35 @@ def _package(path: str | os.PathLike[str]) -> Any:
             "take a name that ends in .pt"
         ) from None
     return safetensors
+
+
+def read_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a model file holds, without building the model.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is missing or damaged, of another version or no model.
+    """
+    return read_file(path, "model")
+
+
+def read_file(path: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
+    """Return what a file holds, of a model without building it.
+
+    Args:
+        path: The file.
+        kind: What it must hold; :obj:`None` is any kind.
+
+    Raises:
+        InputError: If it is missing or damaged, of another version or kind.
+    """
+    safe = as_path(path).suffix == SUFFIX
+    content = load_safetensors(path, "model") if safe else load_checkpoint(path, kind)
+    if content["kind"] != "model":
+        return content
+    missing = sorted(NEEDED - content.keys())
+    if missing:
+        raise InputError(f"checkpoint {path}: lacks {', '.join(missing)}; it is damaged, train again")
+    return content

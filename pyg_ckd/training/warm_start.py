@@ -23,7 +23,7 @@ from pyg_ckd.data.ridge import Ridge
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.training.checkpoint import load_checkpoint
+from pyg_ckd.training.safe_file import read_model
 from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 StartFrom = str | os.PathLike[str] | nn.Module | tuple[nn.Module, HeteroData]
@@ -240,10 +240,7 @@ def _read(start_from: StartFrom) -> Earlier:
 
 
 def _from_file(path: str | os.PathLike[str]) -> Earlier:
-    content = load_checkpoint(path, "model")
-    missing = sorted({"backbone", "sizes", "feature_dims", "state"} - content.keys())
-    if missing:
-        raise InputError(f"start_from: {path}: lacks {', '.join(missing)}; it is damaged, train again")
+    content = read_model(path)
     sizes = dict(zip(("user", "item"), content["sizes"], strict=True))
     graph = content.get("graph") or {"ids": {}, KEY: {}}  # Older files say nothing of it.
     identity = Identity(sizes, content["feature_dims"], graph["ids"], graph[KEY])

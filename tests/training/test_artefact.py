@@ -17,7 +17,8 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import about_training, build, load_model, open_model, save_model
 from pyg_ckd.training.card import model_card
-from pyg_ckd.training.model import convert_model, read_model
+from pyg_ckd.training.model import convert_model
+from pyg_ckd.training.safe_file import read_model
 from tests.training.problem import ITEMS, USERS, planted_data, same_bits, trainer
 
 
