@@ -99,6 +99,16 @@ def _grown(one, other):
     return {d: pair for d, pair in pairs if pair[0] != pair[1]}
 
 
+@pytest.mark.parametrize("name", ["VBPR", "GRCN", "LATTICE", "MICRO", "DualGNN"])
+def test_modalities_in_another_order_are_matched_by_name(name, today):
+    other = today.clone()
+    other.modalities = ["mod1", "mod0"]
+    earlier, model = drawn(BACKBONES[name], today), drawn(BACKBONES[name], other, seed=1)
+    warm_start(model, other, (earlier, today))
+    (user, item), (user_now, item_now) = embed(earlier, today)[0], embed(model, other)[0]
+    torch.testing.assert_close(user_now @ item_now.t(), user @ item.t(), rtol=0, atol=1e-4)
+
+
 def test_new_items_get_what_their_features_say_and_without_items_to_learn_from_the_mean(yesterday, today):
     x = [torch.cat([data["item"][m] for m in data.modalities], dim=1) for data in (yesterday, today)]
     # As many features as items to learn from would fit anything.
