@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from examples import planted
 from pyg_ckd import DistillationWrapper, Objective, Trainer, estimate_effects, evaluate, train_teachers
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.nn import VBPR
@@ -40,3 +41,21 @@ def test_distillation_closes_half_of_the_weak_modalitys_gap_to_its_teacher() -> 
     gap_after = recall(teachers[weak]) - recall(ckd, weak)
     assert gap_before > 0.02
     assert gap_after <= 0.5 * gap_before
+
+
+def test_what_ranks_or_teaches_a_starving_view_lifts_it_and_slower_steps_of_the_strong_one_do_not(tmp_path) -> None:
+    lifting, others = ("arm", "g2d", "mla", "multitask", "umurl"), ("agm", "amss", "pmr")
+    closed: dict[str, list[float]] = {}
+    for seed in (0, 3):
+        data = planted.catalogue(seed)
+        views = {
+            name: planted.make(data, name, seed, "test", tmp_path)["views"][planted.WEAK]
+            for name in (planted.TEACHER, "plain", *lifting, *others)
+        }
+        gap = views[planted.TEACHER] - views["plain"]
+        assert gap >= 0.2 * views[planted.TEACHER]
+        for name in (*lifting, *others):
+            closed.setdefault(name, []).append((views[name] - views["plain"]) / gap)
+    mean = {name: sum(shares) / len(shares) for name, shares in closed.items()}
+    assert all(mean[name] >= 0.5 for name in lifting), mean
+    assert all(mean[name] < 0.3 for name in others), mean

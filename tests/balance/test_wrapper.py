@@ -189,7 +189,7 @@ def test_a_study_gives_what_is_inside_its_own_options_and_tells_runs_apart_by_it
     assert Contender("odsw", found).needs_teachers
     assert not Contender("odsw").needs_teachers
     one, two = (with_defaults(DifficultyCurriculum, {"inner": inner}) for inner in ("multitask", "ckd"))
-    assert one["inner_options"]["weight"] == 0.1
+    assert one["inner_options"]["weight"] == 1.0
     assert one["inner_options"]["code"] != two["inner_options"]["code"]
     with pytest.raises(InputError, match="unknown option of multitask 'wieght': did you mean 'weight'"):
         Contender("odsw", {"inner": "multitask", "inner_options": {"wieght": 1}})
