@@ -21,7 +21,8 @@ from pyg_ckd.serving.newer import graph_of_model, new_items, new_users
 from pyg_ckd.serving.results import Explanation
 from pyg_ckd.serving.saved import KIND, restored, state_of, write
 from pyg_ckd.serving.shares import shapley_weights
-from pyg_ckd.training.model import build_model, read_file
+from pyg_ckd.training.model import build_model
+from pyg_ckd.training.safe_file import read_file
 
 if TYPE_CHECKING:
     import pandas as pd
