@@ -78,8 +78,7 @@ class Incremental(MaskedObjective):
     No code of the first paper was found: functional forms and constants are those of this package. It aligns rows
     where this aligns relations, which needs no common width. SAMM stores samples of earlier tasks; here they are drawn
     anew in every step, since the earlier model ranks any two items; the smooth absolute value takes the place of the
-    square, since margins have no fixed scale; and the target is the joint margin, which kept more in
-    ``examples/continual.py``.
+    square, since margins have no fixed scale; and the target is the joint margin unless ``best`` says otherwise.
 
     Args:
         student: The backbone to train, with at least two modalities.
