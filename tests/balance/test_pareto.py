@@ -168,7 +168,7 @@ def test_losses_are_those_of_multitask_training(make_data):
 
 def test_a_backbone_without_parameters_of_a_modality_is_refused(make_data):
     data = make_data()
-    with pytest.raises(InputError, match="mmpareto: found LightGCN without a trained parameter of one modality alone"):
+    with pytest.raises(InputError, match="mmpareto: found LightGCN, which ignores features"):
         MMPareto(LightGCN.from_data(data, embedding_dim=4))
     objective = MMPareto(built(lambda data: FREEDOM.from_data(data, embedding_dim=4, num_neighbors=3), data))
     features, graph = doubled(data)
