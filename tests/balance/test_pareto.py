@@ -36,6 +36,8 @@ def test_weights_and_new_gradients_equal_the_published_code(golden: Callable[[st
         if cosine <= 0:
             norm = weights @ whole @ weights
             torch.testing.assert_close(norm, file[f"{case}/min_norm"], rtol=0, atol=TOLERANCE)
+        else:
+            assert not file[f"{case}/min_norm"].any()  # Nothing was solved.
         for n, (g, h, length) in enumerate(zip(joint, alone, summed, strict=True)):
             factors = gradient_factors(gram_matrix([[g], [h]]), weights, length.square().sum())
             found = file["gamma"] * (factors[0] * g + factors[1] * h)
