@@ -18,6 +18,7 @@ from pyg_ckd.balance.given import TaughtObjective
 from pyg_ckd.balance.objective import check_not_negative, check_positive
 from pyg_ckd.balance.prototype import membership
 from pyg_ckd.balance.relational import first_of_each
+from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import l2_penalty, ranking_cross_entropy
@@ -58,9 +59,10 @@ class UnseenInteraction(TaughtObjective):
     Validation, test and serving rank with the mean of both branches, :math:`\frac{1}{2} ( s_{ui}(S) +
     \mathbf{y}_u^\top \mathbf{z}_i(S) )`: tables of twice the width.
 
-    Overrides ``views``, ``prepare``, ``balance`` and ``forward_views``. Costs the empty view, in steps and when
-    ranking, and the uni-modal ones for the alignment. Second users begin as the student's users; they and the classes
-    exist once :meth:`prepare` has been called, which looks at one forward pass.
+    Overrides ``views``, ``prepare``, ``balance``, ``begin_from`` and ``forward_views``. Costs the empty view, in steps
+    and when ranking, and the uni-modal ones for the alignment. Second users begin as the student's users; they and the
+    classes exist once :meth:`prepare` has been called, which looks at one forward pass. From an earlier model of this
+    kind, those of known users begin as they were.
 
     Differs from the published code, which classifies clips: both branches there see the same tokens. Here ids would let
     the second branch learn every teacher by heart, and an item without ids would gain nothing, so that it has none.
@@ -91,7 +93,10 @@ class UnseenInteraction(TaughtObjective):
     name = "unseen"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
 
+    own_rows: ClassVar[Mapping[str, str]] = {"second": "user", "centres": "class"}
+
     classes: Tensor
+    _given: tuple[Mapping[str, Tensor], Mapping[EdgeType, Any]] | None = None
 
     def __init__(
         self,
@@ -155,7 +160,19 @@ class UnseenInteraction(TaughtObjective):
         graphs = super().prepare(features, edge_index_dict)
         if (self.weight > 0 and not self.second) or (self.alignment > 0 and not self.centres):
             self._begin(features, graphs)
+            self._given = features, graphs
         return graphs
+
+    def begin_from(self, known: Known) -> None:
+        """Let the second users begin as the users that the student has by now."""
+        super().begin_from(known)
+        if self._given is not None:
+            self._begin(*self._given)
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Begin an epoch, after which nothing begins anew."""
+        self._given = None
+        return super().begin_epoch(features, graphs)
 
     @torch.no_grad()
     def _begin(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> None:

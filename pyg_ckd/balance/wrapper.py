@@ -89,6 +89,11 @@ class ObjectiveWrapper(Objective):
                 raise
             return getattr(self.inner, name)
 
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a buffer of the wrapper, which may be called like one of the objective inside."""
+        self._buffers.setdefault(name, None)  # PyTorch refuses a name that it finds, and would find that one.
+        super().register_buffer(name, tensor, persistent)
+
     @property
     def progress(self) -> Progress:
         """How far the training is."""

@@ -94,7 +94,8 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
                                                     mean row if there are fewer than two of them
     parameters that count neither                   the earlier ones
     parameters of new modalities                    what they are in ``model``
-    parameters of the objective itself              the earlier ones, if both are of one class and the shapes fit
+    parameters of the objective itself              the earlier ones, if both are of one class and the shapes fit; rows
+                                                    of users and items as above, new ones as in ``model``
     =============================================== ===================================================================
 
     Ids are those of ``data.user_id`` and ``data.item_id``; where neither graph has any, rows are the same by number and
@@ -124,13 +125,9 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     takes_new = bool(getattr(innermost(objective), "takes_new_modalities", False))
     known = match(earlier.identity, identity_of(data), f"start_from: {earlier.name}", takes_new)
     _carry(student, data, earlier, known)
-    own = dict(_own_parameters(objective))
-    if _path_of(objective) == earlier.strategy:
-        with torch.no_grad():
-            for name, value in earlier.own.items():
-                if name in own and own[name].shape == value.shape:
-                    own[name].copy_(value)
     objective.begin_from(known)
+    if _path_of(objective) == earlier.strategy:
+        _carry_own(innermost(objective), earlier.own, known)
     LOGGER.info("%s: %s", type(student).__name__, known)
     return Start(known, earlier.digest())
 
@@ -295,6 +292,21 @@ def _carry(student: Backbone, data: HeteroData, earlier: Earlier, known: Known) 
         moved[name] = old
     for name, old in moved.items():  # Only now that all of it fits.
         target[name].copy_(old)
+
+
+@torch.no_grad()
+def _carry_own(objective: Objective, earlier: Mapping[str, Tensor], known: Known) -> None:
+    """Copy the earlier parameters of the objective itself, as far as they fit; newcomers keep theirs."""
+    rows = {"user": known.user, "item": known.item}
+    own = dict(_own_parameters(objective))
+    for name in own.keys() & earlier.keys():
+        new, old = own[name], earlier[name].to(own[name].device)
+        kind = objective.own_rows.get(name.partition(".")[0])
+        if kind is None and new.shape == old.shape:
+            new.copy_(old)
+        elif kind in rows and new.shape[1:] == old.shape[1:]:
+            row = rows[kind].to(new.device)
+            new[row >= 0] = old[row[row >= 0]]
 
 
 class _Newcomers:

@@ -55,6 +55,9 @@ def test_weights_by_entropy_equal_the_reference(golden):
         logits = file[f"{group}/logits"]
         log = logits.log_softmax(dim=-1)
         assert torch.allclose(-(log.exp() * log).sum(dim=-1), file[f"{group}/entropy"], rtol=0, atol=TOLERANCE)
+        log = logits.log_softmax(dim=1)
+        entropy = -(log.exp() * log).sum(dim=(1, 2))
+        assert torch.allclose(entropy, file[f"{group}/code_entropy"], rtol=0, atol=TOLERANCE)
         weights = {"": entropy_weights(logits), "code_": entropy_weights(logits, published=True).unsqueeze(-1)}
         for start, weight in weights.items():
             expected = file[f"{group}/{start}weight"]

@@ -116,8 +116,19 @@ def test_weights_between_modalities_are_those_of_the_published_step(golden):
         check_gradients(file, name, loss, params)
 
 
+FITTED = (2.04623704e-01, 3.35472727e-03, 1.22989557e-04, -2.92947416e-06, 2.23835486e-08, -5.39717505e-11)
+"""Coefficients of the published share of classification by epoch, fitted to one run, which the library does not use."""
+
+
+def fitted_shares(epoch: Tensor) -> Tensor:
+    """Return the published shares of classification and alignment, ``[epochs, 2]``."""
+    share = sum(c * epoch.double() ** n for n, c in enumerate(FITTED))
+    return torch.stack([share, 1 - share], dim=1)
+
+
 def test_divergences_and_the_published_loss_of_the_modality_gap(golden):
     file = golden("balance/lfm")
+    assert close(fitted_shares(file["epoch"]), file["fitted_alpha"])
     names = [name for kind in ("margins", "classes") for name in instances(file, kind)]
     assert {name[:-1] for name in names} == {"margins", "classes"}
     for name in names:
@@ -125,6 +136,8 @@ def test_divergences_and_the_published_loss_of_the_modality_gap(golden):
         logits = file[f"{name}/{'logits' if classes else 'margin'}"].requires_grad_()
         log_prob = logits.log_softmax(dim=-1) if classes else decision_log_prob(logits)
         pairs = list(combinations(range(len(logits)), 2))
+        if classes:
+            assert close(fitted_shares(torch.tensor([10])).squeeze(0), file[f"{name}/alpha"])
         for key, from_mean in (("jensen_shannon", False), ("alignment", True)):
             found = torch.stack([jensen_shannon(log_prob[m], log_prob[n], from_mean).mean() for m, n in pairs])
             assert close(found, file[f"{name}/{key}"]), (name, key)

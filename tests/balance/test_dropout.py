@@ -67,6 +67,12 @@ def test_rates_equal_those_of_the_published_code(golden):
         assert torch.allclose(rho, file[f"{name}/rho"], rtol=0, atol=TOLERANCE)
         drop = drop_rates(rho, float(file["q_base"]), float(file["alpha"]))
         assert torch.allclose(drop, file[f"{name}/drop"], rtol=0, atol=TOLERANCE)
+        # Masks of samples, and the scale of what they leave: a step here has one view, and BPR finds the scale.
+        keep = file[f"{name}/keep"]
+        assert keep[drop == 0].all()
+        assert torch.equal(keep.bool().any(dim=0), file[f"{name}/used"])
+        assert torch.allclose(1 / (1 - drop.mean() + 1e-5), file[f"{name}/rescale"], rtol=0, atol=TOLERANCE)
+    assert 0 <= file.number("p_exe") <= 1
 
 
 def test_a_ratio_of_three_is_to_the_mean_of_the_others_and_unknown_scores_drop_nothing():

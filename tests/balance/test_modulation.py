@@ -28,6 +28,7 @@ from pyg_ckd.balance.modulation import (
 from pyg_ckd.balance.pacing import LEAST_STEP
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import FREEDOM, VBPR, LightGCN
+from tests.balance.test_calibrated import published_logits
 from tests.balance.test_ckd import BACKBONES, one_batch
 from tests.conftest import TOLERANCE, Golden
 from tests.nn.models.zoo import built, doubled
@@ -65,6 +66,30 @@ def check_ogm(file: Golden, name: str, score: Tensor) -> None:
     if f"{name}/official_coeff" in file:
         same(discrepancy(score), file[f"{name}/official_ratio"])
         same(coefficients, file[f"{name}/official_coeff"])
+
+
+def test_a_step_of_the_toolkit_is_the_rule_with_its_own_scores(golden: Callable[[str], Golden]):
+    file = golden("balance/ogm")
+    for step in instances(file, "step"):
+        params, alone, modalities, _ = published_logits(file, step)
+        label = file[f"{step}/label"]
+        loss = F.cross_entropy(torch.stack(alone).sum(dim=0), label)
+        same(loss, file[f"{step}/loss"])
+        logits = torch.stack(alone).detach()  # [M, B, C]
+        # Theirs: of two modalities the published scores, of three those of cosines where the modality is right.
+        two = len(modalities) == 2
+        probability = (logits if two else logits.cos()).softmax(dim=-1)[:, torch.arange(label.numel()), label]
+        score = (probability if two else probability * (logits.argmax(dim=-1) == label)).sum(dim=1)
+        ratio = score / ((score.flip(0) if two else score.min()) + 1e-5)
+        factors = ogm_coefficients(ratio, file.number("alpha")).clamp(min=0)
+        same(factors, file[f"{step}/benchmark_coeff"])
+        loss.backward()
+        for name, parameter in params.items():
+            same(parameter.grad, file[f"{step}/grad/{name}"])
+            owner = name.split(".")[1]
+            slowed = owner in modalities and parameter.dim() > 1
+            factor = factors[modalities.index(owner)] if slowed else 1
+            same(factor * parameter.grad, file[f"{step}/benchmark_grad_silent/{name}"])
 
 
 def test_noise_of_a_step_is_that_of_the_published_code(golden: Callable[[str], Golden]):
@@ -107,6 +132,7 @@ def test_coefficients_and_directions_of_cggm_equal_the_published_code(golden: Ca
         cosine = F.cosine_similarity(each, joint.unsqueeze(0))
         same(cosine, file[f"{name}/cosine"])
         same(direction_loss(coefficients, cosine), file[f"{name}/direction_loss"])
+        assert file.number("lam") > 0  # Their weight of it, which enters no array.
 
 
 def test_weights_of_arl_equal_the_published_code(golden: Callable[[str], Golden]):

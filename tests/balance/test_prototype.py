@@ -60,6 +60,8 @@ def test_means_of_classes_equal_the_published_code(golden: Callable[[str], Golde
     same(number.squeeze(-1), count.double())
     for feature, mean in zip(file["feature"], file["class_mean"], strict=True):
         same(product(members, feature) / number.clamp(min=1), mean)
+    # Theirs are of a part of the data and smoothed over epochs; here they are of all of it and anew in every epoch.
+    same(torch.lerp(file["class_mean"], file["old_prototype"], file["momentum"]), file["new_prototype"])
 
 
 def test_users_and_their_items_are_found_in_plain_and_in_prepared_graphs(make_data):

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance.unseen import UnseenInteraction, item_classes
+from pyg_ckd.data import subgraph
 from pyg_ckd.errors import InputError
-from pyg_ckd.scoring.rows import added_item_rows
+from pyg_ckd.scoring.rows import added_item_rows, blocks_of
+from pyg_ckd.training import warm_start
 from pyg_ckd.training.model import load_model, save_model
 from tests.balance.test_ckd import one_batch, random_teachers
 from tests.nn.models.zoo import BACKBONES, built, doubled
@@ -183,6 +185,28 @@ def test_a_stored_model_ranks_as_before(make_data, tmp_path):
     features = {m: x.float() for m, x in features.items()}
     for one, two in zip(objective(features, graph, ["mod1"]), found(features, graph, ["mod1"]), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("from_plain", [False, True])
+def test_second_users_begin_as_those_of_an_earlier_model_with_their_ids(from_plain, make_data):
+    today = make_data(modalities=2)
+    today.user_id = [f"u{row}" for row in range(12)]
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:10]
+    yesterday = subgraph(today, {"user": order})
+    earlier, model = made(yesterday), made(today)
+    with torch.no_grad():
+        model.centres["all"].fill_(3.0)
+        for p in earlier.student.parameters():
+            p.mul_(2.0)
+    warm_start(model, today, (earlier.student if from_plain else earlier, yesterday))
+    joint = blocks_of(model.student.outputs(*doubled(today), [model.view])[0])
+    rest = [row for row in range(12) if from_plain or row not in order]
+    assert len(model.second) == 3
+    for n, users in model.second.items():
+        assert torch.equal(users[rest], joint[int(n)].user[rest])
+        if not from_plain:
+            assert torch.equal(users[order], earlier.second[n])
+    assert not model.centres["all"].any()  # Classes of another graph are others.
 
 
 @pytest.mark.parametrize(

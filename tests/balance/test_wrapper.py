@@ -195,3 +195,13 @@ def test_a_study_gives_what_is_inside_its_own_options_and_tells_runs_apart_by_it
         Contender("odsw", {"inner": "multitask", "inner_options": {"wieght": 1}})
     with pytest.raises(InputError, match="unknown strategy 'multitsk'"):
         Contender("odsw", {"inner": "multitsk"})
+
+
+@pytest.mark.parametrize("inner", ["incremental", "dyncim"])
+def test_buffers_of_a_wrapper_may_be_called_like_those_inside(inner, make_data):
+    data = make_data(modalities=3)
+    data["item"].has_mod1 = torch.arange(9) % 3 > 0
+    wrapper = objective_of(DynamicCurriculum, data, inner=inner)
+    names = {"item_mask_mod1", "inner.item_mask_mod1"} | ({"means", "inner.means"} if inner == "dyncim" else set())
+    assert names <= wrapper.state_dict().keys()
+    assert wrapper.item_mask_mod1 is not wrapper.inner.item_mask_mod1
