@@ -1,4 +1,4 @@
-"""Top-k over HTTP: ``CHECKPOINT=out/model.pt DATA=data.npz uvicorn --factory examples.serve:app``."""
+"""Top-k over HTTP: ``CHECKPOINT=out/model.pt DATA=data.npz UNKNOWN=popular uvicorn --factory examples.serve:app``."""
 
 import os
 
@@ -14,13 +14,14 @@ from pyg_ckd.serving import Recommender
 
 def app(recommender: Recommender | None = None) -> FastAPI:
     """Return the service: ``GET /health``, ``/version``, ``/recommend/USER?k=20`` and ``POST /recommend``."""
-    served = recommender or Recommender.load(os.environ["CHECKPOINT"], load(os.environ["DATA"]))
+    data, unknown = os.environ.get("DATA"), os.environ.get("UNKNOWN", "error")  # A saved recommender needs no DATA.
+    served = recommender or Recommender.load(os.environ["CHECKPOINT"], load(data) if data else None)
 
     def many(users: list[int | str] = Body(), k: int = Body(20), exclude_seen: bool = Body(True)) -> JSONResponse:  # noqa: B008
-        found = served.recommend(served.users.parse(map(str, users)), k, exclude_seen)
-        rows = zip(found.users.tolist(), found.items.tolist(), found.scores.tolist(), strict=True)
-        cut = [(u, i, s, s.index(-float("inf")) if s[-1] == -float("inf") else k) for u, i, s in rows]
-        return JSONResponse([{"user": u, "items": i[:n], "scores": s[:n]} for u, i, s, n in cut])
+        found = served.recommend(served.users.parse(map(str, users)), k, exclude_seen, unknown=unknown)
+        rows = zip(*(x.tolist() for x in (found.users, found.items, found.scores, found.sources)), strict=True)
+        cut = [(u, i, s, f, s.index(-float("inf")) if s[-1] == -float("inf") else k) for u, i, s, f in rows]
+        return JSONResponse([{"user": u, "items": i[:n], "scores": s[:n], "from": f} for u, i, s, f, n in cut])
 
     def one(user: str, k: int = 20) -> JSONResponse:
         return many([user], k, True)

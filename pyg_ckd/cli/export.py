@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import add_data, add_origin, load_checkpoint, writable
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -35,10 +34,14 @@ def run(config: Namespace) -> int:
     Args:
         config: The values of the options.
     """
+    from pyg_ckd.files import as_path
     from pyg_ckd.serving.program import FORMATS, check_program_path, export_program
-    from pyg_ckd.training.model import convert_model
+    from pyg_ckd.training.model import WRITERS, convert_model
 
-    if Path(config.out).suffix in FORMATS:
+    suffix = as_path(config.out).suffix.lower()
+    if suffix not in (*FORMATS, *WRITERS):
+        raise InputError(f"out {config.out}: {unknown_name('format', suffix, (*FORMATS, *WRITERS))}")
+    if suffix in FORMATS:
         check_program_path(config.out)  # Before the work, not after it.
         if config.data is None:
             raise InputError("data: found none, expected the graph of the model, which a program is recorded with")

@@ -49,6 +49,8 @@ def add_options(options: Options, given: Given) -> None:
     options.add("items_file", str | None, None, items, path=True)
     where = "which items to choose from by their columns, such as --where.category shoes"
     options.add("where", dict[str, Any], {}, where)
+    text = "what unknown users of --users get: error, or popular, the items with most interactions, marked in a column"
+    options.add("unknown", str, "error", text)
     options.add("diversity", float, 0.0, "how unlike the items of a list shall be, from 0 to 1")
     options.add("device", str, "cpu", "where to compute, such as cpu or cuda")
 
@@ -82,6 +84,7 @@ def run(config: Namespace) -> int:
         exclude=None if excluded is None else recommender.items.parse(excluded),
         where=config.where,
         diversity=config.diversity,
+        unknown=config.unknown,
     )
     say(f"recommendations: {path}")
     return 0
@@ -90,12 +93,28 @@ def run(config: Namespace) -> int:
 def _table(path: str) -> pd.DataFrame:
     import pandas as pd
 
+    from pyg_ckd.datasets.delimited import read_csv
+    from pyg_ckd.files import as_path
     from pyg_ckd.serving.catalogue import ID_COLUMNS
 
+    place = as_path(path)
     try:
-        if path.lower().endswith(".parquet"):
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))  # An id such as 01001 stays what it is.
+        if place.suffix.lower() == ".parquet":
+            frame = pd.read_parquet(place)
+        else:
+            frame = read_csv(place, ID_COLUMNS[:1])
+            name = next((name for name in ID_COLUMNS if name in frame.columns), ID_COLUMNS[0])
+            if name in frame.columns:  # Once more: an id such as 01001 stays what it is.
+                read_csv(place, (name,))
+                frame = read_csv(place, (name,), {name: str})
+    except InputError as error:
+        raise InputError(f"items_file {error}") from None
     except Exception as error:  # Readers raise whatever they like.
-        reason = " ".join(str(error).split())[:160]
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
         raise InputError(f"items_file {path}: cannot be read ({reason}), expected a .csv or .parquet file") from None
+    if not any(name in frame.columns for name in ID_COLUMNS):
+        raise InputError(
+            f"items_file {path}: found the columns {', '.join(map(str, frame.columns))}, expected 'item' or 'item_id' "
+            "with the ids of items; rename one"
+        )
+    return frame

@@ -74,6 +74,11 @@ def catalogue(
     Raises:
         InputError: If an id or a column is unknown, nothing is left to choose from, or ``diversity`` is out of range.
     """
+    if where is not None and not isinstance(where, Mapping):
+        raise InputError(
+            f"where: found {where!r:.60} ({type(where).__name__}), expected a mapping from names of columns to what "
+            "they shall be, such as {'kind': 'hat'}"
+        )
     diversity = as_number(diversity, "diversity")
     if not 0 <= diversity <= 1:
         raise InputError(f"diversity: found {diversity}, expected 0 (none) to 1")
@@ -121,6 +126,13 @@ def item_columns(frame: pd.DataFrame | None, items: Ids) -> pd.DataFrame | None:
             f"columns: found item {value_at(ids[ids.duplicated()], 0)!r} twice, expected a row for every item"
         )
     rows = rows_among(id_column(items.take(np.arange(len(items))), "item_id"), ids)
+    if len(ids) and len(items) and not bool((rows >= 0).any()):
+        found = "the index and the columns " + ", ".join(map(str, frame.columns)) if name is None else repr(name)
+        raise InputError(
+            f"columns: found no item of the graph in {found} (there {value_at(ids, 0)!r}, in the graph "
+            f"{items.take(np.zeros(1, dtype=np.int64)).tolist()[0]!r}), expected ids of items in the index or in a "
+            "column 'item' or 'item_id'"
+        )
     content = frame if name is None else frame.drop(columns=name)
     if not content.columns.is_unique:
         raise InputError("columns: found a name twice, expected different ones")
@@ -137,15 +149,28 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
     if callable(wanted):
         return _mask(wanted, column, name)
     several = isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes))
-    found = np.array(column.isin(list(wanted) if several else [wanted]), dtype=bool)
-    if not found.any():
+    try:
+        found = np.array(column.isin(list(wanted) if several else [wanted]), dtype=bool)
         known = column.dropna().unique()[:5].tolist()
+    except TypeError:  # Lists and the like, which pandas cannot look up.
+        raise InputError(
+            f"where: {name!r} or what it shall be holds values that cannot be looked up, expected numbers, texts or "
+            f"dates; give a function of the column, such as lambda column: column.map(lambda x: 'a' in x)"
+        ) from None
+    if not found.any():
         raise InputError(f"where: no item has {name} = {wanted!r}; it is, for instance, {', '.join(map(repr, known))}")
     return found
 
 
 def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) -> np.ndarray:
-    found = np.array(function(column))  # A copy, which may be written to.
+    try:
+        found = np.array(function(column))  # A copy, which may be written to.
+    except Exception as error:  # Whatever a function of the user's raises.
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"where: the function of {name!r} raised {type(error).__name__} ({reason}) on the column, of dtype "
+            f"{column.dtype}; it must return a mask, such as lambda column: column < 20"
+        ) from error
     if found.dtype != bool or found.shape != (len(column),):
         raise InputError(
             f"where: the function of {name!r} returned {found.dtype} of shape {list(found.shape)}, expected bool "

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.ids import Ids
+from pyg_ckd.serving.results import source_of
 from pyg_ckd.serving.search import blocks
 
 if TYPE_CHECKING:
@@ -44,6 +47,12 @@ class Ranking(Protocol):
     def rank(self, users: Tensor, k: int, exclude_seen: bool, catalogue: Any) -> tuple[Tensor, Tensor]:
         """Return scores and rows of items ``[B, k]`` of users given as rows."""
 
+    def find_users(self, user_ids: Any = None, unknown: str = "error") -> tuple[np.ndarray, Tensor]:
+        """Return ids of users and their rows, -1 for unknown ones."""
+
+    def with_popular(self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Any) -> Any:
+        """Return the lists of all users, those of unknown ones by popularity."""
+
     def nothing_left(self, users: Tensor, catalogue: Any) -> InputError:
         """Return the error that says why no list has an item."""
 
@@ -58,17 +67,20 @@ def export_top_k(
     exclude: Any = None,
     where: Mapping[str, Any] | None = None,
     diversity: float = 0.0,
+    unknown: str = "error",
 ) -> Path:
     """Write the best ``k`` items of every user, a part of the users at a time, in bounded memory.
 
     A row per recommended item, in the order of users and ranks: ``user``, ``rank`` (int32, from 1), ``item``,
     ``score``. Empty slots have no row. JSON lines have one line per user: ``{"user": ..., "items": [...], "scores":
-    [...]}``, best first; a user without items has none.
+    [...]}``, best first; a user without items has none. With ``unknown="popular"``, ``from`` says of each list whether
+    it is from the ``model`` or by ``popularity``.
 
     Args:
         recommender: Where the lists come from.
         path: A file that ends in ``.parquet``, ``.csv``, ``.jsonl``, ``.csv.gz`` or ``.jsonl.gz``.
-        k, user_ids, exclude_seen, candidates, exclude, where, diversity: As in :meth:`Recommender.recommend`.
+        k, user_ids, exclude_seen, candidates, exclude, where, diversity, unknown: As in :meth:`Recommender.recommend`;
+            the ids of unknown users are of the type of those of the graph.
 
     Returns:
         The path.
@@ -77,17 +89,24 @@ def export_top_k(
         InputError: As :meth:`Recommender.recommend`, and if the format is unknown or the file cannot be written.
     """
     path = check_format(path, TOP_K_FORMATS)
-    users = recommender.users.rows(user_ids)
+    asked, rows = recommender.find_users(user_ids, unknown)
+    known = rows >= 0
+    users, ids = _numbered(recommender.users, asked, rows)
+    schema = _schema(recommender, unknown == "popular")
     catalogue = recommender.catalogue(candidates, exclude, where, diversity)
     k = recommender.check_k(k, catalogue)
     any_left = False
-    with writing(path), atomic_path(path) as temporary, _writer(temporary, path, recommender) as write:
+    with writing(path), atomic_path(path) as temporary, _writer(temporary, path, schema) as write:
         for start, stop in blocks(users.numel(), max(1, _ROWS // k)):
-            scores, items = recommender.rank(users[start:stop], k, exclude_seen, catalogue)
+            here = known[start:stop]
+            scores, items = recommender.rank(rows[start:stop][here], k, exclude_seen, catalogue)
+            if not bool(here.all()):
+                scores, items = recommender.with_popular(here, scores, items, k, catalogue)
             any_left = any_left or bool((items >= 0).any())
-            write(_table(recommender, users[start:stop].numpy(), items.numpy(), scores.numpy()))
+            names = ids.arrow(users[start:stop].numpy())
+            write(_table(names, recommender.items, items.numpy(), scores.numpy(), here.numpy(), schema))
         if users.numel() and not any_left:
-            raise recommender.nothing_left(users, catalogue)
+            raise recommender.nothing_left(rows, catalogue)
     return path
 
 
@@ -183,35 +202,51 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"out {path}: cannot be written ({reason}); nothing is left there, choose another") from None
 
 
-def _schema(recommender: Ranking) -> pa.Schema:
+def _numbered(ids: Ids, asked: np.ndarray, rows: Tensor) -> tuple[Tensor, Ids]:
+    """Return a row for all who were asked for, and ids that have those who are unknown behind the others."""
+    new = np.flatnonzero(rows.numpy() < 0)
+    if not new.size:
+        return rows, ids
+    place, unique = pd.factorize(asked[new])
+    if not ids.integers:
+        unique = np.array(list(map(str, unique)), dtype=object)
+    more = Ids(ids.kind, ids.take(_all(ids)), len(ids)).extended(unique, len(unique))
+    numbered = rows.clone()
+    numbered[torch.from_numpy(new)] = torch.from_numpy(place.astype(np.int64)) + len(ids)
+    return numbered, more
+
+
+def _schema(recommender: Ranking, marked: bool) -> pa.Schema:
     import pyarrow as pa
 
     def kind(ids: Any) -> pa.DataType:
         return pa.int64() if ids.integers else pa.string()
 
     score = pa.from_numpy_dtype(str(recommender.embeddings.user.dtype).removeprefix("torch."))
-    return pa.schema(
-        [("user", kind(recommender.users)), ("rank", pa.int32()), ("item", kind(recommender.items)), ("score", score)]
-    )
+    fields = [("user", kind(recommender.users)), ("rank", pa.int32()), ("item", kind(recommender.items))]
+    return pa.schema([*fields, ("score", score), *([("from", pa.string())] if marked else [])])
 
 
-def _table(recommender: Ranking, users: np.ndarray, items: np.ndarray, scores: np.ndarray) -> pa.Table:
+def _table(
+    users: pa.Array, ids: Ids, items: np.ndarray, scores: np.ndarray, known: np.ndarray, schema: pa.Schema
+) -> pa.Table:
     import pyarrow as pa
 
     row, rank = np.nonzero(items >= 0)
     columns = [
-        recommender.users.arrow(users[row]),
+        users.take(pa.array(row)),
         pa.array((rank + 1).astype(np.int32)),
-        recommender.items.arrow(items[row, rank]),
+        ids.arrow(items[row, rank]),
         pa.array(scores[row, rank]),
+        pa.array(source_of(known[row]), pa.string()),
     ]
-    return pa.Table.from_arrays(columns, schema=_schema(recommender))
+    return pa.Table.from_arrays(columns[: len(schema)], schema=schema)
 
 
 @contextmanager
-def _writer(temporary: Path, path: Path, recommender: Ranking) -> Iterator[Callable[[pa.Table], None]]:
+def _writer(temporary: Path, path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
     """Yield what writes a part of the lists to a temporary file, in the format that the name of the file says."""
-    suffix, schema = _suffix(path), _schema(recommender)
+    suffix = _suffix(path)
     if suffix == ".parquet":
         from pyarrow.parquet import ParquetWriter
 
@@ -234,9 +269,12 @@ def _writer(temporary: Path, path: Path, recommender: Ranking) -> Iterator[Calla
 def _lines(table: pa.Table) -> Iterator[bytes]:
     """Yield a line of JSON for every user of a part of the lists, whose rows are one user after another."""
     users, items, scores = (table[name].to_pylist() for name in ("user", "item", "score"))
+    marks = table["from"].to_pylist() if "from" in table.column_names else None
     starts = [row for row, rank in enumerate(table["rank"].to_pylist()) if rank == 1]
     for start, stop in zip(starts, [*starts[1:], len(users)], strict=True):
         content = {"user": users[start], "items": items[start:stop], "scores": scores[start:stop]}
+        if marks is not None:
+            content["from"] = marks[start]
         yield (json.dumps(content, ensure_ascii=False) + "\n").encode()
 
 

@@ -64,17 +64,36 @@ class ItemIndex:
                 f"{table.size(1)} ({reason}); choose another factory, such as Flat"
             ) from None
 
-    def recommend(self, user_ids: Any = None, k: int = 20, exclude_seen: bool = True) -> Recommendations:
+    def recommend(
+        self,
+        user_ids: Any = None,
+        k: int = 20,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
+        where: Any = None,
+        diversity: float = 0.0,
+        unknown: str = "error",
+    ) -> Recommendations:
         """Return about the best ``k`` items of every user, as :meth:`Recommender.recommend` does exactly.
 
         Args:
             user_ids: One id or many. (default: :obj:`None`, all users)
             k: Items per user.
             exclude_seen: Whether items that a user has met are left out.
+            candidates, exclude, where, diversity, unknown: What :meth:`Recommender.recommend` has beside; refused here.
 
         Raises:
-            InputError: As :meth:`Recommender.recommend`.
+            InputError: As :meth:`Recommender.recommend`, and if an argument is given that an index does not know.
         """
+        given = {"candidates": candidates, "exclude": exclude, "where": where}
+        names = [name for name, value in given.items() if value is not None]
+        names += ["diversity"] * (diversity != 0) + ["unknown"] * (unknown != "error")
+        if names:
+            raise InputError(
+                f"{names[0]}: found it for an index, which searches all items for known users, expected nothing; take "
+                "recommend of its recommender, which is exact"
+            )
         source = self.recommender
         users, catalogue = source.users.rows(user_ids), source.catalogue()
         scores, items = self._search(users, source.check_k(k, catalogue), exclude_seen)
@@ -117,7 +136,7 @@ class ItemIndex:
             InputError: If it cannot be written.
         """
         path, faiss = as_path(path), _faiss()
-        if path.suffix == WHOLE:
+        if path.suffix.lower() == WHOLE:
             stored = torch.from_numpy(faiss.serialize_index(self._index.index))
             about = {"faiss": stored, "factory": self.factory, "parameters": self.parameters}
             return write(path, {"kind": KIND, **about, "recommender": self.recommender.state()})
@@ -137,7 +156,7 @@ class ItemIndex:
             InputError: If the file is missing or damaged, or does not fit the recommender.
         """
         place, faiss = check_file(path), _faiss()
-        content = load_checkpoint(place, KIND) if place.suffix == WHOLE else {}
+        content = load_checkpoint(place, KIND) if place.suffix.lower() == WHOLE else {}
         if content:
             if {"faiss", "factory", "parameters", "recommender"} - content.keys():
                 raise InputError(f"checkpoint {path}: lacks its index or recommender; it is damaged, save it again")

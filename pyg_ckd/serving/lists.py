@@ -109,9 +109,10 @@ class RankedLists:
             k: Items per user, from 1 to the number of candidates.
             exclude_seen: Whether items that a user has met are left out. Where fewer than ``k`` remain, the list ends
                 with empty slots.
-            candidates: Ids of the items to choose from, such as those in stock; or a mapping from user id to such ids,
-                in which a user who is not there has no candidate. (default: :obj:`None`, all items)
-            exclude: Ids of items that nobody gets; or a mapping from user id to such ids. (default: :obj:`None`, none)
+            candidates: Ids of the items to choose from, such as those in stock; or a mapping from ids of known users to
+                such ids, in which a user who is not there has no candidate. (default: :obj:`None`, all items)
+            exclude: Ids of items that nobody gets; or a mapping from ids of known users to such ids. (default:
+                :obj:`None`, none)
             where: Which items to choose from by their columns: from the name of a column to a value, a list of values,
                 or a function of the column that returns a mask, such as ``{"price": lambda x: x < 20}``.
             diversity: How unlike the items of a list shall be, from 0 to 1, see
@@ -123,13 +124,7 @@ class RankedLists:
             InputError: If an id or a column is unknown, a number is out of range, or nothing is left to recommend to
                 any of the users because they have met every candidate.
         """
-        if unknown not in UNKNOWN:
-            raise unknown_name("way with unknown users", unknown, UNKNOWN)
-        if unknown == "popular" and user_ids is not None:
-            asked, users = self.users.find(user_ids)
-        else:
-            users = self.users.rows(user_ids)
-            asked = self.users.take(users.numpy())
+        asked, users = self.find_users(user_ids, unknown)
         chosen = self.catalogue(candidates, exclude, where, diversity)
         k = self.check_k(k, chosen)
         known = users >= 0
@@ -137,7 +132,7 @@ class RankedLists:
         if users.numel() and bool(known.all()) and not bool((items >= 0).any()):
             raise self.nothing_left(users, chosen)
         if not bool(known.all()):
-            scores, items = self._with_popular(known, scores, items, k, chosen, asked)
+            scores, items = self.with_popular(known, scores, items, k, chosen)
         lists = Recommendations(asked, self.items.take(items.numpy()), scores.numpy())
         return lists if bool(known.all()) else lists.with_fallback((~known).numpy())
 
@@ -164,7 +159,10 @@ class RankedLists:
         k: int = 20,
         diversity: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
         user_ids: Any = None,
-        **options: Any,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
+        where: Where | None = None,
     ) -> pd.DataFrame:
         """Return what more diverse lists cost: a row per value of ``diversity``.
 
@@ -172,7 +170,7 @@ class RankedLists:
             k: Items per user, at least 2.
             diversity: The values to try.
             user_ids: One id or many. (default: :obj:`None`, all users)
-            **options: Further arguments of :meth:`recommend`: ``exclude_seen``, ``candidates``, ``exclude``, ``where``.
+            exclude_seen, candidates, exclude, where: As in :meth:`recommend`.
 
         Returns:
             ``relevance``, the sum of a list's scores as a share of that of the best list, where scores are counted from
@@ -185,14 +183,13 @@ class RankedLists:
         import pandas as pd
 
         users = self.users.rows(user_ids)
-        exclude_seen = options.pop("exclude_seen", True)
         rows, best = [], None
-        plain = self.catalogue(**options)
+        plain = self.catalogue(candidates, exclude, where)
         k = _check_k(k, plain.table.size(0), "items")
         pool = self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0]
         low = pool.masked_fill(pool == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
         for value in diversity:
-            chosen = self.catalogue(**options, diversity=value)
+            chosen = self.catalogue(candidates, exclude, where, value)
             scores, items = self.rank(users, k, exclude_seen, chosen)
             if best is None:
                 best = self.rank(users, k, exclude_seen, plain)
@@ -274,22 +271,50 @@ class RankedLists:
             "give more candidates or exclude_seen=False"
         )
 
-    def _with_popular(
-        self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Catalogue, asked: np.ndarray
+    def find_users(self, user_ids: Any = None, unknown: str = "error") -> tuple[np.ndarray, Tensor]:
+        """Return the ids that were asked for ``[n]``, and their rows, int64 ``[n]``, -1 for unknown users.
+
+        Args:
+            user_ids, unknown: As in :meth:`recommend`.
+
+        Raises:
+            InputError: If a user is unknown and ``unknown`` is ``"error"``, or ``unknown`` is neither way.
+
+        Warns:
+            UserWarning: If a user is unknown and gets popular items.
+        """
+        if unknown not in UNKNOWN:
+            raise unknown_name("way with unknown users", unknown, UNKNOWN)
+        if unknown == "error" or user_ids is None:
+            users = self.users.rows(user_ids)
+            return self.users.take(users.numpy()), users
+        asked, users = self.users.find(user_ids)
+        new = np.flatnonzero(users.numpy() < 0)
+        if new.size:
+            warnings.warn(
+                f"recommend: {new.size} of {users.numel()} users {'is' if new.size == 1 else 'are'} unknown (first: "
+                f"{asked[new[0]]!r}); they get the items with most interactions",
+                stacklevel=4,
+            )
+        return asked, users
+
+    def with_popular(
+        self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Catalogue
     ) -> tuple[Tensor, Tensor]:
-        """Return the lists of all who were asked for, those of unknown users by the number of interactions."""
+        """Return the lists of all who were asked for ``[n, k]``, those of unknown users by the number of interactions.
+
+        Args:
+            known: Which users are known, bool ``[n]``.
+            scores, items: The lists of those, ``[m, k]``.
+            k: Items per user, checked.
+            catalogue: The items to choose from.
+        """
         count = torch.bincount(self.history.item, minlength=len(self.items)).to(scores.dtype)
         rows = torch.arange(len(self.items)) if catalogue.rows is None else catalogue.rows
         order = count[rows].argsort(descending=True, stable=True)[:k]
         out = torch.empty(known.numel(), k, dtype=scores.dtype), torch.empty(known.numel(), k, dtype=torch.int64)
         for table, mine, theirs in zip(out, (scores, items), (count[rows][order], rows[order]), strict=True):
             table[known], table[~known] = mine, theirs
-        first, num = asked[int((~known).nonzero()[0])], int((~known).sum())
-        warnings.warn(
-            f"recommend: {num} of {known.numel()} users {'is' if num == 1 else 'are'} unknown (first: {first!r}); they "
-            "get the items with most interactions",
-            stacklevel=3,
-        )
         return out
 
     def _search(

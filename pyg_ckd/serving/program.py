@@ -158,7 +158,7 @@ def export_program(model: nn.Module, data: HeteroData, path: str | os.PathLike[s
         "num_items": str(data["item"].num_nodes),
         "modalities": ",".join(data.modalities),
     }
-    if path.suffix == ".pt2":
+    if path.suffix.lower() == ".pt2":
         with writing(path), atomic_path(path) as temporary:
             torch.export.save(program, temporary, extra_files={"pyg_ckd.txt": "\n".join(map("=".join, about.items()))})
         return path
@@ -198,7 +198,7 @@ def check_program_path(path: str | os.PathLike[str]) -> Path:
         InputError: If the ending is neither ``.onnx`` nor ``.pt2``, it is a folder, or packages for ONNX are missing.
     """
     path = check_format(as_path(path), FORMATS)
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != ".onnx":
         return path
     try:
         import onnx  # noqa: F401

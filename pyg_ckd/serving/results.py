@@ -34,6 +34,11 @@ class Recommendations:
     def __len__(self) -> int:
         return len(self.users)
 
+    @property
+    def sources(self) -> np.ndarray:
+        """Where the list of each user is from, ``"model"`` or ``"popularity"``, texts ``[n]``."""
+        return source_of(np.ones(len(self), dtype=bool) if self.fallback is None else ~self.fallback)
+
     def with_fallback(self, fallback: np.ndarray) -> Recommendations:
         """Return the same lists with a mark on those of unknown users."""
         return replace(self, fallback=fallback)
@@ -51,8 +56,17 @@ class Recommendations:
         content = {names[0]: self.users[row], "rank": rank + 1, names[1]: self.items[row, rank]}
         content["score"] = self.scores[row, rank]
         if self.fallback is not None:
-            content["from"] = np.where(self.fallback[row], "popularity", "model")
+            content["from"] = self.sources[row]
         return pd.DataFrame(content)
+
+
+def source_of(known: np.ndarray) -> np.ndarray:
+    """Return where lists are from: ``model``, or ``popularity`` of users who are unknown.
+
+    Args:
+        known: Which users are known, bool ``[n]``.
+    """
+    return np.where(known, "model", "popularity")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pyg_ckd.serving.growth import GrowingLists
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.search import SeenItems
 from pyg_ckd.training.checkpoint import save_checkpoint
-from pyg_ckd.training.model import VERSIONS, user_function_of
+from pyg_ckd.training.model import VERSIONS, WRITERS, user_function_of
 from pyg_ckd.versions import versions
 
 KIND = "recommender"
@@ -33,7 +33,7 @@ def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
     """Write a checkpoint whole or not at all.
 
     Args:
-        path: The file.
+        path: The file. One that ends in ``.safetensors`` is written in that format, as model files are.
         content: Tensors and plain values; what it is stands under ``kind``.
 
     Raises:
@@ -43,7 +43,7 @@ def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
     with writing(target):
         if target.is_dir():
             raise InputError(f"out {target}: is a folder, expected the name of a file; choose another")
-        save_checkpoint(target, content)
+        WRITERS.get(target.suffix.lower(), save_checkpoint)(target, content)
     return target
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -72,6 +73,9 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         is_file = path.is_file()
     except OSError as error:  # A name that no file can have.
         raise InputError(f"checkpoint {path}: {error.strerror}, expected a file written by pyg-ckd") from None
+    if not is_file and path.is_dir():
+        inside = ", ".join(sorted(file.name for file in path.glob("*.pt"))) or "none"
+        raise InputError(f"checkpoint {path}: is a folder, expected a file; of such files it holds {inside}")
     if not is_file:
         raise InputError(f"checkpoint {path}: found no such file, expected one written by pyg-ckd")
     return path
@@ -84,7 +88,9 @@ def damaged(path: Path, error: Exception) -> InputError:
         path: The file.
         error: What the reader raised.
     """
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0][:120] or type(error).__name__
+    if isinstance(error, (UnpicklingError, IndexError)):  # PyTorch gives advice that would execute what is in it.
+        reason = "it is no file of PyTorch, or holds more than tensors and plain values"
     return InputError(f"checkpoint {path}: cannot be read ({reason}); it is damaged or no checkpoint, train again")
 
 

@@ -94,7 +94,7 @@ def save_model(
         content["strategy"] = _strategy(model)
     if isinstance(model, Objective):
         content |= own_state(model)
-    WRITERS.get(as_path(path).suffix, save_checkpoint)(path, content)
+    WRITERS.get(as_path(path).suffix.lower(), save_checkpoint)(path, content)
 
 
 def about_training(
@@ -294,7 +294,8 @@ def convert_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> 
         InputError: If the file cannot be read, or the name ends in neither.
     """
     target = as_path(out)
-    if target.suffix not in WRITERS:
-        raise InputError(f"out {out}: {unknown_name('format', target.suffix, WRITERS)}")
-    WRITERS[target.suffix](target, read_model(path))
+    suffix = target.suffix.lower()
+    if suffix not in WRITERS:
+        raise InputError(f"out {out}: {unknown_name('format', suffix, WRITERS)}")
+    WRITERS[suffix](target, read_model(path))
     return target

@@ -56,12 +56,12 @@ def save_safetensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -
         save_file(tensors, temporary, {KEY: text})
 
 
-def load_safetensors(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+def load_safetensors(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
     """Read what :func:`save_safetensors` wrote; tuples are lists now.
 
     Args:
         path: The file.
-        kind: What it must hold, the value of its key ``kind``.
+        kind: What it must hold, the value of its key ``kind``; :obj:`None` is any kind.
 
     Raises:
         InputError: If the file is missing, damaged, of another version or kind, or the package is not installed.
@@ -137,8 +137,8 @@ def read_file(path: str | os.PathLike[str], kind: str | None = None) -> dict[str
     Raises:
         InputError: If it is missing or damaged, of another version or kind.
     """
-    safe = as_path(path).suffix == SUFFIX
-    content = load_safetensors(path, "model") if safe else load_checkpoint(path, kind)
+    read = load_safetensors if as_path(path).suffix.lower() == SUFFIX else load_checkpoint
+    content = read(path, kind)
     if content["kind"] != "model":
         return content
     missing = sorted(NEEDED - content.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,50 @@ def test_newer_data_in_another_order_is_served_and_says_who_is_new(given, tmp_pa
     np.savez(tmp_path / "wrong.npz", **(content | newer))
     line = fails(capsys, command((str(tmp_path / "wrong.npz"), given[1]), tmp_path / "c.csv"))
     assert "has other features 'visual' in the graph than in training" in line
+
+
+def test_unknown_users_get_popular_items_in_every_format(given, tmp_path, capsys) -> None:
+    source = Recommender.load(given[1], load(given[0]))
+    with pytest.warns(UserWarning, match="2 of 4 users are unknown"):
+        expected = source.recommend([8, 14, 9, 7], 3, unknown="popular").to_frame()
+    options = ["--users", "8,14,9,7", "--unknown", "popular"]
+    for name in ("a.parquet", "a.csv", "a.jsonl"):
+        with pytest.warns(UserWarning, match="2 of 4 users are unknown"):
+            assert main(command(given, tmp_path / name, *options)) == 0
+    for got in (pd.read_parquet(tmp_path / "a.parquet"), pd.read_csv(tmp_path / "a.csv")):
+        assert got.columns.tolist() == expected.columns.tolist()
+        names = ["user", "rank", "item", "from"]
+        assert got[names].to_numpy().tolist() == expected[names].to_numpy().tolist()
+        np.testing.assert_allclose(got.score, expected.score, atol=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["user"], line["from"]) for line in lines] == [
+        (8, "popularity"), (14, "model"), (9, "popularity"), (7, "model"),
+    ]  # fmt: skip
+    assert [line["items"] for line in lines] == [part.item.tolist() for _, part in expected.groupby("user", sort=False)]
+    with pytest.warns(UserWarning, match="1 of 1 users is unknown"):
+        line = fails(capsys, command(given, tmp_path / "b.csv", "--users", "ann", "--unknown", "popular"))
+    assert "found id 'ann' (str) at position 0, expected an integer" in line
+    assert "unknown way with unknown users 'best'" in fails(
+        capsys, command(given, tmp_path / "b.csv", "--unknown", "best")
+    )
+
+
+def test_columns_of_items_are_read_from_tables_of_any_separator(given, tmp_path, capsys) -> None:
+    rows = [("item_id", "kind"), ("item-1", "hat"), ("item-2", "NA"), ("item-6", "hat")]
+    options = ["--exclude_seen", "false", "--k", "2"]
+    for number, mark in enumerate(",;|\t"):
+        path = tmp_path / f"ITEMS{number}.CSV"
+        path.write_bytes(b"\xef\xbb\xbf" + "\n".join(mark.join(row) for row in rows).encode())
+        args = command(given, tmp_path / "a.csv", *options, "--items_file", str(path), "--where.kind", "hat")
+        assert main(args) == 0
+        assert set(pd.read_csv(tmp_path / "a.csv").item) == {"item-1", "item-6"}
+    args = command(given, tmp_path / "a.csv", "--k", "1", "--items_file", str(path), "--where.kind", "NA")
+    assert main(args) == 0
+    path.write_text("product,kind\nitem-1,hat\n", encoding="utf-8")
+    line = fails(capsys, command(given, tmp_path / "b.csv", "--items_file", str(path)))
+    assert "found the columns product, kind, expected 'item' or 'item_id'" in line
+    path.write_text("item,kind\n1,hat\n", encoding="utf-8")
+    line = fails(capsys, command(given, tmp_path / "b.csv", "--items_file", str(path)))
+    assert "columns: found no item of the graph in 'item' (there '1', in the graph 'item-0')" in line
+    line = fails(capsys, command(given, tmp_path / "b.csv", "--items_file", "no.csv"))
+    assert "items_file no.csv: cannot be read (No such file or directory)" in line

@@ -114,6 +114,20 @@ def test_the_service_opens_a_model_file_by_environment(tmp_path, monkeypatch) ->
     assert len(client.get("/recommend/0?k=2").json()[0]["items"]) == 2
 
 
+def test_a_saved_recommender_is_served_without_data_and_unknown_users_get_popular_items(tmp_path, monkeypatch) -> None:
+    source = recommender(text=True)
+    monkeypatch.setenv("CHECKPOINT", str(source.save(tmp_path / "tonight.pt")))
+    monkeypatch.setenv("DATA", "")
+    monkeypatch.setenv("UNKNOWN", "popular")
+    client = testclient.TestClient(serve.app())
+    with pytest.warns(UserWarning, match="1 of 2 users is unknown"):
+        known, new = client.post("/recommend", json={"users": ["u1", "anna"], "k": 2}).json()
+    assert (known["from"], new["from"]) == ("model", "popularity")
+    assert known["items"] == source.recommend("u1", 2).items[0].tolist()
+    assert new["items"] == ["item 0", "item 1"]
+    assert new["scores"] == [2, 2]
+
+
 def test_the_example_is_short_and_the_image_runs_it() -> None:
     folder = Path(serve.__file__).parent
     assert len((folder / "serve.py").read_text(encoding="utf-8").splitlines()) < 40

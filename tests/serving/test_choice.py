@@ -77,6 +77,7 @@ def test_filters_by_a_column(data, where, among: set[int]) -> None:
 
 def test_what_cannot_be_chosen_from_is_named(data) -> None:
     plain, source = Recommender(tables(), data), Recommender(tables(), data, columns=COLUMNS)
+    tagged = Recommender(tables(), data, columns=COLUMNS.assign(tags=[["a"]] * len(COLUMNS)))
     for call, words in (
         (lambda: plain.recommend(k=1, where={"kind": "shoe"}), "no columns of items"),
         (lambda: source.recommend(k=1, where={"king": "shoe"}), r"unknown column of items 'king': did you mean 'kind'"),
@@ -89,6 +90,10 @@ def test_what_cannot_be_chosen_from_is_named(data) -> None:
         (lambda: source.recommend(k=1, diversity=1.5), r"diversity: found 1\.5, expected 0 \(none\) to 1"),
         (lambda: source.recommend(k=1, unknown="random"), "unknown way with unknown users 'random'"),
         (lambda: Recommender(tables(), data, columns=[1]), "columns: found list, expected a data frame"),
+        (lambda: source.recommend(k=1, where=["kind"]), r"where: found \['kind'\] \(list\), expected a mapping"),
+        (lambda: source.recommend(k=1, where={"price": lambda x: x < "a"}), "function of 'price' raised TypeError"),
+        (lambda: tagged.recommend(k=1, where={"tags": "a"}), "'tags' or what it shall be holds values that cannot"),
+        (lambda: plain.with_columns(pd.DataFrame({"name": ["a"]})), "columns: found no item of the graph in the index"),
         (lambda: plain.with_columns(pd.concat([COLUMNS, COLUMNS[:1]])), r"columns: found item \d+ twice"),
     ):
         with pytest.raises(InputError, match=words) as caught:

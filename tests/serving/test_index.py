@@ -63,6 +63,9 @@ def test_what_faiss_refuses_is_named(faiss, tmp_path) -> None:
         ItemIndex(recommender()).recommend(k=31)
     with pytest.raises(InputError, match="unknown user 99"):
         ItemIndex(recommender()).recommend(99)
+    for option in ({"where": {"price": 1}}, {"diversity": 0.3}, {"candidates": [1]}, {"unknown": "popular"}):
+        with pytest.raises(InputError, match=f"^{next(iter(option))}: found it for an index"):
+            ItemIndex(recommender()).recommend(k=3, **option)
     with pytest.raises(InputError, match="num_users: found 0"):
         ItemIndex(recommender()).recall(num_users=0)
     (tmp_path / "file").touch()

@@ -14,6 +14,7 @@ from pyg_ckd.evaluation import ease, item_knn, item_knn_content
 from pyg_ckd.nn import FISM, VBPR
 from pyg_ckd.serving import NeighbourhoodRecommender, Recommender
 from pyg_ckd.training import build, save_checkpoint
+from pyg_ckd.training.model import read_model
 from tests.serving.test_export import ITEM_NAMES, USER_NAMES, recommender
 from tests.serving.test_recommender import ITEMS, USERS, named
 
@@ -147,3 +148,20 @@ def test_clicks_come_as_a_mapping_or_a_frame_and_are_masked(data) -> None:
         source.with_seen({"u5": [7]})
     with pytest.raises(InputError, match="clicks: found DataFrame with columns user, thing, expected a mapping"):
         source.with_seen(pd.DataFrame({"user": ["u5"], "thing": [1]}))
+
+
+def test_a_recommender_can_be_safetensors_as_models_are(data, tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    frame = pd.DataFrame(
+        {"price": np.arange(float(ITEMS)), "kind": ["hat", None] * (ITEMS // 2) + ["shoe"] * (ITEMS % 2)}
+    )
+    frame.index = np.arange(ITEMS) * 10 + 100
+    source = Recommender(VBPR.from_data(data), data, columns=frame)
+    path = source.save(tmp_path / "r.safetensors")
+    again = Recommender.load(path)
+    same_lists(source, again)
+    where = {"kind": "hat", "price": lambda x: x > 1}
+    mine, theirs = (r.recommend(k=1, exclude_seen=False, where=where).items for r in (source, again))
+    assert np.array_equal(mine, theirs)
+    with pytest.raises(InputError, match="found a checkpoint of kind 'recommender', expected 'model'"):
+        read_model(path)

@@ -199,3 +199,22 @@ def test_what_is_said_of_a_training_must_be_plain(run, tmp_path) -> None:
         save_model(tmp_path / "model.pt", model, data, {"history": object()})
     save_model(tmp_path / "model.pt", model, data, {"seed": np.int64(3), "date": "2020-02-02"})
     assert read_model(tmp_path / "model.pt")["about"] == {"date": "2020-02-02", "seed": 3}
+
+
+def test_suffixes_in_capitals_are_those_in_small_letters(run, tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    data, model, about, _ = run
+    save_model(tmp_path / "A.SAFETENSORS", model, data, about)
+    with safetensors.safe_open(tmp_path / "A.SAFETENSORS", "pt") as file:
+        assert "pyg_ckd" in file.metadata()
+    assert read_model(convert_model(tmp_path / "A.SAFETENSORS", tmp_path / "B.PT"))["about"]["seed"] == about["seed"]
+
+
+def test_folders_and_other_files_are_named_in_usual_words(run, tmp_path) -> None:
+    data, model, about, _ = run
+    save_model(tmp_path / "model.pt", model, data, about)
+    with pytest.raises(InputError, match=r"is a folder, expected a file; of such files it holds model\.pt$"):
+        read_model(tmp_path)
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,0.5\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"cannot be read \(it is no file of PyTorch, or holds more than tensors"):
+        read_model(tmp_path / "history.csv")
