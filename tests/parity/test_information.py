@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from pyg_ckd.balance.attribution import gaussian_information, label_information, shapley_values
+from pyg_ckd.balance.canonical import canonical_correlations, row_information
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import contrastive_loss
 from tests.conftest import TOLERANCE, Golden
 
 
@@ -28,6 +31,31 @@ def test_label_and_gaussian_information_equal_the_reference(golden: Callable[[st
     assert torch.allclose(best, file["label_information"], rtol=0, atol=TOLERANCE)
     assert not label_information(margins)[wrong].any()
     assert (best >= raw - TOLERANCE).all()
+
+
+def test_information_of_rows_equals_the_reference(golden: Callable[[str], Golden]):
+    file = golden("balance/information")
+    pair, ridge = (file["rows_x"], file["rows_y"]), file.number("ridge")
+    found = canonical_correlations(*pair, ridge)
+    assert torch.allclose(found, file["canonical_correlation"], rtol=0, atol=TOLERANCE)
+    assert float(row_information(*pair, ridge)) == pytest.approx(file.number("gaussian_mi_rows"), abs=TOLERANCE)
+    one, other = file["nce_x"], file["nce_y"]
+    bound = math.log(one.size(0)) - contrastive_loss(one, other, file.number("nce_temperature"))
+    assert float(bound) == pytest.approx(file.number("nce_bound"), abs=TOLERANCE)
+
+
+def test_information_of_rows_is_that_of_their_only_columns_and_refuses_what_does_not_match():
+    one, other = torch.randn(2, 3000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = 0.8 * one + 0.6 * other
+    expected = gaussian_information(torch.cat([one, other], dim=1))[0, 1]
+    assert float(row_information(one, other, 1e-12)) == pytest.approx(float(expected), abs=1e-9)
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    wide = torch.cat([one, other, one * other], dim=1)
+    assert float(row_information(wide @ turn, other)) == pytest.approx(float(row_information(wide, other)), abs=1e-9)
+    with pytest.raises(InputError, match=r"found shapes \[3000, 1\] and \[2999, 1\], expected two tables"):
+        row_information(one, other[1:])
+    with pytest.raises(InputError, match=r"ridge: found 0\.0"):
+        row_information(one, other, 0.0)
 
 
 @pytest.mark.parametrize("num", [2, 3])
