@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.ids import id_column, rows_among
+from pyg_ckd.data.ids import as_ids, id_column, rows_among, value_at
 from pyg_ckd.data.inputs import check_whole
-from pyg_ckd.data.prepared import current
+from pyg_ckd.data.prepared import current, settings_of
 from pyg_ckd.errors import InputError, unknown_name
 
 KINDS = ("user", "item")
@@ -77,17 +77,37 @@ def identity_of(data: HeteroData) -> Identity:
         data: The graph.
 
     Raises:
-        InputError: If it was cut, so that its ids are those of other rows.
+        InputError: If it was cut, so that its ids are those of other rows, or ids are as in :func:`ids_of`.
     """
     check_whole(data, with_ids=True)
-    ids = {kind: getattr(data, f"{kind}_id", None) for kind in KINDS}
+    ids = {kind: ids_of(data, kind) for kind in KINDS}
     records = {m: current(data, m) for m in data.modalities}
     return Identity(
         {kind: data[kind].num_nodes for kind in KINDS},
         {m: data["item"][m].size(1) for m in data.modalities},
-        {kind: x.detach().cpu() if isinstance(x, Tensor) else x for kind, x in ids.items()},
+        ids,
         {m: record for m, record in records.items() if record is not None},
     )
+
+
+def ids_of(data: HeteroData, kind: str) -> Tensor | list[str] | None:
+    """Return the ids of a kind of nodes, an int64 tensor or a list of strings; :obj:`None` if they have none.
+
+    Args:
+        data: The graph.
+        kind: ``"user"`` or ``"item"``.
+
+    Raises:
+        InputError: If there are more or fewer ids than nodes, or one is there twice.
+    """
+    values = getattr(data, f"{kind}_id", None)
+    if values is None:
+        return None
+    column = id_column(values, f"{kind}_id")
+    if len(column) != data[kind].num_nodes or not column.is_unique:
+        found = f"{len(column)} ids" if column.is_unique else f"{value_at(column[column.duplicated()], 0)!r} twice"
+        raise InputError(f"{kind}_id: found {found}, expected {data[kind].num_nodes} different ones, one per {kind}")
+    return as_ids(column)
 
 
 def match(earlier: Identity, later: Identity, source: str, new_modalities: bool = False) -> Known:
@@ -142,7 +162,7 @@ def _rows(earlier: Identity, later: Identity, kind: str, source: str) -> Tensor:
         rows = torch.arange(size)
         return torch.where(rows < earlier.sizes[kind], rows, -1)
     if old is None or new is None:
-        there, lacks = ("the graph", source) if old is None else (source, "the graph")
+        there, lacks = ("the graph", "the earlier model") if old is None else ("the earlier model", "the graph")
         raise InputError(
             f"{source}: {there} names {kind}s by ids and {lacks} has none, expected ids on both sides to match them; "
             f"build both graphs from frames, or with {kind}_id"
@@ -165,7 +185,7 @@ def _check_prepared(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
     """Refuse features whose columns do not mean what they meant; other means and deviations are no reason."""
     if old is None or new is None:  # Nobody knows what became of them.
         return
-    before, now = ([(step["name"], step.get("settings")) for step in record["steps"]] for record in (old, new))
+    before, now = (settings_of(record["steps"]) for record in (old, new))
     if before != now:
         steps = [" and ".join(name for name, _ in names) or "no transform" for names in (before, now)]
         raise InputError(

@@ -20,14 +20,14 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.cut import subgraph
-from pyg_ckd.data.ids import as_ids, comparable, id_column, rows_among, value_at
+from pyg_ckd.data.identity import KINDS, ids_of
+from pyg_ckd.data.ids import comparable, id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
-from pyg_ckd.data.prepared import KEY, current, digest_of, keep
+from pyg_ckd.data.prepared import KEY, current, digest_of, keep, settings_of
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
 
-KINDS = ("user", "item")
 TOLERANCE = 1e-3
 """How far the numbers of an item may lie from those of training, in units of their spread over items."""
 MOST_LOST = 0.25
@@ -58,26 +58,6 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
         "marks": {m: feature_marks(data, m) for m in data.modalities},
         KEY: {m: dict(record) for m in data.modalities if (record := current(data, m)) is not None},
     }
-
-
-def ids_of(data: HeteroData, kind: str) -> Tensor | list[str] | None:
-    """Return the ids of a kind of nodes, an int64 tensor or a list of strings; :obj:`None` if they have none.
-
-    Args:
-        data: The graph.
-        kind: ``"user"`` or ``"item"``.
-
-    Raises:
-        InputError: If there are more or fewer ids than nodes, or one is there twice.
-    """
-    values = getattr(data, f"{kind}_id", None)
-    if values is None:
-        return None
-    column = id_column(values, f"{kind}_id")
-    if len(column) != data[kind].num_nodes or not column.is_unique:
-        found = f"{len(column)} ids" if column.is_unique else f"{value_at(column[column.duplicated()], 0)!r} twice"
-        raise InputError(f"{kind}_id: found {found}, expected {data[kind].num_nodes} different ones, one per {kind}")
-    return as_ids(column)
 
 
 def feature_marks(data: HeteroData, modality: str) -> Tensor:
@@ -133,7 +113,8 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         if name == "edge_index":
             missing, new = lost(record["interactions"], edges), lost(edges, record["interactions"])
             if missing.size(1) or new.size(1):
-                raise _others(out, missing, new, source)
+                mend = "Train again, or serve newer interactions with Recommender.load"
+                raise _others(out, missing, new, source, mend)
         elif digest_of(edges) != record["held_out"].get(name, {"digest": digest_of(edges[:, :0])})["digest"]:
             raise InputError(
                 f"{source}: found another {title} part of the same users and items than in training, expected the same "
@@ -185,7 +166,8 @@ def matched_newer(data: HeteroData, record: Mapping[str, Any], source: str) -> t
     parts = [known[RATES][name] for name in PARTS if known[RATES].get(name) is not None]
     missing = lost(record["interactions"], _sorted(known, torch.cat(parts, dim=1)))
     if missing.size(1) > MOST_LOST * record["interactions"].size(1):
-        raise _others(known, missing, missing[:, :0], source)
+        mend = f"A newer graph may lack up to {MOST_LOST:.0%} of them: train again"
+        raise _others(known, missing, missing[:, :0], source, mend)
     if missing.size(1):
         warnings.warn(
             f"{source}: {_pairs(known, missing)} of training not in the graph any more; what is not there does not "
@@ -312,7 +294,7 @@ def _same_ids(data: HeteroData, record: Mapping[str, Any]) -> bool:
 
 
 def _same_steps(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
-    if [(s["name"], s.get("settings")) for s in one] != [(s["name"], s.get("settings")) for s in other]:
+    if settings_of(one) != settings_of(other):
         return False
     for mine, theirs in ((s.get("fitted", {}), t.get("fitted", {})) for s, t in zip(one, other, strict=True)):
         if mine.keys() != theirs.keys() or any(mine[k].shape != theirs[k].shape for k in mine):
@@ -365,10 +347,10 @@ def _pairs(data: HeteroData, edges: Tensor) -> str:
     return f"{edges.size(1):,} {verb} (first: user {user!r}, item {item!r})"
 
 
-def _others(data: HeteroData, missing: Tensor, new: Tensor, source: str) -> InputError:
+def _others(data: HeteroData, missing: Tensor, new: Tensor, source: str, mend: str) -> InputError:
     parts = [f"{_pairs(data, missing)} not there any more"] if missing.size(1) else []
     parts += [f"{_pairs(data, new)} new"] if new.size(1) else []
     return InputError(
         f"{source}: under the same ids, the graph has other training interactions than the model was trained on: "
-        f"{', '.join(parts)}; were ids shuffled? Train again, or serve newer interactions with Recommender.load"
+        f"{', '.join(parts)}; were ids shuffled? {mend}"
     )

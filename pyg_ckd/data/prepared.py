@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,15 @@ def keep(data: HeteroData, modality: str, record: Mapping[str, Any] | None) -> N
     """Keep the record of the features that a graph has now; :obj:`None` says that nobody knows what became of them."""
     new = {"bits": None} if record is None else {**record, "bits": bits_of(data["item"][modality])}
     setattr(data, KEY, {**(getattr(data, KEY, None) or {}), modality: new})
+
+
+def settings_of(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """Return names and settings of transforms, without what they learnt.
+
+    Args:
+        steps: What :func:`step_of` returned of each.
+    """
+    return [(step["name"], step.get("settings")) for step in steps]
 
 
 def step_of(transform: Any, fitted: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:

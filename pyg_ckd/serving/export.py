@@ -207,10 +207,8 @@ def _numbered(ids: Ids, asked: np.ndarray, rows: Tensor) -> tuple[Tensor, Ids]:
     new = np.flatnonzero(rows.numpy() < 0)
     if not new.size:
         return rows, ids
-    place, unique = pd.factorize(asked[new])
-    if not ids.integers:
-        unique = np.array(list(map(str, unique)), dtype=object)
-    more = Ids(ids.kind, ids.take(_all(ids)), len(ids)).extended(unique, len(unique))
+    place, unique = pd.factorize(pd.Series(ids.parse(asked[new].tolist()), dtype=object))
+    more = Ids(ids.kind, ids.take(_all(ids)), len(ids)).extended(unique.tolist(), len(unique))
     numbered = rows.clone()
     numbered[torch.from_numpy(new)] = torch.from_numpy(place.astype(np.int64)) + len(ids)
     return numbered, more

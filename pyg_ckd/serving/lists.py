@@ -293,7 +293,7 @@ class RankedLists:
         if new.size:
             warnings.warn(
                 f"recommend: {new.size} of {users.numel()} users {'is' if new.size == 1 else 'are'} unknown (first: "
-                f"{asked[new[0]]!r}); they get the items with most interactions",
+                f"{asked[new[:1]].tolist()[0]!r}); they get the items with most interactions",
                 stacklevel=4,
             )
         return asked, users

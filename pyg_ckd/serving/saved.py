@@ -98,6 +98,8 @@ def restored(
         out = cls.__new__(cls)
         out.model, out.data = None, None
         out.embeddings = Embeddings(*(state["tables"][kind].to(device) for kind in ("user", "item")))
+        if not all(bool(torch.isfinite(table).all()) for table in out.embeddings):
+            raise ValueError("embeddings that are not finite")
         sizes = [table.size(0) for table in out.embeddings]
         out.users, out.items = (
             Ids(kind, state["ids"][kind], size) for kind, size in zip(("user", "item"), sizes, strict=True)

@@ -24,6 +24,13 @@ READABLE = {"model": (1, 2, 3, FORMATS["model"]), "teacher": (1, 2, FORMAT)}
 of version 1 has one group of parameters in its optimizer, and one of version 2 lacks the curve that the early stopping
 goes by."""
 
+INSTEAD = {
+    "run": "; take the model.pt beside it, which is there when the training has ended",
+    "recommender": "; it only serves, with pyg-ckd recommend and Recommender.load: take the model that it was made of",
+    "index": "; it only serves, with ItemIndex.load: take the model that it was made of",
+}
+"""What to do with files of other kinds where a model is asked for."""
+
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write a checkpoint to a temporary name and rename it.
@@ -107,7 +114,7 @@ def check_content(path: str | os.PathLike[str], content: Any, kind: str | None) 
     """
     found = content.get("kind") if isinstance(content, dict) else None
     if kind is not None and isinstance(found, str) and found != kind:
-        raise InputError(f"checkpoint {path}: found a checkpoint of kind {found!r}, expected {kind!r}")
+        raise _other_kind(path, found, kind)
     expected = _format(kind or found)
     if not isinstance(content, dict) or content.get("format") not in READABLE.get(str(kind or found), (expected,)):
         number = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
@@ -115,8 +122,13 @@ def check_content(path: str | os.PathLike[str], content: Any, kind: str | None) 
         mend = "a newer version wrote it, update pyg-ckd" if newer else "another version wrote it, train again"
         raise InputError(f"checkpoint {path}: found format {number}, expected {expected}; {mend}")
     if kind is not None and found != kind:
-        raise InputError(f"checkpoint {path}: found a checkpoint of kind {found!r}, expected {kind!r}")
+        raise _other_kind(path, found, kind)
     return content
+
+
+def _other_kind(path: str | os.PathLike[str], found: Any, kind: str) -> InputError:
+    mend = INSTEAD.get(str(found), "") if kind == "model" else ""
+    return InputError(f"checkpoint {path}: found a checkpoint of kind {found!r}, expected {kind!r}{mend}")
 
 
 def _format(kind: Any) -> int:

@@ -197,3 +197,10 @@ def test_columns_of_items_are_read_from_tables_of_any_separator(given, tmp_path,
     assert "columns: found no item of the graph in 'item' (there '1', in the graph 'item-0')" in line
     line = fails(capsys, command(given, tmp_path / "b.csv", "--items_file", "no.csv"))
     assert "items_file no.csv: cannot be read (No such file or directory)" in line
+
+
+def test_unknown_ids_are_written_in_the_type_of_the_known_ones(given, tmp_path) -> None:
+    source = Recommender.load(given[1], load(given[0]))
+    with pytest.warns(UserWarning, match=r"2 of 3 users are unknown \(first: '8'\)"):
+        source.export_top_k(tmp_path / "a.parquet", 2, user_ids=["8", 14, 8], unknown="popular")
+    assert pd.read_parquet(tmp_path / "a.parquet").user.tolist() == [8, 8, 14, 14, 8, 8]

@@ -52,6 +52,16 @@ def test_a_graph_that_was_cut_has_no_identity():
         identity_of(part)
 
 
+def test_ids_that_are_there_twice_or_not_one_per_node_are_no_identity():
+    data = graph(user_id=["a", "b", "c"])
+    data.user_id = ["a", "b", "a"]
+    with pytest.raises(InputError, match="user_id: found 'a' twice, expected 3 different ones, one per user"):
+        identity_of(data)
+    data.user_id = torch.tensor([1, 2])
+    with pytest.raises(InputError, match="user_id: found 2 ids, expected 3 different ones"):
+        identity_of(data)
+
+
 @pytest.mark.parametrize("name", ["standardize", "l2", "pca"])
 @pytest.mark.parametrize("lacking", [False, True])
 def test_features_are_prepared_as_those_of_an_earlier_graph(name, lacking):

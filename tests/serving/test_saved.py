@@ -109,7 +109,9 @@ def test_what_is_no_whole_recommender_is_refused(data, tmp_path) -> None:
         NeighbourhoodRecommender.load(path)
     content = torch.load(path, weights_only=True)
     short = {**content["seen"], "item": content["seen"]["item"][:-1]}
+    wrong = {**content["tables"], "item": content["tables"]["item"] / 0}
     for change, words in (
+        ({"tables": wrong}, r"is damaged \(ValueError: embeddings that are not finite\)"),
         ({"seen": None}, r"is damaged \(TypeError"),
         ({"seen": short}, r"is damaged \(ValueError: interactions of users or items that are not there\)"),
         ({"class": "Evil"}, "found a recommender of class 'Evil'"),
@@ -163,5 +165,5 @@ def test_a_recommender_can_be_safetensors_as_models_are(data, tmp_path) -> None:
     where = {"kind": "hat", "price": lambda x: x > 1}
     mine, theirs = (r.recommend(k=1, exclude_seen=False, where=where).items for r in (source, again))
     assert np.array_equal(mine, theirs)
-    with pytest.raises(InputError, match="found a checkpoint of kind 'recommender', expected 'model'"):
+    with pytest.raises(InputError, match="found a checkpoint of kind 'recommender', expected 'model'; it only serves"):
         read_model(path)
