@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, path: str, contender: str, seed: int) -> None:
         for view, tables in zip(views, embed(objective, ranking, views), strict=True):
             found[f"{part}/{'+'.join(view)}"] = evaluator.per_user(tables)[METRIC].numpy()
     with atomic_path(_file(args, path, contender, seed)) as temporary, Path(temporary).open("wb") as file:
-        np.savez(file, **found)
+        np.savez(file, **found)  # type: ignore[arg-type]  # NumPy says bool for all of them.
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, float]:

@@ -55,7 +55,7 @@ def test_a_checkpoint_of_another_version_or_cut_short_is_refused(arrays, save, c
     content = torch.load(path, weights_only=True)
     torch.save(content | {"format": 0}, path)
     assert "format 0" in fails(capsys, args)
-    torch.save(content | {"backbone": "VBPRX"}, path)
+    torch.save(content | {"backbone": "VBPRX", "class": "pyg_ckd.nn.models.vbpr.VBPRX"}, path)
     assert "'VBPR'" in fails(capsys, args)
 
 

@@ -67,8 +67,8 @@ def test_options_of_the_chosen_backbone_and_strategy_are_shown_with_their_defaul
 
 def test_required_options_stand_in_the_first_line_and_are_marked(capsys) -> None:
     text = shown(capsys, "recommend")
-    assert text.splitlines()[0] == "usage: pyg-ckd recommend --data PATH --checkpoint PATH --out PATH [options]"
-    assert " ".join(text.split()).count("(required)") == 3
+    assert text.splitlines()[0] == "usage: pyg-ckd recommend --checkpoint PATH --out PATH [options]"
+    assert " ".join(text.split()).count("(required)") == 2
 
 
 CLEANED = {

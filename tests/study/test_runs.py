@@ -173,9 +173,10 @@ def test_results_have_the_layout_that_readers_expect(tmp_path):
     results = small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.1})}).run([0, 1])
     written = read_json(tmp_path / "results.json")
     assert (written["format"], written["monitor"], written["baselines"]) == (2, "ndcg@5", list(FAST))
+    same = {"needs_teachers": False, "reports": {}}
     assert written["contenders"] == [
-        {"name": "plain", "strategy": "pyg_ckd.balance.objective.Objective", "options": {}, "needs_teachers": False},
-        {"name": "mine", "strategy": "tests.study.problem.Gentle", "options": {"share": 0.1}, "needs_teachers": False},
+        {"name": "plain", "strategy": "pyg_ckd.balance.objective.Objective", "options": {}} | same,
+        {"name": "mine", "strategy": "tests.study.problem.Gentle", "options": {"share": 0.1}} | same,
     ]
     kinds = {"popularity": "baseline", "lightgcn": "baseline", "plain": "contender", "mine": "contender"}
     kinds |= {"teacher:visual": "teacher", "teacher:textual": "teacher"}

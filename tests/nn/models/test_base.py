@@ -32,7 +32,7 @@ from tests.nn.models.zoo import (
     every_own_backbone,
 )
 
-PENALTY_OF_THEIR_OWN = (BM3, DualGNN, EgoGCN, GRCN)
+PENALTY_OF_THEIR_OWN = (BM3, DualGNN, EgoGCN, FISM, GRCN)
 NO_GRADIENT_TO_FEATURES = (BM3, FREEDOM)  # They shape the losses, or a graph of nearest neighbours, and nothing else.
 
 
