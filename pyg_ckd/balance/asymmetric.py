@@ -57,9 +57,9 @@ class ARM(MaskedObjective):
     no gradient through the largest value, the leave-one-out views and the empty one: it closes when the weakest
     modality gets better, and not when the strongest, the others or the ids get worse.
 
-    Each uni-modal loss brings the penalty of its view, without :math:`k_m`. Costs the views of
-    :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a modality is
-    neither modulated for it nor in its uni-modal loss, and does not count for values.
+    Each uni-modal loss brings the penalty of its view, without :math:`k_m`. Overrides ``views``, ``ranked`` and
+    ``balance``. Costs the views of :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a
+    modality is neither modulated for it nor in its uni-modal loss, and does not count for values.
 
     Differs from the published code, which multiplies features by ratios of values, from one batch and crosswise, in
     training and in tests alike; and whose conditional information is none, so that values and ratios may be negative;

@@ -75,7 +75,8 @@ class DistillationWrapper(TaughtObjective):
 
     What is not there is not distilled: where an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0
     and the other modalities share the weight, and random triples with such an item do not count for
-    :math:`\mathcal{L}_{gen}^m`.
+    :math:`\mathcal{L}_{gen}^m`. Overrides ``views`` and ``balance``. Costs the uni-modal and the leave-one-out views,
+    which for two modalities are the same, and random triples.
 
     Args:
         student: The backbone to train, with at least two modalities.

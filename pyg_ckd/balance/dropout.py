@@ -25,7 +25,7 @@ class ModalityDropout(Objective):
     Each modality is intervened on with probability :math:`p`, independently; a step that would lose all of them keeps
     one at random. Every modality so learns to rank without the others. As in `"ModDrop: Adaptive Multi-modal Gesture
     Recognition" <https://arxiv.org/abs/1501.00102>`_, but that a dropped modality is replaced with its mean instead of
-    zeros. Costs no further view.
+    zeros. Overrides ``views``. Costs no further view.
 
     Args:
         student: The backbone to train, with at least two modalities.

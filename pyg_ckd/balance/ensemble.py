@@ -26,7 +26,8 @@ class UnimodalEnsemble(TaughtObjective):
     The tables of the teachers stand side by side, so that scores stay dot products. The weights are chosen on the
     validation part by coordinate ascent over multiples of their present value, from equal weights; without a
     validation part they stay equal. Teachers hold their users' and items' ids as well, so an ensemble also shows what
-    several models are worth instead of one: a yardstick for strategies that are given teachers.
+    several models are worth instead of one: a yardstick for strategies that are given teachers. Overrides
+    ``before_validation`` and ``forward_views``. Costs the teachers.
 
     A modality that a view intervenes on adds nothing there. A view whose modalities all weigh zero ranks with equal
     weights.

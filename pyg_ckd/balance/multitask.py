@@ -30,8 +30,8 @@ class MultitaskObjective(MaskedObjective):
 
     Uni-modal terms as in the multitask baseline of `"What Makes Training Multi-modal Classification Networks Hard?"
     <https://arxiv.org/abs/1905.12681>`_. Each brings the penalty of its view with it, as the loss of a teacher does:
-    views overfit otherwise. Costs the uni-modal views. A triple with an item that lacks modality
-    :math:`m` adds nothing to its term, whose mean is over all triples.
+    views overfit otherwise. Overrides ``views``, ``ranked`` and ``balance``. Costs the uni-modal views. A triple with
+    an item that lacks modality :math:`m` adds nothing to its term, whose mean is over all triples.
 
     With ``valuation``, terms are weighed triple by triple, as samples in `"Enhancing Multimodal Cooperation via
     Sample-level Modality Valuation" <https://arxiv.org/abs/2309.06255>`_. With the Shapley values :math:`\phi_m` of the

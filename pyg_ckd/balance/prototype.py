@@ -49,8 +49,8 @@ class PMR(MaskedObjective):
     is positive. Items that lack a modality are in none of its prototypes, and triples with such an item do not count
     for it; neither do those of users with a single item.
 
-    Costs the uni-modal and the empty view in every step, and once more at the beginning of every epoch with a sparse
-    product for each modality.
+    Overrides ``views``, ``begin_epoch`` and ``balance``. Costs the uni-modal and the empty view in every step, and once
+    more at the beginning of every epoch with a sparse product for each modality.
 
     Differs from the published code, which has the ``hard`` weights, makes prototypes of a part of the data with the
     item itself among them, and smooths them over epochs with a momentum of 0.2, because a part is noisy. The entropy

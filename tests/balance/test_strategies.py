@@ -254,6 +254,17 @@ def test_weights_of_a_sampler_reach_the_main_loss_of_every_strategy(cls, make_da
     assert losses[1] == pytest.approx(losses[0] / 2, abs=1e-6)
 
 
+@every_strategy
+def test_own_parameters_with_a_row_for_every_user_or_item_say_so(cls, make_data):
+    data = make_data(num_users=23, num_items=17)
+    objective = objective_of(cls, data)
+    objective.prepare(*unpack(data))
+    own = {name: p for name, p in objective.named_parameters() if not name.startswith(("student.", "inner."))}
+    for name, parameter in own.items():
+        kind = {23: "user", 17: "item"}.get(parameter.size(0))
+        assert kind is None or objective.own_rows[name.partition(".")[0]] == kind, name
+
+
 RANKED = {
     "arl": "weight",
     "arm": "weight",
