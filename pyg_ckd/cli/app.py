@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from pyg_ckd import __version__
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     replace_what_the_encoding_lacks()
     try:
-        return _run(args)
+        with plain_warnings():
+            return _run(args)
     except InputError as error:
         message = str(error)
     except BrokenPipeError:  # The reader of a pipe, such as head, has seen enough.
@@ -59,6 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     sys.stderr.write(f"pyg-ckd: error: {' '.join(message.split())}\n")
     return EXIT_BAD_INPUT
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Write warnings as one line each, without the place in the code that they come from."""
+    before = warnings.formatwarning
+
+    def one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is not UserWarning:
+            return before(message, category, filename, lineno, line)
+        return f"pyg-ckd: warning: {' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _after_break(args: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from pyg_ckd.data.ridge import Ridge
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.training.rebuild import path_of
 from pyg_ckd.training.safe_file import read_model
 from pyg_ckd.wrappers import unwrap, unwrapped_state
 
@@ -250,10 +251,7 @@ def _class_name(backbone: nn.Module) -> str:
 
 
 def _path_of(objective: Objective | None) -> str:
-    if objective is None:
-        return ""
-    cls = type(innermost(objective))
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return "" if objective is None else path_of(type(innermost(objective)))
 
 
 def _own_parameters(objective: Objective) -> list[tuple[str, nn.Parameter]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +206,11 @@ def test_unknown_ids_are_written_in_the_type_of_the_known_ones(given, tmp_path) 
     with pytest.warns(UserWarning, match=r"2 of 3 users are unknown \(first: '8'\)"):
         source.export_top_k(tmp_path / "a.parquet", 2, user_ids=["8", 14, 8], unknown="popular")
     assert pd.read_parquet(tmp_path / "a.parquet").user.tolist() == [8, 8, 14, 14, 8, 8]
+
+
+def test_a_warning_is_one_line_without_code(given, tmp_path) -> None:
+    args = command(given, tmp_path / "a.csv", "--users", "7,8", "--unknown", "popular")
+    done = subprocess.run([sys.executable, "-m", "pyg_ckd.cli", *args], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [
+        "pyg-ckd: warning: recommend: 1 of 2 users is unknown (first: 8); they get the items with most interactions"
+    ]
