@@ -18,6 +18,8 @@ from pyg_ckd.errors import InputError, unknown_name
 
 KINDS = ("user", "item")
 Ids = Tensor | list[str] | None
+ENOUGH, ALIKE = 30, 0.5
+"""Known items from which on features are compared, and the correlation with the earlier ones that they must have."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Identity:
         feature_dims: Feature width of every modality, in order.
         ids: The id of every row of users and of items; :obj:`None` where ids are row numbers.
         prepared: What was done to the features, by modality, see :mod:`pyg_ckd.data.prepared`.
+        marks: What :func:`feature_marks` says of every modality; empty if nobody kept it.
     """
 
     sizes: Mapping[str, int]
     feature_dims: Mapping[str, int]
     ids: Mapping[str, Ids] = field(default_factory=dict)
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,24 @@ def identity_of(data: HeteroData) -> Identity:
         {m: data["item"][m].size(1) for m in data.modalities},
         ids,
         {m: record for m, record in records.items() if record is not None},
+        {m: feature_marks(data, m) for m in data.modalities},
     )
+
+
+def feature_marks(data: HeteroData, modality: str) -> Tensor:
+    """Return two numbers of every item that tell its features from others, float32 ``[I, 2]``, NaN where it has none.
+
+    They are sums of the features with fixed weights, so that they hardly differ where features differ by rounding.
+
+    Args:
+        data: The graph.
+        modality: The modality.
+    """
+    x, has = data["item"][modality].cpu(), data["item"].get(f"has_{modality}")
+    place = torch.arange(1, x.size(1) + 1, dtype=torch.float64)
+    weights = torch.stack([torch.cos(place.square() * step) for step in (0.7, 1.3)], dim=1)
+    marks = torch.cat([part.double() @ weights for part in x.split(2**16)]).float()
+    return marks if has is None else marks.masked_fill(~has.cpu().unsqueeze(1), float("nan"))
 
 
 def ids_of(data: HeteroData, kind: str) -> Tensor | list[str] | None:
@@ -124,7 +145,8 @@ def match(earlier: Identity, later: Identity, source: str, new_modalities: bool 
 
     Raises:
         InputError: If one graph has ids and the other has none, no id of the one is in the other, rows without ids are
-            fewer than before, or a modality is missing, new, of another width or prepared otherwise.
+            fewer than before, or a modality is missing, new, of another width, prepared otherwise or has features
+            that have nothing to do with those that the same items had.
     """
     rows = {kind: _rows(earlier, later, kind, source) for kind in KINDS}
     names = list(earlier.feature_dims)
@@ -142,6 +164,8 @@ def match(earlier: Identity, later: Identity, source: str, new_modalities: bool 
                     "graph; prepare them as they were"
                 )
             _check_prepared(earlier.prepared.get(m), later.prepared.get(m), m, source)
+            if m in earlier.marks and m in later.marks:
+                _check_marks(earlier.marks[m], later.marks[m], rows["item"], m, source)
         elif not new_modalities:
             raise InputError(
                 f"{source}: it was trained without modality {m!r}, which the graph has; leave it out, or train with a "
@@ -179,6 +203,23 @@ def _rows(earlier: Identity, later: Identity, kind: str, source: str) -> Tensor:
 
 def _first(ids: pd.Series) -> str:
     return ", ".join(map(repr, ids.iloc[:2].tolist()))
+
+
+def _check_marks(old: Tensor, new: Tensor, rows: Tensor, m: str, source: str) -> None:
+    """Refuse features that stand under other ids than before; other scales and a few new features are no reason."""
+    pairs = torch.cat([old[rows.clamp(min=0)], new], dim=1)[rows >= 0]
+    pairs = pairs[pairs.isfinite().all(dim=1)].double()
+    centred = pairs - pairs.mean(dim=0)
+    norms = centred.square().sum(dim=0).sqrt()
+    if len(pairs) < ENOUGH or not bool((norms > 1e-6 * (1 + pairs.abs().amax(dim=0))).all()):
+        return  # Too few to tell, or all alike.
+    alike = (centred[:, :2] * centred[:, 2:]).sum(dim=0) / (norms[:2] * norms[2:])
+    if float(alike.max()) < ALIKE:
+        raise InputError(
+            f"{source}: features {m!r} of the {len(pairs)} items that both graphs know have nothing to do with each "
+            f"other (correlation {float(alike.max()):.2f}), expected the same features under the same ids; were ids "
+            "shuffled, or do the features come from another encoder? Then train anew"
+        )
 
 
 def _check_prepared(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, m: str, source: str) -> None:

@@ -20,7 +20,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.cut import subgraph
-from pyg_ckd.data.identity import KINDS, ids_of
+from pyg_ckd.data.identity import KINDS, feature_marks, ids_of
 from pyg_ckd.data.ids import comparable, id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
@@ -58,22 +58,6 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
         "marks": {m: feature_marks(data, m) for m in data.modalities},
         KEY: {m: dict(record) for m in data.modalities if (record := current(data, m)) is not None},
     }
-
-
-def feature_marks(data: HeteroData, modality: str) -> Tensor:
-    """Return two numbers of every item that tell its features from others, float32 ``[I, 2]``, NaN where it has none.
-
-    They are sums of the features with fixed weights, so that they hardly differ where features differ by rounding.
-
-    Args:
-        data: The graph.
-        modality: The modality.
-    """
-    x, has = data["item"][modality].cpu(), data["item"].get(f"has_{modality}")
-    place = torch.arange(1, x.size(1) + 1, dtype=torch.float64)
-    weights = torch.stack([torch.cos(place.square() * step) for step in (0.7, 1.3)], dim=1)
-    marks = torch.cat([part.double() @ weights for part in x.split(2**16)]).float()
-    return marks if has is None else marks.masked_fill(~has.cpu().unsqueeze(1), float("nan"))
 
 
 def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, source: str) -> HeteroData | None:

@@ -240,8 +240,8 @@ def _read(start_from: StartFrom) -> Earlier:
 def _from_file(path: str | os.PathLike[str]) -> Earlier:
     content = read_model(path)
     sizes = dict(zip(("user", "item"), content["sizes"], strict=True))
-    graph = content.get("graph") or {"ids": {}, KEY: {}}  # Older files say nothing of it.
-    identity = Identity(sizes, content["feature_dims"], graph["ids"], graph[KEY])
+    graph = content.get("graph") or {"ids": {}, KEY: {}, "marks": {}}  # Older files say nothing of it.
+    identity = Identity(sizes, content["feature_dims"], graph["ids"], graph[KEY], graph["marks"])
     own = content.get("own", {"path": "", "state": {}})
     return Earlier(str(path), content["backbone"], content["state"], own["state"], own["path"], identity)
 

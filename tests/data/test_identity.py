@@ -97,3 +97,21 @@ def test_what_cannot_be_prepared_alike_is_refused():
     with pytest.raises(InputError, match="'visual': the earlier graph does not know"):
         feature_transform(RecordedTransform({}))(other)
     assert other[RATES].edge_index.shape == (2, 1)
+
+
+def marked(x, rows=None, scale=1.0):
+    order = np.arange(len(x)) if rows is None else rows
+    return build_data(
+        [[0, 1], [0, 1]], {"visual": scale * x[order]}, num_users=3, item_id=range(len(x)), transform="none"
+    )
+
+
+def test_features_under_other_ids_than_before_are_refused():
+    x = np.random.default_rng(0).normal(size=(40, 5))
+    earlier = identity_of(marked(x))
+    with pytest.raises(InputError, match=r"features 'visual' of the 40 items .* were ids shuffled"):
+        match(earlier, identity_of(marked(x, np.arange(40)[::-1].copy())), "old")
+    few = np.arange(40)
+    few[[1, 2]] = [2, 1]
+    for same in (marked(x), marked(x, scale=3.0), marked(x, few)):
+        assert match(earlier, identity_of(same), "old").item.tolist() == list(range(40))

@@ -13,6 +13,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn import (
     BM3,
+    FISM,
     FREEDOM,
     GRCN,
     MMGCN,
