@@ -1,6 +1,6 @@
 # make demo    environment, installation, the whole study on the embedded data set, report in demo/
 # make test    environment and the whole test suite
-# make test-other   the same tests on other kernels and another number of threads: no result may depend on them
+# make test-other   the tests of what computes on other kernels and another number of threads: no result may depend on them
 # make lint    ruff and mypy
 # make docs    the documentation as a site, in docs/_build/html; a warning is an error
 # make slow    the slow checks, on real data where it is there
