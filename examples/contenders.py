@@ -108,7 +108,7 @@ def _summary_line(studies: Sequence[Mapping[str, Any]], name: str) -> tuple[tupl
 
 def _epochs(results: Mapping[str, Any], name: str) -> float:
     """Return the epochs that a run trained for, mean over seeds; zero if nothing was trained."""
-    found = [run["epochs"] for run in results["runs"] if run["name"] == name and run["epochs"]]
+    found = [run["epochs"] for run in results["runs"] if run["name"] == name and run["seconds_per_epoch"]]
     return mean(found) if found else 0.0
 
 
