@@ -154,7 +154,7 @@ class FISM(EarlyFusion):
         num_users: int,
         num_items: int,
         feature_dims: Mapping[str, int],
-        embedding_dim: int = 128,
+        embedding_dim: int = 256,
         temperature: float = 0.1,
         item_graph: str = "auto",
         graph_weight: float = 0.5,
