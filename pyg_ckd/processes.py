@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from pyg_ckd.errors import InputError
 
-__all__ = ["ALONE", "Processes", "launch", "present"]
+__all__ = ["ALONE", "Processes", "apart", "launch", "present", "started"]
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, which may be evaluating or writing."""
@@ -149,7 +149,9 @@ class Processes:
         found = self.gather(str(value))
         if len(set(found)) > 1:
             shown = "; ".join(f"process {rank + 1}: {text[:200]}" for rank, text in enumerate(found))
-            raise InputError(f"{name}: found several ({shown}), expected the same in all {self.size} processes")
+            raise _of_all(
+                InputError(f"{name}: found several ({shown}), expected the same in all {self.size} processes")
+            )
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -170,7 +172,7 @@ class Processes:
         messages = self.gather(None if mine is None else str(mine))
         first = next((text for text in messages if text is not None), None)
         if first is not None:
-            raise mine if mine is not None and str(mine) == first else InputError(first)
+            raise _of_all(mine if mine is not None and str(mine) == first else InputError(first))
 
     def first_then_all(self, compute: Callable[[], R]) -> R:
         """Run a function in the first process and then in the others, which find what it has left on disk.
@@ -213,6 +215,11 @@ class Processes:
         )
 
 
+def _of_all(error: InputError) -> InputError:
+    error.of_all = True
+    return error
+
+
 ALONE = Processes()
 """A process without others."""
 
@@ -246,10 +253,28 @@ class _Total(torch.autograd.Function):
 
 
 _known: list[Processes] = []
+_apart: list[bool] = []
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Let this process work on something of its own inside the block, as if it were in no group."""
+    _apart.append(True)
+    try:
+        yield
+    finally:
+        _apart.pop()
+
+
+def started() -> int:
+    """Return how many processes ``torchrun``, a cluster or :func:`launch` started together; 1 inside :func:`apart`."""
+    return 1 if _apart else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def present() -> Processes:
-    """Return the processes of the group that this one is in; :data:`ALONE` outside a group."""
+    """Return the processes of the group that this one is in; :data:`ALONE` outside a group, or :func:`apart` of it."""
+    if _apart:
+        return ALONE
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -276,7 +301,12 @@ def launch(devices: int = 1, num_nodes: int = 1, accelerator: str = "cpu", start
         InputError: If there is no group to join, or one of another size.
     """
     asked, found = devices * num_nodes, present()
-    if found.alone and not dist.is_initialized() and (start or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    if started() > 1 and "LOCAL_RANK" not in os.environ:
+        raise InputError(
+            f"processes: found {started()} of them (WORLD_SIZE) without numbers (LOCAL_RANK), expected what torchrun "
+            "sets; start them with torchrun, or unset WORLD_SIZE"
+        )
+    if found.alone and not dist.is_initialized() and (start or started() > 1):
         found = _join(devices, num_nodes, accelerator)
     if found.size != asked:
         here = "outside a group of processes" if found.alone else f"in a group of {found.size} processes"

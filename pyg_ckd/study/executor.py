@@ -23,10 +23,12 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
+from pyg_ckd.processes import started
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker, on_gpu
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import RunStore
+from pyg_ckd.training.layouts.choice import check_devices
 
 ERROR = "error"
 STUDY_LOCK = ".lock"
@@ -93,6 +95,43 @@ def check_executor(workers: int, backend: str, device: str) -> int:
         raise InputError(f"workers: found {number}, expected at most {cards}, the number of GPUs, for each has its own")
     CONNECT[backend]()
     return number
+
+
+def one_device_each(trainer: Mapping[str, Any], workers: int) -> tuple[dict[str, Any], int]:
+    """Return the trainer's options for runs of one device each, and the number of workers.
+
+    Runs that share nothing are the best use of several devices, so that ``devices`` of the trainer are workers.
+
+    Args:
+        trainer: Options of the trainer.
+        workers: Number of processes.
+
+    Raises:
+        InputError: If both numbers are given and differ, the runs shall be shared out over devices or machines, or this
+            process is one of several that were started together.
+    """
+    options = dict(trainer)
+    devices, num_nodes = options.pop("devices", "auto"), options.pop("num_nodes", 1)
+    strategy = options.pop("strategy", "auto")
+    devices, _ = check_devices(devices, num_nodes, strategy)
+    if started() > 1:
+        raise InputError(
+            f"study: found {started()} processes that were started together, expected one, which starts its "
+            "workers itself (--workers), or has a cluster (--backend)"
+        )
+    if num_nodes != 1 or strategy != "auto":
+        raise InputError(
+            f"trainer: found num_nodes {num_nodes} and strategy {strategy!r} in a study, whose runs have one device "
+            "each, expected 1 and 'auto'; pyg-ckd train shares one run out, --backend the runs over machines"
+        )
+    if devices == "auto":
+        return options, workers
+    if workers not in (1, devices):
+        raise InputError(
+            f"workers: found {workers} beside trainer.devices {devices}, expected one of the two: a study gives every "
+            "run one device"
+        )
+    return options, int(devices)
 
 
 def run_all(

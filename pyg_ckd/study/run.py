@@ -20,6 +20,7 @@ from pyg_ckd.study.contenders import Contender, check_options, default_options, 
 from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
+from pyg_ckd.training.layouts import open_processes
 from pyg_ckd.training.model import about_training, save_model
 from pyg_ckd.training.trainer import BUDGET
 from pyg_ckd.training.warm_start import digest_of_start
@@ -82,7 +83,11 @@ def train_run(
     free = free_options(*BUDGET) if contender.needs_teachers else free_options()
     part = PARTS.get(cls.name, "options")
     unused = {other for other in PARTS.values() if other != part} | (set() if contender.needs_teachers else {"teacher"})
-    claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
+    plan = Trainer(**chosen.get("trainer", {}))
+    processes = open_processes(plan.devices, plan.num_nodes, plan.device)
+    with processes.together():
+        if processes.first:
+            claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
     split = "test" if held_out(data, "test").size(1) else "val"
     evaluator = Evaluator(data, split, k)
 
@@ -100,12 +105,14 @@ def train_run(
     history = own_trainer.fit(trained, data, start_from)
 
     metrics = evaluator(embed(trained, data)[0])
-    about = about_training(history, seed, {split: metrics}, own_trainer.settings())
-    save_model(folder / "model.pt", trained, data, about)
-    with atomic_path(folder / "history.csv") as path:
-        history.frame.to_csv(path)
-    ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
-    write_json(folder / "metrics.json", {**ended, split: dict(metrics)})
+    with processes.together():
+        if processes.first:
+            about = about_training(history, seed, {split: metrics}, own_trainer.settings())
+            save_model(folder / "model.pt", trained, data, about)
+            with atomic_path(folder / "history.csv") as path:
+                history.frame.to_csv(path)
+            ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+            write_json(folder / "metrics.json", {**ended, split: dict(metrics)})
     return metrics
 
 

@@ -24,7 +24,7 @@ from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
 from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check_options
-from pyg_ckd.study.executor import Pair, alone, check_executor
+from pyg_ckd.study.executor import Pair, alone, check_executor, one_device_each
 from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.results import StudyResults
@@ -83,7 +83,8 @@ class Study:
             have one run; one that does not fit the graph is left out with its reason. A path is a folder of the
             baselines' runs alone.
         runs: Folder of the runs, which several studies can share. (default: :obj:`None`, ``<folder>/runs``)
-        workers: Processes that make runs at the same time. One is this process.
+        workers: Processes that make runs at the same time. One is this process. The trainer's option ``devices`` is
+            another word for it: every run has one device.
         backend: Where the workers are: ``"loky"`` (this machine; one thread each on the CPU, one GPU each where the
             trainer uses them), ``"dask"`` (the cluster of the current client, or of ``DASK_SCHEDULER_ADDRESS``), or
             ``"ray"``. Workers of a cluster must see the same folders.
@@ -109,7 +110,8 @@ class Study:
     ) -> None:
         self.data, self.backbone, self.say = data, backbone, say
         settings = settings or StudySettings()
-        self.settings = replace(settings, trainer={"extend": EXTEND, **settings.trainer})
+        trainer, workers = one_device_each({"extend": EXTEND, **settings.trainer}, workers)
+        self.settings = replace(settings, trainer=trainer)
         shared = as_path(baselines) if isinstance(baselines, os.PathLike) else None
         self.baselines = as_baselines(DEFAULT if isinstance(baselines, os.PathLike) else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())

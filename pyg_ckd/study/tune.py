@@ -22,7 +22,7 @@ from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import TRAINED, as_baselines, baseline_run, known_baselines
 from pyg_ckd.study.command import train_command
 from pyg_ckd.study.contenders import Contenders, as_contenders
-from pyg_ckd.study.executor import alone, check_executor
+from pyg_ckd.study.executor import alone, check_executor, one_device_each
 from pyg_ckd.study.knobs import turned
 from pyg_ckd.study.ledger import Ledger, Trial, require_optuna
 from pyg_ckd.study.maker import LEFT_OUT
@@ -118,7 +118,8 @@ class Tuning:
         require_optuna()
         self.data, self.backbone, self.folder, self.say = data, backbone, as_path(folder), say
         settings = settings or StudySettings()
-        self.settings = replace(settings, trainer={"track_views": False, "extend": 1, **settings.trainer})
+        trainer, workers = one_device_each({"track_views": False, "extend": 1, **settings.trainer}, workers)
+        self.settings = replace(settings, trainer=trainer)
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
         self.seed, self.prune = as_seed(seed), prune
         self.backend, self.source = backend, list(source)

@@ -116,7 +116,7 @@ def begin(
         remember(objective.student, data)
         objective.to(fabric.device)
     if not processes.alone:
-        processes.agree("data and settings of the training", settings)
+        processes.agree("data and settings of the training", settings | trainer.settings())
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
     features, graph = layout.cut(objective, features, edges)
     run = Run(objective, EarlyStopping(trainer.patience), history, None, {}, validation is not None)

@@ -25,9 +25,11 @@ from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
 from pyg_ckd.nn.models.adapter import as_backbone
+from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
+from pyg_ckd.training.layouts.choice import open_processes
 from pyg_ckd.training.run_file import CHECKPOINT_NAME
 from pyg_ckd.training.trainer import Trainer
 
@@ -77,7 +79,8 @@ def train_teachers(
     A teacher that was trained before on the same data with the same settings is read from the cache. A teacher whose
     training was broken off goes on from its checkpoint beside the cache, with the same bits as if there had been no
     break; the checkpoint is removed once the teacher is finished. A file of the cache that is damaged is reported with
-    a warning and its teacher trained again.
+    a warning and its teacher trained again. Of several processes that work together, each trains some of the teachers
+    by itself, to the bits of one process, and all get all of them.
 
     Args:
         backbone: A backbone class, or a function of ``data`` that returns a backbone or any module with
@@ -96,6 +99,10 @@ def train_teachers(
         InputError: If a modality is unknown, the folder of the cache cannot be written to, or training fails.
     """
     trainer = trainer or Trainer()
+    arguments = (trainer, modalities, l2, cache_dir, use_cache)
+    processes = open_processes(trainer.devices, trainer.num_nodes, trainer.device)
+    if not processes.alone:
+        return _one_per_process(processes, backbone, data, *arguments, **options)
     folder = as_path(cache_dir) if cache_dir is not None else Path(get_home_dir()) / "pyg_ckd" / "teachers"
     names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
     checkpoints = folder if use_cache else trainer.checkpoint_dir
@@ -120,6 +127,29 @@ def train_teachers(
         _discard(run.checkpoint_dir)
         teachers[m] = teacher
     return Teachers(teachers)
+
+
+def _one_per_process(
+    processes: Processes,
+    backbone: Callable[..., nn.Module],
+    data: HeteroData,
+    trainer: Trainer,
+    modalities: Sequence[str] | None,
+    *arguments: Any,
+    **options: Any,
+) -> Teachers:
+    names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
+    own = copy.copy(trainer)
+    own.devices, own.num_nodes, own.strategy = "auto", 1, "auto"
+    own.progress = trainer.progress and processes.first
+    with processes.together(), apart():
+        mine = train_teachers(backbone, data, own, names[processes.rank :: processes.size], *arguments, **options)
+    found = {m: teacher for part in processes.gather(_as_dict(mine)) for m, teacher in part.items()}
+    return Teachers({m: found[m] for m in names})
+
+
+def _as_dict(teachers: Teachers) -> dict[str, Teacher]:
+    return {m: Teacher(tables, teachers.histories[m]) for m, tables in teachers.items()}
 
 
 def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **options: Any) -> Any:

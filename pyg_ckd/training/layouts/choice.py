@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.processes import Processes, launch, present
+from pyg_ckd.processes import Processes, launch, present, started
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.whole import Whole
 
@@ -53,10 +55,10 @@ def open_processes(devices: int | str, num_nodes: int, device: Device) -> Proces
     """
     if devices == "auto":
         found = present()
-        if not found.alone or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if not found.alone or started() == 1:
             return _checked(found, device)
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        num_nodes = max(num_nodes, int(os.environ["WORLD_SIZE"]) // devices)
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", started()))
+        num_nodes = max(num_nodes, started() // devices)
     return _checked(launch(int(devices), num_nodes, accelerator_of(device)), device)
 
 
@@ -86,14 +88,13 @@ def own_device(processes: Processes, device: Device) -> Device:
         processes: The processes.
         device: The trainer's device.
     """
-    if processes.alone:
-        return device
-    import torch
-
+    number = os.environ.get("LOCAL_RANK", str(processes.rank))
+    if ":" in str(device) or (processes.alone and "LOCAL_RANK" not in os.environ):
+        return device  # One of several that work apart takes its own, too.
     kind = accelerator_of(device)
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return kind if kind == "cpu" else f"{kind}:{os.environ.get('LOCAL_RANK', processes.rank)}"
+    return f"cuda:{number}" if kind == "cuda" else kind
 
 
 def choose_layout(strategy: str, processes: Processes, objective: Objective) -> Layout:

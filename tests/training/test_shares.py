@@ -1,4 +1,4 @@
-"""Training is of one process; shares of interactions know the positives of the others."""
+"""Shares of interactions know the positives of the others."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ import pytest
 import torch
 
 from pyg_ckd.data import TripletSampler
-from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR
-from tests.training.problem import planted_data, trainer
-
-
-def test_one_of_several_processes_is_refused_before_it_writes(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    data = planted_data()
-    with pytest.raises(InputError, match=r"found 2 processes \(WORLD_SIZE\), as torchrun starts them, expected one"):
-        trainer(max_epochs=1, checkpoint_dir=tmp_path / "run").fit(VBPR.from_data(data), data)
-    assert not any(file.is_file() for file in tmp_path.rglob("*"))
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    trainer(max_epochs=1).fit(VBPR.from_data(data), data)
 
 
 @pytest.mark.parametrize("negatives", ["uniform", "popularity", "hard"])
