@@ -13,7 +13,12 @@ class InputError(ValueError):
 
     The message is one line: what was wrong, where (file, column, row, key), what was expected and how to mend it.
     The command line prints it to stderr and exits with code 2.
+
+    Attributes:
+        everywhere: Whether all processes of a group raise it, so that one of them can speak for all.
     """
+
+    everywhere = False
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> InputError:
