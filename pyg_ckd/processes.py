@@ -189,12 +189,11 @@ class Processes:
         alike = (found == found[0]) | ((found - found[0]).abs() <= tolerance * scale)
         if not bool(alike.all()):
             rank = int((~alike).any(dim=1).nonzero()[0])
-            raise _everywhere(
-                InputError(
-                    f"{name}: found another in process {rank + 1} than in process 1, expected the same in all "
-                    f"{self.size} processes; give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
-                )
+            message = (
+                f"{name}: found another in process {rank + 1} than in process 1, expected the same in all {self.size} "
+                "processes; give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
             )
+            raise _everywhere(InputError(message))
 
     @contextmanager
     def together(self) -> Iterator[None]:

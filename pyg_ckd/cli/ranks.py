@@ -94,15 +94,6 @@ def text_of(error: OSError) -> str:
     return f"{error.filename or 'a file'}: cannot be used ({error.strerror or error})"
 
 
-def own_device(device: str) -> str:
-    """Return the device of this process: where several share ``"cuda"``, each has a card of its own.
-
-    Args:
-        device: The option.
-    """
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and size() > 1 else device
-
-
 def report(line: str, everywhere: bool) -> None:
     """Print an error: the first process for all of them, or the one that alone has it.
 

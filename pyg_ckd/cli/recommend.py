@@ -65,7 +65,9 @@ def run(config: Namespace) -> int:
     Args:
         config: The values of the options.
     """
+    from pyg_ckd.processes import present
     from pyg_ckd.serving import Recommender, check_format
+    from pyg_ckd.training.layouts.choice import own_device
 
     with ranks.alike():
         if config.users is not None and config.users_file is not None:
@@ -77,7 +79,7 @@ def run(config: Namespace) -> int:
         columns = None if config.items_file is None else _table(config.items_file)
         import_strategy(config)
         data = None if config.data is None else load_data(config)
-        device = ranks.own_device(config.device)
+        device = own_device(present(), config.device)  # Of several, each has a card of its own.
         recommender = Recommender.load(config.checkpoint, data, None, device, config.seen, columns)
         asked = None if users is None else recommender.users.parse(users)
         chosen = None if candidates is None else recommender.items.parse(candidates)
