@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 from pyg_ckd.errors import InputError
 
-SHARED = ("evaluate", "recommend")
+SHARED = ("train", "evaluate", "recommend")
 """Commands whose work several processes share."""
 
 
 def size() -> int:
     """Return the number of processes that were started together, as the environment says; 1 if this is the only one."""
     found = os.environ.get("WORLD_SIZE", "1")
-    return max(1, int(found)) if "RANK" in os.environ and found.isdecimal() else 1
+    return max(1, int(found)) if "LOCAL_RANK" in os.environ and found.isdecimal() else 1
+
+
+def rank() -> int:
+    """Return the number of this process among them, from 0."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) if size() > 1 else 0
 
 
 def first() -> bool:
     """Return whether this is the process that prints, and writes what is not shared."""
-    return size() == 1 or os.environ["RANK"] == "0"
+    return rank() == 0
 
 
 @contextmanager
@@ -46,6 +52,38 @@ def join() -> None:
 
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         launch(here, size() // here)
+
+
+def start(trainer: Mapping[str, Any]) -> None:
+    """Start the processes that the trainer's option ``devices`` asks for, as copies of this one.
+
+    They join by themselves when they read their options, which the copies do before they come here.
+
+    Args:
+        trainer: Options of the trainer.
+
+    Raises:
+        InputError: If they cannot be started.
+    """
+    from pyg_ckd.training import Trainer
+    from pyg_ckd.training.layouts.choice import accelerator_of, check_devices
+
+    asked = (trainer.get("devices", "auto"), trainer.get("num_nodes", 1), trainer.get("strategy", "auto"))
+    devices, num_nodes = check_devices(*asked)
+    if size() > 1 or devices in ("auto", 1):
+        return
+    if num_nodes != 1:
+        raise InputError(
+            f"num_nodes: found {num_nodes} outside a group of processes, expected 1: start the processes of several "
+            "machines with torchrun on each of them"
+        )
+    from pyg_ckd.processes import launch
+
+    Trainer(**trainer)  # What is wrong with an option is said once.
+    os.environ["LOCAL_WORLD_SIZE"] = str(devices)  # For the copies.
+    launch(int(devices), 1, accelerator_of(trainer.get("device", "auto")), start=True)
+    with alike():  # Meets the copies where they have read their options.
+        pass
 
 
 def check(command: str) -> None:
@@ -104,7 +142,7 @@ def report(line: str, everywhere: bool) -> None:
         everywhere: Whether all processes have it.
     """
     alone = size() > 1 and not everywhere
-    who = f"process {int(os.environ['RANK']) + 1} of {size()}: " if alone and not line.startswith("process ") else ""
+    who = f"process {rank() + 1} of {size()}: " if alone and not line.startswith("process ") else ""
     if alone or first():
         sys.stderr.write(f"pyg-ckd: error: {who}{line}\n")
         sys.stderr.flush()
