@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -250,7 +252,7 @@ class Processes:
             raise self._lost(error) from None
 
     def _lost(self, error: RuntimeError) -> InputError:
-        reason = " ".join(str(error).split("\n")[0].split())[:120]
+        reason = re.sub(r"\[\S+:\d+\] *", "", " ".join(str(error).split("\n")[0].split()))[:120]
         return InputError(
             f"{self}: another process has ended or cannot be reached ({reason}), expected all {self.size} to the end; "
             "the same command goes on from the last checkpoint, see the messages of the others for why one ended"
@@ -369,6 +371,10 @@ def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    observer = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
+    observer.setLevel(logging.INFO)  # It ends this process without a word beside its record.
+    observer.addHandler(_Obituary())
+    observer.propagate = False
     try:
         strategy = DDPStrategy(timeout=TIMEOUT)
         Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy).launch()
@@ -380,6 +386,19 @@ def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     return present()
+
+
+class _Obituary(logging.Handler):
+    """Says in a line that one of the processes that this one started has ended, before lightning-fabric ends all."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        code = " ".join(record.getMessage().split("code ")[-1].split(".")[0].split())
+        sys.stderr.write(
+            f"pyg-ckd: error: one of the processes that work together has ended (exit code {code}), expected all to "
+            "the end; the same command goes on from the last checkpoint\n"
+        )
+        sys.stderr.flush()
 
 
 def _leave() -> None:
