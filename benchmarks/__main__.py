@@ -33,6 +33,7 @@ BENCHMARKS = (
     "step",
     "strategies",
     "evaluation",
+    "shares",
     "epoch",
     "scaling",
     "memory",

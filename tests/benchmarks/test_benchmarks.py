@@ -42,6 +42,7 @@ def _suite() -> Suite:
         ("step", {"names": ("VBPR", "MMGCN"), "batch_size": 256}, ["CKD / plain", "of minima"]),
         ("strategies", {"names": ("VBPR",), "batch_size": 256}, ["step / plain", "of minima"]),
         ("evaluation", {}, ["ratio to bare"]),
+        ("shares", {"interactions": 3000}, ["ratio"]),
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),

@@ -1,0 +1,150 @@
+"""Evaluation and export shared out over processes of one thread each: CPU seconds, and whether bits are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from benchmarks.common import WIDTH, Bars, Missing, Suite, Table
+from benchmarks.problems import random_interactions
+from pyg_ckd.data import Embeddings, build_data
+from pyg_ckd.evaluation import Evaluator
+from pyg_ckd.evaluation.ranking import DEFAULT_METRICS
+from pyg_ckd.scoring.neighbourhood import Scorer
+from pyg_ckd.serving import Recommender
+
+WANTED = 0.6
+"""CPU seconds of each of two processes as a share of those of one, at most."""
+ROUNDS = 2
+METRICS = (*DEFAULT_METRICS, "coverage", "personalization")
+
+
+class _Kept(Evaluator):
+    """An evaluator that keeps the lists of its last call."""
+
+    lists: Tensor
+
+    def rank(self, embeddings: Embeddings | Scorer) -> Tensor:
+        self.lists = super().rank(embeddings)
+        return self.lists
+
+
+def run(suite: Suite, ranks: Sequence[int] = (2,), interactions: int | None = None, k: int = 20) -> list[Table]:
+    """Evaluate random tables and export their lists, by one process and by several.
+
+    Args:
+        suite: What to measure on.
+        ranks: Numbers of processes.
+        interactions: Interactions of the random graph. (default: :obj:`None`, 200,000, or a million at full size)
+        k: Length of the lists.
+    """
+    if suite.device.type != "cpu":
+        raise Missing("shares are measured on the CPU")
+    count = interactions or (1_000_000 if suite.full else 200_000)
+    graphs = {"data of the suite": suite.data, f"random, {count} interactions": _random(count)}
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(graphs, folder / "graphs.pt")
+        with _one_thread():
+            alone = _work(graphs, folder / "alone", k)
+        for size in ranks:
+            mp.spawn(_member, (size, str(folder), k), nprocs=size)
+            several = [torch.load(folder / f"{size}-{rank}.pt", weights_only=False) for rank in range(size)]
+            for key, one in alone.items():
+                cpu = max(found[key]["cpu"] for found in several)
+                same = all(found[key]["bits"] == one["bits"] for found in several)
+                rows.append(
+                    {
+                        "graph": key[0],
+                        "work": key[1],
+                        "users": one["users"],
+                        "processes": size,
+                        "CPU seconds of one": one["cpu"],
+                        "CPU seconds of each": cpu,
+                        "ratio": cpu / one["cpu"],
+                        "wanted, at most": WANTED if size == 2 else None,
+                        "same bits": "yes" if same else "no",
+                    }
+                )
+    notes = [
+        f"Embeddings {WIDTH} wide, lists of {k}, {len(METRICS)} metrics at two cut-offs; the fastest of {ROUNDS} runs, "
+        "the slowest process. Bits are the SHA-256 of lists and metrics, or of the table that is read from disk."
+    ]
+    return [Table("evaluation and export in shares", rows, notes, Bars("ratio", ("graph", "work")))]
+
+
+def _random(count: int) -> HeteroData:
+    pairs, num_users, num_items = random_interactions(count)
+    cut = int(0.8 * pairs.size(1))
+    sizes = {"num_users": num_users, "num_items": num_items}
+    return build_data(pairs[:, :cut], {"visual": torch.randn(num_items, 4)}, test=pairs[:, cut:], **sizes)
+
+
+def _member(rank: int, size: int, folder: str, k: int) -> None:
+    place = Path(folder)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{place}/meeting-{size}", rank=rank, world_size=size)
+    try:
+        graphs = torch.load(place / "graphs.pt", weights_only=False)
+        torch.save(_work(graphs, place / f"lists-{size}", k), place / f"{size}-{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def _work(graphs: dict[str, HeteroData], folder: Path, k: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return for every graph and work the CPU seconds of this process and a digest of what was found."""
+    import pyarrow.parquet as pq
+
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, data in graphs.items():
+        generator = torch.Generator().manual_seed(0)
+        sizes = [data[kind].num_nodes for kind in ("user", "item")]
+        embeddings = Embeddings(*(torch.randn(size, WIDTH, generator=generator) for size in sizes))
+        evaluator, recommender = _Kept(data, "test", [max(1, k // 2), k], METRICS), Recommender(embeddings, data)
+        seconds: dict[str, list[float]] = {"evaluation": [], "export": []}
+        for turn in range(ROUNDS):
+            start = time.process_time()
+            metrics = evaluator(embeddings)
+            seconds["evaluation"].append(time.process_time() - start)
+            path, start = folder / name.replace(" ", "-") / str(turn), time.process_time()
+            recommender.export_top_k(path, k)
+            seconds["export"].append(time.process_time() - start)
+        table = pq.read_table(path)
+        columns = [column.combine_chunks().to_numpy(zero_copy_only=False).tobytes() for column in table.columns]
+        digests = {
+            "evaluation": _digest(evaluator.lists.numpy().tobytes(), repr(dict(metrics)).encode()),
+            "export": _digest(repr(table.schema).encode(), *columns),
+        }
+        users = {"evaluation": evaluator.users.numel(), "export": sizes[0]}
+        for work, bits in digests.items():
+            found[name, work] = {"cpu": min(seconds[work]), "bits": bits, "users": users[work]}
+    return found
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
