@@ -132,8 +132,8 @@ class ARM(MaskedObjective):
         alone = torch.stack([margins[view] for view in self._alone.values()], dim=-1)
         without = torch.stack([margins[view] for view in self._without.values()], dim=-1)
         counted = self.complete(*batch.whole[1:3])
-        read = (margins[self.view], alone, without.detach(), margins[EMPTY].detach())
-        values = information_values(*(batch.gathered(x) for x in read), counted)
+        full, base = batch.gathered(margins[self.view]), batch.gathered(margins[EMPTY].detach())
+        values = information_values(full, batch.gathered(alone), batch.gathered(without.detach()), base, counted)
         factors = self._factors(values.detach(), counted)
         terms = {}
         if self.beta > 0:

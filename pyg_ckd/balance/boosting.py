@@ -105,7 +105,8 @@ class ReconBoost(MaskedObjective):
             return None
         known = self.available(batch.positive, batch.negative)
         with torch.no_grad():
-            others = torch.sigmoid(out[self._without[m]].margin(*batch[:3]).float())
+            others = out[self._without[m]].margin(*batch[:3])
+            others = torch.sigmoid(others.to(torch.promote_types(others.dtype, torch.float32)))
             there = self.whole(known, self._without[m])
             weights = residual_weights(others if there is None else torch.where(there, others, 0.5), self.residual)
             own = self.whole(known, self._alone[m])
