@@ -68,6 +68,7 @@ class AGM(MaskedObjective):
 
     name = "agm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "factor of the gradient through the modality's contribution, mean over the epoch",
     }
@@ -109,7 +110,7 @@ class AGM(MaskedObjective):
             return {}
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
         contributions = shapley_values(margins, self.modalities)
-        factors = self._factors(contributions.detach(), self.complete(batch.positive, batch.negative))
+        factors = self._factors(batch.gathered(contributions.detach()), self.complete(*batch.whole[1:3]))
         if known is not None:
             factors = torch.where(known, factors, 1)
         return {"agm": modulation_loss(margins[self.view], contributions, factors, batch.weight)}

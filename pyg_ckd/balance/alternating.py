@@ -85,6 +85,7 @@ class AlternatingAdaptation(MaskedObjective):
 
     name = "mla"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"ridge": (1e-3, 1.0), "temperature": (0.1, 10.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "weight of the modality's scores in the last evaluation, mean over users",
     }
@@ -137,14 +138,14 @@ class AlternatingAdaptation(MaskedObjective):
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return zero for triples with an item that lacks the modality, and one number for all others."""
-        known = self.available(batch.positive, batch.negative) if self.alternate else None
-        return None if known is None else counted_weights(known[:, self.modalities.index(self.turn)])
+        known = self.available(*batch.whole[1:3]) if self.alternate else None
+        return None if known is None else batch.own(counted_weights(known[:, self.modalities.index(self.turn)]))
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Keep the mean row of the batch for the projection; there is no further term."""
         if self.project:
             with torch.no_grad():
-                one, other = (item_rows(out[self._alone[self.turn]], x) for x in (batch.positive, batch.negative))
+                one, other = (item_rows(out[self._alone[self.turn]], x) for x in batch.whole[1:3])
                 mean = (one - other).mean(dim=0)
                 self._row = mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny)
         return {}

@@ -81,6 +81,7 @@ class ARM(MaskedObjective):
 
     name = "arm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 3.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "factor of the gradient through the modality, mean over the epoch",
         "value": "what the modality tells about the positive item, in nats",
@@ -130,8 +131,9 @@ class ARM(MaskedObjective):
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
         alone = torch.stack([margins[view] for view in self._alone.values()], dim=-1)
         without = torch.stack([margins[view] for view in self._without.values()], dim=-1)
-        counted = self.complete(batch.positive, batch.negative)
-        values = information_values(margins[self.view], alone, without, margins[EMPTY], counted)
+        counted = self.complete(*batch.whole[1:3])
+        full, base = batch.gathered(margins[self.view]), batch.gathered(margins[EMPTY].detach())
+        values = information_values(full, batch.gathered(alone), batch.gathered(without.detach()), base, counted)
         factors = self._factors(values.detach(), counted)
         terms = {}
         if self.beta > 0:

@@ -72,6 +72,7 @@ class GBlending(MaskedObjective):
     name = "g-blending"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "period": (2, 20)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "weight of the modality's own loss",
         "joint_weight": "weight of the joint loss",
@@ -164,6 +165,10 @@ class GBlending(MaskedObjective):
         if known is None:
             return torch.ones(first.numel(), len(self.modalities) + 1, dtype=torch.bool, device=first.device)
         return F.pad(known, (0, 1), value=True)
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return the sums of the losses over the triples of the epoch, and how many count."""
+        return self.gathered, self.count
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the weights that acted in the finished epoch, and keep its training losses."""

@@ -59,6 +59,7 @@ class ReconBoost(MaskedObjective):
 
     name = "reconboost"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"residual": (0.0, 1.0)}
+    needs_whole = ""
 
     def __init__(
         self,
@@ -104,12 +105,13 @@ class ReconBoost(MaskedObjective):
             return None
         known = self.available(batch.positive, batch.negative)
         with torch.no_grad():
-            others = torch.sigmoid(out[self._without[m]].margin(*batch[:3]).float())
+            others = out[self._without[m]].margin(*batch[:3])
+            others = torch.sigmoid(others.to(torch.promote_types(others.dtype, torch.float32)))
             there = self.whole(known, self._without[m])
             weights = residual_weights(others if there is None else torch.where(there, others, 0.5), self.residual)
             own = self.whole(known, self._alone[m])
             weights = weights if own is None else weights * own
-            return weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
+            return weights / batch.gathered(weights).mean().clamp(min=torch.finfo(weights.dtype).tiny)
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute the gradients, and in a modality's turn keep those of its own parameters."""

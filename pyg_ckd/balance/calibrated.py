@@ -66,6 +66,7 @@ class CalibratedObjective(MaskedObjective):
 
     name = "cml"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 3.0)}
+    needs_whole = ""
 
     def __init__(
         self,
@@ -170,6 +171,7 @@ class SelfDistillation(MaskedObjective):
 
     name = "mbsd"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 3.0)}
+    needs_whole = ""
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class SelfDistillation(MaskedObjective):
                 target = torch.sigmoid(margins).unsqueeze(-2).expand_as(weights)
             student = margins.unsqueeze(-1).expand_as(weights)
             loss = F.binary_cross_entropy_with_logits(student, target, reduction="none")
-            terms["distilled"] = self.weight * (weights * loss).sum(dim=(-2, -1)).mean()
+            terms["distilled"] = self.weight * mean_of_triples((weights * loss).sum(dim=(-2, -1)))
         return terms
 
 
@@ -282,6 +284,7 @@ class ModalityGapObjective(MaskedObjective):
 
     name = "lfm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0)}
+    needs_whole = "the gradients of single terms"
     reports: ClassVar[Mapping[str, str]] = {"share": "share of the alignment in the loss"}
     alignment_share: Tensor
 
@@ -303,6 +306,7 @@ class ModalityGapObjective(MaskedObjective):
         if num_random_triples < 1:
             raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
         self.weight, self.rate = weight, rate
+        self.needs_whole = self.needs_whole if weight > 0 and rate > 0 else ""
         self.num_random_triples = num_random_triples if weight > 0 else 0
         self.store_masks(has)
         self.check_views()
@@ -323,8 +327,7 @@ class ModalityGapObjective(MaskedObjective):
         divergences = []
         for m, n in combinations(self.modalities, 2):
             divergence, there = jensen_shannon(log_prob[m], log_prob[n]), self.whole(known, frozenset([m, n]))
-            mean = divergence.mean() if there is None else (divergence * there).sum() / there.sum().clamp(min=1)
-            divergences.append(mean)
+            divergences.append(batch.mean_of_random(divergence, there))
         ratio = (self.alignment_share / (1 - self.alignment_share)).to(divergences[0].dtype)
         return {"alignment": self.weight * ratio * torch.stack(divergences).mean()}
 

@@ -107,7 +107,7 @@ class DistillationWrapper(TaughtObjective):
     """
 
     name = "ckd"
-    needs_whole: ClassVar[str] = ""
+    needs_whole = ""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "what the modality adds to the joint decision, relative to what it can do alone",
@@ -234,7 +234,7 @@ class DistillationWrapper(TaughtObjective):
             self._columns[modality] = self._matching(modality, out, rows.size(1), taught.size(1))
         columns = self._columns[modality]
         rows = rows if columns is None else rows.index_select(1, columns)
-        return (rows - taught.index_select(0, items)).square().mean(dim=1).view(2, -1).mean(dim=0)
+        return (rows - taught.index_select(0, items)).square().mean(dim=1).view(2, batch.positive.numel()).mean(dim=0)
 
     @torch.no_grad()
     def _matching(self, modality: str, out: Output, width: int, wanted: int) -> Tensor | None:

@@ -72,6 +72,7 @@ class ViewConsistency(MaskedObjective):
 
     name = "umurl"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.1)}
+    needs_whole = ""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class ViewConsistency(MaskedObjective):
         """Return closeness within and between modalities, and what keeps rows apart."""
         if self.weight == 0:
             return {}
-        items = batch.positive[: self.num_items]
+        items = batch.whole.positive[: self.num_items]
         counted, known = first_of_each(items), self.available(items, items)
         if known is not None:
             counted = counted & known.all(dim=1)

@@ -67,6 +67,7 @@ class CrossModalContrast(MaskedObjective):
 
     name = "snr-contrast"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.3), "temperature": (0.05, 1.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"snr": "mean of the modality's margins by their deviation, without the ids"}
 
     sums: Tensor
@@ -107,7 +108,7 @@ class CrossModalContrast(MaskedObjective):
         with torch.no_grad():
             margins = torch.stack([out[view].margin(*triples) for view in self._alone.values()], dim=-1)
             self.sums += margin_sums(margins, out[EMPTY].margin(*triples), self.available(*triples[1:]))
-        items = batch.positive[: self.num_items]
+        items = batch.whole.positive[: self.num_items]
         known = self.available(items, items)
         rows = {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
         check_widths(self, rows)
@@ -124,6 +125,10 @@ class CrossModalContrast(MaskedObjective):
             losses[learner].append(lead[m, n].to(loss.dtype) * loss)
         scale = self.weight / pairs
         return {f"snr-contrast/{m}": scale * torch.stack(parts).sum() for m, parts in losses.items()}
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return the sums of the margins over the triples of the epoch."""
+        return (self.sums,)
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return every modality's signal-to-noise ratio over the finished epoch, and start the next one."""

@@ -17,6 +17,7 @@ from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.balance.wrapper import ObjectiveWrapper
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -78,6 +79,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
 
     name = "odsw"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.1, 10.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"stage": "stage of the curriculum: 1 easy, 2 medium, 3 hard"}
 
     def __init__(
@@ -124,7 +126,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
         margin = joint.margin(batch.user, batch.positive, batch.negative)  # With gradient: the loss reads the same.
         with torch.no_grad():
             weights = difficulty_weights(torch.sigmoid(margin / self.temperature), self.stage, self.binary)
-            mean = weights.mean()
+            mean = batch.gathered(weights).mean()
             return torch.where(mean > 0, weights / torch.where(mean > 0, mean, 1), 1.0)
 
     def statistics(self) -> dict[str, float]:
@@ -190,6 +192,7 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
 
     name = "dyncim"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"gate_weight": (0.01, 1.0), "pace_epochs": (10, 200)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "pace": "how far the curriculum is, from 0 to 1",
         "share": "share of a signal in the difficulty of triples",
@@ -248,10 +251,10 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
             return None
         with torch.no_grad():
             full, alone, known = self._margins(out, batch)
-            signals = difficulty_signals(full, alone, known)
+            signals = batch.gathered(difficulty_signals(full, alone, known))
             difficulty = (signals / self._running(signals) * self._shares()).sum(dim=-1)
             weights = torch.softmax(-(1 - 2 * self.pace) * difficulty, dim=0) * difficulty.numel()
-            return weights.to(full.dtype)
+            return batch.own(weights.to(full.dtype))
 
     def _running(self, signals: Tensor) -> Tensor:
         """Return the running means of the signals, this batch among them, and keep how they vary."""
@@ -281,13 +284,17 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         phi = shapley_values(margins, self.modalities)
         loss = F.softplus(-(margins[EMPTY] + (self.gates.to(phi.dtype) * phi).sum(dim=-1)))
         whole = self.whole(known, frozenset(self.modalities))
-        return {"gated": self.gate_weight * (loss if whole is None else loss * whole).mean()}
+        return {"gated": self.gate_weight * mean_of_triples(loss, whole)}
 
     def _margins(self, out: Mapping[View, Output], batch: TripletBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the margins of the full view and of the uni-modal ones, and which modalities count."""
         triples = (batch.user, batch.positive, batch.negative)
         alone = torch.stack([out[view].margin(*triples) for view in self._alone.values()], dim=-1)
         return out[frozenset(self.modalities)].margin(*triples), alone, self.available(*triples[1:])
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return those of the objective inside, and the sums of losses over the triples of the epoch."""
+        return [*super().epoch_sums(), self.sums]
 
     def statistics(self) -> dict[str, float]:
         """Return pace and shares of the signals, gates of the finished epoch, and find those of the next one."""

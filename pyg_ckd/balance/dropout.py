@@ -38,6 +38,7 @@ class ModalityDropout(Objective):
 
     name = "modality-dropout"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7)}
+    needs_whole = ""
 
     def __init__(self, student: Backbone, rate: float = 0.3, l2: float = 1e-2) -> None:
         super().__init__(student, l2)
@@ -99,6 +100,7 @@ class PredictionModulation(MaskedObjective):
 
     name = "opm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7), "strength": (0.0, 1.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "score": "mean probability of ranking a triple rightly with the modality alone",
         "drop": "probability that a step goes without the modality",
@@ -170,6 +172,10 @@ class PredictionModulation(MaskedObjective):
                 self.score_sum += (prob * known).sum(dim=0)
                 self.count += known.sum(dim=0)
         return {}
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return the sums of the scores over the triples of the epoch, and how many count."""
+        return self.score_sum, self.count
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the score and the rate of every modality in the finished epoch."""

@@ -102,6 +102,7 @@ class Incremental(MaskedObjective):
     name = "incremental"
     takes_new_modalities = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"preserve": (0.1, 10.0), "rehearsal": (0.01, 1.0)}
+    needs_whole = ""
 
     def __init__(
         self,
@@ -183,7 +184,7 @@ class Incremental(MaskedObjective):
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the alignment, the preserved relations and the rehearsal, as far as they weigh anything."""
-        items = batch.positive[: self.num_items]
+        items = batch.whole.positive[: self.num_items]
         once, terms = first_of_each(items), {}
         fused = item_rows(out[self.view], items)
         if self.alignment > 0:
@@ -221,7 +222,7 @@ class Incremental(MaskedObjective):
         if self.best:
             score = (now.detach() * old[0].sign()).masked_fill(~has, -torch.inf)
             target = best_target(score, old)[1]
-        return rehearsal_loss(now, target, has & counted)
+        return rehearsal_loss(now, target, has & counted, batch)
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute gradients; in the first epochs, only those of new modalities stay."""
@@ -277,14 +278,15 @@ class Adapter(nn.Module):
         self.frozen = (share > 1 / share.numel()) & (self.up != 0).flatten(1).any(dim=1)
 
 
-def rehearsal_loss(margins: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+def rehearsal_loss(margins: Tensor, target: Tensor, counted: Tensor, batch: TripletBatch) -> Tensor:
     """Return how far margins are from what they were, a scalar.
 
     Args:
         margins: Margins of the joint view and of the uni-modal ones, ``[1 + M, R]``.
         target: What all of them shall be, ``[R]``, used without gradient.
         counted: Which of them count, bool ``[1 + M, R]``.
+        batch: The batch that the triples are of.
     """
-    gap = F.smooth_l1_loss(margins, target.detach().expand_as(margins), reduction="none") * counted
-    each = gap.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    gap = F.smooth_l1_loss(margins, target.detach().expand_as(margins), reduction="none")
+    each = batch.mean_of_random(gap, counted)
     return each[0] + UNIMODAL_WEIGHT * each[1:].sum()

@@ -17,7 +17,7 @@ from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.loss import ranking_cross_entropy
+from pyg_ckd.nn.loss import ranking_cross_entropies
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -90,6 +90,7 @@ class InformationBalancing(TaughtObjective):
     name = "mi-balance"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "sharpness": (0.1, 10.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "teaches": "epochs in which the row's teacher taught the column's modality",
         "weight": "weight of the modality's own loss",
@@ -196,19 +197,21 @@ class InformationBalancing(TaughtObjective):
             read = {m: out[view].margins(*triples) for m, view in self._alone.items()}
             losses = unimodal_losses({m: own[0] for m, own in read.items()}, known)
             terms = {f"alone/{m}": loss for m, loss in losses.items()}
-            return terms | (self._taught({m: own[1] for m, own in read.items()}, random) if triples[1:] else {})
+            return terms | (self._taught({m: own[1] for m, own in read.items()}, batch) if triples[1:] else {})
         margins = {m: out[view].margin(*training) for m, view in self._alone.items()}
         alone = torch.stack(list(margins.values()), dim=-1)
-        self.information.track(alone, out[EMPTY].margin(*training), known)
+        added = batch.gathered(alone.detach() - out[EMPTY].margin(*training).detach().unsqueeze(-1))
+        self.information.track(added, None, self.available(*batch.whole[1:3]))
         losses, factors = unimodal_losses(margins, known), (self.weight * self.weights).to(alone.dtype)
         return {f"alone/{m}": factors[column] * loss for column, (m, loss) in enumerate(losses.items())}
 
-    def _taught(self, margins: Mapping[str, Tensor], random: Triples) -> dict[str, Tensor]:
+    def _taught(self, margins: Mapping[str, Tensor], batch: TripletBatch) -> dict[str, Tensor]:
+        random: Triples = (batch.random_user, batch.random_first, batch.random_second)
         said = {m: self.teacher(m).margin(*random) for m in dict.fromkeys(self._teacher_of)}
         known, terms = self.available(*random[1:]), {}
         for (m, margin), n in zip(margins.items(), self._teacher_of, strict=True):
             both = self.whole(known, frozenset((m, n)))
-            loss = ranking_cross_entropy(margin, said[n], self.temperature, known=both)
+            loss = batch.mean_of_random(ranking_cross_entropies(margin, said[n], self.temperature), both)
             terms[f"teaching/{m}"] = self.teaching_weight * loss
         return terms
 

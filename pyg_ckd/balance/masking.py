@@ -68,6 +68,7 @@ class MaskedSubnetworks(MaskedObjective):
 
     name = "amss"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"least": (0.05, 0.9)}
+    needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {
         "keep": "share of the parameters that a step may update",
         "information": "what the modality alone, or the ids, tell about the positive item, in nats",

@@ -60,6 +60,7 @@ class OGM(PacedObjective):
 
     name = "ogm-ge"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 0.8), "noise": (0.0, 1.0)}
+    needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     score: Tensor
@@ -76,6 +77,7 @@ class OGM(PacedObjective):
         check_not_negative("alpha", alpha)
         check_not_negative("noise", noise)
         self.alpha, self.noise = alpha, noise
+        self.needs_whole = self.needs_whole if noise > 0 else ""
         self.watch(has, alpha > 0)
         self.register_buffer("score", torch.zeros_like(self.factors))
 
@@ -142,6 +144,7 @@ class CGGM(PacedObjective):
 
     name = "cggm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     before: Tensor
@@ -185,7 +188,8 @@ class CGGM(PacedObjective):
         cosine = direction_cosines(out[self.view], [out[view] for view in self._alone.values()], batch)
         if known is not None:
             cosine = torch.where(known.all(dim=-1, keepdim=True), cosine, 1)  # All modalities are in the joint one.
-        loss = direction_loss(self.factors.to(cosine.dtype), cosine.mean(dim=0))
+        mean = cosine.mean(dim=0) if cosine.size(0) else cosine.sum(dim=0)
+        loss = direction_loss(self.factors.to(cosine.dtype), mean)
         return {"direction": self.direction * loss}
 
 
@@ -229,6 +233,7 @@ class ARL(PacedObjective):
 
     name = "arl"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 3.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     strength: Tensor

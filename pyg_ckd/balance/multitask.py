@@ -13,6 +13,7 @@ from pyg_ckd.balance.attribution import shapley_values
 from pyg_ckd.balance.given import MaskedObjective, check_features
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.views import View, counterfactual_views, unimodal_views
@@ -60,6 +61,7 @@ class MultitaskObjective(MaskedObjective):
 
     name = "multitask"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "mean weight of the modality's own loss over triples, with valuation",
     }
@@ -102,7 +104,7 @@ class MultitaskObjective(MaskedObjective):
             with torch.no_grad():
                 contributions = shapley_values(self.margins(out, batch), self.modalities)
                 counts = valuation_weights(contributions, self.valuation, counts)
-                self._weights.append(counts.mean(dim=0).double())
+                self._weights.append(batch.gathered(counts).mean(dim=0).double())
         losses = unimodal_losses(margins, counts)
         return {f"alone/{m}": self.weight * loss for m, loss in losses.items()}
 
@@ -124,8 +126,9 @@ def unimodal_losses(margins: Mapping[str, Tensor], weights: Tensor | None = None
     """
     losses = {m: F.softplus(-margin) for m, margin in margins.items()}
     if weights is None:
-        return {m: loss.mean() for m, loss in losses.items()}
-    return {m: (loss * weight).mean() for (m, loss), weight in zip(losses.items(), weights.unbind(dim=-1), strict=True)}
+        return {m: mean_of_triples(loss) for m, loss in losses.items()}
+    columns = zip(losses.items(), weights.unbind(dim=-1), strict=True)
+    return {m: mean_of_triples(loss, weight) for (m, loss), weight in columns}
 
 
 def valuation_weights(contribution: Tensor, valuation: float, available: Tensor | None = None) -> Tensor:

@@ -29,8 +29,12 @@ from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 NO_OPTIONS = ("student", "teachers", "has", "view")
 """Arguments of an objective's constructor that are no options of the strategy."""
-STEPS = {"loss", "balance", "triple_weights", "backward", "forward_views", "before_validation", "epoch_statistics"}
-"""Methods of which a strategy that overrides one must say whether it needs a batch whole."""
+STEPS = {
+    *("loss", "balance", "triple_weights", "backward", "forward_views", "before_validation", "epoch_statistics"),
+    *("weigh", "add_terms", "statistics", "terms", "observe", "next_factors"),
+}
+"""Methods, those of wrappers and of paced objectives too, of which a strategy that overrides one must say whether it
+needs a batch whole."""
 
 
 class Objective(nn.Module):
@@ -84,10 +88,13 @@ class Objective(nn.Module):
     own_rows: ClassVar[Mapping[str, str]] = {}
     """What the rows of parameters of its own stand for, by what stands before the first dot of their names: ``"user"``,
     ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
-    needs_whole: ClassVar[str] = ""
+    needs_whole: str = ""
     """What a step needs whole, so that several processes cannot share out its batch, such as ``"the batch"``. Nothing
-    if all loss terms are means over training triples or functions of parameters alone, and the gradients are those of
-    their sum. A subclass that overrides a method of the table and does not say is taken to need the batch."""
+    if all loss terms are means over training triples (:func:`~pyg_ckd.nn.loss.mean_of_triples`) or random ones
+    (:meth:`~pyg_ckd.data.TripletBatch.mean_of_random`) or the same in all processes, such as what is made of
+    :attr:`batch.whole <pyg_ckd.data.TripletBatch.whole>` or :meth:`~pyg_ckd.data.TripletBatch.gathered`; the gradients
+    are those of their sum; and what is kept is in :meth:`epoch_sums` or the same in all. Options may decide, in the
+    constructor. A subclass that overrides a method of the table and does not say is taken to need the batch."""
     reports: ClassVar[Mapping[str, str]] = {}
     """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()

@@ -68,11 +68,12 @@ class PacedObjective(MaskedObjective):
             self._steerable = True
         alone = torch.stack([margins[view] for view in self._alone.values()], dim=-1)
         with torch.no_grad():
-            self.observe(alone - margins[EMPTY].unsqueeze(-1), known)
+            added = batch.gathered(alone - margins[EMPTY].unsqueeze(-1))
+            self.observe(added, self.available(*batch.whole[1:3]))
         return self.terms({m: margins[view] for m, view in self._alone.items()}, out, batch, known)
 
     def observe(self, alone: Tensor, known: Tensor | None) -> None:
-        """Add a batch to what is gathered over the epoch.
+        """Add a whole batch to what is gathered over the epoch.
 
         Args:
             alone: Margins of the uni-modal views without the id part, ``[B, M]``.

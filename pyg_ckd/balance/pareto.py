@@ -82,6 +82,7 @@ class MMPareto(MultitaskObjective):
 
     name = "mmpareto"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
+    needs_whole = "the gradients of single terms"
     reports: ClassVar[Mapping[str, str]] = {
         "conflict": "share of the steps in which the modality's gradient conflicts with the joint one",
     }

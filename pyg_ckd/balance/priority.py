@@ -69,6 +69,7 @@ class G2D(DistillationWrapper):
     name = "g2d"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"epochs": (2, 40), "distillation_weight": (1e-3, 1.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         **DistillationWrapper.reports,
         "trained": "epochs in which the modality's parameters were trained",
@@ -193,6 +194,7 @@ class Greedy(Objective):
 
     name = "greedy"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 10), "threshold": (0.01, 1.0)}
+    needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {
         "speed": "share of the modality in the speed of learning",
         "alone": "epochs in which the modality trained alone in some steps",

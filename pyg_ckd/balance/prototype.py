@@ -71,6 +71,7 @@ class PMR(MaskedObjective):
 
     name = "pmr"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the modality's prototype loss, mean over the epoch"}
 
     weight_sum: Tensor
@@ -155,8 +156,9 @@ class PMR(MaskedObjective):
         known, available = torch.stack(counted, dim=-1), self.available(positive, negative)
         known = known if available is None else known & available
         with torch.no_grad():
-            score = masked_mean(torch.stack(list(margins.values()), dim=-1).sigmoid(), known)
-            weights = rebalance_weights(torch.where(known.any(dim=0), score, 0.5), self.hard)
+            counts = batch.gathered(known)
+            score = masked_mean(batch.gathered(torch.stack(list(margins.values()), dim=-1).sigmoid()), counts)
+            weights = rebalance_weights(torch.where(counts.any(dim=0), score, 0.5), self.hard)
             self.weight_sum += weights
             self.steps += 1
         losses = unimodal_losses(margins, known)

@@ -70,6 +70,7 @@ class RelationalAlignment(MultitaskObjective):
 
     name = "samm"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "relations": (0.1, 30.0)}
+    needs_whole = ""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class RelationalAlignment(MultitaskObjective):
         terms = super().balance(out, batch)
         if self.weight == 0 or self.relations == 0:
             return terms
-        items = batch.positive[: self.num_items]
+        items = batch.whole.positive[: self.num_items]
         once, known = first_of_each(items), self.available(items, items)
         rows = {m: added_item_rows(out[view], out[EMPTY], items) for m, view in self._alone.items()}
         apart = {m: row_distances(row) for m, row in rows.items()}  # Each once, whomever it is compared with.

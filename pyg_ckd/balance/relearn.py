@@ -64,6 +64,7 @@ class Relearning(MaskedObjective):
     name = "relearn"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "relearned": "how far the modality was set back to its first weights in the epoch",
     }
@@ -126,8 +127,8 @@ class Relearning(MaskedObjective):
         if EMPTY in out:
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
-                known = self.available(batch.positive, batch.negative)
-                self.information.track(margins, out[EMPTY].margin(*batch[:3]), known)
+                added = batch.gathered(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
+                self.information.track(added, None, self.available(*batch.whole[1:3]))
         return {}
 
     def before_validation(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
@@ -222,6 +223,7 @@ class InformationRegulation(MaskedObjective):
 
     name = "inforeg"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
+    needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {"pull": "how strongly the modality is held back, mean over the epoch"}
     traces: Tensor
     open: Tensor

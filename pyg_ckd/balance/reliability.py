@@ -14,6 +14,7 @@ from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -73,6 +74,7 @@ class ReliabilityObjective(MaskedObjective):
 
     name = "margo"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "supervision": (0.01, 1.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "how far the modality is relied on, mean over the items of the epoch",
     }
@@ -146,17 +148,19 @@ class ReliabilityObjective(MaskedObjective):
         self.count += batch.user.numel()
         target, confidence = reliability(first - second, self.available(batch.positive, batch.negative))
         entropy = -(target * logits[0].log_softmax(dim=-1)).sum(dim=-1)
-        terms = {"fused": F.softplus(-fused).mean(), "reliability": (confidence * entropy).mean()}
+        terms = {"fused": mean_of_triples(F.softplus(-fused)), "reliability": mean_of_triples(confidence * entropy)}
         weights = {"fused": self.weight, "reliability": self.supervision}
         return {name: weights[name] * term for name, term in terms.items() if weights[name] > 0}
 
     def _effects(self, out: Mapping[View, Output], batch: TripletBatch) -> list[tuple[Tensor, Tensor]]:
         """Return for every modality what it adds to the scores of both items, less what it adds to that of a third."""
-        usual, found = batch.negative.roll(1), []
+        negative, found = batch.whole.negative, []
+        usual = batch.own(negative.roll(1))
         for m, view in self._alone.items():
             third, there = usual, None
             if m in self._masked:
-                third, there = previous(batch.negative, getattr(self, f"item_mask_{m}")[batch.negative])
+                third, there = previous(negative, getattr(self, f"item_mask_{m}")[negative])
+                third = batch.own(third)
             triples = [(batch.user, items, third) for items in (batch.positive, batch.negative)]
             sides = [
                 own - ids for own, ids in zip(out[view].margins(*triples), out[EMPTY].margins(*triples), strict=True)
@@ -170,8 +174,8 @@ class ReliabilityObjective(MaskedObjective):
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of items' modalities ``[B, M]``, and weights whose sum is their number."""
         rows = {m: x if items is None else x.index_select(0, items) for m, x in features.items()}
-        columns = [gate(F.normalize(rows[m], p=1.0)).float() for m, gate in self.gates.items()]
-        logits = torch.cat(columns, dim=-1)
+        logits = torch.cat([gate(F.normalize(rows[m], p=1.0)) for m, gate in self.gates.items()], dim=-1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         number = torch.arange(self.student.num_items, device=logits.device) if items is None else items
         known = self.available(number, number)
         known = torch.ones_like(logits, dtype=torch.bool) if known is None else known
@@ -210,6 +214,10 @@ class ReliabilityObjective(MaskedObjective):
                 users.append(user)
                 items.append(weight * (item - item.mean(dim=0)))
         return Embeddings(torch.cat(users, dim=1), torch.cat(items, dim=1))
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return the sums of the weights over the triples of the epoch, and their number."""
+        return self.weight_sum, self.count
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the mean weight of every modality over the epoch's positive items."""

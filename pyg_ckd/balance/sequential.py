@@ -18,7 +18,7 @@ from pyg_ckd.balance.progress import Score
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import unknown_name
-from pyg_ckd.nn.loss import contrastive_loss, ranking_cross_entropy
+from pyg_ckd.nn.loss import contrastive_loss, ranking_cross_entropies
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -99,6 +99,7 @@ class UnidirectionalInteraction(TaughtObjective):
     name = "udi"
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.01, 2.0), "temperature": (0.1, 5.0)}
+    needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "stage": "number of the stage, a modality each",
         "strength": "weight of a further term",
@@ -144,6 +145,8 @@ class UnidirectionalInteraction(TaughtObjective):
         self.consistency, self.fusion, self.confidence_temperature = consistency, fusion, confidence_temperature
         self.stage_patience = as_integer(stage_patience, "stage_patience", 1)
         self.num_items = as_integer(num_items, "num_items", 2)
+        if sequential and strength > 0 and consistency == "contrast":
+            self.needs_whole = "the scores of a batch's users"
         if sequential and strength > 0 and consistency == "prediction":
             self.num_random_triples = as_integer(num_random_triples, "num_random_triples", 1)
         num = len(self.modalities)
@@ -198,8 +201,8 @@ class UnidirectionalInteraction(TaughtObjective):
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return zero for triples with an item that lacks the follower, and one number for all others."""
-        known = self.available(batch.positive, batch.negative) if self.sequential else None
-        return None if known is None else counted_weights(known[:, self.modalities.index(self.follower)])
+        known = self.available(*batch.whole[1:3]) if self.sequential else None
+        return None if known is None else batch.own(counted_weights(known[:, self.modalities.index(self.follower)]))
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the consistency with the modalities before and what makes the follower differ from them."""
@@ -210,17 +213,18 @@ class UnidirectionalInteraction(TaughtObjective):
         triples = [training, random] if self.consistency == "prediction" else [training]
         own = out[self._alone[self.follower]].margins(*triples)
         before = self._before(out, triples)
-        known = self._known(training)
-        added = own[0] - out[EMPTY].margin(*training)
+        known = self._known(batch.whole[:3])
+        added, other = (batch.gathered(x) for x in (own[0] - out[EMPTY].margin(*training), before[0]))
         seen = None if known is None else known.unsqueeze(-1).expand(-1, 2)
-        self.information.track(torch.stack([added, before[0]], dim=-1), None, seen)
+        self.information.track(torch.stack([added, other], dim=-1), None, seen)
         if self.consistency == "prediction":
-            first = ranking_cross_entropy(own[1], before[1], self.temperature, known=self._known(random))
+            each = ranking_cross_entropies(own[1], before[1], self.temperature)
+            first = batch.mean_of_random(each, self._known(random))
         else:
             effective = (own[0] <= 0) & (before[0] > 0)
             first = self._contrast(out, batch, effective if known is None else effective & known)
         a, b = self.strengths.to(added.dtype)
-        return {"consistency": a * first, "complement": b * squared_correlation(added, before[0], known)}
+        return {"consistency": a * first, "complement": b * squared_correlation(added, other, known)}
 
     @torch.no_grad()
     def _before(self, out: Mapping[View, Output], triples: Sequence[Triples]) -> list[Tensor]:

@@ -21,7 +21,7 @@ from pyg_ckd.balance.relational import first_of_each
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.nn.loss import l2_penalty, ranking_cross_entropy
+from pyg_ckd.nn.loss import l2_penalty, ranking_cross_entropies
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -92,6 +92,7 @@ class UnseenInteraction(TaughtObjective):
 
     name = "unseen"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
+    needs_whole = ""
 
     own_rows: ClassVar[Mapping[str, str]] = {"second": "user", "centres": "class"}
 
@@ -207,24 +208,23 @@ class UnseenInteraction(TaughtObjective):
         """Return the loss of the second users by the pseudo-labels of the teachers, and the alignment."""
         terms = {}
         if self.weight > 0:
-            random = (batch.random_user, batch.random_first, batch.random_second)
-            terms["pseudo"] = self.weight * self._pseudo(out, random)
+            terms["pseudo"] = self.weight * self._pseudo(out, batch)
             rows = [table.index_select(0, batch.user) for table in self.second.values()]
             terms["second"] = self.l2 * l2_penalty(torch.cat(rows, dim=1))
         if self.alignment > 0:
             terms["alignment"] = self.alignment * self._aligned(out, batch)
         return terms
 
-    def _pseudo(self, out: Mapping[View, Output], triples: Triples) -> Tensor:
-        view = next(iter(out))
+    def _pseudo(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
+        view, triples = next(iter(out)), (batch.random_user, batch.random_first, batch.random_second)
         margin = self._second_margin(out[view], out[EMPTY], triples)
         known = self.whole(self.available(*triples[1:]), view)
         losses = [
-            ranking_cross_entropy(margin, self.teacher(m).margin(*triples), self.temperature, known=known)
+            ranking_cross_entropies(margin, self.teacher(m).margin(*triples), self.temperature)
             for m in self.modalities
             if m in view
         ]
-        return torch.stack(losses).mean()
+        return torch.stack([batch.mean_of_random(loss, known) for loss in losses]).mean()
 
     def _second_margin(self, out: Output, base: Output, triples: Triples) -> Tensor:
         """Return the margins of the second users on what a view adds to the empty one, ``[B]``."""
@@ -240,7 +240,7 @@ class UnseenInteraction(TaughtObjective):
         return torch.stack(parts).sum(dim=0) if parts else out.margin(*triples) * 0
 
     def _aligned(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
-        items = batch.positive[: self.num_items]
+        items = batch.whole.positive[: self.num_items]
         once, known = first_of_each(items), self.available(items, items)
         centre = self.centres["all"].index_select(0, self.classes[items])
         total = []

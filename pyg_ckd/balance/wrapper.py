@@ -79,6 +79,7 @@ class ObjectiveWrapper(Objective):
         self.inner = student
         self.num_random_triples = student.num_random_triples
         self.needs_validation = self.needs_validation or student.needs_validation
+        self.needs_whole = self.needs_whole or student.needs_whole
 
     def __getattr__(self, name: str) -> Any:
         """Return what the objective inside has and the wrapper has not."""
@@ -211,6 +212,10 @@ class ObjectiveWrapper(Objective):
         """Return what defines the wrapper and the objective inside."""
         own = {name: value for name, value in self.options.items() if name not in INNER}
         return {**self.inner.settings(), **own, "objective": type(self).__name__, "inside": self.inner.settings()}
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return the sums of the objective inside."""
+        return self.inner.epoch_sums()
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return what the objective inside and the wrapper want in the history."""

@@ -47,6 +47,7 @@ def _about(cls: type[Objective]) -> list[str]:
     from pyg_ckd.balance.discovery import options_of
 
     lines = [*paragraph(f"{cls.name}: {first_line(cls)}"), "", f"It needs {_needs(cls)} and computes {_views(cls)}."]
+    lines += paragraph(_several(cls))
     texts, options = arguments_of(cls), options_of(cls)
     lines += ["", "Options:" if options else "It has no options."]
     for name, parameter in options.items():
@@ -61,6 +62,13 @@ def _about(cls: type[Objective]) -> list[str]:
 
 def _needs(cls: type[Objective]) -> str:
     return "what the strategy inside needs" if cls.wraps else _teachers(cls)
+
+
+def _several(cls: type[Objective]) -> str:
+    if cls.needs_whole:
+        return f"With its defaults one process trains it, for it needs {cls.needs_whole} whole."
+    inside = ", if they may train the strategy inside" if cls.wraps else ""
+    return f"Several processes may share out its batches{inside}."
 
 
 def _teachers(cls: type[Objective]) -> str:

@@ -46,11 +46,23 @@ class TripletBatch(NamedTuple):
         Args:
             weight: The weights ``[B]``.
         """
-        return _Batch(self, weight, self._processes)
+        return _Batch(self, weight, self._processes, self.whole, self._chosen)
+
+    @property
+    def whole(self) -> TripletBatch:
+        """The batch that this is a share of, or the batch itself if it is none.
+
+        Its items may be read in all layouts of a training. Its users are numbered as in the whole graph.
+        """
+        return getattr(self, "_all", None) or self
 
     @property
     def _processes(self) -> Processes:
         return getattr(self, "_of", ALONE)
+
+    @property
+    def _chosen(self) -> slice | Tensor:
+        return getattr(self, "_rows", slice(None))
 
     def shared(self, chosen: slice | Tensor, random: slice | Tensor, processes: Processes) -> TripletBatch:
         """Return the share of the batch that one of several processes has.
@@ -61,22 +73,49 @@ class TripletBatch(NamedTuple):
             processes: The processes that have the others.
         """
         rows = TripletBatch(*(x[chosen] for x in self[:3]), *(x[random] for x in self[3:]))
-        return _Batch(rows, None if self.weight is None else self.weight[chosen], processes)
+        return _Batch(rows, None if self.weight is None else self.weight[chosen], processes, self, chosen)
+
+    def own(self, x: Tensor) -> Tensor:
+        """Return the rows of a share, of values for all triples of the :attr:`whole` batch.
+
+        Args:
+            x: Values ``[B, ...]``, a row for every training triple of the whole batch.
+        """
+        return x if self._processes.alone else x[self._chosen]
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """Return the values of all shares, in the order of the :attr:`whole` batch, with gradient; of no share ``x``.
+
+        For what is no mean over triples, such as a maximum: all processes compute it alike, and the gradients of their
+        shares of it add up to the gradient of one.
+
+        Args:
+            x: Values ``[B, ...]``, a row for every training triple of this share.
+        """
+        if self._processes.alone:
+            return x
+        dtype = torch.uint8 if x.dtype == torch.bool else x.dtype
+        placed = x.new_zeros(self.whole.user.size(0), *x.shape[1:], dtype=dtype)
+        rows = torch.arange(placed.size(0), device=x.device)[self._chosen]
+        return self._processes.total(placed.index_copy(0, rows, x.to(dtype))).to(x.dtype)
 
     def mean_of_random(self, loss: Tensor, known: Tensor | None = None) -> Tensor:
-        """Return the mean of a loss over the random triples that count, a scalar; zero if none does.
+        """Return the mean of a loss over the random triples that count; zero if none does.
 
         Of a share of a batch it is the mean over all shares, for what is multiplied with means over training triples:
         a product of means is no mean of products.
 
         Args:
-            loss: Loss of every random triple, ``[R]``.
-            known: Which of them count, bool ``[R]``. (default: :obj:`None`, all)
+            loss: Loss of every random triple, ``[R]``, or several losses ``[K, R]``.
+            known: Which of them count, bool of the same shape. (default: :obj:`None`, all)
+
+        Returns:
+            A scalar, or ``[K]``.
         """
         if self._processes.alone:
-            return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
-        count = loss.new_tensor(loss.numel()) if known is None else known.sum().to(loss.dtype)
-        counted = loss.sum() if known is None else (loss * known).sum()
+            return loss.mean(dim=-1) if known is None else (loss * known).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+        known = torch.ones_like(loss, dtype=torch.bool) if known is None else known
+        counted, count = (loss * known).sum(dim=-1), known.sum(dim=-1).to(loss.dtype)
         both = self._processes.total(torch.stack([counted, count]))
         return both[0] / both[1].clamp(min=1)
 
@@ -86,10 +125,15 @@ class _Batch(TripletBatch):
 
     _weight: Tensor | None
     _of: Processes
+    _all: TripletBatch | None
+    _rows: slice | Tensor
 
-    def __new__(cls, batch: TripletBatch, weight: Tensor | None, of: Processes) -> _Batch:
+    def __new__(
+        cls, batch: TripletBatch, weight: Tensor | None, of: Processes, whole: TripletBatch, rows: slice | Tensor
+    ) -> _Batch:
         self = super().__new__(cls, *batch)
-        self._weight, self._of = weight, of
+        self._weight, self._of, self._rows = weight, of, rows
+        self._all = None if of.alone else whole
         return self
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance import DifficultyCurriculum, Incremental
 from pyg_ckd.balance.incremental import Adapter, rehearsal_loss
-from pyg_ckd.data import subgraph
+from pyg_ckd.data import TripletBatch, subgraph
 from pyg_ckd.data.identity import Known
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, EarlyFusionLightGCN
@@ -210,7 +210,8 @@ def test_it_trains_inside_a_curriculum(make_data):
 
 def test_nothing_counts_where_nobody_is_known():
     margins, target = torch.randn(3, 5), torch.randn(5)
-    assert rehearsal_loss(margins, target, torch.zeros(3, 5, dtype=torch.bool)).item() == 0
+    batch = TripletBatch(*torch.zeros(6, 5, dtype=torch.int64))
+    assert rehearsal_loss(margins, target, torch.zeros(3, 5, dtype=torch.bool), batch).item() == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,3 +317,41 @@ def test_a_step_reads_no_number_from_the_device(cls, make_data):
 
     fit(objective_of(cls, data), data, max_epochs=2, callbacks=Watch())
     assert found == [[], []]
+
+
+@pytest.mark.parametrize("cls", strategies().values(), ids=strategies().keys())
+def test_every_strategy_says_itself_what_it_needs_whole(cls):
+    assert "needs_whole" in cls.__dict__
+    assert cls.needs_whole != "the batch"  # What is taken of one that does not say.
+
+
+@pytest.mark.parametrize("hook", ["balance", "backward", "observe", "weigh"])
+def test_a_strategy_that_does_not_say_what_it_needs_whole_needs_the_batch(hook):
+    for base in (Objective, strategies()["arl"], strategies()["odsw"]):
+        assert type("Own", (base,), {hook: lambda self, *given: None}).needs_whole == "the batch"
+        assert type("Own", (base,), {hook: lambda self, *given: None, "needs_whole": "it"}).needs_whole == "it"
+        assert type("Own", (base,), {"helper": lambda self: None}).needs_whole == base.needs_whole
+
+
+def test_the_table_of_strategies_says_what_several_processes_cannot_share_out():
+    text = (Path(__file__).parents[2] / "docs" / "strategies" / "README.md").read_text(encoding="utf-8")
+    head, _, *rows = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))
+    column = head.index("several processes")
+    said = {row[0].strip("`"): row[column] for row in rows if len(row) == len(head)}
+    assert said == {name: cls.needs_whole or "yes" for name, cls in STRATEGIES.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "whole"),
+    [
+        ("lfm", {"rate": 0.0}, ""),
+        ("lfm", {}, "the gradients of single terms"),
+        ("ogm-ge", {"noise": 0.0}, ""),
+        ("udi", {"consistency": "contrast"}, "the scores of a batch's users"),
+        ("odsw", {"inner": "amss"}, "the gradients of a batch"),
+        ("dyncim", {"inner": "odsw", "inner_options": {"inner": "greedy"}}, "the gradients of a batch"),
+        ("odsw", {"inner": "ckd"}, ""),
+    ],
+)
+def test_options_and_what_is_inside_decide_what_is_needed_whole(name, options, whole, make_data):
+    assert objective_of(STRATEGIES[name], make_data(), **options).needs_whole == whole

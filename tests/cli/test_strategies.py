@@ -44,6 +44,19 @@ def test_the_options_of_a_strategy_are_shown_with_their_defaults(name: str, caps
         assert default is None or f"(default: {written})" in flat.partition(f" {option} ")[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    {
+        "ckd": "Several processes may share out its batches.",
+        "odsw": "Several processes may share out its batches, if they may train the strategy inside.",
+        "mmpareto": "With its defaults one process trains it, for it needs the gradients of single terms whole.",
+    }.items(),
+)
+def test_it_says_whether_several_processes_may_train_a_strategy(name: str, words: str, capsys) -> None:
+    assert main(["strategies", name]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_strategy_of_a_file_of_ones_own_is_shown_by_its_path(capsys, tmp_path, monkeypatch) -> None:
     (tmp_path / "shown_strategy.py").write_text(
         'from pyg_ckd import Objective\n\nclass Mine(Objective):\n    """Pulls ``all`` modalities."""\n\n'

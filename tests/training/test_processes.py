@@ -13,10 +13,11 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper
+from pyg_ckd.balance.discovery import build_inner, options_of, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, backbones
-from pyg_ckd.processes import ALONE, launch, present
+from pyg_ckd.processes import ALONE, Processes, launch, present
 from pyg_ckd.training import build, train_teachers
 from pyg_ckd.training.layouts import choose_layout
 from tests.training.problem import planted_data, teachers, trainer
@@ -31,6 +32,24 @@ CASES = {
     for objective in ("plain", "ckd", "ckd-has")
     if objective == "plain" or backbone not in ("LightGCN", "FREEDOM")
 }
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ckd+": {"target": "best", "rows_weight": 1.0, "effect_base": "id"},
+    "dyncim": {"inner": "samm", "pace_epochs": 2},
+    "g-blending": {"period": 1},
+    "lfm": {"rate": 0.0},
+    "mi-balance": {"pretrain_epochs": 1},
+    "multitask": {"valuation": 2.0},
+    "odsw": {"inner": "ckd", "inner_options": {"num_random_triples": 20}, "temperature": 0.5},
+    "ogm-ge": {"noise": 0.0},
+    "relearn": {"every": 1},
+    "unseen": {"alignment": 0.1},
+}
+"""What does more in two epochs than the defaults, or can be shared out where the defaults cannot."""
+UNSURE = ("umurl",)
+"""What divides by next to nothing in a batch of one triple, where rounding grows."""
+SHARED = [name for name, cls in strategies().items() if not cls.needs_whole and name not in ("plain", "ckd", *UNSURE)]
+CASES |= {f"ddp-VBPR-{name}": ("ddp", "VBPR", name) for name in (*SHARED, *UNSURE)}
+CASES |= {f"ddp-VBPR-{name}-has": ("ddp", "VBPR", f"{name}-has") for name in OPTIONS}
 SMALL = {"embedding_dim": 8}
 
 
@@ -39,15 +58,24 @@ def objective_of(backbone: str, name: str, data: HeteroData) -> Objective:
     if name == "plain":
         return Objective(student)
     given = {m: type(tables)(*(table.double() for table in tables)) for m, tables in teachers().items()}
-    has = {"textual": torch.arange(data["item"].num_nodes) % 3 > 0} if name == "ckd-has" else None
-    return DistillationWrapper(student, given, num_random_triples=20, has=has, distillation_weight=0.5)
+    name, masked = name.removesuffix("-has"), name.endswith("-has")
+    has = {"textual": torch.arange(data["item"].num_nodes) % 3 > 0} if masked else None
+    if name == "ckd":
+        return DistillationWrapper(student, given, num_random_triples=20, has=has, distillation_weight=0.5)
+    cls, options = strategies()[name.rstrip("+")], OPTIONS.get(name, {})
+    if "rows_weight" in options:  # Teachers as wide as the student's views.
+        given = {m: type(tables)(*(torch.cat([table] * 4, dim=1) for table in tables)) for m, tables in given.items()}
+    if "num_random_triples" in options_of(cls):
+        options = {"num_random_triples": 20, **options}
+    return build_inner(cls, student, options, given, has).double()
 
 
 def trained(strategy: str, backbone: str, name: str, **options: Any) -> dict[str, Any]:
-    """Train for two epochs, the last batch of which has fewer triples than there may be processes."""
+    """Train for two epochs; with strategies of :data:`SHARED`, one process has no triple of the last batch."""
     data = planted_data()
     objective = objective_of(backbone, name, data)
-    chosen = {"max_epochs": 2, "batch_size": 79, "track_views": True} | options
+    size = 239 if name.removesuffix("-has") in (*SHARED, *OPTIONS) else 79  # Of 240 interactions.
+    chosen = {"max_epochs": 2, "batch_size": size, "track_views": True} | options
     history = trainer(strategy=strategy, **chosen).fit(objective, data)
     weights = {key: value for key, value in objective.state_dict().items() if value.is_floating_point()}
     return {"rows": history.rows, "weights": weights, "calls": present().calls}
@@ -184,6 +212,17 @@ def test_a_batch_of_fewer_triples_than_processes_leaves_some_without(ways):
     expected = trained("auto", "VBPR", "ckd", batch_size=239, max_epochs=1)  # 240 interactions.
     for result in ways[:2]:
         assert result["few"]["rows"][0] == pytest.approx(expected["rows"][0], abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in strategies().items() if cls.needs_whole])
+def test_a_strategy_that_needs_something_whole_is_refused_with_what_it_is(name, monkeypatch):
+    monkeypatch.delitem(OPTIONS, name, raising=False)
+    objective = objective_of("VBPR", name, planted_data())
+    with pytest.raises(InputError) as error:
+        choose_layout("ddp", Processes(0, 2), objective)
+    words = f"strategy: found 2 processes for {name}, which needs {strategies()[name].needs_whole} whole, expected one"
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
 
 
 def test_devices_without_a_group_are_refused_with_the_way_to_start_one():
