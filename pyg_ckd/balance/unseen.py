@@ -93,7 +93,7 @@ class UnseenInteraction(TaughtObjective):
     name = "unseen"
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
 
-    own_rows: ClassVar[Mapping[str, str]] = {"second": "user", "centres": "class"}
+    own_rows: Mapping[str, str] = {"second": "user", "centres": "class"}
 
     classes: Tensor
     _given: tuple[Mapping[str, Tensor], Mapping[EdgeType, Any]] | None = None

@@ -10,7 +10,6 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn import backbones
 from pyg_ckd.processes import present
 from pyg_ckd.training import build
@@ -20,6 +19,7 @@ from tests.training.several import in_processes
 CASES = {
     f"{strategy}-{backbone}-{objective}": (strategy, backbone, objective)
     for strategy, names in {
+        "users": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN"),
         "ddp": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN", "FISM", "FREEDOM", "GRCN"),
     }.items()
     for backbone in names
