@@ -75,7 +75,7 @@ def clip_gradients(
         fabric: Runs the backward passes.
         optimizer: Has the parameters.
         most: The largest norm.
-        norm_of: Returns the norm of all gradients together, from parameters and the norms of their gradients.
+        norm_of: Returns the norm of all gradients together, from parameters and the norms of their gradients ``[N]``.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters:
@@ -88,7 +88,9 @@ def clip_gradients(
         if p.grad.is_sparse:
             p.grad = p.grad.coalesce()
         values.append(p.grad._values() if p.grad.is_sparse else p.grad)
-    norm = norm_of(parameters, torch._foreach_norm(values))
+    norms = torch._foreach_norm(values)
+    wide = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+    norm = norm_of(parameters, torch.stack([n.to(wide) for n in norms]))
     factor = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     for value in values:
         value.mul_(factor.to(value.dtype))

@@ -101,7 +101,7 @@ def _save(path: Path, content: Mapping[str, Any]) -> None:
     try:
         save_checkpoint(path, content)
     except (OSError, RuntimeError) as error:  # PyTorch says by a RuntimeError that a disk is full.
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        reason = getattr(error, "strerror", None) or "not all of it has reached the disk"
         raise InputError(
             f"checkpoint {path}: cannot be written ({reason}); the one before is as it was, free some space and start "
             "the same command again"

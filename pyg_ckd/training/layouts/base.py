@@ -122,14 +122,14 @@ class Layout(ABC):
         rows, values = self.processes.gather_rows(grad.indices().t()), self.processes.gather_rows(grad.values())
         return torch.sparse_coo_tensor(rows.t(), values, grad.shape, check_invariants=False)
 
-    def norm(self, parameters: Sequence[nn.Parameter], norms: Sequence[Tensor]) -> Tensor:
+    def norm(self, parameters: Sequence[nn.Parameter], norms: Tensor) -> Tensor:
         """Return the norm of all gradients of a step together, of those of other processes too, a scalar.
 
         Args:
             parameters: Parameters with a gradient.
-            norms: The norms of their gradients.
+            norms: The norms of their gradients, ``[N]``.
         """
-        return torch.linalg.vector_norm(torch.stack([n.float() for n in norms]))
+        return torch.linalg.vector_norm(norms)
 
     def whole_tables(self, embeddings: Embeddings) -> Embeddings:
         """Return tables of all users and items of which this process has a part.

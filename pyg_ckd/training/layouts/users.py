@@ -119,9 +119,9 @@ class Users(Layout):
         own = {id(getattr(module, name)) for module, name, _ in _user_tables(objective)}
         return [p for p in super().shared_parameters(objective) if id(p) not in own]
 
-    def norm(self, parameters: Sequence[nn.Parameter], norms: Sequence[Tensor]) -> Tensor:
+    def norm(self, parameters: Sequence[nn.Parameter], norms: Tensor) -> Tensor:
         """Return the norm of the gradients of shared parameters, which all have, and of the rows of all users."""
-        squares = torch.stack([n.float() for n in norms]).square()
+        squares = norms.square()
         own = torch.tensor([id(p) in self._own for p in parameters], device=squares.device)
         of_users = squares[own].sum().view(1)
         self.processes.add_up([of_users])
