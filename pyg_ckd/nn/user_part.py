@@ -31,6 +31,8 @@ class UserPart(Adjacency):
         sums: Adds up the rows of items.
     """
 
+    sums: ItemSums
+
     def __init__(self, matrix: Tensor, transposed: Tensor, sums: ItemSums) -> None:
         super().__init__(matrix, transposed)
         self.sums = sums
@@ -44,6 +46,7 @@ class UserPart(Adjacency):
         processes: Processes,
         normalization: str = "sym",
         self_loops: bool = False,
+        eps: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> UserPart:
         """Normalise the interactions of own users as :meth:`Adjacency.from_interactions` does all of them.
@@ -54,6 +57,7 @@ class UserPart(Adjacency):
             processes: The processes.
             normalization: ``"sym"``, ``"mean"`` or ``"none"``.
             self_loops: Whether every node is its own neighbour.
+            eps: Added to every degree.
             dtype: Type of the weights.
 
         Raises:
@@ -66,7 +70,7 @@ class UserPart(Adjacency):
         of_items = degree[own:] - int(self_loops)
         processes.add_to(of_items)
         degree[own:] = of_items + int(self_loops)
-        scale = degree.to(dtype).pow(-0.5 if normalization == "sym" else -1.0)
+        scale = (degree.to(dtype) + eps).pow(-0.5 if normalization == "sym" else -1.0)
         if normalization == "mean":
             values = [scale[row], scale[col]]
         else:

@@ -74,7 +74,7 @@ def write_parts(
         InputError: If a process cannot write.
     """
     folder = path.parent / processes.gather(f"{path.stem}-{secrets.token_hex(4)}{SUFFIX}")[0]
-    count = processes.size
+    count, finished = processes.size, False
     try:
         with processes.together():
             mine = [_at(state, place) for place in places]
@@ -90,9 +90,10 @@ def write_parts(
                 rest = replaced(state, dict.fromkeys(places))
                 about = {"folder": folder.name, "starts": list(rows.starts), "places": [list(p) for p in places]}
                 _save(path, {**content, "run": rest, "parts": about})
+                finished = True
                 remove_parts(path, but=folder.name)
     except InputError:
-        if processes.first:
+        if processes.first and not finished:  # Else the checkpoint needs it, though another process has ended since.
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -15,7 +15,7 @@ from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
+from pyg_ckd.nn import FREEDOM, LATTICE, MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
 from pyg_ckd.nn.models import lightgcn
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.user_part import UserPart
@@ -41,9 +41,12 @@ CASES: dict[str, tuple[Any, bool, dict[str, Any], dict[str, Any]]] = {
     "self-loops": (MMGCN, False, {"self_loops": True, "message_bias": True, "combine": "concat"}, {}),
     "recomputed": (MMGCN, True, {"recompute": True, "fusion": "mean"}, {}),
     "momentum": (LightGCN, False, {}, {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.5, momentum=0.9)}),
+    "edges drawn anew": (FREEDOM, True, {"num_neighbors": 4, "dropout": 0.3}, {}),
+    "learned graphs": (LATTICE, True, {"num_neighbors": 4, "latent_dim": 8}, {}),
+    "mixed similarities": (LATTICE, False, {"num_neighbors": 4, "latent_dim": 8, "mixture": "similarities"}, {}),
     "never validated": (VBPR, False, {}, {"eval_every": 5, "track_views": False}),
 }
-FOUR = ("clipped", "sparse", "self-loops", "without ids")
+FOUR = ("clipped", "sparse", "self-loops", "without ids", "edges drawn anew")
 
 
 def objective_of(backbone: Any, distils: bool, data: HeteroData, **options: Any) -> Objective:
@@ -276,7 +279,7 @@ def products(normalization: str, self_loops: bool) -> dict[str, torch.Tensor]:
     here, rows = present(), UserRows.balanced(edges[0], 7, present().size, present().rank)
     mine = (edges[0] >= rows.first) & (edges[0] < rows.last)
     own = torch.stack([edges[0, mine] - rows.first, edges[1, mine]])
-    graph = UserPart.of(own, (rows.own, 5, 7), here, normalization, self_loops, torch.float64)
+    graph = UserPart.of(own, (rows.own, 5, 7), here, normalization, self_loops, dtype=torch.float64)
     chosen = torch.cat([torch.arange(rows.first, rows.last), torch.arange(7, 12)])
     found = {}
     for name, run in {"product": lambda g, x: g.matmul(x), "powers": lambda g, x: g.mean_of_powers(x, 3)}.items():

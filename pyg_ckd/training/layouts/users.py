@@ -138,7 +138,7 @@ class Users(Layout):
         if scales:
             raise InputError(
                 "precision: found '16-mixed' for strategy='users', whose processes would scale losses differently, "
-                "expected '32-true' or 'bf16-mixed'"
+                "expected '32-true' or 'bf16-mixed'; or take strategy='ddp'"
             )
 
     def whole_tables(self, embeddings: Embeddings) -> Embeddings:
