@@ -126,6 +126,16 @@ class Processes:
                 x.copy_(found.view_as(x))
 
     @torch.no_grad()
+    def add_to(self, x: Tensor) -> None:
+        """Replace one tensor by its sum over processes, without a copy of it.
+
+        Args:
+            x: A dense, contiguous tensor, of one shape in all processes.
+        """
+        if not self.alone:
+            self._all_reduce(x)
+
+    @torch.no_grad()
     def gather_rows(self, x: Tensor) -> Tensor:
         """Return the rows of all processes, one after the other in the order of their numbers, in all of them.
 

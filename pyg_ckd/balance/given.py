@@ -171,7 +171,8 @@ class TaughtObjective(MaskedObjective):
             moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
             self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves])  # A copy.
             self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
-        self.has_teachers = True
+        rows = {f"teacher_{kind}_{m}": kind for m in self.modalities for kind in ("user", "item")}
+        self.own_rows, self.has_teachers = {**self.own_rows, **rows}, True
 
     def teacher(self, modality: str) -> Embeddings:
         """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.

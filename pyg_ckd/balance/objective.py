@@ -85,9 +85,9 @@ class Objective(nn.Module):
     """The one or two options that a search may turn, with the ends of their ranges."""
     takes_new_modalities: ClassVar[bool] = False
     """Whether it can start from a model that lacks some of the modalities, see :meth:`begin_from`."""
-    own_rows: ClassVar[Mapping[str, str]] = {}
-    """What the rows of parameters of its own stand for, by what stands before the first dot of their names: ``"user"``,
-    ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
+    own_rows: Mapping[str, str] = {}
+    """What the rows of parameters and buffers of its own stand for, by what stands before the first dot of their names:
+    ``"user"``, ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
     needs_whole: str = ""
     """What a step needs whole, so that several processes cannot share out its batch, such as ``"the batch"``. Nothing
     if all loss terms are means over training triples (:func:`~pyg_ckd.nn.loss.mean_of_triples`) or random ones

@@ -94,7 +94,7 @@ class UnseenInteraction(TaughtObjective):
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
     needs_whole = ""
 
-    own_rows: ClassVar[Mapping[str, str]] = {"second": "user", "centres": "class"}
+    own_rows: Mapping[str, str] = {"second": "user", "centres": "class"}
 
     classes: Tensor
     _given: tuple[Mapping[str, Tensor], Mapping[EdgeType, Any]] | None = None

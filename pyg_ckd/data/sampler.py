@@ -64,15 +64,20 @@ class TripletBatch(NamedTuple):
     def _chosen(self) -> slice | Tensor:
         return getattr(self, "_rows", slice(None))
 
-    def shared(self, chosen: slice | Tensor, random: slice | Tensor, processes: Processes) -> TripletBatch:
+    def shared(
+        self, chosen: slice | Tensor, random: slice | Tensor, processes: Processes, first_user: int = 0
+    ) -> TripletBatch:
         """Return the share of the batch that one of several processes has.
 
         Args:
             chosen: Which training triples it has.
             random: Which random triples it has.
             processes: The processes that have the others.
+            first_user: The user that is row 0 of the process's tables.
         """
         rows = TripletBatch(*(x[chosen] for x in self[:3]), *(x[random] for x in self[3:]))
+        if first_user:
+            rows = rows._replace(user=rows.user - first_user, random_user=rows.random_user - first_user)
         return _Batch(rows, None if self.weight is None else self.weight[chosen], processes, self, chosen)
 
     def own(self, x: Tensor) -> Tensor:

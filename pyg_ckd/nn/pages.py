@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyg_ckd.scoring.sparse import product
+
 HUGE_PAGE = 2 * 2**20
 FOR_FAULTS, NOW = 14, 25  # MADV_HUGEPAGE, MADV_COLLAPSE
 SMALLEST = {FOR_FAULTS: 8 * 2**20, NOW: 128 * 2**20}
@@ -44,6 +46,21 @@ def use_huge_pages(table: Tensor, untouched: bool = False) -> None:
         size = (table.data_ptr() + table.nbytes - start) // HUGE_PAGE * HUGE_PAGE
         if advise(start, size, advice) != 0 and ctypes.get_errno() != errno.EINVAL:  # That one is about this table.
             _refused.add(advice)
+
+
+def paged_product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """Return ``matrix @ x``, or ``start + matrix @ x``, in huge pages where tables are large.
+
+    Args:
+        matrix: CSR matrix ``[N, K]``.
+        x: Table ``[K, D]``.
+        start: Table ``[N, D]`` to add to.
+        out: Memory of the result ``[N, D]``.
+    """
+    out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
+    use_huge_pages(x)
+    use_huge_pages(out, untouched=True)
+    return product(matrix, x, start, out)
 
 
 @functools.cache

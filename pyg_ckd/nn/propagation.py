@@ -10,8 +10,10 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.pages import use_huge_pages
-from pyg_ckd.scoring.sparse import csr_matrix, inner_products, product, row_starts
+from pyg_ckd.nn.edge_products import _EdgeDot, _WeightedProduct
+from pyg_ckd.nn.item_sums import ItemSums
+from pyg_ckd.nn.pages import paged_product as _product
+from pyg_ckd.scoring.sparse import csr_matrix, row_starts
 
 NORMALIZATIONS = ("sym", "mean", "none")
 
@@ -46,32 +48,36 @@ def plain_edges(graph: Any, sizes: tuple[int, int], name: str) -> Tensor:
     return edges
 
 
-def _product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """Return ``matrix @ x``, or ``start + matrix @ x``, in huge pages where tables are large."""
-    out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
-    use_huge_pages(x)
-    use_huge_pages(out, untouched=True)
-    return product(matrix, x, start, out)
-
-
 class _PowerMean(torch.autograd.Function):
     r"""Mean of the products with the matrix's powers, by Horner's rule; two buffers whatever the number of powers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor, num_powers: int) -> Tensor:
-        ctx.transposed, ctx.num_powers = transposed, num_powers
-        return _PowerMean.compute(x, matrix, num_powers)
+    def forward(
+        ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor, num_powers: int, sums: ItemSums | None
+    ) -> Tensor:
+        ctx.transposed, ctx.num_powers, ctx.sums = transposed, num_powers, sums
+        return _PowerMean.compute(x, x if sums is None else sums.once(x), matrix, num_powers, sums)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
-        return _PowerMean.compute(grads[0].contiguous(), ctx.transposed, ctx.num_powers), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        grad, sums = grads[0].contiguous(), ctx.sums
+        whole = grad if sums is None else sums.add_up(grad.clone())
+        grad = _PowerMean.compute(whole, grad, ctx.transposed, ctx.num_powers, sums, shared=True)
+        return grad, None, None, None, None
 
     @staticmethod
-    def compute(x: Tensor, matrix: Tensor, num_powers: int) -> Tensor:
-        """Return the mean of ``x, A x, ..., A^L x``; their sum is ``x + A (x + A (x + ...))``."""
+    def compute(
+        x: Tensor, own: Tensor, matrix: Tensor, num_powers: int, sums: ItemSums | None, shared: bool = False
+    ) -> Tensor:
+        """Return the mean of ``x, A x, ..., A^L x``; their sum is ``x + A (x + A (x + ...))``.
+
+        Where processes have parts of the matrix, ``own`` is a part of ``x``, and the result may stay one (``shared``).
+        """
         total, buffers = x, [torch.empty_like(x) for _ in range(min(num_powers, 2))]
         for power in range(num_powers):
-            total = _product(matrix, total, x, out=buffers[power % 2])
+            total = _product(matrix, total, own, out=buffers[power % 2])
+            if sums is not None and not (shared and power == num_powers - 1):
+                sums.add_up(total)
         return total.div_(num_powers + 1)
 
 
@@ -82,66 +88,21 @@ class _SparseProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
-        ctx.transposed = transposed
-        return _product(matrix, x)
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor, sums: ItemSums | None) -> Tensor:
+        ctx.transposed, ctx.sums = transposed, sums
+        out = _product(matrix, x)
+        return out if sums is None else sums.add_up(out)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        return _product(ctx.transposed, grads[0].contiguous()), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        grad = grads[0].contiguous() if ctx.sums is None else ctx.sums.add_up(grads[0].contiguous().clone())
+        return _product(ctx.transposed, grad), None, None, None
 
 
 def _narrowed(crow: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     """Return indices of 32 bits where they suffice: that halves the memory that a product reads."""
     index = torch.int32 if col.numel() < 2**31 - 1 else torch.int64
     return crow.to(index), col.to(index)
-
-
-class _WeightedProduct(torch.autograd.Function):
-    """Product with the pattern of a graph and weights that have gradients themselves."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, graph: Adjacency) -> Tensor:
-        ctx.graph = graph
-        ctx.save_for_backward(x, weight)
-        matrix = graph.matrix
-        return _product(csr_matrix(matrix.crow_indices(), matrix.col_indices(), weight, *matrix.shape), x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        grad, graph = grads[0].contiguous(), ctx.graph
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            crow, col, order = graph.transposition()
-            grad_x = _product(csr_matrix(crow, col, weight.index_select(0, order), *graph.transposed.shape), grad)
-        if ctx.needs_input_grad[1]:
-            grad_weight = inner_products(graph.matrix, grad, x)
-        return grad_x, grad_weight, None
-
-
-class _EdgeDot(torch.autograd.Function):
-    """Inner products of the rows at both ends of every edge; the gradients are products with the graph."""
-
-    @staticmethod
-    def forward(ctx: Any, target: Tensor, source: Tensor, graph: Adjacency) -> Tensor:
-        ctx.graph = graph
-        ctx.save_for_backward(target, source)
-        return inner_products(graph.matrix, target, source)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        target, source = ctx.saved_tensors
-        grad, graph = grads[0].contiguous(), ctx.graph
-        grad_target = grad_source = None
-        if ctx.needs_input_grad[0]:
-            matrix = graph.matrix
-            pattern = matrix.crow_indices(), matrix.col_indices()
-            grad_target = _product(csr_matrix(*pattern, grad, *matrix.shape), source)
-        if ctx.needs_input_grad[1]:
-            crow, col, order = graph.transposition()
-            grad_source = _product(csr_matrix(crow, col, grad.index_select(0, order), *graph.transposed.shape), target)
-        return grad_target, grad_source, None
 
 
 class Adjacency:
@@ -160,6 +121,9 @@ class Adjacency:
         prepared_for: Settings of the backbone that prepared the graph, if one did, such as ``(normalization,
             self_loops)``; a backbone of other settings refuses it.
     """
+
+    sums: ItemSums | None = None
+    """Sums rows of items over processes that have the interactions of some users each; :obj:`None` of a whole graph."""
 
     def __init__(self, matrix: Tensor, transposed: Tensor) -> None:
         self.matrix, self.transposed = matrix, transposed
@@ -350,7 +314,7 @@ class Adjacency:
         with torch.autocast(x.device.type, enabled=False):
             if weight is not None:
                 return _WeightedProduct.apply(x.to(self.dtype), weight.to(self.dtype), self)
-            return _SparseProduct.apply(x.to(self.dtype), self.matrix, self.transposed)
+            return _SparseProduct.apply(x.to(self.dtype), self.matrix, self.transposed, self.sums)
 
     def mean_of_powers(self, x: Tensor, num_powers: int) -> Tensor:
         r"""Return :math:`\frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{A}^l \mathbf{x}`, the mean over LightGCN's layers.
@@ -363,7 +327,7 @@ class Adjacency:
             x = x.to(self.dtype).contiguous()
             if num_powers == 0:
                 return x
-            return _PowerMean.apply(x, self.matrix, self.transposed, num_powers)
+            return _PowerMean.apply(x, self.matrix, self.transposed, num_powers, self.sums)
 
     def dot(self, target: Tensor, source: Tensor) -> Tensor:
         """Return for every edge, in the order of :attr:`edge_index`, the inner product of its two rows, ``[E]``.

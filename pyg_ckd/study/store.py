@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.study.runs import Run
-from pyg_ckd.training.run_file import CHECKPOINT_NAME
+from pyg_ckd.training.run_file import remove_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ class RunStore:
         Args:
             run: The run.
         """
-        (self.path(run) / CHECKPOINT_NAME).unlink(missing_ok=True)
+        remove_checkpoint(self.path(run))
         if run.pruning is not None:
             shutil.rmtree(self.checkpoints(run), ignore_errors=True)
 

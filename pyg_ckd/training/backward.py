@@ -62,7 +62,9 @@ def in_true_scale(objective: Objective, terms: Mapping[str, Tensor], run: Callab
 
 
 @torch.no_grad()
-def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float) -> None:
+def clip_gradients(
+    fabric: Fabric, optimizer: torch.optim.Optimizer, most: float, norm_of: Callable[..., Tensor]
+) -> None:
     """Scale all gradients down if the norm of all of them together is larger than ``most``; no number is waited for.
 
     From `"On the difficulty of training Recurrent Neural Networks" <https://arxiv.org/abs/1211.5063>`_. Sparse
@@ -73,6 +75,7 @@ def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float
         fabric: Runs the backward passes.
         optimizer: Has the parameters.
         most: The largest norm.
+        norm_of: Returns the norm of all gradients together, from parameters and the norms of their gradients ``[N]``.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters:
@@ -85,7 +88,9 @@ def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float
         if p.grad.is_sparse:
             p.grad = p.grad.coalesce()
         values.append(p.grad._values() if p.grad.is_sparse else p.grad)
-    norm = torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(values)]))
+    norms = torch._foreach_norm(values)
+    wide = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+    norm = norm_of(parameters, torch.stack([n.to(wide) for n in norms]))
     factor = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     for value in values:
         value.mul_(factor.to(value.dtype))

@@ -104,7 +104,8 @@ def begin(
         objective.forget_weights()
         validation = None
         if held_out(data, "val").size(1):
-            validation = Validation(data, *trainer.monitored, trainer.track_views, trainer.eval_users, trainer.seed)
+            (name, metric, cutoff), views = trainer.monitored, trainer.track_views
+            validation = Validation(data, name, metric, cutoff, views, trainer.eval_users, trainer.seed, layout)
         elif objective.needs_validation:
             raise InputError(
                 f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
@@ -114,7 +115,6 @@ def begin(
         if start_from is not None:
             settings["start_from"] = warm_start(objective, data, start_from).digest
         remember(objective.student, data)
-        objective.to(fabric.device)
     if not processes.alone:
         processes.agree("data and settings of the training", settings | trainer.settings())
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
@@ -125,7 +125,7 @@ def begin(
         run.steps = _steps(trainer, fabric, objective, data, edges[RATES], validation is not None, layout)
     objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, edges[RATES], *_sizes(data))
     run.keep_best()
-    file = RunFile(None if run.steps is None else trainer.checkpoint_dir, settings, processes)
+    file = RunFile(None if run.steps is None else trainer.checkpoint_dir, settings, layout)
     file.resume(run)
     if validation is not None and run.steps is not None and run.epoch == 0:
         validation.begin(run, features, graph)
@@ -143,6 +143,7 @@ def _steps(
 ) -> Steps:
     options = trainer.options
     optimizer = build_optimizer(trainer.optimizer, objective, trainer.lr, options.weight_decay)
+    layout.check_steps(optimizer, getattr(fabric.strategy.precision, "scaler", None) is not None)
     module, wrapped = fabric.setup(objective, optimizer)
     module.mark_forward_method("loss")
     scheduler = build_scheduler(trainer.scheduler, optimizer, validates)

@@ -26,6 +26,7 @@ goes by."""
 
 INSTEAD = {
     "run": "; take the model.pt beside it, which is there when the training has ended",
+    "run in parts": "; take the model.pt beside it, which is there when the training has ended",
     "recommender": "; it only serves, with pyg-ckd recommend and Recommender.load: take the model that it was made of",
     "index": "; it only serves, with ItemIndex.load: take the model that it was made of",
 }
@@ -44,7 +45,7 @@ def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) ->
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], kind: str | None, device: str | torch.device = "cpu"
+    path: str | os.PathLike[str], kind: str | None, device: str | torch.device = "cpu", mmap: bool = False
 ) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``.
 
@@ -52,6 +53,7 @@ def load_checkpoint(
         path: The file.
         kind: What it must hold, the value of its key ``kind``; :obj:`None` is any kind.
         device: Where its tensors shall lie.
+        mmap: Whether tensors stay in the file until they are read.
 
     Raises:
         InputError: If the file is missing, damaged, of another version or of another kind.
@@ -60,7 +62,7 @@ def load_checkpoint(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # A damaged file makes the reader fail in any way, IndexError and TypeError included.
         raise damaged(path, error) from None
     return check_content(path, content, kind)

@@ -45,7 +45,7 @@ def train_epoch(
     hooks("on_train_epoch_start", epoch=epoch)
     current = objective.begin_epoch(features, graph)
     if getattr(steps.sampler, "wants_embeddings", False):
-        steps.sampler.update(trained_view(objective, features, graph))
+        steps.sampler.update(steps.layout.whole_tables(trained_view(objective, features, graph)))
     totals: dict[str, Tensor] = {}
     count, processes = 0, steps.layout.processes
     with (
@@ -103,7 +103,7 @@ def _step(
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):
         return terms  # A scaler of gradients takes no step without any.
     if steps.clip_norm is not None:
-        clip_gradients(fabric, steps.optimizer, steps.clip_norm)
+        clip_gradients(fabric, steps.optimizer, steps.clip_norm, steps.layout.norm)
     try:
         steps.wrapped.step()
     except RuntimeError as error:

@@ -6,25 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyg_ckd.processes import ALONE, Processes
-from pyg_ckd.training.checkpoint import check_settings, load_checkpoint, save_checkpoint
+from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint, save_checkpoint
+from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts
 from pyg_ckd.training.run import Run
 
 CHECKPOINT_NAME = "last.pt"
+IN_PARTS = "run in parts"
+"""What a checkpoint is whose tables of users are in files of several processes."""
 
 
 class RunFile:
     """The checkpoint of a run.
 
+    One process writes all of it. Where processes have rows of some users each, every one of them writes its own, see
+    :mod:`pyg_ckd.training.parts`. Whoever wrote it, any number of processes can go on from it.
+
     Args:
         folder: Where it is; :obj:`None` reads and writes nothing.
         settings: What decides about the result of the run; a checkpoint of others is refused.
-        processes: The processes that train; the first one writes, and all read.
+        layout: What this process has of the training.
     """
 
-    def __init__(self, folder: Path | None, settings: Mapping[str, Any], processes: Processes = ALONE) -> None:
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any], layout: Layout) -> None:
         self.path = None if folder is None else folder / CHECKPOINT_NAME
-        self.settings, self.processes = dict(settings), processes
+        self.settings, self.layout, self.processes = dict(settings), layout, layout.processes
 
     def resume(self, run: Run) -> None:
         """Bring a run to where the checkpoint is, if there is one.
@@ -34,15 +40,42 @@ class RunFile:
         """
         with self.processes.together():
             if self.path is not None and self.path.exists():
-                content = load_checkpoint(self.path, "run")
-                check_settings(self.path, content["settings"], self.settings)
-                run.load_state_dict(content["run"])
+                run.load_state_dict(self._read(self.path, run))
         self.processes.agree(f"checkpoint {self.path}: finished epochs, read by every process,", run.epoch)
+
+    def _read(self, path: Path, run: Run) -> Any:
+        rows = self.layout.rows
+        content = load_checkpoint(path, None, mmap=rows is not None)
+        if content.get("kind") != IN_PARTS:
+            check_content(path, content, "run")
+        check_settings(path, content["settings"], self.settings)
+        state = content["run"]
+        if content["kind"] == IN_PARTS:
+            return read_parts(path, state, content["parts"], rows)
+        if rows is None:
+            return state
+        return read_rows(state, places_of(state, run, self.layout.cut_names, rows.all), rows)
 
     def write(self, run: Run) -> None:
         """Write the checkpoint, whole or not at all."""
         if self.path is None:
             return
+        rows, content, state = self.layout.rows, {"settings": self.settings}, run.state_dict()
+        if rows is not None:
+            places = places_of(state, run, self.layout.cut_names, rows.own)
+            write_parts(self.path, {"kind": IN_PARTS, **content}, state, places, rows, self.processes)
+            return
         with self.processes.together():
             if self.processes.first:
-                save_checkpoint(self.path, {"kind": "run", "settings": self.settings, "run": run.state_dict()})
+                save_checkpoint(self.path, {"kind": "run", **content, "run": state})
+                remove_parts(self.path)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a run that has ended, if there is one.
+
+    Args:
+        folder: Where it is.
+    """
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    remove_parts(folder / CHECKPOINT_NAME)

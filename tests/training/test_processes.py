@@ -26,6 +26,7 @@ from tests.training.several import in_processes
 CASES = {
     f"{strategy}-{backbone}-{objective}": (strategy, backbone, objective)
     for strategy, names in {
+        "users": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN"),
         "ddp": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN", "FISM", "FREEDOM", "GRCN"),
     }.items()
     for backbone in names

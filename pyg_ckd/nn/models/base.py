@@ -63,8 +63,13 @@ class Backbone(nn.Module):
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
 
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
-    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass with losses of its
-    own that does not say is trained by one: means over triples can be shared out, losses over a batch cannot."""
+    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say
+    has ``"ddp"`` alone, or with losses of its own nothing: means over triples can be shared out, losses over a batch
+    cannot. One that names ``"users"`` takes means over users from :meth:`Inputs.mean_of_users` alone, reads other users
+    through the graph alone, and has no losses but means over triples."""
+
+    user_rows: ClassVar[frozenset[str]] = frozenset()
+    """Parameters and buffers whose rows are users, by what stands before the first dot of their names."""
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
@@ -82,8 +87,8 @@ class Backbone(nn.Module):
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
         record_options(cls, SIZES)
-        if "losses" in cls.__dict__ and "strategies" not in cls.__dict__:
-            cls.strategies = frozenset()
+        if "strategies" not in cls.__dict__:
+            cls.strategies = frozenset() if "losses" in cls.__dict__ else cls.strategies & {"ddp"}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, in_whole
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import interactions, item_graph_type, with_content_graphs
+from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
@@ -67,7 +68,7 @@ class FREEDOM(LightGCN):
         InputError: If a size is not positive, there is no modality, a name is unknown, or a number is out of its range.
     """
 
-    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4, "dropout": 0.5},
         "trainer": {"lr": 5e-3},
@@ -132,6 +133,8 @@ class FREEDOM(LightGCN):
             return dict(graphs)
         graph = graphs[RATES]
         _, weight = interactions(graph, self.num_users)
+        if isinstance(graph, UserPart):  # All processes draw the same edges of the whole graph.
+            weight = graph.sums.processes.gather_rows(weight)
         num_kept = math.floor(weight.numel() * (1 - self.dropout) + 1e-6)  # 1 - 0.9 is below 0.1 in floating point.
         num_kept = min(weight.numel(), max(1, num_kept))
         return {**graphs, RATES: prune(graph, self.num_users, sample_edges(weight, num_kept))}
@@ -213,11 +216,16 @@ def prune(graph: Adjacency, num_users: int, kept: Tensor, eps: float = 0.0) -> A
     Args:
         graph: As in :func:`interactions`.
         num_users: Number of users.
-        kept: Numbers of the interactions that stay, in the order of :func:`interactions`, int64.
+        kept: Numbers of the interactions that stay, in the order of :func:`interactions` of the whole graph, int64.
         eps: See :meth:`~pyg_ckd.nn.Adjacency.from_interactions`.
     """
     edges, _ = interactions(graph, num_users)
     sizes = (num_users, graph.num_nodes - num_users)
+    if isinstance(graph, UserPart):
+        processes = graph.sums.processes
+        first = sum(processes.gather(edges.size(1))[: processes.rank])
+        own = kept[(kept >= first) & (kept < first + edges.size(1))] - first
+        return UserPart.of(edges[:, own], (*sizes, graph.sums.all_users), processes, eps=eps, dtype=graph.dtype)
     return Adjacency.from_interactions(edges[:, kept], *sizes, eps=eps, dtype=graph.dtype)
 
 

@@ -48,6 +48,15 @@ class Inputs(NamedTuple):
         """Return the mean of a modality's features over all items, ``[1, d_m]``."""
         return self.of_features("mean", modality, mean_row)
 
+    def mean_of_users(self, x: Tensor) -> Tensor:
+        """Return the mean over all users, ``[1, D]``, also where each of several processes has some of them.
+
+        Args:
+            x: A table of all users, or of those of this process, ``[U, D]``.
+        """
+        sums = self.graph.sums
+        return mean_row(x) if sums is None else sums.mean_of_users(x)
+
     def take_users(self, x: Tensor) -> Tensor:
         """Return the rows of the subgraph's users, or all of them."""
         return take(x, self.n_id_dict.get("user"))

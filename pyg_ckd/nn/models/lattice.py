@@ -239,6 +239,8 @@ class LATTICE(LatentStructure):
             neither of the two.
     """
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
+
     def __init__(
         self,
         num_users: int,

@@ -46,6 +46,8 @@ class LightGCN(EarlyFusion):
     """
 
     uses_features = False
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
+    user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},
@@ -120,6 +122,7 @@ class EarlyFusionLightGCN(LightGCN):
         InputError: If a size is not positive or there is no modality.
     """
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
 from pyg_ckd.nn.models.cosine import check_cosine
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Deferred, Output, Projection
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -61,6 +61,9 @@ class VBPR(LateFusion):
         "teacher": {"l2": 0.03},
         "distillation": {"l2": 0.03, "distillation_weight": 0.1},
     }
+
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
+    user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding", "preference"})
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class VBPR(LateFusion):
         """Return preferences and projected features of a modality."""
         preference = self.preference[modality if self.fusion == "concat" else "shared"]
         if not factual and self.fusion == "concat":
-            preference = mean_row(preference).expand_as(preference)
+            preference = inputs.mean_of_users(preference).expand_as(preference)
         item = self.project[modality](feature)
         if not factual:
             item = inputs.take_items(item.expand(self.num_items, -1))

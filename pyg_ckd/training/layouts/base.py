@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.processes import Processes
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.training.layouts.rows import UserRows
 
 
 class Layout(ABC):
@@ -30,8 +31,34 @@ class Layout(ABC):
     name: str = ""
     """What ``Trainer(strategy=...)`` calls it."""
 
+    rows: UserRows | None = None
+    """Which users this process has, of whom all have some; :obj:`None` if it has all."""
+    cut_names: frozenset[str] = frozenset()
+    """Entries of the objective's ``state_dict`` of which this process has the rows of its users alone."""
+
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
+
+    @classmethod
+    def refusal(cls, objective: Objective) -> str:
+        """Return why an objective cannot be laid out so although its backbone can, or nothing if it can.
+
+        Args:
+            objective: The objective.
+        """
+        return ""
+
+    def check_steps(self, optimizer: torch.optim.Optimizer, scales: bool) -> None:
+        """Refuse what does not take the same steps on parts.
+
+        Args:
+            optimizer: The optimizer.
+            scales: Whether losses are scaled, as in half precision.
+
+        Raises:
+            InputError: If it does not.
+        """
+        return
 
     def cut(
         self, objective: Objective, features: dict[str, Tensor], edges: dict[EdgeType, Any]
@@ -41,10 +68,11 @@ class Layout(ABC):
         Graphs are prepared.
 
         Args:
-            objective: The objective, whole and on its device.
+            objective: The objective, whole; it is brought to the device of the graphs.
             features: From modality to the full feature matrix.
             edges: The graphs that are not prepared yet.
         """
+        objective.to(edges[RATES].device)
         return features, objective.prepare(features, edges)
 
     def join(self, objective: Objective) -> None:
@@ -93,6 +121,15 @@ class Layout(ABC):
         grad = grad.coalesce()
         rows, values = self.processes.gather_rows(grad.indices().t()), self.processes.gather_rows(grad.values())
         return torch.sparse_coo_tensor(rows.t(), values, grad.shape, check_invariants=False)
+
+    def norm(self, parameters: Sequence[nn.Parameter], norms: Tensor) -> Tensor:
+        """Return the norm of all gradients of a step together, of those of other processes too, a scalar.
+
+        Args:
+            parameters: Parameters with a gradient.
+            norms: The norms of their gradients, ``[N]``.
+        """
+        return torch.linalg.vector_norm(norms)
 
     def whole_tables(self, embeddings: Embeddings) -> Embeddings:
         """Return tables of all users and items of which this process has a part.

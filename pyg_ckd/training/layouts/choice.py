@@ -12,9 +12,10 @@ from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.processes import Processes, launch, present, started
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.users import Users
 from pyg_ckd.training.layouts.whole import Whole
 
-LAYOUTS: dict[str, type[Layout]] = {"ddp": Whole}
+LAYOUTS: dict[str, type[Layout]] = {"users": Users, "ddp": Whole}
 """The layouts, the one that ``"auto"`` takes first in the first place."""
 STRATEGIES = ("auto", *LAYOUTS)
 
@@ -124,4 +125,11 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
             f"strategy: found {processes.size} processes for {objective.name}, which needs {objective.needs_whole} "
             "whole, expected one process; a study trains several runs at a time, one process each (--workers)"
         )
-    return LAYOUTS[can[0] if strategy == "auto" else strategy](processes)
+    reasons = {s: LAYOUTS[s].refusal(objective) for s in can}
+    fits = [s for s in can if not reasons[s]]
+    if strategy != "auto" and strategy not in fits:
+        expected = " or ".join(map(repr, fits)) or "one process"
+        raise InputError(f"strategy: found {strategy!r}, but {reasons[strategy]}, expected {expected}")
+    if not fits:
+        raise InputError(f"strategy: found {processes.size} processes, but {reasons[can[0]]}, expected one process")
+    return LAYOUTS[fits[0] if strategy == "auto" else strategy](processes)
