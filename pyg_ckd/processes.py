@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import reduce
 from typing import Any, TypeVar, cast
 
 import torch
@@ -75,7 +76,15 @@ class Processes:
         Args:
             x: The part of this process, of one shape in all.
         """
-        return x if self.alone else cast(Tensor, _Sum.apply(x, self))
+        return self.sums([x])[0]
+
+    def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the :meth:`sum` of each of several tensors, of any types, in one exchange.
+
+        Args:
+            tensors: The parts of this process, on one device, of the same shapes and in the same order in all.
+        """
+        return list(tensors) if self.alone or not tensors else list(_Sums.apply(self, *tensors))
 
     def total(self, x: Tensor) -> Tensor:
         """Return the sum over processes; the gradient of a part is the sum of the gradients of all processes.
@@ -106,11 +115,12 @@ class Processes:
                 x.copy_(found.view_as(x))
 
     @torch.no_grad()
-    def gather_rows(self, x: Tensor) -> Tensor:
+    def gather_rows(self, x: Tensor, first_only: bool = False) -> Tensor:
         """Return the rows of all processes, one after the other in the order of their numbers, in all of them.
 
         Args:
             x: The rows of this process; numbers of rows may differ, all else may not.
+            first_only: Whether the first process alone gets them, and the others get their own back.
         """
         if self.alone:
             return x
@@ -120,8 +130,13 @@ class Processes:
         counts = sizes.tolist()
         padded = x.new_zeros(max(counts), *x.shape[1:])
         padded[: x.size(0)] = x
-        found = [torch.empty_like(padded) for _ in counts]
-        self._exchange(lambda: dist.all_gather(found, padded), padded)
+        found = [torch.empty_like(padded) for _ in counts] if self.first or not first_only else None
+        if first_only:
+            self._exchange(lambda: dist.gather(padded, found), padded)
+        else:
+            self._exchange(lambda: dist.all_gather(found, padded), padded)
+        if found is None:
+            return x
         return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
     def gather(self, value: R) -> list[R]:
@@ -217,16 +232,22 @@ ALONE = Processes()
 """A process without others."""
 
 
-class _Sum(torch.autograd.Function):
+class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
-        out = x.detach().clone(memory_format=torch.contiguous_format)
-        processes._all_reduce(out)
-        return out
+    def forward(ctx: Any, processes: Processes, *parts: Tensor) -> tuple[Tensor, ...]:
+        # Half a precision is enough for numbers, not for their sums.
+        dtype = reduce(torch.promote_types, (x.dtype for x in parts), torch.float32)
+        flat = torch.cat([x.detach().reshape(-1).to(dtype) for x in parts])
+        processes._all_reduce(flat)
+        sums = flat.split([x.numel() for x in parts])
+        found = tuple(s.view(x.shape).to(x.dtype, copy=True) for s, x in zip(sums, parts, strict=True))
+        ctx.mark_non_differentiable(*(s for s, x in zip(found, parts, strict=True) if not x.requires_grad))
+        ctx.set_materialize_grads(False)  # What nobody asks the gradient of costs no backward pass.
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *grads)
 
 
 class _Total(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,7 +62,12 @@ def in_true_scale(objective: Objective, terms: Mapping[str, Tensor], run: Callab
 
 
 @torch.no_grad()
-def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float) -> None:
+def clip_gradients(
+    fabric: Fabric,
+    optimizer: torch.optim.Optimizer,
+    most: float,
+    whole_norm: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None,
+) -> None:
     """Scale all gradients down if the norm of all of them together is larger than ``most``; no number is waited for.
 
     From `"On the difficulty of training Recurrent Neural Networks" <https://arxiv.org/abs/1211.5063>`_. Sparse
@@ -73,6 +78,8 @@ def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float
         fabric: Runs the backward passes.
         optimizer: Has the parameters.
         most: The largest norm.
+        whole_norm: Returns the norm of the gradients of all processes from parameters and the norms of their gradients
+            here, see :meth:`~pyg_ckd.training.layouts.Layout.whole_norm`. (default: :obj:`None`, that of those here)
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters:
@@ -85,7 +92,8 @@ def clip_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer, most: float
         if p.grad.is_sparse:
             p.grad = p.grad.coalesce()
         values.append(p.grad._values() if p.grad.is_sparse else p.grad)
-    norm = torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(values)]))
+    norms = torch.stack([n.float() for n in torch._foreach_norm(values)])
+    norm = torch.linalg.vector_norm(norms) if whole_norm is None else whole_norm(parameters, norms)
     factor = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     for value in values:
         value.mul_(factor.to(value.dtype))

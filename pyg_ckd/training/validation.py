@@ -17,6 +17,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
+from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.run import Run
 
 
@@ -28,18 +29,19 @@ class HeldOutScore:
         name: Name of the metric that counts.
         data: The graph.
         seed: Seed of the items without an interaction.
+        layout: Puts tables together of which this process has a part.
     """
 
-    def __init__(self, evaluator: Evaluator, name: str, data: HeteroData, seed: int) -> None:
-        self.evaluator, self.name, self.data, self.seed = evaluator, name, data, seed
+    def __init__(self, evaluator: Evaluator, name: str, data: HeteroData, seed: int, layout: Layout) -> None:
+        self.evaluator, self.name, self.data, self.seed, self.layout = evaluator, name, data, seed, layout
 
     def __call__(self, embeddings: Embeddings) -> float:
         """Return the metric.
 
         Args:
-            embeddings: The tables.
+            embeddings: The tables, of which this process may have a part.
         """
-        return self.evaluator(embeddings)[self.name]
+        return self.evaluator(self.layout.whole_tables(embeddings))[self.name]
 
     @cached_property
     def triples(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,6 +68,7 @@ class Validation:
         track_views: Whether every uni-modal view is evaluated beside the trained one.
         eval_users: How many users are evaluated, see :class:`~pyg_ckd.evaluation.Evaluator`.
         seed: Seed of their draw.
+        layout: What this process has of the training.
     """
 
     def __init__(
@@ -75,12 +78,13 @@ class Validation:
         metric: Any,
         cutoff: int,
         track_views: bool,
-        eval_users: int | float | None = None,
-        seed: int = 0,
+        eval_users: int | float | None,
+        seed: int,
+        layout: Layout,
     ) -> None:
         self.name, self.track_views = name, track_views
         self.evaluator = Evaluator(data, "val", [cutoff], [metric], eval_users=eval_users, seed=seed)
-        self.score = HeldOutScore(self.evaluator, name, data, seed)
+        self.score = HeldOutScore(self.evaluator, name, data, seed, layout)
 
     @torch.no_grad()
     def begin(self, run: Run, features: dict[str, Tensor], graph: dict[Any, Any]) -> None:

@@ -63,8 +63,11 @@ class Backbone(nn.Module):
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
 
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
-    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass with losses of its
-    own that does not say is trained by one: means over triples can be shared out, losses over a batch cannot."""
+    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say can
+    be shared by ``"ddp"``, and one with losses of its own not at all: means over triples can be shared out."""
+    column_dims: ClassVar[Mapping[str, int | None]] = {}
+    """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
+    embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
@@ -82,8 +85,8 @@ class Backbone(nn.Module):
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
         record_options(cls, SIZES)
-        if "losses" in cls.__dict__ and "strategies" not in cls.__dict__:
-            cls.strategies = frozenset()
+        if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
+            cls.strategies = frozenset() if "losses" in cls.__dict__ else cls.strategies & {"ddp"}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.processes import Processes, launch, present
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.columns import Columns
 from pyg_ckd.training.layouts.whole import Whole
 
-LAYOUTS: dict[str, type[Layout]] = {"ddp": Whole}
+LAYOUTS: dict[str, type[Layout]] = {"columns": Columns, "ddp": Whole}
 """The layouts, the one that ``"auto"`` takes first in the first place."""
 STRATEGIES = ("auto", *LAYOUTS)
 
@@ -107,6 +108,11 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
     Raises:
         InputError: If the backbone or the objective cannot be laid out so.
     """
+    if objective.is_part:
+        raise InputError(
+            f"{type(objective.student).__name__}: found a model of which several processes have a part each, left by a "
+            "training that was broken off, expected a whole one; build it again, the checkpoint is whole"
+        )
     if processes.alone:
         return Whole(processes)
     student = objective.student
@@ -123,4 +129,10 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
             f"strategy: found {processes.size} processes for {objective.name}, which needs {objective.needs_whole} "
             "whole, expected one process; a study trains several runs at a time, one process each (--workers)"
         )
-    return LAYOUTS[can[0] if strategy == "auto" else strategy](processes)
+    reasons = []
+    for chosen in can if strategy == "auto" else [strategy]:
+        layout = LAYOUTS[chosen](processes)
+        reasons.append(layout.refuses(objective))
+        if not reasons[-1]:
+            return layout
+    raise InputError(f"strategy={chosen!r}: found {reasons[-1]}")
