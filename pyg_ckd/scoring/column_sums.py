@@ -80,7 +80,13 @@ def _key(name: str, hold: tuple[Any, ...], grad: bool | None = None) -> _Key:
     return (name, torch.is_grad_enabled() if grad is None else grad, *map(id, hold))
 
 
+_open: list[_Step] = []
+"""The steps that are open in any thread: read first, since compiled code can look at a list and at no variable."""
 _present: ContextVar[_Step | None] = ContextVar("_present", default=None)
+
+
+def _here() -> _Step | None:
+    return _present.get() if _open else None
 
 
 @contextmanager
@@ -92,10 +98,13 @@ def summed_over(processes: Processes) -> Iterator[None]:
     Args:
         processes: The processes.
     """
-    token = _present.set(_Step(processes))
+    step = _Step(processes)
+    token = _present.set(step)
+    _open.append(step)
     try:
         yield
     finally:
+        _open.remove(step)
         _present.reset(token)
 
 
@@ -107,7 +116,7 @@ def read_together(read: Callable[[], object]) -> None:
     Args:
         read: Reads what a step needs, with and without gradient as the step does, and changes nothing.
     """
-    step = _present.get()
+    step = _here()
     if step is not None:
         step.collect(read)
 
@@ -126,7 +135,7 @@ def column_sums(
         of: The objects that it is computed of. What has the same name, objects and list is the same in a step.
         lists: The lists, such as triples.
     """
-    step = _present.get()
+    step = _here()
     if step is None or step.inside:
         return list(compute(*lists))
     return step.sums(compute, name, of, lists)
@@ -152,7 +161,7 @@ def check_rows(what: str) -> None:
     Raises:
         InputError: Inside :func:`summed_over`, but for what is inside a sum.
     """
-    step = _present.get()
+    step = _here()
     if step is not None and not step.inside:
         raise InputError(
             f"strategy: found 'columns' for a loss that reads {what} of tables, of which every process has some "

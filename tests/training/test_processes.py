@@ -10,7 +10,6 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn import backbones
 from pyg_ckd.processes import present
 from pyg_ckd.training import build

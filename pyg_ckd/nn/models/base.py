@@ -63,8 +63,8 @@ class Backbone(nn.Module):
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
 
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
-    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say can
-    be shared by ``"ddp"``, and one with losses of its own not at all: means over triples can be shared out."""
+    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say
+    can be by ``"ddp"``, one with losses of its own not at all: means over triples can be shared out, others cannot."""
     column_dims: ClassVar[Mapping[str, int | None]] = {}
     """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
     embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""

@@ -89,6 +89,7 @@ class Layout(ABC):
         Raises:
             InputError: If they cannot.
         """
+        return
 
     def shared_parameters(self, objective: Objective) -> list[nn.Parameter]:
         """Return the parameters that all processes have, whose gradients are sums over processes.

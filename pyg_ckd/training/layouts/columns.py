@@ -179,8 +179,10 @@ class Columns(Layout):
         if optimizer is not None:
             order = [(names[id(p)], p) for group in optimizer.param_groups for p in group["params"]]
             moments = state["optimizer"]["state"]
-            changed = {n: self._moments(moments[n], *order[n], change) for n in sorted(moments) if order[n][1].numel()}
-            state["optimizer"] = state["optimizer"] | {"state": changed}
+            # A bias that another process has takes no steps here.
+            here = [n for n in sorted(moments) if order[n][1].numel()]
+            own_moments = {n: self._moments(moments[n], order[n][0], order[n][1], change) for n in here}
+            state["optimizer"] = state["optimizer"] | {"state": own_moments}
         return state
 
     def _moments(self, stored: Mapping[str, Any], name: str, p: Tensor, change: Change) -> dict[str, Any]:
@@ -189,9 +191,7 @@ class Columns(Layout):
         shapes = p.shape, (*p.shape[:dim], size, *p.shape[dim + 1 :])
         if stop - start == size:  # A bias, which the first process has all of.
             return dict(stored)
-        return {
-            key: change(name, x) if isinstance(x, Tensor) and x.shape in shapes else x for key, x in stored.items()
-        }
+        return {key: change(name, x) if isinstance(x, Tensor) and x.shape in shapes else x for key, x in stored.items()}
 
 
 def _tensors(objective: Objective, names: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
