@@ -77,7 +77,8 @@ class _Step:
 
 
 def _key(name: str, hold: tuple[Any, ...], grad: bool | None = None) -> _Key:
-    return (name, torch.is_grad_enabled() if grad is None else grad, *map(id, hold))
+    told = (x if isinstance(x, str) else id(x) for x in hold)
+    return (name, torch.is_grad_enabled() if grad is None else grad, *told)
 
 
 _open: list[_Step] = []

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "sparse": (VBPR, {"sparse": True}, {}),
     "sum": (VBPR, {"fusion": "sum", "item_bias": False}, {}),
     "wide-features": (EarlyFusionLightGCN, {"embedding_dim": 4, "id_embedding": False}, {}),
+    "freedom": (backbones()["FREEDOM"], {}, {}),
     "momentum": (LightGCN, {}, {"optimizer": momentum}),
 }
 
@@ -130,6 +131,7 @@ def test_four_processes_train_what_one_trains(four):
 
 def test_a_step_exchanges_margins_and_norm_once(two):
     for found in two:
+        assert {calls for _, calls, _ in found["freedom"]["steps"]} == {1}
         for size, calls, sent in found["ckd"]["steps"]:
             assert calls == 1
             assert sent == 8 * (VIEWS * size + MODALITIES * RANDOM + MODALITIES * (size + RANDOM) + 1)

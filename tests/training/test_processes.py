@@ -19,7 +19,7 @@ from tests.training.several import in_processes
 CASES = {
     f"{strategy}-{backbone}-{objective}": (strategy, backbone, objective)
     for strategy, names in {
-        "columns": ("LightGCN", "EarlyFusionLightGCN", "VBPR"),
+        "columns": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "FREEDOM"),
         "ddp": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN", "FISM", "FREEDOM", "GRCN"),
     }.items()
     for backbone in names
