@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import reduce
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from pyg_ckd.errors import InputError
 
-__all__ = ["ALONE", "Processes", "apart", "launch", "present", "started"]
+__all__ = ["ALONE", "Processes", "apart", "joined", "leave", "present", "started"]
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, which may be evaluating or writing."""
@@ -95,7 +93,15 @@ class Processes:
         Args:
             x: The part of this process, of one shape in all.
         """
-        return x if self.alone else cast(Tensor, _Sum.apply(x, self))
+        return self.sums([x])[0]
+
+    def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the :meth:`sum` of each of several tensors, of any types, in one exchange.
+
+        Args:
+            tensors: The parts of this process, on one device, of the same shapes and in the same order in all.
+        """
+        return list(tensors) if self.alone or not tensors else list(_Sums.apply(self, *tensors))
 
     def total(self, x: Tensor) -> Tensor:
         """Return the sum over processes; the gradient of a part is the sum of the gradients of all processes.
@@ -136,11 +142,12 @@ class Processes:
             self._all_reduce(x)
 
     @torch.no_grad()
-    def gather_rows(self, x: Tensor) -> Tensor:
+    def gather_rows(self, x: Tensor, first_only: bool = False) -> Tensor:
         """Return the rows of all processes, one after the other in the order of their numbers, in all of them.
 
         Args:
             x: The rows of this process; numbers of rows may differ, all else may not.
+            first_only: Whether the first process alone gets them, and the others get their own back.
         """
         if self.alone:
             return x
@@ -152,8 +159,13 @@ class Processes:
         counts = sizes.tolist()
         padded = x.new_zeros(max(counts), *x.shape[1:])
         padded[: x.size(0)] = x
-        found = [torch.empty_like(padded) for _ in counts]
-        self._exchange(lambda: dist.all_gather(found, padded), padded)
+        found = [torch.empty_like(padded) for _ in counts] if self.first or not first_only else None
+        if first_only:
+            self._exchange(lambda: dist.gather(padded, found), padded)
+        else:
+            self._exchange(lambda: dist.all_gather(found, padded), padded)
+        if found is None:
+            return x
         return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
     def gather(self, value: R) -> list[R]:
@@ -273,16 +285,22 @@ ALONE = Processes()
 """A process without others."""
 
 
-class _Sum(torch.autograd.Function):
+class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
-        out = x.detach().clone(memory_format=torch.contiguous_format)
-        processes._all_reduce(out)
-        return out
+    def forward(ctx: Any, processes: Processes, *parts: Tensor) -> tuple[Tensor, ...]:
+        # Half a precision is enough for numbers, not for their sums.
+        dtype = reduce(torch.promote_types, (x.dtype for x in parts), torch.float32)
+        flat = torch.cat([x.detach().reshape(-1).to(dtype) for x in parts])
+        processes._all_reduce(flat)
+        sums = flat.split([x.numel() for x in parts])
+        found = tuple(s.view(x.shape).to(x.dtype, copy=True) for s, x in zip(sums, parts, strict=True))
+        ctx.mark_non_differentiable(*(s for s, x in zip(found, parts, strict=True) if not x.requires_grad))
+        ctx.set_materialize_grads(False)  # What nobody asks the gradient of costs no backward pass.
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *grads)
 
 
 class _Total(torch.autograd.Function):
@@ -330,7 +348,7 @@ def started() -> int:
 
 def present() -> Processes:
     """Return the processes of the group that this one is in; :data:`ALONE` outside a group and inside :func:`apart`."""
-    if _apart.get() or not (dist.is_available() and dist.is_initialized()):
+    if _apart.get() or not joined():
         return ALONE
     rank, size = dist.get_rank(), dist.get_world_size()
     if size == 1:
@@ -340,77 +358,12 @@ def present() -> Processes:
     return _known[0]
 
 
-def launch(devices: int = 1, num_nodes: int = 1, accelerator: str = "cpu", start: bool = False) -> Processes:
-    """Join the processes that were started together, or start them.
-
-    They are those that ``torchrun`` or a cluster started, as lightning-fabric finds out. The processes of a group that
-    exists already are taken as they are.
-
-    Args:
-        devices: Processes on this machine, each with a device of its own.
-        num_nodes: Number of machines.
-        accelerator: Accelerator of lightning-fabric.
-        start: Whether to start the other processes, as copies of this one that run the same command from its beginning.
-
-    Raises:
-        InputError: If there is no group to join, or one of another size.
-    """
-    asked, found = devices * num_nodes, present()
-    if started() > 1 and "LOCAL_RANK" not in os.environ:
-        raise InputError(
-            f"processes: found {started()} of them (WORLD_SIZE) without numbers (LOCAL_RANK), expected what torchrun "
-            "sets; start them with torchrun, or unset WORLD_SIZE"
-        )
-    if found.alone and not dist.is_initialized() and (start or started() > 1):
-        found = _join(devices, num_nodes, accelerator)
-    if found.size != asked:
-        here = "outside a group of processes" if found.alone else f"in a group of {found.size} processes"
-        raise InputError(
-            f"devices: found {devices} on {num_nodes} machines {here}, expected as many as there are processes; start "
-            f"them with torchrun --nproc-per-node {devices} --nnodes {num_nodes}, or by pyg-ckd, which starts those "
-            "of --trainer.devices itself"
-        )
-    return found
+def joined() -> bool:
+    """Return whether this process is in a group, perhaps of one."""
+    return bool(dist.is_available() and dist.is_initialized())
 
 
-def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning_fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    observer = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
-    observer.setLevel(logging.INFO)  # It ends this process without a word beside its record.
-    observer.addHandler(_Obituary())
-    observer.propagate = False
-    try:
-        strategy = DDPStrategy(timeout=TIMEOUT)
-        Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy).launch()
-        atexit.register(_leave)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"devices: found {devices}, which cannot be started here ({reason})") from None
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    return present()
-
-
-class _Obituary(logging.Handler):
-    """Says in a line that one of the processes that this one started has ended, before lightning-fabric ends all."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the line."""
-        code = " ".join(record.getMessage().split("code ")[-1].split(".")[0].split())
-        sys.stderr.write(
-            f"pyg-ckd: error: one of the processes that work together has ended (exit code {code}), expected all to "
-            "the end; the same command goes on from the last checkpoint\n"
-        )
-        sys.stderr.flush()
-
-
-def _leave() -> None:
-    if dist.is_initialized():
+def leave() -> None:
+    """Leave the group."""
+    if joined():
         dist.destroy_process_group()

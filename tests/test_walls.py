@@ -10,7 +10,19 @@ import pytest
 import pyg_ckd
 
 ROOT = Path(pyg_ckd.__file__).parent
-GROUND = {"arguments", "code", "devices", "display", "errors", "files", "options", "processes", "versions", "wrappers"}
+GROUND = {
+    "arguments",
+    "code",
+    "devices",
+    "display",
+    "errors",
+    "files",
+    "launching",
+    "options",
+    "processes",
+    "versions",
+    "wrappers",
+}
 LOWER = {"scoring", "data"}
 ARROWS: dict[str, set[str]] = {
     "scoring": set(),

@@ -160,6 +160,7 @@ class DistillationWrapper(TaughtObjective):
         )
         self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
         self.effect_base, self.target, self.rows_weight = effect_base, target, rows_weight
+        self.reads_rows = rows_weight > 0
         self._columns: dict[str, Tensor | None] = {}
         if teachers is not None:
             self.store_teachers(teachers)
@@ -180,9 +181,8 @@ class DistillationWrapper(TaughtObjective):
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the re-weighted distillation losses."""
-        training = (batch.user, batch.positive, batch.negative)
-        random = (batch.random_user, batch.random_first, batch.random_second)
-        triples = [training, random] if self.has_teachers and self.generic else [training]
+        triples = self._lists(batch)
+        random = triples[-1]
         alone = {m: self._read(out[view], triples) for m, view in self._alone.items()}
         margins = {m: alone[m][0] for m in self.modalities}
         weights = self._weights(out, margins, batch, self.available(batch.positive, batch.negative))
@@ -209,6 +209,23 @@ class DistillationWrapper(TaughtObjective):
             rows = [self._row_gap(m, out[view], batch) for m, view in self._alone.items()]
             terms["rows"] = scale * self.rows_weight * _weighted(weights, rows)
         return terms
+
+    def _lists(self, batch: TripletBatch) -> list[Triples]:
+        """Return the training triples and, if they are distilled, the random ones."""
+        training = (batch.user, batch.positive, batch.negative)
+        random = (batch.random_user, batch.random_first, batch.random_second)
+        return [training, random] if self.has_teachers and self.generic else [training]
+
+    def read(self, out: Mapping[View, Output], batch: TripletBatch, features: Mapping[str, Tensor]) -> None:
+        """Read uni-modal views and teachers, then the main loss, then without gradient what effects need beside."""
+        triples = self._lists(batch)
+        for view in self._alone.values():
+            self._read(out[view], triples)
+        self.read_teachers(triples)
+        super().read(out, batch, features)
+        with torch.no_grad():
+            for view in self._views:
+                self._read(out[view], triples[:1])
 
     def _read(self, out: Output, triples: Sequence[Triples]) -> list[Tensor]:
         """Return the margins of the student; beside teachers, as the teachers' tables have them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.rows import added_item_rows
+from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import EMPTY, View
 
 
@@ -183,6 +184,20 @@ class TaughtObjective(MaskedObjective):
             modality: The modality.
         """
         return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
+
+    def read_teachers(self, triples: Sequence[Triples]) -> None:
+        """Read the margins of all teachers, as :meth:`read` is to.
+
+        Args:
+            triples: The lists of triples.
+        """
+        for m in self.modalities if self.has_teachers else ():
+            self.teacher(m).margins(*triples)
+
+    def column_dims(self) -> dict[str, int | None]:
+        """Return where the columns of the student's tables and of the teachers' lie."""
+        sides = ("user", "item") if self.has_teachers else ()
+        return super().column_dims() | {f"teacher_{side}_{m}": 1 for side in sides for m in self.modalities}
 
     def given_teachers(self) -> dict[str, Embeddings]:
         """Return the teachers by modality; none if there are none."""

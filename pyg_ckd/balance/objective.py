@@ -22,6 +22,7 @@ from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.column_sums import read_together
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import shared_triples
 from pyg_ckd.scoring.views import View, as_view
@@ -95,6 +96,10 @@ class Objective(nn.Module):
     :attr:`batch.whole <pyg_ckd.data.TripletBatch.whole>` or :meth:`~pyg_ckd.data.TripletBatch.gathered`; the gradients
     are those of their sum; and what is kept is in :meth:`epoch_sums` or the same in all. Options may decide, in the
     constructor. A subclass that overrides a method of the table and does not say is taken to need the batch."""
+    reads_rows: bool = False
+    """Whether a step reads rows of tables beside margins and norms, so that no process can have some columns alone."""
+    is_part = False
+    """Whether this process has a part of the tables alone, until the end of a training by several."""
     reports: ClassVar[Mapping[str, str]] = {}
     """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()
@@ -187,6 +192,7 @@ class Objective(nn.Module):
         out = {view: whole[view] for view in views}
         joint = out[views[0]]
         with shared_triples():
+            read_together(lambda: self.read(out, batch, features))
             # First the terms that read most: what follows finds its rows already read.
             added: list[tuple[Any, dict[str, Tensor]]] = [(self, self.balance(out, batch))]
             added += [(wrapper, wrapper.add_terms(whole, batch)) for wrapper in self.around]
@@ -201,8 +207,7 @@ class Objective(nn.Module):
             if self.shared_negatives is not None:
                 terms = with_softmax(terms, joint, weighted, self.shared_negatives, type(self.student).__name__)
             if self.l2 > 0:
-                penalties = [w * self.student.penalty(out[view], batch) for view, w in self.ranked(out).items()]
-                terms["l2"] = self.l2 * sum(penalties, start=self.student.penalty(joint, batch))
+                terms["l2"] = self.l2 * self._penalty(out, batch)
         for source, further in added:
             for name in further:
                 if name in terms:
@@ -212,6 +217,33 @@ class Objective(nn.Module):
                     )
             terms |= further
         return terms
+
+    def read(self, out: Mapping[View, Output], batch: TripletBatch, features: Mapping[str, Tensor]) -> None:
+        """Read all margins and norms that a step needs, before it uses any.
+
+        It is called only where processes have some columns of the tables each, so that they exchange everything at
+        once. What is not read here is exchanged when it is asked for. A strategy whose :meth:`balance` reads more than
+        the trained view reads that first, with and without gradient as it will.
+
+        Args:
+            out: The output of every view in :attr:`views`.
+            batch: The triples.
+            features: From modality to feature matrix ``[I, d_m]``.
+        """
+        view = next(iter(out))
+        self.student.losses(out[view], batch, features, view, self.bpr_eps)
+        if self.l2 > 0:
+            self._penalty(out, batch)
+
+    def _penalty(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
+        penalties = [w * self.student.penalty(out[view], batch) for view, w in self.ranked(out).items()]
+        return sum(penalties, start=self.student.penalty(next(iter(out.values())), batch))
+
+    def column_dims(self) -> dict[str, int | None]:
+        """Return where the columns of parameters and buffers lie, by name, see :attr:`Backbone.column_dims`."""
+        given = self.student.column_dims
+        names = [name for name, _ in self.student.named_parameters()]
+        return {f"student.{name}": given[own] for name in names if (own := name.split(".")[0]) in given}
 
     def _noted(self, weights: Tensor) -> Tensor:
         bad = (~(weights >= 0) | weights.isinf()).any()  # Read after the epoch: a step never waits for its own numbers.

@@ -48,7 +48,7 @@ def join() -> None:
         InputError: If they do not find each other.
     """
     if size() > 1:
-        from pyg_ckd.processes import launch
+        from pyg_ckd.launching import launch
 
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         launch(here, size() // here)
@@ -77,7 +77,7 @@ def start(trainer: Mapping[str, Any]) -> None:
             f"num_nodes: found {num_nodes} outside a group of processes, expected 1: start the processes of several "
             "machines with torchrun on each of them"
         )
-    from pyg_ckd.processes import launch
+    from pyg_ckd.launching import launch
 
     Trainer(**trainer)  # What is wrong with an option is said once.
     os.environ["LOCAL_WORLD_SIZE"] = str(devices)  # For the copies.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pyg_ckd.scoring.column_sums import check_rows, column_sum, column_sums
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.margins import item_index, read_margins, user_index
 from pyg_ckd.scoring.triples import Triples, tensors_key
@@ -279,6 +280,9 @@ class BlockEmbeddings:
 
     def margins(self, *triples: Triples) -> list[Tensor]:
         """As :meth:`Embeddings.margins`."""
+        return column_sums(self._margins, "margins", (self,), triples)
+
+    def _margins(self, *triples: Triples) -> list[Tensor]:
         parts = [block.margins(*triples) for block in self.blocks if not block.constant]
         if not parts:
             return [self.blocks[0].item.new_zeros(t[0].numel()) for t in triples]
@@ -290,10 +294,16 @@ class BlockEmbeddings:
 
     def squared_norm(self, user: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
         """As :meth:`Embeddings.squared_norm`."""
-        return torch.stack([block.squared_norm(user, preferred, other) for block in self.blocks]).sum()
+        triple = (user, preferred, other)
+
+        def compute() -> Tensor:
+            return torch.stack([block.squared_norm(*triple) for block in self.blocks]).sum()
+
+        return column_sum(compute, "squared norm", self, *triple)
 
     def rows(self, user: Tensor, *items: Tensor) -> list[Tensor]:
         """Return the rows of users and of each list of items, block by block."""
+        check_rows("rows")
         return [row for block in self.blocks for row in block.rows(user, *items)]
 
     def item_rows(self, items: Tensor) -> Tensor:
@@ -309,6 +319,7 @@ class BlockEmbeddings:
         Returns:
             The rows ``[B, D]``, of a view in which nothing tells items apart ``[B, 0]``.
         """
+        check_rows("rows of items")
         parts = [block.item_rows(items) for block in self.blocks if not block.constant]
         if not parts:
             return self.blocks[0].item.new_zeros(items.numel(), 0)
@@ -316,6 +327,7 @@ class BlockEmbeddings:
 
     def dense(self) -> Embeddings:
         """Return the two tables; a bias becomes a column of ones and one of biases."""
+        check_rows("all rows")
         num_users = next(block.user.size(0) for block in self.blocks if block.user is not None)
         user, item = [], []
         for block in self.blocks:

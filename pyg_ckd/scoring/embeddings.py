@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyg_ckd.scoring.column_sums import check_rows, column_sum, column_sums
 from pyg_ckd.scoring.margins import read_margins
 from pyg_ckd.scoring.triples import Triples
 
@@ -30,7 +31,10 @@ class Embeddings(NamedTuple):
         Args:
             *triples: Row numbers of users, preferred items and other items, int64 ``[B]`` each.
         """
-        return list(read_margins(self.user, self.item, triples, norm=False).margins)
+        return column_sums(self._margins, "margins", (self.user, self.item), triples)
+
+    def _margins(self, *triples: Triples) -> Sequence[Tensor]:
+        return read_margins(self.user, self.item, triples, norm=False).margins
 
     def margin(self, user: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
         """Return by how much each user scores one item above another, ``score(u, i) - score(u, j)``.
@@ -50,7 +54,9 @@ class Embeddings(NamedTuple):
             preferred: As in :meth:`margin`.
             other: As in :meth:`margin`.
         """
-        return read_margins(self.user, self.item, [(user, preferred, other)]).squared_norm
+        triple = (user, preferred, other)
+        of = (self.user, self.item, *triple)
+        return column_sum(lambda: read_margins(self.user, self.item, [triple]).squared_norm, "squared norm", *of)
 
     def rows(self, user: Tensor, *items: Tensor) -> list[Tensor]:
         """Return the rows of users and of each list of items, ``[B, D]`` each.
@@ -59,6 +65,7 @@ class Embeddings(NamedTuple):
             user: Row numbers of users, int64 ``[B]``.
             *items: Row numbers of items, int64 ``[B]``.
         """
+        check_rows("rows")
         return [self.user.index_select(0, user), *(self.item.index_select(0, index) for index in items)]
 
     def item_rows(self, items: Tensor) -> Tensor:
@@ -74,6 +81,7 @@ class Embeddings(NamedTuple):
         Returns:
             The rows ``[B, D]``.
         """
+        check_rows("rows of items")
         return self.item.index_select(0, items) * varying_columns(self.item)
 
     def detach(self) -> Embeddings:
@@ -82,6 +90,7 @@ class Embeddings(NamedTuple):
 
     def dense(self) -> Embeddings:
         """Return the two tables and nothing beside them."""
+        check_rows("all rows")
         return Embeddings(self.user, self.item)
 
 

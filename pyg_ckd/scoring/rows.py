@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
+from pyg_ckd.scoring.column_sums import check_rows
 from pyg_ckd.scoring.triples import Triples
 
 
@@ -28,6 +29,7 @@ def blocks_of(output: Output) -> list[Block]:
     Args:
         output: The output of a view.
     """
+    check_rows("blocks of columns")
     return output.blocks if isinstance(output, BlockEmbeddings) else [Block(*output)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,7 +63,10 @@ def in_true_scale(objective: Objective, terms: Mapping[str, Tensor], run: Callab
 
 @torch.no_grad()
 def clip_gradients(
-    fabric: Fabric, optimizer: torch.optim.Optimizer, most: float, norm_of: Callable[..., Tensor]
+    fabric: Fabric,
+    optimizer: torch.optim.Optimizer,
+    most: float,
+    whole_norm: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None,
 ) -> None:
     """Scale all gradients down if the norm of all of them together is larger than ``most``; no number is waited for.
 
@@ -75,7 +78,8 @@ def clip_gradients(
         fabric: Runs the backward passes.
         optimizer: Has the parameters.
         most: The largest norm.
-        norm_of: Returns the norm of all gradients together, from parameters and the norms of their gradients ``[N]``.
+        whole_norm: Returns the norm of the gradients of all processes from parameters and the norms of their gradients
+            here, see :meth:`~pyg_ckd.training.layouts.Layout.whole_norm`. (default: :obj:`None`, that of those here)
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters:
@@ -88,9 +92,10 @@ def clip_gradients(
         if p.grad.is_sparse:
             p.grad = p.grad.coalesce()
         values.append(p.grad._values() if p.grad.is_sparse else p.grad)
-    norms = torch._foreach_norm(values)
-    wide = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
-    norm = norm_of(parameters, torch.stack([n.to(wide) for n in norms]))
+    found = torch._foreach_norm(values)
+    wide = torch.float64 if any(n.dtype == torch.float64 for n in found) else torch.float32
+    norms = torch.stack([n.to(wide) for n in found])
+    norm = torch.linalg.vector_norm(norms) if whole_norm is None else whole_norm(parameters, norms)
     factor = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     for value in values:
         value.mul_(factor.to(value.dtype))

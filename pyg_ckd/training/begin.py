@@ -104,8 +104,8 @@ def begin(
         objective.forget_weights()
         validation = None
         if held_out(data, "val").size(1):
-            (name, metric, cutoff), views = trainer.monitored, trainer.track_views
-            validation = Validation(data, name, metric, cutoff, views, trainer.eval_users, trainer.seed, layout)
+            chosen = trainer.eval_users, trainer.seed, layout
+            validation = Validation(data, *trainer.monitored, trainer.track_views, *chosen)
         elif objective.needs_validation:
             raise InputError(
                 f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
@@ -122,7 +122,10 @@ def begin(
     run = Run(objective, EarlyStopping(trainer.patience), history, None, {}, validation is not None)
     if objective.trains:
         settings |= trainer.settings(objective)
-        run.steps = _steps(trainer, fabric, objective, data, edges[RATES], validation is not None, layout)
+        with processes.together():
+            run.steps = _steps(trainer, fabric, objective, data, edges[RATES], validation is not None, layout)
+            scaler = getattr(fabric.strategy.precision, "scaler", None)
+            layout.check_steps(run.steps.optimizer, scaler is not None)
     objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, edges[RATES], *_sizes(data))
     run.keep_best()
     file = RunFile(None if run.steps is None else trainer.checkpoint_dir, settings, layout)

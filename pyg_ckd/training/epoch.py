@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +73,7 @@ def train_epoch(
         objective.check_epoch()
     if not processes.alone:
         processes.agree("random numbers of the model after an epoch", torch.get_rng_state().sum())
-        processes.add_up(objective.epoch_sums())
+    steps.layout.add_up_epoch(objective)
     broken = [name for name, value in row.items() if not math.isfinite(value)]
     if broken:
         rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
@@ -94,7 +95,8 @@ def _step(
 ) -> dict[str, Tensor]:
     steps.wrapped.zero_grad(set_to_none=True)
     share, factor = steps.layout.share(batch)
-    terms: dict[str, Tensor] = steps.module.loss(features, graph, share)  # type: ignore[operator]
+    with steps.layout.step():
+        terms: dict[str, Tensor] = steps.module.loss(features, graph, share)  # type: ignore[operator]
     if factor != 1.0:
         terms = {name: factor * term for name, term in terms.items()}
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
@@ -103,7 +105,7 @@ def _step(
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):
         return terms  # A scaler of gradients takes no step without any.
     if steps.clip_norm is not None:
-        clip_gradients(fabric, steps.optimizer, steps.clip_norm, steps.layout.norm)
+        clip_gradients(fabric, steps.optimizer, steps.clip_norm, partial(steps.layout.whole_norm, objective))
     try:
         steps.wrapped.step()
     except RuntimeError as error:

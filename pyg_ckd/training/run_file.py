@@ -25,7 +25,7 @@ class RunFile:
     Args:
         folder: Where it is; :obj:`None` reads and writes nothing.
         settings: What decides about the result of the run; a checkpoint of others is refused.
-        layout: What this process has of the training.
+        layout: What this process has of the training; the first process writes all of it, and each reads its part.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], layout: Layout) -> None:
@@ -40,7 +40,9 @@ class RunFile:
         """
         with self.processes.together():
             if self.path is not None and self.path.exists():
-                run.load_state_dict(self._read(self.path, run))
+                optimizer = None if run.steps is None else run.steps.optimizer
+                state = self._read(self.path, run)
+                run.load_state_dict(self.layout.own_state(state, run.objective, optimizer))
         self.processes.agree(f"checkpoint {self.path}: finished epochs, read by every process,", run.epoch)
 
     def _read(self, path: Path, run: Run) -> Any:
@@ -60,11 +62,13 @@ class RunFile:
         """Write the checkpoint, whole or not at all."""
         if self.path is None:
             return
+        optimizer = None if run.steps is None else run.steps.optimizer
         rows, content, state = self.layout.rows, {"settings": self.settings}, run.state_dict()
         if rows is not None:
             places = places_of(state, run, self.layout.cut_names, rows.own)
             write_parts(self.path, {"kind": IN_PARTS, **content}, state, places, rows, self.processes)
             return
+        state = self.layout.whole_state(state, run.objective, optimizer)
         with self.processes.together():
             if self.processes.first:
                 save_checkpoint(self.path, {"kind": "run", **content, "run": state})

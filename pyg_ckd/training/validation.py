@@ -29,18 +29,17 @@ class HeldOutScore:
         name: Name of the metric that counts.
         data: The graph.
         seed: Seed of the items without an interaction.
-        layout: Puts tables of which this process has a part together.
+        layout: Puts tables together of which this process has a part.
     """
 
     def __init__(self, evaluator: Evaluator, name: str, data: HeteroData, seed: int, layout: Layout) -> None:
-        self.evaluator, self.name, self.data, self.seed = evaluator, name, data, seed
-        self.layout = layout
+        self.evaluator, self.name, self.data, self.seed, self.layout = evaluator, name, data, seed, layout
 
     def __call__(self, embeddings: Embeddings) -> float:
         """Return the metric.
 
         Args:
-            embeddings: The tables.
+            embeddings: The tables, of which this process may have a part.
         """
         return self.evaluator(self.layout.whole_tables(embeddings))[self.name]
 

@@ -16,8 +16,9 @@ from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.discovery import build_inner, options_of, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError
+from pyg_ckd.launching import launch
 from pyg_ckd.nn import VBPR, backbones
-from pyg_ckd.processes import ALONE, Processes, launch, present
+from pyg_ckd.processes import ALONE, Processes, present
 from pyg_ckd.training import build, train_teachers
 from pyg_ckd.training.layouts import choose_layout
 from tests.training.problem import planted_data, teachers, trainer
@@ -27,6 +28,7 @@ CASES = {
     f"{strategy}-{backbone}-{objective}": (strategy, backbone, objective)
     for strategy, names in {
         "users": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN"),
+        "columns": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "FREEDOM"),
         "ddp": ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN", "FISM", "FREEDOM", "GRCN"),
     }.items()
     for backbone in names

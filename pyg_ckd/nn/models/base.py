@@ -65,12 +65,12 @@ class Backbone(nn.Module):
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say
     has ``"ddp"`` alone, or with losses of its own nothing: means over triples can be shared out, losses over a batch
-    cannot. One that names ``"users"`` takes means over users from :meth:`Inputs.mean_of_users` alone, reads other users
-    through the graph alone, and has no losses but means over triples."""
-
+    cannot. One that names ``"users"`` reads users through :meth:`Inputs.mean_of_users` and the graph alone."""
     user_rows: ClassVar[frozenset[str]] = frozenset()
     """Parameters and buffers whose rows are users, by what stands before the first dot of their names."""
-
+    column_dims: ClassVar[Mapping[str, int | None]] = {}
+    """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
+    embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
     ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
         record_options(cls, SIZES)
-        if "strategies" not in cls.__dict__:
+        if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
             cls.strategies = frozenset() if "losses" in cls.__dict__ else cls.strategies & {"ddp"}
 
     @property

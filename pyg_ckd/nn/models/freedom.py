@@ -20,6 +20,7 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import interactions, item_graph_type, with_content_graphs
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.column_sums import column_sums
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
 
@@ -68,7 +69,8 @@ class FREEDOM(LightGCN):
         InputError: If a size is not positive, there is no modality, a name is unknown, or a number is out of its range.
     """
 
-    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
+    column_dims: ClassVar[Mapping[str, int | None]] = {**LightGCN.column_dims, "project": 0}
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4, "dropout": 0.5},
         "trainer": {"lr": 5e-3},
@@ -178,13 +180,20 @@ class FREEDOM(LightGCN):
             bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`; it holds for all terms.
         """
         terms = super().losses(out, batch, features, view, bpr_eps)
-        user = out.rows(batch.user)[0]
         whole = in_whole_graph(out, batch)
         items = torch.cat([whole.positive, whole.negative])
-        for m in self.modalities:
-            if m in view and self.modality_loss_weight > 0:
+
+        def read(*modalities: tuple[str]) -> list[Tensor]:
+            user, margins = out.rows(batch.user)[0], []
+            for (m,) in modalities:
                 positive, negative = features[m].index_select(0, items).chunk(2)
-                margin = (user * self.project[m](positive - negative)).sum(dim=-1)
+                margins.append((user * self.project[m](positive - negative)).sum(dim=-1))
+            return margins
+
+        if self.modality_loss_weight > 0:
+            factual = [m for m in self.modalities if m in view]
+            margins = column_sums(read, "margins of features", (out, *batch[:3]), [(m,) for m in factual])
+            for m, margin in zip(factual, margins, strict=True):
                 terms[f"bpr/{m}"] = self.modality_loss_weight * bpr_loss(margin, bpr_eps, batch.weight)
         return terms
 

@@ -14,6 +14,7 @@ from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size, in_whole_graph
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.column_sums import column_sum
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
 
@@ -46,8 +47,9 @@ class LightGCN(EarlyFusion):
     """
 
     uses_features = False
-    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding"})
+    column_dims: ClassVar[Mapping[str, int | None]] = {"user_embedding": 1, "item_embedding": 1}
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},
@@ -97,7 +99,8 @@ class LightGCN(EarlyFusion):
         """Return the L2 penalty on the batch's rows of the id embeddings."""
         ego = Embeddings(self.user_embedding, self.item_embedding)
         whole = in_whole_graph(out, batch)
-        return l2_penalty(*ego.rows(whole.user, whole.positive, whole.negative))
+        triples = whole.user, whole.positive, whole.negative
+        return column_sum(lambda: l2_penalty(*ego.rows(*triples)), "penalty", self, *batch[:3])
 
 
 class EarlyFusionLightGCN(LightGCN):
@@ -122,7 +125,8 @@ class EarlyFusionLightGCN(LightGCN):
         InputError: If a size is not positive or there is no modality.
     """
 
-    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
+    column_dims: ClassVar[Mapping[str, int | None]] = {**LightGCN.column_dims, "project": 0}
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},

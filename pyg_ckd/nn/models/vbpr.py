@@ -55,15 +55,21 @@ class VBPR(LateFusion):
             ``cosine`` stands beside ``sparse`` or ``fusion="sum"``.
     """
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
+    user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding", "preference"})
+    column_dims: ClassVar[Mapping[str, int | None]] = {
+        "user_embedding": 1,
+        "item_embedding": 1,
+        "preference": 1,
+        "project": 0,
+        "item_bias": None,
+    }
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.03},
         "teacher": {"l2": 0.03},
         "distillation": {"l2": 0.03, "distillation_weight": 0.1},
     }
-
-    strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
-    user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding", "preference"})
 
     def __init__(
         self,
@@ -129,7 +135,9 @@ class VBPR(LateFusion):
         """Put the id block, the blocks of the modalities and the bias side by side."""
         sparse = self.sparse
         shared = [Block(inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding), sparse=sparse)]
-        bias = [] if self.item_bias is None else [Block(None, inputs.take_items(self.item_bias), sparse=sparse)]
+        bias = []
+        if self.item_bias is not None and self.item_bias.numel():  # Of columns on several processes, one has the bias.
+            bias = [Block(None, inputs.take_items(self.item_bias), sparse=sparse)]
         if self.fusion == "sum":
             branches = self.branches(views, inputs)
             users = next(iter(branches.values())).user

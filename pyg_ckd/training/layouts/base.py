@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,26 +40,16 @@ class Layout(ABC):
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
 
-    @classmethod
-    def refusal(cls, objective: Objective) -> str:
-        """Return why an objective cannot be laid out so although its backbone can, or nothing if it can.
+    def refuses(self, objective: Objective) -> str:
+        """Return why an objective whose backbone names the layout cannot be laid out so after all, or nothing.
 
         Args:
             objective: The objective.
+
+        Returns:
+            What was found and what was expected, as it follows the word "found" in a message.
         """
         return ""
-
-    def check_steps(self, optimizer: torch.optim.Optimizer, scales: bool) -> None:
-        """Refuse what does not take the same steps on parts.
-
-        Args:
-            optimizer: The optimizer.
-            scales: Whether losses are scaled, as in half precision.
-
-        Raises:
-            InputError: If it does not.
-        """
-        return
 
     def cut(
         self, objective: Objective, features: dict[str, Tensor], edges: dict[EdgeType, Any]
@@ -91,6 +82,22 @@ class Layout(ABC):
             batch: The batch that all processes have drawn.
         """
 
+    def step(self) -> AbstractContextManager[None]:
+        """Return a block in which the loss of a step is computed."""
+        return nullcontext()
+
+    def check_steps(self, optimizer: torch.optim.Optimizer, scales: bool) -> None:
+        """Refuse steps that cannot be laid out so.
+
+        Args:
+            optimizer: The optimizer.
+            scales: Whether gradients are scaled up, and steps skipped where that is too much.
+
+        Raises:
+            InputError: If they cannot.
+        """
+        return
+
     def shared_parameters(self, objective: Objective) -> list[nn.Parameter]:
         """Return the parameters that all processes have, whose gradients are sums over processes.
 
@@ -122,14 +129,20 @@ class Layout(ABC):
         rows, values = self.processes.gather_rows(grad.indices().t()), self.processes.gather_rows(grad.values())
         return torch.sparse_coo_tensor(rows.t(), values, grad.shape, check_invariants=False)
 
-    def norm(self, parameters: Sequence[nn.Parameter], norms: Tensor) -> Tensor:
-        """Return the norm of all gradients of a step together, of those of other processes too, a scalar.
+    def whole_norm(self, objective: Objective, parameters: Sequence[Tensor], norms: Tensor) -> Tensor:
+        """Return the norm of all gradients of all processes together, each of those that they share counted once.
 
         Args:
+            objective: The objective.
             parameters: Parameters with a gradient.
-            norms: The norms of their gradients, ``[N]``.
+            norms: The norms of their gradients here, one for each of them.
         """
-        return torch.linalg.vector_norm(norms)
+        shared = {id(p) for p in self.shared_parameters(objective)}
+        mine = [id(p) not in shared for p in parameters]
+        if self.processes.alone or not any(mine):
+            return torch.linalg.vector_norm(norms)
+        own, squares = norms.new_tensor(mine, dtype=torch.bool), norms.square()
+        return ((squares * ~own).sum() + self.processes.sum((squares * own).sum())).sqrt()
 
     def whole_tables(self, embeddings: Embeddings) -> Embeddings:
         """Return tables of all users and items of which this process has a part.
@@ -151,3 +164,35 @@ class Layout(ABC):
         values = torch.stack([totals[name].double() for name in names])
         self.processes.add_up([values])
         return dict(zip(names, values.unbind(), strict=True))
+
+    def add_up_epoch(self, objective: Objective) -> None:
+        """Replace an objective's sums over the triples of an epoch by those over processes.
+
+        Args:
+            objective: The objective.
+        """
+        self.processes.add_up(objective.epoch_sums())
+
+    def whole_state(
+        self, state: dict[str, Any], objective: Objective, optimizer: torch.optim.Optimizer | None
+    ) -> dict[str, Any]:
+        """Return the state of a training as a single process would store it, on the first process.
+
+        Args:
+            state: The state that this process has, see :meth:`~pyg_ckd.training.run.Run.state_dict`.
+            objective: The objective.
+            optimizer: The optimizer, if anything is trained.
+        """
+        return state
+
+    def own_state(
+        self, state: dict[str, Any], objective: Objective, optimizer: torch.optim.Optimizer | None
+    ) -> dict[str, Any]:
+        """Return this process's part of what :meth:`whole_state` has returned, in this or another number of processes.
+
+        Args:
+            state: The state of the whole training.
+            objective: The objective.
+            optimizer: The optimizer, if anything is trained.
+        """
+        return state

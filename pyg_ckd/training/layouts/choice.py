@@ -10,12 +10,14 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.processes import Processes, launch, present, started
+from pyg_ckd.launching import launch
+from pyg_ckd.processes import Processes, present, started
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.columns import Columns
 from pyg_ckd.training.layouts.users import Users
 from pyg_ckd.training.layouts.whole import Whole
 
-LAYOUTS: dict[str, type[Layout]] = {"users": Users, "ddp": Whole}
+LAYOUTS: dict[str, type[Layout]] = {"users": Users, "columns": Columns, "ddp": Whole}
 """The layouts, the one that ``"auto"`` takes first in the first place."""
 STRATEGIES = ("auto", *LAYOUTS)
 
@@ -109,6 +111,11 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
     Raises:
         InputError: If the backbone or the objective cannot be laid out so.
     """
+    if objective.is_part:
+        raise InputError(
+            f"{type(objective.student).__name__}: found a model of which several processes have a part each, left by a "
+            "training that was broken off, expected a whole one; build it again, the checkpoint is whole"
+        )
     if processes.alone:
         return Whole(processes)
     student = objective.student
@@ -125,11 +132,10 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
             f"strategy: found {processes.size} processes for {objective.name}, which needs {objective.needs_whole} "
             "whole, expected one process; a study trains several runs at a time, one process each (--workers)"
         )
-    reasons = {s: LAYOUTS[s].refusal(objective) for s in can}
-    fits = [s for s in can if not reasons[s]]
-    if strategy != "auto" and strategy not in fits:
-        expected = " or ".join(map(repr, fits)) or "one process"
-        raise InputError(f"strategy: found {strategy!r}, but {reasons[strategy]}, expected {expected}")
-    if not fits:
-        raise InputError(f"strategy: found {processes.size} processes, but {reasons[can[0]]}, expected one process")
-    return LAYOUTS[fits[0] if strategy == "auto" else strategy](processes)
+    reasons = []
+    for chosen in can if strategy == "auto" else [strategy]:
+        layout = LAYOUTS[chosen](processes)
+        reasons.append(layout.refuses(objective))
+        if not reasons[-1]:
+            return layout
+    raise InputError(f"strategy={chosen!r}: found {reasons[-1]}")

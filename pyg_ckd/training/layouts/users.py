@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,12 +45,11 @@ class Users(Layout):
     name = "users"
     rows: UserRows
 
-    @classmethod
-    def refusal(cls, objective: Objective) -> str:
+    def refuses(self, objective: Objective) -> str:
         """Refuse what looks at the validation part by itself, whose triples are of all users."""
         for name in ("before_training", "before_validation"):
             if getattr(type(objective), name) is not getattr(Objective, name):
-                return f"{objective.name}.{name} looks at users of all processes"
+                return f"{objective.name}, whose {name} looks at users of all processes, expected strategy='ddp'"
         return ""
 
     def cut(
@@ -118,14 +117,6 @@ class Users(Layout):
         """Return the parameters without rows of users."""
         own = {id(getattr(module, name)) for module, name, _ in _user_tables(objective)}
         return [p for p in super().shared_parameters(objective) if id(p) not in own]
-
-    def norm(self, parameters: Sequence[nn.Parameter], norms: Tensor) -> Tensor:
-        """Return the norm of the gradients of shared parameters, which all have, and of the rows of all users."""
-        squares = norms.square()
-        own = torch.tensor([id(p) in self._own for p in parameters], device=squares.device)
-        of_users = squares[own].sum().view(1)
-        self.processes.add_up([of_users])
-        return (squares[~own].sum() + of_users[0]).sqrt()
 
     def check_steps(self, optimizer: torch.optim.Optimizer, scales: bool) -> None:
         """Refuse optimizers that look at tables as a whole, and scales of losses, which processes would part over."""
