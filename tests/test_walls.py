@@ -11,17 +11,8 @@ import pyg_ckd
 
 ROOT = Path(pyg_ckd.__file__).parent
 GROUND = {
-    "arguments",
-    "code",
-    "devices",
-    "display",
-    "errors",
-    "files",
-    "launching",
-    "options",
-    "processes",
-    "versions",
-    "wrappers",
+    *("arguments", "code", "devices", "display", "errors", "files", "launching", "options", "processes"),
+    *("versions", "wrappers"),
 }
 LOWER = {"scoring", "data"}
 ARROWS: dict[str, set[str]] = {

@@ -97,7 +97,7 @@ class Objective(nn.Module):
     are those of their sum; and what is kept is in :meth:`epoch_sums` or the same in all. Options may decide, in the
     constructor. A subclass that overrides a method of the table and does not say is taken to need the batch."""
     reads_rows: bool = False
-    """Whether a step reads rows of tables beside margins and norms, so that no process can have some columns alone."""
+    """Whether a step reads rows of tables beside margins and norms, so that no process can have columns alone."""
     is_part = False
     """Whether this process has a part of the tables alone, until the end of a training by several."""
     reports: ClassVar[Mapping[str, str]] = {}
@@ -336,8 +336,7 @@ class Objective(nn.Module):
         """Prepare for a validation, for instance by choosing weights of fused scores; here there is nothing to do.
 
         Args:
-            features: As in :meth:`prepare`.
-            graphs: What :meth:`prepare` returned.
+            features, graphs: As in :meth:`before_training`.
             score: Called with two tables, the monitored metric on the validation part; it has triples of that part too.
         """
 

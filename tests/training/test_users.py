@@ -246,7 +246,7 @@ def test_what_cannot_be_cut_is_refused_in_one_line(two):
     words = {
         "quiet": "found 'users' for Quiet, expected 'ddp'",
         "forgetful": "Forgetful.user_rows: found ['user_embedding'], expected ['preference.textual'",
-        "curious": "found 'users', but Curious.before_validation looks at users of all processes, expected 'ddp'",
+        "curious": "strategy='users': found Curious, whose before_validation looks at users of all processes, expected",
         "friends": "a graph ('user', 'knows', 'user') whose edges lead from the users of one process",
         "optimizer": "optimizer: found Adafactor for strategy='users'",
         "few users": "devices: found 2 processes for 1 users, expected one at least for each",
