@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
 }
 NARROW = {
     ("balance", "nn"): {"nn.models.base", "nn.models.adapter", "nn.loss"},
-    ("training", "nn"): {"nn.models.adapter", "nn.models.base", "nn.models.discovery"},
+    ("training", "nn"): {"nn.models.adapter", "nn.models.base", "nn.models.discovery", "nn.subgraph"},
     ("training", "balance"): {"balance.objective", "balance.progress", "balance.discovery"},
     ("report", "evaluation"): {"evaluation.statistics"},
     ("report", "study"): {"study.results", "study.findings", "study.formats", "study.text"},

@@ -77,6 +77,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
     """
 
     name = "odsw"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.1, 10.0)}
     reports: ClassVar[Mapping[str, str]] = {"stage": "stage of the curriculum: 1 easy, 2 medium, 3 hard"}
 
@@ -189,6 +190,7 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
     """
 
     name = "dyncim"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"gate_weight": (0.01, 1.0), "pace_epochs": (10, 200)}
     reports: ClassVar[Mapping[str, str]] = {
         "pace": "how far the curriculum is, from 0 to 1",

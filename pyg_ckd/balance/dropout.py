@@ -37,6 +37,7 @@ class ModalityDropout(Objective):
     """
 
     name = "modality-dropout"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7)}
 
     def __init__(self, student: Backbone, rate: float = 0.3, l2: float = 1e-2) -> None:
@@ -98,6 +99,7 @@ class PredictionModulation(MaskedObjective):
     """
 
     name = "opm"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7), "strength": (0.0, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "score": "mean probability of ranking a triple rightly with the modality alone",

@@ -63,6 +63,7 @@ class EliMRec(MultitaskObjective):
     """
 
     name = "elimrec"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "weight of what modalities do by themselves, which is taken off the score",

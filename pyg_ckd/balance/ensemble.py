@@ -41,6 +41,7 @@ class UnimodalEnsemble(TaughtObjective):
     """
 
     name = "ensemble"
+    sampled = True
     reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the teacher's scores"}
     trains = False
 

@@ -59,6 +59,7 @@ class MultitaskObjective(MaskedObjective):
     """
 
     name = "multitask"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "mean weight of the modality's own loss over triples, with valuation",

@@ -81,6 +81,7 @@ class MMPareto(MultitaskObjective):
     """
 
     name = "mmpareto"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "conflict": "share of the steps in which the modality's gradient conflicts with the joint one",

@@ -67,6 +67,7 @@ class G2D(DistillationWrapper):
     """
 
     name = "g2d"
+    sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"epochs": (2, 40), "distillation_weight": (1e-3, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
@@ -192,6 +193,7 @@ class Greedy(Objective):
     """
 
     name = "greedy"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 10), "threshold": (0.01, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "speed": "share of the modality in the speed of learning",

@@ -17,6 +17,7 @@ from pyg_ckd.training.backward import backward, clip_gradients
 from pyg_ckd.training.callbacks import Hooks
 from pyg_ckd.training.groups import read_step_sizes, scaled_rates
 from pyg_ckd.training.run import Run, Steps
+from pyg_ckd.training.sampled import step_loss
 from pyg_ckd.training.schedule import scheduled_rates
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _step(
     batch: Any,
 ) -> dict[str, Tensor]:
     steps.wrapped.zero_grad(set_to_none=True)
-    terms: dict[str, Tensor] = steps.module.loss(features, graph, batch)  # type: ignore[operator]
+    terms = step_loss(steps.module, steps.subgraphs, features, graph, batch)
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
     hooks("on_before_optimizer_step", optimizer=steps.optimizer)
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
 from pyg_ckd.files import as_path
+from pyg_ckd.training import sampled
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.callbacks import (
     CallbackError,
@@ -69,9 +71,9 @@ FREE = (*BUDGET, "device", "checkpoint_dir", "checkpoint_minutes", "progress", "
 class Trainer:
     """Trains an objective with Adam and early stopping on the validation part.
 
-    Full-graph training: every step propagates over the whole graph and scores a batch of triples. An epoch is one pass
-    over all training interactions. Without a validation part, training ends after ``max_epochs``, and the weights of
-    the last epoch stay.
+    Every step propagates over the whole graph, or with ``num_neighbors`` over a sampled part of it, and scores a batch
+    of triples. An epoch is one pass over all training interactions. Without a validation part, training ends after
+    ``max_epochs``, and the weights of the last epoch stay.
 
     Args:
         max_epochs: Epochs at most.
@@ -132,6 +134,10 @@ class Trainer:
         num_negatives: Items that a positive is compared with. With BPR, negatives of every interaction, over which the
             loss is a mean (default 1). With the softmax, items that a step draws, uniformly or by popularity with logQ
             correction, as ``negatives`` says (default: all up to 20,000, else 4,096).
+        num_neighbors: Neighbours that a node keeps in every layer, such as ``[10, 10]``, -1 for all, for training on
+            sampled parts of the graph; evaluation is never sampled. (default: :obj:`None`, the whole graph)
+        neighbor_sampler: A function of ``(data, num_neighbors)`` that returns an object with ``sample_from_nodes`` as
+            PyG's have it. (default: :obj:`None`, a uniform draw)
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -167,6 +173,8 @@ class Trainer:
         averaging: float = 0.0,
         ranking: str = "bpr",
         num_negatives: int | None = None,
+        num_neighbors: Sequence[int] | None = None,
+        neighbor_sampler: Callable[..., Any] | None = None,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -184,6 +192,7 @@ class Trainer:
         check_factories(optimizer, scheduler, sampler)
         options = Options(schedule, warmup_steps, weight_decay, clip_norm, averaging, ranking, num_negatives)
         self.options = options.checked(negatives, optimizer, scheduler, sampler)
+        self.num_neighbors = sampled.as_num_neighbors(num_neighbors, neighbor_sampler)
         as_callbacks(callbacks)
         as_loggers(loggers)
         self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
@@ -193,7 +202,7 @@ class Trainer:
         self.checkpoint_dir = None if checkpoint_dir is None else as_path(checkpoint_dir)
         self.checkpoint_minutes, self.progress = checkpoint_minutes, progress
         self.optimizer, self.scheduler, self.sampler = optimizer, scheduler, sampler
-        self.callbacks, self.loggers = callbacks, loggers
+        self.callbacks, self.loggers, self.neighbor_sampler = callbacks, loggers, neighbor_sampler
 
     def settings(self, objective: Objective | None = None) -> dict[str, Any]:
         """Return what decides about the result of a run, apart from the model and the data.
@@ -218,6 +227,7 @@ class Trainer:
             settings["scheduler"] = describe_scheduler(self.scheduler, self.optimizer, objective, self.lr)
         if self.sampler is not None:
             settings["sampler"] = describe_sampler(self.sampler)
+        settings |= sampled.describe_neighbors(self.num_neighbors, self.neighbor_sampler)
         return settings | self.options.changed(self.max_epochs)
 
     def budget(self) -> dict[str, int]:
@@ -298,15 +308,16 @@ class Trainer:
             validation.begin(run, features, graph)
         hooks("on_fit_start", epoch=run.epoch)
         name, written = type(objective.student).__name__, time.monotonic()
+        ended = partial(run.ended, self.max_epochs, self._times)
         with shown_progress(name, self.monitor, self.max_epochs, self.progress and objective.trains) as advance:
-            while not self._ended(run):
+            while not ended():
                 row = self._epoch(fabric, hooks, run, features, graph, validation)
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
                 fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
                 log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
-                if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
+                if ended() or time.monotonic() - written >= 60 * self.checkpoint_minutes:
                     file.write(run)
                     written = time.monotonic()
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
@@ -320,7 +331,7 @@ class Trainer:
         else:
             history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
         objective.load_state_dict(run.best_state)
-        history.stopped = self._ended(run)
+        history.stopped = ended()
         if validation is not None:
             history.converged = run.steps is None or run.stopper.converged
         log_end(name, run)
@@ -332,7 +343,9 @@ class Trainer:
         module, wrapped = fabric.setup(objective, optimizer)
         module.mark_forward_method("loss")
         scheduler = build_scheduler(self.scheduler, optimizer, validates)
-        arguments = (edge_index, *_sizes(data), self.batch_size, objective.num_random_triples, self.seed)
+        parts = sampled.build_subgraphs(objective, self)
+        num_random = sampled.random_triples(objective, self.num_neighbors, self.batch_size)
+        arguments = (edge_index, *_sizes(data), self.batch_size, num_random, self.seed)
         if self.sampler is None:
             each = self.options.negatives_of_each
             sampler: Any = TripletSampler(*arguments, negatives=self.negatives, num_negatives=each)
@@ -340,7 +353,7 @@ class Trainer:
             sampler = build_sampler(self.sampler, *arguments, objective=objective)
         schedule, decay = self.options.schedule_of(sampler, self.max_epochs), self.options.averaging
         average = WeightAverage(objective.parameters(), decay) if decay else None
-        return Steps(module, wrapped, optimizer, sampler, scheduler, schedule, self.options.clip_norm, average)
+        return Steps(module, wrapped, optimizer, sampler, scheduler, schedule, self.options.clip_norm, average, parts)
 
     def _epoch(
         self,
@@ -380,18 +393,6 @@ class Trainer:
             hooks("on_validation_start", epoch=int(row["epoch"]))
             validation(run, row, features, graph)
             hooks("on_validation_end", epoch=int(row["epoch"]), row=row)
-
-    def _ended(self, run: Run) -> str:
-        """Return why training has ended, or nothing if it goes on."""
-        if run.history.stopped:
-            return run.history.stopped
-        if run.steps is None:
-            return "nothing to train" if run.epoch else ""
-        if run.stopper.should_stop:
-            return f"no rise in the last {run.stopper.waited} steps"
-        if not run.validates:
-            return "budget" if run.epoch >= self.max_epochs else ""
-        return run.stopper.end_of(run.epoch, self.max_epochs, self._times)
 
 
 def _sizes(data: HeteroData) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
-from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, mean_row
+from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Output, with_sparse_gradient
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
 from pyg_ckd.scoring.views import View
@@ -61,6 +61,7 @@ class MMGCN(LateFusion):
     """
 
     normalization = "mean"
+    sampled = True
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 3e-4, "batch_size": 8192, "patience": 400},
         "plain": {"l2": 0.03},
@@ -119,6 +120,11 @@ class MMGCN(LateFusion):
             for conv in cast(nn.ModuleList, convs):
                 cast(MMGCNConv, conv).reset_parameters()
 
+    @property
+    def num_hops(self) -> int:  # type: ignore[override]
+        """The number of layers."""
+        return len(cast(nn.ModuleList, next(iter(self.convs.values()))))
+
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Run the graph network of a modality."""
         id_embedding = inputs.once("id_embedding", lambda: self._id_embedding(inputs))
@@ -138,7 +144,7 @@ class MMGCN(LateFusion):
         self, modality: str, feature: Tensor, inputs: Inputs, factual: bool, id_embedding: Tensor
     ) -> Tensor:
         preference, feature = self.preference[modality], self.project[modality](feature)
-        preference = inputs.take_users(preference) if factual else mean_row(preference)
+        preference = inputs.take_users(preference) if factual else inputs.mean_user(preference)
         conv = cast(nn.ModuleList, self.convs[modality])[0]
         x = torch.cat([F.normalize(preference), F.normalize(feature)])
         if factual:
