@@ -83,10 +83,8 @@ def check_sampled(objective: Objective, num_neighbors: Sequence[int], ranking: s
         inner = inner._modules.get("inner")  # type: ignore[assignment]
     hops = student.num_hops
     if hops is not None and hops != len(num_neighbors):
-        raise InputError(
-            f"{names}, {len(num_neighbors)} numbers, for {type(student).__name__} with {hops} layers, expected "
-            f"{hops} numbers, one for every layer"
-        )
+        wanted = f"{hops} numbers, one for each" if hops else "none, for nothing is propagated"
+        raise InputError(f"{names} for {type(student).__name__} with {hops} layers, expected {wanted}")
     if ranking != "bpr":
         raise InputError(f"{names} beside ranking={ranking!r}, which needs items that a subgraph has not, expected bpr")
 
