@@ -35,6 +35,7 @@ BENCHMARKS = (
     "evaluation",
     "epoch",
     "scaling",
+    "neighborhoods",
     "memory",
     "import_time",
     "study",
