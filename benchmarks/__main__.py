@@ -36,6 +36,7 @@ BENCHMARKS = (
     "shares",
     "epoch",
     "scaling",
+    "neighborhoods",
     "memory",
     "import_time",
     "study",

@@ -30,7 +30,9 @@ ARROWS: dict[str, set[str]] = {
 }
 NARROW = {
     ("balance", "nn"): {"nn.models.base", "nn.models.adapter", "nn.loss"},
-    ("training", "nn"): {"nn.models.adapter", "nn.models.base", "nn.models.discovery", "nn.user_part"},
+    ("training", "nn"): {
+        *("nn.models.adapter", "nn.models.base", "nn.models.discovery", "nn.subgraph", "nn.user_part"),
+    },
     ("training", "balance"): {"balance.objective", "balance.progress", "balance.discovery"},
     ("report", "evaluation"): {"evaluation.statistics"},
     ("report", "study"): {"study.results", "study.findings", "study.formats", "study.text"},

@@ -84,6 +84,7 @@ class AlternatingAdaptation(MaskedObjective):
     """
 
     name = "mla"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"ridge": (1e-3, 1.0), "temperature": (0.1, 10.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {

@@ -65,6 +65,7 @@ class CalibratedObjective(MaskedObjective):
     """
 
     name = "cml"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 3.0)}
     needs_whole = ""
 
@@ -170,6 +171,7 @@ class SelfDistillation(MaskedObjective):
     """
 
     name = "mbsd"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 3.0)}
     needs_whole = ""
 
@@ -283,6 +285,7 @@ class ModalityGapObjective(MaskedObjective):
     """
 
     name = "lfm"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0)}
     needs_whole = "the gradients of single terms"
     reports: ClassVar[Mapping[str, str]] = {"share": "share of the alignment in the loss"}

@@ -108,6 +108,7 @@ class DistillationWrapper(TaughtObjective):
 
     name = "ckd"
     needs_whole = ""
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "what the modality adds to the joint decision, relative to what it can do alone",
@@ -258,7 +259,8 @@ class DistillationWrapper(TaughtObjective):
         """Return which of the student's columns the teacher has, :obj:`None` if all; looked up in the first step."""
         if width == wanted:
             return None
-        found = item_rows(out, torch.arange(self.student.num_items, device=self.teacher(modality).item.device))
+        taught = self.teacher(modality).item  # Of all items, or of those of a subgraph.
+        found = item_rows(out, torch.arange(taught.size(0), device=taught.device))
         columns = varying_columns(found).nonzero()[:, 0]
         if columns.numel() != wanted:
             raise InputError(

@@ -78,6 +78,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
     """
 
     name = "odsw"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.1, 10.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"stage": "stage of the curriculum: 1 easy, 2 medium, 3 hard"}
@@ -191,6 +192,7 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
     """
 
     name = "dyncim"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"gate_weight": (0.01, 1.0), "pace_epochs": (10, 200)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {

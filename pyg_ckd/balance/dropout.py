@@ -37,6 +37,7 @@ class ModalityDropout(Objective):
     """
 
     name = "modality-dropout"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7)}
     needs_whole = ""
 
@@ -99,6 +100,7 @@ class PredictionModulation(MaskedObjective):
     """
 
     name = "opm"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7), "strength": (0.0, 1.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {

@@ -55,12 +55,15 @@ class MaskedObjective(Objective):
     def available(self, first: Tensor, second: Tensor) -> Tensor | None:
         """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all.
 
+        In a step on a sampled subgraph, items are by its row numbers.
+
         Args:
             first: Items, int64 ``[B]``.
             second: Items, int64 ``[B]``.
         """
         if not self._masked:
             return None
+        first, second = self.items_in_whole(first), self.items_in_whole(second)
         everything = torch.ones_like(first, dtype=torch.bool)
         masks = {m: getattr(self, f"item_mask_{m}") for m in self._masked}
         columns = [masks[m][first] & masks[m][second] if m in masks else everything for m in self.modalities]
@@ -178,12 +181,14 @@ class TaughtObjective(MaskedObjective):
     def teacher(self, modality: str) -> Embeddings:
         """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.
 
-        Such a column, as of a modality that was intervened on, changes no margin and no ranking.
+        Such a column, as of a modality that was intervened on, changes no margin and no ranking. In a step on a sampled
+        subgraph, the rows are those of its users and items.
 
         Args:
             modality: The modality.
         """
-        return Embeddings(getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}"))
+        user, item = getattr(self, f"teacher_user_{modality}"), getattr(self, f"teacher_item_{modality}")
+        return Embeddings(self.here(user, "user"), self.here(item, "item"))
 
     def read_teachers(self, triples: Sequence[Triples]) -> None:
         """Read the margins of all teachers, as :meth:`read` is to.

@@ -100,6 +100,7 @@ class Incremental(MaskedObjective):
     """
 
     name = "incremental"
+    sampled = True
     takes_new_modalities = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"preserve": (0.1, 10.0), "rehearsal": (0.01, 1.0)}
     needs_whole = ""
@@ -198,8 +199,9 @@ class Incremental(MaskedObjective):
         if self._known is None:
             return terms
         if self.preserve > 0:
-            counted = once & self._known_items[items]
-            old = next(iter(self._kept.values())).item_rows(items)
+            whole = self.items_in_whole(items)
+            counted = once & self._known_items[whole]
+            old = next(iter(self._kept.values())).item_rows(whole)
             relations = smooth_difference(distances(fused, counted), distances(old, counted), counted)
             terms["relations"] = self.preserve * relations
         if self.rehearsal > 0:
@@ -208,13 +210,14 @@ class Incremental(MaskedObjective):
 
     def _rehearse(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
         triples = (batch.random_user, batch.random_first, batch.random_second)
-        user, first, second = triples
-        counted = self._known_users[user] & self._known_items[first] & self._known_items[second]
+        first, second = (self.items_in_whole(items) for items in triples[1:])
+        whole = (self.users_in_whole(batch.random_user), first, second)
+        counted = self._known_users[whole[0]] & self._known_items[first] & self._known_items[second]
         joint, *alone = self._old_views
-        old = torch.stack([self._kept[view].margins(triples)[0] for view in (joint, *alone)])  # [1 + M, R]
+        old = torch.stack([self._kept[view].margins(whole)[0] for view in (joint, *alone)])  # [1 + M, R]
         now = torch.stack([table_margins(out[view], triples)[0] for view in (self.view, *alone)])
         has = torch.ones_like(old, dtype=torch.bool)
-        available = self.available(first, second)
+        available = self.available(*triples[1:])
         if available is not None:
             columns = {self._alone[m]: column for m, column in zip(self.modalities, available.t(), strict=True)}
             has = torch.stack([has[0], *(columns[view] for view in alone)])

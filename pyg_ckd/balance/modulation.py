@@ -14,7 +14,7 @@ from pyg_ckd.balance.attribution import RunningInformation, masked_mean
 from pyg_ckd.balance.gradients import edit
 from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative
-from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax
+from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax, triples_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
@@ -59,6 +59,7 @@ class OGM(PacedObjective):
     """
 
     name = "ogm-ge"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 0.8), "noise": (0.0, 1.0)}
     needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
@@ -143,6 +144,7 @@ class CGGM(PacedObjective):
     """
 
     name = "cggm"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
@@ -232,6 +234,7 @@ class ARL(PacedObjective):
     """
 
     name = "arl"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 3.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
@@ -284,18 +287,6 @@ class ARL(PacedObjective):
         losses = unimodal_losses(margins, known)
         factors = self.factors.unbind()
         return {f"alone/{m}": self.weight * c * loss for (m, loss), c in zip(losses.items(), factors, strict=True)}
-
-
-def triples_of(alone: Tensor, known: Tensor | None) -> Tensor:
-    """Return how many triples count for every modality, ``[M]`` in double precision.
-
-    Args:
-        alone: Values ``[B, M]``.
-        known: Which count, bool ``[B, M]``, or :obj:`None` for all.
-    """
-    if known is None:
-        return torch.full_like(alone[0], alone.size(0), dtype=torch.float64)
-    return known.sum(dim=0, dtype=torch.float64)
 
 
 def ogm_coefficients(ratio: Tensor, alpha: float) -> Tensor:

@@ -60,6 +60,7 @@ class MultitaskObjective(MaskedObjective):
     """
 
     name = "multitask"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.numbers import check_not_negative as check_not_negative
+from pyg_ckd.balance.numbers import check_positive as check_positive
 from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
+from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.weights import checked_weights
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
@@ -38,7 +41,7 @@ STEPS = {
 needs a batch whole."""
 
 
-class Objective(nn.Module):
+class Objective(KnowsRows):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
     A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
@@ -80,6 +83,9 @@ class Objective(nn.Module):
     """Whether the strategy learns from the validation part, so that a graph without one is refused."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train; if not, the trainer only validates once."""
+    sampled: ClassVar[bool] = True
+    """Whether it trains on sampled neighbourhoods: in a step it reads margins, rows of the batch, and tables of all
+    users or items by :meth:`here` and :meth:`items_in_whole`. A subclass says so anew, for only itself knows."""
     wraps: ClassVar[bool] = False
     """Whether the first argument of the constructor may be another objective, which its option ``inner`` names."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -112,6 +118,7 @@ class Objective(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, and give the strategy a name."""
         super().__init_subclass__(**kwargs)
+        cls.sampled = cls.__dict__.get("sampled", False)
         record_options(cls, NO_OPTIONS)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
@@ -177,7 +184,11 @@ class Objective(nn.Module):
         return super().load_state_dict(unwrapped_state(state_dict, self.state_dict().keys()), *args, **options)
 
     def loss(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        batch: TripletBatch,
+        n_id_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss terms of a batch; the loss is their sum.
 
@@ -185,10 +196,13 @@ class Objective(nn.Module):
             features: From modality to feature matrix ``[I, d_m]``.
             edge_index_dict: The graph, best prepared.
             batch: The triples.
+            n_id_dict: Row numbers of the users and items of a sampled subgraph, under ``'user'`` and ``'item'``; graph
+                and triples are then by the row numbers of the subgraph. (default: :obj:`None`, the whole graph)
         """
         views = list(self.views)
         asked = list(dict.fromkeys([*views, *(view for wrapper in self.around for view in wrapper.further_views())]))
-        whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked), strict=True))
+        part = () if n_id_dict is None else (n_id_dict,)
+        whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked, *part), strict=True))
         out = {view: whole[view] for view in views}
         joint = out[views[0]]
         with shared_triples():
@@ -377,18 +391,6 @@ def as_objective(model: nn.Module, data: HeteroData) -> Objective:
         as_backbone(model.student, data)  # Lazy parameters get their shapes.
         return model
     return Objective(as_backbone(model, data))
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """Raise an InputError unless ``value`` is a finite number of zero or more."""
-    if not (torch.isfinite(torch.tensor(float(value))) and value >= 0):
-        raise InputError(f"{name}: found {value}, expected a number of zero or more")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise an InputError unless ``value`` is a finite number above zero."""
-    if not (torch.isfinite(torch.tensor(float(value))) and value > 0):
-        raise InputError(f"{name}: found {value}, expected a positive number")
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -67,6 +67,7 @@ class G2D(DistillationWrapper):
     """
 
     name = "g2d"
+    sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"epochs": (2, 40), "distillation_weight": (1e-3, 1.0)}
     needs_whole = ""
@@ -193,6 +194,7 @@ class Greedy(Objective):
     """
 
     name = "greedy"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 10), "threshold": (0.01, 1.0)}
     needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {

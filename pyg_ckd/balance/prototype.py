@@ -15,6 +15,7 @@ from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.balance.pacing import discrepancy
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.rows import added_item_rows
@@ -70,6 +71,7 @@ class PMR(MaskedObjective):
     """
 
     name = "pmr"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the modality's prototype loss, mean over the epoch"}
@@ -129,12 +131,21 @@ class PMR(MaskedObjective):
             self._prototypes[m] = Prototypes(own, total, number)
 
     def loss(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        batch: TripletBatch,
+        n_id_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss terms of a batch; prototypes that no epoch has made yet are made first."""
         if self.alpha > 0 and not self._prototypes:
+            if n_id_dict is not None:
+                raise InputError(
+                    f"{self.name}: found a step on a subgraph before any epoch, expected begin_epoch(features, graphs) "
+                    "with the whole graph first, of which prototypes are made"
+                )
             self._make_prototypes(features, edge_index_dict)
-        return super().loss(features, edge_index_dict, batch)
+        return super().loss(features, edge_index_dict, batch, n_id_dict)
 
     def _content(self, out: Mapping[View, Output], items: Tensor) -> dict[str, Tensor]:
         """Return what every modality adds to the rows of items, ``[B, D]`` each."""
@@ -149,7 +160,7 @@ class PMR(MaskedObjective):
         margins, counted = {}, []
         for m, rows in content.items():
             own = self._prototypes[m]
-            rest, number = own.without(user, positive)
+            rest, number = own.without(self.users_in_whole(user), self.items_in_whole(positive))
             preferred, other = rows.chunk(2)
             margins[m] = similarity(preferred, rest) - similarity(other, rest)
             counted.append(number > 0)

@@ -62,6 +62,7 @@ class Relearning(MaskedObjective):
     """
 
     name = "relearn"
+    sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
     needs_whole = ""
@@ -222,6 +223,7 @@ class InformationRegulation(MaskedObjective):
     """
 
     name = "inforeg"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
     needs_whole = "the gradients of a batch"
     reports: ClassVar[Mapping[str, str]] = {"pull": "how strongly the modality is held back, mean over the epoch"}

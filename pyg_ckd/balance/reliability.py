@@ -73,6 +73,7 @@ class ReliabilityObjective(MaskedObjective):
     """
 
     name = "margo"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "supervision": (0.01, 1.0)}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
@@ -123,12 +124,16 @@ class ReliabilityObjective(MaskedObjective):
         return [self.view, *([*self._alone.values(), EMPTY] if self._weighs else [])]
 
     def loss(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        batch: TripletBatch,
+        n_id_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss terms of a batch, as any objective."""
         self._features = features
         try:
-            return super().loss(features, edge_index_dict, batch)
+            return super().loss(features, edge_index_dict, batch, n_id_dict)
         finally:
             self._features = {}
 
@@ -159,7 +164,7 @@ class ReliabilityObjective(MaskedObjective):
         for m, view in self._alone.items():
             third, there = usual, None
             if m in self._masked:
-                third, there = previous(negative, getattr(self, f"item_mask_{m}")[negative])
+                third, there = previous(negative, self.here(getattr(self, f"item_mask_{m}"), "item")[negative])
                 third = batch.own(third)
             triples = [(batch.user, items, third) for items in (batch.positive, batch.negative)]
             sides = [
@@ -173,7 +178,8 @@ class ReliabilityObjective(MaskedObjective):
         self, features: Mapping[str, Tensor], items: Tensor | None, view: View | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of items' modalities ``[B, M]``, and weights whose sum is their number."""
-        rows = {m: x if items is None else x.index_select(0, items) for m, x in features.items()}
+        whole = None if items is None else self.items_in_whole(items)
+        rows = {m: x if whole is None else x.index_select(0, whole) for m, x in features.items()}
         logits = torch.cat([gate(F.normalize(rows[m], p=1.0)) for m, gate in self.gates.items()], dim=-1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         number = torch.arange(self.student.num_items, device=logits.device) if items is None else items

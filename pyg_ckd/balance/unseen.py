@@ -91,6 +91,7 @@ class UnseenInteraction(TaughtObjective):
     """
 
     name = "unseen"
+    sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
     needs_whole = ""
 
@@ -198,18 +199,24 @@ class UnseenInteraction(TaughtObjective):
             self.centres["all"] = nn.Parameter(row.new_zeros(self.num_classes, row.size(1)))
 
     def loss(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        batch: TripletBatch,
+        n_id_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss terms of a batch; second users and classes that are not there yet are made first."""
-        self.prepare(features, edge_index_dict)
-        return super().loss(features, edge_index_dict, batch)
+        if n_id_dict is None:  # Before a step on a subgraph, the trainer has prepared the whole graph.
+            self.prepare(features, edge_index_dict)
+        return super().loss(features, edge_index_dict, batch, n_id_dict)
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the loss of the second users by the pseudo-labels of the teachers, and the alignment."""
         terms = {}
         if self.weight > 0:
             terms["pseudo"] = self.weight * self._pseudo(out, batch)
-            rows = [table.index_select(0, batch.user) for table in self.second.values()]
+            users = self.users_in_whole(batch.user)
+            rows = [table.index_select(0, users) for table in self.second.values()]
             terms["second"] = self.l2 * l2_penalty(torch.cat(rows, dim=1))
         if self.alignment > 0:
             terms["alignment"] = self.alignment * self._aligned(out, batch)
@@ -231,7 +238,7 @@ class UnseenInteraction(TaughtObjective):
         parts = []
         for n, (own, other) in enumerate(zip(blocks_of(out), blocks_of(base), strict=True)):
             if own is not other and str(n) in self.second:
-                users = self.second[str(n)]
+                users = self.here(self.second[str(n)], "user")
                 parts += [
                     sign * x.with_users(users).margins(triples)[0]
                     for sign, x in ((1, own), (-1, other))
@@ -242,7 +249,7 @@ class UnseenInteraction(TaughtObjective):
     def _aligned(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
         items = batch.whole.positive[: self.num_items]
         once, known = first_of_each(items), self.available(items, items)
-        centre = self.centres["all"].index_select(0, self.classes[items])
+        centre = self.centres["all"].index_select(0, self.classes[self.items_in_whole(items)])
         total = []
         for n, view in enumerate(self._alone.values()):
             gap = (added_item_rows(out[view], out[EMPTY], items) - centre).square().sum(dim=1)

@@ -139,12 +139,16 @@ class ObjectiveWrapper(Objective):
         return list(dict.fromkeys([*self.inner.views, *self.further_views()]))
 
     def loss(
-        self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], batch: TripletBatch
+        self,
+        features: Mapping[str, Tensor],
+        edge_index_dict: Mapping[EdgeType, Graph],
+        batch: TripletBatch,
+        n_id_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss terms of the objective inside, with what is added to them."""
         self.inner.around = (*self.around, self)
         try:
-            return self.inner.loss(features, edge_index_dict, batch)
+            return self.inner.loss(features, edge_index_dict, batch, n_id_dict)
         finally:
             self.inner.around = ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,7 +16,13 @@ from pyg_ckd.scoring.views import View
 
 
 def module_views(
-    module: nn.Module, features: Mapping[str, Tensor], edge_index: Tensor, views: Sequence[View], sizes: tuple[int, int]
+    module: nn.Module,
+    features: Mapping[str, Tensor],
+    edge_index: Tensor,
+    views: Sequence[View],
+    sizes: tuple[int, int],
+    n_id_dict: Mapping[str, Tensor] | None = None,
+    means: Mapping[str, Tensor] | None = None,
 ) -> list[Embeddings]:
     """Return the embeddings of a module that knows nothing of views, which is called once for every distinct one.
 
@@ -27,18 +35,55 @@ def module_views(
         edge_index: The interactions (user row, item row), int64 ``[2, E]``.
         views: The views.
         sizes: Numbers of users and items.
+        n_id_dict: Row numbers of the users and items of a sampled subgraph, which the module is then given as well.
+        means: From modality to the mean features over all items, ``[1, d_m]``. (default: :obj:`None`, those of
+            ``features``)
 
     Raises:
         InputError: If the module returns anything but a pair (user ``[U, D]``, item ``[I, D]``).
     """
     out: dict[View, Embeddings] = {}
+    more = () if n_id_dict is None else (n_id_dict,)
     for view in dict.fromkeys(views):
         x_dict = {
-            m: x if m in view else x.mean(dim=0, keepdim=True).expand_as(x)  # do(X_m = mean)
-            for m, x in features.items()
+            m: x if m in view else (x.mean(dim=0, keepdim=True) if means is None else means[m]).expand_as(x)
+            for m, x in features.items()  # do(X_m = mean)
         }
-        out[view] = checked_tables(module(x_dict, edge_index), type(module).__name__, sizes)
+        out[view] = checked_tables(module(x_dict, edge_index, *more), type(module).__name__, sizes)
     return [out[view] for view in views]
+
+
+class MeanFeatures:
+    """Mean features over all items, computed once for as long as the features stay what they are; copies begin anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[weakref.ref[Tensor], int, Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type[MeanFeatures], tuple[()]]:
+        return MeanFeatures, ()
+
+    def __call__(self, modality: str, x: Tensor) -> Tensor:
+        """Return the mean row, ``[1, d_m]``.
+
+        Args:
+            modality: Name of the modality.
+            x: Its features ``[I, d_m]``.
+        """
+        if x.requires_grad or x.is_inference():
+            return x.mean(dim=0, keepdim=True)
+        known = self._known.get(modality)
+        if known is None or known[0]() is not x or known[1] != x._version:
+            known = self._known[modality] = (weakref.ref(x), x._version, x.mean(dim=0, keepdim=True))
+        return known[2]
+
+
+def takes_node_ids(module: nn.Module) -> bool:
+    """Return whether a module's ``forward`` has an argument ``n_id_dict``, so that it works on a part of a graph.
+
+    Args:
+        module: The module.
+    """
+    return "n_id_dict" in inspect.signature(module.forward).parameters
 
 
 def checked_tables(result: object, name: str, sizes: tuple[int, int]) -> Embeddings:

@@ -136,6 +136,16 @@ def with_sparse_gradient(table: Tensor) -> Tensor:
     return _Densify.apply(table)
 
 
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return rows of a table, whose gradient is then sparse.
+
+    Args:
+        table: The table ``[N, ...]``.
+        index: Row numbers, int64 ``[B]``.
+    """
+    return _Take.apply(table, index)
+
+
 class _Take(torch.autograd.Function):
     """Rows of a table, with a sparse gradient whatever the table is."""
 

@@ -15,6 +15,7 @@ from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
+from pyg_ckd.training import sampled
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.factories import build_optimizer, build_sampler, build_scheduler
 from pyg_ckd.training.history import History
@@ -46,6 +47,8 @@ class Plan(Protocol):
     optimizer: Any
     scheduler: Any
     sampler: Any
+    num_neighbors: list[int] | None
+    neighbor_sampler: Any
 
     @property
     def monitored(self) -> tuple[str, Any, int]:
@@ -98,6 +101,11 @@ def begin(
         InputError: As :meth:`Trainer.fit`.
     """
     processes = layout.processes
+    if trainer.num_neighbors is not None and not processes.alone:
+        raise InputError(
+            f"num_neighbors: found {list(trainer.num_neighbors)} for {processes.size} processes, expected one, or "
+            "num_neighbors=None: only whole graphs are shared out"
+        )
     with processes.together():
         features, edges = unpack(data, fabric.device, dtype_of(objective))
         objective.train()
@@ -150,7 +158,9 @@ def _steps(
     module, wrapped = fabric.setup(objective, optimizer)
     module.mark_forward_method("loss")
     scheduler = build_scheduler(trainer.scheduler, optimizer, validates)
-    arguments = (edge_index, *_sizes(data), trainer.batch_size, objective.num_random_triples, trainer.seed)
+    parts = sampled.build_subgraphs(objective, trainer)
+    num_random = sampled.random_triples(objective, trainer.num_neighbors, trainer.batch_size)
+    arguments = (edge_index, *_sizes(data), trainer.batch_size, num_random, trainer.seed)
     if trainer.sampler is None:
         each = options.negatives_of_each
         sampler: Any = TripletSampler(*arguments, negatives=trainer.negatives, num_negatives=each)
@@ -158,7 +168,8 @@ def _steps(
         sampler = build_sampler(trainer.sampler, *arguments, objective=objective)
     schedule, decay = options.schedule_of(sampler, trainer.max_epochs), options.averaging
     average = WeightAverage(objective.parameters(), decay) if decay else None
-    return Steps(module, wrapped, optimizer, sampler, layout, scheduler, schedule, options.clip_norm, average)
+    more = (scheduler, schedule, options.clip_norm, average, parts)
+    return Steps(module, wrapped, optimizer, sampler, layout, *more)
 
 
 def _sizes(data: HeteroData) -> tuple[int, int]:

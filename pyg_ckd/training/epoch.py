@@ -18,6 +18,7 @@ from pyg_ckd.training.backward import backward, clip_gradients
 from pyg_ckd.training.callbacks import Hooks
 from pyg_ckd.training.groups import read_step_sizes, scaled_rates
 from pyg_ckd.training.run import Run, Steps
+from pyg_ckd.training.sampled import step_loss
 from pyg_ckd.training.schedule import scheduled_rates
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _step(
     steps.wrapped.zero_grad(set_to_none=True)
     share, factor = steps.layout.share(batch)
     with steps.layout.step():
-        terms: dict[str, Tensor] = steps.module.loss(features, graph, share)  # type: ignore[operator]
+        terms = step_loss(steps.module, steps.subgraphs, features, graph, share)
     if factor != 1.0:
         terms = {name: factor * term for name, term in terms.items()}
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))

@@ -13,6 +13,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.sampled import Subgraphs
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
 
@@ -31,6 +32,7 @@ class Steps:
         clip_norm: Largest norm of all gradients of a step, or :obj:`None`.
         average: The average of the weights, or :obj:`None`.
         layout: What this process has of the training.
+        subgraphs: Makes steps on sampled neighbourhoods of batches, or :obj:`None`.
     """
 
     module: nn.Module
@@ -42,6 +44,7 @@ class Steps:
     schedule: Schedule | None = None
     clip_norm: float | None = None
     average: WeightAverage | None = None
+    subgraphs: Subgraphs | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step."""
@@ -85,6 +88,23 @@ class Run:
     def epoch(self) -> int:
         """Epochs that are finished."""
         return len(self.history.rows)
+
+    def ended(self, max_epochs: int, times: int) -> str:
+        """Return why training has ended, or nothing if it goes on.
+
+        Args:
+            max_epochs: Epochs at most.
+            times: How many times as many epochs a training may last that still rises.
+        """
+        if self.history.stopped:
+            return self.history.stopped
+        if self.steps is None:
+            return "nothing to train" if self.epoch else ""
+        if self.stopper.should_stop:
+            return f"no rise in the last {self.stopper.waited} steps"
+        if not self.validates:
+            return "budget" if self.epoch >= max_epochs else ""
+        return self.stopper.end_of(self.epoch, max_epochs, times)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Return a block in which the objective has the averages of its weights, if they are averaged."""

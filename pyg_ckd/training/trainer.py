@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
 from pyg_ckd.files import as_path
+from pyg_ckd.training import sampled
 from pyg_ckd.training.begin import begin
 from pyg_ckd.training.callbacks import (
     CallbackError,
@@ -66,9 +68,9 @@ FREE = (
 class Trainer:
     """Trains an objective with Adam and early stopping on the validation part.
 
-    Full-graph training: every step propagates over the whole graph and scores a batch of triples. An epoch is one pass
-    over all training interactions. Without a validation part, training ends after ``max_epochs``, and the weights of
-    the last epoch stay.
+    Every step propagates over the whole graph, or with ``num_neighbors`` over a sampled part of it, and scores a batch
+    of triples. An epoch is one pass over all training interactions. Without a validation part, training ends after
+    ``max_epochs``, and the weights of the last epoch stay.
 
     Args:
         max_epochs: Epochs at most.
@@ -134,6 +136,10 @@ class Trainer:
             for those that this one was started with, as by ``torchrun``, and else one.
         num_nodes: Machines that share the training.
         strategy: How they share it, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` takes what the backbone names.
+        num_neighbors: Neighbours that a node keeps in every layer, such as ``[10, 10]``, -1 for all, for training on
+            sampled parts of the graph; evaluation is never sampled. (default: :obj:`None`, the whole graph)
+        neighbor_sampler: A function of ``(data, num_neighbors)`` that returns an object with ``sample_from_nodes`` as
+            PyG's have it. (default: :obj:`None`, a uniform draw)
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -172,6 +178,8 @@ class Trainer:
         devices: int | str = "auto",
         num_nodes: int = 1,
         strategy: str = "auto",
+        num_neighbors: Sequence[int] | None = None,
+        neighbor_sampler: Callable[..., Any] | None = None,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -189,6 +197,7 @@ class Trainer:
         check_factories(optimizer, scheduler, sampler)
         options = Options(schedule, warmup_steps, weight_decay, clip_norm, averaging, ranking, num_negatives)
         self.options = options.checked(negatives, optimizer, scheduler, sampler)
+        self.num_neighbors = sampled.as_num_neighbors(num_neighbors, neighbor_sampler)
         as_callbacks(callbacks)
         as_loggers(loggers)
         self.devices, self.num_nodes = check_devices(devices, num_nodes, strategy)
@@ -200,7 +209,7 @@ class Trainer:
         self.checkpoint_dir = None if checkpoint_dir is None else as_path(checkpoint_dir)
         self.checkpoint_minutes, self.progress = checkpoint_minutes, progress
         self.optimizer, self.scheduler, self.sampler = optimizer, scheduler, sampler
-        self.callbacks, self.loggers = callbacks, loggers
+        self.callbacks, self.loggers, self.neighbor_sampler = callbacks, loggers, neighbor_sampler
 
     def settings(self, objective: Objective | None = None) -> dict[str, Any]:
         """Return what decides about the result of a run, apart from the model and the data.
@@ -225,6 +234,7 @@ class Trainer:
             settings["scheduler"] = describe_scheduler(self.scheduler, self.optimizer, objective, self.lr)
         if self.sampler is not None:
             settings["sampler"] = describe_sampler(self.sampler)
+        settings |= sampled.describe_neighbors(self.num_neighbors, self.neighbor_sampler)
         return settings | self.options.changed(self.max_epochs)
 
     def budget(self) -> dict[str, int]:
@@ -294,9 +304,10 @@ class Trainer:
         run, features, graph, validation, file = begun.run, begun.features, begun.graph, begun.validation, begun.file
         hooks("on_fit_start", epoch=run.epoch)
         name, written = type(objective.student).__name__, time.monotonic()
+        ended = partial(run.ended, self.max_epochs, self._times)
         shown = self.progress and objective.trains and layout.processes.first
         with shown_progress(name, self.monitor, self.max_epochs, shown) as advance:
-            while not self._ended(run):
+            while not ended():
                 row = self._epoch(fabric, hooks, run, features, graph, validation)
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
@@ -305,7 +316,7 @@ class Trainer:
                 if layout.processes.first:
                     log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
-                if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
+                if ended() or time.monotonic() - written >= 60 * self.checkpoint_minutes:
                     file.write(run)
                     written = time.monotonic()
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
@@ -320,7 +331,7 @@ class Trainer:
             history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
         objective.load_state_dict(run.best_state)
         layout.join(objective)
-        history.stopped = self._ended(run)
+        history.stopped = ended()
         if validation is not None:
             history.converged = run.steps is None or run.stopper.converged
         if layout.processes.first:
@@ -364,15 +375,3 @@ class Trainer:
             hooks("on_validation_start", epoch=int(row["epoch"]))
             validation(run, row, features, graph)
             hooks("on_validation_end", epoch=int(row["epoch"]), row=row)
-
-    def _ended(self, run: Run) -> str:
-        """Return why training has ended, or nothing if it goes on."""
-        if run.history.stopped:
-            return run.history.stopped
-        if run.steps is None:
-            return "nothing to train" if run.epoch else ""
-        if run.stopper.should_stop:
-            return f"no rise in the last {run.stopper.waited} steps"
-        if not run.validates:
-            return "budget" if run.epoch >= self.max_epochs else ""
-        return run.stopper.end_of(run.epoch, self.max_epochs, self._times)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, EdgeType, initialise_lazy
-from pyg_ckd.data.modules import checked_tables, module_views
+from pyg_ckd.data.modules import MeanFeatures, checked_tables, module_views, takes_node_ids
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.nn.models.reach import parameters_by_modality
 from pyg_ckd.nn.propagation import Adjacency
-from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import as_views
 from pyg_ckd.wrappers import unwrap
@@ -26,6 +26,13 @@ class AdaptedBackbone(Backbone):
 
     Interventions act from outside: in a view, the features of every modality that is not factual are replaced with
     their mean over items before the module sees them. Each distinct view is one call of the module.
+
+    On sampled neighbourhoods, a module with a third argument ``n_id_dict`` sees the features of the subgraph's items
+    alone, interactions by the row numbers of the subgraph, and the row numbers that its users and items have in the
+    whole graph, under ``"user"`` and ``"item"``; it returns rows of these. Any other module computes the rows of all
+    users and items from the interactions of the subgraph, by their row numbers in the whole graph. Interactions have no
+    weights: a module that divides by degrees of its own finds those of the subgraph, as under PyG's own loaders, so
+    that only means over the neighbours of a node are what they are in the whole graph where all neighbours are kept.
 
     Args:
         module: The module. It is called with ``x_dict``, from modality to features ``[I, d_m]``, and ``edge_index``,
@@ -43,6 +50,8 @@ class AdaptedBackbone(Backbone):
             parameter twice; at the first call, if the module returns anything else than two tables.
     """
 
+    sampled = True
+
     def __init__(
         self,
         module: nn.Module,
@@ -54,6 +63,7 @@ class AdaptedBackbone(Backbone):
         super().__init__(num_users, num_items, feature_dims)
         self.module, self._sizes = unwrap(module), (num_users, num_items)
         self._groups = None if modality_parameters is None else self._named(modality_parameters)
+        self._mean = MeanFeatures()
 
     @property
     def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
@@ -150,10 +160,25 @@ class AdaptedBackbone(Backbone):
     ) -> list[Output]:
         """Call the module once for every distinct view."""
         edge_index = edge_index_dict[RATES]
-        if isinstance(edge_index, Adjacency) or n_id_dict is not None:
-            raise InputError("an adapted module takes the plain interactions [2, E] of the whole graph")
-        views = as_views(views, self.modalities)
-        return [*module_views(self.module, self.as_parameters(features), edge_index, views, self._sizes)]
+        if isinstance(edge_index, Adjacency):
+            raise InputError("an adapted module takes plain interactions [2, E]")
+        views, features = as_views(views, self.modalities), self.as_parameters(features)
+        if n_id_dict is None:
+            return [*module_views(self.module, features, edge_index, views, self._sizes)]
+        if not takes_node_ids(self.module):
+            raise InputError(
+                f"{type(self.module).__name__}.forward: found no argument n_id_dict, expected one beside x_dict and "
+                "edge_index to compute the rows of a subgraph alone"
+            )
+        sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
+        here = {m: x.index_select(0, n_id_dict["item"]) for m, x in features.items()}
+        means = {m: self._mean(m, x) for m, x in features.items()}
+        found = module_views(self.module, here, edge_index, views, sizes, n_id_dict, means)
+        parts = []
+        for out in found:
+            parts.append(BlockEmbeddings([Block(*out)]))
+            parts[-1].n_id_dict = n_id_dict
+        return [*parts]
 
 
 def as_backbone(

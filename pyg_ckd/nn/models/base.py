@@ -20,6 +20,7 @@ from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.models.inputs import mean_row as mean_row
 from pyg_ckd.nn.models.parts import check_size as check_size
 from pyg_ckd.nn.models.parts import reset_linear_layers as reset_linear_layers
+from pyg_ckd.nn.models.rows import in_whole_graph as in_whole_graph
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -71,6 +72,13 @@ class Backbone(nn.Module):
     column_dims: ClassVar[Mapping[str, int | None]] = {}
     """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
     embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
+    sampled: ClassVar[bool] = False
+    """Whether it trains on sampled neighbourhoods: no row depends on others than those that edges lead to, and on them
+    through weighted sums. A subclass says so anew, for only itself knows."""
+    num_hops: int | None = None
+    """How many edges away the nodes are that a row depends on, for sampled neighbourhoods; :obj:`None` if unknown."""
+    sparse_rows = False
+    """Whether tables get sparse gradients in a sampled subgraph; the trainer sets it in its steps."""
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
     ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
@@ -86,6 +94,7 @@ class Backbone(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
+        cls.sampled = cls.__dict__.get("sampled", False)
         record_options(cls, SIZES)
         if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
             cls.strategies = frozenset() if "losses" in cls.__dict__ else cls.strategies & {"ddp"}
@@ -271,7 +280,8 @@ class Backbone(nn.Module):
             graphs = self.prepare(features, edge_index_dict)
         else:
             graphs = {**edge_index_dict, RATES: self._adjacency(edge_index_dict, n_id_dict)}
-        out = dict(zip(distinct, self.encode(distinct, Inputs(features, graphs, n_id_dict or {}, {})), strict=True))
+        inputs = Inputs(features, graphs, n_id_dict or {}, {}, self.sparse_rows)
+        out = dict(zip(distinct, self.encode(distinct, inputs), strict=True))
         for view, computed in out.items():
             if type(computed) is Embeddings:
                 out[view] = BlockEmbeddings([Block(*computed)])  # Remembers what it has read.
@@ -382,18 +392,3 @@ class EarlyFusion(Backbone):
         x = torch.cat([self.ego(view, inputs) for view in views], dim=1)
         out = self.propagate(x, inputs.graph).chunk(len(views), dim=1)
         return [self.split(x, inputs.n_id_dict) for x in out]
-
-
-def in_whole_graph(out: Output, batch: TripletBatch) -> TripletBatch:
-    """Return triples by the row numbers that users and items have in the whole graph, as parameters and features do.
-
-    Args:
-        out: What the triples are scored with, perhaps of a sampled subgraph.
-        batch: The triples, by the row numbers of ``out``.
-    """
-    n_id_dict: Mapping[str, Tensor] = getattr(out, "n_id_dict", {})
-    if not n_id_dict:
-        return batch
-    user, item = n_id_dict["user"], n_id_dict["item"]
-    whole = TripletBatch(*(ids[rows] for ids, rows in zip([user, item, item] * 2, batch, strict=True)))
-    return whole if batch.weight is None else whole.weighted(batch.weight)

@@ -65,6 +65,7 @@ class BM3(LightGCN):
     """
 
     views_differ: ClassVar[bool] = False
+    sampled = True
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 1e-3},

@@ -130,8 +130,7 @@ class EgoGCN(EarlyFusion):
             preference, feature = mean_row(preference), inputs.mean_feature(modality)
         user, item = F.normalize(preference), F.normalize(F.leaky_relu(self.project[modality](feature)))
         if not factual:
-            user = inputs.take_users(user.expand(self.num_users, -1))
-            item = inputs.take_items(item.expand(self.num_items, -1))
+            user, item = inputs.to_users(user, self.num_users), inputs.to_items(item, self.num_items)
         return torch.cat([user, item])
 
     def content(self, modality: str, starts: Mapping[str, Tensor], graph: Adjacency) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.subgraph import Subgraph
+from pyg_ckd.scoring.blocks import take_rows
 
 
 class Inputs(NamedTuple):
@@ -19,12 +21,14 @@ class Inputs(NamedTuple):
         graphs: The prepared graphs by edge type.
         n_id_dict: Row numbers of the users and items of a sampled subgraph, or empty.
         shared: What branches have computed for each other, by name; see :meth:`once`.
+        sparse: Whether tables of which a subgraph holds some rows get sparse gradients.
     """
 
     features: Mapping[str, Tensor]
     graphs: Mapping[EdgeType, Any]
     n_id_dict: Mapping[str, Tensor]
     shared: dict[str, Tensor] | None = None
+    sparse: bool = False
 
     def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """Return what ``compute`` makes, the same tensor for all branches of a pass."""
@@ -42,7 +46,10 @@ class Inputs(NamedTuple):
     def of_features(self, name: str, modality: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what ``compute`` makes of a modality's features, once per run if these are constant."""
         x = self.features[modality]
-        return compute(x) if x.requires_grad else self.graph.constant((name, modality), x, compute)
+        if x.requires_grad:
+            return compute(x)
+        graph = self.graph.whole if isinstance(self.graph, Subgraph) else self.graph
+        return graph.constant((name, modality), x, compute)
 
     def mean_feature(self, modality: str) -> Tensor:
         """Return the mean of a modality's features over all items, ``[1, d_m]``."""
@@ -51,19 +58,44 @@ class Inputs(NamedTuple):
     def mean_of_users(self, x: Tensor) -> Tensor:
         """Return the mean over all users, ``[1, D]``, also where each of several processes has some of them.
 
+        In steps of a sampled training it is that of the epoch's beginning, without gradient, so that no step reads or
+        writes the rows of all users.
+
         Args:
             x: A table of all users, or of those of this process, ``[U, D]``.
         """
-        sums = self.graph.sums
+        graph = self.graphs.get(RATES)
+        if isinstance(graph, Subgraph):
+            return graph.mean_over_all(x, mean_row)
+        sums = getattr(graph, "sums", None)
         return mean_row(x) if sums is None else sums.mean_of_users(x)
+
+    def to_users(self, row: Tensor, num_users: int) -> Tensor:
+        """Return one row ``[1, D]`` for all users, or for those of the subgraph."""
+        return spread(row, self.n_id_dict.get("user"), num_users)
+
+    def to_items(self, row: Tensor, num_items: int) -> Tensor:
+        """Return one row ``[1, D]`` for all items, or for those of the subgraph."""
+        return spread(row, self.n_id_dict.get("item"), num_items)
 
     def take_users(self, x: Tensor) -> Tensor:
         """Return the rows of the subgraph's users, or all of them."""
-        return take(x, self.n_id_dict.get("user"))
+        return take(x, self.n_id_dict.get("user"), self.sparse)
 
     def take_items(self, x: Tensor) -> Tensor:
         """Return the rows of the subgraph's items, or all of them."""
-        return take(x, self.n_id_dict.get("item"))
+        return take(x, self.n_id_dict.get("item"), self.sparse)
+
+
+def spread(row: Tensor, index: Tensor | None, size: int) -> Tensor:
+    """Return one row for all nodes of a kind, or for those of a subgraph, without a copy.
+
+    Args:
+        row: The row ``[1, D]``.
+        index: Row numbers of the subgraph's nodes, or :obj:`None` for all.
+        size: Number of all nodes of the kind.
+    """
+    return row.expand(size if index is None else index.numel(), -1)
 
 
 def mean_row(x: Tensor) -> Tensor:
@@ -71,6 +103,14 @@ def mean_row(x: Tensor) -> Tensor:
     return x.mean(dim=0, keepdim=True)
 
 
-def take(x: Tensor, index: Tensor | None) -> Tensor:
-    """Return the rows of a sampled subgraph, or all of them."""
-    return x if index is None else x.index_select(0, index)
+def take(x: Tensor, index: Tensor | None, sparse: bool = False) -> Tensor:
+    """Return the rows of a sampled subgraph, or all of them.
+
+    Args:
+        x: The table ``[N, ...]``.
+        index: Row numbers, or :obj:`None` for all.
+        sparse: Whether a table that is a parameter gets a sparse gradient.
+    """
+    if index is None:
+        return x
+    return take_rows(x, index) if sparse and x.is_leaf and x.requires_grad else x.index_select(0, index)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size, in_whole_graph
+from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size
+from pyg_ckd.nn.models.rows import id_rows
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.column_sums import column_sum
-from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import View
 
 NARROW = 4
@@ -50,6 +50,7 @@ class LightGCN(EarlyFusion):
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding"})
     column_dims: ClassVar[Mapping[str, int | None]] = {"user_embedding": 1, "item_embedding": 1}
+    sampled = True
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},
@@ -82,6 +83,11 @@ class LightGCN(EarlyFusion):
         nn.init.xavier_uniform_(self.user_embedding)
         nn.init.xavier_uniform_(self.item_embedding)
 
+    @property
+    def num_hops(self) -> int:  # type: ignore[override]
+        """The number of layers."""
+        return self.num_layers
+
     def ego(self, view: View, inputs: Inputs) -> Tensor:
         """Return the id embeddings ``[N, D]``."""
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
@@ -97,10 +103,11 @@ class LightGCN(EarlyFusion):
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the batch's rows of the id embeddings."""
-        ego = Embeddings(self.user_embedding, self.item_embedding)
-        whole = in_whole_graph(out, batch)
-        triples = whole.user, whole.positive, whole.negative
-        return column_sum(lambda: l2_penalty(*ego.rows(*triples)), "penalty", self, *batch[:3])
+
+        def rows_norm() -> Tensor:
+            return l2_penalty(*id_rows(out, batch, self.user_embedding, self.item_embedding, self.sparse_rows))
+
+        return column_sum(rows_norm, "penalty", self, *batch[:3])
 
 
 class EarlyFusionLightGCN(LightGCN):
@@ -127,6 +134,7 @@ class EarlyFusionLightGCN(LightGCN):
 
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     column_dims: ClassVar[Mapping[str, int | None]] = {**LightGCN.column_dims, "project": 0}
+    sampled = True
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},
@@ -168,7 +176,8 @@ class EarlyFusionLightGCN(LightGCN):
         same in every step: narrow features are propagated once per run, wide ones after their projection. A modality
         that is intervened on is its mean row times :math:`\mathbf{P} [\mathbf{0}; \mathbf{1}]`.
         """
-        graph, num_users = inputs.graph, inputs.take_users(self.user_embedding).size(0)
+        graph, user = inputs.graph, inputs.take_users(self.user_embedding)
+        num_users = user.size(0)
 
         def as_items(x: Tensor) -> Tensor:
             return torch.cat([x.new_zeros(num_users, x.size(1)), x])
@@ -177,7 +186,7 @@ class EarlyFusionLightGCN(LightGCN):
         item = inputs.take_items(self.item_embedding)
         for m in self.modalities:
             item = item + self._map(m, inputs.take_items(inputs.features[m])) if m in shared else item
-        streams = [torch.cat([inputs.take_users(self.user_embedding), item])]
+        streams = [torch.cat([user, item])]
         wide = [m for m in self.modalities if m not in shared and not self._is_narrow(m, inputs)]
         streams += [as_items(self._map(m, inputs.take_items(inputs.features[m]))) for m in wide]
         start = torch.cat(streams, dim=1) if wide else streams[0]

@@ -63,6 +63,7 @@ class MMGCN(LateFusion):
     normalization = "mean"
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding", "preference"})
+    sampled = True
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 3e-4, "batch_size": 8192, "patience": 400},
         "plain": {"l2": 0.03},
@@ -120,6 +121,11 @@ class MMGCN(LateFusion):
         for convs in self.convs.values():
             for conv in cast(nn.ModuleList, convs):
                 cast(MMGCNConv, conv).reset_parameters()
+
+    @property
+    def num_hops(self) -> int:  # type: ignore[override]
+        """The number of layers."""
+        return len(cast(nn.ModuleList, next(iter(self.convs.values()))))
 
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Run the graph network of a modality."""

@@ -43,9 +43,8 @@ class VBPR(LateFusion):
             ``"sum"`` no preference belongs to a modality, so that interventions act on features alone.
         sparse: Whether the tables' gradients are sparse, as those of :class:`torch.nn.Embedding`: they hold the rows of
             the batch alone. The trainer's :class:`~pyg_ckd.training.RowAdam` then works on these rows alone, to nearly
-            the same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense in a sampled
-            subgraph, and where a penalty acts on the mean preference of a modality that the trained view, as a
-            teacher's, intervenes on.
+            the same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense where
+            a penalty acts on the mean preference of a modality that the trained view, as a teacher's, intervenes on.
         cosine: With a number :math:`s`, the blocks of modalities score with :math:`s` times the cosine of user and
             item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; the penalty then acts on ids alone, for all rows
             of the blocks have one length. (default: :obj:`None`, with dot products)
@@ -64,6 +63,8 @@ class VBPR(LateFusion):
         "project": 0,
         "item_bias": None,
     }
+    sampled = True
+    num_hops = 0
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.03},
@@ -124,16 +125,18 @@ class VBPR(LateFusion):
     def branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool) -> Embeddings:
         """Return preferences and projected features of a modality."""
         preference = self.preference[modality if self.fusion == "concat" else "shared"]
-        if not factual and self.fusion == "concat":
-            preference = inputs.mean_of_users(preference).expand_as(preference)
         item = self.project[modality](feature)
-        if not factual:
-            item = inputs.take_items(item.expand(self.num_items, -1))
-        return Embeddings(inputs.take_users(preference), item)
+        if factual:
+            return Embeddings(inputs.take_users(preference), item)
+        item = inputs.to_items(item, self.num_items)
+        if self.fusion == "sum":
+            return Embeddings(inputs.take_users(preference), item)
+        return Embeddings(inputs.to_users(inputs.mean_of_users(preference), self.num_users), item)
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Put the id block, the blocks of the modalities and the bias side by side."""
         sparse = self.sparse
+        inputs = inputs._replace(sparse=sparse or inputs.sparse)
         shared = [Block(inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding), sparse=sparse)]
         bias = []
         if self.item_bias is not None and self.item_bias.numel():  # Of columns on several processes, one has the bias.

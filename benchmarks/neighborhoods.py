@@ -1,0 +1,160 @@
+"""Steps on sampled neighbourhoods against steps on the whole graph, and the sizes at which one or the other pays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.common import WIDTH, Missing, Row, Suite, Table
+from benchmarks.memory import alone
+from benchmarks.problems import BATCH_SIZE, Problem, Steps
+from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.neighbors_sampled import NeighborhoodSampler, UniformSampler, pyg_sampler
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import MMGCN, EarlyFusionLightGCN, LightGCN
+from pyg_ckd.nn.subgraph import both_directions
+from pyg_ckd.training.sampled import Subgraphs
+
+FAN_OUTS: tuple[tuple[int, ...] | None, ...] = (None, (10, 10), (5, 5))
+SMALL_FAN, FEW = (5, 5), 256
+QUICK, FULL = 300_000, 1_000_000
+CASES = (
+    (LightGCN, Objective),
+    (EarlyFusionLightGCN, Objective),
+    (EarlyFusionLightGCN, DistillationWrapper),
+    (MMGCN, Objective),
+)
+
+
+class SampledSteps(Steps):
+    """Training steps on sampled neighbourhoods, or on the whole graph with :obj:`None`."""
+
+    def __init__(
+        self, problem: Problem, objective: Objective, fan_out: Sequence[int] | None, batch_size: int = BATCH_SIZE
+    ) -> None:
+        objective.num_random_triples = min(objective.num_random_triples, batch_size)
+        super().__init__(problem, objective, batch_size)
+        self.subgraphs = None if fan_out is None else Subgraphs(objective.student, fan_out, sparse=True)
+
+    def place(self) -> tuple:
+        """Draw a batch and its neighbourhood."""
+        return (self.graph, self.draw()) if self.subgraphs is None else self.subgraphs(self.graph, self.draw())
+
+    def __call__(self) -> None:
+        """Make a step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.objective.loss(self.features, *self.place())
+        self.objective.backward(terms, lambda loss, **options: loss.backward(**options))
+        self.optimizer.step()
+        if self.subgraphs is not None:
+            self.subgraphs.done()
+
+
+def break_even(interactions: int, fan_out: Sequence[int]) -> int:
+    """Return the batch above which a step on the whole graph costs less, by the rows that both read."""
+    reached = 1
+    for number in reversed(fan_out):
+        reached = 1 + number * reached
+    return round(4 * len(fan_out) * interactions / (3 * reached))
+
+
+def run(suite: Suite) -> list[Table]:
+    """Measure seconds of the processor, so that what else the machine does counts less, and memory.
+
+    Args:
+        suite: What to measure on.
+    """
+    problems = {
+        "data": Problem.of(suite.data, suite.device),
+        "random": Problem.random(FULL if suite.full else QUICK, suite.device),
+    }
+    steps, draws = Table("steps on sampled neighbourhoods", []), Table("drawing neighbourhoods", [])
+    for graph, problem in problems.items():
+        for backbone, strategy in CASES:
+            steps.rows += measure(suite, graph, problem, backbone, strategy)
+        draws.rows += samplers(suite, graph, problem)
+    memory = Table("peak memory with MMGCN (MiB)", [])
+    cases = {f"step, {_named(fan)}": fan for fan in (None, SMALL_FAN)} | {"validation, whole": None}
+    for case, fan_out in cases.items():
+        try:
+            found = alone(peak, FULL if suite.full else QUICK, fan_out, case.startswith("validation"))
+        except (Missing, RuntimeError) as error:
+            memory.notes.append(f"{case}: left out, {error}.")
+            continue
+        memory.rows.append({"what": case, **{k: v / 2**20 for k, v in found.items()}})
+    memory.notes.append(
+        f"Over what the process held with features, parameters and graph; two layers, {FEW} triples in a step. A table "
+        "has a row for every node."
+    )
+    return [steps, draws, memory]
+
+
+def measure(suite: Suite, graph: str, problem: Problem, backbone: type, strategy: type[Objective]) -> list[Row]:
+    """Return a row for every way to train one objective."""
+    ways = {
+        _named(fan): SampledSteps(problem, problem.objective(backbone, strategy, num_layers=2), fan) for fan in FAN_OUTS
+    }
+    found = suite.compare(ways, time.process_time)
+    parts = suite.compare({name: way.place for name, way in ways.items()}, time.process_time)
+    rows: list[Row] = []
+    for fan in FAN_OUTS:
+        name = _named(fan)
+        rows.append(
+            {
+                "graph": graph,
+                "interactions": problem.edge_index.size(1),
+                "objective": f"{backbone.__name__}, {strategy.name}",
+                "num_neighbors": name,
+                "CPU s/step of the whole graph's": found[name].minimum / found["whole"].minimum,
+                "CPU ms/step": 1e3 * found[name].minimum,
+                "of it drawing": parts[name].minimum / found[name].minimum,
+                "break-even batch": None if fan is None else break_even(problem.edge_index.size(1), fan),
+            }
+        )
+    return rows
+
+
+def samplers(suite: Suite, graph: str, problem: Problem) -> list[Row]:
+    """Return how long samplers take for the same batches."""
+    sizes = problem.num_users, problem.num_items
+    edges = both_directions(problem.edge_index, *sizes)
+    batch = SampledSteps(problem, problem.objective(LightGCN, num_layers=2), None).draw()
+    users, items = batch.user, torch.cat([batch.positive, batch.negative])
+    ways = {}
+    for name, make in {"UniformSampler": UniformSampler, "PyG with torch-sparse or pyg-lib": pyg_sampler}.items():
+        try:
+            ways[name] = NeighborhoodSampler(edges, *sizes, [10, 10], make)
+        except InputError:
+            continue
+    found = suite.compare({n: lambda s=s: s(users, items) for n, s in ways.items()}, time.process_time)
+    return [{"graph": graph, "sampler": name, "CPU ms": 1e3 * timing.minimum} for name, timing in found.items()]
+
+
+def peak(size: int, fan_out: Sequence[int] | None, validates: bool) -> dict[str, float]:
+    """Return the largest memory of two steps, or of the tables of a validation, in bytes over what was held before."""
+    torch.set_num_threads(1)
+    problem = Problem.random(size, torch.device("cpu"), dims=WIDTH)
+    steps = SampledSteps(problem, problem.objective(MMGCN, num_layers=2), fan_out, FEW)
+    start = _status("VmRSS")
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write("5")  # Forgets the peak so far.
+    if validates:
+        steps.objective.eval()
+        with torch.no_grad():
+            steps.objective.forward_views(steps.features, {**steps.graph}, [None])
+    else:
+        steps()
+        steps()
+    return {"peak": _status("VmHWM") - start, "table": 4 * WIDTH * steps.graph[RATES].num_nodes}
+
+
+def _named(fan_out: Sequence[int] | None) -> str:
+    return "whole" if fan_out is None else str(list(fan_out))
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))

@@ -1,0 +1,263 @@
+"""Sampled neighbourhoods: what the rows of a step's users and items are computed from, by samplers as PyG has them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric import typing as found
+from torch_geometric.data import Data
+from torch_geometric.sampler import NeighborSampler, NodeSamplerInput, SamplerOutput
+
+from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.sparse import row_starts
+
+SamplerMaker = Callable[[Data, list[int]], Any]
+"""Makes a sampler with PyG's ``sample_from_nodes`` of a graph and of how many neighbours a node keeps, hop by hop."""
+
+
+class Neighborhood(NamedTuple):
+    """Some users and items of a graph, and edges among them.
+
+    Attributes:
+        user: Row numbers of the users in the whole graph, in increasing order, int64 ``[U']``.
+        item: Row numbers of the items, likewise, int64 ``[I']``.
+        source: Sources of the edges, numbered from 0 with users first and items after them, int64 ``[E']``.
+        target: Their targets, likewise.
+        edge: Which edges of the whole graph these are, int64 ``[E']``.
+        scale: How many neighbours an edge stands for: the degree of its target over the number that it kept,
+            ``[E']``.
+    """
+
+    user: Tensor
+    item: Tensor
+    source: Tensor
+    target: Tensor
+    edge: Tensor
+    scale: Tensor
+
+    @property
+    def n_id_dict(self) -> dict[str, Tensor]:
+        """Row numbers in the whole graph by kind of node, as backbones and objectives take them."""
+        return {"user": self.user, "item": self.item}
+
+    def local(self, batch: TripletBatch) -> TripletBatch:
+        """Return triples by the row numbers of the neighbourhood, with their weights if they have any.
+
+        Args:
+            batch: Triples by row numbers of the whole graph, all of whose nodes are in the neighbourhood.
+        """
+        kinds = [self.user, self.item, self.item] * 2
+        here = TripletBatch(*(torch.searchsorted(ids, rows) for ids, rows in zip(kinds, batch, strict=True)))
+        return here if batch.weight is None else here.weighted(batch.weight)
+
+    def to(self, device: torch.device) -> Neighborhood:
+        """Return the same on a device.
+
+        Args:
+            device: The device.
+        """
+        return Neighborhood(*(x.to(device) for x in self))
+
+
+class NeighborhoodSampler:
+    r"""Expands nodes hop by hop into neighbourhoods from which products with a matrix can be estimated without bias.
+
+    A node that is reached for the first time in hop :math:`h` keeps at most the :math:`h`-th number of its neighbours,
+    drawn without repetition. With :math:`k_t` of :math:`d_t` neighbours kept, an edge from :math:`s` to :math:`t` of
+    weight :math:`a_{ts}` in the whole graph weighs :math:`a_{ts} d_t / k_t`, so that the expectation of
+    :math:`\mathbf{A}_s \mathbf{x}` is :math:`\mathbf{A} \mathbf{x}` in all rows that are expanded. In a graph of users
+    and items this holds for two layers as well, because the rows on a path differ.
+
+    What is drawn comes from PyTorch's generator of the CPU: a number of its own seeds every call, so that nothing but
+    that number is taken from the generator, however much the sampler draws. A sampler that draws from that generator,
+    as PyG's do, is the same to the bit under the same seed; one with randomness of its own is not.
+
+    Args:
+        edge_index: Edges (source row, target row) sorted by target, users first and items after them, int64 ``[2, E]``,
+            each once and none from a node to itself.
+        num_users: Number of users.
+        num_items: Number of items.
+        num_neighbors: Neighbours that a node keeps, hop by hop; -1 keeps all.
+        make: Makes the sampler, of a graph and ``num_neighbors``. (default: :obj:`None`, :class:`UniformSampler`)
+
+    Raises:
+        InputError: If the sampler cannot be made, or gives something else than edges of the graph.
+    """
+
+    def __init__(
+        self,
+        edge_index: Tensor,
+        num_users: int,
+        num_items: int,
+        num_neighbors: Sequence[int],
+        make: SamplerMaker | None = None,
+    ) -> None:
+        edge_index = edge_index.cpu()
+        self.num_users, self.num_nodes = num_users, num_users + num_items
+        self._degree = torch.bincount(edge_index[1], minlength=self.num_nodes)
+        self._num_edges = edge_index.size(1)
+        self._sampler: Any = None
+        if num_neighbors:
+            data = Data(edge_index=edge_index, num_nodes=self.num_nodes)
+            self._sampler = (make or UniformSampler)(data, list(num_neighbors))
+            if not hasattr(self._sampler, "sample_from_nodes"):
+                raise InputError(
+                    f"neighbor_sampler: the function returned {type(self._sampler).__name__}, expected an object with "
+                    "PyG's sample_from_nodes(NodeSamplerInput), such as torch_geometric.sampler.NeighborSampler"
+                )
+
+    def __call__(self, user: Tensor, item: Tensor) -> Neighborhood:
+        """Return the neighbourhood of some users and items, on their device.
+
+        Args:
+            user: Users, int64 ``[B]``; repetitions allowed.
+            item: Items, int64 ``[C]``; repetitions allowed.
+        """
+        seeds = torch.cat([user, item + self.num_users]).cpu().unique()
+        if self._sampler is None:
+            empty = seeds[:0]
+            return self._part(seeds, empty, empty, empty).to(user.device)
+        with _drawn_apart():
+            out = self._sampler.sample_from_nodes(NodeSamplerInput(None, seeds))
+        out = out if hasattr(out, "node") else next(iter(out))  # Some give their batches one by one.
+        if out.edge is None or out.node is None:
+            raise InputError(
+                f"neighbor_sampler: {type(self._sampler).__name__} gave no numbers of edges (edge), expected those of "
+                "the graph that it was made of, from which weights are taken"
+            )
+        return self._part(out.node.cpu(), out.row.cpu(), out.col.cpu(), out.edge.cpu()).to(user.device)
+
+    def _part(self, node: Tensor, source: Tensor, target: Tensor, edge: Tensor) -> Neighborhood:
+        """Number nodes in the order of the whole graph, and scale the edges."""
+        kept = torch.bincount(target, minlength=node.numel())
+        scale = self._degree[node].double() / kept.clamp(min=1)
+        node, order = node.sort()
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(order.numel())
+        num_users = int(torch.searchsorted(node, self.num_users))
+        user, item = node[:num_users], node[num_users:] - self.num_users
+        return Neighborhood(user, item, rank[source], rank[target], edge, scale[target])
+
+
+class UniformSampler:
+    """Keeps every set of a node's neighbours of the wanted size with the same probability, for all nodes at once.
+
+    It expands as :class:`torch_geometric.sampler.NeighborSampler` does and needs no package beside PyTorch. PyG samples
+    with pyg-lib or, where there is none, with torch-sparse, whose draws without repetition (up to version 0.6.18) are
+    not uniform: of two neighbours it always keeps the first, of ten it keeps the last ones less often. No weights make
+    up for what is never drawn.
+
+    Args:
+        data: A graph whose ``edge_index`` is sorted by target.
+        num_neighbors: Neighbours that a node keeps, hop by hop; -1 keeps all.
+    """
+
+    def __init__(self, data: Data, num_neighbors: list[int]) -> None:
+        source, target = data.edge_index
+        num_nodes = int(data.num_nodes)
+        self._fan_outs = list(num_neighbors)
+        self._source = source.int() if num_nodes < 2**31 else source.clone()
+        self._start = row_starts(torch.bincount(target, minlength=num_nodes))
+        self._place = torch.full((num_nodes,), -1)  # Where a node stands among those that are reached.
+
+    def sample_from_nodes(self, index: NodeSamplerInput, **kw: Any) -> SamplerOutput:
+        """Return the neighbourhood of some nodes.
+
+        Args:
+            index: The nodes, each once.
+            **kw: Not used.
+        """
+        new, place, nodes, edges, targets = index.node, self._place, [index.node], [], []
+        reached = new.numel()
+        place[new] = torch.arange(reached)
+        for fan_out in self._fan_outs:
+            which, edge = self._drawn(new, fan_out)
+            edges.append(edge)
+            targets.append(place[new[which]])
+            source = self._source[edge].long()
+            new = source[place[source] < 0].unique()
+            place[new] = torch.arange(reached, reached + new.numel())
+            reached += new.numel()
+            nodes.append(new)
+        node, edge = torch.cat(nodes), torch.cat(edges)
+        source = place[self._source[edge].long()]
+        place[node] = -1
+        return SamplerOutput(node=node, row=source, col=torch.cat(targets), edge=edge, batch=None)
+
+    def _drawn(self, node: Tensor, fan_out: int) -> tuple[Tensor, Tensor]:
+        """Return edges to nodes, and to which of them each leads."""
+        start = self._start[node]
+        degree = self._start[node + 1] - start
+        whole = degree <= fan_out if fan_out >= 0 else torch.ones_like(degree, dtype=torch.bool)
+        which, some = whole.nonzero()[:, 0], (~whole).nonzero()[:, 0]
+        count = degree[which]
+        before = (count.cumsum(0) - count).repeat_interleave(count)
+        edge = start[which].repeat_interleave(count) + torch.arange(before.numel()) - before
+        which = which.repeat_interleave(count)
+        if not some.numel():
+            return which, edge
+        chosen = start[some].unsqueeze(1) + distinct_numbers(degree[some], fan_out)
+        return torch.cat([which, some.repeat_interleave(fan_out)]), torch.cat([edge, chosen.view(-1)])
+
+
+def distinct_numbers(size: Tensor, count: int) -> Tensor:
+    """Return for every row as many different numbers below its size, each set of them with the same probability.
+
+    From `"Programming Pearls: A Sample of Brilliance" <https://dl.acm.org/doi/10.1145/30401.315746>`_ (Floyd's
+    algorithm), for all rows at once. Randomness comes from PyTorch's generator of the CPU.
+
+    Args:
+        size: Sizes of ``count`` or more, int64 ``[N]``.
+        count: How many numbers.
+
+    Returns:
+        The numbers, int64 ``[N, count]``.
+    """
+    draw = torch.rand(size.numel(), count, dtype=torch.float64)
+    found = torch.empty(size.numel(), count, dtype=torch.int64)
+    for n in range(count):
+        last = size - count + n
+        number = torch.minimum((draw[:, n] * (last + 1)).long(), last)
+        taken = (found[:, :n] == number.unsqueeze(1)).any(dim=1)
+        found[:, n] = torch.where(taken, last, number)
+    return found
+
+
+def pyg_sampler(data: Data, num_neighbors: list[int]) -> NeighborSampler:
+    """Return PyG's own sampler of a graph whose edges are sorted by target, see :class:`UniformSampler` for its draws.
+
+    Args:
+        data: The graph.
+        num_neighbors: Neighbours that a node keeps, hop by hop.
+
+    Raises:
+        InputError: If there is neither of the two packages that PyG samples with.
+    """
+    if not (found.WITH_PYG_LIB or found.WITH_TORCH_SPARSE):
+        raise InputError(
+            "neighbor_sampler: found neither pyg-lib nor torch-sparse, with one of which PyG samples neighbours, "
+            "expected pyg-lib, or the extra: pip install 'pyg-ckd[sparse]' (torch-sparse and torch-scatter); without "
+            "neighbor_sampler none is needed"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*without a 'pyg-lib' installation.*")
+        return NeighborSampler(data, num_neighbors, is_sorted=True)
+
+
+@contextmanager
+def _drawn_apart() -> Iterator[None]:
+    """Seed PyTorch's generator of the CPU with a number that is drawn from it, and put it back afterwards."""
+    generator = torch.default_generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
