@@ -36,6 +36,7 @@ BENCHMARKS = (
     "epoch",
     "scaling",
     "memory",
+    "bounded",
     "import_time",
     "study",
 )

@@ -205,6 +205,7 @@ def _modality(data: HeteroData, m: str, usable: Tensor, order: Tensor, sample: i
     item = data["item"]
     has = item.get(f"has_{m}", torch.ones_like(usable))
     x = item[m] if bool(usable.all()) else item[m][usable]
+    x = x.float() if x.dtype == torch.float16 else x
     low, high = (x.amin(dim=0), x.amax(dim=0)) if x.size(0) else (x.new_zeros(x.size(1)),) * 2
     constant = low == high
     norm = x.norm(dim=1)

@@ -14,7 +14,6 @@ from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 
-
 SHUFFLES = ("whole", "blocks")
 
 _RUN = 1024  # Interactions one after the other that stay in one block.

@@ -34,9 +34,9 @@ def bipartite_pattern(
         self_loops: Whether every node is its own neighbour.
 
     Returns:
-        Where the entries of every row begin, ``[N + 1]``, and their columns, ascending within a row: with ``P`` distinct
-        interactions ``[2 P]``, and ``N`` more with ``self_loops``. Both are int32 up to 1.07 billion interactions, and
-        else int64. A graph of more stays below where every process builds that of its own users, see
+        Where the entries of every row begin, ``[N + 1]``, and their columns, ascending within a row: with ``P``
+        distinct interactions ``[2 P]``, and ``N`` more with ``self_loops``. Both are int32 up to 1.07 billion
+        interactions, and else int64. A graph of more stays below where every process builds that of its own users, see
         :func:`interactions_of`.
     """
     size, total = (num_users, num_items), num_users + num_items

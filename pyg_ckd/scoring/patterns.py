@@ -1,4 +1,4 @@
-"""Which pairs of rows there are, as the pattern of a sparse matrix: sorted by counting, in a few bytes for each pair."""
+"""Which pairs of rows there are, as the pattern of a sparse matrix, sorted by counting in few bytes for each pair."""
 
 from __future__ import annotations
 

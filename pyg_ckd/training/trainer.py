@@ -18,7 +18,7 @@ from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
-from pyg_ckd.data.modules import dtype_of
+from pyg_ckd.data.modules import dtype_of, reads_rows
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
@@ -268,7 +268,7 @@ class Trainer:
     def _fit(
         self, fabric: Fabric, hooks: Hooks, objective: Objective, data: HeteroData, history: History, start_from: Any
     ) -> None:
-        features, edges = unpack(data, fabric.device, dtype_of(objective))
+        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
         objective.to(fabric.device)
         objective.train()
         objective.forget_weights()
