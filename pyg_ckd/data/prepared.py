@@ -36,7 +36,7 @@ def digest_of(x: Tensor, kept: Tensor | None = None, finite: bool = False) -> st
         finite: Whether zeros stand in for what is not finite.
     """
     shape = x.shape if kept is None else (int(kept.sum()), *x.shape[1:])
-    digest = hashlib.sha256(f"{x.dtype}{tuple(shape)}:".encode())
+    digest: Any = hashlib.sha256(f"{x.dtype}{tuple(shape)}:".encode())
     size = max(1, BLOCK // max(x[:1].numel(), 1))
     for n, block in enumerate(x.detach().split(size)):
         rows: Tensor = block if kept is None else block[kept[n * size : (n + 1) * size]]

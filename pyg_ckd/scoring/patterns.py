@@ -32,9 +32,7 @@ def pattern_of(row: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor,
         within a row; int32 on the CPU where that suffices for both, else int64.
     """
     if row.device.type != "cpu":
-        key = torch.unique(row * size[1] + col)  # Sorted by row, then column.
-        count = torch.bincount(key.div(size[1], rounding_mode="floor"), minlength=size[0])
-        return row_starts(count), key % size[1]
+        return _pattern_by_keys(row, col, size)
     index: Any = np.int32 if max(row.numel(), *size) < np.iinfo(np.int32).max else np.int64
     rows, cols = (numbers.numpy().astype(index, copy=False) for numbers in (row, col))
     matrix = coo_array((np.ones(row.numel(), dtype=np.int8), (rows, cols)), shape=size).tocsr()
@@ -52,9 +50,7 @@ def transposed_pattern(crow: Tensor, col: Tensor, size: tuple[int, int]) -> tupl
         size: Number of rows and columns of the matrix.
     """
     if crow.device.type != "cpu":
-        row = torch.repeat_interleave(torch.arange(size[0], device=col.device), crow.diff())
-        order = col.argsort(stable=True)
-        return row_starts(torch.bincount(col, minlength=size[1])), row[order]
+        return _transposed_by_order(crow, col, size)
     entries = np.ones(col.numel(), dtype=np.int8)
     turned = csr_array((entries, col.numpy(), crow.numpy()), shape=size).tocsc()
     return torch.from_numpy(turned.indptr), torch.from_numpy(turned.indices)
@@ -73,3 +69,14 @@ def row_blocks(crow: Tensor) -> Iterator[tuple[slice, slice]]:
     entries = starts[rows].tolist()
     for n in range(1, len(rows)):
         yield slice(rows[n - 1], rows[n]), slice(entries[n - 1], entries[n])
+
+
+def _pattern_by_keys(row: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    key = torch.unique(row * size[1] + col)  # Sorted by row, then column.
+    count = torch.bincount(key.div(size[1], rounding_mode="floor"), minlength=size[0])
+    return row_starts(count), key % size[1]
+
+
+def _transposed_by_order(crow: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    row = torch.repeat_interleave(torch.arange(size[0], device=col.device), crow.diff())
+    return row_starts(torch.bincount(col, minlength=size[1])), row[col.argsort(stable=True)]
