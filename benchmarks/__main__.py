@@ -38,6 +38,7 @@ BENCHMARKS = (
     "scaling",
     "neighborhoods",
     "memory",
+    "bounded",
     "import_time",
     "study",
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.given import TaughtObjective, check_features
-from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import mean_of_triples, ranking_cross_entropies
@@ -108,6 +108,7 @@ class DistillationWrapper(TaughtObjective):
 
     name = "ckd"
     needs_whole = ""
+    strategies = Objective.strategies
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
@@ -161,7 +162,8 @@ class DistillationWrapper(TaughtObjective):
         )
         self.specific, self.generic, self.reweight, self.log_eps = specific, generic, reweight, log_eps
         self.effect_base, self.target, self.rows_weight = effect_base, target, rows_weight
-        self.reads_rows = rows_weight > 0
+        if rows_weight > 0:
+            self.strategies = self.strategies - {"columns"}
         self._columns: dict[str, Tensor | None] = {}
         if teachers is not None:
             self.store_teachers(teachers)

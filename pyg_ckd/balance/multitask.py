@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.attribution import shapley_values
 from pyg_ckd.balance.given import MaskedObjective, check_features
-from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import Backbone
@@ -63,6 +63,7 @@ class MultitaskObjective(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = ""
+    strategies = Objective.strategies
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "mean weight of the modality's own loss over triples, with valuation",
     }

@@ -97,13 +97,13 @@ class Objective(KnowsRows):
     ``"user"``, ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
     needs_whole: str = ""
     """What a step needs whole, so that several processes cannot share out its batch, such as ``"the batch"``. Nothing
-    if all loss terms are means over training triples (:func:`~pyg_ckd.nn.loss.mean_of_triples`) or random ones
-    (:meth:`~pyg_ckd.data.TripletBatch.mean_of_random`) or the same in all processes, such as what is made of
-    :attr:`batch.whole <pyg_ckd.data.TripletBatch.whole>` or :meth:`~pyg_ckd.data.TripletBatch.gathered`; the gradients
-    are those of their sum; and what is kept is in :meth:`epoch_sums` or the same in all. Options may decide, in the
-    constructor. A subclass that overrides a method of the table and does not say is taken to need the batch."""
-    reads_rows: bool = False
-    """Whether a step reads rows of tables beside margins and norms, so that no process can have columns alone."""
+    if all loss terms are means over training triples (:func:`~pyg_ckd.nn.loss.mean_of_triples`), random ones
+    (``batch.mean_of_random``) or the same in all processes, such as what is made of ``batch.whole`` or
+    ``batch.gathered``; the gradients are those of their sum; and what is kept is in :meth:`epoch_sums` or the same in
+    all. A subclass that overrides a method of the table and does not say is taken to need the batch."""
+    strategies: frozenset[str] = frozenset({"users", "columns", "ddp"})
+    """How processes can share its batches; only ``"ddp"`` for a subclass that overrides a method of the table and does
+    not say. For the others, it must read nothing but margins of own triples."""
     is_part = False
     """Whether this process has a part of the tables alone, until the end of a training by several."""
     reports: ClassVar[Mapping[str, str]] = {}
@@ -124,6 +124,8 @@ class Objective(KnowsRows):
             cls.name = cls.__name__
         if "needs_whole" not in cls.__dict__ and STEPS & cls.__dict__.keys():
             cls.needs_whole = "the batch"
+        if "strategies" not in cls.__dict__ and STEPS & cls.__dict__.keys():
+            cls.strategies = frozenset({"ddp"})
 
     def __init__(self, student: Backbone, l2: float = 1e-2, view: AnyView = None, bpr_eps: float = 0.0) -> None:
         super().__init__()
@@ -160,7 +162,7 @@ class Objective(KnowsRows):
         return self.student.prepare(features, edge_index_dict)
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
-        """Return the graphs that the steps of the next epoch train on, as the student wants them."""
+        """Return the graphs that the steps of the next epoch train on."""
         return self.student.begin_epoch(features, graphs)
 
     def forward(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.mapped import file_of, row_blocks
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import mean_of_triples
@@ -179,8 +180,7 @@ class ReliabilityObjective(MaskedObjective):
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of items' modalities ``[B, M]``, and weights whose sum is their number."""
         whole = None if items is None else self.items_in_whole(items)
-        rows = {m: x if whole is None else x.index_select(0, whole) for m, x in features.items()}
-        logits = torch.cat([gate(F.normalize(rows[m], p=1.0)) for m, gate in self.gates.items()], dim=-1)
+        logits = torch.cat([_gated(gate, features[m], whole) for m, gate in self.gates.items()], dim=-1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         number = torch.arange(self.student.num_items, device=logits.device) if items is None else items
         known = self.available(number, number)
@@ -268,3 +268,15 @@ def reliability(margins: Tensor, available: Tensor | None = None) -> tuple[Tenso
         return margins.relu().softmax(dim=-1), margins.amax(dim=-1).sigmoid()
     target = margins.relu().masked_fill(~available, HIDDEN).softmax(dim=-1) * available
     return target, margins.masked_fill(~available, HIDDEN).amax(dim=-1).sigmoid()
+
+
+def _gated(gate: nn.Module, x: Tensor, items: Tensor | None) -> Tensor:
+    """Return the logits of items, or of all, ``[B, 1]``; of features in a file, rows are read, or blocks of rows."""
+    weight = next(gate.parameters())
+
+    def logits(rows: Tensor) -> Tensor:
+        return gate(F.normalize(rows.to(weight), p=1.0))
+
+    if items is not None:
+        return logits(x.index_select(0, items.to(x.device)))
+    return logits(x) if file_of(x) is None else torch.cat([logits(rows) for _, rows in row_blocks(x)])

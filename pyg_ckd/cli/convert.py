@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 TARGET = "the file or folder to write; must be new"
+FEATURES = "transform of the features, for --format folder: they stay in their files and are not transformed again"
+DTYPE = "float32, or float16 for half the room; for --format folder"
 
 
 def add_options(options: Options, given: Given) -> None:
@@ -28,6 +30,8 @@ def add_options(options: Options, given: Given) -> None:
     options.add("source", default=REQUIRED, help=SOURCE, path=True, positional=True)
     options.add("target", default=REQUIRED, help=TARGET, path=True, positional=True)
     options.add("format", default=REQUIRED, help=f"one of {', '.join(WRITERS)}", metavar="NAME")
+    options.add("features", default="none", help=FEATURES, metavar="NAME")
+    options.add("dtype", default="float32", help=DTYPE, metavar="NAME")
     add_data_options(options)
 
 
@@ -39,7 +43,8 @@ def run(config: Namespace) -> int:
     """
     from pyg_ckd.datasets import convert
 
-    say(summary(config.target, convert(config.source, config.target, config.format, **config.data_options)))
+    data = convert(config.source, config.target, config.format, config.features, config.dtype, **config.data_options)
+    say(summary(config.target, data))
     return 0
 
 

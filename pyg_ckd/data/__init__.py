@@ -15,6 +15,7 @@ from pyg_ckd.data.neighbors import co_occurrence, knn, knn_graph, laplacian
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.data.splits import cold_start_split, k_core, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.transforms import (
+    HalfFeatures,
     L2NormalizeFeatures,
     PCAFeatures,
     RecordedTransform,
@@ -29,6 +30,7 @@ __all__ = [
     "DataDescription",
     "Embeddings",
     "GraphImputation",
+    "HalfFeatures",
     "Imputation",
     "L2NormalizeFeatures",
     "MeanImputation",

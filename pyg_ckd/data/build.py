@@ -36,6 +36,7 @@ from pyg_ckd.data.feedback import Positive, check_feedback, feedback_columns, li
 from pyg_ckd.data.frames import is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES, check_whole
+from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
 from pyg_ckd.data.transforms import feature_transform
@@ -283,13 +284,15 @@ def _add_features(
         mask = None if has.get(m) is None else as_mask(has[m], m, item.num_nodes, source)
         if strict:
             check_finite(x, mask, m, source)
-        item[m] = impute_mean(x, mask)
+        before = prepared.get(m)
+        before = before if before and before["bits"] == bits_of(x) else None
+        filled = before is not None and before["imputation"] is not None and file_of(x) is not None
+        item[m] = x if filled else impute_mean(x, mask)
         if mask is not None:
             item[f"has_{m}"] = mask
-            if as_given:
+            if as_given and not filled:
                 item[m] = torch.where((mask | finite_rows(x)).view(-1, 1), x, item[m])
-        before = prepared.get(m)
-        keep_record(data, m, before if before and before["bits"] == bits_of(x) else begin(x, mask, as_given))
+        keep_record(data, m, before or begin(x, mask, as_given))
 
 
 def _declared_modalities(data: HeteroData, source: str) -> list[str]:

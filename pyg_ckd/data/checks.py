@@ -18,12 +18,11 @@ from torch_geometric.data.storage import NodeStorage
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.ids import value_at
+from pyg_ckd.data.mapped import FLOATS, file_of, first_row_not_finite, register, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
 KEEP = ("error", "first", "last")
-
-_BLOCK_FLOATS = 2**22  # Values that are looked at together.
 
 # Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key, and
 # those that other arrays have in an .npz file.
@@ -219,10 +218,13 @@ def as_features(features: Any, modality: str, source: str) -> Tensor:
     """Return a feature matrix as a float32 copy of shape ``[num_items, d_m]``.
 
     A matrix that is mapped from a file copy-on-write, and holds float32 already, is not copied: nothing that is done to
-    the graph reaches the file, and pages are read when they are used.
+    the graph reaches the file, and pages are read when they are used. A tensor that is known to lie in a file, see
+    :mod:`pyg_ckd.data.mapped`, is returned as it is, in half precision too.
     """
-    where = f"{source}: features of {modality!r}"
+    if file_of(features) is not None and features.dim() == 2 and features.dtype in FLOATS:
+        return features
     mapped = isinstance(features, np.memmap) and features.mode == "c"
+    where = f"{features.filename if mapped else source}: features of {modality!r}"
     matrix = _as_array(features, where)
     if matrix.dtype.kind not in "fiub":
         raise InputError(f"{where} have dtype {matrix.dtype}, expected real numbers such as float32")
@@ -233,7 +235,9 @@ def as_features(features: Any, modality: str, source: str) -> Tensor:
         raise InputError(f"{where} have zero columns (shape {_shape(matrix)}); leave the modality out")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is reported by `check_finite`.
         convert = np.ascontiguousarray if mapped else _contiguous_copy
-        return torch.from_numpy(convert(matrix, dtype=np.float32))
+        out = torch.from_numpy(convert(matrix, dtype=np.float32))
+    inside = mapped and np.may_share_memory(out.numpy(), features)
+    return register(out, features.filename) if inside else out
 
 
 def check_rows(features: Tensor, modality: str, num_items: int, source: str) -> None:
@@ -241,13 +245,15 @@ def check_rows(features: Tensor, modality: str, num_items: int, source: str) -> 
     if features.size(0) != num_items:
         problem = "too few" if features.size(0) < num_items else "too many"
         raise InputError(
-            f"{source}: features of {modality!r} have {features.size(0)} rows, {problem} for {num_items} items; "
-            f"give one row per item, in the order of the item indices"
+            f"{file_of(features) or source}: features of {modality!r} have {features.size(0)} rows, {problem} for "
+            f"{num_items} items; give one row per item, in the order of the item indices"
         )
 
 
 def check_finite(features: Tensor, has: Tensor | None, modality: str, source: str) -> None:
-    """Refuse NaN and infinite values in rows of items that have the modality."""
+    """Refuse NaN and infinite values in rows of items that have the modality; a matrix is looked through once."""
+    if first_row_not_finite(features) < 0:
+        return
     bad = ~finite_rows(features)
     if has is not None:
         bad &= has
@@ -258,16 +264,16 @@ def check_finite(features: Tensor, has: Tensor | None, modality: str, source: st
     column = int((~torch.isfinite(features[row])).nonzero()[0])
     mask = "set them to False in" if has is not None else "give the mask"
     raise InputError(
-        f"{source}: features of {modality!r} are not finite in {rows.numel()} rows, first in row {row}, column "
-        f"{column}: {float(features[row, column])} as float32; repair them, or {mask} has_{modality} "
+        f"{file_of(features) or source}: features of {modality!r} are not finite in {rows.numel()} rows, first in row "
+        f"{row}, column {column}: {float(features[row, column])} as float32; repair them, or {mask} has_{modality} "
         f"if these items lack the modality"
     )
 
 
 def finite_rows(features: Tensor) -> Tensor:
     """Return which rows ``[N]`` of features ``[N, d]`` hold finite numbers only."""
-    blocks = features.split(max(1, _BLOCK_FLOATS // max(features.size(1), 1)))
-    return torch.cat([torch.isfinite(block).all(dim=1) for block in blocks])
+    blocks = [torch.isfinite(block).all(dim=1) for _, block in row_blocks(features)]
+    return torch.cat(blocks) if blocks else torch.ones(0, dtype=torch.bool, device=features.device)
 
 
 def as_mask(mask: Any, modality: str, num_items: int, source: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,6 +15,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_seed
 from pyg_ckd.data.checks import SPLITS, check_size, finite_rows
 from pyg_ckd.data.inputs import held_out
+from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.neighbors import knn_graph
 from pyg_ckd.data.summary import describe
 from pyg_ckd.data.transforms import StandardizeFeatures
@@ -202,33 +203,71 @@ def _usable(data: HeteroData, modality: str) -> Tensor:
 
 
 def _modality(data: HeteroData, m: str, usable: Tensor, order: Tensor, sample: int) -> Modality:
-    item = data["item"]
-    has = item.get(f"has_{m}", torch.ones_like(usable))
-    x = item[m] if bool(usable.all()) else item[m][usable]
-    low, high = (x.amin(dim=0), x.amax(dim=0)) if x.size(0) else (x.new_zeros(x.size(1)),) * 2
-    constant = low == high
-    norm = x.norm(dim=1)
+    """Go through the rows twice, block by block, so that features in files of any size can be described."""
+    x = data["item"][m]
+    has, width = data["item"].get(f"has_{m}", torch.ones_like(usable)), x.size(1)
+    low, high = torch.full((width,), torch.inf), torch.full((width,), -torch.inf)
+    total, square = torch.zeros(2, width, dtype=torch.float64)
+    norms, count = [torch.empty(0)], int(usable.sum())
+    digests = _Digests(width)
+    for rows in _usable_rows(x, usable):
+        low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
+        total += rows.sum(dim=0, dtype=torch.float64)
+        norms.append(rows.norm(dim=1))
+        digests.add(rows)
+    for rows in _usable_rows(x, usable):
+        square += (rows.double() - total / count).square_().sum(dim=0)
+    constant, norm = (low == high) | (count == 0), torch.cat(norms)
     chosen = order[usable[order]][:sample]
     return Modality(
-        dim=x.size(1),
+        dim=width,
         coverage=float(has.double().mean()),
         not_finite=int((has & ~usable).sum()),
         zeros=int((norm == 0).sum()),
-        identical=_repeated(x[norm > 0], every=True),
+        identical=_repeated(digests.rows[norm > 0], every=True),
         constant=int(constant.sum()),
-        repeated=_repeated(x[:, ~constant].t(), every=False),
+        repeated=_repeated(digests.columns[~constant], every=False),
         row_norm=quantiles(norm),
-        column_std=quantiles(x.std(dim=0, correction=0)) if x.size(0) else {},
-        effective_rank=effective_rank(item[m][chosen]) if chosen.numel() else 0.0,
+        column_std=quantiles((square / count).sqrt()) if count else {},
+        effective_rank=effective_rank(x[chosen].float()) if chosen.numel() else 0.0,
     )
 
 
-def _repeated(rows: Tensor, every: bool) -> int:
-    """Return how many rows are there more than once: ``every`` one of them, or all but the first."""
-    if rows.numel() == 0:
-        return 0
-    plain = np.ascontiguousarray((rows + 0.0).numpy())  # Minus zero is zero.
-    count = np.unique(plain.view(np.dtype((np.void, plain.itemsize * plain.shape[1]))), return_counts=True)[1]
+def _usable_rows(x: Tensor, usable: Tensor) -> Iterator[Tensor]:
+    """Yield blocks of the rows that are there and finite, float32, none of them empty."""
+    for start, block in row_blocks(x):
+        chosen = usable[start : start + block.size(0)]
+        if bool(chosen.any()):
+            yield (block if bool(chosen.all()) else block[chosen]).float()
+
+
+class _Digests:
+    """Numbers of 128 bits that tell rows and columns of a matrix apart: sums of their bits with random weights."""
+
+    def __init__(self, width: int) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        self._weight = self._draw(width)
+        self._rows: list[Tensor] = [torch.empty(0, 2, dtype=torch.int64)]
+        self.columns = torch.zeros(width, 2, dtype=torch.int64)
+
+    @property
+    def rows(self) -> Tensor:
+        """Two numbers of every row, int64 ``[N, 2]``."""
+        return torch.cat(self._rows)
+
+    def add(self, rows: Tensor) -> None:
+        """Take further rows of the matrix, float32 ``[n, d]``."""
+        bits, of_rows = (rows + 0.0).view(torch.int32).long(), self._draw(rows.size(0))  # Minus zero is zero.
+        self._rows.append(torch.stack([(bits * weight).sum(dim=1) for weight in self._weight.t()], dim=1))
+        self.columns += torch.stack([(bits * weight.unsqueeze(1)).sum(dim=0) for weight in of_rows.t()], dim=1)
+
+    def _draw(self, count: int) -> Tensor:
+        return torch.randint(-(2**62), 2**62, (count, 2), generator=self._generator) * 2 + 1
+
+
+def _repeated(digests: Tensor, every: bool) -> int:
+    """Return how many digests ``[N, 2]`` are there more than once: ``every`` one of them, or all but the first."""
+    count = torch.unique(digests, dim=0, return_counts=True)[1] if digests.size(0) else digests.new_zeros(0)
     return int(count[count > 1].sum()) if every else int((count - 1).sum())
 
 
@@ -240,7 +279,7 @@ def _agreement(data: HeteroData, usable: Mapping[str, Tensor], order: Tensor, k:
         near = min(k, both.numel() - 1)
         if near < 1:
             continue
-        x, y = (StandardizeFeatures().transform_rows(data["item"][m][both]) for m in (first, second))
+        x, y = (StandardizeFeatures().transform_rows(data["item"][m][both].float()) for m in (first, second))
         chance = near / (both.numel() - 1)
         found.append(Agreement(first, second, neighbor_overlap(x, y, near), chance, both.numel()))
     return found

@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.ids import as_ids, id_column, rows_among, value_at
 from pyg_ckd.data.inputs import check_whole
+from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.prepared import current, settings_of
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -107,7 +108,7 @@ def feature_marks(data: HeteroData, modality: str) -> Tensor:
     x, has = data["item"][modality].cpu(), data["item"].get(f"has_{modality}")
     place = torch.arange(1, x.size(1) + 1, dtype=torch.float64)
     weights = torch.stack([torch.cos(place.square() * step) for step in (0.7, 1.3)], dim=1)
-    marks = torch.cat([part.double() @ weights for part in x.split(2**16)]).float()
+    marks = torch.cat([part.double() @ weights for _, part in row_blocks(x)]).float()
     return marks if has is None else marks.masked_fill(~has.cpu().unsqueeze(1), float("nan"))
 
 

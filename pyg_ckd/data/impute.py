@@ -21,6 +21,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import prepared
 from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.neighbors import knn
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -75,15 +76,19 @@ class Imputation(BaseTransform):
         """Fill in a shallow copy of ``data``; the matrices of the given graph stay as they are."""
         item, filled = data["item"], {}
         records = {m: prepared.current(data, m) for m in data.modalities}
+        own = prepared.step_of(self)
+        done = {
+            m for m, record in records.items() if own and record and record["imputation"] == own and file_of(item[m])
+        }
         for m in data.modalities:
             has = item.get(f"has_{m}")
-            if has is not None and not bool(has.all()):
+            if m not in done and has is not None and not bool(has.all()):
                 filled[m] = item[m].clone()
                 filled[m][~has] = self.rows(data, m, has).to(item[m].dtype)
         item.update(filled)
         for m in data.modalities:
-            if (record := records[m]) is not None:
-                step = prepared.step_of(self) or {"name": "custom", "content": prepared.digest_of(item[m])}
+            if m not in done and (record := records[m]) is not None:
+                step = own or {"name": "custom", "content": prepared.digest_of(item[m])}
                 prepared.keep(data, m, {**record, "imputation": step})
         return data
 

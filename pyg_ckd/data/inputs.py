@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.modules import device_of, dtype_of, lazy_parameters, module_views
+from pyg_ckd.data.mapped import file_of
+from pyg_ckd.data.modules import device_of, dtype_of, lazy_parameters, module_views, reads_rows
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import as_views
@@ -26,7 +27,10 @@ EdgeType = tuple[str, str, str]
 
 
 def unpack(
-    data: HeteroData, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    data: HeteroData,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    rows: bool = False,
 ) -> tuple[dict[str, Tensor], dict[EdgeType, Tensor]]:
     """Return ``(features, edge_index_dict)`` of a graph, the first two arguments of every backbone.
 
@@ -34,12 +38,17 @@ def unpack(
         data: The graph.
         device: Where the tensors shall lie; by default they stay where they are.
         dtype: Floating-point type of the features; by default they stay as they are.
+        rows: Whether features are read row by row, see :func:`~pyg_ckd.data.modules.reads_rows`: matrices in
+            memory-mapped files then stay there, whatever the device and the type.
 
     Returns:
         ``features``, from modality to the float matrix ``[num_items, d_m]``, and ``edge_index_dict``, from edge type to
         the int64 indices ``[2, E]`` of the training interactions and of every further graph.
     """
-    features = {m: data["item"][m].to(device=device, dtype=dtype) for m in data.modalities}
+    features = {m: data["item"][m] for m in data.modalities}
+    for m, x in features.items():
+        if not rows or file_of(x) is None:
+            features[m] = x.to(device=device, dtype=dtype)
     return features, {kind: index.to(device) for kind, index in data.edge_index_dict.items()}
 
 
@@ -55,7 +64,7 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
         views: The views. (default: the full view alone)
     """
     model = unwrap(model)
-    features, graph = unpack(data, device_of(model), dtype_of(model))
+    features, graph = unpack(data, device_of(model), dtype_of(model), reads_rows(model))
     training = model.training
     model.eval()
     try:

@@ -124,6 +124,17 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
+def reads_rows(model: nn.Module) -> bool:
+    """Return whether a model, or the one inside it, reads features row by row, see ``Backbone.reads_rows``.
+
+    Args:
+        model: The model.
+    """
+    while isinstance(getattr(model, "student", None), nn.Module):
+        model = model.student  # type: ignore[assignment]
+    return bool(getattr(model, "reads_rows", False))
+
+
 def lazy_parameters(model: nn.Module) -> list[str]:
     """Return the names of parameters and buffers that have no shape yet.
 

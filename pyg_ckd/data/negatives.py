@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.patterns import pattern_of, row_blocks
 
 NEGATIVES = ("uniform", "popularity", "hard")
 MOST_ITEMS, SHARED_ITEMS = 20_000, 4_096
@@ -24,18 +26,34 @@ class Positives:
         num_items: Number of items.
 
     Attributes:
-        user: Users, int64 ``[P]``.
-        item: Items, int64 ``[P]``.
+        item: Items ``[P]``, int32 where that suffices for users, items and interactions, else int64.
         degree: Distinct items of every user, int64 ``[num_users]``.
         start: Where every user's items start, int64 ``[num_users]``.
     """
 
     def __init__(self, edge_index: Tensor, num_users: int, num_items: int) -> None:
         self.num_users, self.num_items = num_users, num_items
-        key = torch.unique(edge_index[0] * num_items + edge_index[1])  # Sorted by user, then item.
-        self.user, self.item = key.div(num_items, rounding_mode="floor"), key % num_items
-        self.degree = torch.bincount(self.user, minlength=num_users)
-        self.start = self.degree.cumsum(0) - self.degree
+        self._crow, self.item = pattern_of(edge_index[0], edge_index[1], (num_users, num_items))
+        self.degree, self.start = self._crow.diff().long(), self._crow[:-1].long()
+
+    @property
+    def user(self) -> Tensor:
+        """Users, int64 ``[P]``, in the order of :attr:`item`."""
+        return torch.repeat_interleave(self.degree)
+
+    def sorted_keys(self, span: int, of_users: Tensor, of_items: Callable[[slice], Tensor]) -> Tensor:
+        """Return ``user * span + of_users[user] + of_items`` of all interactions, int64 ``[P]``, made in blocks.
+
+        Args:
+            span: Length of the numbers of one user.
+            of_users: A number of every user, int64 ``[num_users]``.
+            of_items: Returns the numbers of a run of interactions.
+        """
+        out = of_users.new_empty(self.item.numel())
+        base = torch.arange(self.num_users, device=out.device) * span + of_users
+        for users, run in row_blocks(self._crow):
+            out[run] = base[users].repeat_interleave(self.degree[users]) + of_items(run)
+        return out
 
 
 class UniformNegatives:
@@ -53,9 +71,12 @@ class UniformNegatives:
     def __init__(self, positives: Positives) -> None:
         self._num_items, self._degree, self._start = positives.num_items, positives.degree, positives.start
         # Within a user, item[j] - j is the number of missing items below the j-th positive: it never decreases.
-        position = torch.arange(positives.item.numel(), device=positives.item.device)
-        missing_below = positives.item - (position - positives.start[positives.user])
-        self._missing_key = positives.user * (positives.num_items + 1) + missing_below
+        device = positives.item.device
+        self._missing_key = positives.sorted_keys(
+            positives.num_items + 1,
+            positives.start,
+            lambda run: positives.item[run] - torch.arange(run.start, run.stop, device=device),
+        )
 
     def draw(self, user: Tensor, generator: torch.Generator) -> Tensor:
         """Return an item for each user.
@@ -98,11 +119,15 @@ class PopularityNegatives:
         whole = (weight * (total / weight.sum())).long().clamp(min=1)
         self._end = whole.cumsum(0)  # Where every item ends on the line.
         self._total = int(self._end[-1])
-        own = whole[positives.item]
-        self._own = torch.cat([own.new_zeros(1), own.cumsum(0)])  # Length of all positives before one, of all users.
-        before = self._own[:-1] - self._own[self._start[positives.user]]
-        rest = self._end[positives.item] - own - before  # Never decreases within a user.
-        self._key = positives.user * (self._total + 1) + rest
+        self._own = whole.new_zeros(positives.item.numel() + 1)  # Length of all positives before one, of all users.
+        torch.index_select(whole, 0, positives.item, out=self._own[1:])
+        torch.cumsum(self._own, 0, out=self._own)
+        # What is left of the line before a positive never decreases within a user.
+        self._key = positives.sorted_keys(
+            self._total + 1,
+            self._own[positives.start],
+            lambda run: self._end[positives.item[run]] - self._own[run.start + 1 : run.stop + 1],
+        )
         self._free = self._total - (self._own[self._start + positives.degree] - self._own[self._start])
 
     def draw(self, user: Tensor, generator: torch.Generator) -> Tensor:

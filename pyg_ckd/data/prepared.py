@@ -17,19 +17,30 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.mapped import BLOCK, file_of, remembered
 from pyg_ckd.errors import InputError
 from pyg_ckd.options import is_plain
 
 KEY = "prepared"
+BITS = "bits"
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_BLOCK = 2**22  # Values that are looked at together.
 
 
-def digest_of(x: Tensor) -> str:
-    """Return a SHA-256 digest of a tensor: type, shape and content."""
-    digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}:".encode())
-    for rows in x.detach().split(max(1, _BLOCK // max(x[:1].numel(), 1))):
+def digest_of(x: Tensor, kept: Tensor | None = None, finite: bool = False) -> str:
+    """Return a SHA-256 digest of a tensor: type, shape and content.
+
+    Args:
+        x: The tensor.
+        kept: Which rows count, bool ``[N]``. (default: :obj:`None`, all)
+        finite: Whether zeros stand in for what is not finite.
+    """
+    shape = x.shape if kept is None else (int(kept.sum()), *x.shape[1:])
+    digest: Any = hashlib.sha256(f"{x.dtype}{tuple(shape)}:".encode())
+    size = max(1, BLOCK // max(x[:1].numel(), 1))
+    for n, block in enumerate(x.detach().split(size)):
+        rows: Tensor = block if kept is None else block[kept[n * size : (n + 1) * size]]
+        rows = torch.where(torch.isfinite(rows), rows, 0.0) if finite else rows
         digest.update(rows.cpu().contiguous().numpy())
     return digest.hexdigest()
 
@@ -43,7 +54,7 @@ def begin(x: Tensor, has: Tensor | None, given: bool) -> dict[str, Any]:
         given: Whether the rows of the others stay as they are.
     """
     missing = has is not None and not bool(has.all())
-    read = digest_of(torch.where(torch.isfinite(x), x, 0.0) if given else x[has]) if missing else digest_of(x)
+    read = digest_of(x, None if given else has, finite=given) if missing else digest_of(x)
     return {"read": read, "dim": x.size(1), "steps": [], "imputation": None if given else {"name": "MeanImputation"}}
 
 
@@ -89,6 +100,22 @@ def step_of(transform: Any, fitted: Mapping[str, Tensor] | None = None) -> dict[
     return step if fitted is None else {**step, "fitted": dict(fitted)}
 
 
+def steps_of(transform: Any) -> list[tuple[str, Any]] | None:
+    """Return names and settings of a transform and of those that it is composed of, as :func:`settings_of` does.
+
+    Args:
+        transform: The transform.
+
+    Returns:
+        Names and settings, or :obj:`None` if one is none of this package or acts on some modalities alone.
+    """
+    if hasattr(transform, "transforms"):
+        inner = [steps_of(part) for part in transform.transforms]
+        return None if any(part is None for part in inner) else [step for part in inner for step in part or []]
+    step = step_of(transform) if hasattr(transform, "forward") else None
+    return None if step is None or getattr(transform, "modalities", None) is not None else settings_of([step])
+
+
 def describe_record(record: Mapping[str, Any] | None, x: Tensor, missing: bool) -> str:
     """Return what a fingerprint says of a modality: what was read, and the settings of what was done to it.
 
@@ -105,12 +132,19 @@ def describe_record(record: Mapping[str, Any] | None, x: Tensor, missing: bool) 
 
 
 def bits_of(x: Tensor) -> str:
-    """Return a digest of the sums of a matrix's bits over rows and columns, which differ if anything does."""
+    """Return a digest of the sums of a matrix's bits over rows and columns, which differ if anything does.
+
+    Of a matrix in a memory-mapped file it is computed once, see :func:`~pyg_ckd.data.mapped.remembered`.
+    """
+    return _bits_of(x) if file_of(x) is None else remembered(x, BITS, _bits_of)
+
+
+def _bits_of(x: Tensor) -> str:
     size = x.element_size()
     if x.dim() != 2 or size not in _INTEGERS:
         return digest_of(x)
     rows, columns = [], torch.zeros(x.size(1), dtype=torch.int64, device=x.device)
-    for block in x.detach().split(max(1, _BLOCK // max(x.size(1), 1))):
+    for block in x.detach().split(max(1, BLOCK // max(x.size(1), 1))):
         numbers = block.contiguous().view(_INTEGERS[size])
         rows.append(numbers.sum(dim=1, dtype=torch.int64))
         columns += numbers.sum(dim=0, dtype=torch.int64)
@@ -120,7 +154,15 @@ def bits_of(x: Tensor) -> str:
 
 def pack(data: HeteroData) -> dict[str, np.ndarray]:
     """Return the records of a graph as arrays, none if there is no record; :func:`unpack` reads them."""
-    records = {m: record for m in data.modalities if (record := current(data, m)) is not None}
+    return pack_records({m: record for m in data.modalities if (record := current(data, m)) is not None})
+
+
+def pack_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return records by modality as arrays, none if there is no record.
+
+    Args:
+        records: The records.
+    """
     arrays: list[np.ndarray] = []
 
     def plain(value: Any) -> Any:

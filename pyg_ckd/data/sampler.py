@@ -11,9 +11,13 @@ from torch import Tensor
 
 from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.processes import ALONE, Processes
 from pyg_ckd.scoring.embeddings import Embeddings
+
+SHUFFLES = ("whole", "blocks")
+
+_RUN = 1024  # Interactions one after the other that stay in one block.
 
 
 class TripletBatch(NamedTuple):
@@ -159,6 +163,17 @@ class TripletSampler:
                       of the epoch; :meth:`update` takes the embeddings to score with
     ================= ==============================================================================================
 
+    ================= ==============================================================================================
+    ``shuffle``       the order of an epoch
+    ================= ==============================================================================================
+    ``"whole"``       any order of all interactions with the same probability, for 8 bytes for each of them
+    ``"blocks"``      runs of 1,024 interactions in random order, shuffled together with those of the same ``block``;
+                      the memory is that of a block. Every interaction comes once, and is as likely to be in a batch as
+                      any other. Two of one run are together in a batch more often than two of different runs: in a
+                      batch of 2,048 of a block of 1,048,576, two interactions of a run meet in an epoch with
+                      probability 1/512, whatever their number. Up to ``block`` interactions there is no difference
+    ================= ==============================================================================================
+
     Args:
         edge_index: Training interactions (user row, item row), int64 ``[2, E]``, not copied unless some are left out;
             batches appear on its device.
@@ -174,10 +189,12 @@ class TripletSampler:
             other as often, each time with other negatives, so that a mean over triples is one over negatives too.
         known: Further interactions that no negative may be among, int64 ``[2, E']``: all of them, where ``edge_index``
             is the share of one process. (default: :obj:`None`, none)
+        shuffle: How an epoch is shuffled.
+        block: Interactions that ``shuffle="blocks"`` shuffles together, 1,024 at least.
 
     Raises:
-        InputError: If there is no interaction that a negative exists for, a size is not positive, ``negatives`` is
-            unknown, or ``alpha`` is negative.
+        InputError: If there is no interaction that a negative exists for, a size is not positive, ``negatives`` or
+            ``shuffle`` is unknown, or ``alpha`` is negative.
 
     Users who interacted with every item have no negative: they are reported with a warning, listed in
     :attr:`saturated_users`, and their interactions are left out.
@@ -196,6 +213,8 @@ class TripletSampler:
         candidates: int = 8,
         num_negatives: int = 1,
         known: Tensor | None = None,
+        shuffle: str = "whole",
+        block: int = 2**20,
     ) -> None:
         num_users, num_items = as_integer(num_users, "num_users"), as_integer(num_items, "num_items")
         batch_size, seed = as_integer(batch_size, "batch_size"), as_seed(seed)
@@ -205,7 +224,11 @@ class TripletSampler:
         if num_random_triples < 0:
             raise InputError(f"num_random_triples: found {num_random_triples}, expected zero or more")
         self.num_negatives = as_integer(num_negatives, "num_negatives", 1)
+        if shuffle not in SHUFFLES:
+            raise unknown_name("shuffle", shuffle, SHUFFLES)
         self.num_users, self.num_items = num_users, num_items
+        if shuffle != "whole":  # Named only where it is in use: runs are told apart by these attributes.
+            self.shuffle, self.block = shuffle, as_integer(block, "block", _RUN)
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
         self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
         met = edge_index if known is None else torch.cat([edge_index, known.to(edge_index.device)], dim=1)
@@ -234,12 +257,31 @@ class TripletSampler:
 
     def __iter__(self) -> Iterator[TripletBatch]:
         """Yield the batches of one epoch."""
-        order = torch.randperm(self._user.numel(), generator=self.generator, device=self._user.device)
-        for chosen in order.split(self.batch_size):
+        for chosen in self._order():
             user, item = self._user[chosen], self._item[chosen]
             if self.num_negatives > 1:
                 user, item = user.repeat(self.num_negatives), item.repeat(self.num_negatives)
             yield TripletBatch(user, item, self.sample_negatives(user), *self.sample_random())
+
+    def _order(self) -> Iterator[Tensor]:
+        """Yield which interactions are in each batch of one epoch."""
+        size, device, block = self._user.numel(), self._user.device, getattr(self, "block", None)
+        if block is None:
+            yield from torch.randperm(size, generator=self.generator, device=device).split(self.batch_size)
+            return
+        runs = torch.randperm(-(-size // _RUN), generator=self.generator, device=device)
+        inside, left = torch.arange(_RUN, device=device), runs[:0]
+        for group in runs.split(max(1, block // _RUN)):
+            members = (group.unsqueeze(1) * _RUN + inside).view(-1)
+            members = members[members < size] if bool((group == runs.numel() - 1).any()) else members
+            members = members[torch.randperm(members.numel(), generator=self.generator, device=device)]
+            left = torch.cat([left, members])
+            whole = left.numel() // self.batch_size * self.batch_size
+            if whole:
+                yield from left[:whole].split(self.batch_size)
+            left = left[whole:]
+        if left.numel():
+            yield left
 
     @property
     def wants_embeddings(self) -> bool:

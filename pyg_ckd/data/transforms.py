@@ -7,7 +7,7 @@ which is the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` has 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
 from pyg_ckd.data.impute import impute_mean
+from pyg_ckd.data.mapped import file_of, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
 
 _BLOCK_FLOATS = 2**25  # Values held at once in double precision: 256 MiB.
@@ -60,6 +61,7 @@ class FeatureTransform(BaseTransform):
         return data
 
     def _transform(self, x: Tensor, has: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        x = x.float() if x.dtype == torch.float16 else x
         if has is None:
             return self._learn(x)
         rows, fitted = self._learn(x[has])
@@ -108,17 +110,41 @@ class StandardizeFeatures(FittedTransform):
 
     def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
         """Return mean and factor of each column ``[d]``, in float64."""
+        if file_of(x) is not None:
+            return self.fit_blocks(lambda: (block for _, block in row_blocks(x)), x.size(1))
         mean, factors = x.new_empty(x.size(1), dtype=torch.float64), x.new_empty(x.size(1), dtype=torch.float64)
         for columns in _blocks(x):
             wide = x[:, columns].double()
             largest = wide.abs().amax(dim=0)
             mean[columns] = wide.mean(dim=0)
             deviation = (wide - mean[columns]).square().mean(dim=0).sqrt()
-            # A column whose spread is below the resolution of its own values is constant up to rounding.
-            constant = deviation <= 4 * torch.finfo(torch.float32).eps * largest
-            factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny))
-            factors[columns] = factor / x.size(1) ** 0.5 if self.scale else factor
+            factors[columns] = self._factor(deviation, largest, x.size(1))
         return {"mean": mean, "factor": factors}
+
+    def fit_blocks(self, blocks: Callable[[], Iterator[Tensor]], width: int) -> dict[str, Tensor]:
+        """Return what :meth:`fit_rows` does, up to rounding in float64, from blocks of rows that are read twice.
+
+        Args:
+            blocks: Returns an iterator over blocks ``[n, d]`` of all rows, the same at every call.
+            width: Number of columns ``d``.
+        """
+        count, largest = 0, torch.zeros(width, dtype=torch.float64)
+        mean, square = torch.zeros_like(largest), torch.zeros_like(largest)
+        for block in blocks():
+            count += block.size(0)
+            if block.size(0):
+                mean += block.sum(dim=0, dtype=torch.float64)
+                largest = torch.maximum(largest, block.abs().amax(dim=0).double())
+        mean /= max(count, 1)
+        for block in blocks():
+            square += (block.double() - mean).square_().sum(dim=0)
+        return {"mean": mean, "factor": self._factor((square / max(count, 1)).sqrt(), largest, width)}
+
+    def _factor(self, deviation: Tensor, largest: Tensor, width: int) -> Tensor:
+        # A column whose spread is below the resolution of its own values is constant up to rounding.
+        constant = deviation <= 4 * torch.finfo(torch.float32).eps * largest
+        factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny))
+        return factor / width**0.5 if self.scale else factor
 
     def apply_rows(self, x: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
         """Standardize the rows ``x`` ``[n, d]``."""
@@ -129,6 +155,25 @@ class StandardizeFeatures(FittedTransform):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(modalities={self.modalities}, scale={self.scale})"
+
+
+class HalfFeatures(FittedTransform):
+    r"""Keep features in half precision, 11 bits and numbers up to 65,504: half the bytes of float32.
+
+    It is meant for features in files, whose rows are cast when they are read, see
+    :func:`pyg_ckd.datasets.write_folder`; in memory, models convert the whole matrix.
+
+    Args:
+        modalities: The modalities to transform. (default: :obj:`None`, all)
+    """
+
+    def fit_rows(self, x: Tensor) -> dict[str, Tensor]:
+        """Return nothing, as there is nothing to learn."""
+        return {}
+
+    def apply_rows(self, x: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
+        """Round the rows ``x`` ``[n, d]``."""
+        return x.half()
 
 
 class L2NormalizeFeatures(FittedTransform):
@@ -258,7 +303,7 @@ def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
     Raises:
         InputError: If a transform is unknown.
     """
-    known = {cls.__name__: cls for cls in (StandardizeFeatures, L2NormalizeFeatures, PCAFeatures)}
+    known = {cls.__name__: cls for cls in (StandardizeFeatures, L2NormalizeFeatures, PCAFeatures, HalfFeatures)}
     for step in record["steps"]:
         if step["name"] not in known:
             raise unknown_name("transform", step["name"], known)

@@ -15,6 +15,7 @@ from pyg_ckd.datasets.formats import (
 from pyg_ckd.datasets.loading import convert, load
 from pyg_ckd.datasets.npz import MultimodalNpz, read_npz, write_npz
 from pyg_ckd.datasets.processed import MultimodalFolder
+from pyg_ckd.datasets.stored import write_folder
 from pyg_ckd.datasets.synthetic import SyntheticMultimodal, synthetic_multimodal
 from pyg_ckd.datasets.text import sentence_encoder, text_features
 from pyg_ckd.datasets.vectors import encode_files, read_vectors, write_vectors
@@ -40,6 +41,7 @@ __all__ = [
     "synthetic_multimodal",
     "text_features",
     "write_diffmm",
+    "write_folder",
     "write_lattice",
     "write_mmrec",
     "write_npz",

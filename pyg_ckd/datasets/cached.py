@@ -15,6 +15,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.code import code_of
 from pyg_ckd.data.cut import keep_whole
+from pyg_ckd.data.mapped import register
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.options import is_plain
@@ -84,7 +85,10 @@ def _read(file: Path) -> HeteroData:
     if not zipfile.is_zipfile(file):  # Nothing but a zip file was written by this torch.save.
         raise InputError(f"{file}: not a cached graph (no archive, or cut short); delete it or pass force_reload=True")
     try:
-        return keep_whole(HeteroData.from_dict(torch.load(file, weights_only=True, mmap=True)))
+        data = keep_whole(HeteroData.from_dict(torch.load(file, weights_only=True, mmap=True)))
+        for m in data.modalities:
+            register(data["item"][m], file)
+        return data
     except Exception as error:  # The restricted unpickler fails in many ways on bytes that are no graph.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{file}: not a cached graph ({reason}); delete it or pass force_reload=True") from None

@@ -16,7 +16,7 @@ from pyg_ckd.datasets.formats.recbole import is_typed
 from pyg_ckd.datasets.npz import read_npz
 from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.datasets.tables import SUFFIXES
-from pyg_ckd.datasets.writing import WRITERS, is_folder
+from pyg_ckd.datasets.writing import is_folder
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path
 
@@ -57,7 +57,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
         found = f"is a {folder.suffix or 'nameless'} file" if folder.is_file() else "does not exist"
         raise InputError(
             f"{path}: {found}, expected an .npz file, a folder with interactions and <modality>.npy files, "
-            f"a folder of {', '.join(name for name in WRITERS if name != 'npz')}, or the word 'synthetic'"
+            f"a folder of {', '.join([*READERS][1:-1])}, or the word 'synthetic'"
         )
     try:
         found_by = _signs(folder)

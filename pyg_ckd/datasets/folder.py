@@ -22,6 +22,7 @@ from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.places import files_in
+from pyg_ckd.datasets.stored import is_stored, read_stored
 from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of, value_at
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
@@ -59,6 +60,9 @@ def read_folder(
     In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv`` is
     read as well. Suffixes may be in capitals.
 
+    A folder that :func:`write_folder` wrote is recognised by ``pyg_ckd.npz``. Its features stay in their files, are not
+    transformed again, and are looked through again only where their files have another size or time of change.
+
     Ids may be integers, strings or UUIDs. UUIDs and integers beyond 63 bits become strings. In CSV files, ids that all
     look like integers are, unless one has a leading zero or a plus. Ids that are text in one file and numbers in
     another are compared as text. User ids are mapped to rows in ascending order. Item ids are looked up in ``items``;
@@ -95,6 +99,13 @@ def read_folder(
     folder = as_path(path)
     split = split_method(split)
     check_keep(keep)
+    if is_stored(folder):
+        if split not in ("auto", "given") or k_core or min_rating is not None or positive is not None:
+            raise InputError(
+                f"{folder}: holds interactions that are split and chosen already, expected split='given' and no "
+                "k_core, min_rating or positive; give these when the folder is written"
+            )
+        return read_stored(folder, transform, impute, strict, keep)
     features, has = _read_features(folder)
     frame = _read_interactions(folder, split)
     mask = liked(frame, min_rating, positive, str(folder))

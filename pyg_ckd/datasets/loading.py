@@ -45,13 +45,24 @@ def load(path: str | os.PathLike[str], transform: Transform = "standardize", **o
     return reader(*arguments, transform=transform, **options)
 
 
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], format: str, **options: Any) -> HeteroData:
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    format: str,
+    features: Transform = "none",
+    dtype: str = "float32",
+    **options: Any,
+) -> HeteroData:
     r"""Write a graph in another format. Interactions, their order and splits, features (as float32) and ids stay.
+
+    With ``format="folder"``, features can be prepared once, see :func:`write_folder`.
 
     Args:
         source: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``.
         target: The file or the folder to write; it must not exist, or be an empty folder.
-        format: ``"npz"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
+        format: ``"npz"``, ``"folder"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
+        features: The feature transform, for ``"folder"`` alone. (default: :obj:`"none"`)
+        dtype: ``"float32"`` or ``"float16"``, for ``"folder"`` alone. (default: :obj:`"float32"`)
         **options: Further arguments of the reader of the source, *e.g.*, ``keep`` or ``split``.
 
     Returns:
@@ -62,9 +73,21 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], form
             the target is there or cannot be written; nothing half-written stays behind.
     """
     check_target(target, format)
+    prepares = {"features": features, "dtype": dtype}
+    if format != "folder" and prepares != {"features": "none", "dtype": "float32"}:
+        raise InputError(
+            f"format: found {format!r} beside features={features!r} and dtype={dtype!r}, expected 'folder': others "
+            "hold features as they are in the source"
+        )
     raw = {} if str(source) == "synthetic" else {"impute": "given"}
+    if features != "none" and options.get("impute", "mean") == "mean":
+        options = {name: value for name, value in options.items() if name != "impute"}
+    elif features != "none":  # What stands in for missing features is found after the transform.
+        data = load(source, features, **options)
+        write_graph(data, target, format, dtype=dtype)
+        return data
     data = load(source, "none", **{**raw, **options})
-    write_graph(data, target, format)
+    write_graph(data, target, format, **(prepares if format == "folder" else {}))
     return data
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.datasets.formats import write_diffmm, write_lattice, write_mmrec, write_recbole
 from pyg_ckd.datasets.npz import write_npz
+from pyg_ckd.datasets.stored import write_folder
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, check_folder_is_free
 
-WRITERS: dict[str, Callable[[HeteroData, Path], None]] = {
+WRITERS: dict[str, Callable[..., None]] = {
     "npz": write_npz,
+    "folder": write_folder,
     "mmrec": write_mmrec,
     "lattice": write_lattice,
     "diffmm": write_diffmm,
@@ -27,7 +30,7 @@ def check_target(target: str | os.PathLike[str], format: str) -> None:
 
     Args:
         target: The file or the folder to write; it must not exist, or be an empty folder.
-        format: ``"npz"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
+        format: ``"npz"``, ``"folder"``, ``"mmrec"``, ``"lattice"``, ``"diffmm"`` or ``"recbole"``.
     """
     if format not in WRITERS:
         raise unknown_name("format", format, WRITERS)
@@ -50,20 +53,21 @@ def is_folder(path: Path) -> bool:
         ) from None
 
 
-def write_graph(data: HeteroData, target: str | os.PathLike[str], format: str) -> None:
+def write_graph(data: HeteroData, target: str | os.PathLike[str], format: str, **options: Any) -> None:
     """Write a graph, whole or not at all.
 
     Args:
         data: The graph.
         target: The file or the folder to write.
         format: See :func:`check_target`.
+        **options: Further arguments of the writer, *e.g.*, of :func:`write_folder`.
 
     Raises:
         InputError: If the graph does not pass the checks, or the target is there or cannot be written.
     """
     check_target(target, format)
     try:
-        WRITERS[format](data, as_path(target))
+        WRITERS[format](data, as_path(target), **options)
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}), nothing was; make room or choose another place"

@@ -1,5 +1,6 @@
 """Layers, backbones and loss functions."""
 
+from pyg_ckd.nn.build_graph import interactions_of
 from pyg_ckd.nn.conv import DotAttentionConv, EgoConv, LGConv, MMGCNConv
 from pyg_ckd.nn.loss import bpr_loss, l2_penalty, ranking_cross_entropy, softmax_loss
 from pyg_ckd.nn.models import (
@@ -51,6 +52,7 @@ __all__ = [
     "as_backbone",
     "backbones",
     "bpr_loss",
+    "interactions_of",
     "l2_penalty",
     "ranking_cross_entropy",
     "softmax_loss",

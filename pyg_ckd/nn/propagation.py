@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.build_graph import bipartite_pattern, index_type, symmetric_weights
 from pyg_ckd.nn.edge_products import _EdgeDot, _WeightedProduct
 from pyg_ckd.nn.item_sums import ItemSums
 from pyg_ckd.nn.pages import paged_product as _product
@@ -99,12 +100,6 @@ class _SparseProduct(torch.autograd.Function):
         return _product(ctx.transposed, grad), None, None, None
 
 
-def _narrowed(crow: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
-    """Return indices of 32 bits where they suffice: that halves the memory that a product reads."""
-    index = torch.int32 if col.numel() < 2**31 - 1 else torch.int64
-    return crow.to(index), col.to(index)
-
-
 class Adjacency:
     r"""A weighted graph, kept ready for products in both directions.
 
@@ -191,24 +186,16 @@ class Adjacency:
         if normalization not in NORMALIZATIONS:
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
         edge_index = plain_edges(edge_index, (num_users, num_items), "interactions (user row, item row)")
-        size = num_users + num_items
-        user, item = edge_index[0], edge_index[1] + num_users
-        row, col = torch.cat([user, item]), torch.cat([item, user])
-        if self_loops:
-            loop = torch.arange(size, device=row.device)
-            row, col = torch.cat([row, loop]), torch.cat([col, loop])
-        key = torch.unique(row * size + col)  # Sorted by row, then column: CSR order.
-        row, col = key.div(size, rounding_mode="floor"), key % size
-        count = torch.bincount(row, minlength=size)
+        crow, col = bipartite_pattern(edge_index, num_users, num_items, self_loops)
+        count = crow.diff()
         scale = (count.to(dtype) + eps).pow(-0.5 if normalization == "sym" else -1.0)
-        crow = row_starts(count)
 
         def build(value: Tensor) -> Tensor:
-            return csr_matrix(*_narrowed(crow, col), value, size)
+            return csr_matrix(crow, col, value, num_users + num_items)
 
         if normalization == "mean":  # The pattern is symmetric, so the transpose swaps the two scales only.
-            return cls(build(scale[row]), build(scale[col]))
-        value = scale[row] * scale[col] if normalization == "sym" else torch.ones_like(row, dtype=dtype)
+            return cls(build(scale.repeat_interleave(count)), build(scale.index_select(0, col)))
+        value = symmetric_weights(crow, col, scale) if normalization == "sym" else torch.ones_like(col, dtype=dtype)
         matrix = build(value)
         return cls(matrix, matrix)
 
@@ -230,7 +217,8 @@ class Adjacency:
         def build(row: Tensor, col: Tensor) -> Tensor:
             order = (row * num_nodes + col).argsort()
             crow = row_starts(torch.bincount(row, minlength=num_nodes))
-            return csr_matrix(*_narrowed(crow, col[order]), weight.detach()[order], num_nodes)
+            index = index_type(row.numel(), num_nodes)
+            return csr_matrix(crow.to(index), col[order].to(index), weight.detach()[order], num_nodes)
 
         source, target = edge_index
         return cls(build(target, source), build(source, target))

@@ -18,6 +18,8 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.margins import item_index, read_margins, user_index
 from pyg_ckd.scoring.triples import Triples, tensors_key
 
+_BLOCK = 2**22  # Values of features that are converted together.
+
 _Key = tuple[bool, tuple[tuple[int, int], ...]]
 
 
@@ -57,6 +59,9 @@ class Columns(ABC):
 class Projection(Columns):
     r"""Item columns that are a linear map of features, :math:`\mathbf{F} \mathbf{W}^\top + \mathbf{b}`.
 
+    Features of another type than the weight, or on another device, such as half precision in a memory-mapped file, stay
+    what they are: rows are brought to the weight when they are read, all of them in blocks.
+
     Args:
         feature: Features ``[num_items, d]``.
         weight: Weight ``[D, d]``.
@@ -68,10 +73,15 @@ class Projection(Columns):
         self.feature, self.weight, self.bias = feature, weight, bias
 
     def _all(self) -> Tensor:
-        return F.linear(self.feature, self.weight, self.bias)
+        feature, weight = self.feature, self.weight
+        if (feature.dtype, feature.device) == (weight.dtype, weight.device):
+            return F.linear(feature, weight, self.bias)
+        blocks = feature.split(max(1, _BLOCK // feature.size(1)))
+        return torch.cat([F.linear(block.to(weight), weight, self.bias) for block in blocks])
 
     def _rows(self, index: Tensor) -> Tensor:
-        return F.linear(self.feature.index_select(0, index), self.weight, self.bias)
+        rows = self.feature.index_select(0, index.to(self.feature.device))
+        return F.linear(rows.to(self.weight), self.weight, self.bias)
 
 
 class Deferred:

@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
-from pyg_ckd.data.modules import dtype_of
+from pyg_ckd.data.modules import dtype_of, reads_rows
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import sampled
@@ -107,7 +107,7 @@ def begin(
             "num_neighbors=None: only whole graphs are shared out"
         )
     with processes.together():
-        features, edges = unpack(data, fabric.device, dtype_of(objective))
+        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
         objective.train()
         objective.forget_weights()
         validation = None

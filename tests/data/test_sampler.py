@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
+from pyg_ckd.data import sampler as module
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 
@@ -139,3 +140,65 @@ def test_sizes_out_of_range_are_refused():
         TripletSampler(edge_index, 1, 2, batch_size=0)
     with pytest.raises(InputError, match="num_random_triples: found -1"):
         TripletSampler(edge_index, 1, 2, num_random_triples=-1)
+
+
+def long_graph(count: int) -> tuple[Tensor, int, int]:
+    """Return distinct interactions sorted by user: 10 of each user."""
+    number = torch.arange(count)
+    return torch.stack([number // 10, number % 10]), -(-count // 10), 12
+
+
+@pytest.mark.parametrize(("count", "batch_size", "block"), [(997, 100, 64), (997, 7, 256), (64, 64, 64), (5, 9, 10**6)])
+def test_shuffled_blocks_hold_every_interaction_once_in_full_batches(monkeypatch, count, batch_size, block):
+    monkeypatch.setattr(module, "_RUN", 16)
+    graph = long_graph(count)
+    sampler = TripletSampler(*graph, batch_size, shuffle="blocks", block=block)
+    for _ in range(2):
+        batches = list(sampler)
+        pairs = torch.cat([torch.stack(batch[:2]) for batch in batches], dim=1).t().tolist()
+        assert sorted(pairs) == graph[0].t().tolist() != pairs
+        assert len(batches) == len(sampler)
+        assert {batch.user.numel() for batch in batches[:-1]} <= {batch_size}
+
+
+def test_with_blocks_every_interaction_is_as_likely_in_every_batch(monkeypatch):
+    monkeypatch.setattr(module, "_RUN", 4)
+    edge_index, users, items = long_graph(40)
+    sampler = TripletSampler(edge_index, users, items, 10, shuffle="blocks", block=16)
+    found = np.zeros((4, 40))
+    together = np.zeros((40, 40))
+    epochs = 4000
+    for _ in range(epochs):
+        for n, batch in enumerate(sampler):
+            rows = (batch.user * 10 + batch.positive).numpy()
+            found[n, rows] += 1
+            together[np.ix_(rows, rows)] += 1
+    assert chisquare(found.ravel(), np.full(160, epochs / 4)).pvalue > 1e-4
+    same_run = together[0, 1:4].mean() / epochs
+    # Of one run: 9 of 15 others of the block at most, where blocks and batches fall together; of two runs far less.
+    assert same_run > 0.4 > together[0, 4:].mean() / epochs
+
+
+def test_up_to_one_block_the_order_is_a_plain_permutation(monkeypatch):
+    monkeypatch.setattr(module, "_RUN", 2)
+    edge_index, users, items = long_graph(4)
+    sampler = TripletSampler(edge_index, users, items, 4, shuffle="blocks", block=8)
+    orders = Counter(tuple(next(iter(sampler)).positive.tolist()) for _ in range(4800))
+    assert len(orders) == 24
+    assert chisquare(list(orders.values())).pvalue > 1e-4
+
+
+def test_an_epoch_of_blocks_repeats_with_its_seed_and_from_its_state():
+    sampler, again = (TripletSampler(*long_graph(3000), 128, seed=3, shuffle="blocks", block=1024) for _ in range(2))
+    list(sampler)
+    state = sampler.generator.get_state()
+    expected = [batch.user for batch in sampler]
+    again.generator.set_state(state)
+    assert all(torch.equal(a, b.user) for a, b in zip(expected, again, strict=True))
+
+
+def test_unknown_shuffles_and_small_blocks_are_refused():
+    with pytest.raises(InputError, match="shuffle"):
+        TripletSampler(*long_graph(20), shuffle="runs")
+    with pytest.raises(InputError, match="block"):
+        TripletSampler(*long_graph(20), shuffle="blocks", block=100)

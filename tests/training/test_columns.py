@@ -190,7 +190,7 @@ def test_a_backbone_that_cannot_be_cut_is_refused_in_one_line(case):
 def test_a_strategy_that_reads_rows_is_refused():
     student = build(VBPR, planted_data(), 0, embedding_dim=8)
     objective = DistillationWrapper(student, teachers(), rows_weight=1.0, num_random_triples=RANDOM)
-    with pytest.raises(InputError, match="ckd with these options, which reads rows"):
+    with pytest.raises(InputError, match="found 'columns' for ckd, which reads more than margins of its own triples"):
         choose_layout("columns", PAIR, objective)
 
 

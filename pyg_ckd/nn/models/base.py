@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.edges import EdgeGraph, as_edges
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.models.cosine import cosine_rows
-from pyg_ckd.nn.models.inputs import Inputs
+from pyg_ckd.nn.models.inputs import Inputs, check_features
 from pyg_ckd.nn.models.inputs import mean_row as mean_row
 from pyg_ckd.nn.models.parts import check_size as check_size
 from pyg_ckd.nn.models.parts import reset_linear_layers as reset_linear_layers
@@ -105,6 +105,11 @@ class Backbone(nn.Module):
         return tuple(self.feature_dims)
 
     @property
+    def reads_rows(self) -> bool:
+        """Whether a step reads the features of its items alone, and casts and moves them: files then stay mapped."""
+        return False
+
+    @property
     def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
         """From modality to the parameters that belong to it alone; what is in none of the lists is shared.
 
@@ -176,29 +181,19 @@ class Backbone(nn.Module):
     def as_parameters(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return features in the floating-point type of the parameters; those that have it already stay what they are.
 
+        So do those in files where :attr:`reads_rows`.
+
         Args:
             features: From modality to feature matrix.
         """
         dtype = next((p.dtype for p in self.parameters()), None)
         if dtype is None or all(x.dtype == dtype for x in features.values()):
             return features
-        return {m: x.to(dtype) for m, x in features.items()}
+        return {m: x if self.reads_rows and file_of(x) else x.to(dtype) for m, x in features.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """Copy weights, also those that were stored by a compiled or otherwise wrapped backbone."""
         return super().load_state_dict(unwrapped_state(state_dict, self.state_dict().keys()), *args, **options)
-
-    def _check_features(self, features: Mapping[str, Tensor]) -> None:
-        for m, width in self.feature_dims.items():
-            if m not in features:
-                raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features)}")
-            if features[m].shape != (self.num_items, width):
-                found = list(features[m].shape)
-                raise InputError(f"features of {m!r}: found shape {found}, expected [{self.num_items}, {width}]")
-            checked = features[m].layout == torch.strided and not exporting()
-            if checked and not bool(features[m].isfinite().all()):
-                row = int((~features[m].isfinite()).any(dim=1).nonzero()[0])
-                raise InputError(f"features of {m!r}: found NaN or infinite values, first in row {row}; impute them")
 
     def _adjacency(
         self, edge_index_dict: Mapping[EdgeType, Graph], n_id_dict: Mapping[str, Tensor] | None = None
@@ -273,7 +268,9 @@ class Backbone(nn.Module):
             n_id_dict: As in :meth:`forward`.
         """
         if self.uses_features and features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
-            self._check_features(features)  # Steps of a training come with a prepared graph, or with a subgraph.
+            check_features(
+                features, self.feature_dims, self.num_items
+            )  # Steps of a training come with a prepared graph, or with a subgraph.
         factual, features = as_views(views, self.modalities), self.as_parameters(features)
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:

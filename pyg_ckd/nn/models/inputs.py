@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.mapped import file_of, first_row_not_finite, mean_of_rows
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.subgraph import Subgraph
 from pyg_ckd.scoring.blocks import take_rows
+from pyg_ckd.scoring.tracing import exporting
 
 
 class Inputs(NamedTuple):
@@ -53,7 +57,7 @@ class Inputs(NamedTuple):
 
     def mean_feature(self, modality: str) -> Tensor:
         """Return the mean of a modality's features over all items, ``[1, d_m]``."""
-        return self.of_features("mean", modality, mean_row)
+        return self.of_features("mean", modality, mean_of_rows)
 
     def mean_of_users(self, x: Tensor) -> Tensor:
         """Return the mean over all users, ``[1, D]``, also where each of several processes has some of them.
@@ -98,6 +102,29 @@ def spread(row: Tensor, index: Tensor | None, size: int) -> Tensor:
     return row.expand(size if index is None else index.numel(), -1)
 
 
+def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, int], num_items: int) -> None:
+    """Refuse features of other shapes, and those that are not finite; a matrix is looked through once.
+
+    Args:
+        features: From modality to feature matrix ``[I, d_m]``.
+        feature_dims: Feature width of every modality.
+        num_items: Number of items ``I``.
+
+    Raises:
+        InputError: If a modality is missing, a shape is another, or a value is not finite; or if a memory-mapped file
+            was written to since it was opened.
+    """
+    for m, width in feature_dims.items():
+        if m not in features:
+            raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features)}")
+        x, file = features[m], file_of(features[m])
+        where = f"features of {m!r}" if file is None else f"{file}: features of {m!r}"
+        if x.shape != (num_items, width):
+            raise InputError(f"{where}: found shape {list(x.shape)}, expected [{num_items}, {width}]")
+        if x.layout == torch.strided and not exporting() and (row := first_row_not_finite(x)) >= 0:
+            raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
+
+
 def mean_row(x: Tensor) -> Tensor:
     """Return the intervention do(X = mean): the mean over rows, ``[1, D]``."""
     return x.mean(dim=0, keepdim=True)
@@ -113,4 +140,5 @@ def take(x: Tensor, index: Tensor | None, sparse: bool = False) -> Tensor:
     """
     if index is None:
         return x
+    index = index.to(x.device)
     return take_rows(x, index) if sparse and x.is_leaf and x.requires_grad else x.index_select(0, index)

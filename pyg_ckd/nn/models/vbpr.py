@@ -105,6 +105,11 @@ class VBPR(LateFusion):
         self.reset_parameters()
 
     @property
+    def reads_rows(self) -> bool:
+        """Whether a step reads the features of its batch's items alone, as it does but with a sum or cosines."""
+        return self.fusion == "concat" and self.cosine is None
+
+    @property
     def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
         """As of any backbone; with ``fusion="sum"`` the preferences belong to no modality, whatever its name."""
         groups = super().modality_parameters
@@ -165,5 +170,6 @@ class VBPR(LateFusion):
 
     def _constant(self, modality: str, inputs: Inputs) -> Block:
         """Return the columns of a modality that is intervened on: one row for all items, which moves no margin."""
-        columns = Deferred(partial(self.branch, modality, inputs.mean_feature(modality), inputs, False))
+        mean = inputs.mean_feature(modality).to(cast(nn.Linear, self.project[modality]).weight)
+        columns = Deferred(partial(self.branch, modality, mean, inputs, False))
         return Block(columns.user, columns.item, constant=True)

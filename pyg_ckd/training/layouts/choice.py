@@ -132,8 +132,14 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
             f"strategy: found {processes.size} processes for {objective.name}, which needs {objective.needs_whole} "
             "whole, expected one process; a study trains several runs at a time, one process each (--workers)"
         )
+    fits = [s for s in can if s in objective.strategies]
+    if not fits or (strategy != "auto" and strategy not in fits):
+        raise InputError(
+            f"strategy: found {strategy!r} for {objective.name}, which reads more than margins of its own triples, "
+            f"expected {' or '.join(map(repr, fits)) or 'one process'}"
+        )
     reasons = []
-    for chosen in can if strategy == "auto" else [strategy]:
+    for chosen in fits if strategy == "auto" else [strategy]:
         layout = LAYOUTS[chosen](processes)
         reasons.append(layout.refuses(objective))
         if not reasons[-1]:

@@ -70,8 +70,6 @@ class Columns(Layout):
         """Return why an objective cannot be cut by columns, or nothing."""
         student, dims = objective.student, objective.column_dims()
         name, size = type(student).__name__, self.processes.size
-        if objective.reads_rows:
-            return f"{objective.name} with these options, which reads rows of tables, expected margins alone"
         if getattr(student, "cosine", None) is not None:
             return f"{name} with a cosine, which needs rows whole, expected cosine=None"
         for key, p in objective.named_parameters():

@@ -1,0 +1,236 @@
+"""Memory that does not grow with the data: building graphs, shuffling, and features that stay in their files.
+
+Each figure is of a process of its own, which measures itself from after its input was made.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import Missing, Suite, Table
+from benchmarks.memory import alone, held, peak
+from pyg_ckd import Trainer, evaluate
+from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.datasets import convert, load
+from pyg_ckd.nn import VBPR, Adjacency
+from pyg_ckd.scoring.sparse import csr_matrix, row_starts
+
+CPU = torch.device("cpu")
+QUICK, FULL = 2_000_000, 20_000_000
+MATRIX = {False: (20_000, 1024), True: (200_000, 1024)}
+"""Rows and columns of the features in a file, 781 MiB in full."""
+
+
+def run(suite: Suite, count: int | None = None, matrix: tuple[int, int] | None = None) -> list[Table]:
+    """Measure all three.
+
+    Args:
+        suite: What to measure on; the CPU whatever it says.
+        count: Interactions of the graphs.
+        matrix: Rows and columns of the features.
+    """
+    count = count or (FULL if suite.full else QUICK)
+    return [building(count), shuffling(count), out_of_core(*(matrix or MATRIX[suite.full]))]
+
+
+def building(count: int) -> Table:
+    """Build the graph with the package and by sorting keys of row and column."""
+    table = Table(f"building the graph of {count} interactions, bytes for each", [])
+    for name in ("keys", "package"):
+        found = _alone(table, name, build, name, count)
+        if found:
+            table.rows.append({"way": name, **found})
+    table.notes.append(
+        "Keys: torch.unique of row * N + column in both directions. The graph itself has 16 and 4 for a node."
+    )
+    return table
+
+
+def shuffling(count: int) -> Table:
+    """Make a sampler and begin an epoch, with one permutation and with blocks."""
+    table = Table(f"a sampler of {count} interactions, bytes for each beyond the interactions", [])
+    for shuffle in ("whole", "blocks"):
+        found = _alone(table, shuffle, sample, shuffle, count)
+        if found:
+            table.rows.append({"shuffle": shuffle, **found})
+    return table
+
+
+def out_of_core(rows: int, columns: int) -> Table:
+    """Train VBPR with sparse gradients on features in memory and in files."""
+    size = rows * columns * 4 / 2**20
+    table = Table(f"VBPR, sparse gradients, features [{rows}, {columns}] ({size:.0f} MiB): anonymous memory (MiB)", [])
+    with tempfile.TemporaryDirectory() as place:
+        for kind in ("none", "memory", "float32", "float16"):
+            written = _alone(table, kind, write, kind, place, rows, columns)
+            found = _alone(table, kind, train, kind, place)
+            if found:
+                table.rows.append({"features": kind, **written, **found})
+    table.notes.append(
+        "Writing is what convert takes, training what loading, an epoch, its validation and an evaluation take. None "
+        "has a single column in memory: what tables, optimiser and sampler take. Memory holds all features as float32; "
+        "the others open a folder of write_folder."
+    )
+    return table
+
+
+def build(way: str, count: int) -> dict[str, float]:
+    """Return bytes for each interaction at the peak and after it, and seconds."""
+    edges, users, items = _interactions(count)
+    call: Callable[..., Any] = Adjacency.from_interactions if way == "package" else by_keys
+    call(edges[:, :1000], users, items)
+    _forget_peak()
+    before, start = held(CPU), time.process_time()
+    graph = call(edges, users, items)
+    seconds = time.process_time() - start
+    return {"peak": (peak(CPU) - before) / count, "kept": (held(CPU) - before) / count, "CPU s": seconds} | {
+        "entries": float(graph.matrix.values().numel())
+    }
+
+
+def sample(shuffle: str, count: int) -> dict[str, float]:
+    """Return bytes for each interaction of making the sampler, and of the first batches of an epoch."""
+    edges, users, items = _interactions(count)
+    list(TripletSampler(edges[:, :1000], users, items, shuffle=shuffle))
+    _forget_peak()
+    before = held(CPU)
+    sampler = TripletSampler(edges, users, items, shuffle=shuffle)
+    making = (peak(CPU) - before) / count
+    _forget_peak()
+    before, start = held(CPU), time.process_time()
+    for number, _ in enumerate(sampler):
+        if number == 100:
+            break
+    seconds = time.process_time() - start
+    return {"made, peak": making, "epoch, peak": (peak(CPU) - before) / count, "CPU s of 100 batches": seconds}
+
+
+def write(kind: str, place: str, rows: int, columns: int, users: int = 4_000) -> dict[str, float]:
+    """Write the data, prepared if they are to stay in files, and return how much more anonymous memory that took."""
+    folder = Path(place) / "raw"
+    if not folder.exists():
+        _write_raw(folder, rows, columns, users)
+    if not kind.startswith("float"):
+        return {"writing": float("nan")}
+    before, seen, done = anonymous(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            seen.append(anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    convert(folder, Path(place) / kind, "folder", "standardize", kind)
+    done.set()
+    watcher.join()
+    return {"writing": max(seen) - before}
+
+
+def train(kind: str, place: str) -> dict[str, float]:
+    """Return how much more anonymous memory there is at most until the end of the evaluation, and seconds."""
+    folder, before = Path(place) / "raw", anonymous()
+    start = time.process_time()
+    data = load(Path(place) / kind if kind.startswith("float") else folder, "standardize" if kind != "none" else cut)
+    opened, seen = time.process_time() - start, [anonymous()]
+    model = VBPR.from_data(data, sparse=True)
+    watch, options = _Watch(seen), {"track_views": False, "progress": False}
+    trainer = Trainer(max_epochs=1, batch_size=2048, eval_users=500, callbacks=watch, **options)
+    start = time.process_time()
+    trainer.fit(model, data)
+    seconds = time.process_time() - start
+    evaluate(model, data, k=20, metrics="recall", split="val")
+    seen.append(anonymous())
+    return {
+        "training": max(seen) - before,
+        "CPU s to open": opened,
+        "CPU s of the epoch": seconds,
+    }
+
+
+def cut(data: Any) -> Any:
+    """Keep one column of every modality."""
+    for m in data.modalities:
+        data["item"][m] = data["item"][m][:, :1].clone()
+    return data
+
+
+class _Watch:
+    def __init__(self, seen: list[float]) -> None:
+        self.seen = seen
+
+    def on_train_batch_end(self, **_: Any) -> None:
+        self.seen.append(anonymous())
+
+    def on_validation_end(self, **_: Any) -> None:
+        self.seen.append(anonymous())
+
+
+def by_keys(edges: Tensor, num_users: int, num_items: int) -> Adjacency:
+    """Build the symmetric graph by sorting a key of 64 bits for every entry."""
+    size = num_users + num_items
+    user, item = edges[0], edges[1] + num_users
+    row, col = torch.cat([user, item]), torch.cat([item, user])
+    key = torch.unique(row * size + col)
+    row, col = key.div(size, rounding_mode="floor"), key % size
+    count = torch.bincount(row, minlength=size)
+    scale = count.float().pow(-0.5)
+    matrix = csr_matrix(row_starts(count).int(), col.int(), scale[row] * scale[col], size)
+    return Adjacency(matrix, matrix)
+
+
+def anonymous() -> float:
+    """Return the anonymous memory of the process, in MiB: what is its own and lies in no file.
+
+    Raises:
+        Missing: If the system does not tell.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+    raise Missing("the system does not tell anonymous memory from files")
+
+
+def _interactions(count: int) -> tuple[Tensor, int, int]:
+    """Draw interactions, a few percent of them more than once."""
+    generator = torch.Generator().manual_seed(0)
+    users, items = max(2, count // 10), max(2, count // 25)
+    edges = torch.empty(2, count, dtype=torch.int64)
+    torch.randint(users, (count,), generator=generator, out=edges[0])
+    edges[1] = (torch.rand(count, generator=generator, dtype=torch.float64) ** 2 * items).long()
+    return edges, users, items
+
+
+def _write_raw(folder: Path, rows: int, columns: int, users: int) -> None:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    matrix = np.lib.format.open_memmap(folder / "visual.npy", "w+", np.float32, (rows, columns))
+    for start in range(0, rows, 4096):
+        matrix[start : start + 4096] = generator.standard_normal((min(4096, rows - start), columns), np.float32)
+    del matrix
+    pairs = np.unique(generator.integers(users * rows, size=20 * users))
+    split = np.where(np.arange(pairs.size) % 10 == 0, "val", "train")
+    lines = [f"{pair // rows},{pair % rows},{part}" for pair, part in zip(pairs, split, strict=True)]
+    (folder / "interactions.csv").write_text("\n".join(["user,item,split", *lines]), encoding="utf-8")
+
+
+def _forget_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _alone(table: Table, name: str, function: Callable[..., Any], *args: Any) -> dict[str, float]:
+    try:
+        return alone(function, *args)
+    except (Missing, RuntimeError) as error:
+        table.notes.append(f"{name}: left out, {error}.")
+        return {}
