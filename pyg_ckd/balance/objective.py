@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.names import NO_OPTIONS, STEPS
 from pyg_ckd.balance.numbers import check_not_negative as check_not_negative
 from pyg_ckd.balance.numbers import check_positive as check_positive
 from pyg_ckd.balance.progress import Around, Progress, Score
@@ -30,15 +31,6 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import shared_triples
 from pyg_ckd.scoring.views import View, as_view
 from pyg_ckd.wrappers import unwrap, unwrapped_state
-
-NO_OPTIONS = ("student", "teachers", "has", "view")
-"""Arguments of an objective's constructor that are no options of the strategy."""
-STEPS = {
-    *("loss", "balance", "triple_weights", "backward", "forward_views", "before_validation", "epoch_statistics"),
-    *("weigh", "add_terms", "statistics", "terms", "observe", "next_factors"),
-}
-"""Methods, those of wrappers and of paced objectives too, of which a strategy that overrides one must say whether it
-needs a batch whole."""
 
 
 class Objective(KnowsRows):
