@@ -12,7 +12,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import balance
-from pyg_ckd.balance.objective import NO_OPTIONS, Objective
+from pyg_ckd.balance.names import NO_OPTIONS
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import item_masks
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
