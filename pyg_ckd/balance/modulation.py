@@ -14,7 +14,7 @@ from pyg_ckd.balance.attribution import RunningInformation, masked_mean
 from pyg_ckd.balance.gradients import edit
 from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative
-from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax
+from pyg_ckd.balance.pacing import PacedObjective, discrepancy, scaled_softmax, triples_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
@@ -284,18 +284,6 @@ class ARL(PacedObjective):
         losses = unimodal_losses(margins, known)
         factors = self.factors.unbind()
         return {f"alone/{m}": self.weight * c * loss for (m, loss), c in zip(losses.items(), factors, strict=True)}
-
-
-def triples_of(alone: Tensor, known: Tensor | None) -> Tensor:
-    """Return how many triples count for every modality, ``[M]`` in double precision.
-
-    Args:
-        alone: Values ``[B, M]``.
-        known: Which count, bool ``[B, M]``, or :obj:`None` for all.
-    """
-    if known is None:
-        return torch.full_like(alone[0], alone.size(0), dtype=torch.float64)
-    return known.sum(dim=0, dtype=torch.float64)
 
 
 def ogm_coefficients(ratio: Tensor, alpha: float) -> Tensor:

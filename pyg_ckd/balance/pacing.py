@@ -120,6 +120,18 @@ def scaled_softmax(logits: Tensor) -> Tensor:
     return (logits.numel() * logits.softmax(dim=0)).clamp(min=LEAST_STEP)
 
 
+def triples_of(alone: Tensor, known: Tensor | None) -> Tensor:
+    """Return how many triples count for every modality, ``[M]`` in double precision.
+
+    Args:
+        alone: Values ``[B, M]``.
+        known: Which count, bool ``[B, M]``, or :obj:`None` for all.
+    """
+    if known is None:
+        return torch.full_like(alone[0], alone.size(0), dtype=torch.float64)
+    return known.sum(dim=0, dtype=torch.float64)
+
+
 def discrepancy(score: Tensor) -> Tensor:
     r"""Return :math:`\rho_m`, the mean ratio of a score to those of the other modalities, ``[M]``.
 
