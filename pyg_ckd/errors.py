@@ -15,10 +15,10 @@ class InputError(ValueError):
     The command line prints it to stderr and exits with code 2.
 
     Attributes:
-        of_all: Whether all processes that work together raise it, so that one of them is enough to print it.
+        everywhere: Whether all processes of a group raise it, so that one of them can speak for all.
     """
 
-    of_all: bool = False
+    everywhere = False
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> InputError:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -21,6 +24,9 @@ __all__ = ["ALONE", "Processes", "apart", "launch", "present", "started"]
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, which may be evaluating or writing."""
+
+FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 64
+"""Work is cut into so many blocks, for there to be some for every process, unless they get smaller than this."""
 
 R = TypeVar("R")
 
@@ -66,6 +72,20 @@ class Processes:
         each, more = divmod(size, self.size)
         start = self.rank * each + min(self.rank, more)
         return start, start + each + (self.rank < more)
+
+    def blocks(self, size: int, largest: int) -> Iterator[tuple[int, int]]:
+        """Yield the start and the end of each block of things in a row that is for this process, one after the other.
+
+        Blocks are cut without regard to the number of processes and every process has whole ones: what is computed
+        block by block has the same shapes, and so the same bits, in any number of processes.
+
+        Args:
+            size: Number of things.
+            largest: Things in a block at most; there are fewer in it where there would be few blocks.
+        """
+        block = max(1, min(largest, max(SMALLEST_BLOCK, -(-size // FEWEST_BLOCKS))))
+        for number in range(*self.share(-(-size // block))):
+            yield number * block, min(size, (number + 1) * block)
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum over processes of a part of ``x`` each; the gradient of the sum is that of every part.
@@ -114,6 +134,8 @@ class Processes:
         """
         if self.alone:
             return x
+        if dist.get_backend() == "nccl" and not x.is_cuda:  # It exchanges what is on a GPU, and nothing else.
+            return self.gather_rows(x.cuda()).to(x.device)
         sizes = torch.zeros(self.size, dtype=torch.int64, device=x.device)
         sizes[self.rank] = x.size(0)
         self._all_reduce(sizes)
@@ -149,9 +171,31 @@ class Processes:
         found = self.gather(str(value))
         if len(set(found)) > 1:
             shown = "; ".join(f"process {rank + 1}: {text[:200]}" for rank, text in enumerate(found))
-            raise _of_all(
+            raise _everywhere(
                 InputError(f"{name}: found several ({shown}), expected the same in all {self.size} processes")
             )
+
+    def agree_nearly(self, name: str, x: Tensor, tolerance: float = 0.01) -> None:
+        """Refuse numbers that differ between processes by more than rounding, in all of them.
+
+        Args:
+            name: What they are, for the message.
+            x: A few numbers, of one shape in all processes.
+            tolerance: How much they may differ, as a share of the largest of them.
+
+        Raises:
+            InputError: If they differ.
+        """
+        found = self.gather_rows(x.detach().double().reshape(1, -1).cpu())
+        scale = found.abs().nan_to_num(0.0, 0.0, 0.0).amax() if found.numel() else 0.0
+        alike = (found == found[0]) | ((found - found[0]).abs() <= tolerance * scale)
+        if not bool(alike.all()):
+            rank = int((~alike).any(dim=1).nonzero()[0])
+            message = (
+                f"{name}: found another in process {rank + 1} than in process 1, expected the same in all {self.size} "
+                "processes; give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
+            )
+            raise _everywhere(InputError(message))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -172,7 +216,7 @@ class Processes:
         messages = self.gather(None if mine is None else str(mine))
         first = next((text for text in messages if text is not None), None)
         if first is not None:
-            raise _of_all(mine if mine is not None and str(mine) == first else InputError(first))
+            raise _everywhere(mine if mine is not None and str(mine) == first else InputError(first))
 
     def first_then_all(self, compute: Callable[[], R]) -> R:
         """Run a function in the first process and then in the others, which find what it has left on disk.
@@ -185,7 +229,7 @@ class Processes:
         """
         result: list[R] = []
         for turn in (True, False):
-            with self.together():
+            with self.together(), apart():
                 if self.first is turn:
                     result.append(compute())
         return result[0]
@@ -208,16 +252,11 @@ class Processes:
             raise self._lost(error) from None
 
     def _lost(self, error: RuntimeError) -> InputError:
-        reason = " ".join(str(error).split("\n")[0].split())[:120]
+        reason = re.sub(r"\[\S+:\d+\] *", "", " ".join(str(error).split("\n")[0].split()))[:120]
         return InputError(
             f"{self}: another process has ended or cannot be reached ({reason}), expected all {self.size} to the end; "
             "the same command goes on from the last checkpoint, see the messages of the others for why one ended"
         )
-
-
-def _of_all(error: InputError) -> InputError:
-    error.of_all = True
-    return error
 
 
 ALONE = Processes()
@@ -252,30 +291,36 @@ class _Total(torch.autograd.Function):
         return grad, None
 
 
+def _everywhere(error: InputError) -> InputError:
+    error.everywhere = True
+    return error
+
+
 _known: list[Processes] = []
-_apart: list[bool] = []
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
 
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Let this process work on something of its own inside the block, as if it were in no group."""
-    _apart.append(True)
+    """Let a process of a group work by itself inside the block, where :func:`present` is :data:`ALONE`.
+
+    For what processes do not do together, such as to train and evaluate a model each.
+    """
+    token = _apart.set(True)
     try:
         yield
     finally:
-        _apart.pop()
+        _apart.reset(token)
 
 
 def started() -> int:
     """Return how many processes ``torchrun``, a cluster or :func:`launch` started together; 1 inside :func:`apart`."""
-    return 1 if _apart else int(os.environ.get("WORLD_SIZE", "1"))
+    return 1 if _apart.get() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def present() -> Processes:
-    """Return the processes of the group that this one is in; :data:`ALONE` outside a group, or :func:`apart` of it."""
-    if _apart:
-        return ALONE
-    if not (dist.is_available() and dist.is_initialized()):
+    """Return the processes of the group that this one is in; :data:`ALONE` outside a group and inside :func:`apart`."""
+    if _apart.get() or not (dist.is_available() and dist.is_initialized()):
         return ALONE
     rank, size = dist.get_rank(), dist.get_world_size()
     if size == 1:
@@ -326,6 +371,10 @@ def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    observer = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
+    observer.setLevel(logging.INFO)  # It ends this process without a word beside its record.
+    observer.addHandler(_Obituary())
+    observer.propagate = False
     try:
         strategy = DDPStrategy(timeout=TIMEOUT)
         Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy).launch()
@@ -337,6 +386,19 @@ def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     return present()
+
+
+class _Obituary(logging.Handler):
+    """Says in a line that one of the processes that this one started has ended, before lightning-fabric ends all."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        code = " ".join(record.getMessage().split("code ")[-1].split(".")[0].split())
+        sys.stderr.write(
+            f"pyg-ckd: error: one of the processes that work together has ended (exit code {code}), expected all to "
+            "the end; the same command goes on from the last checkpoint\n"
+        )
+        sys.stderr.flush()
 
 
 def _leave() -> None:

@@ -6,11 +6,13 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 
 from pyg_ckd import __version__
+from pyg_ckd.cli import ranks
 from pyg_ckd.cli.output import replace_what_the_encoding_lacks, say
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -42,25 +44,28 @@ HELP = ("-h", "--help")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, or 2 for bad input, with one line on stderr.
 
+    Started several times by ``torchrun``, the processes share the work of a command, and the first of them prints.
+
     Args:
         argv: Arguments; by default those of the process.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     replace_what_the_encoding_lacks()
     try:
-        with plain_warnings():
+        with plain_warnings(), ranks.one_voice():
             return _run(args)
     except InputError as error:
-        message = str(error)
+        message, everywhere = str(error), error.everywhere
     except BrokenPipeError:  # The reader of a pipe, such as head, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        message = f"{error.filename or 'a file'}: cannot be used ({error.strerror or error})"
+        message, everywhere = ranks.text_of(error), False
     except KeyboardInterrupt:
-        sys.stderr.write(f"pyg-ckd: interrupted; {_after_break(args)}\n")
+        if ranks.first():
+            sys.stderr.write(f"pyg-ckd: interrupted; {_after_break(args)}\n")
         return EXIT_INTERRUPTED
-    sys.stderr.write(f"pyg-ckd: error: {' '.join(message.split())}\n")
+    ranks.report(" ".join(message.split()), everywhere)
     return EXIT_BAD_INPUT
 
 
@@ -90,11 +95,19 @@ def _after_break(args: Sequence[str]) -> str:
 
 
 def _run(args: list[str]) -> int:
+    ranks.join()
+    with ranks.alike():
+        run = _prepared(args)
+    return 0 if run is None else int(run())
+
+
+def _prepared(args: list[str]) -> Callable[[], int] | None:
+    """Return the command with its options; :obj:`None` if there is nothing to run."""
     if not args or args[0] in HELP:
         say(_overview("pyg-ckd COMMAND [options]", DESCRIPTIONS))
         if args:
             sys.exit(0)
-        return 0
+        return None
     if args[0] == "--version":
         say(f"pyg-ckd {__version__}")
         sys.exit(0)
@@ -109,6 +122,7 @@ def _run(args: list[str]) -> int:
         )
     if command not in DESCRIPTIONS:
         raise unknown_name("command", command, DESCRIPTIONS)
+    ranks.check(command)
     if command != "data":
         return _call(command, command, DESCRIPTIONS[command], rest)
     if rest and rest[0] in HELP:
@@ -124,8 +138,8 @@ def _run(args: list[str]) -> int:
     return _call(rest[0], f"data {rest[0]}", DATA_DESCRIPTIONS[rest[0]], rest[1:])
 
 
-def _call(module: str, command: str, description: str, args: Sequence[str]) -> int:
-    """Run a command; its file is imported now, because it imports heavy libraries."""
+def _call(module: str, command: str, description: str, args: Sequence[str]) -> Callable[[], int]:
+    """Return a command with its options; its file is imported now, because it imports heavy libraries."""
     from pyg_ckd.cli.arguments import Given
     from pyg_ckd.cli.options import Options
 
@@ -137,7 +151,7 @@ def _call(module: str, command: str, description: str, args: Sequence[str]) -> i
     if given.help:
         say(options.help())
         sys.exit(0)
-    return int(file.run(options.parse(given)))
+    return partial(file.run, options.parse(given))
 
 
 def _overview(usage: str, descriptions: Mapping[str, str]) -> str:

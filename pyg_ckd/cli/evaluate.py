@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyg_ckd.cli import ranks
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import add_checkpoint, add_data, load_checkpoint, save_json
 from pyg_ckd.cli.options import Options
@@ -39,9 +40,12 @@ def run(config: Namespace) -> int:
     """
     from pyg_ckd.evaluation import evaluate
 
-    model, data = load_checkpoint(config)
+    with ranks.alike():
+        model, data = load_checkpoint(config)
     metrics = evaluate(model, data, **{name: config[name] for name in NAMES})
-    save_json(config.json, dict(metrics))
+    with ranks.alike():
+        if ranks.first():
+            save_json(config.json, dict(metrics))
     if config.view is not None:
         say(f"view: {', '.join(config.view) or 'no modality is factual, each is replaced with its mean'}")
     say(str(metrics))

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pyg_ckd.cli import ranks
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import SOURCE, add_checkpoint, add_data, import_strategy, load_data, read_lines
 from pyg_ckd.cli.options import REQUIRED, Options
@@ -32,7 +33,10 @@ def add_options(options: Options, given: Given) -> None:
     add_checkpoint(options)
     text = "a model.pt of train or compare, or a saved recommender"
     options.known["checkpoint"] = replace(options.known["checkpoint"], help=text)
-    text = "a .parquet, .csv or .jsonl file, the last two also with .gz behind: user, rank, item, score"
+    text = (
+        "a .parquet, .csv or .jsonl file, the last two also with .gz behind: user, rank, item, score; a name without "
+    )
+    text += "ending is a folder of Parquet files, of which each of several processes writes one"
     options.add("out", default=REQUIRED, help=text, path=True)
     users = "ids of users, with commas or blanks between them; by default all users"
     options.add("users", list[str] | None, None, users, metavar="ID,...", many=True)
@@ -61,27 +65,34 @@ def run(config: Namespace) -> int:
     Args:
         config: The values of the options.
     """
+    from pyg_ckd.processes import present
     from pyg_ckd.serving import Recommender, check_format
+    from pyg_ckd.training.layouts.choice import own_device
 
-    if config.users is not None and config.users_file is not None:
-        raise InputError("users_file: found it beside --users, expected one of the two")
-    check_format(config.out)  # Before the work, not after it.
-    users = read_lines(config.users_file, "users_file") if config.users_file is not None else config.users
-    candidates = None if config.candidates_file is None else read_lines(config.candidates_file, "candidates_file")
-    excluded = None if config.exclude_file is None else read_lines(config.exclude_file, "exclude_file")
-    columns = None if config.items_file is None else _table(config.items_file)
-    import_strategy(config)
-    data = None if config.data is None else load_data(config)
-    recommender = Recommender.load(config.checkpoint, data, None, config.device, config.seen, columns)
+    with ranks.alike():
+        if config.users is not None and config.users_file is not None:
+            raise InputError("users_file: found it beside --users, expected one of the two")
+        check_format(config.out, folder=True)  # Before the work, not after it.
+        users = read_lines(config.users_file, "users_file") if config.users_file is not None else config.users
+        candidates = None if config.candidates_file is None else read_lines(config.candidates_file, "candidates_file")
+        excluded = None if config.exclude_file is None else read_lines(config.exclude_file, "exclude_file")
+        columns = None if config.items_file is None else _table(config.items_file)
+        import_strategy(config)
+        data = None if config.data is None else load_data(config)
+        device = own_device(present(), config.device)  # Of several, each has a card of its own.
+        recommender = Recommender.load(config.checkpoint, data, None, device, config.seen, columns)
+        asked = None if users is None else recommender.users.parse(users)
+        chosen = None if candidates is None else recommender.items.parse(candidates)
+        without = None if excluded is None else recommender.items.parse(excluded)
     for note in recommender.notes:
         sys.stderr.write(f"note: {note}\n")
     path = recommender.export_top_k(
         config.out,
         config.k,
-        user_ids=None if users is None else recommender.users.parse(users),
+        user_ids=asked,
         exclude_seen=config.exclude_seen,
-        candidates=None if candidates is None else recommender.items.parse(candidates),
-        exclude=None if excluded is None else recommender.items.parse(excluded),
+        candidates=chosen,
+        exclude=without,
         where=config.where,
         diversity=config.diversity,
         unknown=config.unknown,

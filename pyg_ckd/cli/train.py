@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyg_ckd.cli import ranks
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, section, sections
 from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models, strategy
@@ -51,15 +52,17 @@ def run(config: Namespace) -> int:
     from pyg_ckd.study.run import train_run
 
     cls, backbone = strategy(config.objective), backbones()[config.backbone]
+    ranks.start(section(config, "trainer"))  # Before data are read.
     parts = sections(config, ("model", "plain", "teacher", "distillation", "trainer"))
     given = section(config, "strategy")
     settings = StudySettings(plain=parts["plain"], distillation=parts["distillation"])
     contender = Contender(cls, default_options(cls, settings, given))
-    data = load_data(config)
     prefix = "strategy" if given else PARTS.get(cls.name, "strategy")
-    check_models(data, backbone, parts, {prefix: contender}, config.seed)
+    with ranks.alike():
+        data = load_data(config)
+        check_models(data, backbone, parts, {prefix: contender}, config.seed)
     options = {**parts, "objective": given} if given else parts
-    with no_leftovers(config.out), epoch_lines(parts["trainer"]["progress"]):
+    with no_leftovers(*([config.out] if ranks.first() else [])), epoch_lines(parts["trainer"]["progress"]):
         objective, start = config.objective, config.start_from
         metrics = train_run(data, backbone, config.out, objective, options, config.k, config.seed, start)
     say(str(metrics))

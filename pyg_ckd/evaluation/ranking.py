@@ -17,6 +17,7 @@ from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
+from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.sparse import row_starts
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 DEFAULT_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit")
 CANDIDATES = ("all", "cold", "warm")
-BLOCK_BYTES = 2**27
+BLOCK_BYTES = 2**25
+"""Scores held at once; they are ranked fastest where they stay near the caches of a CPU."""
+PROBES = 64
+"""Scores of a user by which processes see that they rank the same model."""
 
 
 class Metrics(dict[str, float]):
@@ -150,30 +154,47 @@ class Evaluator:
         ``-1`` at the end of the list, an empty slot that counts as no recommendation in any metric (``precision@k``
         still divides by ``k``).
 
+        In a group of processes each ranks a share of the users, and all get all lists.
+
         Args:
-            embeddings: The tables to rank with, or whatever has ``scores``.
+            embeddings: The tables to rank with, or whatever has ``scores``; the same in all processes.
 
         Raises:
-            InputError: If an embedding or a score is not finite, or tables have other sizes than the graph.
+            InputError: If an embedding or a score is not finite, tables have other sizes than the graph, or processes
+                rank other models.
         """
-        sizes = (self.num_users, self.num_items)
-        scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings, sizes)
-        size = max(1, BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items))
-        best = []
-        for start in range(0, self.users.numel(), size):
-            stop = min(start + size, self.users.numel())
-            scores = scorer.scores(self.users[start:stop])
-            if scorer is embeddings and not torch.isfinite(scores).all():
-                raise InputError("scores: found NaN or infinite values, expected finite numbers")
-            ptr = self._seen_ptr[start : stop + 1]
-            row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
-            seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
-            scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
-            if self._excluded is not None:
-                scores.masked_fill_(self._excluded.to(scores.device), -math.inf)
-            top = scores.topk(self._depth, dim=1)
-            best.append(top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu())
-        return torch.cat(best)
+        processes, count = present(), self.users.numel()
+        who = f"{count} users from {self.users[:1].tolist()} to {self.users[-1:].tolist()}"
+        processes.agree("evaluation", f"{who}, {self._depth} of {self._num_candidates} items")
+        with processes.together():
+            sizes = (self.num_users, self.num_items)
+            scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings, sizes)
+            size = BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items)
+            best = [self._best(scorer, start, stop) for start, stop in processes.blocks(count, size)]
+            own = torch.cat([torch.empty(0, self._depth, dtype=torch.int64), *best])
+            probe = own.new_empty(0) if processes.alone else self._probe(scorer)
+        if processes.alone:
+            return own
+        processes.agree_nearly("model", probe)
+        return processes.gather_rows(own.int()).long()
+
+    def _best(self, scorer: Scorer, start: int, stop: int) -> Tensor:
+        """Return the lists of a block of users, int64 ``[stop - start, K]`` on the CPU."""
+        scores = scorer.scores(self.users[start:stop])
+        if not isinstance(scorer, _Tables) and not torch.isfinite(scores).all():
+            raise InputError("scores: found NaN or infinite values, expected finite numbers")
+        ptr = self._seen_ptr[start : stop + 1]
+        row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
+        seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
+        scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
+        if self._excluded is not None:
+            scores.masked_fill_(self._excluded.to(scores.device), -math.inf)
+        top = scores.topk(self._depth, dim=1)
+        return top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu()
+
+    def _probe(self, scorer: Scorer) -> Tensor:
+        """Return some scores of the first user, ``[PROBES]``."""
+        return scorer.scores(self.users[:1])[0, torch.linspace(0, self.num_items - 1, PROBES).long()]
 
     def per_user(self, embeddings: Embeddings | Scorer) -> dict[str, Tensor]:
         """Return the metrics of every evaluated user, from ``name@k`` to a vector ``[users]``.
@@ -183,7 +204,9 @@ class Evaluator:
         Args:
             embeddings: As in :meth:`rank`.
         """
-        return self._user_metrics(self.rank(embeddings), self.labels)[0]
+        ranked = self.rank(embeddings)
+        with present().together():
+            return self._user_metrics(ranked, self.labels)[0]
 
     def _user_metrics(self, ranked: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return the metrics that every user has, and those custom ones that only all lists together have."""
@@ -206,7 +229,13 @@ class Evaluator:
             cold: Whether to add the metrics on cold items (without a training interaction) and on warm ones, under
                 ``cold/`` and ``warm/``: means over the users who have such an item, :obj:`nan` if nobody has.
         """
-        ranked = self.rank(embeddings)
+        ranked, processes = self.rank(embeddings), present()
+        with processes.together():
+            result = self._metrics(ranked, per_user, cold)
+        result.update(processes.gather(dict(result))[0])  # To the last bit, whatever machines they are on.
+        return result
+
+    def _metrics(self, ranked: Tensor, per_user: bool, cold: bool) -> Metrics:
         values, single = self._user_metrics(ranked, self.labels)
         result = Metrics({name: float(value.mean()) for name, value in values.items()})
         result.update(single)
@@ -268,6 +297,8 @@ def evaluate(
 ) -> Metrics:
     """Rank all items for every user of a split and average the metrics over users.
 
+    In a group of processes each ranks a share of the users, and all get the same metrics.
+
     Args:
         model: A backbone, an objective, any module with ``forward(x_dict, edge_index) -> (user, item)``, the embeddings
             themselves, or whatever has ``scores``.
@@ -286,9 +317,10 @@ def evaluate(
     Raises:
         InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
     """
-    evaluator = Evaluator(data, split, k, metrics, mask, candidates)
-    ready = isinstance(model, Scorer) and not isinstance(model, nn.Module)
-    tables: Any = model if ready else as_tables(model, data, as_view(view, data.modalities))
+    with present().together():
+        evaluator = Evaluator(data, split, k, metrics, mask, candidates)
+        ready = isinstance(model, Scorer) and not isinstance(model, nn.Module)
+        tables: Any = model if ready else as_tables(model, data, as_view(view, data.modalities))
     return evaluator(tables, per_user, cold)
 
 

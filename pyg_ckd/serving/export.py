@@ -16,17 +16,20 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.files import as_path, atomic_folder, atomic_path, check_folder_is_free
+from pyg_ckd.processes import Processes, present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.results import source_of
-from pyg_ckd.serving.search import blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TOP_K_FORMATS = (".parquet", ".csv", ".jsonl", ".csv.gz", ".jsonl.gz")
 EMBEDDING_FORMATS = (".npy", ".parquet", ".safetensors")
+
+PART = "part-{:05d}-of-{:05d}.parquet"
+"""A file of a folder of ranked lists: which it is, and of how many."""
 
 _ROWS = 2**18  # Rows of a ranked list that are held and written at once.
 
@@ -86,28 +89,57 @@ def export_top_k(
         The path.
 
     Raises:
-        InputError: As :meth:`Recommender.recommend`, and if the format is unknown or the file cannot be written.
+        InputError: As :meth:`Recommender.recommend`, and if the format is unknown, a file cannot be written, or several
+            processes shall write a single one. All processes raise it, and nothing is left.
     """
-    path = check_format(path, TOP_K_FORMATS)
-    asked, rows = recommender.find_users(user_ids, unknown)
-    known = rows >= 0
-    users, ids = _numbered(recommender.users, asked, rows)
-    schema = _schema(recommender, unknown == "popular")
-    catalogue = recommender.catalogue(candidates, exclude, where, diversity)
-    k = recommender.check_k(k, catalogue)
+    processes = present()
+    with processes.together():
+        path = check_format(path, TOP_K_FORMATS, folder=True)
+        asked, rows = recommender.find_users(user_ids, unknown)
+        known = rows >= 0
+        users, ids = _numbered(recommender.users, asked, rows)
+        schema = _schema(recommender, unknown == "popular")
+        catalogue = recommender.catalogue(candidates, exclude, where, diversity)
+        k = recommender.check_k(k, catalogue)
+        probe = None if processes.alone else recommender.rank(rows[known][:1], k, exclude_seen, catalogue)[0]
+    processes.agree("export", f"{path}, {k} items for {users.numel()} users from {asked[:1]} to {asked[-1:]}")
+    if probe is not None:
+        processes.agree_nearly("recommender", probe)
     any_left = False
-    with writing(path), atomic_path(path) as temporary, _writer(temporary, path, schema) as write:
-        for start, stop in blocks(users.numel(), max(1, _ROWS // k)):
-            here = known[start:stop]
-            scores, items = recommender.rank(rows[start:stop][here], k, exclude_seen, catalogue)
-            if not bool(here.all()):
-                scores, items = recommender.with_popular(here, scores, items, k, catalogue)
-            any_left = any_left or bool((items >= 0).any())
-            names = ids.arrow(users[start:stop].numpy())
-            write(_table(names, recommender.items, items.numpy(), scores.numpy(), here.numpy(), schema))
-        if users.numel() and not any_left:
-            raise recommender.nothing_left(rows, catalogue)
+    with _place(path, processes) as file:
+        with processes.together(), writing(path), _writer(file, _suffix(path) or ".parquet", schema) as write:
+            for start, stop in processes.blocks(users.numel(), _ROWS // k):
+                here = known[start:stop]
+                scores, items = recommender.rank(rows[start:stop][here], k, exclude_seen, catalogue)
+                if not bool(here.all()):
+                    scores, items = recommender.with_popular(here, scores, items, k, catalogue)
+                any_left = any_left or bool((items >= 0).any())
+                names = ids.arrow(users[start:stop].numpy())
+                write(_table(names, recommender.items, items.numpy(), scores.numpy(), here.numpy(), schema))
+        any_left = any(processes.gather(any_left))
+        with processes.together():
+            if users.numel() and not any_left:
+                raise recommender.nothing_left(rows, catalogue)
     return path
+
+
+@contextmanager
+def _place(path: Path, processes: Processes) -> Iterator[Path]:
+    """Yield the temporary file that a process writes to: the whole, or its part where the path is a folder."""
+    if _suffix(path):
+        with writing(path), atomic_path(path) as temporary:
+            yield temporary
+        return
+    with ExitStack() as stack:
+        with processes.together(), writing(path):
+            mine = str(stack.enter_context(atomic_folder(path))) if processes.first else ""
+        folder = Path(processes.gather(mine)[0])
+        with processes.together():
+            if not folder.is_dir():
+                raise InputError(f"out {path}: {processes} does not see what the first one makes there, expected it to")
+        yield folder / PART.format(processes.rank, processes.size)
+        with processes.together(), writing(path):
+            stack.pop_all().close()  # All parts are whole: the folder takes its name.
 
 
 def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> list[Path]:
@@ -154,20 +186,33 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
     return list(written)
 
 
-def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_FORMATS) -> Path:
+def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_FORMATS, folder: bool = False) -> Path:
     """Return the path, if its name ends as one of the formats.
 
     Args:
         path: The file to be written.
         formats: The endings.
+        folder: Whether a name without an ending is one too, of a folder in which each process writes a part. Several
+            processes then need it to be one.
 
     Raises:
-        InputError: If it does not, or if it is a folder.
+        InputError: If it does not; if it is a folder; or if it shall be one and has files in it.
     """
-    path = as_path(path)
+    path, processes = as_path(path), present()
     suffix = _suffix(path)
+    if folder and not suffix:
+        try:
+            check_folder_is_free(path)
+        except InputError as error:
+            raise InputError(f"out {error}") from None
+        return path
     if suffix not in formats:
         raise InputError(f"out {path}: {unknown_name('format', suffix, formats)}")
+    if folder and not processes.alone:
+        raise InputError(
+            f"out {path}: found a single file for {processes.size} processes, expected a folder in which each writes a "
+            f"part, a name without an ending such as {str(path)[: -len(suffix)]}"
+        )
     _check_no_folder(path)
     return path
 
@@ -242,9 +287,8 @@ def _table(
 
 
 @contextmanager
-def _writer(temporary: Path, path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """Yield what writes a part of the lists to a temporary file, in the format that the name of the file says."""
-    suffix = _suffix(path)
+def _writer(temporary: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield what writes some of the lists to a temporary file, in the format that the ending says."""
     if suffix == ".parquet":
         from pyarrow.parquet import ParquetWriter
 

@@ -100,7 +100,7 @@ def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["lists", "lists.parket", "lists.npy"])
+@pytest.mark.parametrize("name", ["lists.parket", "lists.npy"])
 def test_an_unknown_format_is_refused(name: str, tmp_path) -> None:
     with pytest.raises(InputError, match=r"unknown format .* \.parquet"):
         recommender().export_top_k(tmp_path / name, 3)
