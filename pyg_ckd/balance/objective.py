@@ -45,6 +45,7 @@ class Objective(nn.Module):
     ========================= ======================================================================================
     :attr:`views`             which views a step computes, the trained one first
     :meth:`balance`           further loss terms
+    :meth:`read`              what :meth:`balance` reads, for processes that have some columns of the tables each
     :meth:`ranked`            which views :meth:`balance` has ranking losses of, for their penalties
     :meth:`triple_weights`    weights of the triples in the main loss
     :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
@@ -91,8 +92,6 @@ class Objective(nn.Module):
     their sum. A subclass that overrides a method of the table and does not say is taken to need the batch."""
     reads_rows: bool = False
     """Whether a step reads rows of tables beside margins and norms, so that no process can have some columns alone."""
-    is_part = False
-    """Whether this process has a part of the tables alone, as several that train together leave it until the end."""
     reports: ClassVar[Mapping[str, str]] = {}
     """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()

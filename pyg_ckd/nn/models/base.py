@@ -68,6 +68,8 @@ class Backbone(nn.Module):
     column_dims: ClassVar[Mapping[str, int | None]] = {}
     """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
     embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
+    is_part = False
+    """Whether this process has a part of the tables alone, until a training by several ends."""
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:

@@ -2,6 +2,7 @@
 
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.choice import STRATEGIES, choose_layout, open_processes
+from pyg_ckd.training.layouts.columns import Columns
 from pyg_ckd.training.layouts.whole import Whole
 
-__all__ = ["STRATEGIES", "Layout", "Whole", "choose_layout", "open_processes"]
+__all__ = ["STRATEGIES", "Columns", "Layout", "Whole", "choose_layout", "open_processes"]
