@@ -44,6 +44,7 @@ class Objective(KnowsRows):
     ========================= ======================================================================================
     :attr:`views`             which views a step computes, the trained one first
     :meth:`balance`           further loss terms
+    :meth:`read`              what :meth:`balance` reads, for processes that have some columns of the tables each
     :meth:`ranked`            which views :meth:`balance` has ranking losses of, for their penalties
     :meth:`triple_weights`    weights of the triples in the main loss
     :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
@@ -96,8 +97,6 @@ class Objective(KnowsRows):
     strategies: frozenset[str] = frozenset({"users", "columns", "ddp"})
     """How processes can share its batches; only ``"ddp"`` for a subclass that overrides a method of the table and does
     not say. For the others, it must read nothing but margins of own triples."""
-    is_part = False
-    """Whether this process has a part of the tables alone, until the end of a training by several."""
     reports: ClassVar[Mapping[str, str]] = {}
     """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()

@@ -56,8 +56,8 @@ def save_model(
             :obj:`None`, nothing but the date)
 
     Raises:
-        InputError: If ``model`` is neither, ``about`` holds anything but plain values, or the class of a module of
-            one's own cannot be imported by another program.
+        InputError: If ``model`` is neither or a part of one, ``about`` holds anything but plain values, or the class of
+            a module of one's own cannot be imported by another program.
     """
     model = unwrap(model)
     outer = model if isinstance(model, Objective) else None
@@ -68,6 +68,11 @@ def save_model(
         raise InputError(
             f"save_model: found {type(backbone).__name__}, expected a backbone or an objective; adapt any other module "
             "with as_backbone(module, data)"
+        )
+    if backbone.is_part:
+        raise InputError(
+            f"save_model: found a {type(backbone).__name__} of which this process has a part alone, expected a whole "
+            "one; save it after the training"
         )
     known = plain_number(dict(about or {}))
     for name, value in known.items():

@@ -16,7 +16,7 @@ from pyg_ckd.nn import VBPR, EarlyFusionLightGCN, LightGCN, backbones
 from pyg_ckd.processes import Processes, present
 from pyg_ckd.scoring.column_sums import summed_over
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.training import RowAdam, build
+from pyg_ckd.training import RowAdam, build, save_model
 from pyg_ckd.training.layouts import choose_layout
 from tests.training.problem import planted_data, teachers, trainer
 from tests.training.several import in_processes
@@ -209,11 +209,14 @@ def test_optimizers_that_mix_columns_are_refused():
         layout.check_steps(RowAdam(objective.parameters()), scales=True)
 
 
-def test_a_part_of_a_model_is_not_trained_as_a_whole_one():
+def test_a_part_of_a_model_is_not_taken_for_a_whole_one(tmp_path):
     objective = Objective(build(VBPR, planted_data(), 0, embedding_dim=8))
-    objective.is_part = True
+    objective.student.is_part = True
     with pytest.raises(InputError, match="a training that was broken off"):
         trainer().fit(objective, planted_data())
+    with pytest.raises(InputError, match="VBPR of which this process has a part alone"):
+        save_model(tmp_path / "model.pt", objective, planted_data())
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_a_part_are_not_handed_out():

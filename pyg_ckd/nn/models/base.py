@@ -72,6 +72,8 @@ class Backbone(nn.Module):
     column_dims: ClassVar[Mapping[str, int | None]] = {}
     """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
     embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
+    is_part = False
+    """Whether this process has a part of the tables alone, until a training by several ends."""
     sampled: ClassVar[bool] = False
     """Whether it trains on sampled neighbourhoods: no row depends on others than those that edges lead to, and on them
     through weighted sums. A subclass says so anew, for only itself knows."""

@@ -111,7 +111,7 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
     Raises:
         InputError: If the backbone or the objective cannot be laid out so.
     """
-    if objective.is_part:
+    if objective.student.is_part:
         raise InputError(
             f"{type(objective.student).__name__}: found a model of which several processes have a part each, left by a "
             "training that was broken off, expected a whole one; build it again, the checkpoint is whole"

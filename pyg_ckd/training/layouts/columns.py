@@ -89,7 +89,7 @@ class Columns(Layout):
         for name, x in _tensors(objective, dims):
             self._parts[name] = self._part(x, dims[name])
             _replace(objective, name, self._parts[name].of(x.detach()))
-        objective.is_part = True
+        objective.student.is_part = True
         return features, objective.prepare(features, edges)
 
     def _part(self, x: Tensor, dim: int | None) -> Part:
@@ -103,7 +103,7 @@ class Columns(Layout):
         for name, x in _tensors(objective, self._parts):
             x.grad = None
             _replace(objective, name, self._whole(name, x.detach()).cpu())
-        objective.is_part = False
+        objective.student.is_part = False
 
     def share(self, batch: TripletBatch) -> tuple[TripletBatch, float]:
         """Return the whole batch."""
