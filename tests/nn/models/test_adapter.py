@@ -102,5 +102,5 @@ def test_prepared_graphs_are_refused_and_sampled_ones_by_a_module_that_knows_of_
     assert model.prepare({}, graph)[RATES] is graph[RATES]
     with pytest.raises(InputError, match="plain interactions"):
         model(features, {RATES: Adjacency.from_interactions(graph[RATES], 12, 9)})
-    with pytest.raises(InputError, match="Bipartite.forward: found no argument n_id_dict"):
+    with pytest.raises(InputError, match=r"Bipartite\.forward: found no argument n_id_dict"):
         model(features, graph, None, {"user": torch.arange(12), "item": torch.arange(9)})
