@@ -61,26 +61,28 @@ def break_even(interactions: int, fan_out: Sequence[int]) -> int:
     return round(4 * len(fan_out) * interactions / (3 * reached))
 
 
-def run(suite: Suite) -> list[Table]:
-    """Measure seconds of the processor, so that what else the machine does counts less, and memory.
+def run(suite: Suite, size: int | None = None, batch_size: int = BATCH_SIZE) -> list[Table]:
+    """Measure seconds of the processor, so that what else the machine does counts less, and at full size memory.
 
     Args:
         suite: What to measure on.
+        size: Interactions of the random graph.
+        batch_size: Triples in a step.
     """
-    problems = {
-        "data": Problem.of(suite.data, suite.device),
-        "random": Problem.random(FULL if suite.full else QUICK, suite.device),
-    }
+    size = size or (FULL if suite.full else QUICK)
+    problems = {"data": Problem.of(suite.data, suite.device), "random": Problem.random(size, suite.device)}
     steps, draws = Table("steps on sampled neighbourhoods", []), Table("drawing neighbourhoods", [])
     for graph, problem in problems.items():
         for backbone, strategy in CASES:
-            steps.rows += measure(suite, graph, problem, backbone, strategy)
-        draws.rows += samplers(suite, graph, problem)
+            steps.rows += measure(suite, graph, problem, backbone, strategy, batch_size)
+        draws.rows += samplers(suite, graph, problem, batch_size)
+    if not suite.full:
+        return [steps, draws]
     memory = Table("peak memory with MMGCN (MiB)", [])
     cases = {f"step, {_named(fan)}": fan for fan in (None, SMALL_FAN)} | {"validation, whole": None}
     for case, fan_out in cases.items():
         try:
-            found = alone(peak, FULL if suite.full else QUICK, fan_out, case.startswith("validation"))
+            found = alone(peak, size, fan_out, case.startswith("validation"))
         except (Missing, RuntimeError) as error:
             memory.notes.append(f"{case}: left out, {error}.")
             continue
@@ -92,10 +94,13 @@ def run(suite: Suite) -> list[Table]:
     return [steps, draws, memory]
 
 
-def measure(suite: Suite, graph: str, problem: Problem, backbone: type, strategy: type[Objective]) -> list[Row]:
+def measure(
+    suite: Suite, graph: str, problem: Problem, backbone: type, strategy: type[Objective], batch_size: int
+) -> list[Row]:
     """Return a row for every way to train one objective."""
     ways = {
-        _named(fan): SampledSteps(problem, problem.objective(backbone, strategy, num_layers=2), fan) for fan in FAN_OUTS
+        _named(fan): SampledSteps(problem, problem.objective(backbone, strategy, num_layers=2), fan, batch_size)
+        for fan in FAN_OUTS
     }
     found = suite.compare(ways, time.process_time)
     parts = suite.compare({name: way.place for name, way in ways.items()}, time.process_time)
@@ -117,11 +122,11 @@ def measure(suite: Suite, graph: str, problem: Problem, backbone: type, strategy
     return rows
 
 
-def samplers(suite: Suite, graph: str, problem: Problem) -> list[Row]:
+def samplers(suite: Suite, graph: str, problem: Problem, batch_size: int) -> list[Row]:
     """Return how long samplers take for the same batches."""
     sizes = problem.num_users, problem.num_items
     edges = both_directions(problem.edge_index, *sizes)
-    batch = SampledSteps(problem, problem.objective(LightGCN, num_layers=2), None).draw()
+    batch = SampledSteps(problem, problem.objective(LightGCN, num_layers=2), None, batch_size).draw()
     users, items = batch.user, torch.cat([batch.positive, batch.negative])
     ways = {}
     for name, make in {"UniformSampler": UniformSampler, "PyG with torch-sparse or pyg-lib": pyg_sampler}.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,15 @@ from pyg_ckd.nn.subgraph import Cutter, both_directions, interactions_of
 
 Place = tuple[dict[EdgeType, Any], TripletBatch] | tuple[dict[EdgeType, Any], TripletBatch, dict[str, Tensor]]
 """The graph of a step, its triples, and which rows of the whole graph they are on; without the last, on all."""
+
+
+class Choices(Protocol):
+    """What the trainer says about how to train."""
+
+    num_neighbors: list[int] | None
+    neighbor_sampler: Any
+    optimizer: Any
+    options: Any
 
 
 def as_num_neighbors(num_neighbors: Any, make: Any) -> list[int] | None:
@@ -131,21 +140,21 @@ def random_triples(objective: Objective, num_neighbors: Sequence[int] | None, ba
     return min(number, batch_size) if default is not None and default.default == number else number
 
 
-def build_subgraphs(objective: Objective, trainer: Any) -> Subgraphs | None:
+def build_subgraphs(objective: Objective, choices: Choices) -> Subgraphs | None:
     """Return what samples the steps of a training, or :obj:`None` for training on the whole graph.
 
     Args:
         objective: The objective.
-        trainer: Says how to train it.
+        choices: The trainer, which says how to train it.
 
     Raises:
         InputError: As :func:`check_sampled`.
     """
-    num_neighbors, make = trainer.num_neighbors, trainer.neighbor_sampler
+    num_neighbors, make = choices.num_neighbors, choices.neighbor_sampler
     if num_neighbors is None:
         return None
-    check_sampled(objective, num_neighbors, trainer.options.ranking)
-    return Subgraphs(objective.student, num_neighbors, make, sparse=trainer.optimizer is None)
+    check_sampled(objective, num_neighbors, choices.options.ranking)
+    return Subgraphs(objective.student, num_neighbors, make, sparse=choices.optimizer is None)
 
 
 class Subgraphs:

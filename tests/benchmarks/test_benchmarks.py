@@ -45,6 +45,7 @@ def _suite() -> Suite:
         ("shares", {"interactions": 3000}, ["ratio"]),
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),
+        ("neighborhoods", {"size": 500, "batch_size": 64}, ["CPU s/step of the whole graph's"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("import_time", {}, ["seconds"]),
         ("study", {"epochs": 1, "seeds": 1, "batch_size": 256}, ["ratio to one worker"]),

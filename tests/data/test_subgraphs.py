@@ -82,15 +82,25 @@ def test_losses_and_gradients_with_all_neighbours_are_those_of_the_whole_graph(n
             assert_close(other.expand_as(one), one, atol=1e-10, rtol=0, msg=n)
 
 
+WAYS: dict[str, tuple[type[Objective], dict[str, Any]]] = {
+    name: (cls, {}) for name, cls in strategies().items() if cls.trains and cls.sampled
+}
+WAYS["ckd, the best teacher's"] = (DistillationWrapper, {"target": "best"})
+WAYS["unseen, aligned"] = (strategies()["unseen"], {"alignment": 0.5, "num_classes": 4})
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("lacking", [False, True], ids=["all there", "some lacking"])
-@pytest.mark.parametrize("cls", [c for c in strategies().values() if c.trains and c.sampled], ids=lambda c: c.name)
-def test_strategies_read_the_rows_of_the_whole_graph(cls, lacking, make_data):
+@pytest.mark.parametrize(("cls", "options"), WAYS.values(), ids=WAYS.keys())
+def test_strategies_read_the_rows_of_the_whole_graph(cls, options, lacking, make_data):
     data = thin(sparse_data(make_data, modalities=3))
     if lacking:
         data["item"].has_mod1 = torch.rand(50, generator=torch.Generator().manual_seed(4)) < 0.6
         data["item"].mod1 = data["item"].mod1 * data["item"].has_mod1.unsqueeze(1)
-    twins = [objective_of(cls, data, lambda d: built(BACKBONES["EarlyFusionLightGCN"], d)).double() for _ in range(2)]
+    twins = [
+        objective_of(cls, data, lambda d: built(BACKBONES["EarlyFusionLightGCN"], d), **options).double()
+        for _ in range(2)
+    ]
     found = []
     for own, parts in zip(twins, (None, Subgraphs(twins[1].student, [-1, -1])), strict=True):
         features, graph = doubled(data)
