@@ -110,6 +110,12 @@ def begin(
         features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
         objective.train()
         objective.forget_weights()
+        # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
+        graph: dict[Any, Any] = {}
+        if not layout.cuts:
+            features, graph = layout.cut(objective, features, edges)
+        elif start_from is not None:
+            objective.prepare(features, edges)
         validation = None
         if held_out(data, "val").size(1):
             chosen = trainer.eval_users, trainer.seed, layout
@@ -126,7 +132,8 @@ def begin(
     if not processes.alone:
         processes.agree("data and settings of the training", settings | trainer.settings())
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
-    features, graph = layout.cut(objective, features, edges)
+    if layout.cuts:
+        features, graph = layout.cut(objective, features, edges)
     run = Run(objective, EarlyStopping(trainer.patience), history, None, {}, validation is not None)
     if objective.trains:
         settings |= trainer.settings(objective)

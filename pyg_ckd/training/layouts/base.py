@@ -31,6 +31,8 @@ class Layout(ABC):
 
     name: str = ""
     """What ``Trainer(strategy=...)`` calls it."""
+    cuts = True
+    """Whether a process has a part of the tables alone."""
 
     rows: UserRows | None = None
     """Which users this process has, of whom all have some; :obj:`None` if it has all."""

@@ -13,6 +13,7 @@ class Whole(Layout):
     """
 
     name = "ddp"
+    cuts = False
 
     def share(self, batch: TripletBatch) -> tuple[TripletBatch, float]:
         """Return a run of the batch's triples and of its random triples, as even as can be."""
