@@ -115,7 +115,7 @@ def begin(
         if not layout.cuts:
             features, graph = layout.cut(objective, features, edges)
         elif start_from is not None:
-            objective.prepare(features, edges)
+            objective.to(fabric.device).prepare(features, edges)
         validation = None
         if held_out(data, "val").size(1):
             chosen = trainer.eval_users, trainer.seed, layout
