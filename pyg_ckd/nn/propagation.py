@@ -60,19 +60,20 @@ class _PowerMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor, num_powers: int) -> Tensor:
         ctx.transposed, ctx.num_powers = transposed, num_powers
-        return _PowerMean.compute(x, matrix, num_powers)
+        return _PowerMean.sum(x, matrix, num_powers).div_(num_powers + 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
-        return _PowerMean.compute(grads[0].contiguous(), ctx.transposed, ctx.num_powers), None, None, None
+        total = _PowerMean.sum(grads[0].contiguous(), ctx.transposed, ctx.num_powers)
+        return total.div_(ctx.num_powers + 1), None, None, None
 
     @staticmethod
-    def compute(x: Tensor, matrix: Tensor, num_powers: int) -> Tensor:
-        """Return the mean of ``x, A x, ..., A^L x``; their sum is ``x + A (x + A (x + ...))``."""
+    def sum(x: Tensor, matrix: Tensor, num_powers: int) -> Tensor:
+        """Return the sum ``x + A (x + A (x + ...))`` of ``x, A x, ..., A^L x``."""
         total, buffers = x, [torch.empty_like(x) for _ in range(min(num_powers, 2))]
         for power in range(num_powers):
             total = _product(matrix, total, x, out=buffers[power % 2])
-        return total.div_(num_powers + 1)
+        return total
 
 
 class _SparseProduct(torch.autograd.Function):
