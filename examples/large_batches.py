@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--warmups", nargs="+", type=int, default=[0], help="steps of warm-up of large batches")
     parser.add_argument("--model", type=json.loads, default={}, help="options of the backbones, JSON")
     parser.add_argument("--patience", type=int, default=1000, help="steps without a rise, of batches of 2,048")
+    parser.add_argument("--least", type=int, default=200, help="steps without a rise, of large batches, at the least")
+    parser.add_argument("--eval-users", type=int, default=None, help="validation users; all by default")
     parser.add_argument("--max-epochs", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/large_batches"))
@@ -160,7 +162,8 @@ def _compare(args: argparse.Namespace, path: str, data: HeteroData, name: str, s
                 lr = rate * (batch / SMALL) ** SCALES[scale]
                 trainer = {"batch_size": batch, "lr": lr, "warmup_steps": warmup, "seed": seed}
                 epochs = args.max_epochs * (batch // SMALL)
-                trainer |= {"max_epochs": epochs, "patience": max(args.patience * SMALL // batch, 200)}
+                trainer |= {"max_epochs": epochs, "patience": max(args.patience * SMALL // batch, args.least)}
+                trainer |= {} if args.eval_users is None else {"eval_users": args.eval_users}
                 rows = _kept(args.out, path, data, name, model, trainer, 1.1 * seconds[1] if large else 1e9)
                 top = max(rows, key=lambda row: row["val"])
                 if not large:

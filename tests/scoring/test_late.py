@@ -53,7 +53,7 @@ def test_margins_and_norms_of_rows_are_those_of_tables():
     late, whole = Counted(), Counted()
     out, tables = BlockEmbeddings([late.block()]), BlockEmbeddings([whole.block()])
     compute_tables(tables)
-    values, expected = (x.margins(FIRST, SECOND) + [x.squared_norm(*FIRST)] for x in (out, tables))
+    values, expected = ([*x.margins(FIRST, SECOND), x.squared_norm(*FIRST)] for x in (out, tables))
     assert_close(values, expected, rtol=0, atol=1e-12)
     for x, counted in ((values, late), (expected, whole)):
         torch.stack([part.square().sum() for part in x]).sum().backward()
