@@ -23,10 +23,12 @@ STRATEGIES = ("one", "ddp", "users", "columns", "users x columns", "sampled")
 SHARED_GEMMS, ALL_GEMMS = 4, 18
 """Operations per row and pair of columns of a map whose input needs no gradient, and of the three maps of a layer of
 MMGCN, forward and backward."""
-PASSES = {"cat": 2, "split": 2, "Adam": 7, "layer": 29}
-"""How often a table is read or written: tables side by side, their gradient apart again, an update of Adam
-(parameter, gradient and two moments read, all but the gradient written), and a layer of MMGCN with its backward pass,
-apart from products."""
+PASSES = {"cat": 3, "split": 3, "Adam": 7, "clear": 2, "product": 3, "view": 4, "penalty": 5, "layer": 42}
+"""How often a table is moved between memory and processor. What is written without having been read is moved twice,
+because its lines are fetched first. In turn: tables side by side, and their gradient apart again; an update of Adam,
+which reads a parameter, its gradient and two moments and writes all but the gradient; clearing a gradient; adding to a
+product; a view of early fusion; the gradients of LightGCN's penalty; a layer of MMGCN with its backward pass, apart
+from products."""
 
 
 @dataclass(frozen=True)
@@ -408,7 +410,7 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
     feature = SHARED_GEMMS * sizes.modalities * sizes.features * dim
     passes, products, dense = PASSES["Adam"] * parameters, 0.0, 0.0
     if sizes.backbone == "VBPR":
-        passes += parameters  # Gradients are tables, cleared in every step.
+        passes += PASSES["clear"] * parameters  # Gradients are tables.
         dense = 1.5 * feature * min(2 * triples, items)
     elif sizes.backbone == "MMGCN":
         factual, intervened = sizes.branches
@@ -420,11 +422,12 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
         passes += PASSES["layer"] * ((whole + intervened) * table + branches * table * rows / nodes)
     else:
         products = 2 * (sizes.layers - 1 + share) * sizes.streams * product
-        passes += sizes.streams * table * (PASSES["cat"] + PASSES["split"] + 2 * (sizes.layers - 1 + rows / nodes))
+        passes += sizes.streams * table * sum(PASSES[name] for name in ("cat", "split"))
+        passes += PASSES["product"] * sizes.streams * table * (sizes.layers - 1 + rows / nodes)
         once = sizes.distilled and not sizes.wide
         dense = feature * (rows if once else items) * (sizes.backbone == "EarlyFusionLightGCN")
-        passes += 3 * sizes.views * table * rows / nodes
-        passes += 3 * table * (sizes.backbone == "LightGCN")  # Of its penalty.
+        passes += PASSES["view"] * sizes.views * table * rows / nodes
+        passes += PASSES["penalty"] * table * (sizes.backbone == "LightGCN")
     return {
         "products": products / machine.gather,
         "dense": dense / machine.matmul,

@@ -26,6 +26,7 @@ from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
 from pyg_ckd.files import as_path
 from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.batches import Pace, as_batch_size
 from pyg_ckd.training.callbacks import (
     CallbackError,
     Hooks,
@@ -75,7 +76,7 @@ class Trainer:
 
     Args:
         max_epochs: Epochs at most.
-        batch_size: Triples in a step.
+        batch_size: Triples in a step, or ``"large"``, see :class:`~pyg_ckd.training.Pace`.
         lr: Learning rate of Adam; an ``optimizer`` of one's own has its own.
         monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
@@ -140,7 +141,7 @@ class Trainer:
     def __init__(
         self,
         max_epochs: int = 200,
-        batch_size: int = 2048,
+        batch_size: int | str = 2048,
         lr: float = 1e-3,
         monitor: Metric = "recall@20",
         patience: int = 1000,
@@ -168,7 +169,7 @@ class Trainer:
         ranking: str = "bpr",
         num_negatives: int | None = None,
     ) -> None:
-        max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
+        max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_batch_size(batch_size)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
         extend = as_integer(extend, "extend", 1)
         lr, checkpoint_minutes = as_number(lr, "lr"), as_number(checkpoint_minutes, "checkpoint_minutes")
@@ -286,10 +287,11 @@ class Trainer:
         if start_from is not None:
             settings["start_from"] = warm_start(objective, data, start_from).digest
         remember(objective.student, data)
-        run = Run(objective, EarlyStopping(self.patience), history, None, {}, validation is not None)
+        pace = Pace.of(self.batch_size, self.lr, self.patience, edges[RATES].size(1))
+        run = Run(objective, EarlyStopping(pace.patience), history, None, {}, validation is not None)
         if objective.trains:
             settings |= self.settings(objective)
-            run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
+            run.steps = self._steps(fabric, objective, data, edges[RATES], pace, validation is not None)
         objective.shared_negatives = self.options.shared_negatives(self.negatives, edges[RATES], *_sizes(data))
         run.keep_best()
         file = RunFile(None if run.steps is None else self.checkpoint_dir, settings)
@@ -326,13 +328,13 @@ class Trainer:
         log_end(name, run)
 
     def _steps(
-        self, fabric: Fabric, objective: Objective, data: HeteroData, edge_index: Tensor, validates: bool
+        self, fabric: Fabric, objective: Objective, data: HeteroData, edge_index: Tensor, pace: Pace, validates: bool
     ) -> Steps:
-        optimizer = build_optimizer(self.optimizer, objective, self.lr, self.options.weight_decay)
+        optimizer = build_optimizer(self.optimizer, objective, pace.lr, self.options.weight_decay)
         module, wrapped = fabric.setup(objective, optimizer)
         module.mark_forward_method("loss")
         scheduler = build_scheduler(self.scheduler, optimizer, validates)
-        arguments = (edge_index, *_sizes(data), self.batch_size, objective.num_random_triples, self.seed)
+        arguments = (edge_index, *_sizes(data), pace.batch_size, objective.num_random_triples, self.seed)
         if self.sampler is None:
             each = self.options.negatives_of_each
             sampler: Any = TripletSampler(*arguments, negatives=self.negatives, num_negatives=each)
