@@ -41,6 +41,7 @@ BENCHMARKS = (
     "bounded",
     "import_time",
     "study",
+    "scale",
 )
 SCRIPTS = {  # Programs of their own, on the CPU: options at quick size, at full size.
     "neighbors": (["--items", "5000"], ["--items", "100000"]),

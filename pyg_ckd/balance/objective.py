@@ -28,6 +28,7 @@ from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.column_sums import read_together
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.late import compute_tables
 from pyg_ckd.scoring.triples import shared_triples
 from pyg_ckd.scoring.views import View, as_view
 from pyg_ckd.wrappers import unwrap, unwrapped_state
@@ -198,6 +199,8 @@ class Objective(KnowsRows):
         whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked, *part), strict=True))
         out = {view: whole[view] for view in views}
         joint = out[views[0]]
+        if self.shared_negatives is not None:
+            compute_tables(joint)  # The softmax reads all items: what is read before it finds them computed.
         with shared_triples():
             read_together(lambda: self.read(out, batch, features))
             # First the terms that read most: what follows finds its rows already read.

@@ -57,20 +57,21 @@ class _PowerMean(torch.autograd.Function):
         ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor, num_powers: int, sums: ItemSums | None
     ) -> Tensor:
         ctx.transposed, ctx.num_powers, ctx.sums = transposed, num_powers, sums
-        return _PowerMean.compute(x, x if sums is None else sums.once(x), matrix, num_powers, sums)
+        own = x if sums is None else sums.once(x)
+        return _PowerMean.sum(x, own, matrix, num_powers, sums).div_(num_powers + 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         grad, sums = grads[0].contiguous(), ctx.sums
         whole = grad if sums is None else sums.add_up(grad.clone())
-        grad = _PowerMean.compute(whole, grad, ctx.transposed, ctx.num_powers, sums, shared=True)
-        return grad, None, None, None, None
+        total = _PowerMean.sum(whole, grad, ctx.transposed, ctx.num_powers, sums, shared=True)
+        return total.div_(ctx.num_powers + 1), None, None, None, None
 
     @staticmethod
-    def compute(
-        x: Tensor, own: Tensor, matrix: Tensor, num_powers: int, sums: ItemSums | None, shared: bool = False
+    def sum(
+        x: Tensor, own: Tensor, matrix: Tensor, num_powers: int, sums: ItemSums | None = None, shared: bool = False
     ) -> Tensor:
-        """Return the mean of ``x, A x, ..., A^L x``; their sum is ``x + A (x + A (x + ...))``.
+        """Return the sum ``x + A (x + A (x + ...))`` of ``x, A x, ..., A^L x``.
 
         Where processes have parts of the matrix, ``own`` is a part of ``x``, and the result may stay one (``shared``).
         """
@@ -79,7 +80,7 @@ class _PowerMean(torch.autograd.Function):
             total = _product(matrix, total, own, out=buffers[power % 2])
             if sums is not None and not (shared and power == num_powers - 1):
                 sums.add_up(total)
-        return total.div_(num_powers + 1)
+        return total
 
 
 class _SparseProduct(torch.autograd.Function):

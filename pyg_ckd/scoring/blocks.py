@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from pyg_ckd.scoring.column_sums import check_rows, column_sum, column_sums
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.margins import item_index, read_margins, user_index
+from pyg_ckd.scoring.margins import Reading, item_index, read_margins, user_index
 from pyg_ckd.scoring.triples import Triples, tensors_key
 
 _BLOCK = 2**22  # Values of features that are converted together.
@@ -94,14 +94,31 @@ class Deferred:
     def __init__(self, compute: Callable[[], Embeddings]) -> None:
         self._compute, self._grad = compute, torch.is_grad_enabled()
         self._tables: Embeddings | None = None
-        self.user, self.item = _Side(self, 0), _Side(self, 1)
+
+    @property
+    def user(self) -> Columns:
+        """The first table, still to be computed."""
+        return _Side(self, 0)  # Not held: a circle would keep what the tables are computed from.
+
+    @property
+    def item(self) -> Columns:
+        """The second table, still to be computed."""
+        return _Side(self, 1)
+
+    @property
+    def known(self) -> bool:
+        """Whether somebody has asked for the tables."""
+        return self._tables is not None
 
     @property
     def tables(self) -> Embeddings:
         """The tables."""
-        if self._tables is None:
-            with torch.set_grad_enabled(self._grad):
-                self._tables = self._compute()
+        return self.compute() if self._tables is None else self._tables
+
+    def compute(self) -> Embeddings:
+        """Compute the tables."""
+        with torch.set_grad_enabled(self._grad):
+            self._tables = self._compute()
         return self._tables
 
 
@@ -278,6 +295,9 @@ class Block:
             sparse=self._sparse,
             users_gathered=users is not None,
         )
+        self._keep(triples, reading)
+
+    def _keep(self, triples: Sequence[Triples], reading: Reading) -> None:
         norms = [reading.squared_norm, *[None] * (len(triples) - 1)]
         for t, margin, norm in zip(triples, reading.margins, norms, strict=True):
             self._known[_key(t, torch.is_grad_enabled())] = _Known(margin, norm, (t[0], t[1], t[2]))

@@ -21,8 +21,9 @@ from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.pruning import budgets
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.settings import StudySettings
-from pyg_ckd.training import Trainer
+from pyg_ckd.training import Pace, Trainer
 
+BATCH = "trainer.batch_size"
 WARMUP = 5
 """Without a warm-up of the user's, trials are left alone for this part of their budget."""
 
@@ -56,7 +57,8 @@ class Tuned:
     @property
     def defaults(self) -> dict[str, Any]:
         """The values of the first trial."""
-        return {knob: default_of(knob, self.base, self.backbone) for knob in self.space}
+        found = {knob: default_of(knob, self.base, self.backbone) for knob in self.space}
+        return {knob: self._triples(value) if knob == BATCH else value for knob, value in found.items()}
 
     def epoch_steps(self, values: Mapping[str, Any]) -> int:
         """Return the steps in an epoch.
@@ -64,16 +66,22 @@ class Tuned:
         Args:
             values: What the knobs are set to.
         """
-        size = values.get("trainer.batch_size", default_of("trainer.batch_size", self.base, self.backbone))
-        return -(-self.interactions // int(size))
+        size = values.get(BATCH, default_of(BATCH, self.base, self.backbone))
+        return -(-self.interactions // self._triples(size))
+
+    def _triples(self, size: Any) -> int:
+        """Return the triples of a step, also of a size that is chosen by the number of interactions."""
+        return Pace.of(size if isinstance(size, str) else int(size), 1.0, 1, self.interactions).batch_size
 
     @property
     def budget(self) -> int:
         """Steps of a whole training, with the largest batches that the knobs allow."""
-        knob = self.space.get("trainer.batch_size")
-        sizes = [default_of("trainer.batch_size", self.base, self.backbone), *(knob.ends if knob else ())]
+        knob = self.space.get(BATCH)
+        sizes = [
+            self._triples(size) for size in (default_of(BATCH, self.base, self.backbone), *(knob.ends if knob else ()))
+        ]
         epochs = int(default_of("trainer.max_epochs", self.base, self.backbone))
-        return epochs * self.epoch_steps({"trainer.batch_size": max(sizes)})
+        return epochs * self.epoch_steps({BATCH: max(sizes)})
 
     @property
     def budgets(self) -> list[int]:

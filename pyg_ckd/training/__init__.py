@@ -2,6 +2,7 @@
 
 from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.batches import Pace
 from pyg_ckd.training.callbacks import CallbackError
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
@@ -18,6 +19,7 @@ __all__ = [
     "CallbackError",
     "EarlyStopping",
     "History",
+    "Pace",
     "RowAdam",
     "Schedule",
     "Teacher",

@@ -17,6 +17,7 @@ from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import sampled
 from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.batches import Pace
 from pyg_ckd.training.factories import build_optimizer, build_sampler, build_scheduler
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
@@ -40,7 +41,7 @@ class Plan(Protocol):
     eval_users: int | float | None
     seed: int
     max_epochs: int
-    batch_size: int
+    batch_size: int | str
     lr: float
     negatives: str
     checkpoint_dir: Path | None
@@ -134,11 +135,12 @@ def begin(
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
     if layout.cuts:
         features, graph = layout.cut(objective, features, edges)
-    run = Run(objective, EarlyStopping(trainer.patience), history, None, {}, validation is not None)
+    pace = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, edges[RATES].size(1))
+    run = Run(objective, EarlyStopping(pace.patience), history, None, {}, validation is not None)
     if objective.trains:
         settings |= trainer.settings(objective)
         with processes.together():
-            run.steps = _steps(trainer, fabric, objective, data, edges[RATES], validation is not None, layout)
+            run.steps = _steps(trainer, fabric, objective, data, edges[RATES], pace, validation is not None, layout)
             scaler = getattr(fabric.strategy.precision, "scaler", None)
             layout.check_steps(run.steps.optimizer, scaler is not None)
     objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, edges[RATES], *_sizes(data))
@@ -156,18 +158,19 @@ def _steps(
     objective: Objective,
     data: HeteroData,
     edge_index: Tensor,
+    pace: Pace,
     validates: bool,
     layout: Layout,
 ) -> Steps:
     options = trainer.options
-    optimizer = build_optimizer(trainer.optimizer, objective, trainer.lr, options.weight_decay)
+    optimizer = build_optimizer(trainer.optimizer, objective, pace.lr, options.weight_decay)
     layout.check_steps(optimizer, getattr(fabric.strategy.precision, "scaler", None) is not None)
     module, wrapped = fabric.setup(objective, optimizer)
     module.mark_forward_method("loss")
     scheduler = build_scheduler(trainer.scheduler, optimizer, validates)
     parts = sampled.build_subgraphs(objective, trainer)
-    num_random = sampled.random_triples(objective, trainer.num_neighbors, trainer.batch_size)
-    arguments = (edge_index, *_sizes(data), trainer.batch_size, num_random, trainer.seed)
+    num_random = sampled.random_triples(objective, trainer.num_neighbors, pace.batch_size)
+    arguments = (edge_index, *_sizes(data), pace.batch_size, num_random, trainer.seed)
     if trainer.sampler is None:
         each = options.negatives_of_each
         sampler: Any = TripletSampler(*arguments, negatives=trainer.negatives, num_negatives=each)

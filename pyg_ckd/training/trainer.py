@@ -23,6 +23,7 @@ from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
 from pyg_ckd.files import as_path
 from pyg_ckd.training import sampled
+from pyg_ckd.training.batches import as_batch_size
 from pyg_ckd.training.begin import begin
 from pyg_ckd.training.callbacks import (
     CallbackError,
@@ -74,7 +75,7 @@ class Trainer:
 
     Args:
         max_epochs: Epochs at most.
-        batch_size: Triples in a step.
+        batch_size: Triples in a step, or ``"large"``, see :class:`~pyg_ckd.training.Pace`.
         lr: Learning rate of Adam; an ``optimizer`` of one's own has its own.
         monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
@@ -148,7 +149,7 @@ class Trainer:
     def __init__(
         self,
         max_epochs: int = 200,
-        batch_size: int = 2048,
+        batch_size: int | str = 2048,
         lr: float = 1e-3,
         monitor: Metric = "recall@20",
         patience: int = 1000,
@@ -181,7 +182,7 @@ class Trainer:
         num_neighbors: Sequence[int] | None = None,
         neighbor_sampler: Callable[..., Any] | None = None,
     ) -> None:
-        max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
+        max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_batch_size(batch_size)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
         extend = as_integer(extend, "extend", 1)
         lr, checkpoint_minutes = as_number(lr, "lr"), as_number(checkpoint_minutes, "checkpoint_minutes")

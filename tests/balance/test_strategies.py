@@ -146,8 +146,9 @@ def test_with_neutral_settings_training_is_plain(name, make, make_data):
     neutral = objective_of(STRATEGIES[name], data, make, **NEUTRAL[name])
     with seeded(0):
         plain = Objective(make(data))
-    # Early fusion propagates all views in one product, whose width decides how a processor rounds.
-    same_shapes = make is not BACKBONES["early"] or len(neutral.views) == 1
+    # Early fusion propagates all views in one product, and for the rows alone that are read: how a processor rounds
+    # depends on its width and on whether a strategy reads further rows.
+    same_shapes = make is not BACKBONES["early"] or (len(neutral.views) == 1 and name != "incremental")
     tolerance = 0.0 if same_shapes else 1e-5
     rows = [fit(objective, data).rows for objective in (neutral, plain)]
     for mine, theirs in zip(*rows, strict=True):

@@ -127,6 +127,20 @@ class MMGCNConv(MessagePassing):
             h = F.leaky_relu(h)  # Not in place: the gradients of some aggregations need their result.
         return self.merge(h, F.leaky_relu_(self.lin_self(target)), id_embedding)
 
+    def from_means(self, mean: Tensor, linked: Tensor, x: Tensor, id_embedding: OptTensor = None) -> Tensor:
+        r"""Run the layer for nodes whose neighbours' rows have been averaged, which :math:`\mathbf{W}_1` maps the same.
+
+        Args:
+            mean: Averages over the neighbours of every node, :math:`(|\mathcal{V}|, F_{in})`.
+            linked: 1 for nodes with neighbours and 0 for others, :math:`(|\mathcal{V}|, 1)`.
+            x: Rows of the nodes themselves.
+            id_embedding: Their id embeddings.
+        """
+        h = F.linear(mean, self.lin_neighbor.weight)
+        if self.lin_neighbor.bias is not None:
+            h = h + linked * self.lin_neighbor.bias
+        return self.merge(F.leaky_relu_(h), F.leaky_relu_(self.lin_self(x)), id_embedding)
+
     def merge(self, h: Tensor, x: Tensor, id_embedding: OptTensor = None) -> Tensor:
         r"""Merge the neighbourhood with the node.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,11 @@ from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size
 from pyg_ckd.nn.models.rows import id_rows
 from pyg_ckd.nn.propagation import Adjacency
-from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.nn.rows import GraphRows, selections_of
+from pyg_ckd.scoring.blocks import BlockEmbeddings, Output
 from pyg_ckd.scoring.column_sums import column_sum
+from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.late import LateBlock, Selection, Selections
 from pyg_ckd.scoring.views import View
 
 NARROW = 4
@@ -93,9 +98,24 @@ class LightGCN(EarlyFusion):
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
-        """Compute the embeddings that all views share."""
-        out = self.split(self.propagate(self.ego(frozenset(), inputs), inputs.graph), inputs.n_id_dict)
-        return [out] * len(views)
+        """Compute the embeddings that all views share; in training on the CPU, of the rows that are read."""
+        x, graph = self.ego(frozenset(), inputs), inputs.graph
+
+        def tables() -> Embeddings:
+            return self.split(self.propagate(x, graph), inputs.n_id_dict)
+
+        def rows(found: Selection) -> Embeddings:
+            return found.split(GraphRows.of(graph, found).mean_of_powers(x, self.num_layers))
+
+        selections = self._selections(inputs)
+        if selections is None:
+            return [tables()] * len(views)
+        return [BlockEmbeddings([LateBlock(tables, rows, selections)])] * len(views)
+
+    def _selections(self, inputs: Inputs) -> Selections | None:
+        """Return the selections of a pass, or :obj:`None` where all rows are computed at once."""
+        as_written = type(self).propagate is LightGCN.propagate
+        return selections_of(inputs.graph, inputs.take_users(self.user_embedding).size(0)) if as_written else None
 
     def propagate(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Return the mean over layers, which is what as many calls of LGConv give, in fewer passes over memory."""
@@ -108,6 +128,20 @@ class LightGCN(EarlyFusion):
             return l2_penalty(*id_rows(out, batch, self.user_embedding, self.item_embedding, self.sparse_rows))
 
         return column_sum(rows_norm, "penalty", self, *batch[:3])
+
+
+class _Parts(NamedTuple):
+    """Propagated parts of the views, of all nodes or of some.
+
+    Attributes:
+        base: What all views share ``[N, D]``.
+        ones: Propagated ones for items ``[N, 1]``.
+        factual: From modality that not all views have factual to its projected and propagated features ``[N, D]``.
+    """
+
+    base: Tensor
+    ones: Tensor
+    factual: Mapping[str, Tensor]
 
 
 class EarlyFusionLightGCN(LightGCN):
@@ -176,44 +210,70 @@ class EarlyFusionLightGCN(LightGCN):
         same in every step: narrow features are propagated once per run, wide ones after their projection. A modality
         that is intervened on is its mean row times :math:`\mathbf{P} [\mathbf{0}; \mathbf{1}]`.
         """
-        graph, user = inputs.graph, inputs.take_users(self.user_embedding)
-        num_users = user.size(0)
-
-        def as_items(x: Tensor) -> Tensor:
-            return torch.cat([x.new_zeros(num_users, x.size(1)), x])
-
         shared = frozenset.intersection(*views)  # Factual in every view: part of the stream that all have in common.
-        item = inputs.take_items(self.item_embedding)
+        others = [m for m in self.modalities if m not in shared]
+        wide = [m for m in others if not self._is_narrow(m, inputs)]
+        start = self._start(shared, wide, inputs)
+        constants = self._constants([m for m in others if m not in wide], inputs)
+
+        def parts(rows: GraphRows | None) -> _Parts:
+            x = self.propagate(start, inputs.graph) if rows is None else rows.mean_of_powers(start, self.num_layers)
+            base, *projected = x.chunk(1 + len(wide), dim=1)
+            found = constants if rows is None else {m: x.index_select(0, rows.nodes) for m, x in constants.items()}
+            factual = {m: self._map(m, x) for m, x in found.items() if m}
+            return _Parts(base, found[""], factual | dict(zip(wide, projected, strict=True)))
+
+        whole = functools.cache(partial(parts, None))
+
+        def tables(view: View) -> Embeddings:
+            return self.split(self._fuse(view, whole(), inputs), inputs.n_id_dict)
+
+        def rows(view: View, found: Selection) -> Embeddings:
+            of_rows = found.once("parts", lambda: parts(GraphRows.of(inputs.graph, found)))
+            return found.split(self._fuse(view, of_rows, inputs))
+
+        selections = self._selections(inputs)
+        if selections is None:
+            return [tables(view) for view in views]
+        return [BlockEmbeddings([LateBlock(partial(tables, v), partial(rows, v), selections)]) for v in views]
+
+    def _start(self, shared: View, wide: Sequence[str], inputs: Inputs) -> Tensor:
+        """Return what is propagated in a step: ids and what all views share, and wide features of each modality."""
+        user, item = inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)
         for m in self.modalities:
             item = item + self._map(m, inputs.take_items(inputs.features[m])) if m in shared else item
         streams = [torch.cat([user, item])]
-        wide = [m for m in self.modalities if m not in shared and not self._is_narrow(m, inputs)]
-        streams += [as_items(self._map(m, inputs.take_items(inputs.features[m]))) for m in wide]
-        start = torch.cat(streams, dim=1) if wide else streams[0]
-        base, *projected = self.propagate(start, graph).chunk(len(streams), dim=1)
-        factual = dict(zip(wide, projected, strict=True))
-        ones = graph.constant(
-            ("items", num_users, self.num_layers),
-            None,
-            lambda: self.propagate(as_items(base.new_ones(item.size(0), 1)), graph),
-        )
+        for m in wide:
+            x = self._map(m, inputs.take_items(inputs.features[m]))
+            streams.append(torch.cat([x.new_zeros(user.size(0), x.size(1)), x]))
+        return torch.cat(streams, dim=1) if wide else streams[0]
+
+    def _fuse(self, view: View, parts: _Parts, inputs: Inputs) -> Tensor:
+        """Add the parts of a view up."""
+        base = parts.base
+        same = [self.project[m](inputs.mean_feature(m)) for m in self.modalities if m not in view]
+        same += [self._bias(m) for m in self.modalities if m in view]
+        constant = torch.stack([row.view(1, -1) for row in same]).sum(dim=0).to(base.dtype)
+        with torch.autocast(base.device.type, enabled=False):  # Propagated embeddings stay in single precision.
+            x = torch.addmm(base, parts.ones, constant)
         for m in self.modalities:
-            if m not in shared and m not in factual:
-                spread = graph.constant(
-                    ("features", m, self.num_layers), inputs.features[m], lambda x: self.propagate(as_items(x), graph)
-                )
-                factual[m] = self._map(m, spread)
-        out = []
-        for view in views:
-            same = [self.project[m](inputs.mean_feature(m)) for m in self.modalities if m not in view]
-            same += [self._bias(m) for m in self.modalities if m in view]
-            constant = torch.stack([row.view(1, -1) for row in same]).sum(dim=0).to(base.dtype)
-            with torch.autocast(base.device.type, enabled=False):  # Propagated embeddings stay in single precision.
-                x = torch.addmm(base, ones, constant)
-            for m in self.modalities:
-                x = x.add_(factual[m]) if m in view - shared else x  # The product does not need its result again.
-            out.append(self.split(x, inputs.n_id_dict))
-        return out
+            x = x.add_(parts.factual[m]) if m in view and m in parts.factual else x  # Not needed again by the product.
+        return x
+
+    def _constants(self, narrow: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:
+        """Return what is propagated once per run: under "" ones for items, and features by modality."""
+        graph, num_users = inputs.graph, inputs.take_users(self.user_embedding).size(0)
+
+        def as_items(x: Tensor) -> Tensor:
+            return self.propagate(torch.cat([x.new_zeros(num_users, x.size(1)), x]), graph)
+
+        def ones() -> Tensor:
+            return as_items(graph.weight.new_ones(graph.num_nodes - num_users, 1))
+
+        found = {"": graph.constant(("items", num_users, self.num_layers), None, ones)}
+        for m in narrow:
+            found[m] = graph.constant(("features", m, self.num_layers), inputs.features[m], as_items)
+        return found
 
     def _map(self, modality: str, x: Tensor) -> Tensor:
         """Project features or propagated features, without the bias."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any, ClassVar, cast
 
@@ -15,8 +15,11 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
+from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.rows import GraphRows, selections_of
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Output, with_sparse_gradient
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
+from pyg_ckd.scoring.late import LateBlock, Selection, Selections
 from pyg_ckd.scoring.views import View
 
 FUSIONS = ("sum", "mean")
@@ -92,6 +95,7 @@ class MMGCN(LateFusion):
         if fusion not in FUSIONS:
             raise unknown_name("fusion", fusion, FUSIONS)
         self.fusion, self.self_loops, self.recompute = fusion, self_loops, recompute
+        self.num_layers = num_layers
         latent = _latent_dims(latent_dims, feature_dims)
         widths = {m: latent.get(m, d) for m, d in feature_dims.items()}
         self.user_embedding = nn.Parameter(torch.empty(num_users, embedding_dim))
@@ -118,9 +122,52 @@ class MMGCN(LateFusion):
         for lin in self.project.values():
             if isinstance(lin, nn.Linear):
                 lin.reset_parameters()
-        for convs in self.convs.values():
-            for conv in cast(nn.ModuleList, convs):
-                cast(MMGCNConv, conv).reset_parameters()
+        for m in self.modalities:
+            for conv in self._layers(m):
+                conv.reset_parameters()
+
+    def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
+        """Run the branches; in training on the CPU, their last layer runs for the rows that are read."""
+        num_users = inputs.take_users(self.user_embedding).size(0)
+        as_written = type(self).branch is MMGCN.branch and type(self).fuse is MMGCN.fuse and self.cosine is None
+        late = as_written and self.num_layers > 1 and not self._spares
+        selections = selections_of(inputs.graph, num_users) if late else None
+        if selections is None:
+            return super().encode(views, inputs)
+        ids = inputs.once("id_embedding", lambda: self._id_embedding(inputs))
+        branches = {
+            (m, factual): _Branch(self._layers(m), self._start(m, inputs, factual, ids), ids, inputs.graph, num_users)
+            for m in self.modalities
+            for factual in sorted({m in view for view in views})
+        }
+        return [
+            self._late(view, {m: branches[m, m in view] for m in self.modalities}, inputs, selections) for view in views
+        ]
+
+    def _late(
+        self, view: View, branches: Mapping[str, _Branch], inputs: Inputs, selections: Selections
+    ) -> BlockEmbeddings:
+        def add(parts: Mapping[str, Embeddings]) -> Embeddings:
+            return cast(Embeddings, self.fuse(view, parts, inputs))
+
+        def tables() -> Embeddings:
+            return add({m: branch.all() for m, branch in branches.items()})
+
+        def rows(found: Selection) -> Embeddings:
+            return add({m: branch.rows(found) for m, branch in branches.items()})
+
+        return BlockEmbeddings([LateBlock(tables, rows, selections)])
+
+    def _layers(self, modality: str) -> list[MMGCNConv]:
+        return [cast(MMGCNConv, conv) for conv in cast(nn.ModuleList, self.convs[modality])]
+
+    def _start(self, modality: str, inputs: Inputs, factual: bool, ids: Tensor) -> Tensor:
+        """Run all layers of a branch but the last."""
+        feature = inputs.take_items(inputs.features[modality]) if factual else inputs.mean_feature(modality)
+        x = self._first_layer(modality, feature, inputs, factual, ids)
+        for conv in self._layers(modality)[1:-1]:
+            x = conv(x, inputs.graph, ids)
+        return x
 
     @property
     def num_hops(self) -> int:  # type: ignore[override]
@@ -138,7 +185,7 @@ class MMGCN(LateFusion):
 
     def _branch(self, modality: str, feature: Tensor, inputs: Inputs, factual: bool, id_embedding: Tensor) -> Tensor:
         x = self._run(self._first_layer, modality, feature, inputs, factual, id_embedding)
-        for conv in list(cast(nn.ModuleList, self.convs[modality]))[1:]:
+        for conv in self._layers(modality)[1:]:
             x = self._run(conv, x, inputs.graph, id_embedding)
         return x
 
@@ -147,11 +194,11 @@ class MMGCN(LateFusion):
     ) -> Tensor:
         preference, feature = self.preference[modality], self.project[modality](feature)
         preference = inputs.take_users(preference) if factual else inputs.mean_of_users(preference)
-        conv = cast(nn.ModuleList, self.convs[modality])[0]
+        conv = self._layers(modality)[0]
         x = torch.cat([F.normalize(preference), F.normalize(feature)])
         if factual:
             return conv(x, inputs.graph, id_embedding)
-        return self._first_of_constants(cast(MMGCNConv, conv), x, inputs, id_embedding)
+        return self._first_of_constants(conv, x, inputs, id_embedding)
 
     def _id_embedding(self, inputs: Inputs) -> Tensor:
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
@@ -188,6 +235,40 @@ class MMGCN(LateFusion):
         if self.fusion == "sum":
             return Embeddings(user, item)
         return Embeddings(user / len(branches), item / len(branches))
+
+
+class _Branch:
+    """A branch whose last layer is still to be run.
+
+    Args:
+        layers: Its layers.
+        x: What enters the last one, ``[N, D]``.
+        ids: Id embeddings ``[N, D]``.
+        graph: The graph.
+        num_users: Number of users, the first nodes of the graph.
+    """
+
+    def __init__(self, layers: Sequence[MMGCNConv], x: Tensor, ids: Tensor, graph: Adjacency, num_users: int) -> None:
+        self._conv, self._x, self._ids, self._graph, self._num_users = layers[-1], x, ids, graph, num_users
+        self._all: Embeddings | None = None
+        self._rows: dict[int, tuple[Selection, Embeddings]] = {}
+
+    def all(self) -> Embeddings:
+        """Return the output for all nodes."""
+        if self._all is None:
+            x = self._conv(self._x, self._graph, self._ids)
+            self._all = Embeddings(*x.split([self._num_users, x.size(0) - self._num_users]))
+        return self._all
+
+    def rows(self, found: Selection) -> Embeddings:
+        """Return the output for a selection."""
+        if id(found) not in self._rows:
+            rows = GraphRows.of(self._graph, found)
+            ids = found.once("ids", lambda: self._ids.index_select(0, rows.nodes))
+            neighbours, own = rows.read(self._x)
+            x = self._conv.from_means(neighbours, rows.linked, own, ids)
+            self._rows[id(found)] = found, found.split(x)  # Held: the key is an id.
+        return self._rows[id(found)][1]
 
 
 def _latent_dims(latent_dims: int | dict[str, int] | None, feature_dims: Mapping[str, int]) -> dict[str, int]:

@@ -1,0 +1,122 @@
+"""The rows of a prepared graph that a step reads: products for these rows alone, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scipy.sparse import csr_matrix as scipy_csr
+from torch import Tensor
+
+from pyg_ckd.nn.propagation import Adjacency, _PowerMean, _product
+from pyg_ckd.scoring.late import Selection, Selections
+from pyg_ckd.scoring.sparse import csr_matrix
+from pyg_ckd.scoring.tracing import exporting
+
+
+def selections_of(graph: Adjacency, num_users: int) -> Selections | None:
+    """Return the selections of a pass, or :obj:`None` where all rows are computed.
+
+    That is outside of training, on other devices than the CPU (which rows there are would have to be waited for), and
+    where the graph is of another kind.
+
+    Args:
+        graph: The graph.
+        num_users: Number of users, the first nodes of the graph.
+    """
+    cpu = torch.is_grad_enabled() and not exporting() and type(graph) is Adjacency and graph.weight.device.type == "cpu"
+    if not cpu or graph.dtype not in (torch.float32, torch.float64):
+        return None
+    return Selections(num_users, graph.num_nodes - num_users)
+
+
+class GraphRows:
+    r"""Some rows :math:`\mathbf{A}_S` of a graph, and the columns of its transpose.
+
+    Args:
+        graph: The graph.
+        nodes: Row numbers in ascending order, int64 ``[S]``.
+
+    Attributes:
+        nodes: The row numbers.
+        matrix: CSR matrix ``[S, N]``.
+        transposed: Its transpose in CSR, ``[N, S]``.
+        linked: 1 for nodes that receive from others and 0 for others, ``[S, 1]``.
+    """
+
+    def __init__(self, graph: Adjacency, nodes: Tensor) -> None:
+        self.graph, self.nodes = graph, nodes
+        whole = graph.matrix
+        parts = (whole.values().numpy(), whole.col_indices().numpy(), whole.crow_indices().numpy())
+        rows = scipy_csr(parts, shape=tuple(whole.shape))[nodes.numpy()]
+        self.matrix, self.transposed = _as_torch(rows, rows.shape), _as_torch(rows.tocsc(), rows.shape[::-1])
+        self.linked = (self.matrix.crow_indices().diff() > 0).to(graph.dtype).unsqueeze(-1)
+
+    @classmethod
+    def of(cls, graph: Adjacency, selection: Selection) -> GraphRows:
+        """Return the rows of a selection, cut once for all that read it.
+
+        Args:
+            graph: The graph.
+            selection: Users and items.
+        """
+        nodes = torch.cat([selection.user, selection.item + selection.num_users])
+        return selection.once(("rows", id(graph)), lambda: cls(graph, nodes))  # The result holds the graph.
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return :math:`\mathbf{A}_S \mathbf{x}` and :math:`\mathbf{x}_S`, ``[S, D]`` each.
+
+        Args:
+            x: Node embeddings ``[N, D]``.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            neighbours, own = _Read.apply(x.to(self.graph.dtype), self)
+        return neighbours, own.to(x.dtype)
+
+    def mean_of_powers(self, x: Tensor, num_powers: int) -> Tensor:
+        """Return the rows of :meth:`Adjacency.mean_of_powers`, ``[S, D]``.
+
+        Args:
+            x: Node embeddings ``[N, D]``.
+            num_powers: Number of layers, zero or more.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.graph.dtype).contiguous()
+            return _RowsOfPowerMean.apply(x, self, num_powers) if num_powers else x.index_select(0, self.nodes)
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: GraphRows) -> tuple[Tensor, Tensor]:
+        ctx.rows = rows
+        return _product(rows.matrix, x), x.index_select(0, rows.nodes)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        neighbours, own = grads
+        grad = _product(ctx.rows.transposed, neighbours.contiguous())
+        return grad.index_add_(0, ctx.rows.nodes, own), None
+
+
+class _RowsOfPowerMean(torch.autograd.Function):
+    """As :class:`_PowerMean`, where the last product forward and the first one backward are of the rows alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: GraphRows, num_powers: int) -> Tensor:
+        ctx.rows, ctx.num_powers = rows, num_powers
+        total = _PowerMean.sum(x, x, rows.graph.matrix, num_powers - 1)
+        return _product(rows.matrix, total, x.index_select(0, rows.nodes)).div_(num_powers + 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        rows, grad = ctx.rows, grads[0] / (ctx.num_powers + 1)
+        total = _product(rows.transposed, grad).index_add_(0, rows.nodes, grad)
+        buffers = [total, torch.empty_like(total) if ctx.num_powers > 1 else total]
+        for power in range(1, ctx.num_powers):
+            total = _product(rows.graph.transposed, total, out=buffers[power % 2]).index_add_(0, rows.nodes, grad)
+        return total, None, None
+
+
+def _as_torch(matrix: Any, size: tuple[int, int]) -> Tensor:
+    crow, col, value = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    return csr_matrix(crow, col, value, *size)

@@ -1,0 +1,71 @@
+"""Batches that grow with the data, and the learning rate and patience that go with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pyg_ckd.arguments import as_integer
+from pyg_ckd.errors import InputError
+
+GROWING = "large"
+"""The batch size that is chosen by the number of interactions."""
+BASE, MOST = 2048, 65_536
+"""The batch that rates and patience are given for, and the largest one."""
+STEPS = 4
+"""Steps that an epoch of large batches has at the least, roughly."""
+LEAST_PATIENCE = 200
+"""Steps that are waited for with large batches at the least."""
+
+
+def as_batch_size(value: Any) -> int | str:
+    """Return a batch size, or the word for one that is chosen by the number of interactions.
+
+    Args:
+        value: A positive integer, or ``"large"``.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(value, str):
+        if value != GROWING:
+            raise InputError(f"batch_size: found {value!r}, expected a number of triples, or {GROWING!r}")
+        return value
+    return as_integer(value, "batch_size", 1)
+
+
+@dataclass(frozen=True)
+class Pace:
+    r"""Triples in a step, and what depends on them.
+
+    Attributes:
+        batch_size: Triples in a step.
+        lr: Learning rate.
+        patience: Steps without a rise after which training stops.
+    """
+
+    batch_size: int
+    lr: float
+    patience: int
+
+    @classmethod
+    def of(cls, batch_size: int | str, lr: float, patience: int, interactions: int) -> Pace:
+        r"""Return the pace of a training.
+
+        A number stays what it is, and so do rate and patience. ``"large"`` is the power of two nearest to a quarter of
+        the interactions, from 2,048 to 65,536. The rate is :math:`\sqrt{B / 2048}` times as high, as Adam's steps want
+        it. Patience is divided by :math:`B / 2048`, but is 200 steps at the least, or what was given if that is less.
+
+        Args:
+            batch_size: Triples in a step, or ``"large"``.
+            lr: Learning rate, for batches of 2,048 if the size is ``"large"``.
+            patience: Steps without a rise, as the rate.
+            interactions: Number of training interactions.
+        """
+        if not isinstance(batch_size, str):
+            return cls(batch_size, lr, patience)
+        size = 2 ** round(math.log2(max(interactions / STEPS, BASE)))
+        size = min(size, MOST)
+        times = size / BASE
+        return cls(size, lr * math.sqrt(times), min(patience, max(round(patience / times), LEAST_PATIENCE)))
