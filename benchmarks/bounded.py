@@ -115,13 +115,13 @@ def sample(shuffle: str, count: int) -> dict[str, float]:
     return {"made, peak": making, "epoch, peak": (peak(CPU) - before) / count, "CPU s of 100 batches": seconds}
 
 
-def write(kind: str, place: str, rows: int, columns: int, users: int = 4_000) -> dict[str, float]:
+def write(kind: str, place: str, rows: int, columns: int, users: int = 4_000) -> dict[str, float | None]:
     """Write the data, prepared if they are to stay in files, and return how much more anonymous memory that took."""
     folder = Path(place) / "raw"
     if not folder.exists():
         _write_raw(folder, rows, columns, users)
     if not kind.startswith("float"):
-        return {"writing": float("nan")}
+        return {"writing": None}
     before, seen, done = anonymous(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -144,7 +144,7 @@ def train(kind: str, place: str) -> dict[str, float]:
     opened, seen = time.process_time() - start, [anonymous()]
     model = VBPR.from_data(data, sparse=True)
     watch, options = _Watch(seen), {"track_views": False, "progress": False}
-    trainer = Trainer(max_epochs=1, batch_size=2048, eval_users=500, callbacks=watch, **options)
+    trainer = Trainer(max_epochs=1, batch_size=2048, eval_users=0.1, callbacks=watch, **options)
     start = time.process_time()
     trainer.fit(model, data)
     seconds = time.process_time() - start

@@ -18,7 +18,7 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.margins import Reading, item_index, read_margins, user_index
 from pyg_ckd.scoring.triples import Triples, tensors_key
 
-_BLOCK = 2**22  # Values of features that are converted together.
+_BLOCK = 2**20  # Values of features that are converted together.
 
 _Key = tuple[bool, tuple[tuple[int, int], ...]]
 
@@ -77,7 +77,13 @@ class Projection(Columns):
         if (feature.dtype, feature.device) == (weight.dtype, weight.device):
             return F.linear(feature, weight, self.bias)
         blocks = feature.split(max(1, _BLOCK // feature.size(1)))
-        return torch.cat([F.linear(block.to(weight), weight, self.bias) for block in blocks])
+        if torch.is_grad_enabled():
+            return torch.cat([F.linear(block.to(weight), weight, self.bias) for block in blocks])
+        # Memory of each block's own would lie between the results, where no later block fits into it.
+        out, here = weight.new_empty(feature.size(0), weight.size(0)), weight.new_empty(blocks[0].shape)
+        for block, target in zip(blocks, out.split(blocks[0].size(0)), strict=True):
+            target.copy_(F.linear(here[: block.size(0)].copy_(block), weight, self.bias))
+        return out
 
     def _rows(self, index: Tensor) -> Tensor:
         rows = self.feature.index_select(0, index.to(self.feature.device))

@@ -16,7 +16,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks import __main__ as suite_main
-from benchmarks import common, epoch, evaluation, memory, problems, propagation, sampling, strategies
+from benchmarks import bounded, common, epoch, evaluation, memory, problems, propagation, sampling, strategies
 from benchmarks.common import Bars, Limits, Lines, Missing, Suite, Table, compare
 from pyg_ckd.data.inputs import unpack
 from pyg_ckd.datasets import synthetic_multimodal
@@ -66,6 +66,18 @@ def test_a_benchmark_gives_finite_positive_numbers_and_its_ratios(
             numbers = [value for value in row.values() if isinstance(value, (int, float))]
             assert numbers
             assert all(math.isfinite(value) and value > 0 for value in numbers)
+
+
+def test_what_is_measured_of_bounded_memory_are_the_same_graphs_and_models(tmp_path: Path) -> None:
+    edges, users, items = bounded._interactions(300)
+    graphs = [build(edges, users, items).matrix for build in (bounded.by_keys, Adjacency.from_interactions)]
+    assert torch.equal(graphs[0].to_dense(), graphs[1].to_dense())
+    assert all(bounded.build(way, 300)["entries"] > 0 for way in ("keys", "package"))
+    assert all("epoch, peak" in bounded.sample(shuffle, 300) for shuffle in ("whole", "blocks"))
+    for kind in ("none", "memory", "float32", "float16"):
+        written = bounded.write(kind, str(tmp_path), 300, 4, users=20)
+        assert (written["writing"] is None) == (kind in ("none", "memory"))
+        assert math.isfinite(bounded.train(kind, str(tmp_path))["training"])
 
 
 def test_alternatives_are_timed_in_turns_and_a_longer_one_takes_longer() -> None:

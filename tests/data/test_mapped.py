@@ -120,13 +120,17 @@ def test_matrices_of_float32_stay_in_their_files_and_others_are_converted(tmp_pa
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_a_projection_casts_the_rows_that_it_reads(tmp_path, dtype):
+def test_a_projection_casts_the_rows_that_it_reads(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("pyg_ckd.scoring.blocks._BLOCK", 21)
     x = in_file(tmp_path, numbers(dtype=dtype))
     weight, bias = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.randn(5, dtype=torch.float64)
     expected = x.double() @ weight.t() + bias
     index = torch.tensor([4, 1, 1])
     torch.testing.assert_close(Projection(x, weight, bias).take(index), expected[index], atol=1e-12, rtol=0)
-    torch.testing.assert_close(Projection(x, weight, bias).table, expected, atol=1e-12, rtol=0)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            torch.testing.assert_close(Projection(x, weight, bias).table, expected, atol=1e-12, rtol=0)
+    assert Projection(x, weight, bias).table.requires_grad
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
