@@ -63,7 +63,7 @@ def in_true_scale(objective: Objective, terms: Mapping[str, Tensor], run: Callab
 
 @torch.no_grad()
 def clip_gradients(
-    fabric: Fabric, optimizer: torch.optim.Optimizer, most: float, norm_of: Callable[..., Tensor]
+    fabric: Fabric, optimizer: torch.optim.Optimizer, most: float, norm_of: Callable[..., Tensor] | None = None
 ) -> None:
     """Scale all gradients down if the norm of all of them together is larger than ``most``; no number is waited for.
 
@@ -75,7 +75,8 @@ def clip_gradients(
         fabric: Runs the backward passes.
         optimizer: Has the parameters.
         most: The largest norm.
-        norm_of: Returns the norm of all gradients together, from parameters and the norms of their gradients ``[N]``.
+        norm_of: Returns the norm of all gradients together, from parameters and the norms of their gradients
+            ``[N]``. (default: :obj:`None`, there are no others)
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters:
@@ -90,7 +91,8 @@ def clip_gradients(
         values.append(p.grad._values() if p.grad.is_sparse else p.grad)
     norms = torch._foreach_norm(values)
     wide = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
-    norm = norm_of(parameters, torch.stack([n.to(wide) for n in norms]))
+    stacked = torch.stack([n.to(wide) for n in norms])
+    norm = torch.linalg.vector_norm(stacked) if norm_of is None else norm_of(parameters, stacked)
     factor = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     for value in values:
         value.mul_(factor.to(value.dtype))
