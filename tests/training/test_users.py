@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from pyg_ckd.nn import FREEDOM, LATTICE, MMGCN, VBPR, EarlyFusionLightGCN, Light
 from pyg_ckd.nn.models import lightgcn
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.user_part import UserPart
-from pyg_ckd.processes import present
+from pyg_ckd.processes import Processes, present
 from pyg_ckd.training import build
+from pyg_ckd.training.checkpoint import load_checkpoint
 from pyg_ckd.training.layouts.rows import UserRows
-from pyg_ckd.training.run_file import CHECKPOINT_NAME
+from pyg_ckd.training.parts import read_parts, write_parts
+from pyg_ckd.training.run_file import CHECKPOINT_NAME, IN_PARTS
 from tests.training.problem import ITEMS, USERS, planted_data, teachers, trainer
 from tests.training.several import in_processes
 
@@ -307,3 +311,31 @@ def test_products_with_parts_are_those_with_the_whole_graph(two, four):
         for found in result["products"].values():
             assert "expected the whole graph" in found["refused"]
             assert all(difference < 1e-12 for name, difference in found.items() if name != "refused"), found
+
+
+class Lost(Processes):
+    """A process that hears, when the checkpoint has been written, that another one has ended."""
+
+    times = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        yield
+        self.times += 1
+        if self.times == 2:
+            raise InputError("process 1 of 2: another process has ended")
+
+
+def test_parts_stay_if_a_process_ends_when_the_checkpoint_has_been_written(tmp_path):
+    path, table, rows = tmp_path / CHECKPOINT_NAME, torch.arange(8.0).view(4, 2), UserRows((0, 4), 0)
+    places = [("model", "table")]
+    with pytest.raises(InputError, match="another process has ended"):
+        write_parts(path, {"kind": IN_PARTS}, {"model": {"table": table}, "taken": 3}, places, rows, Lost())
+    content = load_checkpoint(path, IN_PARTS)
+    assert content["run"] == {"model": {"table": None}, "taken": 3}
+    assert torch.equal(read_parts(path, content["run"], content["parts"], None)["model"]["table"], table)
+    own = read_parts(path, content["run"], content["parts"], UserRows((0, 1, 3, 4), 1))
+    assert torch.equal(own["model"]["table"], table[1:3])
+    (tmp_path / content["parts"]["folder"] / "part-00000-of-00001.pt").unlink()
+    with pytest.raises(InputError, match=r"part-00000-of-00001.pt: found no such file"):
+        read_parts(path, content["run"], content["parts"], None)
