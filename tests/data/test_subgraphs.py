@@ -355,8 +355,8 @@ def test_what_depends_on_features_alone_is_computed_once(make_data, monkeypatch)
     parts, calls = Subgraphs(model, [3, 3]), []
     import pyg_ckd.nn.models.inputs as inputs
 
-    mean = inputs.mean_row
-    monkeypatch.setattr(inputs, "mean_row", lambda x: calls.append(1) or mean(x))
+    mean = inputs.mean_of_rows
+    monkeypatch.setattr(inputs, "mean_of_rows", lambda x: calls.append(1) or mean(x))
     for batch in TripletSampler(data[RATES].edge_index, 60, 50, 64, 10):
         objective.loss(features, *parts(graphs, batch))
     assert len(calls) == len(data.modalities)

@@ -194,9 +194,12 @@ def test_a_strategy_that_reads_rows_is_refused():
         choose_layout("columns", PAIR, objective)
 
 
-def test_auto_takes_what_fits():
-    objective = Objective(build(VBPR, planted_data(), 0, embedding_dim=7))
-    assert choose_layout("auto", PAIR, objective).name == "ddp"
+def test_auto_takes_what_fits(monkeypatch):
+    assert choose_layout("auto", PAIR, Objective(build(VBPR, planted_data(), 0, embedding_dim=7))).name == "users"
+    monkeypatch.setattr(VBPR, "strategies", frozenset({"columns", "ddp"}))
+    for width, name in ((8, "columns"), (7, "ddp")):
+        objective = Objective(build(VBPR, planted_data(), 0, embedding_dim=width))
+        assert choose_layout("auto", PAIR, objective).name == name
 
 
 def test_optimizers_that_mix_columns_are_refused():

@@ -212,6 +212,7 @@ class Curious(Objective):
     """Looks at the validation part."""
 
     needs_whole = ""
+    strategies = Objective.strategies
 
     def before_validation(self, features, graphs, score):
         score(self.student(features, graphs))
