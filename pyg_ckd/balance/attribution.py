@@ -114,12 +114,17 @@ class ModalityEffectEstimator(nn.Module):
         self.weight_sum += weights.sum(dim=0)
         self.count += effects.size(0)
 
+    @property
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of effects and weights over the triples of the running epoch, and their number."""
+        return self.effect_sum, self.weight_sum, self.count
+
     def finish_epoch(self) -> dict[str, float]:
         """Return the epoch's mean effects and weights, keep them for :meth:`summary` and start the next epoch."""
         if int(self.count):
             self.effect.copy_(self.effect_sum / self.count)
             self.weight.copy_(self.weight_sum / self.count)
-        for total in (self.effect_sum, self.weight_sum, self.count):
+        for total in self.sums:
             total.zero_()
         effect, weight = self.effect.tolist(), self.weight.tolist()
         return {f"effect/{m}": e for m, e in zip(self.modalities, effect, strict=True)} | {

@@ -14,7 +14,7 @@ from pyg_ckd.balance.given import TaughtObjective, check_features
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.loss import ranking_cross_entropy
+from pyg_ckd.nn.loss import mean_of_triples, ranking_cross_entropies
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings, varying_columns
@@ -107,6 +107,7 @@ class DistillationWrapper(TaughtObjective):
     """
 
     name = "ckd"
+    needs_whole: ClassVar[str] = ""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "what the modality adds to the joint decision, relative to what it can do alone",
@@ -200,7 +201,7 @@ class DistillationWrapper(TaughtObjective):
             known = self.available(*random[1:])
             columns = [None] * len(self.modalities) if known is None else known.unbind(dim=-1)
             generic = [
-                ranking_cross_entropy(alone[m][1], teachers[m][1], tau, eps, column)
+                batch.mean_of_random(ranking_cross_entropies(alone[m][1], teachers[m][1], tau, eps), column)
                 for m, column in zip(self.modalities, columns, strict=True)
             ]
             terms["generic"] = scale * self.generic_weight * _weighted(weights, generic)
@@ -268,6 +269,10 @@ class DistillationWrapper(TaughtObjective):
         self.effects.track(effects, weights)
         return weights
 
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return the sums of effects and weights over the triples of the epoch."""
+        return self.effects.sums
+
     def epoch_statistics(self) -> dict[str, float]:
         """Return mean effect and weight of every modality over the finished epoch."""
         return self.effects.finish_epoch()
@@ -299,4 +304,4 @@ def best_target(score: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def _weighted(weights: Tensor, losses: Sequence[Tensor]) -> Tensor:
     """Return the mean over triples of the weighted sum over modalities; a loss is a vector ``[B]`` or a scalar."""
-    return (weights * torch.stack(list(losses), dim=-1)).sum(dim=-1).mean()
+    return mean_of_triples((weights * torch.stack(list(losses), dim=-1)).sum(dim=-1))

@@ -29,6 +29,8 @@ from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 NO_OPTIONS = ("student", "teachers", "has", "view")
 """Arguments of an objective's constructor that are no options of the strategy."""
+STEPS = {"loss", "balance", "triple_weights", "backward", "forward_views", "before_validation", "epoch_statistics"}
+"""Methods of which a strategy that overrides one must say whether it needs a batch whole."""
 
 
 class Objective(nn.Module):
@@ -82,6 +84,10 @@ class Objective(nn.Module):
     own_rows: ClassVar[Mapping[str, str]] = {}
     """What the rows of parameters of its own stand for, by what stands before the first dot of their names: ``"user"``,
     ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
+    needs_whole: ClassVar[str] = ""
+    """What a step needs whole, so that several processes cannot share out its batch, such as ``"the batch"``. Nothing
+    if all loss terms are means over training triples or functions of parameters alone, and the gradients are those of
+    their sum. A subclass that overrides a method of the table and does not say is taken to need the batch."""
     reports: ClassVar[Mapping[str, str]] = {}
     """What the entries of :meth:`epoch_statistics` mean, by what stands before the first slash, for reports."""
     progress: Progress = Progress()
@@ -97,6 +103,8 @@ class Objective(nn.Module):
         record_options(cls, NO_OPTIONS)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        if "needs_whole" not in cls.__dict__ and STEPS & cls.__dict__.keys():
+            cls.needs_whole = "the batch"
 
     def __init__(self, student: Backbone, l2: float = 1e-2, view: AnyView = None, bpr_eps: float = 0.0) -> None:
         super().__init__()
@@ -309,6 +317,10 @@ class Objective(nn.Module):
             "l2": self.l2,
             "bpr_eps": self.bpr_eps,
         }
+
+    def epoch_sums(self) -> Sequence[Tensor]:
+        """Return sums over the triples of the running epoch, for several processes to add up before the next method."""
+        return ()
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return what the strategy wants in the history of the finished epoch, and start the next one."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.processes import ALONE, Processes
 from pyg_ckd.scoring.embeddings import Embeddings
 
 SHUFFLES = ("whole", "blocks")
@@ -49,15 +50,50 @@ class TripletBatch(NamedTuple):
         Args:
             weight: The weights ``[B]``.
         """
-        return _WeightedBatch(self, weight)
+        return _Batch(self, weight, self._processes)
+
+    @property
+    def _processes(self) -> Processes:
+        return getattr(self, "_of", ALONE)
+
+    def shared(self, chosen: slice | Tensor, random: slice | Tensor, processes: Processes) -> TripletBatch:
+        """Return the share of the batch that one of several processes has.
+
+        Args:
+            chosen: Which training triples it has.
+            random: Which random triples it has.
+            processes: The processes that have the others.
+        """
+        rows = TripletBatch(*(x[chosen] for x in self[:3]), *(x[random] for x in self[3:]))
+        return _Batch(rows, None if self.weight is None else self.weight[chosen], processes)
+
+    def mean_of_random(self, loss: Tensor, known: Tensor | None = None) -> Tensor:
+        """Return the mean of a loss over the random triples that count, a scalar; zero if none does.
+
+        Of a share of a batch it is the mean over all shares, for what is multiplied with means over training triples:
+        a product of means is no mean of products.
+
+        Args:
+            loss: Loss of every random triple, ``[R]``.
+            known: Which of them count, bool ``[R]``. (default: :obj:`None`, all)
+        """
+        if self._processes.alone:
+            return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
+        count = loss.new_tensor(loss.numel()) if known is None else known.sum().to(loss.dtype)
+        counted = loss.sum() if known is None else (loss * known).sum()
+        both = self._processes.total(torch.stack([counted, count]))
+        return both[0] / both[1].clamp(min=1)
 
 
-class _WeightedBatch(TripletBatch):
-    _weight: Tensor
+class _Batch(TripletBatch):
+    """A batch with weights, or a share of one."""
 
-    def __new__(cls, batch: TripletBatch, weight: Tensor) -> _WeightedBatch:
+    _weight: Tensor | None
+    _of: Processes
+
+    def __new__(cls, batch: TripletBatch, weight: Tensor | None, of: Processes) -> _Batch:
         self = super().__new__(cls, *batch)
-        self._weight = weight
+        self._weight, self._of = weight, of
         return self
 
 

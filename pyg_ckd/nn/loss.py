@@ -27,13 +27,14 @@ def bpr_loss(margin: Tensor, eps: float = 0.0, weight: Tensor | None = None) -> 
 
 
 def mean_of_triples(loss: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean over triples of their losses, times their weights where there are any.
+    """Return the mean over triples of their losses, times their weights where there are any; zero without triples.
 
     Args:
         loss: Loss of every triple, ``[B]``.
         weight: Weight of every triple, ``[B]``.
     """
-    return loss.mean() if weight is None else (loss * weight).mean()
+    loss = loss if weight is None else loss * weight
+    return loss.mean() if loss.size(0) else loss.sum()  # One of several processes may have no triple of a small batch.
 
 
 def l2_penalty(*rows: Tensor, squared: bool = True) -> Tensor:
@@ -58,7 +59,7 @@ def l2_from_norm(squared_norm: Tensor, num_triples: int) -> Tensor:
         squared_norm: The sum of squares, a scalar.
         num_triples: Number of triples ``B``.
     """
-    return 0.5 * squared_norm / num_triples
+    return 0.5 * squared_norm / max(1, num_triples)
 
 
 def ranking_cross_entropy(
@@ -81,13 +82,26 @@ def ranking_cross_entropy(
     Returns:
         Scalar loss, the mean over the triples that count; zero if none does.
     """
+    loss = ranking_cross_entropies(student, teacher, temperature, eps)
+    return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def ranking_cross_entropies(student: Tensor, teacher: Tensor, temperature: float, eps: float = 0.0) -> Tensor:
+    """Return the loss of every triple, ``[R]``, of which :func:`ranking_cross_entropy` is the mean.
+
+    Args:
+        student: As there.
+        teacher: As there.
+        temperature: As there.
+        eps: As there.
+    """
     target = torch.sigmoid(teacher / temperature)
     if eps == 0.0:
         loss = F.binary_cross_entropy_with_logits(student / temperature, target, reduction="none")
     else:
         prob = torch.sigmoid(student / temperature)
         loss = -(target * torch.log(prob + eps) + (1 - target) * torch.log(1 - prob + eps))
-    return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
+    return loss
 
 
 def softmax_loss(

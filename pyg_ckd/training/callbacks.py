@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +106,6 @@ def open_fabric(device: Device, precision: str, callbacks: Any, loggers: Any) ->
     """
     from lightning_fabric import Fabric
 
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise InputError(
-            f"trainer: found {processes} processes (WORLD_SIZE), as torchrun starts them, expected one: each would "
-            "train a model of its own and write the same files; start one process, or a study with several workers"
-        )
     accelerator, devices = fabric_device(device)
     callbacks, loggers = as_callbacks(callbacks), as_loggers(loggers)
     try:

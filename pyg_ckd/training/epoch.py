@@ -47,7 +47,7 @@ def train_epoch(
     if getattr(steps.sampler, "wants_embeddings", False):
         steps.sampler.update(trained_view(objective, features, graph))
     totals: dict[str, Tensor] = {}
-    count = 0
+    count, processes = 0, steps.layout.processes
     with (
         scaled_rates(steps.optimizer, read_step_sizes(objective)),
         scheduled_rates(steps.optimizer, steps.schedule, run.taken) as set_rates,
@@ -63,11 +63,16 @@ def train_epoch(
         settle = getattr(steps.optimizer, "settle", None)
         if settle is not None:  # At the rates of the steps.
             settle()
+    totals = steps.layout.add_up(totals)
     row: dict[str, float] = {"epoch": epoch}
     row |= {f"loss/{name}": float(total) / count for name, total in totals.items()}
     run.taken += count
     run.history.seconds.append(time.perf_counter() - start)
-    objective.check_epoch()
+    with processes.together():
+        objective.check_epoch()
+    if not processes.alone:
+        processes.agree("random numbers of the model after an epoch", torch.get_rng_state().sum())
+        processes.add_up(objective.epoch_sums())
     broken = [name for name, value in row.items() if not math.isfinite(value)]
     if broken:
         rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
@@ -88,8 +93,12 @@ def _step(
     batch: Any,
 ) -> dict[str, Tensor]:
     steps.wrapped.zero_grad(set_to_none=True)
-    terms: dict[str, Tensor] = steps.module.loss(features, graph, batch)  # type: ignore[operator]
+    share, factor = steps.layout.share(batch)
+    terms: dict[str, Tensor] = steps.module.loss(features, graph, share)  # type: ignore[operator]
+    if factor != 1.0:
+        terms = {name: factor * term for name, term in terms.items()}
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
+    steps.layout.sum_gradients(objective)
     hooks("on_before_optimizer_step", optimizer=steps.optimizer)
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):
         return terms  # A scaler of gradients takes no step without any.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.history import History
+from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
 
@@ -29,12 +30,14 @@ class Steps:
         schedule: Changes them from step to step, or :obj:`None`.
         clip_norm: Largest norm of all gradients of a step, or :obj:`None`.
         average: The average of the weights, or :obj:`None`.
+        layout: What this process has of the training.
     """
 
     module: nn.Module
     wrapped: torch.optim.Optimizer
     optimizer: torch.optim.Optimizer
     sampler: Any
+    layout: Layout
     scheduler: Any = None
     schedule: Schedule | None = None
     clip_norm: float | None = None

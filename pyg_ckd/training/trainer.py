@@ -16,16 +16,12 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_integer, as_number, as_seed
 from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.balance.progress import Progress
-from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.inputs import RATES, held_out, unpack
-from pyg_ckd.data.modules import dtype_of, reads_rows
-from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
 from pyg_ckd.files import as_path
-from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.begin import begin
 from pyg_ckd.training.callbacks import (
     CallbackError,
     Hooks,
@@ -38,9 +34,6 @@ from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
 from pyg_ckd.training.epoch import train_epoch
 from pyg_ckd.training.factories import (
-    build_optimizer,
-    build_sampler,
-    build_scheduler,
     check_factories,
     describe_optimizer,
     describe_sampler,
@@ -48,13 +41,14 @@ from pyg_ckd.training.factories import (
     step_scheduler,
 )
 from pyg_ckd.training.history import History
+from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.choice import check_devices, choose_layout, open_processes, own_device
 from pyg_ckd.training.memory import kept_memory
 from pyg_ckd.training.options import Options
-from pyg_ckd.training.run import Run, Steps
-from pyg_ckd.training.run_file import RunFile
+from pyg_ckd.training.run import Run
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.validation import Validation
-from pyg_ckd.training.warm_start import StartFrom, remember, warm_start
+from pyg_ckd.training.warm_start import StartFrom
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -62,7 +56,10 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BUDGET = ("max_epochs", "extend")
 """Arguments of the trainer that say how long a training may last; a run can be prolonged by larger ones."""
-FREE = (*BUDGET, "device", "checkpoint_dir", "checkpoint_minutes", "progress", "callbacks", "loggers")
+FREE = (
+    *(*BUDGET, "device", "devices", "num_nodes", "strategy", "checkpoint_dir", "checkpoint_minutes", "progress"),
+    *("callbacks", "loggers"),
+)
 """Arguments of the trainer that may differ when a run is gone on with."""
 
 
@@ -86,7 +83,8 @@ class Trainer:
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
         seed: Seed of sampling and of everything random inside the model's steps; the same seed gives the same bits on
             the CPU. The model's initial weights are the caller's.
-        device: ``"auto"``, or a name or :class:`torch.device` as PyTorch has them, such as ``"cpu"`` or ``"cuda:1"``.
+        device: ``"auto"``, or a name or :class:`torch.device` as PyTorch has them, such as ``"cpu"`` or ``"cuda:1"``;
+            of several processes, each takes its own device of a kind such as ``"cuda"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, the words of lightning-fabric. Propagation over
             the graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and goes on from; :obj:`None` writes nothing.
@@ -132,6 +130,10 @@ class Trainer:
         num_negatives: Items that a positive is compared with. With BPR, negatives of every interaction, over which the
             loss is a mean (default 1). With the softmax, items that a step draws, uniformly or by popularity with logQ
             correction, as ``negatives`` says (default: all up to 20,000, else 4,096).
+        devices: Processes on this machine that share the training, each on a device of its own: a number, or ``"auto"``
+            for those that this one was started with, as by ``torchrun``, and else one.
+        num_nodes: Machines that share the training.
+        strategy: How they share it, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` takes what the backbone names.
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -167,6 +169,9 @@ class Trainer:
         averaging: float = 0.0,
         ranking: str = "bpr",
         num_negatives: int | None = None,
+        devices: int | str = "auto",
+        num_nodes: int = 1,
+        strategy: str = "auto",
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_integer(batch_size, "batch_size", 1)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -186,6 +191,8 @@ class Trainer:
         self.options = options.checked(negatives, optimizer, scheduler, sampler)
         as_callbacks(callbacks)
         as_loggers(loggers)
+        self.devices, self.num_nodes = check_devices(devices, num_nodes, strategy)
+        self.strategy = strategy
         self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
         self.monitor, self._metric, self._cutoff = as_monitor(monitor)
         self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users
@@ -225,6 +232,11 @@ class Trainer:
         return {"max_epochs": self.max_epochs} | ({"extend": self.extend} if self.extend > 1 else {})
 
     @property
+    def monitored(self) -> tuple[str, Any, int]:
+        """Name of the monitored metric in the record, the metric itself and its cut-off."""
+        return self.monitor, self._metric, self._cutoff
+
+    @property
     def _times(self) -> int:
         return 1 if self.scheduler is not None or self.options.schedule != "constant" else self.extend
 
@@ -248,12 +260,15 @@ class Trainer:
                 finite any more, a callback raises, or the objective needs a validation part that there is not.
         """
         objective = as_objective(model, data)
-        fabric = open_fabric(self.device, self.precision, self.callbacks, self.loggers)
+        processes = open_processes(self.devices, self.num_nodes, self.device)
+        layout = choose_layout(self.strategy, processes, objective)
+        loggers = self.loggers if processes.first else None
+        fabric = open_fabric(own_device(processes, self.device), self.precision, self.callbacks, loggers)
         history = History()
         hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
         try:
             with seeded(self.seed), kept_memory():
-                self._fit(fabric, hooks, objective, data, history, start_from)
+                self._fit(fabric, hooks, objective, data, history, start_from, layout)
             objective.to("cpu")
             hooks("on_fit_end")
             finish_loggers(fabric, "success")
@@ -266,45 +281,29 @@ class Trainer:
         return history
 
     def _fit(
-        self, fabric: Fabric, hooks: Hooks, objective: Objective, data: HeteroData, history: History, start_from: Any
+        self,
+        fabric: Fabric,
+        hooks: Hooks,
+        objective: Objective,
+        data: HeteroData,
+        history: History,
+        start_from: Any,
+        layout: Layout,
     ) -> None:
-        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
-        objective.to(fabric.device)
-        objective.train()
-        objective.forget_weights()
-        graph = objective.prepare(features, edges)  # An adapted module may learn here which parameters are whose.
-        validation = None
-        if held_out(data, "val").size(1):
-            monitored = (self.monitor, self._metric, self._cutoff)
-            validation = Validation(data, *monitored, self.track_views, self.eval_users, self.seed)
-        elif objective.needs_validation:
-            raise InputError(
-                f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
-                "one; split some of the training interactions off"
-            )
-        settings = {"data": fingerprint(data), **objective.settings()}
-        if start_from is not None:
-            settings["start_from"] = warm_start(objective, data, start_from).digest
-        remember(objective.student, data)
-        run = Run(objective, EarlyStopping(self.patience), history, None, {}, validation is not None)
-        if objective.trains:
-            settings |= self.settings(objective)
-            run.steps = self._steps(fabric, objective, data, edges[RATES], validation is not None)
-        objective.shared_negatives = self.options.shared_negatives(self.negatives, edges[RATES], *_sizes(data))
-        run.keep_best()
-        file = RunFile(None if run.steps is None else self.checkpoint_dir, settings)
-        file.resume(run)
-        if validation is not None and run.steps is not None and run.epoch == 0:
-            validation.begin(run, features, graph)
+        begun = begin(self, fabric, objective, data, history, start_from, layout)
+        run, features, graph, validation, file = begun.run, begun.features, begun.graph, begun.validation, begun.file
         hooks("on_fit_start", epoch=run.epoch)
         name, written = type(objective.student).__name__, time.monotonic()
-        with shown_progress(name, self.monitor, self.max_epochs, self.progress and objective.trains) as advance:
+        shown = self.progress and objective.trains and layout.processes.first
+        with shown_progress(name, self.monitor, self.max_epochs, shown) as advance:
             while not self._ended(run):
                 row = self._epoch(fabric, hooks, run, features, graph, validation)
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
+                history.stopped = next((why for why in layout.processes.gather(history.stopped) if why), "")
                 fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
-                log_epoch(name, self.monitor, self._times * self.max_epochs, run)
+                if layout.processes.first:
+                    log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
                 if self._ended(run) or time.monotonic() - written >= 60 * self.checkpoint_minutes:
                     file.write(run)
@@ -320,27 +319,12 @@ class Trainer:
         else:
             history.best_epoch, history.best_value = run.stopper.best_epoch, run.stopper.best
         objective.load_state_dict(run.best_state)
+        layout.join(objective)
         history.stopped = self._ended(run)
         if validation is not None:
             history.converged = run.steps is None or run.stopper.converged
-        log_end(name, run)
-
-    def _steps(
-        self, fabric: Fabric, objective: Objective, data: HeteroData, edge_index: Tensor, validates: bool
-    ) -> Steps:
-        optimizer = build_optimizer(self.optimizer, objective, self.lr, self.options.weight_decay)
-        module, wrapped = fabric.setup(objective, optimizer)
-        module.mark_forward_method("loss")
-        scheduler = build_scheduler(self.scheduler, optimizer, validates)
-        arguments = (edge_index, *_sizes(data), self.batch_size, objective.num_random_triples, self.seed)
-        if self.sampler is None:
-            each = self.options.negatives_of_each
-            sampler: Any = TripletSampler(*arguments, negatives=self.negatives, num_negatives=each)
-        else:
-            sampler = build_sampler(self.sampler, *arguments, objective=objective)
-        schedule, decay = self.options.schedule_of(sampler, self.max_epochs), self.options.averaging
-        average = WeightAverage(objective.parameters(), decay) if decay else None
-        return Steps(module, wrapped, optimizer, sampler, scheduler, schedule, self.options.clip_norm, average)
+        if layout.processes.first:
+            log_end(name, run)
 
     def _epoch(
         self,
@@ -392,7 +376,3 @@ class Trainer:
         if not run.validates:
             return "budget" if run.epoch >= self.max_epochs else ""
         return run.stopper.end_of(run.epoch, self.max_epochs, self._times)
-
-
-def _sizes(data: HeteroData) -> tuple[int, int]:
-    return data["user"].num_nodes, data["item"].num_nodes

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.edges import EdgeGraph, as_edges
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.models.cosine import cosine_rows
 from pyg_ckd.nn.models.inputs import Inputs, check_features
 from pyg_ckd.nn.models.inputs import mean_row as mean_row
+from pyg_ckd.nn.models.parts import check_size as check_size
+from pyg_ckd.nn.models.parts import reset_linear_layers as reset_linear_layers
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -62,6 +62,10 @@ class Backbone(nn.Module):
     """How users follow from their items where they have no rows of their own: a static method ``(item, row, member,
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
+    """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass with losses of its
+    own that does not say is trained by one: means over triples can be shared out, losses over a batch cannot."""
+
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
     ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
@@ -78,6 +82,8 @@ class Backbone(nn.Module):
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
         record_options(cls, SIZES)
+        if "losses" in cls.__dict__ and "strategies" not in cls.__dict__:
+            cls.strategies = frozenset()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -383,16 +389,3 @@ def in_whole_graph(out: Output, batch: TripletBatch) -> TripletBatch:
     user, item = n_id_dict["user"], n_id_dict["item"]
     whole = TripletBatch(*(ids[rows] for ids, rows in zip([user, item, item] * 2, batch, strict=True)))
     return whole if batch.weight is None else whole.weighted(batch.weight)
-
-
-def reset_linear_layers(module: nn.Module) -> None:
-    """Draw the parameters of all linear layers in a module anew."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.reset_parameters()
-
-
-def check_size(name: str, size: int, least: int = 1) -> None:
-    """Raise an InputError unless ``size`` is at least ``least``."""
-    if as_integer(size, name) < least:
-        raise InputError(f"{name}: found {size}, expected at least {least}")

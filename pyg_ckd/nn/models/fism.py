@@ -142,6 +142,7 @@ class FISM(EarlyFusion):
     """
 
     normalization = "none"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3, "batch_size": 1024, "patience": 300},
         "plain": {"l2": 0.0},

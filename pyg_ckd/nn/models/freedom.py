@@ -67,6 +67,7 @@ class FREEDOM(LightGCN):
         InputError: If a size is not positive, there is no modality, a name is unknown, or a number is out of its range.
     """
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4, "dropout": 0.5},
         "trainer": {"lr": 5e-3},

@@ -1,0 +1,161 @@
+"""How a training begins: everything on its device, prepared, and where a checkpoint left it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.inputs import RATES, held_out, unpack
+from pyg_ckd.data.modules import dtype_of, reads_rows
+from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.errors import InputError
+from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.factories import build_optimizer, build_sampler, build_scheduler
+from pyg_ckd.training.history import History
+from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.options import Options
+from pyg_ckd.training.run import Run, Steps
+from pyg_ckd.training.run_file import RunFile
+from pyg_ckd.training.stopping import EarlyStopping
+from pyg_ckd.training.validation import Validation
+from pyg_ckd.training.warm_start import StartFrom, remember, warm_start
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Plan(Protocol):
+    """How to train: what :class:`~pyg_ckd.training.Trainer` was given."""
+
+    options: Options
+    patience: int
+    track_views: bool
+    eval_users: int | float | None
+    seed: int
+    max_epochs: int
+    batch_size: int
+    lr: float
+    negatives: str
+    checkpoint_dir: Path | None
+    optimizer: Any
+    scheduler: Any
+    sampler: Any
+
+    @property
+    def monitored(self) -> tuple[str, Any, int]:
+        """Name of the monitored metric, the metric itself and its cut-off."""
+
+    def settings(self, objective: Objective | None = None) -> dict[str, Any]:
+        """Return what decides about the result."""
+
+
+@dataclass
+class Begun:
+    """A training before its next epoch.
+
+    Attributes:
+        run: Everything that changes.
+        features: From modality to feature matrix, on the device.
+        graph: The prepared graphs.
+        validation: Evaluates, if there is a validation part.
+        file: The checkpoint.
+    """
+
+    run: Run
+    features: dict[str, Tensor]
+    graph: dict[Any, Any]
+    validation: Validation | None
+    file: RunFile
+
+
+def begin(
+    trainer: Plan,
+    fabric: Fabric,
+    objective: Objective,
+    data: HeteroData,
+    history: History,
+    start_from: StartFrom | None,
+    layout: Layout,
+) -> Begun:
+    """Prepare a training, or bring it to where its checkpoint is.
+
+    Args:
+        trainer: Says how to train.
+        fabric: Runs the steps.
+        objective: What is trained.
+        data: The graph.
+        history: The record.
+        start_from: As :meth:`Trainer.fit` takes it.
+        layout: What this process has of the training.
+
+    Raises:
+        InputError: As :meth:`Trainer.fit`.
+    """
+    processes = layout.processes
+    with processes.together():
+        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
+        objective.train()
+        objective.forget_weights()
+        validation = None
+        if held_out(data, "val").size(1):
+            validation = Validation(data, *trainer.monitored, trainer.track_views, trainer.eval_users, trainer.seed)
+        elif objective.needs_validation:
+            raise InputError(
+                f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
+                "one; split some of the training interactions off"
+            )
+        settings = {"data": fingerprint(data), **objective.settings()}
+        if start_from is not None:
+            settings["start_from"] = warm_start(objective, data, start_from).digest
+        remember(objective.student, data)
+        objective.to(fabric.device)
+    if not processes.alone:
+        processes.agree("data and settings of the training", settings)
+        processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
+    features, graph = layout.cut(objective, features, edges)
+    run = Run(objective, EarlyStopping(trainer.patience), history, None, {}, validation is not None)
+    if objective.trains:
+        settings |= trainer.settings(objective)
+        run.steps = _steps(trainer, fabric, objective, data, edges[RATES], validation is not None, layout)
+    objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, edges[RATES], *_sizes(data))
+    run.keep_best()
+    file = RunFile(None if run.steps is None else trainer.checkpoint_dir, settings, processes)
+    file.resume(run)
+    if validation is not None and run.steps is not None and run.epoch == 0:
+        validation.begin(run, features, graph)
+    return Begun(run, features, graph, validation, file)
+
+
+def _steps(
+    trainer: Plan,
+    fabric: Fabric,
+    objective: Objective,
+    data: HeteroData,
+    edge_index: Tensor,
+    validates: bool,
+    layout: Layout,
+) -> Steps:
+    options = trainer.options
+    optimizer = build_optimizer(trainer.optimizer, objective, trainer.lr, options.weight_decay)
+    module, wrapped = fabric.setup(objective, optimizer)
+    module.mark_forward_method("loss")
+    scheduler = build_scheduler(trainer.scheduler, optimizer, validates)
+    arguments = (edge_index, *_sizes(data), trainer.batch_size, objective.num_random_triples, trainer.seed)
+    if trainer.sampler is None:
+        each = options.negatives_of_each
+        sampler: Any = TripletSampler(*arguments, negatives=trainer.negatives, num_negatives=each)
+    else:
+        sampler = build_sampler(trainer.sampler, *arguments, objective=objective)
+    schedule, decay = options.schedule_of(sampler, trainer.max_epochs), options.averaging
+    average = WeightAverage(objective.parameters(), decay) if decay else None
+    return Steps(module, wrapped, optimizer, sampler, layout, scheduler, schedule, options.clip_norm, average)
+
+
+def _sizes(data: HeteroData) -> tuple[int, int]:
+    return data["user"].num_nodes, data["item"].num_nodes
