@@ -358,7 +358,7 @@ def _activations(sizes: Sizes, layout: Layout) -> float:
     if sizes.backbone == "VBPR":
         blocks = 1 + sizes.modalities
         projected = FLOAT * sizes.items * sizes.dim / layout.columns * (2 * (sizes.batch + sizes.random) >= sizes.items)
-        return 3 * blocks * margins + 2 * sizes.modalities * projected
+        return 2 * blocks * margins + 2 * sizes.modalities * projected
     if sizes.backbone == "MMGCN":
         factual, intervened = sizes.branches
         layers = sizes.layers - late
