@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 
+import torch
+
 from pyg_ckd.errors import InputError
 from pyg_ckd.processes import TIMEOUT, Processes, joined, leave, present, started
 
@@ -49,6 +51,7 @@ def launch(devices: int = 1, num_nodes: int = 1, accelerator: str = "cpu", start
 def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning_fabric", "lightning")]
     levels = [logger.level for logger in loggers]
@@ -59,10 +62,13 @@ def _join(devices: int, num_nodes: int, accelerator: str) -> Processes:
     observer.addHandler(_Obituary())
     observer.propagate = False
     try:
-        strategy = DDPStrategy(timeout=TIMEOUT)
+        backend = (
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        )  # Small things are exchanged on the CPU.
+        strategy = DDPStrategy(timeout=TIMEOUT, process_group_backend=backend)
         Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy).launch()
         atexit.register(leave)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"devices: found {devices}, which cannot be started here ({reason})") from None
     finally:

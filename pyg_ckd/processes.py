@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -20,8 +20,8 @@ from pyg_ckd.errors import InputError
 
 __all__ = ["ALONE", "Processes", "apart", "joined", "leave", "present", "started"]
 
-TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others, which may be evaluating or writing."""
+TIMEOUT = timedelta(days=1)
+"""How long a process waits for the others, which may be training a teacher; one that has ended is noticed at once."""
 
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 64
 """Work is cut into so many blocks, for there to be some for every process, unless they get smaller than this."""
@@ -152,7 +152,7 @@ class Processes:
         if self.alone:
             return x
         if dist.get_backend() == "nccl" and not x.is_cuda:  # It exchanges what is on a GPU, and nothing else.
-            return self.gather_rows(x.cuda()).to(x.device)
+            return self.gather_rows(x.cuda(), first_only).to(x.device)
         sizes = torch.zeros(self.size, dtype=torch.int64, device=x.device)
         sizes[self.rank] = x.size(0)
         self._all_reduce(sizes)
@@ -185,11 +185,17 @@ class Processes:
 
         Args:
             name: What it is, for the message.
-            value: The value; it is compared as text.
+            value: The value; it is compared as text, a mapping entry by entry.
 
         Raises:
             InputError: If it differs.
         """
+        if isinstance(value, Mapping):
+            texts = self.gather({str(key): str(one) for key, one in value.items()})
+            keys = dict.fromkeys(key for text in texts for key in text)
+            differ = [key for key in keys if len({text.get(key) for text in texts}) > 1]
+            if differ:
+                name, value = f"{name}, {differ[0]}", texts[self.rank].get(differ[0], "nothing")
         found = self.gather(str(value))
         if len(set(found)) > 1:
             shown = "; ".join(f"process {rank + 1}: {text[:200]}" for rank, text in enumerate(found))
@@ -239,22 +245,6 @@ class Processes:
         first = next((text for text in messages if text is not None), None)
         if first is not None:
             raise _everywhere(mine if mine is not None and str(mine) == first else InputError(first))
-
-    def first_then_all(self, compute: Callable[[], R]) -> R:
-        """Run a function in the first process and then in the others, which find what it has left on disk.
-
-        Args:
-            compute: The function; it does not speak with other processes.
-
-        Raises:
-            InputError: If it raises one in any process.
-        """
-        result: list[R] = []
-        for turn in (True, False):
-            with self.together(), apart():
-                if self.first is turn:
-                    result.append(compute())
-        return result[0]
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -343,7 +333,8 @@ def apart() -> Iterator[None]:
 
 def started() -> int:
     """Return how many processes ``torchrun``, a cluster or :func:`launch` started together; 1 inside :func:`apart`."""
-    return 1 if _apart.get() else int(os.environ.get("WORLD_SIZE", "1"))
+    found = os.environ.get("WORLD_SIZE", "1")
+    return 1 if _apart.get() or not found.isdecimal() else max(1, int(found))
 
 
 def present() -> Processes:

@@ -309,7 +309,8 @@ class ModalityGapObjective(MaskedObjective):
         if num_random_triples < 1:
             raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
         self.weight, self.rate = weight, rate
-        self.needs_whole = self.needs_whole if weight > 0 and rate > 0 else ""
+        if (weight == 0 or rate == 0) and type(self).needs_whole == ModalityGapObjective.needs_whole:
+            self.needs_whole = ""
         self.num_random_triples = num_random_triples if weight > 0 else 0
         self.store_masks(has)
         self.check_views()

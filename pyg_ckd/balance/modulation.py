@@ -78,7 +78,8 @@ class OGM(PacedObjective):
         check_not_negative("alpha", alpha)
         check_not_negative("noise", noise)
         self.alpha, self.noise = alpha, noise
-        self.needs_whole = self.needs_whole if noise > 0 else ""
+        if noise == 0 and type(self).needs_whole == OGM.needs_whole:
+            self.needs_whole = ""
         self.watch(has, alpha > 0)
         self.register_buffer("score", torch.zeros_like(self.factors))
 

@@ -14,6 +14,9 @@ from pyg_ckd.errors import InputError
 SHARED = ("train", "evaluate", "recommend")
 """Commands whose work several processes share."""
 
+ACCELERATOR = "PYG_CKD_ACCELERATOR"
+"""Variable of the environment in which copies of a process find what kind of device they share out."""
+
 
 def size() -> int:
     """Return the number of processes that were started together, as the environment says; 1 if this is the only one."""
@@ -51,7 +54,7 @@ def join() -> None:
         from pyg_ckd.launching import launch
 
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        launch(here, size() // here)
+        launch(here, size() // here, os.environ.get(ACCELERATOR, "auto"))
 
 
 def start(trainer: Mapping[str, Any]) -> None:
@@ -81,7 +84,8 @@ def start(trainer: Mapping[str, Any]) -> None:
 
     Trainer(**trainer)  # What is wrong with an option is said once.
     os.environ["LOCAL_WORLD_SIZE"] = str(devices)  # For the copies.
-    launch(int(devices), 1, accelerator_of(trainer.get("device", "auto")), start=True)
+    accelerator = os.environ[ACCELERATOR] = accelerator_of(trainer.get("device", "auto"))
+    launch(int(devices), 1, accelerator, start=True)
     with alike():  # Meets the copies where they have read their options.
         pass
 

@@ -49,7 +49,7 @@ def l2_penalty(*rows: Tensor, squared: bool = True) -> Tensor:
     """
     if squared:
         return l2_from_norm(torch.stack([squared_norm(row) for row in rows]).sum(), rows[0].size(0))
-    return torch.stack([row.norm() for row in rows]).sum() / rows[0].size(0)
+    return torch.stack([row.norm() for row in rows]).sum() / max(1, rows[0].size(0))
 
 
 def l2_from_norm(squared_norm: Tensor, num_triples: int) -> Tensor:

@@ -43,7 +43,8 @@ def train_run(
 
     A run that was killed goes on from its last checkpoint when it is started again, with the same bits. The settings
     must be those of the first call, apart from what does not decide about the result: options of parts that the
-    objective does not use, and ``device``, ``progress`` and ``checkpoint_minutes`` of the trainer.
+    objective does not use, and ``device``, ``devices``, ``num_nodes``, ``strategy``, ``progress`` and
+    ``checkpoint_minutes`` of the trainer.
 
     ``max_epochs`` and ``extend`` may differ as well. A run that stopped because of them goes on if they are larger now;
     one that stopped early, or has seen more epochs already, stays as it is. Those of a run with teachers must be the

@@ -50,6 +50,7 @@ def train_epoch(
         steps.sampler.update(steps.layout.whole_tables(trained_view(objective, features, graph)))
     totals: dict[str, Tensor] = {}
     count, processes = 0, steps.layout.processes
+    drawn: Tensor | int = 0
     with (
         scaled_rates(steps.optimizer, read_step_sizes(objective)),
         scheduled_rates(steps.optimizer, steps.schedule, run.taken) as set_rates,
@@ -58,6 +59,8 @@ def train_epoch(
             set_rates(run.taken + count)
             hooks("on_train_batch_start", epoch=epoch, batch=batch, batch_idx=count)
             terms = _step(fabric, hooks, objective, steps, features, current, batch)
+            if not processes.alone:
+                drawn = drawn + batch.user.sum() + 3 * batch.positive.sum() + 5 * batch.negative.sum()
             for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
                 totals[name] = totals.get(name, 0) + term.detach()
             hooks("on_train_batch_end", epoch=epoch, batch=batch, batch_idx=count, outputs=terms)
@@ -73,6 +76,7 @@ def train_epoch(
     with processes.together():
         objective.check_epoch()
     if not processes.alone:
+        processes.agree("batches of an epoch, drawn by the sampler,", int(drawn))
         processes.agree("random numbers of the model after an epoch", torch.get_rng_state().sum())
     steps.layout.add_up_epoch(objective)
     broken = [name for name, value in row.items() if not math.isfinite(value)]

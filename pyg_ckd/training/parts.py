@@ -78,7 +78,7 @@ def write_parts(
     try:
         with processes.together():
             mine = [_at(state, place) for place in places]
-            _save(folder / part_name(processes.rank, count), {"kind": KIND, "tables": mine})
+            write_whole(folder / part_name(processes.rank, count), {"kind": KIND, "tables": mine})
         with processes.together():
             if processes.first:
                 missing = [n for n in range(count) if not (folder / part_name(n, count)).exists()]
@@ -89,7 +89,7 @@ def write_parts(
                     )
                 rest = replaced(state, dict.fromkeys(places))
                 about = {"folder": folder.name, "starts": list(rows.starts), "places": [list(p) for p in places]}
-                _save(path, {**content, "run": rest, "parts": about})
+                write_whole(path, {**content, "run": rest, "parts": about})
                 finished = True
                 remove_parts(path, but=folder.name)
     except InputError:
@@ -98,7 +98,16 @@ def write_parts(
         raise
 
 
-def _save(path: Path, content: Mapping[str, Any]) -> None:
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: The file.
+        content: What it holds.
+
+    Raises:
+        InputError: If not all of it can be written.
+    """
     try:
         save_checkpoint(path, content)
     except (OSError, RuntimeError) as error:  # PyTorch says by a RuntimeError that a disk is full.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint, save_checkpoint
+from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint
 from pyg_ckd.training.layouts.base import Layout
-from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts
+from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts, write_whole
 from pyg_ckd.training.run import Run
 
 CHECKPOINT_NAME = "last.pt"
@@ -71,7 +71,7 @@ class RunFile:
         state = self.layout.whole_state(state, run.objective, optimizer)
         with self.processes.together():
             if self.processes.first:
-                save_checkpoint(self.path, {"kind": "run", **content, "run": state})
+                write_whole(self.path, {"kind": "run", **content, "run": state})
                 remove_parts(self.path)
 
 

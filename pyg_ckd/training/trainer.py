@@ -317,7 +317,8 @@ class Trainer:
                 if layout.processes.first:
                     log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
-                if ended() or time.monotonic() - written >= 60 * self.checkpoint_minutes:
+                due = ended() or time.monotonic() - written >= 60 * self.checkpoint_minutes
+                if layout.processes.gather(due)[0]:  # By one clock.
                     file.write(run)
                     written = time.monotonic()
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.

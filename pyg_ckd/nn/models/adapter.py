@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
@@ -51,6 +51,8 @@ class AdaptedBackbone(Backbone):
     """
 
     sampled = True
+
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class Backbone(nn.Module):
 
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say
-    has ``"ddp"`` alone, or with losses of its own nothing: means over triples can be shared out, losses over a batch
+    has ``"ddp"`` alone, or with losses or a penalty of its own nothing: means over triples can be shared out, others
     cannot. One that names ``"users"`` reads users through :meth:`Inputs.mean_of_users` and the graph alone."""
     user_rows: ClassVar[frozenset[str]] = frozenset()
     """Parameters and buffers whose rows are users, by what stands before the first dot of their names."""
@@ -99,7 +99,8 @@ class Backbone(nn.Module):
         cls.sampled = cls.__dict__.get("sampled", False)
         record_options(cls, SIZES)
         if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
-            cls.strategies = frozenset() if "losses" in cls.__dict__ else cls.strategies & {"ddp"}
+            own = {"losses", "penalty", "outputs"} & cls.__dict__.keys()
+            cls.strategies = frozenset() if own else cls.strategies & {"ddp"}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class DualGNN(LateFusion):
         InputError: If a size is not positive, ``num_layers`` is negative, or there is no modality.
     """
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 3e-4},
         "plain": {"l2": 1e-3},

@@ -71,6 +71,7 @@ class GRCN(LateFusion):
 
     normalization = "mean"  # The weights of the graph are then the uniform attention.
 
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_routing": 0},
         "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 500},

@@ -16,13 +16,8 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.column_sums import summed_over
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.elementwise import ELEMENTWISE
 
-ELEMENTWISE = (
-    *(torch.optim.Adam, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SparseAdam),
-    *(torch.optim.SGD, torch.optim.ASGD, torch.optim.RMSprop, torch.optim.Rprop),
-    *(torch.optim.Adagrad, torch.optim.Adadelta),
-)
-"""Optimizers that treat every element of a parameter by itself, and so every column."""
 Change = Callable[[str, Tensor], Tensor]
 
 
@@ -130,7 +125,7 @@ class Columns(Layout):
 
     def check_steps(self, optimizer: torch.optim.Optimizer, scales: bool) -> None:
         """Refuse optimizers that look at several columns at once, and gradients that are scaled by each for itself."""
-        if not isinstance(optimizer, ELEMENTWISE):
+        if type(optimizer) not in ELEMENTWISE:
             raise InputError(
                 f"optimizer: found {type(optimizer).__name__} beside strategy='columns', expected one that treats "
                 f"every column by itself, such as {', '.join(kind.__name__ for kind in ELEMENTWISE)}"

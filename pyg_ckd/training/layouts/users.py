@@ -17,16 +17,9 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.elementwise import ELEMENTWISE
 from pyg_ckd.training.layouts.rows import UserRows
-from pyg_ckd.training.optimizer import RowAdam
 from pyg_ckd.training.warm_start import table_dims
-
-ELEMENTWISE = (
-    *(RowAdam, torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax),
-    *(torch.optim.ASGD, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.Rprop),
-    *(torch.optim.SGD, torch.optim.SparseAdam),
-)
-"""Optimizers that move every number by its own gradients, so that rows of a table may be anywhere."""
 
 
 class Users(Layout):
@@ -80,6 +73,7 @@ class Users(Layout):
             else:
                 setattr(module, name, own)
         self.cut_names = frozenset(names)
+        student.is_part = True
         self._set_users(objective, rows.own)
         objective.to(user.device)
         mine = (user >= rows.first) & (user < rows.last)
@@ -103,6 +97,7 @@ class Users(Layout):
             else:
                 setattr(module, name, whole)
         self._set_users(objective, self.rows.all)
+        objective.student.is_part = False
 
     def share(self, batch: TripletBatch) -> tuple[TripletBatch, float]:
         """Return the triples and random triples of own users."""
