@@ -447,8 +447,8 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
 def _sampled(sizes: Sizes, layout: Layout, machine: Machine) -> Forecast:
     """Return the forecast of sampled neighbourhoods; tables, graph, features and triples are cut into rows of ranks.
 
-    The trainer does so on one rank; more are not built. Interactions are not cut, as by the other strategies. A triple has
-    three trees of neighbours. Rows are fetched from the ranks that hold them, and their gradients sent back.
+    The trainer does so on one rank; more are not built. Interactions are not cut, as by the other strategies. A triple
+    has three trees of neighbours. Rows are fetched from the ranks that hold them, and their gradients sent back.
     """
     cut = replace(layout, strategy="users", users=1)
     whole = _memory(sizes, cut, 1.0)
