@@ -138,10 +138,11 @@ def large(sizes: Sizes = LARGE, layouts: Sequence[Layout] = LAYOUTS, machine: Ma
 
 
 def _title(layout: Layout) -> str:
+    built = "" if layout.built else ", not built"
     if layout.strategy == "users x columns":
-        return f"users/{layout.users} x columns/{layout.columns}"
+        return f"users/{layout.users} x columns/{layout.columns}{built}"
     if layout.strategy == "sampled":
-        return f"sampled {list(layout.fanout)}/{layout.ranks}"
+        return f"sampled {list(layout.fanout)}/{layout.ranks}{built}"
     return layout.strategy if layout.ranks == 1 else f"{layout.strategy}/{layout.ranks}"
 
 

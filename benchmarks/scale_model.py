@@ -1,8 +1,8 @@
 """A simulation on paper: from sizes, ranks and bandwidths to memory, bytes on the wire and time per step.
 
-The ways to share a training out are those of the trainer (``"ddp"``, ``"users"``, ``"columns"``, both of the latter
-together, sampled neighbourhoods). Nothing is measured here: ``benchmarks/scale.py`` measures the rates of a machine and
-compares what comes out with real steps.
+``"ddp"``, ``"users"`` and ``"columns"`` are the ways in which the trainer shares a training out. Not built are
+``"users x columns"`` and ``"sampled"`` neighbourhoods by more than one process. Nothing is measured here:
+``benchmarks/scale.py`` measures the rates of a machine and compares what comes out with real steps.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ FLOAT = 4
 NARROW = 4
 """Features up to so many times the width of the embeddings are propagated once per run, as early fusion does."""
 SAMPLER = 32
-"""Bytes of an interaction in the sampler: two ids, a key among the user's, and its place in the order of the epoch."""
+"""Bytes of an interaction in the sampler: two ids, a key among the user's, and its place in the order of the epoch.
+Every rank has all interactions there, whatever the cut."""
 BACKBONES = ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN")
 STRATEGIES = ("one", "ddp", "users", "columns", "users x columns", "sampled")
+"""Ways to train; ``"users x columns"``, and ``"sampled"`` on more than one rank, cannot be run today."""
 SHARED_GEMMS, ALL_GEMMS = 4, 18
 """Operations per row and pair of columns of a map whose input needs no gradient, and of the three maps of a layer of
 MMGCN, forward and backward."""
@@ -136,6 +138,11 @@ class Layout:
     columns: int = 1
     ranks: int = 1
     fanout: tuple[int, ...] = ()
+
+    @property
+    def built(self) -> bool:
+        """Whether the trainer can do so."""
+        return self.strategy != "users x columns" and (self.strategy != "sampled" or self.ranks == 1)
 
     @classmethod
     def of(cls, strategy: str, ranks: int = 1, columns: int = 1, fanout: Iterable[int] = (10, 10)) -> Layout:
@@ -333,7 +340,7 @@ def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
         "gradients": slack * FLOAT * tables,
         "Adam": 2 * FLOAT * tables,
         "graph": graph,
-        "interactions": SAMPLER * sizes.interactions / layout.users,
+        "interactions": SAMPLER * sizes.interactions,
         "teachers": FLOAT * sizes.modalities * sizes.distilled * (users + items) * dim,
         "features": sizes.feature_bytes * items * sizes.modalities * sizes.features * (sizes.backbone != "LightGCN"),
         "kept": _kept(sizes, layout),
@@ -438,13 +445,15 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
 
 
 def _sampled(sizes: Sizes, layout: Layout, machine: Machine) -> Forecast:
-    """Return the forecast of sampled neighbourhoods; tables, graph and triples are cut into rows of ranks.
+    """Return the forecast of sampled neighbourhoods; tables, graph, features and triples are cut into rows of ranks.
 
-    A triple has three trees of neighbours. Rows are fetched from the ranks that hold them, and their gradients sent
-    back.
+    The trainer does so on one rank; more are not built. Interactions are not cut, as by the other strategies. A triple
+    has three trees of neighbours. Rows are fetched from the ranks that hold them, and their gradients sent back.
     """
     cut = replace(layout, strategy="users", users=1)
-    memory = {name: size / layout.ranks for name, size in _memory(sizes, cut, 1.0).items() if name != "activations"}
+    whole = _memory(sizes, cut, 1.0)
+    memory = {name: size / layout.ranks for name, size in whole.items() if name not in ("interactions", "activations")}
+    memory["interactions"] = whole["interactions"]
     tree, level = 1, 1
     for fanout in layout.fanout:
         level *= fanout

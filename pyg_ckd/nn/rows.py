@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from scipy.sparse import csr_matrix as scipy_csr
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyg_ckd.nn.propagation import Adjacency, _PowerMean, _product
 from pyg_ckd.scoring.late import Selection, Selections
@@ -28,6 +29,27 @@ def selections_of(graph: Adjacency, num_users: int) -> Selections | None:
     if not cpu or graph.dtype not in (torch.float32, torch.float64):
         return None
     return Selections(num_users, graph.num_nodes - num_users)
+
+
+def is_as_written(model: nn.Module, cls: type, methods: Iterable[str], layers: Iterable[nn.Module] = ()) -> bool:
+    """Return whether rows may take the place of tables: what computes a model's tables is that of a class.
+
+    Args:
+        model: The model.
+        cls: The class that computes rows too.
+        methods: Names of the methods on the way to its tables.
+        layers: Layers on that way that are called for tables alone. They and their parts may have no hooks.
+    """
+    changed = any(name in vars(model) or getattr(type(model), name) is not getattr(cls, name) for name in methods)
+    return not changed and not any(_is_hooked(part) for layer in layers for part in layer.modules())
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    """Return whether a call of a layer runs more than its class says: hooks of PyTorch or PyG, another ``forward``."""
+    found = vars(layer)
+    return "forward" in found or any(
+        hooks for name, hooks in found.items() if name.endswith("_hooks") and "state_dict" not in name
+    )
 
 
 class GraphRows:

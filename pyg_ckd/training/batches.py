@@ -12,7 +12,7 @@ from pyg_ckd.errors import InputError
 GROWING = "large"
 """The batch size that is chosen by the number of interactions."""
 BASE, MOST = 2048, 65_536
-"""The batch that rates and patience are given for, and the largest one."""
+"""The least large batch, for which rates and patience are given unless said otherwise, and the largest one."""
 STEPS = 4
 """Steps that an epoch of large batches has at the least, roughly."""
 LEAST_PATIENCE = 200
@@ -50,22 +50,26 @@ class Pace:
     patience: int
 
     @classmethod
-    def of(cls, batch_size: int | str, lr: float, patience: int, interactions: int) -> Pace:
+    def of(cls, batch_size: int | str, lr: float, patience: int, interactions: int, *, base: int | None = None) -> Pace:
         r"""Return the pace of a training.
 
         A number stays what it is, and so do rate and patience. ``"large"`` is the power of two nearest to a quarter of
-        the interactions, from 2,048 to 65,536. The rate is :math:`\sqrt{B / 2048}` times as high, as Adam's steps want
-        it. Patience is divided by :math:`B / 2048`, but is 200 steps at the least, or what was given if that is less.
+        the interactions, from 2,048 to 65,536. Rate and patience are taken as given for batches of :math:`B_0` triples:
+        the rate is :math:`\sqrt{B / B_0}` times as high, as Adam's steps want it; patience is divided by
+        :math:`B / B_0`, but is 200 steps at the least, or what was given if that is less. :class:`Trainer` takes
+        :math:`B_0` from the backbone's recommended settings: 8,192 for MMGCN, 4,096 for EgoGCN, GRCN, LATTICE, MGCN
+        and MICRO, 1,024 for FISM, and 2,048 for all others.
 
         Args:
             batch_size: Triples in a step, or ``"large"``.
-            lr: Learning rate, for batches of 2,048 if the size is ``"large"``.
+            lr: Learning rate, for batches of :math:`B_0` if the size is ``"large"``.
             patience: Steps without a rise, as the rate.
             interactions: Number of training interactions.
+            base: The batch :math:`B_0`; :obj:`None` is 2,048.
         """
         if not isinstance(batch_size, str):
             return cls(batch_size, lr, patience)
         size = 2 ** round(math.log2(max(interactions / STEPS, BASE)))
         size = min(size, MOST)
-        times = size / BASE
+        times = size / (BASE if base is None else base)
         return cls(size, lr * math.sqrt(times), min(patience, max(round(patience / times), LEAST_PATIENCE)))

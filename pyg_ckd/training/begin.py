@@ -135,7 +135,8 @@ def begin(
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
     if layout.cuts:
         features, graph = layout.cut(objective, features, edges)
-    pace = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, edges[RATES].size(1))
+    base = type(objective.student).recommended.get("trainer", {}).get("batch_size")
+    pace = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, edges[RATES].size(1), base=base)
     run = Run(objective, EarlyStopping(pace.patience), history, None, {}, validation is not None)
     if objective.trains:
         settings |= trainer.settings(objective)

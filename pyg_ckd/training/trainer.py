@@ -75,7 +75,8 @@ class Trainer:
 
     Args:
         max_epochs: Epochs at most.
-        batch_size: Triples in a step, or ``"large"``, see :class:`~pyg_ckd.training.Pace`.
+        batch_size: Triples in a step, or ``"large"``, whose ``lr`` and ``patience`` are those for the batch that the
+            backbone recommends (2,048 where it names none), see :class:`~pyg_ckd.training.Pace`.
         lr: Learning rate of Adam; an ``optimizer`` of one's own has its own.
         monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see

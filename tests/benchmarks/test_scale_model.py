@@ -57,6 +57,17 @@ def test_users_and_columns_divide_what_they_say():
     assert users["features"] == columns["features"] == both["features"]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "users", "columns", "users x columns", "sampled"])
+def test_every_rank_draws_from_all_interactions(strategy):
+    assert forecast(CKD, Layout.of(strategy, 4), UNIT).memory["interactions"] == 32 * 5
+
+
+def test_layouts_say_whether_they_are_built():
+    layouts = [Layout.of("one"), Layout.of("sampled"), *(Layout.of(name, 2) for name in ("ddp", "users", "columns"))]
+    assert all(layout.built for layout in layouts)
+    assert not any(Layout.of(name, 2).built for name in ("users x columns", "sampled"))
+
+
 def test_bytes_that_meet():
     items = 4 * 2 * 8
     assert forecast(TINY, Layout.of("users", 2), UNIT).sent == (2 * 2 + 1) * items
@@ -138,6 +149,8 @@ def test_ten_billion_interactions_on_paper():
     assert tables == pytest.approx([13.4, 4.5], abs=0.1)
     assert [f.memory["graph"] / 1e9 for f in (users, both)] == pytest.approx([5.0, 40], rel=0.02)
     assert [f.memory["activations"] / 1e9 for f in (users, both)] == pytest.approx([37, 12.3], abs=0.1)
+    assert users.memory["interactions"] == both.memory["interactions"] == 320e9
+    assert max(users.memory, key=lambda part: users.memory[part]) == "interactions"
     assert users.memory["features"] / 1e9 == pytest.approx(92, abs=0.5)
     assert [f.step for f in (users, both)] == pytest.approx([3.0, 1.8], rel=0.15)
     assert break_even(LARGE) == pytest.approx(2.4e8, rel=0.01)
@@ -186,7 +199,7 @@ def test_the_benchmark_runs_and_prints(capsys):
     assert ("LightGCN", True) not in names
     scale.main(["--users", "1000", "--items", "100", "--interactions", "5000", "--ranks", "4", "--columns", "2"])
     printed = capsys.readouterr().out
-    assert "users/2 x columns/2" in printed
+    assert "users/2 x columns/2, not built" in printed
     assert "| sum |" in printed
     with pytest.raises(SystemExit):
         scale.main(["--ranks", "6", "--columns", "4"])

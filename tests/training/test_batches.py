@@ -9,7 +9,7 @@ import pytest
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.cli import main
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR
+from pyg_ckd.nn import FISM, MMGCN, VBPR
 from pyg_ckd.training import Pace, batches, build
 
 
@@ -22,6 +22,27 @@ def test_large_batches_follow_the_interactions(interactions, size, patience):
     assert pace == Pace(size, pytest.approx(0.005 * math.sqrt(size / 2048)), patience)
     assert Pace.of("large", 0.005, 150, interactions).patience == 150
     assert Pace.of(512, 0.005, 1000, interactions) == Pace(512, 0.005, 1000)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "times", "patience"), [(MMGCN, 2, 200), (FISM, 16, 200), (VBPR, 8, 200)], ids=["MMGCN", "FISM", "VBPR"]
+)
+def test_rates_are_those_of_the_batch_that_the_backbone_recommends(backbone, times, patience):
+    trainer = backbone.recommended.get("trainer", {})
+    lr, base = trainer.get("lr", 0.001), trainer.get("batch_size")
+    pace = Pace.of("large", lr, trainer.get("patience", 1000), 59_541, base=base)
+    assert pace == Pace(16_384, pytest.approx(lr * math.sqrt(times)), patience)
+
+
+def test_a_training_takes_the_recommended_batch_of_its_backbone(make_data, monkeypatch):
+    data = make_data(num_users=60, num_items=50)
+    asked = []
+    plain = Pace.of
+    monkeypatch.setattr(Pace, "of", lambda *args, **kwargs: asked.append(kwargs) or plain(*args, **kwargs))
+    for backbone in (MMGCN, FISM, VBPR):
+        model = build(backbone, data, 0)
+        Trainer(1, "large", progress=False).fit(Objective(model), data)
+    assert asked == [{"base": 8192}, {"base": 1024}, {"base": None}]
 
 
 @pytest.mark.parametrize("value", ["larg", 0, 2.5, None], ids=["word", "zero", "fraction", "none"])

@@ -16,7 +16,7 @@ from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size
 from pyg_ckd.nn.models.rows import id_rows
 from pyg_ckd.nn.propagation import Adjacency
-from pyg_ckd.nn.rows import GraphRows, selections_of
+from pyg_ckd.nn.rows import GraphRows, is_as_written, selections_of
 from pyg_ckd.scoring.blocks import BlockEmbeddings, Output
 from pyg_ckd.scoring.column_sums import column_sum
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -114,8 +114,9 @@ class LightGCN(EarlyFusion):
 
     def _selections(self, inputs: Inputs) -> Selections | None:
         """Return the selections of a pass, or :obj:`None` where all rows are computed at once."""
-        as_written = type(self).propagate is LightGCN.propagate
-        return selections_of(inputs.graph, inputs.take_users(self.user_embedding).size(0)) if as_written else None
+        if not is_as_written(self, LightGCN, ("propagate", "split")):
+            return None
+        return selections_of(inputs.graph, inputs.take_users(self.user_embedding).size(0))
 
     def propagate(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Return the mean over layers, which is what as many calls of LGConv give, in fewer passes over memory."""
@@ -232,7 +233,8 @@ class EarlyFusionLightGCN(LightGCN):
             of_rows = found.once("parts", lambda: parts(GraphRows.of(inputs.graph, found)))
             return found.split(self._fuse(view, of_rows, inputs))
 
-        selections = self._selections(inputs)
+        as_written = is_as_written(self, EarlyFusionLightGCN, ("_fuse", "_map"))
+        selections = self._selections(inputs) if as_written else None
         if selections is None:
             return [tables(view) for view in views]
         return [BlockEmbeddings([LateBlock(partial(tables, v), partial(rows, v), selections)]) for v in views]

@@ -16,13 +16,15 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
 from pyg_ckd.nn.propagation import Adjacency
-from pyg_ckd.nn.rows import GraphRows, selections_of
+from pyg_ckd.nn.rows import GraphRows, is_as_written, selections_of
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Output, with_sparse_gradient
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
 from pyg_ckd.scoring.late import LateBlock, Selection, Selections
 from pyg_ckd.scoring.views import View
 
 FUSIONS = ("sum", "mean")
+TABLES = ("branch", "branches", "fuse", "split", "_layers", "_branch", "_run")
+"""What computes tables of all nodes. Where a subclass changes some of it, the last layer runs for all rows."""
 
 
 class MMGCN(LateFusion):
@@ -129,8 +131,7 @@ class MMGCN(LateFusion):
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Run the branches; in training on the CPU, their last layer runs for the rows that are read."""
         num_users = inputs.take_users(self.user_embedding).size(0)
-        as_written = type(self).branch is MMGCN.branch and type(self).fuse is MMGCN.fuse and self.cosine is None
-        late = as_written and self.num_layers > 1 and not self._spares
+        late = self.num_layers > 1 and self.cosine is None and not self._spares and self._is_as_written()
         selections = selections_of(inputs.graph, num_users) if late else None
         if selections is None:
             return super().encode(views, inputs)
@@ -143,6 +144,13 @@ class MMGCN(LateFusion):
         return [
             self._late(view, {m: branches[m, m in view] for m in self.modalities}, inputs, selections) for view in views
         ]
+
+    def _is_as_written(self) -> bool:
+        """Whether tables are computed as here, and their last layers have no hooks."""
+        if not is_as_written(self, MMGCN, TABLES):
+            return False
+        last = [self._layers(m)[-1] for m in self.modalities]
+        return all(type(conv) is MMGCNConv for conv in last) and is_as_written(self, MMGCN, (), last)
 
     def _late(
         self, view: View, branches: Mapping[str, _Branch], inputs: Inputs, selections: Selections

@@ -79,6 +79,68 @@ def test_a_changed_branch_is_left_alone(make_data, monkeypatch):
     assert not torch.isclose(terms["bpr"], expected["bpr"], rtol=1e-6, atol=0)
 
 
+def _doubled(table):
+    return Embeddings(2 * table.user, table.item)
+
+
+class MMGCNWithBranches(MMGCN):
+    def branches(self, views, inputs):
+        return {key: _doubled(branch) for key, branch in super().branches(views, inputs).items()}
+
+
+class MMGCNWithSplit(MMGCN):
+    def split(self, x, n_id_dict):
+        return _doubled(super().split(x, n_id_dict))
+
+
+class MMGCNWithHook(MMGCN):
+    def reset_parameters(self):
+        super().reset_parameters()
+        self._layers(self.modalities[0])[-1].register_forward_hook(lambda conv, args, out: 2 * out)
+
+
+class MMGCNWithHookInside(MMGCN):
+    def reset_parameters(self):
+        super().reset_parameters()
+        self._layers(self.modalities[0])[-1].lin_neighbor.register_forward_hook(lambda lin, args, out: 2 * out)
+
+
+class MMGCNWithLayers(MMGCN):
+    def _layers(self, modality):
+        return super()._layers(modality)[:-1]
+
+
+class LightGCNWithSplit(LightGCN):
+    def split(self, x, n_id_dict):
+        return _doubled(super().split(x, n_id_dict))
+
+
+class EarlyFusionWithMap(EarlyFusionLightGCN):
+    def _map(self, modality, x):
+        x = super()._map(modality, x)
+        return x / x.norm()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(MMGCNWithBranches, MMGCNWithSplit, MMGCNWithHook, MMGCNWithHookInside, MMGCNWithLayers),
+        *(LightGCNWithSplit, EarlyFusionWithMap),
+    ],
+)
+def test_what_is_changed_on_the_way_is_trained_as_it_is_evaluated(changed, make_data, monkeypatch):
+    monkeypatch.setitem(CASES, "changed", (changed, {}))
+    data = make_data(num_users=300, num_items=200)
+    terms, grads, cuts = _run(data, "changed", "plain", monkeypatch, late.MOST)
+    tables, table_grads, _ = _run(data, "changed", "plain", monkeypatch, 0.0)
+    monkeypatch.setitem(CASES, "plain", (changed.__base__, {}))
+    expected, _, _ = _run(data, "plain", "plain", monkeypatch, late.MOST)
+    assert cuts == 0
+    assert_close(terms, tables, rtol=0, atol=1e-10)
+    assert_close(grads, table_grads, rtol=0, atol=1e-10)
+    assert not torch.isclose(terms["bpr"], expected["bpr"], rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("case", ["MMGCN", "EarlyFusionLightGCN"])
 def test_half_precision_is_near(case, make_data, monkeypatch):
     data = make_data(num_users=300, num_items=200)
