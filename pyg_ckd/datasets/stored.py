@@ -14,6 +14,7 @@ file                           content
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -186,22 +187,26 @@ def _write_features(
             total += ready(rows).sum(dim=0, dtype=torch.float64)
         mean = total / int(has.sum())
 
+    half = bool(steps) and isinstance(steps[-1], HalfFeatures)
+
     def finished() -> Iterator[Tensor]:
         for n, rows in row_blocks(x):
             out = ready(rows)
+            if half:  # First the rows of items that have it: the mean of one too large is in all that are filled in.
+                bad = ~out.isfinite().all(dim=1)
+                bad = bad if has is None else bad & has[n : n + len(rows)]
+                if bool(bad.any()):
+                    raise _beyond_half(target / file.name, f"row {n + int(bad.nonzero()[0])}")
             if mean is not None and has is not None:
                 out = torch.where(has[n : n + len(rows)].unsqueeze(1), out, mean.to(out.dtype))
             yield out
 
-    dtype = torch.float16 if steps and isinstance(steps[-1], HalfFeatures) else x.dtype
+    dtype = torch.float16 if half else x.dtype
     _write_matrix(file, finished(), tuple(x.shape), dtype, target / file.name)
     written = register(torch.from_numpy(read_array(file, mapped=True)), file)
     row = first_row_not_finite(written)
-    if row >= 0 and dtype == torch.float16 and (has is None or bool(has[row])):
-        raise InputError(
-            f"{target / file.name}: row {row} has a number beyond 65504, the largest of float16; write float32, or "
-            "features='standardize'"
-        )
+    if half and row >= 0:
+        raise _beyond_half(target / file.name, f"row {row}, of an item without the modality,")
     record["steps"] = [
         *record["steps"],
         *({**(prepared.step_of(s) or {}), "fitted": dict(f)} for s, f in zip(steps, fitted, strict=True)),
@@ -209,6 +214,12 @@ def _write_features(
     if fill:
         record["imputation"] = {"name": MeanImputation.__name__}
     return {**record, prepared.BITS: prepared.bits_of(written)}, row
+
+
+def _beyond_half(file: Path, row: str) -> InputError:
+    return InputError(
+        f"{file}: {row} has a number beyond 65504, the largest of float16; write float32, or features='standardize'"
+    )
 
 
 def _present(x: Tensor, has: Tensor | None) -> Iterator[Tensor]:
