@@ -29,6 +29,7 @@ from pyg_ckd.data import build_data, held_out, prepared
 from pyg_ckd.data.build import check_data
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
+from pyg_ckd.data.inputs import HELD_OUT, RATES
 from pyg_ckd.data.mapped import FINITE, Stamp, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFeatures, feature_transform
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
@@ -52,6 +53,10 @@ def write_folder(
     are made in memory. Items that lack a modality get the mean of the others, unless ``features`` is
     ``"none"``: then all rows stay as they are.
 
+    What is kept are sizes, interactions of all splits, features with their masks, their order and what was done to
+    them, and ids. Further edge types and node types, and further attributes of interactions (such as times), users,
+    items and the graph are left out, with one warning that names them.
+
     Args:
         data: The graph; it is checked first, see :func:`pyg_ckd.data.check_data`.
         path: The folder to write; it must not exist, or be empty.
@@ -72,6 +77,7 @@ def write_folder(
     asked = prepared.steps_of(transform)
     steps: list[FittedTransform] = []
     data = check_data(data, impute="given")
+    left_out = _left_out(data)
     known = [prepared.current(data, m) for m in data.modalities]
     if asked and all(record and prepared.settings_of(record["steps"]) == asked for record in known):
         asked = []  # It has been done.
@@ -98,6 +104,12 @@ def write_folder(
             edges = held_out(data, split).numpy()
             np.save(folder / INTERACTIONS / f"{split}.npy", edges.astype(np.int32 if small else np.int64))
         _write_sidecar(data, folder, records, bad)
+    if left_out:
+        warnings.warn(
+            f"{target}: written without {', '.join(left_out)}; a folder holds sizes, interactions, features, masks and "
+            "ids alone",
+            stacklevel=2,
+        )
 
 
 def is_stored(folder: Path) -> bool:
@@ -161,6 +173,27 @@ def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool
         if name in arrays:
             data[name] = as_original_ids(arrays[name], name, data[name[:4]].num_nodes, str(sidecar))
     return data
+
+
+def _left_out(data: HeteroData) -> list[str]:
+    """Return what a checked graph has that a folder does not hold, as it is written in Python."""
+    kept: dict[Any, set[str]] = {
+        None: {"modalities", "source", prepared.KEY, "user_id", "item_id"},
+        "user": {"num_nodes"},
+        "item": {"num_nodes", *data.modalities, *(f"has_{m}" for m in data.modalities)},
+        RATES: {"edge_index", *HELD_OUT},
+    }
+    left = []
+    for store in data.stores:
+        key = store._key
+        if key not in kept:
+            left.append(f"data[{key!r}]")
+            continue
+        for name in store.keys():  # noqa: SIM118, a storage is no dictionary.
+            numbers = name == "n_id" and torch.equal(store[name], torch.arange(store.num_nodes))
+            if name not in kept[key] and not numbers:
+                left.append(f"data.{name}" if key is None else f"data[{key!r}].{name}")
+    return left
 
 
 def _write_features(

@@ -279,6 +279,29 @@ def test_numbers_beyond_half_precision_of_an_item_without_the_modality_are_refus
     assert np.isfinite(np.load(tmp_path / "ready" / "visual.npy")).all()
 
 
+def test_what_a_folder_does_not_hold_is_named_in_one_warning(tmp_path, recwarn):
+    data = graph()
+    write_folder(data, tmp_path / "plain")
+    assert not [w for w in recwarn if "written without" in str(w.message)]
+    data[RATES].time = torch.arange(60)
+    data["item"].price = torch.ones(12)
+    data["user"].age = torch.ones(21)
+    data["item", "similar", "item"].edge_index = torch.tensor([[0, 1], [1, 2]])
+    data["shop"].num_nodes = 2
+    data.made_by = "me"
+    with pytest.warns(UserWarning, match="written without") as found:
+        write_folder(data, tmp_path / "ready")
+    message = [str(w.message) for w in found if "written without" in str(w.message)]
+    assert len(message) == 1
+    names = message[0].partition("written without ")[2].partition(";")[0]
+    kinds = ("data[('item', 'similar', 'item')]", f"data[{RATES!r}].time", "data['item'].price", "data['user'].age")
+    for name in (*kinds, "data['shop']", "data.made_by"):
+        assert name in names
+        names = names.replace(name, "")
+    assert not names.replace(", ", "")
+    assert_alike(read_folder(tmp_path / "ready", transform="none", impute="given"), graph())
+
+
 def test_wrong_options_are_refused(tmp_path):
     folder = written(tmp_path)
     with pytest.raises(InputError, match="dtype"):
