@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,8 @@ class NeighborhoodSampler:
         make: Makes the sampler, of a graph and ``num_neighbors``. (default: :obj:`None`, :class:`UniformSampler`)
 
     Raises:
-        InputError: If the sampler cannot be made, or gives something else than edges of the graph.
+        InputError: If the sampler cannot be made. When it is called: if a sampler of one's own gives more than one
+            output, or something else than edges of the graph, all of whose nodes are there, each once, with the seeds.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class NeighborhoodSampler:
         edge_index = edge_index.cpu()
         self.num_users, self.num_nodes = num_users, num_users + num_items
         self._degree = torch.bincount(edge_index[1], minlength=self.num_nodes)
-        self._num_edges = edge_index.size(1)
+        self._edge_index = None if make is None else edge_index  # By which outputs of a stranger's sampler are checked.
         self._sampler: Any = None
         if num_neighbors:
             data = Data(edge_index=edge_index, num_nodes=self.num_nodes)
@@ -124,14 +126,13 @@ class NeighborhoodSampler:
             empty = seeds[:0]
             return self._part(seeds, empty, empty, empty).to(user.device)
         with _drawn_apart():
-            out = self._sampler.sample_from_nodes(NodeSamplerInput(None, seeds))
-        out = out if hasattr(out, "node") else next(iter(out))  # Some give their batches one by one.
-        if out.edge is None or out.node is None:
-            raise InputError(
-                f"neighbor_sampler: {type(self._sampler).__name__} gave no numbers of edges (edge), expected those of "
-                "the graph that it was made of, from which weights are taken"
-            )
-        return self._part(out.node.cpu(), out.row.cpu(), out.col.cpu(), out.edge.cpu()).to(user.device)
+            out = _only_output(self._sampler.sample_from_nodes(NodeSamplerInput(None, seeds)), self._sampler)
+        if self._edge_index is None:
+            return self._part(*out).to(user.device)
+        wrong = _what_is_wrong(self._edge_index, self.num_nodes, seeds, *out)
+        if wrong:
+            raise InputError(f"neighbor_sampler: {type(self._sampler).__name__} gave {wrong}")
+        return self._part(*out).to(user.device)
 
     def _part(self, node: Tensor, source: Tensor, target: Tensor, edge: Tensor) -> Neighborhood:
         """Number nodes in the order of the whole graph, and scale the edges."""
@@ -248,6 +249,62 @@ def pyg_sampler(data: Data, num_neighbors: list[int]) -> NeighborSampler:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*without a 'pyg-lib' installation.*")
         return NeighborSampler(data, num_neighbors, is_sorted=True)
+
+
+def _only_output(out: Any, sampler: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return nodes, rows, columns and edges of the output of a sampler; some give theirs one by one."""
+    name = f"neighbor_sampler: {type(sampler).__name__} gave"
+    if not hasattr(out, "node"):
+        if not isinstance(out, Iterable):
+            raise InputError(f"{name} {type(out).__name__}, expected a SamplerOutput of PyG")
+        outputs = list(islice(out, 2))
+        if len(outputs) != 1:
+            count = "more than one output" if outputs else "no output"
+            raise InputError(f"{name} {count} for one set of seeds, expected one SamplerOutput that holds all of them")
+        out = outputs[0]
+    if getattr(out, "edge", None) is None or getattr(out, "node", None) is None:
+        raise InputError(
+            f"{name} no numbers of edges (edge), expected those of the graph that it was made of, from which weights "
+            "are taken"
+        )
+    parts = []
+    for part in ("node", "row", "col", "edge"):
+        x = getattr(out, part, None)
+        if not isinstance(x, Tensor) or x.dim() != 1 or x.is_floating_point() or x.dtype == torch.bool:
+            what = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"{name} {part} as {what}, expected a vector of integers")
+        parts.append(x.cpu().long())
+    node, row, col, edge = parts
+    return node, row, col, edge
+
+
+def _what_is_wrong(
+    edge_index: Tensor, num_nodes: int, seeds: Tensor, node: Tensor, row: Tensor, col: Tensor, edge: Tensor
+) -> str | None:
+    """Return what an output has that is not a part of the graph with all seeds in it, or :obj:`None`."""
+    if not row.numel() == col.numel() == edge.numel():
+        return f"{row.numel()} rows, {col.numel()} columns and {edge.numel()} edges, expected as many of each"
+    sizes = {"node": num_nodes, "row": node.numel(), "col": node.numel(), "edge": edge_index.size(1)}
+    for (name, size), x in zip(sizes.items(), (node, row, col, edge), strict=True):
+        outside = x[(x < 0) | (x >= size)]
+        if outside.numel():
+            return f"{name} {int(outside[0])}, expected numbers from 0 to below {size}"
+    ordered = node.sort().values
+    twice = ordered[1:][ordered.diff() == 0]
+    if twice.numel():
+        return f"node {int(twice[0])} more than once, expected every node once (disjoint=False)"
+    absent = seeds[~torch.isin(seeds, node)]
+    if absent.numel():
+        return f"{absent.numel()} of {seeds.numel()} seeds not in node, first {int(absent[0])}, expected all"
+    other = (edge_index[0, edge] != node[row]) | (edge_index[1, edge] != node[col])
+    if bool(other.any()):
+        n = int(other.nonzero()[0])
+        source, target = edge_index[:, edge[n]].tolist()
+        return (
+            f"edge {int(edge[n])} from node[row] {int(node[row[n]])} to node[col] {int(node[col[n]])}, expected "
+            f"{source} to {target} as in the graph that it was made of"
+        )
+    return None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ file                           content
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pyg_ckd.data import build_data, held_out, prepared
 from pyg_ckd.data.build import check_data
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
+from pyg_ckd.data.inputs import HELD_OUT, RATES
 from pyg_ckd.data.mapped import FINITE, Stamp, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFeatures, feature_transform
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
@@ -51,6 +53,10 @@ def write_folder(
     are made in memory. Items that lack a modality get the mean of the others, unless ``features`` is
     ``"none"``: then all rows stay as they are.
 
+    What is kept are sizes, interactions of all splits, features with their masks, their order and what was done to
+    them, and ids. Further edge types and node types, and further attributes of interactions (such as times), users,
+    items and the graph are left out, with one warning that names them.
+
     Args:
         data: The graph; it is checked first, see :func:`pyg_ckd.data.check_data`.
         path: The folder to write; it must not exist, or be empty.
@@ -71,6 +77,7 @@ def write_folder(
     asked = prepared.steps_of(transform)
     steps: list[FittedTransform] = []
     data = check_data(data, impute="given")
+    left_out = _left_out(data)
     known = [prepared.current(data, m) for m in data.modalities]
     if asked and all(record and prepared.settings_of(record["steps"]) == asked for record in known):
         asked = []  # It has been done.
@@ -97,6 +104,12 @@ def write_folder(
             edges = held_out(data, split).numpy()
             np.save(folder / INTERACTIONS / f"{split}.npy", edges.astype(np.int32 if small else np.int64))
         _write_sidecar(data, folder, records, bad)
+    if left_out:
+        warnings.warn(
+            f"{target}: written without {', '.join(left_out)}; a folder holds sizes, interactions, features, masks and "
+            "ids alone",
+            stacklevel=2,
+        )
 
 
 def is_stored(folder: Path) -> bool:
@@ -162,6 +175,27 @@ def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool
     return data
 
 
+def _left_out(data: HeteroData) -> list[str]:
+    """Return what a checked graph has that a folder does not hold, as it is written in Python."""
+    kept: dict[Any, set[str]] = {
+        None: {"modalities", "source", prepared.KEY, "user_id", "item_id"},
+        "user": {"num_nodes"},
+        "item": {"num_nodes", *data.modalities, *(f"has_{m}" for m in data.modalities)},
+        RATES: {"edge_index", *HELD_OUT},
+    }
+    left = []
+    for store in data.stores:
+        key = store._key
+        if key not in kept:
+            left.append(f"data[{key!r}]")
+            continue
+        for name in store.keys():  # noqa: SIM118, a storage is no dictionary.
+            numbers = name == "n_id" and torch.equal(store[name], torch.arange(store.num_nodes))
+            if name not in kept[key] and not numbers:
+                left.append(f"data.{name}" if key is None else f"data[{key!r}].{name}")
+    return left
+
+
 def _write_features(
     data: HeteroData, m: str, has: Tensor | None, steps: list[FittedTransform], file: Path, target: Path, fill: bool
 ) -> tuple[dict[str, Any], int]:
@@ -186,22 +220,26 @@ def _write_features(
             total += ready(rows).sum(dim=0, dtype=torch.float64)
         mean = total / int(has.sum())
 
+    half = bool(steps) and isinstance(steps[-1], HalfFeatures)
+
     def finished() -> Iterator[Tensor]:
         for n, rows in row_blocks(x):
             out = ready(rows)
+            if half:  # First the rows of items that have it: the mean of one too large is in all that are filled in.
+                bad = ~out.isfinite().all(dim=1)
+                bad = bad if has is None else bad & has[n : n + len(rows)]
+                if bool(bad.any()):
+                    raise _beyond_half(target / file.name, f"row {n + int(bad.nonzero()[0])}")
             if mean is not None and has is not None:
                 out = torch.where(has[n : n + len(rows)].unsqueeze(1), out, mean.to(out.dtype))
             yield out
 
-    dtype = torch.float16 if steps and isinstance(steps[-1], HalfFeatures) else x.dtype
+    dtype = torch.float16 if half else x.dtype
     _write_matrix(file, finished(), tuple(x.shape), dtype, target / file.name)
     written = register(torch.from_numpy(read_array(file, mapped=True)), file)
     row = first_row_not_finite(written)
-    if row >= 0 and dtype == torch.float16 and (has is None or bool(has[row])):
-        raise InputError(
-            f"{target / file.name}: row {row} has a number beyond 65504, the largest of float16; write float32, or "
-            "features='standardize'"
-        )
+    if half and row >= 0:
+        raise _beyond_half(target / file.name, f"row {row}, of an item without the modality,")
     record["steps"] = [
         *record["steps"],
         *({**(prepared.step_of(s) or {}), "fitted": dict(f)} for s, f in zip(steps, fitted, strict=True)),
@@ -209,6 +247,12 @@ def _write_features(
     if fill:
         record["imputation"] = {"name": MeanImputation.__name__}
     return {**record, prepared.BITS: prepared.bits_of(written)}, row
+
+
+def _beyond_half(file: Path, row: str) -> InputError:
+    return InputError(
+        f"{file}: {row} has a number beyond 65504, the largest of float16; write float32, or features='standardize'"
+    )
 
 
 def _present(x: Tensor, has: Tensor | None) -> Iterator[Tensor]:

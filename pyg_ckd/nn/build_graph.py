@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,21 +80,21 @@ def symmetric_weights(crow: Tensor, col: Tensor, scale: Tensor) -> Tensor:
     return out
 
 
-def interactions_of(edge_index: Tensor, first: int, last: int) -> Tensor:
+def interactions_of(edge_index: Tensor | np.ndarray, first: int, last: int) -> Tensor:
     """Return the interactions of some users, numbered from zero, in the order given; cut before a graph is built.
 
     Interactions are read in blocks: of a memory-mapped array, nothing else comes to memory.
 
     Args:
-        edge_index: Interactions (user row, item row), int64 or int32 ``[2, E]``.
+        edge_index: Interactions (user row, item row), integers ``[2, E]``: a tensor or a NumPy array.
         first: The first user.
         last: The first user that is left out, at least ``first``.
 
     Returns:
-        The interactions, int64 ``[2, E']``.
+        The interactions, int64 ``[2, E']``, on the device of a tensor.
 
     Raises:
-        InputError: If ``last`` is below ``first``, or ``first`` is negative.
+        InputError: If ``last`` is below ``first``, ``first`` is negative, or ``edge_index`` is something else.
 
     Example:
         >>> interactions_of(torch.tensor([[0, 2, 1, 2], [5, 6, 7, 8]]), 1, 3)
@@ -101,8 +104,25 @@ def interactions_of(edge_index: Tensor, first: int, last: int) -> Tensor:
     first, last = as_integer(first, "first", least=0), as_integer(last, "last")
     if last < first:
         raise InputError(f"last: found user {last}, expected {first} or more, as the first user is {first}")
+    _check_interactions(edge_index)
     found = []
-    for user, item in zip(edge_index[0].split(BLOCK), edge_index[1].split(BLOCK), strict=True):
+    for start in range(0, max(edge_index.shape[1], 1), BLOCK):
+        block = edge_index[:, start : start + BLOCK]
+        user, item = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block, dtype=np.int64))
         chosen = (user >= first) & (user < last)
         found.append(torch.stack([user[chosen].long() - first, item[chosen].long()]))
     return torch.cat(found, dim=1)
+
+
+def _check_interactions(edge_index: Any) -> None:
+    expected = "expected integers [2, E], a tensor or a NumPy array"
+    if not isinstance(edge_index, (Tensor, np.ndarray)):
+        raise InputError(f"edge_index: found {type(edge_index).__name__}, {expected}")
+    dtype = edge_index.dtype
+    if isinstance(dtype, torch.dtype):
+        whole = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+    else:
+        whole = dtype.kind in "iu"
+    if edge_index.ndim != 2 or edge_index.shape[0] != 2 or not whole:
+        name = str(dtype).removeprefix("torch.")
+        raise InputError(f"edge_index: found {name} of shape {list(edge_index.shape)}, {expected}")

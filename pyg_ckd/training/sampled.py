@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -123,21 +122,16 @@ def describe_neighbors(num_neighbors: Sequence[int] | None, make: Any) -> dict[s
 def random_triples(objective: Objective, num_neighbors: Sequence[int] | None, batch_size: int) -> int:
     """Return how many random triples a step has.
 
-    On sampled neighbourhoods each brings three more nodes to expand: an objective that was not told a number has no
-    more of them than training triples.
+    On sampled neighbourhoods each brings three more nodes to expand: there are at most as many as training triples,
+    whatever number the objective was given.
 
     Args:
         objective: The objective.
         num_neighbors: Neighbours that nodes keep, or :obj:`None` for training on the whole graph.
         batch_size: Training triples in a step.
     """
-    number, inner = objective.num_random_triples, objective
-    if num_neighbors is None:
-        return number
-    while isinstance(inner._modules.get("inner"), Objective):
-        inner = inner._modules["inner"]  # type: ignore[assignment]
-    default = inspect.signature(type(inner).__init__).parameters.get("num_random_triples")
-    return min(number, batch_size) if default is not None and default.default == number else number
+    number = objective.num_random_triples
+    return number if num_neighbors is None else min(number, batch_size)
 
 
 def build_subgraphs(objective: Objective, choices: Choices) -> Subgraphs | None:

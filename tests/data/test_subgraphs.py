@@ -387,6 +387,67 @@ def test_a_sampler_of_ones_own_takes_the_place_of_the_uniform_one(make_data):
         NeighborhoodSampler(edges, 60, 50, [2], lambda graph, fan: 3)
 
 
+def changed(**changes: Any) -> Any:
+    """Return a change of some parts of an output."""
+    return lambda out: replace(out, **{name: change(getattr(out, name)) for name, change in changes.items()})
+
+
+def without_node_0(node: Tensor) -> Tensor:
+    """Return nodes with one in the place of node 0 that is none of them."""
+    other = min(set(range(110)) - set(node.tolist()))
+    return torch.where(node == 0, other, node)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda out: iter([out, out]), "more than one output for one set of seeds, expected one SamplerOutput"),
+        (lambda out: iter([]), "no output for one set of seeds"),
+        (lambda out: 3, "int, expected a SamplerOutput"),
+        (changed(edge=lambda x: None), r"no numbers of edges \(edge\)"),
+        (changed(node=lambda x: x.tolist()), "node as list, expected a vector of integers"),
+        (changed(row=lambda x: x.float()), "row as torch.float32 of shape"),
+        (changed(edge=lambda x: x[1:]), r"\d+ rows, \d+ columns and \d+ edges, expected as many of each"),
+        (changed(node=lambda x: x + 110), "node 110, expected numbers from 0 to below 110"),
+        (changed(col=lambda x: x - 99), r"col -\d+, expected numbers from 0 to below"),
+        (changed(edge=lambda x: x + 10**6), r"edge \d+, expected numbers from 0 to below"),
+        (changed(node=lambda x: x[:1].expand(len(x))), r"node 0 more than once, expected every node once"),
+        (changed(node=without_node_0), r"1 of 11 seeds not in node, first 0, expected all"),
+        (
+            changed(edge=lambda x: x.flip(0)),
+            r"edge \d+ from node\[row\] \d+ to node\[col\] \d+, expected \d+ to \d+ as",
+        ),
+        (lambda out: replace(out, row=out.col, col=out.row), r"edge \d+ from node\[row\] \d+ to"),
+    ],
+    ids=[
+        "two",
+        "none",
+        "number",
+        "edges",
+        "list",
+        "float",
+        "fewer",
+        "node",
+        "col",
+        "edge",
+        "twice",
+        "seeds",
+        "order",
+        "turned",
+    ],
+)
+def test_outputs_of_ones_own_sampler_that_are_no_part_of_the_graph_are_refused(make_data, change, message):
+    class Strange(UniformSampler):
+        def sample_from_nodes(self, index: Any, **kw: Any) -> Any:
+            return change(super().sample_from_nodes(index))
+
+    edges = both_directions(sparse_data(make_data)[RATES].edge_index, 60, 50)
+    sampler = NeighborhoodSampler(edges, 60, 50, [2, 2], Strange)
+    with pytest.raises(InputError, match=f"^neighbor_sampler: Strange gave {message}") as error:
+        sampler(torch.arange(6), torch.arange(5))
+    assert "\n" not in str(error.value)
+
+
 def test_users_without_interactions_and_no_edges_at_all(make_data):
     data = build_data(torch.tensor([[0, 1], [0, 1]]), {"a": torch.randn(3, 2)}, num_users=4, num_items=3)
     edges = both_directions(data[RATES].edge_index, 4, 3)

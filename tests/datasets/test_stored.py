@@ -246,6 +246,62 @@ def test_numbers_beyond_half_precision_are_refused_and_nothing_is_written(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def enlarged(data: HeteroData) -> HeteroData:
+    """Return a copy with a row that is too large for half precision: a transform of one's own."""
+    data = data.clone()
+    data["item"].visual[7, 0] = 1e6
+    return data
+
+
+@pytest.mark.parametrize("block", [13, 2**22])
+@pytest.mark.parametrize("filled", ["given", "mean", "mean of the transform"])
+def test_numbers_beyond_half_precision_are_refused_behind_a_row_without_the_modality(
+    tmp_path, monkeypatch, filled, block
+):
+    monkeypatch.setattr("pyg_ckd.data.mapped.BLOCK", block)
+    data = graph()
+    assert not data["item"].has_visual[3]
+    transform = enlarged if filled == "mean of the transform" else "none"
+    if transform == "none":
+        data = check_data(enlarged(data), impute=filled)
+    with pytest.raises(InputError, match=r"visual\.npy: row 7 has a number beyond 65504"):
+        write_folder(data, tmp_path / "ready", transform, "float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_beyond_half_precision_of_an_item_without_the_modality_are_refused_where_they_are_kept(tmp_path):
+    data = graph()
+    data["item"].visual[3, 0] = -1e6
+    with pytest.raises(InputError, match=r"visual\.npy: row 3, of an item without the modality, has a number beyond"):
+        write_folder(data, tmp_path / "raw", dtype="float16")
+    assert not list(tmp_path.iterdir())
+    write_folder(data, tmp_path / "ready", "standardize", "float16")  # The row is filled in.
+    assert np.isfinite(np.load(tmp_path / "ready" / "visual.npy")).all()
+
+
+def test_what_a_folder_does_not_hold_is_named_in_one_warning(tmp_path, recwarn):
+    data = graph()
+    write_folder(data, tmp_path / "plain")
+    assert not [w for w in recwarn if "written without" in str(w.message)]
+    data[RATES].time = torch.arange(60)
+    data["item"].price = torch.ones(12)
+    data["user"].age = torch.ones(21)
+    data["item", "similar", "item"].edge_index = torch.tensor([[0, 1], [1, 2]])
+    data["shop"].num_nodes = 2
+    data.made_by = "me"
+    with pytest.warns(UserWarning, match="written without") as found:
+        write_folder(data, tmp_path / "ready")
+    message = [str(w.message) for w in found if "written without" in str(w.message)]
+    assert len(message) == 1
+    names = message[0].partition("written without ")[2].partition(";")[0]
+    kinds = ("data[('item', 'similar', 'item')]", f"data[{RATES!r}].time", "data['item'].price", "data['user'].age")
+    for name in (*kinds, "data['shop']", "data.made_by"):
+        assert name in names
+        names = names.replace(name, "")
+    assert not names.replace(", ", "")
+    assert_alike(read_folder(tmp_path / "ready", transform="none", impute="given"), graph())
+
+
 def test_wrong_options_are_refused(tmp_path):
     folder = written(tmp_path)
     with pytest.raises(InputError, match="dtype"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -80,6 +83,37 @@ def test_interactions_of_users_are_cut_in_their_order_and_numbered_from_zero(mon
     assert (parts[2].t() + torch.tensor([20, 0])).tolist() == expected
     assert [part.size(1) for part in parts] == [150 - len(expected), 0, len(expected)]
     assert parts[0].dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32])
+def test_interactions_of_users_are_read_from_an_array_in_a_file(monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr(build_graph, "BLOCK", 16)
+    edges = random_edges(150)
+    np.save(tmp_path / "train.npy", edges.numpy().astype(dtype))
+    mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
+    assert isinstance(mapped, np.memmap)
+    found = interactions_of(mapped, 20, 50)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, interactions_of(edges, 20, 50))
+    assert interactions_of(mapped[:, :0], 20, 50).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("edges", "found"),
+    [
+        (np.zeros((3, 4), np.int32), "int32 of shape [3, 4]"),
+        (np.zeros((2, 4)), "float64 of shape [2, 4]"),
+        (torch.zeros(4, dtype=torch.int64), "int64 of shape [4]"),
+        (torch.zeros(2, 4), "float32 of shape [2, 4]"),
+        (torch.zeros(2, 4, dtype=torch.bool), "bool of shape [2, 4]"),
+        ([[0], [1]], "list"),
+    ],
+    ids=["rows", "double", "one", "single", "bool", "list"],
+)
+def test_what_is_no_interactions_is_refused_in_one_line(edges, found):
+    with pytest.raises(InputError, match=rf"^edge_index: found {re.escape(found)}, expected integers \[2, E\]") as error:
+        interactions_of(edges, 0, 3)
+    assert "\n" not in str(error.value)
 
 
 def test_halves_of_a_graph_cut_by_users_are_those_of_the_whole():

@@ -117,14 +117,14 @@ def test_settings_name_it_where_it_is_in_use_alone():
     assert settings["neighbor_sampler"] == "pyg_ckd.data.neighbors_sampled.UniformSampler"
 
 
-def test_there_are_no_more_random_triples_than_triples_unless_asked_for():
-    default = DistillationWrapper(student(), teachers())
-    assert default.num_random_triples == 5000
-    assert random_triples(default, None, 64) == 5000
-    assert random_triples(default, [2, 2], 64) == 64
-    assert random_triples(default, [2, 2], 10_000) == 5000
-    assert random_triples(DifficultyCurriculum(default), [2, 2], 64) == 64
-    assert random_triples(DistillationWrapper(student(), teachers(), num_random_triples=90), [2, 2], 64) == 90
+@pytest.mark.parametrize("number", [None, 5000, 90, 20])
+def test_on_neighbourhoods_there_are_never_more_random_triples_than_triples(number):
+    given = {} if number is None else {"num_random_triples": number}
+    model, number = DistillationWrapper(student(), teachers(), **given), number or 5000
+    assert random_triples(model, None, 64) == number
+    for each in (model, DifficultyCurriculum(model)):
+        assert random_triples(each, [2, 2], 64) == min(number, 64)
+        assert random_triples(each, [2, 2], 10_000) == number
     assert random_triples(Objective(student()), [2, 2], 64) == 0
 
 
