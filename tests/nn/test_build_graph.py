@@ -111,7 +111,9 @@ def test_interactions_of_users_are_read_from_an_array_in_a_file(monkeypatch, tmp
     ids=["rows", "double", "one", "single", "bool", "list"],
 )
 def test_what_is_no_interactions_is_refused_in_one_line(edges, found):
-    with pytest.raises(InputError, match=rf"^edge_index: found {re.escape(found)}, expected integers \[2, E\]") as error:
+    with pytest.raises(
+        InputError, match=rf"^edge_index: found {re.escape(found)}, expected integers \[2, E\]"
+    ) as error:
         interactions_of(edges, 0, 3)
     assert "\n" not in str(error.value)
 
