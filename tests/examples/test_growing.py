@@ -44,7 +44,7 @@ def test_every_night_beats_popularity_and_a_cold_epoch(nights: Path) -> None:
 
 @pytest.mark.parametrize("writes", [3, 9])  # In the first night and in the second.
 def test_killed_in_the_middle_the_same_call_goes_on(writes, nights, tmp_path, monkeypatch, capsys) -> None:
-    count, save = [0], run_file.save_checkpoint
+    count, save = [0], run_file.write_whole
 
     def dies(path, content):
         save(path, content)
@@ -54,7 +54,7 @@ def test_killed_in_the_middle_the_same_call_goes_on(writes, nights, tmp_path, mo
 
     call = ["--out", str(tmp_path), *QUICK]
     with monkeypatch.context() as patch:
-        patch.setattr(run_file, "save_checkpoint", dies)
+        patch.setattr(run_file, "write_whole", dies)
         with pytest.raises(KeyboardInterrupt):
             every_night.main(call)
     broken = tmp_path / f"night-{1 if writes == 3 else 2}"

@@ -124,7 +124,8 @@ COMMANDS = {
 
 def commands(folder: Path) -> dict[str, Any]:
     """Run commands as ``torchrun`` would, and keep exit code and what is printed."""
-    os.environ |= {"RANK": str(present().rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    rank = str(present().rank)
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     found = {}
     for name, command in COMMANDS.items():
         args = [part.format(folder) for part in command]
@@ -226,6 +227,7 @@ def test_bad_input_of_a_command_is_one_line_of_the_first_process_and_code_2_in_a
 
 def test_an_error_of_one_process_alone_is_told_by_it(monkeypatch, capsys) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     ranks.report("x: found nothing", everywhere=False)
     ranks.report("process 2 of 3: another process has ended", everywhere=False)
