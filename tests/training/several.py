@@ -31,6 +31,7 @@ def in_processes(work: Callable[..., Any], *arguments: Any, size: int = 2) -> li
         size: Number of processes.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)  # What is compared with the processes here must be computed as there.
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_run, (size, folder, work, arguments), nprocs=size)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(size)]
