@@ -11,11 +11,12 @@ from pyg_ckd.errors import InputError
 
 GROWING = "large"
 """The batch size that is chosen by the number of interactions."""
-BASE, MOST = 2048, 65_536
-"""The least large batch, for which rates and patience are given unless said otherwise, and the largest one."""
-STEPS = 4
-"""Steps that an epoch of large batches has at the least, roughly."""
-LEAST_PATIENCE = 200
+BASE, MOST = 2048, 16_384
+"""The least large batch, for which rates and patience are given unless said otherwise, and the largest one:
+beyond it, quality was not kept on a million interactions."""
+STEPS = 3
+"""Steps that an epoch of large batches has, roughly, before they stop growing."""
+LEAST_PATIENCE = 500
 """Steps that are waited for with large batches at the least."""
 
 
@@ -53,10 +54,10 @@ class Pace:
     def of(cls, batch_size: int | str, lr: float, patience: int, interactions: int, *, base: int | None = None) -> Pace:
         r"""Return the pace of a training.
 
-        A number stays what it is, and so do rate and patience. ``"large"`` is the power of two nearest to a quarter of
-        the interactions, from 2,048 to 65,536. Rate and patience are taken as given for batches of :math:`B_0` triples:
+        A number stays what it is, and so do rate and patience. ``"large"`` is the power of two nearest to a third of
+        the interactions, from 2,048 to 16,384. Rate and patience are taken as given for batches of :math:`B_0` triples:
         the rate is :math:`\sqrt{B / B_0}` times as high, as Adam's steps want it; patience is divided by
-        :math:`B / B_0`, but is 200 steps at the least, or what was given if that is less. :class:`Trainer` takes
+        :math:`B / B_0`, but is 500 steps at the least, or what was given if that is less. :class:`Trainer` takes
         :math:`B_0` from the backbone's recommended settings: 8,192 for MMGCN, 4,096 for EgoGCN, GRCN, LATTICE, MGCN
         and MICRO, 1,024 for FISM, and 2,048 for all others.
 

@@ -15,7 +15,7 @@ from pyg_ckd.training import Pace, batches, build
 
 @pytest.mark.parametrize(
     ("interactions", "size", "patience"),
-    [(100, 2048, 1000), (10_000, 2048, 1000), (59_541, 16_384, 200), (200_000, 65_536, 200), (10**9, 65_536, 200)],
+    [(100, 2048, 1000), (8_000, 2048, 1000), (20_000, 8192, 500), (59_541, 16_384, 500), (10**9, 16_384, 500)],
 )
 def test_large_batches_follow_the_interactions(interactions, size, patience):
     pace = Pace.of("large", 0.005, 1000, interactions)
@@ -25,7 +25,7 @@ def test_large_batches_follow_the_interactions(interactions, size, patience):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "times", "patience"), [(MMGCN, 2, 200), (FISM, 16, 200), (VBPR, 8, 200)], ids=["MMGCN", "FISM", "VBPR"]
+    ("backbone", "times", "patience"), [(MMGCN, 2, 400), (FISM, 16, 300), (VBPR, 8, 500)], ids=["MMGCN", "FISM", "VBPR"]
 )
 def test_rates_are_those_of_the_batch_that_the_backbone_recommends(backbone, times, patience):
     trainer = backbone.recommended.get("trainer", {})
