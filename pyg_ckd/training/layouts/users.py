@@ -13,6 +13,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.build_graph import interactions_of
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -26,9 +27,9 @@ class Users(Layout):
     r"""Every process has some users and all items.
 
     Users are cut into runs of about as many interactions. A process has their rows of every table with the state of the
-    optimizer, their interactions, their rows of the teachers, and the triples of a batch whose user it has. Items,
-    projections and layers are on all processes. A product with the graph adds the rows of items up over processes,
-    forward and backward; all else is computed where the user is. See :class:`~pyg_ckd.nn.user_part.UserPart`.
+    optimizer, the graph of their interactions, their rows of the teachers, and the triples of a batch whose user it
+    has. Items, projections and layers are on all processes, and so are all interactions, from which the batches are
+    drawn. A product with the graph adds the rows of items up over processes, forward and backward; all else is computed where the user is. See :class:`~pyg_ckd.nn.user_part.UserPart`.
 
     With :math:`U` users, :math:`I` items and :math:`P` processes, a process has :math:`(U / P + I) / (U + I)` of the
     tables and :math:`1 / P` of the graph. A step sums :math:`2 L + 1` tables of all items for every stream of :math:`L`
@@ -49,7 +50,7 @@ class Users(Layout):
         self, objective: Objective, features: dict[str, Tensor], edges: dict[EdgeType, Any]
     ) -> tuple[dict[str, Tensor], dict[EdgeType, Any]]:
         """Leave this process the rows of its users, and return the graph of their interactions."""
-        student, (user, item) = objective.student, edges[RATES]
+        student, user = objective.student, edges[RATES][0]
         size, num_users, num_items = self.processes.size, student.num_users, student.num_items
         if num_users < size:
             raise InputError(f"devices: found {size} processes for {num_users} users, expected one at least for each")
@@ -76,8 +77,7 @@ class Users(Layout):
         student.is_part = True
         self._set_users(objective, rows.own)
         objective.to(user.device)
-        mine = (user >= rows.first) & (user < rows.last)
-        interactions = torch.stack([user[mine] - rows.first, item[mine]])
+        interactions = interactions_of(edges[RATES], rows.first, rows.last)
         settings = (student.normalization, student.self_loops)
         dtype = dtype_of(objective) or torch.get_default_dtype()
         sizes = (rows.own, num_items, num_users)
