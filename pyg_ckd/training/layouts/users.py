@@ -29,7 +29,8 @@ class Users(Layout):
     Users are cut into runs of about as many interactions. A process has their rows of every table with the state of the
     optimizer, the graph of their interactions, their rows of the teachers, and the triples of a batch whose user it
     has. Items, projections and layers are on all processes, and so are all interactions, from which the batches are
-    drawn. A product with the graph adds the rows of items up over processes, forward and backward; all else is computed where the user is. See :class:`~pyg_ckd.nn.user_part.UserPart`.
+    drawn. A product with the graph adds the rows of items up over processes, forward and backward; all else is computed
+    where the user is. See :class:`~pyg_ckd.nn.user_part.UserPart`.
 
     With :math:`U` users, :math:`I` items and :math:`P` processes, a process has :math:`(U / P + I) / (U + I)` of the
     tables and :math:`1 / P` of the graph. A step sums :math:`2 L + 1` tables of all items for every stream of :math:`L`
