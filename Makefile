@@ -1,6 +1,6 @@
 # make demo    environment, installation, the whole study on the embedded data set, report in demo/
 # make test    environment and the whole test suite
-# make test-other   the tests of what computes on other kernels and another number of threads: no result may depend on them
+# make test-other   the tests of what computes, on other kernels and another number of threads: no result may depend on them
 # make lint    ruff and mypy
 # make docs    the documentation as a site, in docs/_build/html; a warning is an error
 # make slow    the slow checks, on real data where it is there
@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 # Folder with wheels of torch-sparse and torch-scatter, optional accelerators that the package index has no wheels of.
 WHEELS ?=
 OUT ?= demo
+COMPUTES := $(addprefix tests/,balance data evaluation nn parity scoring serving training)
 
 .PHONY: demo test test-other lint docs slow env clean
 
@@ -34,7 +35,7 @@ test: env
 # PyTorch, oneDNN, MKL and OpenBLAS each choose their kernels by the processor.
 test-other: env
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
-	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow"
+	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow" $(COMPUTES)
 
 docs: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html

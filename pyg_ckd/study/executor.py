@@ -182,6 +182,8 @@ def run_all(
         raise
     finally:
         workplace.graph.unlink(missing_ok=True)
+        with suppress(OSError):  # There is none, or a worker that was broken off has left its mark.
+            workplace.marks.rmdir()
 
 
 def _outcomes(

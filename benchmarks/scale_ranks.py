@@ -1,0 +1,116 @@
+"""The simulation beside trainings in several processes.
+
+``python -m benchmarks.scale_ranks`` trains a million random interactions in two and in four processes, by users, by columns
+and by ``"ddp"``, and prints memory, seconds of the processor and bytes on the wire of a process beside those of
+``benchmarks/scale_model.py``. One process is there as well, since the rates are measured in one.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from benchmarks import layouts
+from benchmarks.common import Table
+from benchmarks.memory import held, peak
+from benchmarks.scale import FULL, MEASURED_STEPS, QUICK, RANDOM, _forget_peak, calibrate, random_problem
+from benchmarks.scale_model import Layout, Measured, Sizes, check
+from pyg_ckd.files import write_json
+from pyg_ckd.nn import backbones
+from pyg_ckd.training.memory import kept_memory
+
+CPU = torch.device("cpu")
+
+
+def measure(sizes: Sizes, layout: Layout) -> Measured:
+    """Return the most that a process takes, of as many as the layout has.
+
+    Args:
+        sizes: What is trained.
+        layout: How it is shared out.
+    """
+    strategy = "" if layout.strategy == "one" else layout.strategy
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_process, (layout.ranks, folder, strategy, vars(sizes)), nprocs=layout.ranks)
+        found = [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(layout.ranks)]
+    return Measured(*(max(one[key] for one in found) for key in ("memory", "fastest", "bytes")))
+
+
+def _process(rank: int, size: int, folder: str, strategy: str, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    try:
+        small = {**options, "users": 30 * size, "items": 20 * size, "interactions": 200 * size, "features": 8}
+        for tiny in (Sizes(**small), Sizes(**{**small, "random": 0})):  # Loads what the first step of a process loads.
+            _steps(tiny, strategy, 1)
+        before = held(CPU)
+        with kept_memory():
+            found = _steps(Sizes(**options), strategy, MEASURED_STEPS)
+        torch.save(found | {"memory": float(peak(CPU) - before)}, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def _steps(sizes: Sizes, strategy: str, steps: int) -> dict[str, Any]:
+    more: dict[str, Any] = {"embedding_dim": sizes.dim}
+    if sizes.backbone != "VBPR":
+        more["num_layers"] = sizes.layers
+    problem = random_problem(sizes)
+    return layouts.measure(
+        problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, _forget_peak, **more
+    )
+
+
+def cases_of(sizes: Sizes, names: Iterable[str], ranks: Iterable[int]) -> list[tuple[Sizes, Layout]]:
+    """Return backbones, plain and distilled, in so many processes and in every way they know.
+
+    Args:
+        sizes: Their sizes.
+        names: The backbones.
+        ranks: Numbers of processes.
+    """
+    cases = []
+    for name in names:
+        own = {**vars(sizes), "backbone": name, "layers": {"MMGCN": 3}.get(name, sizes.layers)}
+        kinds = [Sizes(**own)] + ([] if name == "LightGCN" else [Sizes(**{**own, "random": RANDOM})])
+        for one in kinds:
+            cases.append((one, Layout.of("one")))
+            can = [way for way in ("users", "columns", "ddp") if way in backbones()[name].strategies]
+            cases += [(one, Layout.of(way, size)) for size in ranks for way in can]
+    return cases
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare and print the table.
+
+    Args:
+        argv: Arguments; by default those of the process.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a third of a million interactions")
+    parser.add_argument("--backbones", nargs="+", default=["LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN"])
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--out", type=Path, default=None, help="also write the figures to this JSON file")
+    args = parser.parse_args(argv)
+    sizes = QUICK if args.quick else FULL
+    machine, rows = calibrate(sizes), []
+    for case in cases_of(sizes, args.backbones, args.processes):
+        rows += check([case], machine, measure)  # type: ignore[arg-type]
+        last = rows[-1]
+        told = {key: last[key] for key in ("backbone", "training", "strategy", "ranks", "ratio", "ratio of steps")}
+        print(told, flush=True)
+        if args.out is not None:
+            write_json(args.out, {"rows": rows})
+    print(Table("simulation and measurement", rows).markdown())  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
