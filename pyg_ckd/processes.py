@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,6 +22,9 @@ __all__ = ["ALONE", "Processes", "apart", "joined", "leave", "present", "started
 
 TIMEOUT = timedelta(days=1)
 """How long a process waits for the others, which may be training a teacher; one that has ended is noticed at once."""
+
+LARGE_PART = 2**26
+"""Bytes of the largest part of rows beyond which they are gathered part by part, in the memory of the result alone."""
 
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 64
 """Work is cut into so many blocks, for there to be some for every process, unless they get smaller than this."""
@@ -157,6 +160,8 @@ class Processes:
         sizes[self.rank] = x.size(0)
         self._all_reduce(sizes)
         counts = sizes.tolist()
+        if max(counts) * x[:1].nbytes > LARGE_PART:
+            return self._gather_in_place(x, counts, first_only)
         padded = x.new_zeros(max(counts), *x.shape[1:])
         padded[: x.size(0)] = x
         found = [torch.empty_like(padded) for _ in counts] if self.first or not first_only else None
@@ -167,6 +172,21 @@ class Processes:
         if found is None:
             return x
         return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+
+    def _gather_in_place(self, x: Tensor, counts: Sequence[int], first_only: bool) -> Tensor:
+        """Gather rows into one tensor, part by part, without a copy of any."""
+        if first_only and not self.first:
+            self._exchange(lambda: dist.send(x.contiguous(), 0), x)
+            return x
+        out = x.new_empty(sum(counts), *x.shape[1:])
+        for rank, part in enumerate(out.split(list(counts))):
+            if rank == self.rank:
+                part.copy_(x)
+            if first_only and rank > 0 and part.numel():
+                self._exchange(partial(dist.recv, part, rank))
+            elif not first_only and part.numel():
+                self._exchange(partial(dist.broadcast, part, rank), part if rank == self.rank else None)
+        return out
 
     def gather(self, value: R) -> list[R]:
         """Return a small value of every process, such as a message or a number, in all of them.

@@ -41,7 +41,7 @@ class HeldOutScore:
         Args:
             embeddings: The tables, of which this process may have a part.
         """
-        return self.evaluator(self.layout.whole_tables(embeddings))[self.name]
+        return self.evaluator(self.layout.tables_of(embeddings, self.evaluator.users))[self.name]
 
     @cached_property
     def triples(self) -> tuple[Tensor, Tensor, Tensor]:

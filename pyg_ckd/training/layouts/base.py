@@ -15,6 +15,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.processes import Processes
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.training.layouts.rows import UserRows
 
 
@@ -153,6 +154,15 @@ class Layout(ABC):
             embeddings: What the objective returns.
         """
         return embeddings
+
+    def tables_of(self, embeddings: Embeddings, users: Tensor) -> Embeddings | Scorer:
+        """Return what ranks items for some users, from tables of which this process has a part.
+
+        Args:
+            embeddings: What the objective returns.
+            users: The users, increasing, int64 ``[B]``.
+        """
+        return self.whole_tables(embeddings)
 
     def add_up(self, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return loss terms summed over processes.

@@ -17,6 +17,7 @@ from pyg_ckd.nn.build_graph import interactions_of
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.neighbourhood import Scorer, TablesOfUsers
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.elementwise import ELEMENTWISE
 from pyg_ckd.training.layouts.rows import UserRows
@@ -131,6 +132,12 @@ class Users(Layout):
     def whole_tables(self, embeddings: Embeddings) -> Embeddings:
         """Return the rows of all users beside the items."""
         return Embeddings(self.processes.gather_rows(embeddings.user), embeddings.item)
+
+    def tables_of(self, embeddings: Embeddings, users: Tensor) -> Embeddings | Scorer:
+        """Return the rows of these users alone beside the items."""
+        mine = users[(users >= self.rows.first) & (users < self.rows.last)] - self.rows.first
+        rows = embeddings.user.index_select(0, mine.to(embeddings.user.device))
+        return TablesOfUsers(users, Embeddings(self.processes.gather_rows(rows), embeddings.item))
 
     def _set_users(self, objective: Objective, number: int) -> None:
         for module in objective.modules():
