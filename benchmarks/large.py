@@ -108,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(json.dumps(rows[-1]), flush=True)
         print(Table("several processes, users", rows).markdown())
         if args.out is not None:
-            write_json(args.out, {"options": {k: str(v) for k, v in vars(args).items()}, "written": written, "rows": rows})
+            write_json(
+                args.out, {"options": {k: str(v) for k, v in vars(args).items()}, "written": written, "rows": rows}
+            )
 
 
 @contextmanager

@@ -64,9 +64,7 @@ def _steps(sizes: Sizes, strategy: str, steps: int) -> dict[str, Any]:
     if sizes.backbone != "VBPR":
         more["num_layers"] = sizes.layers
     problem = random_problem(sizes)
-    return layouts.measure(
-        problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, _forget_peak, **more
-    )
+    return layouts.measure(problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, _forget_peak, **more)
 
 
 def cases_of(sizes: Sizes, names: Iterable[str], ranks: Iterable[int]) -> list[tuple[Sizes, Layout]]:

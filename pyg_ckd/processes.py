@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,7 +161,7 @@ class Processes:
         sizes[self.rank] = x.size(0)
         self._all_reduce(sizes)
         counts = sizes.tolist()
-        if max(counts) * x[:1].nbytes > LARGE_PART:
+        if max(counts) * math.prod(x.shape[1:]) * x.element_size() > LARGE_PART:  # Alike in all, also without rows.
             return self._gather_in_place(x, counts, first_only)
         padded = x.new_zeros(max(counts), *x.shape[1:])
         padded[: x.size(0)] = x
@@ -176,7 +177,8 @@ class Processes:
     def _gather_in_place(self, x: Tensor, counts: Sequence[int], first_only: bool) -> Tensor:
         """Gather rows into one tensor, part by part, without a copy of any."""
         if first_only and not self.first:
-            self._exchange(lambda: dist.send(x.contiguous(), 0), x)
+            if x.numel():
+                self._exchange(lambda: dist.send(x.contiguous(), 0), x)
             return x
         out = x.new_empty(sum(counts), *x.shape[1:])
         for rank, part in enumerate(out.split(list(counts))):
