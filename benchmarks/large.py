@@ -1,10 +1,10 @@
 """Three million users on one machine: two processes build, train, evaluate, export and go on after a break.
 
-``python -m benchmarks.large --folder DIR`` writes random interactions and features once into a folder whose features stay
-in their files, and then, for each backbone, starts processes that train it with ``strategy="users"``: some steps of an
-epoch, an evaluation of some validation users, a checkpoint, and lists of these users in Parquet files. The same is
-started again for a second epoch, which goes on from the checkpoint. It prints what each stage took, the peak memory of a
-process beside that of the simulation of ``benchmarks/scale_model.py``, and whether going on gave the second epoch.
+``python -m benchmarks.large --folder DIR`` writes random interactions and features once into a folder whose features
+stay in their files, and then, for each backbone, starts processes that train it with ``strategy="users"``: some steps
+of an epoch, an evaluation of some validation users, a checkpoint, and lists of these users in Parquet files. The same
+is started again for a second epoch, which goes on from the checkpoint. It prints what each stage took, the peak memory
+of a process beside that of the simulation of ``benchmarks/scale_model.py``, and the epoch that was reached.
 
 Memory is what a process has of its own (``RssAnon``); pages of mapped files are the system's. ``--steps`` and ``--users``
 make it as small as one likes.

@@ -1,7 +1,7 @@
 """The simulation beside trainings in several processes.
 
-``python -m benchmarks.scale_ranks`` trains a million random interactions in two and in four processes, by users, by columns
-and by ``"ddp"``, and prints memory, seconds of the processor and bytes on the wire of a process beside those of
+``python -m benchmarks.scale_ranks`` trains a million random interactions in two and in four processes, by users, by
+columns and by ``"ddp"``, and prints memory, seconds of the processor and bytes on the wire of a process beside those of
 ``benchmarks/scale_model.py``. One process is there as well, since the rates are measured in one.
 """
 # ruff: noqa: T201
