@@ -6,7 +6,7 @@ of an epoch, an evaluation of some validation users, a checkpoint, and lists of 
 is started again for a second epoch, which goes on from the checkpoint. It prints what each stage took, the peak memory
 of a process beside that of the simulation of ``benchmarks/scale_model.py``, and the epoch that was reached.
 
-Memory is what a process has of its own (``RssAnon``); pages of mapped files are the system's. ``--steps`` and ``--users``
+of a process beside that of the simulation in ``benchmarks/scale_model.py``, and the epoch it reached.
 make it as small as one likes.
 """
 # ruff: noqa: T201
