@@ -6,7 +6,7 @@ of an epoch, an evaluation of some validation users, a checkpoint, and lists of 
 is started again for a second epoch, which goes on from the checkpoint. It prints what each stage took, the peak memory
 of a process beside that of the simulation of ``benchmarks/scale_model.py``, and the epoch that was reached.
 
-of a process beside that of the simulation in ``benchmarks/scale_model.py``, and the epoch it reached.
+Memory is what a process has of its own (``RssAnon``), without mapped files. ``--steps`` and ``--users``
 make it as small as one likes.
 """
 # ruff: noqa: T201
