@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Folder with wheels of torch-sparse and torch-scatter, optional accelerators that the package index has no wheels of.
 WHEELS ?=
 OUT ?= demo
-COMPUTES := $(addprefix tests/,balance data evaluation nn parity scoring serving training)
+COMPUTES := $(addprefix tests/,balance data evaluation nn parity scoring serving study training test_planted_truth.py)
 
 .PHONY: demo test test-other lint docs slow env clean
 

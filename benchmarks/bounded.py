@@ -6,10 +6,8 @@ Each figure is of a process of its own, which measures itself from after its inp
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Missing, Suite, Table
-from benchmarks.memory import alone, held, peak
+from benchmarks.memory import alone, anonymous, forget_peak, held, peak, watched
 from pyg_ckd import Trainer, evaluate
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.datasets import convert, load
@@ -89,7 +87,7 @@ def build(way: str, count: int) -> dict[str, float]:
     edges, users, items = _interactions(count)
     call: Callable[..., Any] = Adjacency.from_interactions if way == "package" else by_keys
     call(edges[:, :1000], users, items)
-    _forget_peak()
+    forget_peak()
     before, start = held(CPU), time.process_time()
     graph = call(edges, users, items)
     seconds = time.process_time() - start
@@ -102,11 +100,11 @@ def sample(shuffle: str, count: int) -> dict[str, float]:
     """Return bytes for each interaction of making the sampler, and of the first batches of an epoch."""
     edges, users, items = _interactions(count)
     list(TripletSampler(edges[:, :1000], users, items, shuffle=shuffle))
-    _forget_peak()
+    forget_peak()
     before = held(CPU)
     sampler = TripletSampler(edges, users, items, shuffle=shuffle)
     making = (peak(CPU) - before) / count
-    _forget_peak()
+    forget_peak()
     before, start = held(CPU), time.process_time()
     for number, _ in enumerate(sampler):
         if number == 100:
@@ -122,17 +120,9 @@ def write(kind: str, place: str, rows: int, columns: int, users: int = 4_000) ->
         _write_raw(folder, rows, columns, users)
     if not kind.startswith("float"):
         return {"writing": None}
-    before, seen, done = anonymous(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            seen.append(anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    convert(folder, Path(place) / kind, "folder", "standardize", kind)
-    done.set()
-    watcher.join()
+    before = anonymous()
+    with watched() as seen:
+        convert(folder, Path(place) / kind, "folder", "standardize", kind)
     return {"writing": max(seen) - before}
 
 
@@ -188,18 +178,6 @@ def by_keys(edges: Tensor, num_users: int, num_items: int) -> Adjacency:
     return Adjacency(matrix, matrix)
 
 
-def anonymous() -> float:
-    """Return the anonymous memory of the process, in MiB: what is its own and lies in no file.
-
-    Raises:
-        Missing: If the system does not tell.
-    """
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
-    raise Missing("the system does not tell anonymous memory from files")
-
-
 def _interactions(count: int) -> tuple[Tensor, int, int]:
     """Draw interactions, a few percent of them more than once."""
     generator = torch.Generator().manual_seed(0)
@@ -221,11 +199,6 @@ def _write_raw(folder: Path, rows: int, columns: int, users: int) -> None:
     split = np.where(np.arange(pairs.size) % 10 == 0, "val", "train")
     lines = [f"{pair // rows},{pair % rows},{part}" for pair, part in zip(pairs, split, strict=True)]
     (folder / "interactions.csv").write_text("\n".join(["user,item,split", *lines]), encoding="utf-8")
-
-
-def _forget_peak() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _alone(table: Table, name: str, function: Callable[..., Any], *args: Any) -> dict[str, float]:

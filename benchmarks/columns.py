@@ -9,15 +9,13 @@ it.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from benchmarks.problems import Problem
+from benchmarks.several import in_processes
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import RATES
@@ -68,15 +66,6 @@ def measure(name: str, interactions: int, steps: int) -> dict[str, Any]:
     return {"parameters": parameters, "ms": 1e3 * sorted(times[2:])[steps // 2], "sent": sent[-1]}
 
 
-def _run(rank: int, size: int, folder: str, name: str, interactions: int, steps: int) -> None:
-    torch.set_num_threads(1)
-    if size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    torch.save(measure(name, interactions, steps), f"{folder}/{rank}.pt")
-    if size > 1:
-        dist.destroy_process_group()
-
-
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,9 +79,7 @@ def main() -> None:
     for name in chosen.cases:
         one: dict[str, Any] = {}
         for size in chosen.processes:
-            with tempfile.TemporaryDirectory() as folder:
-                mp.spawn(_run, (size, folder, name, chosen.interactions, chosen.steps), nprocs=size)
-                found = [torch.load(f"{folder}/{rank}.pt") for rank in range(size)]
+            found = in_processes(size, measure, name, chosen.interactions, chosen.steps)
             most = {key: max(x[key] for x in found) for key in ("parameters", "ms")}
             one = one or most
             ratios = {key: f"{most[key] / one[key]:.3f}" for key in most}

@@ -6,8 +6,8 @@ of an epoch, an evaluation of some validation users, a checkpoint, and lists of 
 is started again for a second epoch, which goes on from the checkpoint. It prints what each stage took, the peak memory
 of a process beside that of the simulation of ``benchmarks/scale_model.py``, and the epoch that was reached.
 
-Memory is what a process has of its own (``RssAnon``), without mapped files. ``--steps`` and ``--users``
-make it as small as one likes.
+Memory is what a process has of its own (``RssAnon``); pages of mapped files are the system's. ``--users``,
+``--items`` and ``--interactions`` make it as small as one likes.
 """
 # ruff: noqa: T201
 
@@ -17,23 +17,21 @@ import argparse
 import json
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from benchmarks.bounded import anonymous
 from benchmarks.common import Table
-from benchmarks.memory import alone
+from benchmarks.memory import alone, anonymous, watched
 from benchmarks.scale import random_problem
 from benchmarks.scale_model import GPU, Layout, Sizes, forecast
+from benchmarks.several import in_processes
 from pyg_ckd import Trainer
 from pyg_ckd.data import build_data
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
@@ -41,10 +39,7 @@ from pyg_ckd.datasets import load, write_folder
 from pyg_ckd.files import write_json
 from pyg_ckd.nn import backbones
 from pyg_ckd.serving import Recommender
-from pyg_ckd.training.memory import kept_memory
 
-SLACK = 1.0
-"""Bytes held for a byte of a step's tensors; large ones are given back to the system."""
 WANTED = 1.3
 HELD_OUT = 200_000
 """Interactions of the validation part, and of the test part."""
@@ -70,8 +65,7 @@ class FirstBatches(TripletSampler):
 
     def __iter__(self) -> Iterator[TripletBatch]:
         """Yield the batches; what is left of the epoch is not drawn."""
-        for _, batch in zip(range(self.steps), super().__iter__(), strict=False):
-            yield batch
+        return islice(super().__iter__(), self.steps)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,29 +88,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this JSON file")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() if args.folder is None else _kept(args.folder) as name:
+    with tempfile.TemporaryDirectory() if args.folder is None else nullcontext(args.folder) as name:
         folder = Path(name)
-        written = alone(write, vars(args), str(folder)) if not (folder / "ready").exists() else {}
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {key: value for key, value in vars(args).items() if key not in ("folder", "out")}
+        written = alone(write, options, str(folder)) if not (folder / "ready").exists() else {}
         if written:
             print(f"written: {json.dumps(written)}", flush=True)
         rows = []
         for backbone in args.backbones:
             for epochs in (1, 2):
-                found = in_processes(args, folder, backbone, epochs)
+                found = in_processes(args.processes, run, str(folder), options, backbone, epochs)
                 write_json(folder / f"{backbone}-{epochs}.json", {"processes": found})
-                rows.append(row_of(args, backbone, epochs, found))
+                rows.append(row_of(options, backbone, epochs, found))
                 print(json.dumps(rows[-1]), flush=True)
         print(Table("several processes, users", rows).markdown())
         if args.out is not None:
-            write_json(
-                args.out, {"options": {k: str(v) for k, v in vars(args).items()}, "written": written, "rows": rows}
-            )
-
-
-@contextmanager
-def _kept(folder: Path) -> Iterator[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    yield str(folder)
+            write_json(args.out, {"options": options, "written": written, "rows": rows})
 
 
 def sizes_of(options: dict[str, Any], backbone: str) -> Sizes:
@@ -136,7 +124,7 @@ def sizes_of(options: dict[str, Any], backbone: str) -> Sizes:
 def write(options: dict[str, Any], place: str) -> dict[str, float]:
     """Write the data; return seconds and MiB of memory at most."""
     torch.set_num_threads(1)
-    with _watched() as seen:
+    with watched(0.05) as seen:
         start = time.perf_counter()
         problem = random_problem(sizes_of(options, "VBPR"))
         drawn = time.perf_counter() - start
@@ -150,35 +138,15 @@ def write(options: dict[str, Any], place: str) -> dict[str, float]:
     return {"draw s": drawn, "build s": built, "write s": time.perf_counter() - start, "peak MiB": max(seen)}
 
 
-def in_processes(args: argparse.Namespace, folder: Path, backbone: str, epochs: int) -> list[dict[str, Any]]:
-    """Return what every process has measured."""
-    options = {key: value for key, value in vars(args).items() if key not in ("folder", "out")}
-    with tempfile.TemporaryDirectory() as name:
-        mp.spawn(_process, (args.processes, name, str(folder), options, backbone, epochs), nprocs=args.processes)
-        return [json.loads((Path(name) / f"{rank}.json").read_text()) for rank in range(args.processes)]
-
-
-def _process(
-    rank: int, size: int, meeting: str, place: str, options: dict[str, Any], backbone: str, epochs: int
-) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}/meeting", rank=rank, world_size=size)
-    try:
-        with kept_memory():
-            found = run(Path(place), options, backbone, epochs)
-        Path(meeting, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    finally:
-        dist.destroy_process_group()
-
-
-def run(place: Path, options: dict[str, Any], backbone: str, epochs: int) -> dict[str, Any]:
+def run(folder: str, options: dict[str, Any], backbone: str, epochs: int) -> dict[str, Any]:
     """Load, train, evaluate, export; return seconds and memory of the stages."""
+    place = Path(folder)
     before, stages, peaks = anonymous(), {}, {}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
         start = time.perf_counter(), time.process_time()
-        with _watched() as seen:
+        with watched(0.05) as seen:
             yield
         stages[name] = time.perf_counter() - start[0], time.process_time() - start[1]
         peaks[name] = max(seen) - before
@@ -230,28 +198,9 @@ class _Clock:
         self.seen["memory"] = max(self.seen.get("memory", 0.0), anonymous())
 
 
-@contextmanager
-def _watched() -> Iterator[list[float]]:
-    """Watch the anonymous memory of this process, in MiB."""
-    seen, done = [anonymous()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            seen.append(anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        watcher.join()
-        seen.append(anonymous())
-
-
-def row_of(args: argparse.Namespace, backbone: str, epochs: int, found: list[dict[str, Any]]) -> dict[str, Any]:
+def row_of(options: dict[str, Any], backbone: str, epochs: int, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of the table for one start of the processes."""
-    told = forecast(sizes_of(vars(args), backbone), Layout.of("users", args.processes), GPU).bytes / 2**20
+    told = forecast(sizes_of(options, backbone), Layout.of("users", options["processes"]), GPU).bytes / 2**20
     most = {name: max(f["peaks"][name] for f in found) for name in found[0]["peaks"]}
     highest = max(most.values())
     metrics = found[0]["rows"][-1]

@@ -12,18 +12,18 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from benchmarks.problems import BATCH_SIZE, Problem
+from benchmarks.several import in_processes
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletSampler
@@ -34,7 +34,6 @@ from pyg_ckd.training import RowAdam
 from pyg_ckd.training.groups import parameter_groups
 from pyg_ckd.training.layouts.choice import LAYOUTS
 from pyg_ckd.training.layouts.whole import Whole
-from pyg_ckd.training.memory import kept_memory
 
 
 def graph_of(users: int, items: int, interactions: int, modalities: int, dims: int) -> Problem:
@@ -77,7 +76,7 @@ def measure(
     features, graph = layout.cut(objective, problem.features, {RATES: problem.edge_index})
     optimizer = RowAdam(parameter_groups(objective), lr=1e-3, fused=True)
     sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
-    batches = iter(TripletSampler(problem.edge_index, *sizes))
+    batches = chain.from_iterable(repeat(TripletSampler(problem.edge_index, *sizes)))  # Epoch after epoch.
     ready()
     cpu, wall = [], []
     for number in range(steps + 2):
@@ -109,20 +108,9 @@ def measure(
     }
 
 
-def _process(rank: int, size: int, folder: str, strategy: str, args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    with kept_memory():
-        problem = graph_of(args.users, args.items, args.interactions, args.modalities, args.dims)
-        torch.save(measure(problem, args.backbone, args.ckd, strategy, args.steps), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def in_processes(size: int, strategy: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return what every one of several processes has measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, (size, folder, strategy, args), nprocs=size)
-        return [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(size)]
+def _work(strategy: str, args: argparse.Namespace) -> dict[str, Any]:
+    problem = graph_of(args.users, args.items, args.interactions, args.modalities, args.dims)
+    return measure(problem, args.backbone, args.ckd, strategy, args.steps)
 
 
 def main() -> None:
@@ -142,10 +130,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this JSON file")
     args = parser.parse_args()
     chosen = args.strategies or [s for s in LAYOUTS if s in backbones()[args.backbone].strategies]
-    found = {"one process": in_processes(1, "", args)}
+    run = partial(in_processes, threads=args.threads)
+    found = {"one process": run(1, _work, "", args)}
     for size in args.processes:
-        found |= {f"{strategy}, {size} processes": in_processes(size, strategy, args) for strategy in chosen}
-    found["one process again"] = in_processes(1, "", args)
+        found |= {f"{strategy}, {size} processes": run(size, _work, strategy, args) for strategy in chosen}
+    found["one process again"] = run(1, _work, "", args)
     ones = [found[name][0] for name in ("one process", "one process again")]
     first = ones[0] | {key: statistics.mean(one[key] for one in ones) for key in ("cpu", "wall")}
     print(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import multiprocessing
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,48 @@ def peak(device: torch.device) -> int:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     return _largest()
+
+
+def forget_peak() -> None:
+    """Return freed memory to the system and begin to look for a peak anew, where Linux and glibc let one."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def anonymous() -> float:
+    """Return the anonymous memory of the process, in MiB: what is its own and lies in no file.
+
+    Raises:
+        Missing: If the system does not tell.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+    raise Missing("the system does not tell anonymous memory from files")
+
+
+@contextmanager
+def watched(every: float = 0.02) -> Iterator[list[float]]:
+    """Collect the anonymous memory of this process while the block runs, in MiB.
+
+    Args:
+        every: Seconds between two looks.
+    """
+    seen, done = [anonymous()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            seen.append(anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
+        seen.append(anonymous())
 
 
 def _largest() -> int:

@@ -9,19 +9,16 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.common import Row, Suite, Table
-from benchmarks.memory import alone, held, peak
+from benchmarks.memory import alone, forget_peak, held, peak
 from benchmarks.problems import Problem, Steps
 from benchmarks.scale_model import (
     BACKBONES,
@@ -77,7 +74,7 @@ def run(suite: Suite, cases: Iterable[tuple[Sizes, Layout]] | None = None) -> li
     machine = calibrate(found[0][0])
     rates = {"sparse product (GB/s)": machine.gather / 1e9, "tables (GB/s)": machine.stream / 1e9}
     rates |= {"dense (GFLOP/s)": machine.matmul / 1e9, "triples (million rows/s)": machine.rows / 1e6}
-    checked = Table("simulation and measurement", check(found, machine, measure))  # type: ignore[arg-type]
+    checked = Table("simulation and measurement", check(found, machine, measure))
     checked.notes.append(
         "Memory is that of a process beyond its imports; steps are seconds of the processor. Wanted: 0.75 to 1.25."
     )
@@ -245,7 +242,7 @@ def _measure_here(options: dict[str, Any]) -> tuple[float, float]:
         _steps(random_problem(tiny), tiny)()
     before = held(place)
     steps = _steps(random_problem(sizes), sizes)
-    _forget_peak()
+    forget_peak()
     times = []
     with kept_memory():
         for _ in range(1 + MEASURED_STEPS):
@@ -253,13 +250,6 @@ def _measure_here(options: dict[str, Any]) -> tuple[float, float]:
             steps()
             times.append(time.process_time() - start)
     return float(peak(place) - before), min(times[1:])
-
-
-def _forget_peak() -> None:
-    """Return freed memory to the system and begin to look for a peak anew, where Linux and glibc let one."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _steps(problem: Problem, sizes: Sizes) -> Steps:

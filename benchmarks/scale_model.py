@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FLOAT = 4
 """Bytes of a number, of a column index and of a weight of the graph."""
@@ -504,7 +504,7 @@ class Measured(NamedTuple):
 
 def check(
     cases: Iterable[tuple[Sizes, Layout]], machine: Machine, measure: Callable[[Sizes, Layout], Measured]
-) -> list[dict[str, str | float]]:
+) -> list[dict[str, Any]]:
     """Return forecasts beside measurements, and their ratios.
 
     Args:
@@ -512,7 +512,7 @@ def check(
         machine: The rates; the wire's are left out, because seconds of the processor hold no waiting.
         measure: Measures a case.
     """
-    rows: list[dict[str, str | float]] = []
+    rows: list[dict[str, Any]] = []
     for sizes, layout in cases:
         told, found = forecast(sizes, layout, machine), measure(sizes, layout)
         computed = sum(value for name, value in told.seconds.items() if name not in told.wires)

@@ -9,23 +9,21 @@ columns and by ``"ddp"``, and prints memory, seconds of the processor and bytes 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from benchmarks import layouts
 from benchmarks.common import Table
-from benchmarks.memory import held, peak
-from benchmarks.scale import FULL, MEASURED_STEPS, QUICK, RANDOM, _forget_peak, calibrate, random_problem
+from benchmarks.memory import forget_peak, held, peak
+from benchmarks.scale import FULL, MEASURED_STEPS, QUICK, RANDOM, calibrate, random_problem
 from benchmarks.scale_model import Layout, Measured, Sizes, check
+from benchmarks.several import in_processes
 from pyg_ckd.files import write_json
 from pyg_ckd.nn import backbones
-from pyg_ckd.training.memory import kept_memory
+from pyg_ckd.processes import present
 
 CPU = torch.device("cpu")
 
@@ -38,25 +36,18 @@ def measure(sizes: Sizes, layout: Layout) -> Measured:
         layout: How it is shared out.
     """
     strategy = "" if layout.strategy == "one" else layout.strategy
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, (layout.ranks, folder, strategy, vars(sizes)), nprocs=layout.ranks)
-        found = [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(layout.ranks)]
+    found = in_processes(layout.ranks, _work, strategy, vars(sizes))
     return Measured(*(max(one[key] for one in found) for key in ("memory", "fastest", "bytes")))
 
 
-def _process(rank: int, size: int, folder: str, strategy: str, options: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    try:
-        small = {**options, "users": 30 * size, "items": 20 * size, "interactions": 200 * size, "features": 8}
-        for tiny in (Sizes(**small), Sizes(**{**small, "random": 0})):  # Loads what the first step of a process loads.
-            _steps(tiny, strategy, 1)
-        before = held(CPU)
-        with kept_memory():
-            found = _steps(Sizes(**options), strategy, MEASURED_STEPS)
-        torch.save(found | {"memory": float(peak(CPU) - before)}, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _work(strategy: str, options: dict[str, Any]) -> dict[str, Any]:
+    size = present().size
+    small = {**options, "users": 30 * size, "items": 20 * size, "interactions": 200 * size, "features": 8}
+    for tiny in (Sizes(**small), Sizes(**{**small, "random": 0})):  # Loads what the first step of a process loads.
+        _steps(tiny, strategy, 1)
+    before = held(CPU)
+    found = _steps(Sizes(**options), strategy, MEASURED_STEPS)
+    return found | {"memory": float(peak(CPU) - before)}
 
 
 def _steps(sizes: Sizes, strategy: str, steps: int) -> dict[str, Any]:
@@ -64,7 +55,7 @@ def _steps(sizes: Sizes, strategy: str, steps: int) -> dict[str, Any]:
     if sizes.backbone != "VBPR":
         more["num_layers"] = sizes.layers
     problem = random_problem(sizes)
-    return layouts.measure(problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, _forget_peak, **more)
+    return layouts.measure(problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, forget_peak, **more)
 
 
 def cases_of(sizes: Sizes, names: Iterable[str], ranks: Iterable[int]) -> list[tuple[Sizes, Layout]]:
@@ -101,13 +92,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = QUICK if args.quick else FULL
     machine, rows = calibrate(sizes), []
     for case in cases_of(sizes, args.backbones, args.processes):
-        rows += check([case], machine, measure)  # type: ignore[arg-type]
+        rows += check([case], machine, measure)
         last = rows[-1]
         told = {key: last[key] for key in ("backbone", "training", "strategy", "ranks", "ratio", "ratio of steps")}
         print(told, flush=True)
         if args.out is not None:
             write_json(args.out, {"rows": rows})
-    print(Table("simulation and measurement", rows).markdown())  # type: ignore[arg-type]
+    print(Table("simulation and measurement", rows).markdown())
 
 
 if __name__ == "__main__":

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from benchmarks.common import WIDTH, Bars, Missing, Suite, Table
 from benchmarks.problems import random_interactions
+from benchmarks.several import in_processes
 from pyg_ckd.data import Embeddings, build_data
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.ranking import DEFAULT_METRICS
-from pyg_ckd.processes import apart
+from pyg_ckd.processes import apart, present
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.serving import Recommender
 
@@ -61,8 +60,7 @@ def run(suite: Suite, ranks: Sequence[int] = (2,), interactions: int | None = No
         folder = Path(name)
         torch.save(graphs, folder / "graphs.pt")
         for size in ranks:
-            mp.spawn(_member, (size, str(folder), k), nprocs=size)
-            found = [torch.load(folder / f"{size}-{rank}.pt", weights_only=False) for rank in range(size)]
+            found = in_processes(size, _member, str(folder), k)
             for key in found[0]["alone"]:
                 alone, together = ([process[way][key] for process in found] for way in ("alone", "together"))
                 one, each = (max(work["cpu"] for work in works) for works in (alone, together))
@@ -94,18 +92,12 @@ def _random(count: int) -> HeteroData:
     return build_data(pairs[:, :cut], {"visual": torch.randn(num_items, 4)}, test=pairs[:, cut:], **sizes)
 
 
-def _member(rank: int, size: int, folder: str, k: int) -> None:
-    place = Path(folder)
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{place}/meeting-{size}", rank=rank, world_size=size)
-    try:
-        graphs = torch.load(place / "graphs.pt", weights_only=False)
-        with apart():
-            alone = _work(graphs, place / f"alone-{size}-{rank}", k)
-        together = _work(graphs, place / f"together-{size}", k)
-        torch.save({"alone": alone, "together": together}, place / f"{size}-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _member(folder: str, k: int) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
+    place, processes = Path(folder), present()
+    graphs = torch.load(place / "graphs.pt", weights_only=False)
+    with apart():
+        alone = _work(graphs, place / f"alone-{processes.size}-{processes.rank}", k)
+    return {"alone": alone, "together": _work(graphs, place / f"together-{processes.size}", k)}
 
 
 def _work(graphs: dict[str, HeteroData], folder: Path, k: int) -> dict[tuple[str, str], dict[str, Any]]:

@@ -21,6 +21,7 @@ from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.sparse import row_starts
+from pyg_ckd.scoring.tables import Tables
 from pyg_ckd.scoring.views import as_view
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Evaluator:
         processes.agree("evaluation", f"{who}, {self._depth} of {self._num_candidates} items")
         with processes.together():
             sizes = (self.num_users, self.num_items)
-            scorer = embeddings if isinstance(embeddings, Scorer) else _Tables(*embeddings, sizes)
+            scorer = embeddings if isinstance(embeddings, Scorer) else Tables(Embeddings(*embeddings), sizes)
             size = BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items)
             best = [self._best(scorer, start, stop) for start, stop in processes.blocks(count, size)]
             own = torch.cat([torch.empty(0, self._depth, dtype=torch.int64), *best])
@@ -181,7 +182,7 @@ class Evaluator:
     def _best(self, scorer: Scorer, start: int, stop: int) -> Tensor:
         """Return the lists of a block of users, int64 ``[stop - start, K]`` on the CPU."""
         scores = scorer.scores(self.users[start:stop])
-        if not isinstance(scorer, _Tables) and not torch.isfinite(scores).all():
+        if not isinstance(scorer, Tables) and not torch.isfinite(scores).all():
             raise InputError("scores: found NaN or infinite values, expected finite numbers")
         ptr = self._seen_ptr[start : stop + 1]
         row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
@@ -262,25 +263,6 @@ class Evaluator:
             if "personalization" in self.metrics:
                 result[f"personalization@{k}"] = personalization(ranked, k)
         return result
-
-
-class _Tables:
-    """Two tables as a scorer: checked and laid out once for all blocks of users."""
-
-    def __init__(self, user: Tensor, item: Tensor, sizes: tuple[int, int]) -> None:
-        wide = user.dim() == item.dim() == 2 and user.size(1) == item.size(1)
-        if not wide or (user.size(0), item.size(0)) != sizes:
-            raise InputError(
-                f"embeddings: found shapes {list(user.shape)} and {list(item.shape)}, expected [{sizes[0]}, D] and "
-                f"[{sizes[1]}, D], a row for every user and item of the graph"
-            )
-        for name, table in (("user", user), ("item", item)):
-            if not torch.isfinite(table).all():
-                raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
-        self.user, self.transposed, self.dtype = user, item.t().contiguous(), item.dtype
-
-    def scores(self, users: Tensor) -> Tensor:
-        return self.user[users.to(self.user.device)] @ self.transposed
 
 
 def evaluate(

@@ -10,7 +10,6 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.sparse import csr_matrix, product
 
 
@@ -28,27 +27,6 @@ class Scorer(Protocol):
         Args:
             users: Rows of users, int64 ``[B]``.
         """
-
-
-class TablesOfUsers:
-    """Inner products of some users with all items, where nobody has the rows of all users.
-
-    Args:
-        users: The users, increasing, int64 ``[B]``.
-        tables: Their rows ``[B, D]``, and those of all items ``[I, D]``.
-    """
-
-    def __init__(self, users: Tensor, tables: Embeddings) -> None:
-        self.users, self.user = users.to(tables.user.device), tables.user
-        self.transposed, self.dtype = tables.item.t().contiguous(), tables.item.dtype
-
-    def scores(self, users: Tensor) -> Tensor:
-        """Return the scores of all items ``[B', I]``.
-
-        Args:
-            users: Some of the users, int64 ``[B']``.
-        """
-        return self.user[torch.searchsorted(self.users, users.to(self.users.device))] @ self.transposed
 
 
 class Neighbourhood:

@@ -56,6 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_two_workers_find_the_same_bits_as_one(alone, tmp_path):
     results = small(tmp_path, contenders=CONTENDERS, workers=2).run([0, 1])
+    assert not (tmp_path / "running").exists()
     assert numbers(results) == numbers(read_json(alone / "results.json"))
     assert files(tmp_path) == files(alone)
     assert len(files(alone)) == 2 * 6 * 2 + 1 + 2  # Of two seeds with six runs each, of popularity, and tables.

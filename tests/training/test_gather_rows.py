@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from pyg_ckd import processes as module
@@ -13,20 +12,20 @@ from pyg_ckd.training.layouts.users import Users
 from tests.training.several import in_processes
 
 
-def gathered(limit: int, first_only: bool) -> list[torch.Tensor]:
-    module.LARGE_PART = limit
-    processes = present()
+def gathered() -> list[list[torch.Tensor]]:
+    processes, found = present(), []
     counts = {0: 3, 1: 0, 2: 5}
     x = torch.full((counts[processes.rank], 2), float(processes.rank)).t().contiguous().t()  # Not in rows.
-    return [processes.gather_rows(x, first_only), processes.gather_rows(x.long(), first_only)]
+    for module.LARGE_PART in (2**26, 0):
+        found.append([processes.gather_rows(y, first_only) for y in (x, x.long()) for first_only in (False, True)])
+    return found
 
 
-@pytest.mark.parametrize("first_only", [False, True])
-def test_large_parts_are_gathered_like_small_ones(first_only):
-    small, large = (in_processes(gathered, limit, first_only, size=3) for limit in (2**26, 0))
-    assert small[0][0].tolist() == [[0.0, 0.0]] * 3 + [[2.0, 2.0]] * 5
-    for one, other in zip(small, large, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+def test_large_parts_are_gathered_like_small_ones():
+    for rank, (small, large) in enumerate(in_processes(gathered, size=3)):
+        assert small[0].tolist() == [[0.0, 0.0]] * 3 + [[2.0, 2.0]] * 5
+        assert small[1].size(0) == (8, 0, 5)[rank]
+        assert all(torch.equal(x, y) for x, y in zip(small, large, strict=True))
 
 
 def scores() -> torch.Tensor:

@@ -17,7 +17,8 @@ from pyg_ckd.nn.build_graph import interactions_of
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.neighbourhood import Scorer, TablesOfUsers
+from pyg_ckd.scoring.neighbourhood import Scorer
+from pyg_ckd.scoring.tables import Tables
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.elementwise import ELEMENTWISE
 from pyg_ckd.training.layouts.rows import UserRows
@@ -137,7 +138,8 @@ class Users(Layout):
         """Return the rows of these users alone beside the items."""
         mine = users[(users >= self.rows.first) & (users < self.rows.last)] - self.rows.first
         rows = embeddings.user.index_select(0, mine.to(embeddings.user.device))
-        return TablesOfUsers(users, Embeddings(self.processes.gather_rows(rows), embeddings.item))
+        tables = Embeddings(self.processes.gather_rows(rows), embeddings.item)
+        return Tables(tables, (users.numel(), embeddings.item.size(0)), users)
 
     def _set_users(self, objective: Objective, number: int) -> None:
         for module in objective.modules():

@@ -1,0 +1,33 @@
+"""The benchmarks that start several processes, on data that are as small as can be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import large, scale_ranks
+from benchmarks.scale_model import Layout, Sizes
+
+
+def test_a_rank_is_measured():
+    sizes = Sizes(60, 40, 400, "LightGCN", modalities=2, features=8, dim=8, batch=64)
+    found = scale_ranks.measure(sizes, Layout.of("users", 2))
+    assert found.seconds > 0
+    assert found.sent == pytest.approx((2 * sizes.layers + 1) * sizes.items * sizes.dim * 4, abs=0.5)
+
+
+def test_cases_are_what_backbones_can():
+    cases = scale_ranks.cases_of(Sizes(60, 40, 400), ["MMGCN"], [2])
+    assert {layout.strategy for _, layout in cases} == {"one", "users", "ddp"}
+
+
+@pytest.mark.slow
+def test_a_training_in_two_processes_goes_on_where_it_ended(tmp_path):
+    options = ["--users", "300", "--items", "60", "--interactions", "3000", "--features", "8", "--batch", "128"]
+    options += ["--steps", "3", "--evaluated", "50", "--backbones", "EarlyFusionLightGCN"]
+    large.main([*options, "--folder", str(tmp_path / "here"), "--out", str(tmp_path / "found.json")])
+    first, second = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert first["steps"] == second["steps"] == 3  # The second start makes the steps of the second epoch alone.
+    assert len(list((tmp_path / "here" / "lists-EarlyFusionLightGCN-2").glob("*.parquet"))) == 2
