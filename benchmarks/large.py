@@ -200,7 +200,8 @@ class _Clock:
 
 def row_of(options: dict[str, Any], backbone: str, epochs: int, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of the table for one start of the processes."""
-    told = forecast(sizes_of(options, backbone), Layout.of("users", options["processes"]), GPU).bytes / 2**20
+    simulated = forecast(sizes_of(options, backbone), Layout.of("users", options["processes"]), GPU)
+    told = (simulated.bytes + simulated.memory["parameters"]) / 2**20  # The weights of the best epoch are kept as well.
     most = {name: max(f["peaks"][name] for f in found) for name in found[0]["peaks"]}
     highest = max(most.values())
     metrics = found[0]["rows"][-1]
