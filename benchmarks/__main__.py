@@ -39,6 +39,7 @@ BENCHMARKS = (
     "neighborhoods",
     "memory",
     "bounded",
+    "inference",
     "import_time",
     "study",
     "scale",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Missing, Suite, Table
-from benchmarks.memory import alone, held, peak
+from benchmarks.memory import alone, forget_peak, held, peak
 from pyg_ckd import Trainer, evaluate
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.datasets import convert, load
@@ -89,7 +89,7 @@ def build(way: str, count: int) -> dict[str, float]:
     edges, users, items = _interactions(count)
     call: Callable[..., Any] = Adjacency.from_interactions if way == "package" else by_keys
     call(edges[:, :1000], users, items)
-    _forget_peak()
+    forget_peak(CPU)
     before, start = held(CPU), time.process_time()
     graph = call(edges, users, items)
     seconds = time.process_time() - start
@@ -102,11 +102,11 @@ def sample(shuffle: str, count: int) -> dict[str, float]:
     """Return bytes for each interaction of making the sampler, and of the first batches of an epoch."""
     edges, users, items = _interactions(count)
     list(TripletSampler(edges[:, :1000], users, items, shuffle=shuffle))
-    _forget_peak()
+    forget_peak(CPU)
     before = held(CPU)
     sampler = TripletSampler(edges, users, items, shuffle=shuffle)
     making = (peak(CPU) - before) / count
-    _forget_peak()
+    forget_peak(CPU)
     before, start = held(CPU), time.process_time()
     for number, _ in enumerate(sampler):
         if number == 100:
@@ -221,11 +221,6 @@ def _write_raw(folder: Path, rows: int, columns: int, users: int) -> None:
     split = np.where(np.arange(pairs.size) % 10 == 0, "val", "train")
     lines = [f"{pair // rows},{pair % rows},{part}" for pair, part in zip(pairs, split, strict=True)]
     (folder / "interactions.csv").write_text("\n".join(["user,item,split", *lines]), encoding="utf-8")
-
-
-def _forget_peak() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _alone(table: Table, name: str, function: Callable[..., Any], *args: Any) -> dict[str, float]:
