@@ -27,13 +27,13 @@ from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.files import write_json
+from pyg_ckd.memory import kept_memory
 from pyg_ckd.nn import backbones
 from pyg_ckd.processes import present
 from pyg_ckd.training import RowAdam
 from pyg_ckd.training.groups import parameter_groups
 from pyg_ckd.training.layouts.choice import LAYOUTS
 from pyg_ckd.training.layouts.whole import Whole
-from pyg_ckd.training.memory import kept_memory
 
 
 def graph_of(users: int, items: int, interactions: int, modalities: int, dims: int) -> Problem:

@@ -20,8 +20,8 @@ from benchmarks.common import Bars, Missing, Suite, Table
 from benchmarks.problems import Problem, Steps
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.data.inputs import RATES
+from pyg_ckd.memory import kept_memory
 from pyg_ckd.nn import MMGCN, Adjacency
-from pyg_ckd.training.memory import kept_memory
 
 QUICK, FULL = (300_000,), (300_000, 1_000_000, 5_000_000)
 PARTS = ("features", "parameters", "optimiser", "graph")

@@ -37,9 +37,9 @@ from benchmarks.scale_model import (
     forecast,
 )
 from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.memory import kept_memory
 from pyg_ckd.nn import Adjacency, backbones
 from pyg_ckd.scoring.margins import read_margins
-from pyg_ckd.training.memory import kept_memory
 
 QUICK = Sizes(30_000, 10_000, 300_000, modalities=2, features=128)
 FULL = Sizes(100_000, 20_000, 1_000_000, modalities=3, features=128)

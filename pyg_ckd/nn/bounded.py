@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyg_ckd.memory import returned_memory
 from pyg_ckd.nn.pages import paged_product, use_huge_pages
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.sparse import csr_matrix
@@ -57,8 +58,9 @@ def columnwise(x: Tensor, graph: Adjacency, compute: Callable[[Tensor], Tensor])
     if not is_large(graph, x.size(1)):
         return compute(x)
     out = empty_table(x, x.size(0), x.size(1))
-    for columns in column_groups(x.size(1)):
-        out[:, columns] = compute(x[:, columns].contiguous())
+    with returned_memory():
+        for columns in column_groups(x.size(1)):
+            out[:, columns] = compute(x[:, columns].contiguous())
     return out
 
 

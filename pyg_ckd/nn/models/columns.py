@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from pyg_ckd.memory import returned_memory
 from pyg_ckd.nn.bounded import column_groups, empty_table
 
 M = TypeVar("M", bound=nn.Module)
@@ -46,8 +47,9 @@ def by_columns(
         compute: Returns the tables of a model; what is one tensor among them stays one.
     """
     tables: list[Tensor] = []
-    for columns in column_groups(width, streams):
-        _compute_columns(tables, compute, narrowed(model, dims, columns), columns, width)
+    with returned_memory():
+        for columns in column_groups(width, streams):
+            _compute_columns(tables, compute, narrowed(model, dims, columns), columns, width)
     return tables
 
 

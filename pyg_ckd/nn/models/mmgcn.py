@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.memory import returned_memory
 from pyg_ckd.nn.bounded import RowBlock, empty_table, is_large, row_blocks
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
@@ -135,7 +136,8 @@ class MMGCN(LateFusion):
         Without gradients and with large tables they run layer by layer over blocks of rows.
         """
         if self._goes_by_blocks(inputs):
-            return self._by_blocks(views, inputs)
+            with returned_memory():
+                return self._by_blocks(views, inputs)
         num_users = inputs.take_users(self.user_embedding).size(0)
         late = self.num_layers > 1 and self.cosine is None and not self._spares and self._is_as_written()
         selections = selections_of(inputs.graph, num_users) if late else None
