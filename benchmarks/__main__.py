@@ -24,7 +24,7 @@ from benchmarks.common import Missing, Suite, Table, load_average, machine
 from benchmarks.plots import draw
 from benchmarks.problems import real_or_synthetic
 from pyg_ckd.files import atomic_path, write_json
-from pyg_ckd.training.memory import kept_memory
+from pyg_ckd.memory import kept_memory
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = (
@@ -39,6 +39,7 @@ BENCHMARKS = (
     "neighborhoods",
     "memory",
     "bounded",
+    "inference",
     "import_time",
     "study",
     "scale",

@@ -87,7 +87,7 @@ def build(way: str, count: int) -> dict[str, float]:
     edges, users, items = _interactions(count)
     call: Callable[..., Any] = Adjacency.from_interactions if way == "package" else by_keys
     call(edges[:, :1000], users, items)
-    forget_peak()
+    forget_peak(CPU)
     before, start = held(CPU), time.process_time()
     graph = call(edges, users, items)
     seconds = time.process_time() - start
@@ -100,11 +100,11 @@ def sample(shuffle: str, count: int) -> dict[str, float]:
     """Return bytes for each interaction of making the sampler, and of the first batches of an epoch."""
     edges, users, items = _interactions(count)
     list(TripletSampler(edges[:, :1000], users, items, shuffle=shuffle))
-    forget_peak()
+    forget_peak(CPU)
     before = held(CPU)
     sampler = TripletSampler(edges, users, items, shuffle=shuffle)
     making = (peak(CPU) - before) / count
-    forget_peak()
+    forget_peak(CPU)
     before, start = held(CPU), time.process_time()
     for number, _ in enumerate(sampler):
         if number == 100:

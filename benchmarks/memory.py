@@ -22,8 +22,8 @@ from benchmarks.common import Bars, Missing, Suite, Table
 from benchmarks.problems import Problem, Steps
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.data.inputs import RATES
+from pyg_ckd.memory import kept_memory
 from pyg_ckd.nn import MMGCN, Adjacency
-from pyg_ckd.training.memory import kept_memory
 
 QUICK, FULL = (300_000,), (300_000, 1_000_000, 5_000_000)
 PARTS = ("features", "parameters", "optimiser", "graph")
@@ -141,8 +141,10 @@ def peak(device: torch.device) -> int:
     return _largest()
 
 
-def forget_peak() -> None:
-    """Return freed memory to the system and begin to look for a peak anew, where Linux and glibc let one."""
+def forget_peak(device: torch.device) -> None:
+    """Return freed memory to the system and let :func:`peak` count from now on, where Linux and glibc let one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

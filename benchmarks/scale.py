@@ -34,9 +34,9 @@ from benchmarks.scale_model import (
     forecast,
 )
 from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.memory import kept_memory
 from pyg_ckd.nn import Adjacency, backbones
 from pyg_ckd.scoring.margins import read_margins
-from pyg_ckd.training.memory import kept_memory
 
 QUICK = Sizes(30_000, 10_000, 300_000, modalities=2, features=128)
 FULL = Sizes(100_000, 20_000, 1_000_000, modalities=3, features=128)
@@ -242,7 +242,7 @@ def _measure_here(options: dict[str, Any]) -> tuple[float, float]:
         _steps(random_problem(tiny), tiny)()
     before = held(place)
     steps = _steps(random_problem(sizes), sizes)
-    forget_peak()
+    forget_peak(place)
     times = []
     with kept_memory():
         for _ in range(1 + MEASURED_STEPS):

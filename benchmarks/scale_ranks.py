@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def _steps(sizes: Sizes, strategy: str, steps: int) -> dict[str, Any]:
     if sizes.backbone != "VBPR":
         more["num_layers"] = sizes.layers
     problem = random_problem(sizes)
-    return layouts.measure(problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, forget_peak, **more)
+    return layouts.measure(
+        problem, sizes.backbone, sizes.distilled, strategy, steps, sizes.batch, partial(forget_peak, CPU), **more
+    )
 
 
 def cases_of(sizes: Sizes, names: Iterable[str], ranks: Iterable[int]) -> list[tuple[Sizes, Layout]]:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pyg_ckd.training.memory import kept_memory
+from pyg_ckd.memory import kept_memory
 
 
 def in_processes(size: int, work: Callable[..., Any], *arguments: Any, threads: int = 1) -> list[Any]:

@@ -11,7 +11,7 @@ import pyg_ckd
 
 ROOT = Path(pyg_ckd.__file__).parent
 GROUND = {
-    *("arguments", "code", "devices", "display", "errors", "files", "launching", "options", "processes"),
+    *("arguments", "code", "devices", "display", "errors", "files", "launching", "memory", "options", "processes"),
     *("versions", "wrappers"),
 }
 LOWER = {"scoring", "data"}

@@ -285,13 +285,22 @@ class Adjacency:
         """
         if x is not None and x.is_inference():
             return compute(x)
-        known = self._constants.get(name)
-        version = 0 if x is None else x._version
-        if known is None or known[1] is not x or known[2] != version:
+        if not self.knows(name, x):
             with torch.inference_mode(False), torch.no_grad():
-                known = (compute() if x is None else compute(x), x, version)
-            self._constants[name] = known
-        return known[0]
+                self._constants[name] = (compute() if x is None else compute(x), x, 0 if x is None else x._version)
+        return self._constants[name][0]
+
+    def knows(self, name: tuple[Any, ...], x: Tensor | None) -> bool:
+        """Return whether :meth:`constant` has the result.
+
+        Args:
+            name: As there.
+            x: As there.
+        """
+        if name not in self._constants or (x is not None and x.is_inference()):
+            return False
+        _, of, version = self._constants[name]
+        return of is x and version == (0 if x is None else x._version)
 
     def matmul(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return for every node the weighted sum of its neighbours' rows, ``[N, D]``.

@@ -22,6 +22,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.custom import CustomMetric, Metric, as_monitor
 from pyg_ckd.evaluation.ranking import check_eval_users
 from pyg_ckd.files import as_path
+from pyg_ckd.memory import kept_memory
 from pyg_ckd.training import sampled
 from pyg_ckd.training.batches import as_batch_size
 from pyg_ckd.training.begin import begin
@@ -46,7 +47,6 @@ from pyg_ckd.training.factories import (
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.choice import check_devices, choose_layout, open_processes, own_device
-from pyg_ckd.training.memory import kept_memory
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.run import Run
 from pyg_ckd.training.stopping import EarlyStopping

@@ -281,13 +281,16 @@ class Backbone(nn.Module):
         else:
             graphs = {**edge_index_dict, RATES: self._adjacency(edge_index_dict, n_id_dict)}
         inputs = Inputs(features, graphs, n_id_dict or {}, {}, self.sparse_rows)
-        out = dict(zip(distinct, self.encode(distinct, inputs), strict=True))
+        out = dict(zip(distinct, self._encoded(distinct, inputs), strict=True))
         for view, computed in out.items():
             if type(computed) is Embeddings:
                 out[view] = BlockEmbeddings([Block(*computed)])  # Remembers what it has read.
             if n_id_dict is not None:
                 cast(BlockEmbeddings, out[view]).n_id_dict = n_id_dict
         return [out[view] for view in factual]
+
+    def _encoded(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
+        return self.encode(views, inputs)  # Some backbones go another way where tables are large.
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Compute distinct views.

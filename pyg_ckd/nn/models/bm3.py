@@ -101,7 +101,7 @@ class BM3(LightGCN):
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Compute the embeddings that all views share."""
-        h = self.propagate(self.ego(frozenset(), inputs), inputs.graph)
+        h = self.propagated_ids(inputs)
         h_user, h_item = self.split(h, inputs.n_id_dict)
         online = Embeddings(h_user, h_item + inputs.take_items(self.item_embedding))
         return [Predicted(online, self.predictor)] * len(views)

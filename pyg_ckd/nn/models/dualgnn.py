@@ -16,6 +16,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, in_whole_graph, mean_row
+from pyg_ckd.nn.models.parts import sum_of_layers
 from pyg_ckd.nn.propagation import Adjacency, plain_edges
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -159,11 +160,7 @@ class DualGNN(LateFusion):
         return self.split(spread @ rows, inputs.n_id_dict)
 
     def _propagate(self, x: Tensor, graph: Adjacency) -> Tensor:
-        total = x
-        for conv in self.convs:
-            x = conv(x, graph)
-            total = total + x
-        return total
+        return sum_of_layers(self.convs, x, graph)
 
     def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Embeddings:
         r"""Return :math:`\mathbf{r}_u` and :math:`\mathbf{x}_i`."""

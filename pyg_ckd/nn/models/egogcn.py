@@ -15,6 +15,7 @@ from pyg_ckd.nn.conv.ego_conv import EgoConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_size, in_whole_graph, mean_row
+from pyg_ckd.nn.models.parts import sum_of_layers
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -145,11 +146,7 @@ class EgoGCN(EarlyFusion):
     def ids(self, inputs: Inputs) -> Tensor:
         """Return the id block, ``[N, D]``."""
         x = torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
-        x = total = F.normalize(x)
-        for conv in self.convs:
-            x = conv(x, inputs.graph)
-            total = total + x
-        return total
+        return sum_of_layers(self.convs, F.normalize(x), inputs.graph)
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         """Return the L2 penalty on the batch's id embeddings and on its users' preferences."""

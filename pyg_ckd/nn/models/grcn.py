@@ -15,6 +15,7 @@ from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.models.cosine import check_cosine
+from pyg_ckd.nn.models.parts import sum_of_layers
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
 from pyg_ckd.scoring.views import View
@@ -162,10 +163,7 @@ class GRCN(LateFusion):
         out = []
         for view in views:
             weight = torch.stack([scores[m, m in view] for m in self.modalities]).amax(dim=0).relu()
-            x = total = ids
-            for conv in self.convs:
-                x = conv(x, inputs.graph, weight)
-                total = total + x
+            total = sum_of_layers(self.convs, ids, inputs.graph, weight)
             first = Block(*self.split(total, inputs.n_id_dict))
             out.append(BlockEmbeddings([first, *(blocks[m, m in view] for m in self.modalities)]))
         return out

@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
         n_id_dict: Row numbers of the users and items of a sampled subgraph, or empty.
         shared: What branches have computed for each other, by name; see :meth:`once`.
         sparse: Whether tables of which a subgraph holds some rows get sparse gradients.
+        frugal: Whether the pass bounds its memory: it leaves no tables of all nodes behind for later passes.
     """
 
     features: Mapping[str, Tensor]
@@ -33,6 +34,7 @@ class Inputs(NamedTuple):
     n_id_dict: Mapping[str, Tensor]
     shared: dict[str, Tensor] | None = None
     sparse: bool = False
+    frugal: bool = False
 
     def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """Return what ``compute`` makes, the same tensor for all branches of a pass."""

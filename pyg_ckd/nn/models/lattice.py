@@ -139,7 +139,7 @@ class LatentStructure(LightGCN, ABC):
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         r"""Add the items' enrichment :math:`\mathbf{h}` in each view to the embeddings that all views share."""
         inputs = inputs._replace(graphs=self.prepare(inputs.features, inputs.graphs))  # A subgraph comes without.
-        z = self.split(self.propagate(self.ego(frozenset(), inputs), inputs.graph), inputs.n_id_dict)
+        z = self.split(self.propagated_ids(inputs), inputs.n_id_dict)
         # Among identical items there is nothing to learn either: a constant modality is never factual.
         constant = {m for m in self.modalities if isinstance(inputs.graphs[item_graph_type(m)], UniformGraph)}
         factual = [view - constant for view in views]

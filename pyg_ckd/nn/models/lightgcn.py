@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.nn.bounded import is_large
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size
+from pyg_ckd.nn.models.columns import by_columns
 from pyg_ckd.nn.models.rows import id_rows
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.rows import GraphRows, is_as_written, selections_of
@@ -111,6 +113,55 @@ class LightGCN(EarlyFusion):
         if selections is None:
             return [tables()] * len(views)
         return [BlockEmbeddings([LateBlock(tables, rows, selections)])] * len(views)
+
+    def _encoded(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
+        """Compute large tables some columns at a time where nothing needs a gradient and columns are independent."""
+        width = self.user_embedding.size(1)
+        if not (is_large(inputs.graph, width) and self._goes_by_columns()):
+            return self.encode(views, inputs)
+        frugal, kinds = inputs._replace(frugal=True), set[type]()
+
+        def compute(part: LightGCN) -> list[Tensor]:
+            found = part.encode(views, frugal)
+            kinds.update(type(out) for out in found)
+            return [x for out in found for x in out.dense()]
+
+        dims = cast(Mapping[str, int], self.column_dims)
+        tables = by_columns(self, dims, width, self._num_streams(views), compute)
+        if kinds != {Embeddings}:  # A class of somebody's own, which may want more of its outputs than their tables.
+            return self.encode(views, inputs)
+        return [Embeddings(*pair) for pair in zip(tables[::2], tables[1::2], strict=True)]
+
+    def _goes_by_columns(self) -> bool:
+        """Whether the class says that it treats every column by itself, and where the columns of all parameters lie."""
+        known = {name for name, dim in self.column_dims.items() if dim is not None}
+        said = "columns" in self.strategies and all(name.split(".")[0] in known for name, _ in self.named_parameters())
+        return said and self._is_narrowable()
+
+    def _is_narrowable(self) -> bool:
+        """Whether a copy of some columns computes what this model does: no method was exchanged, no layer has hooks."""
+        changed = any(callable(getattr(type(self), name, None)) for name in vars(self))
+        return not changed and is_as_written(self, type(self), (), self.children())
+
+    def _num_streams(self, views: Sequence[View]) -> int:
+        """Return how many tables are propagated side by side."""
+        return 1
+
+    def propagated_ids(self, inputs: Inputs) -> Tensor:
+        """Return the propagated id embeddings ``[N, D]``; large ones without gradients some columns at a time.
+
+        Args:
+            inputs: What the pass runs on.
+        """
+
+        def compute(part: LightGCN) -> list[Tensor]:
+            return [part.propagate(part.ego(frozenset(), inputs), inputs.graph)]
+
+        width = self.user_embedding.size(1)
+        as_written = is_as_written(self, LightGCN, ("propagate", "ego")) and self._is_narrowable()
+        if not (as_written and is_large(inputs.graph, width)):
+            return compute(self)[0]
+        return by_columns(self, {"user_embedding": 1, "item_embedding": 1}, width, 1, compute)[0]
 
     def _selections(self, inputs: Inputs) -> Selections | None:
         """Return the selections of a pass, or :obj:`None` where all rows are computed at once."""
@@ -239,6 +290,10 @@ class EarlyFusionLightGCN(LightGCN):
             return [tables(view) for view in views]
         return [BlockEmbeddings([LateBlock(partial(tables, v), partial(rows, v), selections)]) for v in views]
 
+    def _num_streams(self, views: Sequence[View]) -> int:
+        """Return the number of the common stream and of one for each modality that not all views have factual."""
+        return 1 + len(self.modalities) - len(frozenset.intersection(*views))
+
     def _start(self, shared: View, wide: Sequence[str], inputs: Inputs) -> Tensor:
         """Return what is propagated in a step: ids and what all views share, and wide features of each modality."""
         user, item = inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)
@@ -287,6 +342,8 @@ class EarlyFusionLightGCN(LightGCN):
     def _is_narrow(self, modality: str, inputs: Inputs) -> bool:
         """Whether propagated features are worth keeping: narrow, constant, and of the whole graph."""
         x = inputs.features[modality]
+        if inputs.frugal:  # They are wider than the columns of the pass: read where they are there, not made.
+            return inputs.graph.knows(("features", modality, self.num_layers), x)
         narrow = x.size(1) <= NARROW * self.user_embedding.size(1)
         return narrow and not x.requires_grad and not inputs.n_id_dict
 

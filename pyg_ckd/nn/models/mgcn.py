@@ -137,7 +137,7 @@ class MGCN(LightGCN):
         """Compute behaviour and preferences once, every modality at most twice, and fuse them for each view."""
         if inputs.n_id_dict:
             inputs = inputs._replace(graphs=self._with_item_graphs(inputs.features, inputs.graphs))
-        content = self.propagate(self.ego(frozenset(), inputs), inputs.graph)
+        content = self.propagated_ids(inputs)
         preference = {m: torch.sigmoid(self.lin_prefer[m](content)) for m in self.modalities}
         total_preference = torch.stack(list(preference.values())).sum(dim=0)
         needed = [(m, factual) for m in self.modalities for factual in sorted({m in view for view in views})]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, ClassVar, cast
 
@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.memory import returned_memory
+from pyg_ckd.nn.bounded import RowBlock, empty_table, is_large, row_blocks
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
 from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
 from pyg_ckd.nn.propagation import Adjacency
@@ -129,7 +131,13 @@ class MMGCN(LateFusion):
                 conv.reset_parameters()
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
-        """Run the branches; in training on the CPU, their last layer runs for the rows that are read."""
+        """Run the branches; in training on the CPU, their last layer runs for the rows that are read.
+
+        Without gradients and with large tables they run layer by layer over blocks of rows.
+        """
+        if self._goes_by_blocks(inputs):
+            with returned_memory():
+                return self._by_blocks(views, inputs)
         num_users = inputs.take_users(self.user_embedding).size(0)
         late = self.num_layers > 1 and self.cosine is None and not self._spares and self._is_as_written()
         selections = selections_of(inputs.graph, num_users) if late else None
@@ -177,6 +185,81 @@ class MMGCN(LateFusion):
             x = conv(x, inputs.graph, ids)
         return x
 
+    def _goes_by_blocks(self, inputs: Inputs) -> bool:
+        """Whether tables are large, nothing needs a gradient, and all layers are those that are written here."""
+        graph = inputs.graph
+        if inputs.n_id_dict or not is_large(graph, self.user_embedding.size(1)) or self.cosine is not None:
+            return False
+        prepared = graph.prepared_for is not None and graph.dtype == self.user_embedding.dtype
+        if not prepared or torch.is_autocast_enabled(graph.weight.device.type):
+            return False
+        convs = [conv for m in self.modalities for conv in self._layers(m)]
+        first = ("_first_layer", "_first_of_constants")
+        written = is_as_written(self, MMGCN, (*TABLES, *first), self.children())
+        return written and all(type(conv) is MMGCNConv for conv in convs)
+
+    def _by_blocks(self, views: Sequence[View], inputs: Inputs) -> list[Embeddings]:
+        """Compute the views; beside their tables there are two of a running branch, and what a block of rows takes."""
+        graph, width = inputs.graph, self.user_embedding.size(1)
+        widest = max(width, *(conv.lin_self.in_channels for m in self.modalities for conv in self._layers(m)))
+        blocks = row_blocks(graph, self.num_users, widest)
+        out = {view: empty_table(graph.weight, graph.num_nodes, width) for view in views}
+        for number, m in enumerate(self.modalities):
+            for factual in sorted({m in view for view in views}):
+                tables = [out[view] for view in views if (m in view) == factual]
+                for block, x in self._branch_by_blocks(m, factual, inputs, blocks):
+                    for table in tables:
+                        table[block.nodes] = x if number == 0 else table[block.nodes] + x
+        if self.fusion == "mean":
+            for table in out.values():
+                table /= len(self.modalities)
+        return [self.split(table, {}) for table in out.values()]
+
+    def _branch_by_blocks(
+        self, modality: str, factual: bool, inputs: Inputs, blocks: Sequence[RowBlock]
+    ) -> Iterator[tuple[RowBlock, Tensor]]:
+        """Yield the rows of a branch block by block; of its layers there are the input and the output of one."""
+        first, *others = self._layers(modality)
+        if factual:
+            rows = self._rows_of_table(first, self._input_by_blocks(modality, inputs, blocks))
+        else:
+            rows = self._rows_of_constants(first, modality, inputs)
+        for conv in others:
+            x = empty_table(inputs.graph.weight, inputs.graph.num_nodes, first.out_channels)
+            for block in blocks:
+                x[block.nodes] = rows(block)
+            rows = self._rows_of_table(conv, x)
+        for block in blocks:
+            yield block, rows(block)
+
+    def _input_by_blocks(self, modality: str, inputs: Inputs, blocks: Sequence[RowBlock]) -> Tensor:
+        """Return what enters the first layer of a factual branch, ``[N, d]``."""
+        tables = (self.preference[modality], inputs.features[modality])
+        x = empty_table(inputs.graph.weight, inputs.graph.num_nodes, tables[0].size(1))
+        for block in blocks:
+            x[block.nodes] = self._input(modality, block.side, tables[block.side][block.rows])
+        return x
+
+    def _rows_of_table(self, conv: MMGCNConv, x: Tensor) -> Callable[[RowBlock], Tensor]:
+        def rows(block: RowBlock) -> Tensor:
+            return conv.from_means(block.matmul(x), block.linked, x[block.nodes], self._ids_of(block))
+
+        return rows
+
+    def _rows_of_constants(self, conv: MMGCNConv, modality: str, inputs: Inputs) -> Callable[[RowBlock], Tensor]:
+        means = inputs.mean_of_users(self.preference[modality]), inputs.mean_feature(modality)
+        x = torch.cat([self._input(modality, side, mean) for side, mean in enumerate(means)])
+        spread, message, own = self._constants(conv, x, inputs.graph, self.num_users)
+
+        def rows(block: RowBlock) -> Tensor:
+            h = F.leaky_relu_(spread[block.nodes] @ message)
+            return conv.merge(h, own[block.side] + self._ids_of(block))
+
+        return rows
+
+    def _ids_of(self, block: RowBlock) -> Tensor:
+        return (self.user_embedding, self.item_embedding)[block.side][block.rows]
+
     @property
     def num_hops(self) -> int:  # type: ignore[override]
         """The number of layers."""
@@ -200,13 +283,17 @@ class MMGCN(LateFusion):
     def _first_layer(
         self, modality: str, feature: Tensor, inputs: Inputs, factual: bool, id_embedding: Tensor
     ) -> Tensor:
-        preference, feature = self.preference[modality], self.project[modality](feature)
+        preference = self.preference[modality]
         preference = inputs.take_users(preference) if factual else inputs.mean_of_users(preference)
         conv = self._layers(modality)[0]
-        x = torch.cat([F.normalize(preference), F.normalize(feature)])
+        x = torch.cat([self._input(modality, side, rows) for side, rows in enumerate((preference, feature))])
         if factual:
             return conv(x, inputs.graph, id_embedding)
         return self._first_of_constants(conv, x, inputs, id_embedding)
+
+    def _input(self, modality: str, side: int, rows: Tensor) -> Tensor:
+        """Return rows of what enters the first layer, given preferences (side 0) or features (side 1)."""
+        return F.normalize(self.project[modality](rows) if side else rows)
 
     def _id_embedding(self, inputs: Inputs) -> Tensor:
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])
@@ -223,12 +310,19 @@ class MMGCN(LateFusion):
 
     def _first_of_constants(self, conv: MMGCNConv, x: Tensor, inputs: Inputs, id_embedding: Tensor) -> Tensor:
         """Run a layer on one row for all users and one for all items, ``[2, D]``, without propagating them."""
-        graph, ids = inputs.graph, self.split(id_embedding, inputs.n_id_dict)
-        num_users = ids.user.size(0)
+        ids = self.split(id_embedding, inputs.n_id_dict)
+        spread, message, own = self._constants(conv, x, inputs.graph, ids.user.size(0))
+        h = F.leaky_relu_(spread @ message)
+        return conv.merge(h, torch.cat([own[0] + ids.user, own[1] + ids.item]))
+
+    def _constants(self, conv: MMGCNConv, x: Tensor, graph: Adjacency, num_users: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a layer makes of one row for all users and one for all items.
+
+        That is how the two spread over the nodes ``[N, 2]``, their messages ``[2, d]``, and the two rows themselves
+        before ids are added, ``[2, D]``.
+        """
         spread = graph.constant(("spread", num_users), None, lambda: graph.matmul(graph.sides(num_users)))
-        h = F.leaky_relu_(spread @ conv.lin_neighbor(x))
-        user, item = F.leaky_relu(conv.lin_self(x)).split(1)
-        return conv.merge(h, torch.cat([user + ids.user, item + ids.item]))
+        return spread, conv.lin_neighbor(x), F.leaky_relu(conv.lin_self(x))
 
     def fuse(self, view: View, branches: Mapping[str, Embeddings], inputs: Inputs) -> Output:
         """Add the branches up, or average them."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.bounded import columnwise
+from pyg_ckd.nn.propagation import Adjacency
 
 
 def reset_linear_layers(module: nn.Module) -> None:
@@ -19,3 +21,25 @@ def check_size(name: str, size: int, least: int = 1) -> None:
     """Raise an InputError unless ``size`` is at least ``least``."""
     if as_integer(size, name) < least:
         raise InputError(f"{name}: found {size}, expected at least {least}")
+
+
+def sum_of_layers(convs: nn.ModuleList, x: Tensor, graph: Adjacency, weight: Tensor | None = None) -> Tensor:
+    """Return the sum of what enters light graph convolutions and of what each makes of it, ``[N, D]``.
+
+    Large tables without gradients are computed some columns at a time.
+
+    Args:
+        convs: The layers, each :class:`~pyg_ckd.nn.LGConv`.
+        x: Node embeddings ``[N, D]``.
+        graph: The graph.
+        weight: Other weights than the graph's, see :meth:`~pyg_ckd.nn.Adjacency.matmul`.
+    """
+
+    def layers(x: Tensor) -> Tensor:
+        total = x
+        for conv in convs:
+            x = conv(x, graph, weight)
+            total = total + x
+        return total
+
+    return columnwise(x, graph, layers)

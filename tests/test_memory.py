@@ -1,4 +1,4 @@
-"""Memory is kept while a training runs, and only where that is nobody else's decision."""
+"""Memory is kept while a training runs and returned at once in large passes, where that is nobody else's decision."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import platform
 import pytest
 import torch
 
+from pyg_ckd import memory
 from pyg_ckd.datasets import SyntheticMultimodal
+from pyg_ckd.memory import KEPT, LARGE, MMAP_THRESHOLD, SMALL, TRIM_THRESHOLD, kept_memory, returned_memory
 from pyg_ckd.nn import VBPR
-from pyg_ckd.training import Trainer, memory
-from pyg_ckd.training.memory import KEPT, LARGE, MMAP_THRESHOLD, TRIM_THRESHOLD, kept_memory
+from pyg_ckd.training import Trainer
 
 
 class Library:
@@ -55,6 +56,18 @@ def test_inside_another_training_memory_stays(library):
     assert library.calls == KEEP * 2 + RETURN
 
 
+def test_memory_is_returned_at_once_and_kept_again_where_a_training_runs(library):
+    with kept_memory():
+        library.calls.clear()
+        with returned_memory():
+            assert library.calls == [(MMAP_THRESHOLD, SMALL)]
+        assert library.calls == [(MMAP_THRESHOLD, SMALL), (MMAP_THRESHOLD, LARGE)]
+    library.calls.clear()
+    with pytest.raises(ValueError, match="stop"), returned_memory():
+        raise ValueError("stop")
+    assert library.calls == [(MMAP_THRESHOLD, SMALL), (MMAP_THRESHOLD, LARGE), (TRIM_THRESHOLD, 2 * LARGE)]
+
+
 def test_memory_is_returned_after_an_error(library):
     with pytest.raises(ValueError, match="stop"), kept_memory():
         raise ValueError("stop")
@@ -66,14 +79,14 @@ def test_memory_is_returned_after_an_error(library):
 )
 def test_settings_in_the_environment_are_left_alone(name, value, library, monkeypatch):
     monkeypatch.setenv(name, value)
-    with kept_memory():
+    with kept_memory(), returned_memory():
         pass
     assert library.calls == []
 
 
 def test_another_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "_load", lambda: None)
-    with kept_memory():
+    with kept_memory(), returned_memory():
         assert torch.ones(3).sum() == 3
 
 

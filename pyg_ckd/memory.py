@@ -1,4 +1,4 @@
-"""Memory that a step frees stays with the process for the next step."""
+"""What happens to memory that tensors on the CPU free: kept for the next step, or returned at once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
 LARGE = 32 * 2**20
 """Bytes from which on a tensor gets memory of its own; malloc by itself comes to this value at most."""
+SMALL = 2**20
+"""Bytes from which on a tensor has memory of its own where memory is returned at once."""
 KEPT = 2**30
 """Bytes at the end of the heap that are kept."""
 SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
@@ -49,6 +51,29 @@ def kept_memory() -> Iterator[None]:
             if not _inside:
                 library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
                 library.malloc_trim(0)
+
+
+@contextmanager
+def returned_memory() -> Iterator[None]:
+    """Return the memory of every larger tensor on the CPU to the system as soon as nobody needs it.
+
+    Tables of some hundred thousand rows that come and go side by side with small tensors leave holes in the heap into
+    which the next ones do not fit, so that it grows by a table every time. Here they have memory of their own. glibc's
+    malloc alone, and settings of the environment, are treated as in :func:`kept_memory`, and what it does inside of a
+    training comes back at the end.
+    """
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    library.mallopt(MMAP_THRESHOLD, SMALL)
+    try:
+        yield
+    finally:
+        with _lock:
+            library.mallopt(MMAP_THRESHOLD, LARGE)
+            if not _inside:
+                library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
 
 
 def _glibc() -> ctypes.CDLL | None:
