@@ -23,6 +23,8 @@ __all__ = ["ALONE", "Processes", "apart", "joined", "leave", "present", "started
 TIMEOUT = timedelta(days=1)
 """How long a process waits for the others, which may be training a teacher; one that has ended is noticed at once."""
 
+MEND = "give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
+
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 64
 """Work is cut into so many blocks, for there to be some for every process, unless they get smaller than this."""
 
@@ -203,13 +205,14 @@ class Processes:
                 InputError(f"{name}: found several ({shown}), expected the same in all {self.size} processes")
             )
 
-    def agree_nearly(self, name: str, x: Tensor, tolerance: float = 0.01) -> None:
+    def agree_nearly(self, name: str, x: Tensor, tolerance: float = 0.01, mend: str = MEND) -> None:
         """Refuse numbers that differ between processes by more than rounding, in all of them.
 
         Args:
             name: What they are, for the message.
             x: A few numbers, of one shape in all processes.
             tolerance: How much they may differ, as a share of the largest of them.
+            mend: What to do about it, for the message.
 
         Raises:
             InputError: If they differ.
@@ -221,7 +224,7 @@ class Processes:
             rank = int((~alike).any(dim=1).nonzero()[0])
             message = (
                 f"{name}: found another in process {rank + 1} than in process 1, expected the same in all {self.size} "
-                "processes; give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
+                f"processes; {mend}"
             )
             raise _everywhere(InputError(message))
 

@@ -273,7 +273,7 @@ class Trainer:
         """
         objective = as_objective(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)
-        layout = choose_layout(self.strategy, processes, objective)
+        layout = choose_layout(self.strategy, processes, objective, self.num_neighbors)
         loggers = self.loggers if processes.first else None
         fabric = open_fabric(own_device(processes, self.device), self.precision, self.callbacks, loggers)
         history = History()
