@@ -108,6 +108,8 @@ def _step(
     if factor != 1.0:
         terms = {name: factor * term for name, term in terms.items()}
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
+    if steps.subgraphs is not None and steps.subgraphs.empty:
+        steps.wrapped.zero_grad(set_to_none=True)  # Zeros of rows that stand in for those of a triple.
     steps.layout.sum_gradients(objective, unlike=steps.subgraphs is not None)
     hooks("on_before_optimizer_step", optimizer=steps.optimizer)
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):

@@ -14,7 +14,14 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import takes_node_ids
-from pyg_ckd.data.neighbors_sampled import NeighborhoodSampler, SamplerMaker, draw_seed, drawn_apart, seed_of
+from pyg_ckd.data.neighbors_sampled import (
+    Neighborhood,
+    NeighborhoodSampler,
+    SamplerMaker,
+    draw_seed,
+    drawn_apart,
+    seed_of,
+)
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
@@ -177,7 +184,12 @@ class Subgraphs:
             nodes, in all processes together.
         objective: The objective, which says what it reads beside the triples of a share, for several processes.
         processes: The processes that share the batches.
+
+    Attributes:
+        empty: Whether this process has no triple at all in the present step, and so no gradient.
     """
+
+    empty = False
 
     def __init__(
         self,
@@ -201,16 +213,16 @@ class Subgraphs:
             graphs: The graphs of the epoch; new ones begin a new epoch.
             batch: The triples, or this process's share of them.
         """
-        student, size = self.student, self.processes.size
+        student = self.student
         if graphs is not self._epoch:
             self._epoch, self._means = graphs, {}
         if self._of is not graphs[RATES]:
             self._build(graphs[RATES])
+        self.empty = not batch.user.numel() + batch.random_user.numel()
         rows, beside = self._of_batch(batch)
         nodes = torch.cat([batch.user, batch.random_user]), torch.cat([*batch[1:3], *batch[4:], rows])
         part = self._sampler(*nodes, beside, self._seed(batch.user.device))
-        held = size * (part.user.numel() + part.item.numel())
-        student.sparse_rows = self.sparse and 2 * held <= student.num_users + student.num_items
+        student.sparse_rows = self.sparse and 2 * self._held(part) <= student.num_users + student.num_items
         if self._cutter is not None:
             graph: Any = self._cutter(part, student.num_users, self._means)
             return {**graphs, RATES: graph}, part.local(batch), part.n_id_dict
@@ -230,10 +242,16 @@ class Subgraphs:
             masks.append(known)
         first = self.student.num_users
         beside = torch.cat(masks) + first
-        if not batch.user.numel() + batch.random_user.numel():  # No product or mean is of nothing.
+        if self.empty:  # No product or mean is of nothing.
             some = [*range(min(2, first)), *range(first, first + min(2, self.student.num_items))]
             beside = torch.cat([beside, beside.new_tensor(some)])
         return torch.cat(rows), beside
+
+    def _held(self, part: Neighborhood) -> int:
+        """Return how many nodes the neighbourhoods of all processes have, each counted as often as it is in one."""
+        count = torch.tensor([0 if self.empty else part.user.numel() + part.item.numel()], device=part.user.device)
+        self.processes.add_up([count])
+        return int(count)
 
     def _seed(self, device: torch.device) -> int | None:
         """Return what seeds the draws of this process in a step, and let the model draw what it draws by rows apart."""
