@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch_geometric.sampler import NodeSamplerInput, SamplerOutput
 
 from benchmarks.common import WIDTH, Missing, Row, Suite, Table
 from benchmarks.memory import alone
@@ -13,13 +15,17 @@ from benchmarks.problems import BATCH_SIZE, Problem, Steps
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.neighbors_sampled import NeighborhoodSampler, UniformSampler, pyg_sampler
+from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import MMGCN, EarlyFusionLightGCN, LightGCN
 from pyg_ckd.nn.subgraph import both_directions
+from pyg_ckd.processes import Processes
+from pyg_ckd.training.layouts import Whole
 from pyg_ckd.training.sampled import Subgraphs
 
 FAN_OUTS: tuple[tuple[int, ...] | None, ...] = (None, (10, 10), (5, 5))
 SMALL_FAN, FEW = (5, 5), 256
+PROCESSES = (1, 2, 4)
 QUICK, FULL = 300_000, 1_000_000
 CASES = (
     (LightGCN, Objective),
@@ -72,12 +78,14 @@ def run(suite: Suite, size: int | None = None, batch_size: int = BATCH_SIZE) -> 
     size = size or (FULL if suite.full else QUICK)
     problems = {"data": Problem.of(suite.data, suite.device), "random": Problem.random(size, suite.device)}
     steps, draws = Table("steps on sampled neighbourhoods", []), Table("drawing neighbourhoods", [])
+    shares = Table("expanded by each of several processes", [])
     for graph, problem in problems.items():
         for backbone, strategy in CASES:
             steps.rows += measure(suite, graph, problem, backbone, strategy, batch_size)
         draws.rows += samplers(suite, graph, problem, batch_size)
+        shares.rows += shared(graph, problem, batch_size)
     if not suite.full:
-        return [steps, draws]
+        return [steps, draws, shares]
     memory = Table("peak memory with MMGCN (MiB)", [])
     cases = {f"step, {_named(fan)}": fan for fan in (None, SMALL_FAN)} | {"validation, whole": None}
     for case, fan_out in cases.items():
@@ -91,7 +99,7 @@ def run(suite: Suite, size: int | None = None, batch_size: int = BATCH_SIZE) -> 
         f"Over what the process held with features, parameters and graph; two layers, {FEW} triples in a step. A table "
         "has a row for every node."
     )
-    return [steps, draws, memory]
+    return [steps, draws, shares, memory]
 
 
 def measure(
@@ -136,6 +144,44 @@ def samplers(suite: Suite, graph: str, problem: Problem, batch_size: int) -> lis
             continue
     found = suite.compare({n: lambda s=s: s(users, items) for n, s in ways.items()}, time.process_time)
     return [{"graph": graph, "sampler": name, "CPU ms": 1e3 * timing.minimum} for name, timing in found.items()]
+
+
+def shared(graph: str, problem: Problem, batch_size: int) -> list[Row]:
+    """Return how many nodes the processes of a training expand in a step, and how many edges they draw."""
+    rows: list[Row] = []
+    for fan in FAN_OUTS[1:]:
+        steps = SampledSteps(problem, problem.objective(LightGCN, num_layers=2), fan, batch_size)
+        batch = steps.draw()
+        for size in PROCESSES:
+            found = [expanded(steps, fan or (), batch, Processes(rank, size)) for rank in range(size)]
+            nodes, edges = (max(counts) for counts in zip(*found, strict=True))
+            row: Row = {"graph": graph, "num_neighbors": _named(fan), "processes": size}
+            rows.append(row | {"nodes expanded by one": nodes, "edges drawn by one": edges})
+    return rows
+
+
+def expanded(steps: SampledSteps, fan_out: Sequence[int], batch: TripletBatch, processes: Processes) -> tuple[int, int]:
+    """Return how many nodes a process expands for its share of a batch, and how many edges it draws.
+
+    Args:
+        steps: Its objective and graph.
+        fan_out: Neighbours that nodes keep.
+        batch: The whole batch.
+        processes: The processes, which need not be running.
+    """
+    seen: list[tuple[int, int]] = []
+
+    class Counting(UniformSampler):
+        def sample_from_nodes(self, index: NodeSamplerInput, **kw: Any) -> SamplerOutput:
+            out = super().sample_from_nodes(index)
+            seen.append((out.col.unique().numel(), out.edge.numel()))
+            return out
+
+    objective = steps.objective
+    parts = Subgraphs(objective.student, fan_out, Counting, objective=objective, processes=processes)
+    parts(steps.graph, Whole(processes).share(batch)[0])
+    parts.done()
+    return seen[0]
 
 
 def peak(size: int, fan_out: Sequence[int] | None, validates: bool) -> dict[str, float]:

@@ -58,6 +58,7 @@ LAYOUTS = (
     Layout.of("users", 32),
     Layout.of("users x columns", 32, 8),
     Layout.of("sampled", 32),
+    Layout.of("sampled, cut", 32),
 )
 """Ways to share ten billion interactions out over 4 nodes with 8 GPUs."""
 
@@ -138,8 +139,8 @@ def _title(layout: Layout) -> str:
     built = "" if layout.built else ", not built"
     if layout.strategy == "users x columns":
         return f"users/{layout.users} x columns/{layout.columns}{built}"
-    if layout.strategy == "sampled":
-        return f"sampled {list(layout.fanout)}/{layout.ranks}{built}"
+    if layout.fanout:
+        return f"{layout.strategy} {list(layout.fanout)}/{layout.ranks}{built}"
     return layout.strategy if layout.ranks == 1 else f"{layout.strategy}/{layout.ranks}"
 
 

@@ -1,8 +1,10 @@
 """A simulation on paper: from sizes, ranks and bandwidths to memory, bytes on the wire and time per step.
 
-``"ddp"``, ``"users"`` and ``"columns"`` are the ways in which the trainer shares a training out. Not built are
-``"users x columns"`` and ``"sampled"`` neighbourhoods by more than one process. Nothing is measured here:
-``benchmarks/scale.py`` measures the rates of a machine and compares what comes out with real steps.
+``"ddp"``, ``"users"``, ``"columns"`` and ``"sampled"`` are the ways in which the trainer shares a training out. Of
+``"sampled"`` every rank has the whole graph and whole tables, and samples the neighbourhood of its share of a batch.
+Not built are ``"users x columns"``, and ``"sampled, cut"``, where ranks have some rows each and fetch those of others.
+Nothing is measured here: ``benchmarks/scale.py`` measures the rates of a machine and compares what comes out with real
+steps.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ SAMPLER = 32
 """Bytes of an interaction in the sampler: two ids, a key among the user's, and its place in the order of the epoch.
 Every rank has all interactions there, whatever the cut."""
 BACKBONES = ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN")
-STRATEGIES = ("one", "ddp", "users", "columns", "users x columns", "sampled")
-"""Ways to train; ``"users x columns"``, and ``"sampled"`` on more than one rank, cannot be run today."""
+STRATEGIES = ("one", "ddp", "users", "columns", "users x columns", "sampled", "sampled, cut")
+"""Ways to train; ``"users x columns"`` and ``"sampled, cut"`` cannot be run today."""
+INDEX = 8
+"""Bytes of the number of a row that is sent."""
+DRAWN = 24
+"""Bytes of a node in the sampler of neighbours, which has the source of every edge beside the graph."""
 SHARED_GEMMS, ALL_GEMMS = 4, 18
 """Operations per row and pair of columns of a map whose input needs no gradient, and of the three maps of a layer of
 MMGCN, forward and backward."""
@@ -142,7 +148,7 @@ class Layout:
     @property
     def built(self) -> bool:
         """Whether the trainer can do so."""
-        return self.strategy != "users x columns" and (self.strategy != "sampled" or self.ranks == 1)
+        return self.strategy not in ("users x columns", "sampled, cut")
 
     @classmethod
     def of(cls, strategy: str, ranks: int = 1, columns: int = 1, fanout: Iterable[int] = (10, 10)) -> Layout:
@@ -152,7 +158,7 @@ class Layout:
             strategy: One of :data:`STRATEGIES`.
             ranks: Number of processes.
             columns: Of ``"users x columns"``, into how many parts columns are cut.
-            fanout: Of ``"sampled"``, neighbours of a node, layer by layer.
+            fanout: Of sampled neighbourhoods, neighbours of a node, layer by layer.
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: found {strategy!r}, expected one of {', '.join(STRATEGIES)}")
@@ -162,7 +168,7 @@ class Layout:
             raise ValueError(f"columns: found {columns}, expected a divisor of {ranks} ranks")
         parts = {"users": (ranks, 1), "columns": (1, ranks), "users x columns": (ranks // columns, columns)}
         users, columns = parts.get(strategy, (1, 1))
-        return cls(strategy, users, columns, ranks, tuple(fanout) if strategy == "sampled" else ())
+        return cls(strategy, users, columns, ranks, tuple(fanout) if strategy.startswith("sampled") else ())
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,7 @@ def forecast(sizes: Sizes, layout: Layout, machine: Machine = GPU) -> Forecast:
         layout: How it is shared out.
         machine: The rates.
     """
-    if layout.strategy == "sampled":
+    if layout.fanout:
         return _sampled(sizes, layout, machine)
     wires = {"sums over users": _over_users(sizes, layout), "margins": _over_columns(sizes, layout)}
     if layout.strategy == "ddp":
@@ -445,33 +451,41 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
 
 
 def _sampled(sizes: Sizes, layout: Layout, machine: Machine) -> Forecast:
-    """Return the forecast of sampled neighbourhoods; tables, graph, features and triples are cut into rows of ranks.
+    """Return the forecast of sampled neighbourhoods, of which a triple has three trees.
 
-    The trainer does so on one rank; more are not built. Interactions are not cut, as by the other strategies. A triple
-    has three trees of neighbours. Rows are fetched from the ranks that hold them, and their gradients sent back.
+    As built, the graph, tables, features and teachers are whole on every rank, and gradients are summed: rows of all
+    ranks where these hold at most half of all nodes together, else whole tables. Tables of gradients are counted whole
+    in memory. ``"sampled, cut"`` cuts all of them but the interactions into rows of ranks; rows are fetched from the
+    ranks that hold them, and their gradients sent back.
     """
-    cut = replace(layout, strategy="users", users=1)
-    whole = _memory(sizes, cut, 1.0)
-    memory = {name: size / layout.ranks for name, size in whole.items() if name not in ("interactions", "activations")}
-    memory["interactions"] = whole["interactions"]
+    cut, ranks = layout.strategy == "sampled, cut", layout.ranks
+    memory = _memory(sizes, replace(layout, strategy="users", users=1), 1.0)
+    memory["graph"] += 2 * FLOAT * sizes.interactions + DRAWN * (sizes.users + sizes.items)
+    if cut:
+        memory = {name: size / (ranks if name != "interactions" else 1) for name, size in memory.items()}
     tree, level = 1, 1
     for fanout in layout.fanout:
         level *= fanout
         tree += level
-    triples = (sizes.batch + sizes.random) / layout.ranks
+    triples = (sizes.batch + sizes.random) / ranks
     rows = 3 * triples * tree
     row = FLOAT * sizes.dim
     memory["activations"] = rows * row * (2 + len(layout.fanout))
-    wire = Wire(0, 2 * rows * row, 2, layout.ranks)
+    if cut:
+        wire = Wire(0, 2 * rows * row, 2, ranks)
+    elif 2 * ranks * rows <= sizes.users + sizes.items:
+        wire = Wire(0, ranks * rows * (row + INDEX), 2, ranks)
+    else:
+        wire = Wire(FLOAT * sizes.parameters, 0, 1, ranks)
+    name = "fetched rows" if cut else "gradients"
     seconds = {
         "sampling": rows / machine.sampling,
         "rows": 4 * rows * row / machine.gather,
         "triples": 3 * triples * sizes.views / machine.rows,
         "overhead": machine.overhead,
-        "fetched rows": wire.seconds(machine),
+        name: wire.seconds(machine),
     }
-    wires = {"rows": wire} if layout.ranks > 1 else {}
-    return Forecast(memory, wires, seconds, sizes.interactions / sizes.batch)
+    return Forecast(memory, {name: wire} if ranks > 1 else {}, seconds, sizes.interactions / sizes.batch)
 
 
 def break_even(sizes: Sizes, fanout: Iterable[int] = (10, 10)) -> float:

@@ -27,6 +27,8 @@ TIMEOUT = timedelta(days=1)
 LARGE_PART = 2**26
 """Bytes of the largest part of rows beyond which they are gathered part by part, in the memory of the result alone."""
 
+MEND = "give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
+
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 64
 """Work is cut into so many blocks, for there to be some for every process, unless they get smaller than this."""
 
@@ -225,13 +227,14 @@ class Processes:
                 InputError(f"{name}: found several ({shown}), expected the same in all {self.size} processes")
             )
 
-    def agree_nearly(self, name: str, x: Tensor, tolerance: float = 0.01) -> None:
+    def agree_nearly(self, name: str, x: Tensor, tolerance: float = 0.01, mend: str = MEND) -> None:
         """Refuse numbers that differ between processes by more than rounding, in all of them.
 
         Args:
             name: What they are, for the message.
             x: A few numbers, of one shape in all processes.
             tolerance: How much they may differ, as a share of the largest of them.
+            mend: What to do about it, for the message.
 
         Raises:
             InputError: If they differ.
@@ -243,7 +246,7 @@ class Processes:
             rank = int((~alike).any(dim=1).nonzero()[0])
             message = (
                 f"{name}: found another in process {rank + 1} than in process 1, expected the same in all {self.size} "
-                "processes; give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
+                f"processes; {mend}"
             )
             raise _everywhere(InputError(message))
 

@@ -70,6 +70,7 @@ class AGM(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "factor of the gradient through the modality's contribution, mean over the epoch",
     }

@@ -114,6 +114,7 @@ class AlternatingAdaptation(MaskedObjective):
         check_positive("ridge", ridge)
         check_positive("temperature", temperature)
         self.alternate, self.project, self.gate = alternate, project, gate
+        self.batch_items = None if project else 0
         self.ridge, self.temperature = ridge, temperature
         self._alone = unimodal_views(student.modalities)
         self._order = sorted(student.modalities)  # Not the order of the data, which must not decide about a result.

@@ -83,6 +83,7 @@ class ARM(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 3.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "factor of the gradient through the modality, mean over the epoch",
         "value": "what the modality tells about the positive item, in nats",

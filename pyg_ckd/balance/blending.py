@@ -74,6 +74,7 @@ class GBlending(MaskedObjective):
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "period": (2, 20)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "weight of the modality's own loss",
         "joint_weight": "weight of the joint loss",

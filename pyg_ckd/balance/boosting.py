@@ -61,6 +61,7 @@ class ReconBoost(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"residual": (0.0, 1.0)}
     needs_whole = ""
+    batch_items = 0
 
     def __init__(
         self,

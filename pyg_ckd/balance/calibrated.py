@@ -68,6 +68,7 @@ class CalibratedObjective(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 3.0)}
     needs_whole = ""
+    batch_items = 0
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class SelfDistillation(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 3.0)}
     needs_whole = ""
+    batch_items = 0
 
     def __init__(
         self,
@@ -288,6 +290,7 @@ class ModalityGapObjective(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0)}
     needs_whole = "the gradients of single terms"
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"share": "share of the alignment in the loss"}
     alignment_share: Tensor
 

@@ -108,6 +108,7 @@ class DistillationWrapper(TaughtObjective):
 
     name = "ckd"
     needs_whole = ""
+    batch_items = 0
     strategies = Objective.strategies
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}

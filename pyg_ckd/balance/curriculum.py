@@ -81,6 +81,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.1, 10.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"stage": "stage of the curriculum: 1 easy, 2 medium, 3 hard"}
 
     def __init__(
@@ -195,6 +196,7 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"gate_weight": (0.01, 1.0), "pace_epochs": (10, 200)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "pace": "how far the curriculum is, from 0 to 1",
         "share": "share of a signal in the difficulty of triples",

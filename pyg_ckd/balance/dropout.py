@@ -40,6 +40,7 @@ class ModalityDropout(Objective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7)}
     needs_whole = ""
+    batch_items = 0
 
     def __init__(self, student: Backbone, rate: float = 0.3, l2: float = 1e-2) -> None:
         super().__init__(student, l2)
@@ -103,6 +104,7 @@ class PredictionModulation(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7), "strength": (0.0, 1.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "score": "mean probability of ranking a triple rightly with the modality alone",
         "drop": "probability that a step goes without the modality",

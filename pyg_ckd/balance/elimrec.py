@@ -66,6 +66,7 @@ class EliMRec(MultitaskObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "weight of what modalities do by themselves, which is taken off the score",
     }

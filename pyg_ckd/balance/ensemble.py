@@ -42,6 +42,7 @@ class UnimodalEnsemble(TaughtObjective):
 
     name = "ensemble"
     needs_whole = ""
+    batch_items = 0
     sampled = True
     reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the teacher's scores"}
     trains = False

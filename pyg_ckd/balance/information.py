@@ -92,6 +92,7 @@ class InformationBalancing(TaughtObjective):
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "sharpness": (0.1, 10.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "teaches": "epochs in which the row's teacher taught the column's modality",
         "weight": "weight of the modality's own loss",

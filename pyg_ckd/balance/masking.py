@@ -70,6 +70,7 @@ class MaskedSubnetworks(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"least": (0.05, 0.9)}
     needs_whole = "the gradients of a batch"
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "keep": "share of the parameters that a step may update",
         "information": "what the modality alone, or the ids, tell about the positive item, in nats",

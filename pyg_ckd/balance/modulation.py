@@ -62,6 +62,7 @@ class OGM(PacedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 0.8), "noise": (0.0, 1.0)}
     needs_whole = "the gradients of a batch"
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     score: Tensor
@@ -148,6 +149,7 @@ class CGGM(PacedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     before: Tensor
@@ -238,6 +240,7 @@ class ARL(PacedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 3.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
 
     strength: Tensor

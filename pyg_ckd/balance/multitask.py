@@ -63,6 +63,7 @@ class MultitaskObjective(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = ""
+    batch_items = 0
     strategies = Objective.strategies
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "mean weight of the modality's own loss over triples, with valuation",

@@ -80,6 +80,7 @@ class Objective(KnowsRows):
     sampled: ClassVar[bool] = True
     """Whether it trains on sampled neighbourhoods: in a step it reads margins, rows of the batch, and tables of all
     users or items by :meth:`here` and :meth:`items_in_whole`. A subclass says so anew, for only itself knows."""
+    batch_items: int | None = 0
     wraps: ClassVar[bool] = False
     """Whether the first argument of the constructor may be another objective, which its option ``inner`` names."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}

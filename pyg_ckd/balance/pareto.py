@@ -84,6 +84,7 @@ class MMPareto(MultitaskObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = "the gradients of single terms"
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "conflict": "share of the steps in which the modality's gradient conflicts with the joint one",
     }

@@ -71,6 +71,7 @@ class G2D(DistillationWrapper):
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"epochs": (2, 40), "distillation_weight": (1e-3, 1.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         **DistillationWrapper.reports,
         "trained": "epochs in which the modality's parameters were trained",
@@ -197,6 +198,7 @@ class Greedy(Objective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 10), "threshold": (0.01, 1.0)}
     needs_whole = "the gradients of a batch"
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "speed": "share of the modality in the speed of learning",
         "alone": "epochs in which the modality trained alone in some steps",

@@ -66,6 +66,7 @@ class Relearning(MaskedObjective):
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "relearned": "how far the modality was set back to its first weights in the epoch",
     }
@@ -226,6 +227,7 @@ class InformationRegulation(MaskedObjective):
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
     needs_whole = "the gradients of a batch"
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"pull": "how strongly the modality is held back, mean over the epoch"}
     traces: Tensor
     open: Tensor

@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from pyg_ckd.balance.names import STEPS
+from pyg_ckd.data.sampler import TripletBatch
 
 STEP_METHODS = ("balance", "triple_weights", "add_terms", "weigh")
 """Methods of objectives and wrappers that are called with the output of all views and triples by its row numbers."""
@@ -30,13 +34,30 @@ class KnowsRows(nn.Module):
     """
 
     n_id_dict: Mapping[str, Tensor] = WHOLE
+    batch_items: int | None = 0
+    """How many positives of ``batch.whole``, the first ones, a step reads rows of beside those of its own triples, such
+    as for a contrast between items. Where several processes sample neighbourhoods, each expands these too. It is
+    :obj:`None`, all items of the batch, for a subclass that overrides a method of a step and does not say."""
+
+    _masked: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every method of a step know the rows."""
         super().__init_subclass__(**kwargs)
+        if "batch_items" not in cls.__dict__ and STEPS & cls.__dict__.keys():
+            cls.batch_items = None
         for name in STEP_METHODS:
             if name in cls.__dict__:
                 setattr(cls, name, _knowing(cls.__dict__[name]))
+
+    def read_of_batch(self, batch: TripletBatch) -> tuple[Tensor, Tensor]:
+        """Return items of a batch that a process reads whatever its share: those read by rows, and by masks alone.
+
+        Args:
+            batch: The whole batch.
+        """
+        items, number = torch.cat([batch.positive, batch.negative]), self.batch_items
+        return items if number is None else batch.positive[:number], items if self._masked else items[:0]
 
     @contextmanager
     def rows_of(self, n_id_dict: Mapping[str, Tensor] | None) -> Iterator[None]:

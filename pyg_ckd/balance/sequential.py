@@ -101,6 +101,7 @@ class UnidirectionalInteraction(TaughtObjective):
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.01, 2.0), "temperature": (0.1, 5.0)}
     needs_whole = ""
+    batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
         "stage": "number of the stage, a modality each",
         "strength": "weight of a further term",

@@ -125,6 +125,7 @@ class UnseenInteraction(TaughtObjective):
         self.rate, self.weight, self.temperature, self.alignment = rate, weight, temperature, alignment
         self.num_classes = as_integer(num_classes, "num_classes", 1)
         self.num_items = as_integer(num_items, "num_items", 1)
+        self.batch_items = self.num_items if alignment > 0 else 0
         if weight > 0:
             self.num_random_triples = as_integer(num_random_triples, "num_random_triples", 1)
         self._alone = unimodal_views(self.modalities)

@@ -22,6 +22,9 @@ SamplerMaker = Callable[[Data, list[int]], Any]
 """Makes a sampler with PyG's ``sample_from_nodes`` of a graph and of how many neighbours a node keeps, hop by hop."""
 
 
+_ODD = 0x9E3779B97F4A7C15  # Generators of the CPU read the last 32 bits of a seed, of which multiples differ.
+
+
 class Neighborhood(NamedTuple):
     """Some users and items of a graph, and edges among them.
 
@@ -48,14 +51,12 @@ class Neighborhood(NamedTuple):
         return {"user": self.user, "item": self.item}
 
     def local(self, batch: TripletBatch) -> TripletBatch:
-        """Return triples by the row numbers of the neighbourhood, with their weights if they have any.
+        """Return triples by the row numbers of the neighbourhood, see :meth:`TripletBatch.by_rows`.
 
         Args:
             batch: Triples by row numbers of the whole graph, all of whose nodes are in the neighbourhood.
         """
-        kinds = [self.user, self.item, self.item] * 2
-        here = TripletBatch(*(torch.searchsorted(ids, rows) for ids, rows in zip(kinds, batch, strict=True)))
-        return here if batch.weight is None else here.weighted(batch.weight)
+        return batch.by_rows(self.user, self.item)
 
     def to(self, device: torch.device) -> Neighborhood:
         """Return the same on a device.
@@ -114,25 +115,39 @@ class NeighborhoodSampler:
                     "PyG's sample_from_nodes(NodeSamplerInput), such as torch_geometric.sampler.NeighborSampler"
                 )
 
-    def __call__(self, user: Tensor, item: Tensor) -> Neighborhood:
+    def __call__(
+        self, user: Tensor, item: Tensor, beside: Tensor | None = None, seed: int | None = None
+    ) -> Neighborhood:
         """Return the neighbourhood of some users and items, on their device.
 
         Args:
             user: Users, int64 ``[B]``; repetitions allowed.
             item: Items, int64 ``[C]``; repetitions allowed.
+            beside: Nodes, users first and items after them, that are there too but not expanded, int64 ``[K]``.
+                (default: :obj:`None`, none)
+            seed: Seeds what is drawn. (default: :obj:`None`, a number from PyTorch's generator)
         """
         seeds = torch.cat([user, item + self.num_users]).cpu().unique()
+        node = source = target = edge = seeds[:0]
         if self._sampler is None:
-            empty = seeds[:0]
-            return self._part(seeds, empty, empty, empty).to(user.device)
-        with _drawn_apart():
+            node = seeds
+        else:
+            seed = draw_seed() if seed is None else seed
+            if seeds.numel():  # A process may have none; it has drawn the same number as the others.
+                node, source, target, edge = self._sampled(seeds, seed)
+        if beside is not None:
+            beside = beside.cpu().unique()
+            node = torch.cat([node, beside[~torch.isin(beside, node)]])
+        return self._part(node, source, target, edge).to(user.device)
+
+    def _sampled(self, seeds: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return nodes, sources, targets and edges that the sampler gives, checked if it is a stranger's."""
+        with drawn_apart(seed):
             out = _only_output(self._sampler.sample_from_nodes(NodeSamplerInput(None, seeds)), self._sampler)
-        if self._edge_index is None:
-            return self._part(*out).to(user.device)
-        wrong = _what_is_wrong(self._edge_index, self.num_nodes, seeds, *out)
+        wrong = self._edge_index is not None and _what_is_wrong(self._edge_index, self.num_nodes, seeds, *out)
         if wrong:
             raise InputError(f"neighbor_sampler: {type(self._sampler).__name__} gave {wrong}")
-        return self._part(*out).to(user.device)
+        return out
 
     def _part(self, node: Tensor, source: Tensor, target: Tensor, edge: Tensor) -> Neighborhood:
         """Number nodes in the order of the whole graph, and scale the edges."""
@@ -296,6 +311,10 @@ def _what_is_wrong(
     absent = seeds[~torch.isin(seeds, node)]
     if absent.numel():
         return f"{absent.numel()} of {seeds.numel()} seeds not in node, first {int(absent[0])}, expected all"
+    ordered = edge.sort().values
+    twice = ordered[1:][ordered.diff() == 0]
+    if twice.numel():
+        return f"edge {int(twice[0])} more than once, expected every edge once (replace=False)"
     other = (edge_index[0, edge] != node[row]) | (edge_index[1, edge] != node[col])
     if bool(other.any()):
         n = int(other.nonzero()[0])
@@ -307,14 +326,37 @@ def _what_is_wrong(
     return None
 
 
+def draw_seed() -> int:
+    """Return a number from PyTorch's generator of the CPU, from 0 to below 2^62."""
+    return int(torch.randint(2**62, (), generator=torch.default_generator))
+
+
+def seed_of(seed: int, stream: int) -> int:
+    """Return one of several seeds that follow from one: the same for stream 0, others for others.
+
+    Args:
+        seed: The common seed.
+        stream: Number of the stream, from 0; for instance that of a process.
+    """
+    return (seed + stream * _ODD) % 2**63
+
+
 @contextmanager
-def _drawn_apart() -> Iterator[None]:
-    """Seed PyTorch's generator of the CPU with a number that is drawn from it, and put it back afterwards."""
-    generator = torch.default_generator
-    seed = int(torch.randint(2**62, (), generator=generator))
-    state = generator.get_state()
-    generator.manual_seed(seed)
+def drawn_apart(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed PyTorch's generators inside a block, and put them back afterwards.
+
+    Args:
+        seed: The seed.
+        device: A GPU whose generator is seeded as well as that of the CPU. (default: :obj:`None`, none)
+    """
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(seed)
     try:
         yield
     finally:
-        generator.set_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

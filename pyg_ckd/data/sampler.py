@@ -84,6 +84,25 @@ class TripletBatch(NamedTuple):
             rows = rows._replace(user=rows.user - first_user, random_user=rows.random_user - first_user)
         return _Batch(rows, None if self.weight is None else self.weight[chosen], processes, self, chosen)
 
+    def by_rows(self, user: Tensor, item: Tensor) -> TripletBatch:
+        """Return the same triples by the row numbers of a part of the graph; what they weigh and share stays.
+
+        Args:
+            user: Users of the part by their numbers in the whole graph, in increasing order, int64 ``[U']``, with all
+                of the triples among them.
+            item: Its items, likewise, int64 ``[I']``. Those of the :attr:`whole` batch that are not among them get the
+                number ``I'``, which no row has.
+        """
+        kinds = [user, item, item] * 2
+        rows = TripletBatch(*(torch.searchsorted(ids, x) for ids, x in zip(kinds, self, strict=True)))
+        if self._processes.alone:
+            return rows if self.weight is None else rows.weighted(self.weight)
+        whole, weight = self.whole, self.whole.weight
+        items = {name: _row_of(item, getattr(whole, name)) for name in whole._fields if "user" not in name}
+        placed = TripletBatch(*whole)._replace(**items)
+        placed = placed if weight is None else placed.weighted(weight)
+        return _Batch(rows, self.weight, self._processes, placed, self._chosen)
+
     def own(self, x: Tensor) -> Tensor:
         """Return the rows of a share, of values for all triples of the :attr:`whole` batch.
 
@@ -127,6 +146,12 @@ class TripletBatch(NamedTuple):
         counted, count = (loss * known).sum(dim=-1), known.sum(dim=-1).to(loss.dtype)
         both = self._processes.total(torch.stack([counted, count]))
         return both[0] / both[1].clamp(min=1)
+
+
+def _row_of(ids: Tensor, x: Tensor) -> Tensor:
+    """Return where numbers stand among increasing ones, and the number of these where they do not."""
+    place = torch.searchsorted(ids, x)
+    return torch.where(ids[place.clamp(max=ids.numel() - 1)] == x, place, ids.numel())
 
 
 class _Batch(TripletBatch):

@@ -102,11 +102,6 @@ def begin(
         InputError: As :meth:`Trainer.fit`.
     """
     processes = layout.processes
-    if trainer.num_neighbors is not None and not processes.alone:
-        raise InputError(
-            f"num_neighbors: found {list(trainer.num_neighbors)} for {processes.size} processes, expected one, or "
-            "num_neighbors=None: only whole graphs are shared out"
-        )
     with processes.together():
         features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
         objective.train()
@@ -169,7 +164,7 @@ def _steps(
     module, wrapped = fabric.setup(objective, optimizer)
     module.mark_forward_method("loss")
     scheduler = build_scheduler(trainer.scheduler, optimizer, validates)
-    parts = sampled.build_subgraphs(objective, trainer)
+    parts = sampled.build_subgraphs(objective, trainer, layout.processes)
     num_random = sampled.random_triples(objective, trainer.num_neighbors, pace.batch_size)
     arguments = (edge_index, *_sizes(data), pace.batch_size, num_random, trainer.seed)
     if trainer.sampler is None:

@@ -78,7 +78,10 @@ def train_epoch(
     if not processes.alone:
         processes.agree("batches of an epoch, drawn by the sampler,", int(drawn))
         processes.agree("random numbers of the model after an epoch", torch.get_rng_state().sum())
+        steps.layout.check_parameters(objective, epoch)
     steps.layout.add_up_epoch(objective)
+    if steps.subgraphs is not None:
+        steps.layout.average_buffers(objective.student)
     broken = [name for name, value in row.items() if not math.isfinite(value)]
     if broken:
         rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
@@ -105,7 +108,9 @@ def _step(
     if factor != 1.0:
         terms = {name: factor * term for name, term in terms.items()}
     backward(fabric, objective, terms, lambda loss: hooks("on_before_backward", loss=loss))
-    steps.layout.sum_gradients(objective)
+    if steps.subgraphs is not None and steps.subgraphs.empty:
+        steps.wrapped.zero_grad(set_to_none=True)  # Zeros of rows that stand in for those of a triple.
+    steps.layout.sum_gradients(objective, unlike=steps.subgraphs is not None)
     hooks("on_before_optimizer_step", optimizer=steps.optimizer)
     if all(p.grad is None for group in steps.optimizer.param_groups for p in group["params"]):
         return terms  # A scaler of gradients takes no step without any.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,12 +14,20 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import takes_node_ids
-from pyg_ckd.data.neighbors_sampled import NeighborhoodSampler, SamplerMaker
+from pyg_ckd.data.neighbors_sampled import (
+    Neighborhood,
+    NeighborhoodSampler,
+    SamplerMaker,
+    draw_seed,
+    drawn_apart,
+    seed_of,
+)
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.subgraph import Cutter, both_directions, interactions_of
+from pyg_ckd.processes import ALONE, Processes
 
 Place = tuple[dict[EdgeType, Any], TripletBatch] | tuple[dict[EdgeType, Any], TripletBatch, dict[str, Tensor]]
 """The graph of a step, its triples, and which rows of the whole graph they are on; without the last, on all."""
@@ -78,20 +88,26 @@ def check_sampled(objective: Objective, num_neighbors: Sequence[int], ranking: s
     if not student.sampled:
         what = _reason(student)
         raise InputError(f"{names} for {type(student).__name__}, {what}, expected none; it trains on the whole graph")
-    inner: Objective | None = objective
-    while inner is not None:
-        if not inner.sampled:
+    for one in _with_inner(objective):
+        if not one.sampled:
             raise InputError(
-                f"{names} for the strategy {inner.name!r}, which does not say that it reads all users and items by the "
+                f"{names} for the strategy {one.name!r}, which does not say that it reads all users and items by the "
                 "rows of a subgraph, expected none, or sampled = True in the class"
             )
-        inner = inner._modules.get("inner")  # type: ignore[assignment]
     hops = student.num_hops
     if hops is not None and hops != len(num_neighbors):
         wanted = f"{hops} numbers, one for each" if hops else "none, for nothing is propagated"
         raise InputError(f"{names} for {type(student).__name__} with {hops} layers, expected {wanted}")
     if ranking != "bpr":
         raise InputError(f"{names} beside ranking={ranking!r}, which needs items that a subgraph has not, expected bpr")
+
+
+def _with_inner(objective: Objective) -> Iterator[Objective]:
+    """Yield an objective and those that it wraps."""
+    inner: Any = objective
+    while inner is not None:
+        yield inner
+        inner = inner._modules.get("inner")
 
 
 def _reason(student: Backbone) -> str:
@@ -134,12 +150,13 @@ def random_triples(objective: Objective, num_neighbors: Sequence[int] | None, ba
     return number if num_neighbors is None else min(number, batch_size)
 
 
-def build_subgraphs(objective: Objective, choices: Choices) -> Subgraphs | None:
+def build_subgraphs(objective: Objective, choices: Choices, processes: Processes = ALONE) -> Subgraphs | None:
     """Return what samples the steps of a training, or :obj:`None` for training on the whole graph.
 
     Args:
         objective: The objective.
         choices: The trainer, which says how to train it.
+        processes: The processes that share its batches.
 
     Raises:
         InputError: As :func:`check_sampled`.
@@ -148,11 +165,15 @@ def build_subgraphs(objective: Objective, choices: Choices) -> Subgraphs | None:
     if num_neighbors is None:
         return None
     check_sampled(objective, num_neighbors, choices.options.ranking)
-    return Subgraphs(objective.student, num_neighbors, make, sparse=choices.optimizer is None)
+    shared = (objective, processes)
+    return Subgraphs(objective.student, num_neighbors, make, choices.optimizer is None, *shared)
 
 
 class Subgraphs:
     """Turns batches of triples into steps on sampled neighbourhoods.
+
+    Of several processes, each samples the neighbourhood of its own share of a batch. What is drawn follows from a
+    number that all of them draw alike and from their own, so that their generators stay alike.
 
     Args:
         student: The backbone.
@@ -160,13 +181,27 @@ class Subgraphs:
         make: What makes the sampler, or :obj:`None`, see
             :class:`~pyg_ckd.data.neighbors_sampled.NeighborhoodSampler`.
         sparse: Whether the optimizer takes sparse gradients; tables get these in steps that hold at most half of all
-            nodes.
+            nodes, in all processes together.
+        objective: The objective, which says what it reads beside the triples of a share, for several processes.
+        processes: The processes that share the batches.
+
+    Attributes:
+        empty: Whether this process has no triple at all in the present step, and so no gradient.
     """
 
+    empty = False
+
     def __init__(
-        self, student: Backbone, num_neighbors: Sequence[int], make: SamplerMaker | None = None, sparse: bool = False
+        self,
+        student: Backbone,
+        num_neighbors: Sequence[int],
+        make: SamplerMaker | None = None,
+        sparse: bool = False,
+        objective: Objective | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.student, self.num_neighbors, self.make, self.sparse = student, list(num_neighbors), make, sparse
+        self.processes, self._objectives = processes, [] if objective is None else list(_with_inner(objective))
         self._epoch: Any = None
         self._means: dict[int, Any] = {}
         self._of: Any = None
@@ -176,16 +211,18 @@ class Subgraphs:
 
         Args:
             graphs: The graphs of the epoch; new ones begin a new epoch.
-            batch: The triples.
+            batch: The triples, or this process's share of them.
         """
         student = self.student
         if graphs is not self._epoch:
             self._epoch, self._means = graphs, {}
         if self._of is not graphs[RATES]:
             self._build(graphs[RATES])
-        part = self._sampler(torch.cat([batch.user, batch.random_user]), torch.cat([*batch[1:3], *batch[4:]]))
-        size = part.user.numel() + part.item.numel()
-        student.sparse_rows = self.sparse and 2 * size <= student.num_users + student.num_items
+        self.empty = not batch.user.numel() + batch.random_user.numel()
+        rows, beside = self._of_batch(batch)
+        nodes = torch.cat([batch.user, batch.random_user]), torch.cat([*batch[1:3], *batch[4:], rows])
+        part = self._sampler(*nodes, beside, self._seed(batch.user.device))
+        student.sparse_rows = self.sparse and 2 * self._held(part) <= student.num_users + student.num_items
         if self._cutter is not None:
             graph: Any = self._cutter(part, student.num_users, self._means)
             return {**graphs, RATES: graph}, part.local(batch), part.n_id_dict
@@ -193,6 +230,40 @@ class Subgraphs:
         if takes_node_ids(student.module):  # type: ignore[arg-type]
             return {**graphs, RATES: here}, part.local(batch), part.n_id_dict
         return {**graphs, RATES: torch.stack([part.user[here[0]], part.item[here[1]]])}, batch
+
+    def _of_batch(self, batch: TripletBatch) -> tuple[Tensor, Tensor | None]:
+        """Return items of the whole batch that are expanded, too, and nodes that are there without being expanded."""
+        rows, masks = [batch.positive[:0]], [batch.positive[:0]]
+        if self.processes.alone:
+            return rows[0], None
+        for objective in self._objectives:
+            read, known = objective.read_of_batch(batch.whole)
+            rows.append(read)
+            masks.append(known)
+        first = self.student.num_users
+        beside = torch.cat(masks) + first
+        if self.empty:  # No product or mean is of nothing.
+            some = [*range(min(2, first)), *range(first, first + min(2, self.student.num_items))]
+            beside = torch.cat([beside, beside.new_tensor(some)])
+        return torch.cat(rows), beside
+
+    def _held(self, part: Neighborhood) -> int:
+        """Return how many nodes the neighbourhoods of all processes have, each counted as often as it is in one."""
+        count = torch.tensor([0 if self.empty else part.user.numel() + part.item.numel()], device=part.user.device)
+        self.processes.add_up([count])
+        return int(count)
+
+    def _seed(self, device: torch.device) -> int | None:
+        """Return what seeds the draws of this process in a step, and let the model draw what it draws by rows apart."""
+        if self.processes.alone:
+            return None  # The sampler draws its own.
+        rank, size, student = self.processes.rank, self.processes.size, self.student
+        if not (self.num_neighbors or isinstance(student, AdaptedBackbone)):
+            return None
+        seed = draw_seed()
+        if not isinstance(student, AdaptedBackbone) or takes_node_ids(student.module):
+            student.draws = partial(drawn_apart, seed_of(seed, size + rank), device)
+        return seed_of(seed, rank)
 
     def _build(self, graph: Any) -> None:
         """Get ready to sample from a graph."""
@@ -206,8 +277,8 @@ class Subgraphs:
         self._of = graph
 
     def done(self) -> None:
-        """End a step: whatever is computed now gets dense gradients again."""
-        self.student.sparse_rows = False
+        """End a step: whatever is computed now gets dense gradients again, and draws what all processes draw."""
+        self.student.sparse_rows, self.student.draws = False, nullcontext
 
 
 def step_loss(

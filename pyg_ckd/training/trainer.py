@@ -139,7 +139,8 @@ class Trainer:
         num_nodes: Machines that share the training.
         strategy: How they share it, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` takes what the backbone names.
         num_neighbors: Neighbours that a node keeps in every layer, such as ``[10, 10]``, -1 for all, for training on
-            sampled parts of the graph; evaluation is never sampled. (default: :obj:`None`, the whole graph)
+            sampled parts of the graph; evaluation is never sampled. Several processes sample the neighbourhood of their
+            share of a batch each, with ``strategy="ddp"``. (default: :obj:`None`, the whole graph)
         neighbor_sampler: A function of ``(data, num_neighbors)`` that returns an object with ``sample_from_nodes`` as
             PyG's have it. (default: :obj:`None`, a uniform draw)
 
@@ -273,7 +274,7 @@ class Trainer:
         """
         objective = as_objective(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)
-        layout = choose_layout(self.strategy, processes, objective)
+        layout = choose_layout(self.strategy, processes, objective, self.num_neighbors)
         loggers = self.loggers if processes.first else None
         fabric = open_fabric(own_device(processes, self.device), self.precision, self.callbacks, loggers)
         history = History()

@@ -57,15 +57,30 @@ def test_users_and_columns_divide_what_they_say():
     assert users["features"] == columns["features"] == both["features"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "users", "columns", "users x columns", "sampled"])
+@pytest.mark.parametrize("strategy", ["ddp", "users", "columns", "users x columns", "sampled", "sampled, cut"])
 def test_every_rank_draws_from_all_interactions(strategy):
     assert forecast(CKD, Layout.of(strategy, 4), UNIT).memory["interactions"] == 32 * 5
 
 
 def test_layouts_say_whether_they_are_built():
-    layouts = [Layout.of("one"), Layout.of("sampled"), *(Layout.of(name, 2) for name in ("ddp", "users", "columns"))]
+    layouts = [Layout.of("one"), *(Layout.of(name, 2) for name in ("ddp", "users", "columns", "sampled"))]
     assert all(layout.built for layout in layouts)
-    assert not any(Layout.of(name, 2).built for name in ("users x columns", "sampled"))
+    assert not any(Layout.of(name, 2).built for name in ("users x columns", "sampled, cut"))
+
+
+def test_sampled_neighbourhoods_are_of_a_whole_graph_with_whole_tables_on_every_rank():
+    whole, (one, two) = forecast(CKD, Layout.of("one"), UNIT), (forecast(CKD, Layout.of("sampled", n)) for n in (1, 2))
+    for part in ("parameters", "Adam", "teachers", "features", "kept", "interactions"):
+        assert one.memory[part] == two.memory[part] == whole.memory[part]
+    assert one.memory["graph"] == two.memory["graph"] == whole.memory["graph"] + 2 * 4 * 5 + 24 * 6
+    assert two.memory["activations"] == one.memory["activations"] / 2
+    assert (one.sent, two.sent) == (0, 4 * CKD.parameters)  # More rows than half of all nodes: tables are summed.
+    large = replace(CKD, users=10**6)
+    rows = 3 * (4 + 3) * (1 + 3)  # Of both ranks together, with three neighbours of each.
+    assert forecast(large, Layout.of("sampled", 2, fanout=[3])).sent == rows * (4 * 8 + 8)
+    cut = forecast(CKD, Layout.of("sampled, cut", 2))
+    assert cut.memory["parameters"] == two.memory["parameters"] / 2
+    assert cut.memory["interactions"] == two.memory["interactions"]
 
 
 def test_bytes_that_meet():
@@ -118,7 +133,7 @@ def test_rows_that_a_batch_reads():
     assert read_share(0, 5, 5) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("strategy", ["users", "columns", "ddp", "sampled"])
+@pytest.mark.parametrize("strategy", ["users", "columns", "ddp", "sampled", "sampled, cut"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_more_ranks_never_hold_more_nor_compute_longer(strategy, backbone):
     sizes = Sizes(10**6, 10**4, 10**7, backbone, random=4096, batch=4096, late=False)

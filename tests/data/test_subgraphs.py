@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv
+from torch_geometric.sampler import SamplerOutput
 
 from pyg_ckd import Objective
 from pyg_ckd.balance import DistillationWrapper
@@ -392,6 +393,11 @@ def changed(**changes: Any) -> Any:
     return lambda out: replace(out, **{name: change(getattr(out, name)) for name, change in changes.items()})
 
 
+def first_edge_twice(out: SamplerOutput) -> SamplerOutput:
+    again = {name: torch.cat([getattr(out, name), getattr(out, name)[:1]]) for name in ("row", "col", "edge")}
+    return replace(out, **again)
+
+
 def without_node_0(node: Tensor) -> Tensor:
     """Return nodes with one in the place of node 0 that is none of them."""
     other = min(set(range(110)) - set(node.tolist()))
@@ -412,6 +418,7 @@ def without_node_0(node: Tensor) -> Tensor:
         (changed(col=lambda x: x - 99), r"col -\d+, expected numbers from 0 to below"),
         (changed(edge=lambda x: x + 10**6), r"edge \d+, expected numbers from 0 to below"),
         (changed(node=lambda x: x[:1].expand(len(x))), r"node 0 more than once, expected every node once"),
+        (first_edge_twice, r"edge \d+ more than once, expected every edge once"),
         (changed(node=without_node_0), r"1 of 11 seeds not in node, first 0, expected all"),
         (
             changed(edge=lambda x: x.flip(0)),
@@ -431,6 +438,7 @@ def without_node_0(node: Tensor) -> Tensor:
         "col",
         "edge",
         "twice",
+        "edge twice",
         "seeds",
         "order",
         "turned",

@@ -175,7 +175,8 @@ class AdaptedBackbone(Backbone):
         sizes = (n_id_dict["user"].numel(), n_id_dict["item"].numel())
         here = {m: x.index_select(0, n_id_dict["item"]) for m, x in features.items()}
         means = {m: self._mean(m, x) for m, x in features.items()}
-        found = module_views(self.module, here, edge_index, views, sizes, n_id_dict, means)
+        with self.draws():
+            found = module_views(self.module, here, edge_index, views, sizes, n_id_dict, means)
         parts = []
         for out in found:
             parts.append(BlockEmbeddings([Block(*out)]))

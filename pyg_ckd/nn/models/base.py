@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -81,6 +82,8 @@ class Backbone(nn.Module):
     """How many edges away the nodes are that a row depends on, for sampled neighbourhoods; :obj:`None` if unknown."""
     sparse_rows = False
     """Whether tables get sparse gradients in a sampled subgraph; the trainer sets it in its steps."""
+    draws: Callable[[], AbstractContextManager[None]] = nullcontext
+    """The block that a pass runs in; the trainer sets one in which each of several processes draws its own numbers."""
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
     ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
@@ -281,7 +284,8 @@ class Backbone(nn.Module):
         else:
             graphs = {**edge_index_dict, RATES: self._adjacency(edge_index_dict, n_id_dict)}
         inputs = Inputs(features, graphs, n_id_dict or {}, {}, self.sparse_rows)
-        out = dict(zip(distinct, self._encoded(distinct, inputs), strict=True))
+        with self.draws():
+            out = dict(zip(distinct, self._encoded(distinct, inputs), strict=True))
         for view, computed in out.items():
             if type(computed) is Embeddings:
                 out[view] = BlockEmbeddings([Block(*computed)])  # Remembers what it has read.

@@ -109,16 +109,20 @@ class Layout(ABC):
         """
         return [p for p in objective.parameters() if p.requires_grad]
 
-    def sum_gradients(self, objective: Objective) -> None:
+    def sum_gradients(self, objective: Objective, unlike: bool = False) -> None:
         """Replace the gradients of shared parameters by their sums over processes.
 
         Args:
             objective: The objective, after a backward pass.
+            unlike: Whether a parameter may have a gradient in some processes and none in others, or a sparse one in
+                some and a dense one in others, as on neighbourhoods that each has sampled.
         """
         if self.processes.alone:
             return
-        dense = []
-        for p in self.shared_parameters(objective):
+        dense, shared = [], self.shared_parameters(objective)
+        if unlike and shared:
+            self._make_alike(shared)
+        for p in shared:
             if p.grad is None:
                 continue
             if p.grad.is_sparse:
@@ -126,6 +130,20 @@ class Layout(ABC):
             else:
                 dense.append(p.grad)
         self.processes.add_up(dense)
+
+    def _make_alike(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Let a parameter that has a gradient in any process have one in all, sparse if it is in all that have one."""
+        kinds = [[p.grad is not None and p.grad.is_sparse == sparse for p in parameters] for sparse in (False, True)]
+        counts = torch.tensor(kinds, dtype=torch.int32, device=parameters[0].device)
+        self.processes.add_up([counts])
+        for p, dense, sparse in zip(parameters, *counts.tolist(), strict=True):
+            if p.grad is None and dense:
+                p.grad = torch.zeros_like(p)
+            elif p.grad is None and sparse:
+                none = torch.empty(1, 0, dtype=torch.int64, device=p.device)
+                p.grad = torch.sparse_coo_tensor(none, p.new_empty(0, *p.shape[1:]), p.shape, check_invariants=False)
+            elif p.grad is not None and p.grad.is_sparse and dense:
+                p.grad = p.grad.to_dense()
 
     def _sum_of_rows(self, grad: Tensor) -> Tensor:
         grad = grad.coalesce()
@@ -184,6 +202,39 @@ class Layout(ABC):
             objective: The objective.
         """
         self.processes.add_up(objective.epoch_sums())
+
+    def average_buffers(self, student: nn.Module) -> None:
+        """Replace a student's floating-point buffers by their means over processes, as running means of samples.
+
+        Args:
+            student: The student, which has seen other samples in every process.
+        """
+        found = [x for x in student.buffers() if x.is_floating_point()]
+        self.processes.add_up(found)
+        for x in found if not self.processes.alone else ():
+            x.div_(self.processes.size)
+
+    @torch.no_grad()
+    def check_parameters(self, objective: Objective, epoch: int) -> None:
+        """Refuse parameters that all processes share and that are not the same in all, by their sums.
+
+        Args:
+            objective: The objective, after an epoch.
+            epoch: Number of the epoch, from 1.
+
+        Raises:
+            InputError: If they differ by more than rounding.
+        """
+        shared = self.shared_parameters(objective)
+        if self.processes.alone or not shared:
+            return
+        found = []
+        for p in shared:
+            root = max(1, p.numel()) ** 0.5
+            found += [p.sum(dtype=torch.float64) / root, torch.linalg.vector_norm(p).double() / root]
+        numbers = torch.stack(found).nan_to_num()
+        mend = "let whatever changes the model, such as a callback, do the same in all, and go on from a checkpoint"
+        self.processes.agree_nearly(f"parameters of the model after epoch {epoch}", numbers, 1e-4, mend)
 
     def whole_state(
         self, state: dict[str, Any], objective: Objective, optimizer: torch.optim.Optimizer | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -100,13 +101,16 @@ def own_device(processes: Processes, device: Device) -> Device:
     return f"cuda:{number}" if kind == "cuda" else kind
 
 
-def choose_layout(strategy: str, processes: Processes, objective: Objective) -> Layout:
+def choose_layout(
+    strategy: str, processes: Processes, objective: Objective, num_neighbors: Sequence[int] | None = None
+) -> Layout:
     """Return how an objective is laid out over processes.
 
     Args:
         strategy: As the trainer takes it.
         processes: The processes.
         objective: What is trained.
+        num_neighbors: Neighbours that nodes keep, or :obj:`None` for training on the whole graph.
 
     Raises:
         InputError: If the backbone or the objective cannot be laid out so.
@@ -119,7 +123,13 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
     if processes.alone:
         return Whole(processes)
     student = objective.student
-    name, can = type(student).__name__, [s for s in LAYOUTS if s in student.strategies]
+    names = [s for s in LAYOUTS if num_neighbors is None or not LAYOUTS[s].cuts]
+    if strategy not in ("auto", *names):
+        raise InputError(
+            f"strategy: found {strategy!r} beside num_neighbors={list(num_neighbors or ())}, whose neighbourhoods are "
+            f"sampled from a whole graph with whole tables, expected {' or '.join(map(repr, names))}"
+        )
+    name, can = type(student).__name__, [s for s in names if s in student.strategies]
     if not can:
         raise InputError(
             f"strategy: found {processes.size} processes for {name}, whose losses are no means over the triples of a "
