@@ -16,12 +16,14 @@ FLOAT = 4
 """Bytes of a number, of a column index and of a weight of the graph."""
 NARROW = 4
 """Features up to so many times the width of the embeddings are propagated once per run, as early fusion does."""
-SAMPLER = 32
+SAMPLER, OWN_SAMPLER = 32, 24
 """Bytes of an interaction in the sampler: two ids, a key among the user's, and its place in the order of the epoch.
-Every rank has all interactions there, whatever the cut."""
+Every rank has all interactions there, whatever the cut; with ``shuffle="own"`` those of its users alone, whose order
+comes in blocks."""
 BACKBONES = ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN")
-STRATEGIES = ("one", "ddp", "users", "columns", "users x columns", "sampled")
-"""Ways to train; ``"users x columns"``, and ``"sampled"`` on more than one rank, cannot be run today."""
+STRATEGIES = ("one", "ddp", "users", "users own", "columns", "users x columns", "sampled")
+"""Ways to train; ``"users own"`` is ``"users"`` with ``shuffle="own"``. ``"users x columns"``, and ``"sampled"`` on
+more than one rank, cannot be run today."""
 SHARED_GEMMS, ALL_GEMMS = 4, 18
 """Operations per row and pair of columns of a map whose input needs no gradient, and of the three maps of a layer of
 MMGCN, forward and backward."""
@@ -160,7 +162,12 @@ class Layout:
             raise ValueError(f"ranks: found {ranks} beside strategy 'one', expected 1")
         if strategy == "users x columns" and ranks % columns:
             raise ValueError(f"columns: found {columns}, expected a divisor of {ranks} ranks")
-        parts = {"users": (ranks, 1), "columns": (1, ranks), "users x columns": (ranks // columns, columns)}
+        parts = {
+            "users": (ranks, 1),
+            "users own": (ranks, 1),
+            "columns": (1, ranks),
+            "users x columns": (ranks // columns, columns),
+        }
         users, columns = parts.get(strategy, (1, 1))
         return cls(strategy, users, columns, ranks, tuple(fanout) if strategy == "sampled" else ())
 
@@ -340,12 +347,19 @@ def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
         "gradients": slack * FLOAT * tables,
         "Adam": 2 * FLOAT * tables,
         "graph": graph,
-        "interactions": SAMPLER * sizes.interactions,
+        "interactions": _drawn_from(sizes, layout),
         "teachers": FLOAT * sizes.modalities * sizes.distilled * (users + items) * dim,
         "features": sizes.feature_bytes * items * sizes.modalities * sizes.features * (sizes.backbone != "LightGCN"),
         "kept": _kept(sizes, layout),
         "activations": slack * _activations(sizes, layout),
     }
+
+
+def _drawn_from(sizes: Sizes, layout: Layout) -> float:
+    """Return the bytes of the interactions that a rank draws from."""
+    if layout.strategy == "users own":
+        return OWN_SAMPLER * sizes.interactions / layout.users
+    return SAMPLER * sizes.interactions
 
 
 def _kept(sizes: Sizes, layout: Layout) -> float:
