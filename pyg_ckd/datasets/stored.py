@@ -323,7 +323,7 @@ def _interactions(
         whole = array is not None and array.dtype == np.int64 and array.ndim == 2 and array.flags.c_contiguous
         found[split] = register(torch.from_numpy(array), file) if whole else array
     if np.array_equal(arrays.get(EDGE_STAMPS, np.empty(0)), now):
-        checked = (str(folder), now[0], *sizes)
+        checked = ((str(folder), now[0]), *sizes)
         for edges in found.values():
             if file_of(edges) is not None:
                 remembered(edges, CHECKED, lambda _: checked)

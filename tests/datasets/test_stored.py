@@ -165,6 +165,7 @@ def refuse_to_look(*_) -> None:
 
 
 def test_interactions_stay_in_their_files_and_are_not_checked_again(tmp_path, monkeypatch):
+    wanted = graph("standardize")
     write_folder(graph(), tmp_path / "ready", "standardize")
     for name in ("check_repetition", "check_range"):
         monkeypatch.setattr(f"pyg_ckd.data.build.{name}", refuse_to_look)
@@ -173,7 +174,7 @@ def test_interactions_stay_in_their_files_and_are_not_checked_again(tmp_path, mo
         for split, name in (("train", "edge_index"), ("val", "val_edge_index"), ("test", "test_edge_index")):
             assert file_of(each[RATES][name]) == tmp_path / "ready" / "interactions" / f"{split}.npy"
             assert each[RATES][name].dtype == torch.int64
-    assert_alike(data, graph("standardize"))
+    assert_alike(data, wanted)
     damage_nothing_but_the_time(tmp_path / "ready" / "interactions" / "val.npy")
     with pytest.raises(AssertionError, match="looked through again"):
         read_folder(tmp_path / "ready")

@@ -112,7 +112,6 @@ def test_small_blocks_of_users_change_nothing(make_data, monkeypatch):
     assert torch.equal(Evaluator(data, "test", k=[7]).rank(out), whole)
 
 
-@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("mask", [(), ("train",), ("train", "val")])
 def test_small_blocks_of_interactions_mask_the_same_items(mask, make_data, monkeypatch):
     data = dense_data(make_data)
@@ -126,6 +125,7 @@ def test_small_blocks_of_interactions_mask_the_same_items(mask, make_data, monke
         assert seen == [i for split in mask for u, i in held_out(data, split).t().tolist() if u == user]
 
 
+@pytest.mark.usefixtures("double")
 def test_cold_and_warm_items_are_averaged_over_the_users_who_have_some(make_data):
     data = dense_data(make_data)
     train = data[RATES].edge_index
