@@ -43,7 +43,7 @@ def write(folder: Path, count: int) -> None:
         count: Interactions.
     """
     generator = np.random.default_rng(0)
-    users, items = max(4, count // 10), max(25, count // 25)
+    users, items = max(4, count // 40), max(25, count // 200)
     pairs = np.unique(generator.integers(users * items, size=count))
     edges = np.stack(np.divmod(pairs, items))
     held = np.arange(pairs.size) % max(2, count // 10_000) == 0
@@ -69,7 +69,7 @@ def measure(folder: Path, memory: bool, shuffle: str, batch_size: int = 65_536) 
     data = load(folder, "none")
     for name in ("edge_index", "val_edge_index", "test_edge_index") if memory else ():
         data[RATES][name] = data[RATES][name].clone()
-    model, found, seen = VBPR.from_data(data, sparse=True, embedding_dim=8), {}, _Seen()
+    model, found, seen = VBPR.from_data(data, sparse=True, embedding_dim=4), {}, _Seen()
     found["loaded, model built"] = anonymous() - before
     trainer = Trainer(max_epochs=1, batch_size=batch_size, eval_users=500, callbacks=seen, **options)
     seen.start()
@@ -106,6 +106,7 @@ class _Seen(threading.Thread):
 
 def _process(rank: int, size: int, place: str, way: str, batch_size: int) -> None:
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # All begin with the same weights.
     dist.init_process_group("gloo", init_method=f"file://{place}/{way}.meeting", rank=rank, world_size=size)
     torch.save(measure(Path(place) / "data", *WAYS[way], batch_size), f"{place}/{way}.{rank}.pt")
     dist.destroy_process_group()

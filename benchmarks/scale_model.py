@@ -16,10 +16,10 @@ FLOAT = 4
 """Bytes of a number, of a column index and of a weight of the graph."""
 NARROW = 4
 """Features up to so many times the width of the embeddings are propagated once per run, as early fusion does."""
-SAMPLER, OWN_SAMPLER = 32, 24
+SAMPLER, OWN_SAMPLER = 32, 16
 """Bytes of an interaction in the sampler: two ids, a key among the user's, and its place in the order of the epoch.
-Every rank has all interactions there, whatever the cut; with ``shuffle="own"`` those of its users alone, whose order
-comes in blocks."""
+Every rank has all interactions there, whatever the cut; with ``shuffle="own"`` those of its users alone, whose ids
+have 32 bits and whose order comes in blocks."""
 BACKBONES = ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN")
 STRATEGIES = ("one", "ddp", "users", "users own", "columns", "users x columns", "sampled")
 """Ways to train; ``"users own"`` is ``"users"`` with ``shuffle="own"``. ``"users x columns"``, and ``"sampled"`` on

@@ -51,8 +51,8 @@ class TripletSampler:
     ================= ==============================================================================================
 
     Args:
-        edge_index: Training interactions (user row, item row), int64 ``[2, E]``, not copied unless some are left out;
-            batches appear on its device.
+        edge_index: Training interactions (user row, item row), int64 or int32 ``[2, E]``, not copied unless some are
+            left out; batches appear on its device.
         num_users: Number of users.
         num_items: Number of items.
         batch_size: Interactions in a batch; the last batch of an epoch may be smaller.
@@ -147,7 +147,7 @@ class TripletSampler:
             random: Random triples beside every batch.
         """
         for chosen, count in zip(_pieces(self._order(), sizes), random):  # noqa: B905, the sizes may go on for ever.
-            user, item = self._user[chosen], self._item[chosen]
+            user, item = self._user[chosen].long(), self._item[chosen].long()
             if self.num_negatives > 1:
                 user, item = user.repeat(self.num_negatives), item.repeat(self.num_negatives)
             yield TripletBatch(user, item, self.sample_negatives(user), *self.sample_random(count))

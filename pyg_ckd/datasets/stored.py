@@ -325,6 +325,6 @@ def _interactions(
     if np.array_equal(arrays.get(EDGE_STAMPS, np.empty(0)), now):
         checked = ((str(folder), now[0]), *sizes)
         for edges in found.values():
-            if file_of(edges) is not None:
+            if isinstance(edges, Tensor) and file_of(edges) is not None:
                 remembered(edges, CHECKED, lambda _: checked)
     return found

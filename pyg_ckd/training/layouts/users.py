@@ -13,7 +13,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.build_graph import interactions_of
+from pyg_ckd.nn.build_graph import index_type, interactions_of
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -41,7 +41,8 @@ class Users(Layout):
     name = "users"
     rows: UserRows
     interactions: Tensor | None = None
-    """Interactions of own users (user, numbered from zero; item), int64 ``[2, E_k]``, if :attr:`draws_own`."""
+    """Interactions of own users (user, numbered from zero; item), int32 ``[2, E_k]`` where that suffices, if
+    :attr:`draws_own`."""
     draws_own: torch.device | None = None
     """Where the process works that draws from the interactions of its own users alone, while those of all users stay
     where they are; :obj:`None` if it draws from all."""
@@ -85,7 +86,8 @@ class Users(Layout):
         self._set_users(objective, rows.own)
         device = user.device if self.draws_own is None else self.draws_own
         objective.to(device)
-        interactions = interactions_of(edges[RATES], rows.first, rows.last).to(device)
+        narrow = torch.int64 if self.draws_own is None else index_type(0, max(rows.own, num_items))
+        interactions = interactions_of(edges[RATES], rows.first, rows.last, narrow).to(device)
         if self.draws_own is not None:
             self.interactions = interactions
         settings = (student.normalization, student.self_loops)
