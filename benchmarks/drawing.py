@@ -1,7 +1,7 @@
-"""What one of two processes that share users out holds, with all interactions to draw from and with its own alone.
+"""What one of several processes that share users out holds, with all interactions to draw from and with its own alone.
 
 ``python -m benchmarks.drawing`` writes a folder of 20 million interactions, trains VBPR with sparse gradients on it in
-two processes for an epoch, in every way to hold the interactions and to shuffle them, and prints a Markdown table of
+two processes, or ``--processes``, for an epoch, in every way to hold the interactions and to shuffle them, and prints a Markdown table of
 the anonymous memory of the process that takes more: what is its own and lies in no file.
 """
 # ruff: noqa: T201
@@ -71,7 +71,7 @@ def measure(folder: Path, memory: bool, shuffle: str, batch_size: int = 65_536) 
         data[RATES][name] = data[RATES][name].clone()
     model, found, seen = VBPR.from_data(data, sparse=True, embedding_dim=4), {}, _Seen()
     found["loaded, model built"] = anonymous() - before
-    trainer = Trainer(max_epochs=1, batch_size=batch_size, eval_users=500, callbacks=seen, **options)
+    trainer = Trainer(max_epochs=1, batch_size=batch_size, eval_users=0.05, callbacks=seen, **options)
     seen.start()
     trainer.fit(model, data)
     found["before the first step, most"] = seen.begun - before
@@ -112,7 +112,7 @@ def _process(rank: int, size: int, place: str, way: str, batch_size: int) -> Non
     dist.destroy_process_group()
 
 
-def in_processes(place: str, way: str, batch_size: int, size: int = 2) -> dict[str, float]:
+def in_processes(place: str, way: str, batch_size: int, size: int) -> dict[str, float]:
     """Return the figures of the process that takes more, each for itself.
 
     Args:
@@ -131,13 +131,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interactions", type=int, default=20_000_000)
     parser.add_argument("--batch", type=int, default=65_536)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         write(Path(place) / "data", args.interactions)
-        rows = {way: in_processes(place, way, args.batch) for way in args.ways}
+        rows = {way: in_processes(place, way, args.batch, args.processes) for way in args.ways}
     columns = list(next(iter(rows.values())))
-    print(f"VBPR in two processes, {args.interactions} interactions drawn: MiB, and bytes for each interaction\n")
+    print(
+        f"VBPR in {args.processes} processes, {args.interactions} interactions drawn: MiB, and bytes for each interaction\n"
+    )
     print(f"| interactions, shuffle | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
     for way, row in rows.items():
         cells = (f"{row[name]:.0f} ({row[name] * 2**20 / args.interactions:.1f})" for name in columns)
