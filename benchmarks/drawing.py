@@ -1,8 +1,8 @@
 """What one of several processes that share users out holds, with all interactions to draw from and with its own alone.
 
 ``python -m benchmarks.drawing`` writes a folder of 20 million interactions, trains VBPR with sparse gradients on it in
-two processes, or ``--processes``, for an epoch, in every way to hold the interactions and to shuffle them, and prints a Markdown table of
-the anonymous memory of the process that takes more: what is its own and lies in no file.
+two processes, or ``--processes``, for an epoch, in every way to hold the interactions and to shuffle them, and prints a
+Markdown table of the anonymous memory of the process that takes more: what is its own and lies in no file.
 """
 # ruff: noqa: T201
 
@@ -138,9 +138,7 @@ def main() -> None:
         write(Path(place) / "data", args.interactions)
         rows = {way: in_processes(place, way, args.batch, args.processes) for way in args.ways}
     columns = list(next(iter(rows.values())))
-    print(
-        f"VBPR in {args.processes} processes, {args.interactions} interactions drawn: MiB, and bytes for each interaction\n"
-    )
+    print(f"VBPR in {args.processes} processes, {args.interactions} interactions drawn: MiB, and bytes for each\n")
     print(f"| interactions, shuffle | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
     for way, row in rows.items():
         cells = (f"{row[name]:.0f} ({row[name] * 2**20 / args.interactions:.1f})" for name in columns)
