@@ -56,6 +56,7 @@ CPU_WIRE = 1e9
 LAYOUTS = (
     Layout.of("ddp", 32),
     Layout.of("users", 32),
+    Layout.of("users own", 32),
     Layout.of("users x columns", 32, 8),
     Layout.of("sampled", 32),
     Layout.of("sampled, cut", 32),
@@ -141,6 +142,8 @@ def _title(layout: Layout) -> str:
         return f"users/{layout.users} x columns/{layout.columns}{built}"
     if layout.fanout:
         return f"{layout.strategy} {list(layout.fanout)}/{layout.ranks}{built}"
+    if layout.strategy == "users own":
+        return f"users/{layout.users}, own"
     return layout.strategy if layout.ranks == 1 else f"{layout.strategy}/{layout.ranks}"
 
 
@@ -276,7 +279,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default=LARGE.backbone)
     parser.add_argument("--ranks", type=int, default=32)
     parser.add_argument("--columns", type=int, default=8, help="parts of columns of 'users x columns'")
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["ddp", "users", "users x columns"])
+    given = ["ddp", "users", "users own", "users x columns"]
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=given)
     parser.add_argument("--fanout", type=int, nargs="+", default=[10, 10])
     parser.add_argument("--memory-bandwidth", type=float, default=GPU.stream / 1e9, help="GB/s of a rank")
     parser.add_argument("--inside", type=float, default=GPU.inside / 1e9, help="GB/s between ranks of a node")

@@ -18,12 +18,14 @@ FLOAT = 4
 """Bytes of a number, of a column index and of a weight of the graph."""
 NARROW = 4
 """Features up to so many times the width of the embeddings are propagated once per run, as early fusion does."""
-SAMPLER = 32
+SAMPLER, OWN_SAMPLER = 32, 16
 """Bytes of an interaction in the sampler: two ids, a key among the user's, and its place in the order of the epoch.
-Every rank has all interactions there, whatever the cut."""
+Every rank has all interactions there, whatever the cut; with ``shuffle="own"`` those of its users alone, whose ids
+have 32 bits and whose order comes in blocks."""
 BACKBONES = ("LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN")
-STRATEGIES = ("one", "ddp", "users", "columns", "users x columns", "sampled", "sampled, cut")
-"""Ways to train; ``"users x columns"`` and ``"sampled, cut"`` cannot be run today."""
+STRATEGIES = ("one", "ddp", "users", "users own", "columns", "users x columns", "sampled", "sampled, cut")
+"""Ways to train; ``"users own"`` is ``"users"`` with ``shuffle="own"``. ``"users x columns"`` and ``"sampled, cut"``
+cannot be run today."""
 INDEX = 8
 """Bytes of the number of a row that is sent."""
 DRAWN = 24
@@ -166,7 +168,12 @@ class Layout:
             raise ValueError(f"ranks: found {ranks} beside strategy 'one', expected 1")
         if strategy == "users x columns" and ranks % columns:
             raise ValueError(f"columns: found {columns}, expected a divisor of {ranks} ranks")
-        parts = {"users": (ranks, 1), "columns": (1, ranks), "users x columns": (ranks // columns, columns)}
+        parts = {
+            "users": (ranks, 1),
+            "users own": (ranks, 1),
+            "columns": (1, ranks),
+            "users x columns": (ranks // columns, columns),
+        }
         users, columns = parts.get(strategy, (1, 1))
         return cls(strategy, users, columns, ranks, tuple(fanout) if strategy.startswith("sampled") else ())
 
@@ -346,12 +353,19 @@ def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
         "gradients": slack * FLOAT * tables,
         "Adam": 2 * FLOAT * tables,
         "graph": graph,
-        "interactions": SAMPLER * sizes.interactions,
+        "interactions": _drawn_from(sizes, layout),
         "teachers": FLOAT * sizes.modalities * sizes.distilled * (users + items) * dim,
         "features": sizes.feature_bytes * items * sizes.modalities * sizes.features * (sizes.backbone != "LightGCN"),
         "kept": _kept(sizes, layout),
         "activations": slack * _activations(sizes, layout),
     }
+
+
+def _drawn_from(sizes: Sizes, layout: Layout) -> float:
+    """Return the bytes of the interactions that a rank draws from."""
+    if layout.strategy == "users own":
+        return OWN_SAMPLER * sizes.interactions / layout.users
+    return SAMPLER * sizes.interactions
 
 
 def _kept(sizes: Sizes, layout: Layout) -> float:

@@ -27,6 +27,7 @@ from pyg_ckd.data.checks import (
     check_size,
     check_splits,
     check_unique_rows,
+    checked_before,
     finite_rows,
     repeated,
     without_repetition,
@@ -124,10 +125,13 @@ def build_data(
     _check_names(features, has or {}, source)
     given = _likes(given, min_rating, positive, source)
     joined = join(given, features, has or {}, user_id, item_id, num_users, source)
-    edges = {split: as_edge_index([] if part is None else part, split, source) for split, part in joined.parts.items()}
+    known = checked_before(joined.parts, (num_users, num_items))
+    edges = {
+        split: as_edge_index([] if part is None else part, split, source, known) for split, part in joined.parts.items()
+    }
     matrices = {m: as_features(matrix, m, source) for m, matrix in joined.features.items()}
     sizes = _sizes(edges, matrices, _size(num_users, joined.user_id, "user", source), num_items)
-    for split in SPLITS:
+    for split in SPLITS if not known else ():
         check_range(edges[split], split, sizes, source)
     edges = without_repetition(edges, keep)
     check_splits(edges, sizes, source)
@@ -135,13 +139,14 @@ def build_data(
         for split in filter(lambda split: is_frame(given[split]) and repeated(edges[split]).any(), SPLITS):
             columns = pair_columns(given[split], source)  # Named as they were given.
             check_unique_rows(edges[split], columns["user"], columns["item"], f"{source}: {split}")
-        check_repetition(edges, sizes, source, (joined.user_id, joined.item_id))
+        if not known:
+            check_repetition(edges, sizes, source, (joined.user_id, joined.item_id))
 
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes
     _add_features(data, matrices, joined.has, source, impute == GIVEN, strict, prepared or {})
     for split, name in zip(SPLITS, ("edge_index", "val_edge_index", "test_edge_index"), strict=True):
-        data[RATES][name] = torch.from_numpy(edges[split])
+        data[RATES][name] = _same_or_new(joined.parts[split], edges[split])
     data.modalities = list(matrices)
     data.source = source
     if joined.user_id is not None:
@@ -261,12 +266,18 @@ def _size(number: int | None, ids: Tensor | list[str] | None, kind: str, source:
 def _sizes(
     edges: dict[str, np.ndarray], matrices: dict[str, Tensor], num_users: int | None, num_items: int | None
 ) -> tuple[int, int]:
-    users, items = (1 + max(int(e[row].max(initial=-1)) for e in edges.values()) for row in (0, 1))
+    def count(row: int) -> int:
+        return 1 + max(int(e[row].max(initial=-1)) for e in edges.values())
+
     rows = max(x.size(0) for x in matrices.values())
-    return (
-        users if num_users is None else num_users,
-        max(items, rows) if num_items is None else num_items,
-    )
+    return count(0) if num_users is None else num_users, max(count(1), rows) if num_items is None else num_items
+
+
+def _same_or_new(given: Any, edges: np.ndarray) -> Tensor:
+    """Return interactions as a tensor: the one that was given, if it is mapped from a file and stays as it is."""
+    if file_of(given) is not None and np.may_share_memory(given.numpy(), edges) and given.shape == edges.shape:
+        return given
+    return torch.from_numpy(edges)
 
 
 def _add_features(

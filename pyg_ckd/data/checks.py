@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,14 @@ from torch_geometric.data.storage import NodeStorage
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.ids import value_at
-from pyg_ckd.data.mapped import FLOATS, file_of, first_row_not_finite, register, row_blocks
+from pyg_ckd.data.mapped import FLOATS, file_of, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
 KEEP = ("error", "first", "last")
+CHECKED = "interactions that were checked together"
+"""Name under which is :func:`~pyg_ckd.data.mapped.remembered` where interactions in a file were checked, with which
+others, and for how many users and items."""
 
 # Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key, and
 # those that other arrays have in an .npz file.
@@ -99,13 +103,31 @@ def without_repetition(edge_indices: dict[str, np.ndarray], keep: str) -> dict[s
     return {split: edges[:, mask] for (split, edges), mask in zip(edge_indices.items(), masks, strict=True)}
 
 
-def as_edge_index(interactions: Any, split: str, source: str) -> np.ndarray:
+def checked_before(parts: Mapping[str, Any], sizes: tuple[int | None, int | None]) -> bool:
+    """Return whether interactions lie in files, as they were when they were checked together, see :data:`CHECKED`.
+
+    Args:
+        parts: Interactions of each split.
+        sizes: Number of users and items.
+    """
+    given = [
+        part for part in parts.values() if part is not None and not (isinstance(part, Tensor) and part.numel() == 0)
+    ]
+    if not given or any(file_of(part) is None for part in given):
+        return False
+    found = {remembered(part, CHECKED, lambda _: None) for part in given}
+    first = found.pop()
+    return not found and first is not None and first[1:] == sizes
+
+
+def as_edge_index(interactions: Any, split: str, source: str, checked: bool = False) -> np.ndarray:
     """Return interactions as int64 ``[2, E]`` (user row, item row) with no negative index.
 
     Args:
         interactions: Array-like, or a tensor, of shape ``[2, E]``.
         split: The name of the split, for messages.
         source: Where the input came from, for messages.
+        checked: Whether they were looked through before.
     """
     where = f"{source}: {split}"
     pairs = _as_array(interactions, where)
@@ -118,7 +140,7 @@ def as_edge_index(interactions: Any, split: str, source: str) -> np.ndarray:
     if pairs.ndim != 2 or pairs.shape[0] != 2:
         raise InputError(f"{where} has shape {_shape(pairs)}, expected [2, E] (user row, item row)")
     _require_integers(pairs, where)
-    for row, kind in zip(pairs, ("user", "item"), strict=True):
+    for row, kind in () if checked else zip(pairs, ("user", "item"), strict=True):
         limit = np.iinfo(np.int64).max
         _reject_outside(row, (row < 0) | (row > limit), kind, where, "zero-based row numbers")
     return np.require(pairs, np.int64, ["C", "W"])

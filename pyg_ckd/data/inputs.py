@@ -31,6 +31,7 @@ def unpack(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     rows: bool = False,
+    interactions: bool = True,
 ) -> tuple[dict[str, Tensor], dict[EdgeType, Tensor]]:
     """Return ``(features, edge_index_dict)`` of a graph, the first two arguments of every backbone.
 
@@ -40,6 +41,7 @@ def unpack(
         dtype: Floating-point type of the features; by default they stay as they are.
         rows: Whether features are read row by row, see :func:`~pyg_ckd.data.modules.reads_rows`: matrices in
             memory-mapped files then stay there, whatever the device and the type.
+        interactions: Whether the training interactions are brought to the device too.
 
     Returns:
         ``features``, from modality to the float matrix ``[num_items, d_m]``, and ``edge_index_dict``, from edge type to
@@ -49,7 +51,8 @@ def unpack(
     for m, x in features.items():
         if not rows or file_of(x) is None:
             features[m] = x.to(device=device, dtype=dtype)
-    return features, {kind: index.to(device) for kind, index in data.edge_index_dict.items()}
+    moved = data.edge_index_dict.items()
+    return features, {kind: index.to(device) if interactions or kind != RATES else index for kind, index in moved}
 
 
 @torch.no_grad()

@@ -41,6 +41,10 @@ class Positives:
         """Users, int64 ``[P]``, in the order of :attr:`item`."""
         return torch.repeat_interleave(self.degree)
 
+    def popularity(self) -> Tensor:
+        """Return how many users interacted with every item, int64 ``[num_items]``."""
+        return torch.bincount(self.item, minlength=self.num_items)
+
     def sorted_keys(self, span: int, of_users: Tensor, of_items: Callable[[slice], Tensor]) -> Tensor:
         """Return ``user * span + of_users[user] + of_items`` of all interactions, int64 ``[P]``, made in blocks.
 
@@ -104,6 +108,8 @@ class PopularityNegatives:
     Args:
         positives: The interactions.
         alpha: :math:`\alpha`; 0 is uniform.
+        popularity: Users :math:`n_j` of every item, int64 ``[num_items]``. (default: :obj:`None`, those of
+            ``positives``)
 
     Raises:
         InputError: If ``alpha`` is negative or not finite.
@@ -111,9 +117,9 @@ class PopularityNegatives:
 
     wants_embeddings = False
 
-    def __init__(self, positives: Positives, alpha: float = 0.75) -> None:
+    def __init__(self, positives: Positives, alpha: float = 0.75, popularity: Tensor | None = None) -> None:
         self._start = positives.start
-        weight = popularity_weight(positives, alpha)
+        weight = popularity_weight(positives.popularity() if popularity is None else popularity, alpha)
         # Positions of all users one after the other stay within 62 bits, and a position within the 53 of a draw.
         total = min(2**62 // (positives.num_users + 1), 2**52) - positives.num_items
         whole = (weight * (total / weight.sum())).long().clamp(min=1)
@@ -229,11 +235,11 @@ class SharedNegatives:
         return items, (weight[items] * (size / end[-1])).log()
 
 
-def popularity_weight(positives: Positives, alpha: float = 0.75) -> Tensor:
+def popularity_weight(popularity: Tensor, alpha: float = 0.75) -> Tensor:
     r"""Return :math:`\max(n_j, 1)^\alpha` of every item as a share of the largest one, float64 ``[num_items]``.
 
     Args:
-        positives: The interactions.
+        popularity: Users :math:`n_j` who interacted with every item, int64 ``[num_items]``.
         alpha: :math:`\alpha`.
 
     Raises:
@@ -241,7 +247,7 @@ def popularity_weight(positives: Positives, alpha: float = 0.75) -> Tensor:
     """
     if not 0 <= alpha < math.inf:
         raise InputError(f"alpha: found {alpha}, expected a finite number of zero or more")
-    popularity = torch.bincount(positives.item, minlength=positives.num_items).clamp(min=1).double()
+    popularity = popularity.clamp(min=1).double()
     return (popularity / popularity.max()) ** alpha
 
 
@@ -256,7 +262,7 @@ def softmax_size(num_negatives: int | None, num_items: int) -> int | None:
 
 
 def negatives_of(
-    kind: str, positives: Positives, alpha: float = 0.75, candidates: int = 8
+    kind: str, positives: Positives, alpha: float = 0.75, candidates: int = 8, popularity: Tensor | None = None
 ) -> UniformNegatives | PopularityNegatives | HardNegatives:
     """Return what draws negatives of a kind.
 
@@ -265,6 +271,7 @@ def negatives_of(
         positives: The interactions.
         alpha: See :class:`PopularityNegatives`.
         candidates: See :class:`HardNegatives`.
+        popularity: See :class:`PopularityNegatives`.
 
     Raises:
         InputError: If the kind is unknown.
@@ -272,5 +279,5 @@ def negatives_of(
     if kind not in NEGATIVES:
         raise unknown_name("kind of negatives", kind, NEGATIVES)
     if kind == "popularity":
-        return PopularityNegatives(positives, alpha)
+        return PopularityNegatives(positives, alpha, popularity)
     return HardNegatives(positives, candidates) if kind == "hard" else UniformNegatives(positives)

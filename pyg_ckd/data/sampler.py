@@ -3,172 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from pyg_ckd.arguments import as_integer, as_seed
+from pyg_ckd.data.batch import TripletBatch as TripletBatch
 from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.processes import ALONE, Processes
 from pyg_ckd.scoring.embeddings import Embeddings
 
-SHUFFLES = ("whole", "blocks")
+SHUFFLES = ("whole", "blocks", "own")
 
 _RUN = 1024  # Interactions one after the other that stay in one block.
-
-
-class TripletBatch(NamedTuple):
-    """A batch of training triples and, beside it, random triples for generic distillation.
-
-    Attributes:
-        user: Users ``u``, int64 ``[B]``.
-        positive: Items ``i`` that ``u`` interacted with, int64 ``[B]``.
-        negative: Items ``j`` that ``u`` did not interact with, int64 ``[B]``.
-        random_user: Any users, int64 ``[R]``; ``R`` may be zero.
-        random_first: Any items, int64 ``[R]``.
-        random_second: Any items, int64 ``[R]``.
-    """
-
-    user: Tensor
-    positive: Tensor
-    negative: Tensor
-    random_user: Tensor
-    random_first: Tensor
-    random_second: Tensor
-
-    @property
-    def weight(self) -> Tensor | None:
-        """Weight of every training triple in the main loss, ``[B]``, or :obj:`None` if all weigh 1."""
-        return getattr(self, "_weight", None)
-
-    def weighted(self, weight: Tensor) -> TripletBatch:
-        """Return the same triples with a weight each.
-
-        Args:
-            weight: The weights ``[B]``.
-        """
-        return _Batch(self, weight, self._processes, self.whole, self._chosen)
-
-    @property
-    def whole(self) -> TripletBatch:
-        """The batch that this is a share of, or the batch itself if it is none.
-
-        Its items may be read in all layouts of a training. Its users are numbered as in the whole graph.
-        """
-        return getattr(self, "_all", None) or self
-
-    @property
-    def _processes(self) -> Processes:
-        return getattr(self, "_of", ALONE)
-
-    @property
-    def _chosen(self) -> slice | Tensor:
-        return getattr(self, "_rows", slice(None))
-
-    def shared(
-        self, chosen: slice | Tensor, random: slice | Tensor, processes: Processes, first_user: int = 0
-    ) -> TripletBatch:
-        """Return the share of the batch that one of several processes has.
-
-        Args:
-            chosen: Which training triples it has.
-            random: Which random triples it has.
-            processes: The processes that have the others.
-            first_user: The user that is row 0 of the process's tables.
-        """
-        rows = TripletBatch(*(x[chosen] for x in self[:3]), *(x[random] for x in self[3:]))
-        if first_user:
-            rows = rows._replace(user=rows.user - first_user, random_user=rows.random_user - first_user)
-        return _Batch(rows, None if self.weight is None else self.weight[chosen], processes, self, chosen)
-
-    def by_rows(self, user: Tensor, item: Tensor) -> TripletBatch:
-        """Return the same triples by the row numbers of a part of the graph; what they weigh and share stays.
-
-        Args:
-            user: Users of the part by their numbers in the whole graph, in increasing order, int64 ``[U']``, with all
-                of the triples among them.
-            item: Its items, likewise, int64 ``[I']``. Those of the :attr:`whole` batch that are not among them get the
-                number ``I'``, which no row has.
-        """
-        kinds = [user, item, item] * 2
-        rows = TripletBatch(*(torch.searchsorted(ids, x) for ids, x in zip(kinds, self, strict=True)))
-        if self._processes.alone:
-            return rows if self.weight is None else rows.weighted(self.weight)
-        whole, weight = self.whole, self.whole.weight
-        items = {name: _row_of(item, getattr(whole, name)) for name in whole._fields if "user" not in name}
-        placed = TripletBatch(*whole)._replace(**items)
-        placed = placed if weight is None else placed.weighted(weight)
-        return _Batch(rows, self.weight, self._processes, placed, self._chosen)
-
-    def own(self, x: Tensor) -> Tensor:
-        """Return the rows of a share, of values for all triples of the :attr:`whole` batch.
-
-        Args:
-            x: Values ``[B, ...]``, a row for every training triple of the whole batch.
-        """
-        return x if self._processes.alone else x[self._chosen]
-
-    def gathered(self, x: Tensor) -> Tensor:
-        """Return the values of all shares, in the order of the :attr:`whole` batch, with gradient; of no share ``x``.
-
-        For what is no mean over triples, such as a maximum: all processes compute it alike, and the gradients of their
-        shares of it add up to the gradient of one.
-
-        Args:
-            x: Values ``[B, ...]``, a row for every training triple of this share.
-        """
-        if self._processes.alone:
-            return x
-        dtype = torch.uint8 if x.dtype == torch.bool else x.dtype
-        placed = x.new_zeros(self.whole.user.size(0), *x.shape[1:], dtype=dtype)
-        rows = torch.arange(placed.size(0), device=x.device)[self._chosen]
-        return self._processes.total(placed.index_copy(0, rows, x.to(dtype))).to(x.dtype)
-
-    def mean_of_random(self, loss: Tensor, known: Tensor | None = None) -> Tensor:
-        """Return the mean of a loss over the random triples that count; zero if none does.
-
-        Of a share of a batch it is the mean over all shares, for what is multiplied with means over training triples:
-        a product of means is no mean of products.
-
-        Args:
-            loss: Loss of every random triple, ``[R]``, or several losses ``[K, R]``.
-            known: Which of them count, bool of the same shape. (default: :obj:`None`, all)
-
-        Returns:
-            A scalar, or ``[K]``.
-        """
-        if self._processes.alone:
-            return loss.mean(dim=-1) if known is None else (loss * known).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
-        known = torch.ones_like(loss, dtype=torch.bool) if known is None else known
-        counted, count = (loss * known).sum(dim=-1), known.sum(dim=-1).to(loss.dtype)
-        both = self._processes.total(torch.stack([counted, count]))
-        return both[0] / both[1].clamp(min=1)
-
-
-def _row_of(ids: Tensor, x: Tensor) -> Tensor:
-    """Return where numbers stand among increasing ones, and the number of these where they do not."""
-    place = torch.searchsorted(ids, x)
-    return torch.where(ids[place.clamp(max=ids.numel() - 1)] == x, place, ids.numel())
-
-
-class _Batch(TripletBatch):
-    """A batch with weights, or a share of one."""
-
-    _weight: Tensor | None
-    _of: Processes
-    _all: TripletBatch | None
-    _rows: slice | Tensor
-
-    def __new__(
-        cls, batch: TripletBatch, weight: Tensor | None, of: Processes, whole: TripletBatch, rows: slice | Tensor
-    ) -> _Batch:
-        self = super().__new__(cls, *batch)
-        self._weight, self._of, self._rows = weight, of, rows
-        self._all = None if of.alone else whole
-        return self
 
 
 class TripletSampler:
@@ -197,11 +46,13 @@ class TripletSampler:
                       any other. Two of one run are together in a batch more often than two of different runs: in a
                       batch of 2,048 of a block of 1,048,576, two interactions of a run meet in an epoch with
                       probability 1/512, whatever their number. Up to ``block`` interactions there is no difference
+    ``"own"``         as ``"blocks"``; where several processes train with ``strategy="users"``, each draws from the
+                      interactions of its own users alone, see :class:`~pyg_ckd.training.own_batches.OwnBatches`
     ================= ==============================================================================================
 
     Args:
-        edge_index: Training interactions (user row, item row), int64 ``[2, E]``, not copied unless some are left out;
-            batches appear on its device.
+        edge_index: Training interactions (user row, item row), int64 or int32 ``[2, E]``, not copied unless some are
+            left out; batches appear on its device.
         num_users: Number of users.
         num_items: Number of items.
         batch_size: Interactions in a batch; the last batch of an epoch may be smaller.
@@ -215,11 +66,12 @@ class TripletSampler:
         known: Further interactions that no negative may be among, int64 ``[2, E']``: all of them, where ``edge_index``
             is the share of one process. (default: :obj:`None`, none)
         shuffle: How an epoch is shuffled.
-        block: Interactions that ``shuffle="blocks"`` shuffles together, 1,024 at least.
+        block: Interactions that ``shuffle="blocks"`` and ``"own"`` shuffle together, 1,024 at least.
 
     Raises:
-        InputError: If there is no interaction that a negative exists for, a size is not positive, ``negatives`` or
-            ``shuffle`` is unknown, or ``alpha`` is negative.
+        InputError: If there is no interaction that a negative exists for (with ``shuffle="own"``, once an epoch
+            begins), a size is not positive, ``negatives`` or ``shuffle`` is unknown, ``alpha`` is negative, or there
+            is ``known`` beside ``shuffle="own"``.
 
     Users who interacted with every item have no negative: they are reported with a warning, listed in
     :attr:`saturated_users`, and their interactions are left out.
@@ -256,18 +108,20 @@ class TripletSampler:
             self.shuffle, self.block = shuffle, as_integer(block, "block", _RUN)
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
         self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
+        if self.draws_own and known is not None:
+            raise InputError(
+                "known: found interactions beside shuffle='own', which knows all of its users, expected none"
+            )
         met = edge_index if known is None else torch.cat([edge_index, known.to(edge_index.device)], dim=1)
         positives = Positives(met, num_users, num_items)
         self._negatives = negatives_of(negatives, positives, alpha, candidates)
+        self._positives = positives if self.draws_own and negatives == "popularity" else None
         saturated = positives.degree >= num_items
         self.saturated_users = saturated.nonzero().view(-1)
         kept = edge_index[:, ~saturated[edge_index[0]]] if self.saturated_users.numel() else edge_index
         self._user, self._item = kept
-        if self._user.numel() == 0:
-            raise InputError(
-                "training interactions: found none that a negative item exists for, "
-                "expected at least one user who did not interact with every item"
-            )
+        if not self.draws_own:  # One of several processes may have none.
+            check_any(self.num_interactions)
         if self.saturated_users.numel():
             warnings.warn(
                 f"{self.saturated_users.numel()} users interacted with all {num_items} items and have no negatives; "
@@ -278,35 +132,62 @@ class TripletSampler:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-self._user.numel() // self.batch_size)
+        return -(-self.num_interactions // self.batch_size)
 
     def __iter__(self) -> Iterator[TripletBatch]:
         """Yield the batches of one epoch."""
-        for chosen in self._order():
-            user, item = self._user[chosen], self._item[chosen]
+        check_any(self.num_interactions)
+        yield from self.batches(repeat(self.batch_size), repeat(self.num_random_triples))
+
+    def batches(self, sizes: Iterable[int], random: Iterable[int]) -> Iterator[TripletBatch]:
+        """Yield batches of an epoch in sizes of one's own, until every interaction has come.
+
+        Args:
+            sizes: Interactions of every batch, zero or more; the last one has what is left.
+            random: Random triples beside every batch.
+        """
+        for chosen, count in zip(_pieces(self._order(), sizes), random):  # noqa: B905, the sizes may go on for ever.
+            user, item = self._user[chosen].long(), self._item[chosen].long()
             if self.num_negatives > 1:
                 user, item = user.repeat(self.num_negatives), item.repeat(self.num_negatives)
-            yield TripletBatch(user, item, self.sample_negatives(user), *self.sample_random())
+            yield TripletBatch(user, item, self.sample_negatives(user), *self.sample_random(count))
 
     def _order(self) -> Iterator[Tensor]:
-        """Yield which interactions are in each batch of one epoch."""
-        size, device, block = self._user.numel(), self._user.device, getattr(self, "block", None)
+        """Yield the interactions of one epoch in random order, those of a block at a time."""
+        size, device, block = self.num_interactions, self._user.device, getattr(self, "block", None)
         if block is None:
-            yield from torch.randperm(size, generator=self.generator, device=device).split(self.batch_size)
+            yield torch.randperm(size, generator=self.generator, device=device)
             return
         runs = torch.randperm(-(-size // _RUN), generator=self.generator, device=device)
-        inside, left = torch.arange(_RUN, device=device), runs[:0]
+        inside = torch.arange(_RUN, device=device)
         for group in runs.split(max(1, block // _RUN)):
             members = (group.unsqueeze(1) * _RUN + inside).view(-1)
             members = members[members < size] if bool((group == runs.numel() - 1).any()) else members
-            members = members[torch.randperm(members.numel(), generator=self.generator, device=device)]
-            left = torch.cat([left, members])
-            whole = left.numel() // self.batch_size * self.batch_size
-            if whole:
-                yield from left[:whole].split(self.batch_size)
-            left = left[whole:]
-        if left.numel():
-            yield left
+            yield members[torch.randperm(members.numel(), generator=self.generator, device=device)]
+
+    @property
+    def num_interactions(self) -> int:
+        """Interactions of an epoch, those of saturated users left out."""
+        return self._user.numel()
+
+    @property
+    def draws_own(self) -> bool:
+        """Whether each of several processes wants the interactions of its own users alone, numbered from zero."""
+        return getattr(self, "shuffle", "") == "own"
+
+    def popularity(self) -> Tensor | None:
+        """Return how many users met each item if negatives go by that and :attr:`draws_own`, int64 ``[num_items]``."""
+        return None if self._positives is None else self._positives.popularity()
+
+    def weigh(self, popularity: Tensor) -> None:
+        """Draw negatives by another popularity than that of the own users.
+
+        Args:
+            popularity: How many users of all processes met each item, int64 ``[num_items]``.
+        """
+        assert self._positives is not None
+        self._negatives = negatives_of(self.negatives, self._positives, self.alpha, self.candidates, popularity)
+        self._positives = None
 
     @property
     def wants_embeddings(self) -> bool:
@@ -330,9 +211,42 @@ class TripletSampler:
         """
         return self._negatives.draw(user, self.generator)
 
-    def sample_random(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return :attr:`num_random_triples` triples of any user and any two items."""
-        device, size = self._user.device, (self.num_random_triples,)
+    def sample_random(self, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return triples of any user and any two items.
+
+        Args:
+            count: How many. (default: :obj:`None`, :attr:`num_random_triples`)
+        """
+        device, size = self._user.device, (self.num_random_triples if count is None else count,)
         user = torch.randint(self.num_users, size, generator=self.generator, device=device)
         items = torch.randint(self.num_items, (2, *size), generator=self.generator, device=device)
         return user, items[0], items[1]
+
+
+def check_any(interactions: int) -> None:
+    """Refuse an epoch without an interaction.
+
+    Args:
+        interactions: Interactions of an epoch, those of saturated users left out.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if interactions == 0:
+        raise InputError(
+            "training interactions: found none that a negative item exists for, "
+            "expected at least one user who did not interact with every item"
+        )
+
+
+def _pieces(parts: Iterable[Tensor], sizes: Iterable[int]) -> Iterator[Tensor]:
+    """Yield vectors that follow each other in pieces of given sizes, and at the end what is left."""
+    wanted = iter(sizes)
+    size, left = next(wanted, None), None
+    for part in parts:
+        left = part if left is None or not left.numel() else torch.cat([left, part])
+        while size is not None and size <= left.numel():
+            yield left[:size]
+            size, left = next(wanted, None), left[size:]
+    if left is not None and left.numel():
+        yield left

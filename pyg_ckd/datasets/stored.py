@@ -1,13 +1,14 @@
-"""Graphs in folders whose features are ready for use and stay in their files, memory-mapped: prepared once.
+"""Graphs in folders whose features and interactions stay in their files, memory-mapped: prepared and checked once.
 
 ============================== ========================================================================================
 file                           content
 ============================== ========================================================================================
-``interactions/<split>.npy``   ``[2, E]`` int32 or int64 (user row, item row), for ``train``, ``val`` and ``test``
+``interactions/<split>.npy``   ``[2, E]`` int64 (user row, item row), for ``train``, ``val`` and ``test``; int32, of
+                               earlier versions, is converted in memory
 ``<modality>.npy``             ``[num_items, d_m]`` float32 or float16
 ``has_<modality>.npy``         ``[num_items]`` bool: items that have the modality, if some lack it
-``pyg_ckd.npz``                sizes, order of the modalities, ids, what was done to the features, and for each feature
-                               file its size and time of change, so that it is not read again to see that it is whole
+``pyg_ckd.npz``                sizes, order of the modalities, ids, what was done to the features, and for each file its
+                               size and time of change, so that it is not read again to see that it is whole
 ============================== ========================================================================================
 """
 
@@ -27,17 +28,17 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, held_out, prepared
 from pyg_ckd.data.build import check_data
-from pyg_ckd.data.checks import SPLITS
+from pyg_ckd.data.checks import CHECKED, SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
 from pyg_ckd.data.inputs import HELD_OUT, RATES
-from pyg_ckd.data.mapped import FINITE, Stamp, first_row_not_finite, register, remembered, row_blocks
+from pyg_ckd.data.mapped import FINITE, Stamp, file_of, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFeatures, feature_transform
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
 from pyg_ckd.datasets.npz import Transform
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
 
-SIDECAR, INTERACTIONS, STAMPS = "pyg_ckd.npz", "interactions", "stamps"
+SIDECAR, INTERACTIONS, STAMPS, EDGE_STAMPS = "pyg_ckd.npz", "interactions", "stamps", "interaction_stamps"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 _HALF = prepared.settings_of([{"name": HalfFeatures.__name__}])
@@ -46,7 +47,7 @@ _HALF = prepared.settings_of([{"name": HalfFeatures.__name__}])
 def write_folder(
     data: HeteroData, path: str | os.PathLike[str], features: Transform = "none", dtype: str = "float32"
 ) -> None:
-    r"""Write a graph as a folder whose features stay in their files when :func:`read_folder` opens it.
+    r"""Write a graph as a folder whose features and interactions stay in their files when :func:`read_folder` opens it.
 
     The features are transformed as they are written, and the folder remembers it, so that reading transforms them no
     more. Standardization goes through the rows in blocks: features in ``.npy`` files need no memory. Other transforms
@@ -99,10 +100,8 @@ def write_folder(
             if has is not None:
                 np.save(folder / f"has_{m}.npy", has.numpy())
         (folder / INTERACTIONS).mkdir()
-        small = max(data["user"].num_nodes, data["item"].num_nodes) <= np.iinfo(np.int32).max
         for split in SPLITS:
-            edges = held_out(data, split).numpy()
-            np.save(folder / INTERACTIONS / f"{split}.npy", edges.astype(np.int32 if small else np.int64))
+            np.save(folder / INTERACTIONS / f"{split}.npy", held_out(data, split).numpy())
         _write_sidecar(data, folder, records, bad)
     if left_out:
         warnings.warn(
@@ -122,9 +121,10 @@ def is_stored(folder: Path) -> bool:
 
 
 def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool, keep: str) -> HeteroData:
-    """Read a folder of :func:`write_folder`, whose features stay in their files.
+    """Read a folder of :func:`write_folder`, whose features and interactions stay in their files.
 
-    What the folder says that has been done to the features is not done again.
+    What the folder says that has been done to the features is not done again, and interactions are not checked again if
+    no file of them has been changed since.
 
     Args:
         folder: The folder.
@@ -154,12 +154,14 @@ def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool
     if asked and all(asked == [step for step in steps if step not in _HALF] for steps in done):
         transform = "none"
     masks = {m: folder / f"has_{m}.npy" for m in features}
+    num_users = as_size(arrays, "num_users", str(sidecar))
+    edges = _interactions(folder, arrays, (num_users, num_items))
     data = build_data(
-        _interactions(folder, "train"),
+        edges["train"],
         features,
-        val=_interactions(folder, "val"),
-        test=_interactions(folder, "test"),
-        num_users=as_size(arrays, "num_users", str(sidecar)),
+        val=edges["val"],
+        test=edges["test"],
+        num_users=num_users,
         num_items=num_items,
         has={m: read_array(file) for m, file in masks.items() if file.exists()},
         source=str(folder),
@@ -277,6 +279,8 @@ def _write_sidecar(
     arrays["modalities"] = np.array(data.modalities)
     stamps = {m: Stamp.of(folder / f"{m}.npy") for m in data.modalities}
     arrays[STAMPS] = np.array([(s.size, s.changed, bad[m]) for m, s in stamps.items() if s is not None], np.int64)
+    edges = [Stamp.of(folder / INTERACTIONS / f"{split}.npy") for split in SPLITS]
+    arrays[EDGE_STAMPS] = np.array([(s.size, s.changed) for s in edges if s is not None], np.int64)
     arrays |= prepared.pack_records(records)
     for name in ("user_id", "item_id"):
         ids = getattr(data, name, None)
@@ -305,6 +309,22 @@ def _open_features(file: Path, bits: str, stamp: tuple[int, int, int], num_items
     return x
 
 
-def _interactions(folder: Path, split: str) -> np.ndarray | None:
-    file = folder / INTERACTIONS / f"{split}.npy"
-    return read_array(file, mapped=True) if file.exists() or split == "train" else None
+def _interactions(
+    folder: Path, arrays: Mapping[str, np.ndarray], sizes: tuple[int | None, int | None]
+) -> dict[str, np.ndarray | Tensor | None]:
+    """Map the interactions of each split, and note that they were checked if no file has been changed since."""
+    found: dict[str, np.ndarray | Tensor | None] = {}
+    now = []
+    for split in SPLITS:
+        file = folder / INTERACTIONS / f"{split}.npy"
+        array = read_array(file, mapped=True) if file.exists() or split == "train" else None
+        stamp = Stamp.of(file)
+        now.append((stamp.size, stamp.changed) if stamp is not None else (-1, -1))
+        whole = array is not None and array.dtype == np.int64 and array.ndim == 2 and array.flags.c_contiguous
+        found[split] = register(torch.from_numpy(array), file) if whole else array
+    if np.array_equal(arrays.get(EDGE_STAMPS, np.empty(0)), now):
+        checked = ((str(folder), now[0]), *sizes)
+        for edges in found.values():
+            if isinstance(edges, Tensor) and file_of(edges) is not None:
+                remembered(edges, CHECKED, lambda _: checked)
+    return found

@@ -20,6 +20,7 @@ from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, cove
 from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
+from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.tables import Tables
 from pyg_ckd.scoring.views import as_view
@@ -139,12 +140,17 @@ class Evaluator:
         self._seen_ptr, self._seen_item = self._seen(data, mask)
 
     def _seen(self, data: HeteroData, mask: Sequence[str]) -> tuple[Tensor, Tensor]:
-        seen = torch.cat([held_out(data, split) for split in mask], dim=1) if mask else self.labels[:, :0]
-        position = torch.full((data["user"].num_nodes,), -1, device=seen.device)
-        position[self.users] = torch.arange(self.users.numel(), device=seen.device)
-        row = position[seen[0]]
-        row, order = row[row >= 0].sort(stable=True)
-        item = seen[1][position[seen[0]] >= 0][order]
+        device = self.users.device
+        position = torch.full((data["user"].num_nodes,), -1, device=device)
+        position[self.users] = torch.arange(self.users.numel(), device=device)
+        rows, items = [self.labels[0, :0]], [self.labels[1, :0]]
+        for edges in (held_out(data, split) for split in mask):
+            for part in edges.split(BLOCK, dim=1):  # The interactions of few users need no memory for all of them.
+                row = position[part[0]]
+                rows.append(row[row >= 0])
+                items.append(part[1][row >= 0])
+        row, order = torch.cat(rows).sort(stable=True)
+        item = torch.cat(items)[order]
         return row_starts(torch.bincount(row, minlength=self.users.numel())), item
 
     @torch.no_grad()

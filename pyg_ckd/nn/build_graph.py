@@ -80,7 +80,7 @@ def symmetric_weights(crow: Tensor, col: Tensor, scale: Tensor) -> Tensor:
     return out
 
 
-def interactions_of(edge_index: Tensor | np.ndarray, first: int, last: int) -> Tensor:
+def interactions_of(edge_index: Tensor | np.ndarray, first: int, last: int, dtype: torch.dtype = torch.int64) -> Tensor:
     """Return the interactions of some users, numbered from zero, in the order given; cut before a graph is built.
 
     Interactions are read in blocks: of a memory-mapped array, nothing else comes to memory.
@@ -89,9 +89,10 @@ def interactions_of(edge_index: Tensor | np.ndarray, first: int, last: int) -> T
         edge_index: Interactions (user row, item row), integers ``[2, E]``: a tensor or a NumPy array.
         first: The first user.
         last: The first user that is left out, at least ``first``.
+        dtype: Type of the result; int32 takes half the memory where users and items are few enough.
 
     Returns:
-        The interactions, int64 ``[2, E']``, on the device of a tensor.
+        The interactions ``[2, E']``, on the device of a tensor.
 
     Raises:
         InputError: If ``last`` is below ``first``, ``first`` is negative, or ``edge_index`` is something else.
@@ -110,7 +111,7 @@ def interactions_of(edge_index: Tensor | np.ndarray, first: int, last: int) -> T
         block = edge_index[:, start : start + BLOCK]
         user, item = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block, dtype=np.int64))
         chosen = (user >= first) & (user < last)
-        found.append(torch.stack([user[chosen].long() - first, item[chosen].long()]))
+        found.append(torch.stack([(user[chosen].long() - first).to(dtype), item[chosen].to(dtype)]))
     return torch.cat(found, dim=1)
 
 

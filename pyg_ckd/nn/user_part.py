@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.build_graph import bipartite_pattern, symmetric_weights
 from pyg_ckd.nn.item_sums import ItemSums
-from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.propagation import NORMALIZATIONS, Adjacency
 from pyg_ckd.processes import Processes
 from pyg_ckd.scoring.sparse import csr_matrix
 
@@ -52,7 +53,8 @@ class UserPart(Adjacency):
         """Normalise the interactions of own users as :meth:`Adjacency.from_interactions` does all of them.
 
         Args:
-            edge_index: Interactions of own users (user row, numbered from zero; item row), int64 ``[2, E_k]``.
+            edge_index: Interactions of own users (user row, numbered from zero; item row), int64 or int32
+                ``[2, E_k]``.
             sizes: Number of own users, of items, and of all users.
             processes: The processes.
             normalization: ``"sym"``, ``"mean"`` or ``"none"``.
@@ -61,25 +63,28 @@ class UserPart(Adjacency):
             dtype: Type of the weights.
 
         Raises:
-            InputError: As there.
+            InputError: If ``normalization`` is none of the three.
         """
+        if normalization not in NORMALIZATIONS:
+            raise unknown_name("normalization", normalization, NORMALIZATIONS)
         own, num_items, all_users = sizes
-        pattern = Adjacency.from_interactions(edge_index, own, num_items, "none", self_loops, dtype=dtype)
-        col, row = pattern.edge_index
-        degree = torch.bincount(row, minlength=own + num_items)
+        crow, col = bipartite_pattern(edge_index, own, num_items, self_loops)
+        count = crow.diff()
+        degree = count.long()
         of_items = degree[own:] - int(self_loops)
         processes.add_to(of_items)
         degree[own:] = of_items + int(self_loops)
         scale = (degree.to(dtype) + eps).pow(-0.5 if normalization == "sym" else -1.0)
         if normalization == "mean":
-            values = [scale[row], scale[col]]
+            values = [scale.repeat_interleave(count), scale.index_select(0, col)]
+        elif normalization == "sym":
+            values = [symmetric_weights(crow, col, scale)]
         else:
-            values = [scale[row] * scale[col] if normalization == "sym" else pattern.weight]
+            values = [torch.ones_like(col, dtype=dtype)]
         if self_loops and not processes.first:
-            counted = (row != col) | (row < own)
-            values = [value * counted for value in values]
-        crow, of_entry = pattern.matrix.crow_indices(), pattern.matrix.col_indices()
-        matrices = [csr_matrix(crow, of_entry, value, own + num_items) for value in values]
+            for value in values:
+                value[crow[own + 1 :].long() - 1] = 0  # The loop of an item is the last entry of its row.
+        matrices = [csr_matrix(crow, col, value, own + num_items) for value in values]
         graph = cls(matrices[0], matrices[-1], ItemSums(processes, own, all_users))
         graph.prepared_for = (normalization, self_loops)
         return graph

@@ -72,7 +72,7 @@ def row_blocks(crow: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _pattern_by_keys(row: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    key = torch.unique(row * size[1] + col)  # Sorted by row, then column.
+    key = torch.unique(row.long() * size[1] + col)  # Sorted by row, then column.
     count = torch.bincount(key.div(size[1], rounding_mode="floor"), minlength=size[0])
     return row_starts(count), key % size[1]
 

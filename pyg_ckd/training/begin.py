@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,15 +14,17 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.data.modules import dtype_of, reads_rows
-from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.data.negatives import Positives
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import sampled
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.batches import Pace
-from pyg_ckd.training.factories import build_optimizer, build_sampler, build_scheduler
+from pyg_ckd.training.factories import build_optimizer, build_own_sampler, build_sampler, build_scheduler, draws_own
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.layouts.users import Users
 from pyg_ckd.training.options import Options
+from pyg_ckd.training.own_batches import OwnBatches, own_seed
 from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.run_file import RunFile
 from pyg_ckd.training.stopping import EarlyStopping
@@ -103,7 +106,8 @@ def begin(
     """
     processes = layout.processes
     with processes.together():
-        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
+        own = _draws_own(trainer, fabric, layout)
+        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective), not own)
         objective.train()
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
@@ -111,7 +115,8 @@ def begin(
         if not layout.cuts:
             features, graph = layout.cut(objective, features, edges)
         elif start_from is not None:
-            objective.to(fabric.device).prepare(features, edges)
+            whole = {kind: index.to(fabric.device) for kind, index in edges.items()}
+            objective.to(fabric.device).prepare(features, whole)
         validation = None
         if held_out(data, "val").size(1):
             chosen = trainer.eval_users, trainer.seed, layout
@@ -135,11 +140,13 @@ def begin(
     run = Run(objective, EarlyStopping(pace.patience), history, None, {}, validation is not None)
     if objective.trains:
         settings |= trainer.settings(objective)
+        sampler = _sampler(trainer, objective, data, edges[RATES], pace, layout)
         with processes.together():
-            run.steps = _steps(trainer, fabric, objective, data, edges[RATES], pace, validation is not None, layout)
+            run.steps = _steps(trainer, fabric, objective, sampler, pace, validation is not None, layout)
             scaler = getattr(fabric.strategy.precision, "scaler", None)
             layout.check_steps(run.steps.optimizer, scaler is not None)
-    objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, edges[RATES], *_sizes(data))
+    popularity = partial(_popularity, edges[RATES], *_sizes(data), layout)
+    objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, data["item"].num_nodes, popularity)
     run.keep_best()
     file = RunFile(None if run.steps is None else trainer.checkpoint_dir, settings, layout)
     file.resume(run)
@@ -152,8 +159,7 @@ def _steps(
     trainer: Plan,
     fabric: Fabric,
     objective: Objective,
-    data: HeteroData,
-    edge_index: Tensor,
+    sampler: Any,
     pace: Pace,
     validates: bool,
     layout: Layout,
@@ -165,17 +171,53 @@ def _steps(
     module.mark_forward_method("loss")
     scheduler = build_scheduler(trainer.scheduler, optimizer, validates)
     parts = sampled.build_subgraphs(objective, trainer, layout.processes)
-    num_random = sampled.random_triples(objective, trainer.num_neighbors, pace.batch_size)
-    arguments = (edge_index, *_sizes(data), pace.batch_size, num_random, trainer.seed)
-    if trainer.sampler is None:
-        each = options.negatives_of_each
-        sampler: Any = TripletSampler(*arguments, negatives=trainer.negatives, num_negatives=each)
-    else:
-        sampler = build_sampler(trainer.sampler, *arguments, objective=objective)
     schedule, decay = options.schedule_of(sampler, trainer.max_epochs), options.averaging
     average = WeightAverage(objective.parameters(), decay) if decay else None
     more = (scheduler, schedule, options.clip_norm, average, parts)
     return Steps(module, wrapped, optimizer, sampler, layout, *more)
+
+
+def _draws_own(trainer: Plan, fabric: Fabric, layout: Layout) -> bool:
+    """Return whether every process draws from the interactions of its own users, and tell its layout so."""
+    given = trainer.options.sampler(trainer.negatives) if trainer.sampler is None else trainer.sampler
+    if layout.processes.alone or not draws_own(given):
+        return False
+    if not isinstance(layout, Users):
+        raise InputError(
+            f"shuffle: found 'own' for strategy={layout.name!r}, whose processes have all users each, expected "
+            "shuffle='blocks', or strategy='users'"
+        )
+    layout.draws_own = fabric.device
+    return True
+
+
+def _sampler(
+    trainer: Plan, objective: Objective, data: HeteroData, edge_index: Tensor, pace: Pace, layout: Layout
+) -> Any:
+    """Return what draws the batches; processes that draw apart count their interactions together."""
+    processes, (num_users, num_items) = layout.processes, _sizes(data)
+    given = trainer.options.sampler(trainer.negatives) if trainer.sampler is None else trainer.sampler
+    num_random = sampled.random_triples(objective, trainer.num_neighbors, pace.batch_size)
+    if isinstance(layout, Users) and layout.interactions is not None:
+        with processes.together():
+            seed = own_seed(trainer.seed, processes.rank)
+            sizes = layout.rows.own, num_items
+            own = build_own_sampler(given, layout.interactions, *sizes, pace.batch_size, num_random, seed)
+        return OwnBatches(own, layout.rows, processes)
+    arguments = edge_index, num_users, num_items, pace.batch_size, num_random, trainer.seed
+    with processes.together():
+        if trainer.sampler is None:
+            return given(*arguments)
+        return build_sampler(given, *arguments, objective=objective)
+
+
+def _popularity(edge_index: Tensor, num_users: int, num_items: int, layout: Layout) -> Tensor:
+    """Return how many users interacted with every item, int64 ``[num_items]``."""
+    if isinstance(layout, Users) and layout.interactions is not None:
+        found = Positives(layout.interactions, layout.rows.own, num_items).popularity()
+        layout.processes.add_to(found)
+        return found
+    return Positives(edge_index, num_users, num_items).popularity()
 
 
 def _sizes(data: HeteroData) -> tuple[int, int]:

@@ -47,7 +47,8 @@ def train_epoch(
     hooks("on_train_epoch_start", epoch=epoch)
     current = objective.begin_epoch(features, graph)
     if getattr(steps.sampler, "wants_embeddings", False):
-        steps.sampler.update(steps.layout.whole_tables(trained_view(objective, features, graph)))
+        tables = trained_view(objective, features, graph)
+        steps.sampler.update(tables if steps.draws_apart else steps.layout.whole_tables(tables))
     totals: dict[str, Tensor] = {}
     count, processes = 0, steps.layout.processes
     drawn: Tensor | int = 0
@@ -59,7 +60,7 @@ def train_epoch(
             set_rates(run.taken + count)
             hooks("on_train_batch_start", epoch=epoch, batch=batch, batch_idx=count)
             terms = _step(fabric, hooks, objective, steps, features, current, batch)
-            if not processes.alone:
+            if not processes.alone and not steps.draws_apart:
                 drawn = drawn + batch.user.sum() + 3 * batch.positive.sum() + 5 * batch.negative.sum()
             for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.
                 totals[name] = totals.get(name, 0) + term.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.data.sampler import TripletBatch
+from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.options import is_plain
 from pyg_ckd.training.groups import parameter_groups, split_groups
@@ -225,6 +225,43 @@ class _Checked:
                 f"sampler: {name} gave {batch.random_user.numel()} random triples beside a batch, expected "
                 f"{self._num_random_triples} for {self._objective}; pass num_random_triples on"
             )
+
+
+def draws_own(given: Any) -> bool:
+    """Return whether a sampler wants the interactions of the users of its process alone.
+
+    Args:
+        given: A function of the arguments of :func:`build_sampler`, or an object.
+    """
+    sampler = given
+    if not _iterates(given):
+        try:
+            sampler = given(*TINY)
+        except Exception:  # It needs a real graph; then it gets all of it.
+            return False
+    return isinstance(sampler, TripletSampler) and sampler.draws_own
+
+
+def build_own_sampler(given: Any, *arguments: Any) -> TripletSampler:
+    """Return a sampler of the interactions of the users of a process, numbered from zero.
+
+    Args:
+        given: A function of ``arguments`` for which :func:`draws_own` is true.
+        *arguments: As of :func:`build_sampler`.
+
+    Raises:
+        InputError: If it is an object, which has the interactions of all users, or makes batches of its own.
+    """
+    sampler = given if _iterates(given) else _call("sampler", given, *arguments)
+    if sampler is given or type(sampler).__iter__ is not TripletSampler.__iter__:
+        found = (
+            f"{_name(sampler)} that is built already" if sampler is given else f"{_name(sampler)} with its own batches"
+        )
+        raise InputError(
+            f"sampler: found a {found} and shuffle='own', whose processes draw shares of batches, expected a function "
+            "such as functools.partial(TripletSampler, shuffle='own')"
+        )
+    return cast(TripletSampler, sampler)
 
 
 def describe_optimizer(given: Any, objective: Objective | None) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from pyg_ckd.arguments import as_integer, as_number
-from pyg_ckd.data.negatives import NEGATIVES, Positives, SharedNegatives, popularity_weight, softmax_size
+from pyg_ckd.data.negatives import NEGATIVES, SharedNegatives, popularity_weight, softmax_size
+from pyg_ckd.data.sampler import SHUFFLES, TripletSampler
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.training.schedule import SCHEDULES, Schedule
 
@@ -28,6 +31,7 @@ class Options:
         averaging: As above.
         ranking: As above.
         num_negatives: As above.
+        shuffle: As above.
     """
 
     schedule: str = "constant"
@@ -37,6 +41,7 @@ class Options:
     averaging: float = 0.0
     ranking: str = "bpr"
     num_negatives: int | None = None
+    shuffle: str = "whole"
 
     def checked(self, negatives: str, optimizer: Any, scheduler: Any, sampler: Any) -> Options:
         """Return the same options as plain values.
@@ -54,6 +59,8 @@ class Options:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         if self.ranking not in RANKINGS:
             raise unknown_name("ranking", self.ranking, RANKINGS)
+        if self.shuffle not in SHUFFLES:
+            raise unknown_name("shuffle", self.shuffle, SHUFFLES)
         if negatives not in NEGATIVES:
             raise unknown_name("kind of negatives", negatives, NEGATIVES)
         options = replace(
@@ -83,6 +90,7 @@ class Options:
             ("schedule", scheduler, "scheduler"),
             ("warmup_steps", scheduler, "scheduler"),
             ("weight_decay", optimizer, "optimizer"),
+            ("shuffle", sampler, "sampler"),
         ]
         if self.ranking == "bpr":
             excluded.append(("num_negatives", sampler, "sampler"))
@@ -121,10 +129,14 @@ class Options:
             found["schedule"] = {"kind": self.schedule, "max_epochs": max_epochs}
         return found
 
-    @property
-    def negatives_of_each(self) -> int:
-        """Negatives of every interaction in a batch of triples."""
-        return (self.num_negatives or 1) if self.ranking == "bpr" else 1
+    def sampler(self, negatives: str) -> Callable[..., TripletSampler]:
+        """Return what makes the sampler of a training without one of its own.
+
+        Args:
+            negatives: How negatives are drawn.
+        """
+        each = (self.num_negatives or 1) if self.ranking == "bpr" else 1
+        return partial(TripletSampler, negatives=negatives, num_negatives=each, shuffle=self.shuffle)
 
     def schedule_of(self, sampler: Any, max_epochs: int) -> Schedule | None:
         """Return the schedule of a training, or :obj:`None` if rates stay what they are.
@@ -153,19 +165,18 @@ class Options:
         return Schedule(self.schedule, steps * max_epochs, self.warmup_steps)
 
     def shared_negatives(
-        self, negatives: str, edge_index: Tensor, num_users: int, num_items: int
+        self, negatives: str, num_items: int, popularity: Callable[[], Tensor]
     ) -> SharedNegatives | None:
         """Return what draws the items of a softmax, or :obj:`None` if training ranks with the backbone's own loss.
 
         Args:
             negatives: ``"uniform"`` or ``"popularity"``.
-            edge_index: Training interactions (user row, item row), int64 ``[2, E]``.
-            num_users: Number of users.
             num_items: Number of items.
+            popularity: Returns how many users interacted with every item, int64 ``[num_items]``.
         """
         if self.ranking == "bpr":
             return None
         count = softmax_size(self.num_negatives, num_items)
         if negatives == "uniform":
             return SharedNegatives(count)
-        return SharedNegatives(count, popularity_weight(Positives(edge_index, num_users, num_items)))
+        return SharedNegatives(count, popularity_weight(popularity()))

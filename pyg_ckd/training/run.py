@@ -13,6 +13,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.own_batches import OwnBatches, stored_states
 from pyg_ckd.training.sampled import Subgraphs
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
@@ -46,16 +47,26 @@ class Steps:
     average: WeightAverage | None = None
     subgraphs: Subgraphs | None = None
 
+    @property
+    def draws_apart(self) -> bool:
+        """Whether each of several processes draws from the interactions of its own users."""
+        return isinstance(self.sampler, OwnBatches)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step."""
-        state = {"optimizer": self.optimizer.state_dict(), "sampler_rng": self.sampler.generator.get_state()}
+        """Return what changes from step to step; all processes that draw apart call it together."""
+        drawn = self.sampler.states() if self.draws_apart else self.sampler.generator.get_state()
+        state = {"optimizer": self.optimizer.state_dict(), "sampler_rng": drawn}
         parts = {"scheduler": self.scheduler, "average": self.average}
         return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored state."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.generator.set_state(state["sampler_rng"].cpu())
+        drawn = stored_states(state["sampler_rng"])
+        if self.draws_apart:
+            self.sampler.go_on(drawn)
+        else:
+            self.sampler.generator.set_state(drawn[0].cpu())
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.average is not None:

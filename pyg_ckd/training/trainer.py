@@ -138,6 +138,9 @@ class Trainer:
             for those that this one was started with, as by ``torchrun``, and else one.
         num_nodes: Machines that share the training.
         strategy: How they share it, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` takes what the backbone names.
+        shuffle: How the interactions of an epoch are shuffled: ``"whole"``, ``"blocks"``, or ``"own"``, with which
+            every process of ``strategy="users"`` draws from the interactions of its own users alone, see
+            :class:`~pyg_ckd.data.TripletSampler`. A ``sampler`` has its own.
         num_neighbors: Neighbours that a node keeps in every layer, such as ``[10, 10]``, -1 for all, for training on
             sampled parts of the graph; evaluation is never sampled. Several processes sample the neighbourhood of their
             share of a batch each, with ``strategy="ddp"``. (default: :obj:`None`, the whole graph)
@@ -183,6 +186,7 @@ class Trainer:
         strategy: str = "auto",
         num_neighbors: Sequence[int] | None = None,
         neighbor_sampler: Callable[..., Any] | None = None,
+        shuffle: str = "whole",
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_batch_size(batch_size)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -198,7 +202,7 @@ class Trainer:
             raise unknown_name("precision", precision, PRECISIONS)
         check_eval_users(eval_users)
         check_factories(optimizer, scheduler, sampler)
-        options = Options(schedule, warmup_steps, weight_decay, clip_norm, averaging, ranking, num_negatives)
+        options = Options(schedule, warmup_steps, weight_decay, clip_norm, averaging, ranking, num_negatives, shuffle)
         self.options = options.checked(negatives, optimizer, scheduler, sampler)
         self.num_neighbors = sampled.as_num_neighbors(num_neighbors, neighbor_sampler)
         as_callbacks(callbacks)

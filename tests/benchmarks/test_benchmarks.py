@@ -16,7 +16,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks import __main__ as suite_main
-from benchmarks import bounded, common, epoch, evaluation, memory, problems, propagation, sampling, strategies
+from benchmarks import bounded, common, drawing, epoch, evaluation, memory, problems, propagation, sampling, strategies
 from benchmarks.common import Bars, Limits, Lines, Missing, Suite, Table, compare
 from pyg_ckd.data.inputs import unpack
 from pyg_ckd.datasets import synthetic_multimodal
@@ -67,6 +67,14 @@ def test_a_benchmark_gives_finite_positive_numbers_and_its_ratios(
             numbers = [value for value in row.values() if isinstance(value, (int, float))]
             assert numbers
             assert all(math.isfinite(value) and value > 0 for value in numbers)
+
+
+@pytest.mark.parametrize("way", drawing.WAYS)
+def test_what_processes_hold_to_draw_from_is_measured(way, tmp_path: Path) -> None:
+    drawing.write(tmp_path / "data", 2000)
+    found = drawing.measure(tmp_path / "data", *drawing.WAYS[way], batch_size=256)
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["until the end, most"] >= found["before the first step, most"]
 
 
 def test_what_is_measured_of_bounded_memory_are_the_same_graphs_and_models(tmp_path: Path) -> None:

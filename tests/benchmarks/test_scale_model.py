@@ -62,8 +62,16 @@ def test_every_rank_draws_from_all_interactions(strategy):
     assert forecast(CKD, Layout.of(strategy, 4), UNIT).memory["interactions"] == 32 * 5
 
 
+def test_a_rank_that_draws_its_own_holds_the_interactions_of_its_users():
+    own, all_ = (forecast(CKD, Layout.of(name, 4), UNIT) for name in ("users own", "users"))
+    assert own.memory["interactions"] == 16 * 5 / 4
+    assert {**own.memory, "interactions": 0} == {**all_.memory, "interactions": 0}
+    assert (own.wires, own.seconds) == (all_.wires, all_.seconds)
+
+
 def test_layouts_say_whether_they_are_built():
-    layouts = [Layout.of("one"), *(Layout.of(name, 2) for name in ("ddp", "users", "columns", "sampled"))]
+    names = ("ddp", "users", "users own", "columns", "sampled")
+    layouts = [Layout.of("one"), *(Layout.of(name, 2) for name in names)]
     assert all(layout.built for layout in layouts)
     assert not any(Layout.of(name, 2).built for name in ("users x columns", "sampled, cut"))
 
@@ -133,7 +141,7 @@ def test_rows_that_a_batch_reads():
     assert read_share(0, 5, 5) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("strategy", ["users", "columns", "ddp", "sampled", "sampled, cut"])
+@pytest.mark.parametrize("strategy", ["users", "users own", "columns", "ddp", "sampled", "sampled, cut"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_more_ranks_never_hold_more_nor_compute_longer(strategy, backbone):
     sizes = Sizes(10**6, 10**4, 10**7, backbone, random=4096, batch=4096, late=False)
@@ -166,6 +174,10 @@ def test_ten_billion_interactions_on_paper():
     assert [f.memory["activations"] / 1e9 for f in (users, both)] == pytest.approx([37, 12.3], abs=0.1)
     assert users.memory["interactions"] == both.memory["interactions"] == 320e9
     assert max(users.memory, key=lambda part: users.memory[part]) == "interactions"
+    own = forecast(LARGE, Layout.of("users own", 32), GPU)
+    assert own.memory["interactions"] == 5e9
+    assert own.bytes / 1e9 == pytest.approx(163, abs=1)
+    assert max(own.memory, key=lambda part: own.memory[part]) == "features"
     assert users.memory["features"] / 1e9 == pytest.approx(92, abs=0.5)
     assert [f.step for f in (users, both)] == pytest.approx([3.0, 1.8], rel=0.15)
     assert break_even(LARGE) == pytest.approx(2.4e8, rel=0.01)

@@ -154,7 +154,7 @@ def test_bad_options_are_refused():
 
 
 def test_items_that_a_batch_shares_follow_their_weights_and_tell_how_probable_they_were():
-    weight = popularity_weight(Positives(owned_edges(), len(OWNED), ITEMS), 0.5)
+    weight = popularity_weight(Positives(owned_edges(), len(OWNED), ITEMS).popularity(), 0.5)
     count = Counter(item for own in OWNED.values() for item in own)
     expected = np.array([max(count[item], 1) ** 0.5 for item in range(ITEMS)])
     torch.manual_seed(0)

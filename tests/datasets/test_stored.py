@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -157,6 +158,66 @@ def test_a_folder_that_was_copied_is_looked_through_and_accepted(tmp_path):
     assert_alike(read_folder(tmp_path / "copy"), graph("standardize"))
     damage_nothing_but_the_time(tmp_path / "copy" / "visual.npy")
     assert_alike(read_folder(tmp_path / "copy"), graph("standardize"))
+
+
+def refuse_to_look(*_) -> None:
+    raise AssertionError("interactions are looked through again")
+
+
+def test_interactions_stay_in_their_files_and_are_not_checked_again(tmp_path, monkeypatch):
+    wanted = graph("standardize")
+    write_folder(graph(), tmp_path / "ready", "standardize")
+    for name in ("check_repetition", "check_range"):
+        monkeypatch.setattr(f"pyg_ckd.data.build.{name}", refuse_to_look)
+    data = read_folder(tmp_path / "ready")
+    for each in (data, check_data(data)):
+        for split, name in (("train", "edge_index"), ("val", "val_edge_index"), ("test", "test_edge_index")):
+            assert file_of(each[RATES][name]) == tmp_path / "ready" / "interactions" / f"{split}.npy"
+            assert each[RATES][name].dtype == torch.int64
+    assert_alike(data, wanted)
+    damage_nothing_but_the_time(tmp_path / "ready" / "interactions" / "val.npy")
+    with pytest.raises(AssertionError, match="looked through again"):
+        read_folder(tmp_path / "ready")
+
+
+def test_interactions_that_were_changed_in_place_or_mixed_are_checked_again(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        write_folder(graph(), tmp_path / name, "standardize")
+    data, other = (read_folder(tmp_path / name) for name in ("one", "other"))
+    assert file_of(check_data(data)[RATES].edge_index) is not None
+    mixed = copy.copy(data)
+    mixed[RATES].val_edge_index = other[RATES].edge_index[:, :3]
+    with pytest.raises(InputError, match="val repeats 3 interactions of train"):
+        check_data(mixed)
+    data[RATES].edge_index[:, 0] = data[RATES].edge_index[:, 1]
+    with pytest.raises(InputError, match="train has 1 duplicate interactions"):
+        check_data(data)
+    assert_alike(read_folder(tmp_path / "one"), graph("standardize"))  # The file is as it was.
+
+
+def test_interactions_of_earlier_folders_are_converted(tmp_path):
+    write_folder(graph(), tmp_path / "ready", "standardize")
+    for file in (tmp_path / "ready" / "interactions").iterdir():
+        save(file, lambda x: x.astype(np.int32))
+    data = read_folder(tmp_path / "ready")
+    assert_alike(data, graph("standardize"))
+    assert file_of(data[RATES].edge_index) is None
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        ("train", lambda x: x + 30, "train has .* indices out of range"),
+        ("train", lambda x: x[:, [0, 0, 1]], "train has 1 duplicate interactions"),
+        ("val", lambda x: x[:1], r"val has shape \[1, 15\]"),
+    ],
+    ids=["range", "twice", "shape"],
+)
+def test_interactions_that_were_written_anew_are_checked(tmp_path, split, change, message):
+    folder = written(tmp_path)
+    save(folder / "interactions" / f"{split}.npy", change)
+    with pytest.raises(InputError, match=message):
+        read_folder(folder)
 
 
 def written(tmp_path: Path) -> Path:

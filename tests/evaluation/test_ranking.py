@@ -112,6 +112,19 @@ def test_small_blocks_of_users_change_nothing(make_data, monkeypatch):
     assert torch.equal(Evaluator(data, "test", k=[7]).rank(out), whole)
 
 
+@pytest.mark.parametrize("mask", [(), ("train",), ("train", "val")])
+def test_small_blocks_of_interactions_mask_the_same_items(mask, make_data, monkeypatch):
+    data = dense_data(make_data)
+    whole = Evaluator(data, "test", [3], mask=mask, eval_users=4)
+    monkeypatch.setattr(ranking, "BLOCK", 7)
+    blocks = Evaluator(data, "test", [3], mask=mask, eval_users=4)
+    assert torch.equal(blocks._seen_ptr, whole._seen_ptr)
+    assert torch.equal(blocks._seen_item, whole._seen_item)
+    for n, user in enumerate(blocks.users.tolist()):
+        seen = blocks._seen_item[int(blocks._seen_ptr[n]) : int(blocks._seen_ptr[n + 1])].tolist()
+        assert seen == [i for split in mask for u, i in held_out(data, split).t().tolist() if u == user]
+
+
 @pytest.mark.usefixtures("double")
 def test_cold_and_warm_items_are_averaged_over_the_users_who_have_some(make_data):
     data = dense_data(make_data)

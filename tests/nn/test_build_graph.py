@@ -83,6 +83,9 @@ def test_interactions_of_users_are_cut_in_their_order_and_numbered_from_zero(mon
     assert (parts[2].t() + torch.tensor([20, 0])).tolist() == expected
     assert [part.size(1) for part in parts] == [150 - len(expected), 0, len(expected)]
     assert parts[0].dtype == torch.int64
+    narrow = interactions_of(edges.to(dtype), 20, USERS, torch.int32)
+    assert narrow.dtype == torch.int32
+    assert torch.equal(narrow.long(), parts[2])
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32])

@@ -13,7 +13,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.build_graph import interactions_of
+from pyg_ckd.nn.build_graph import index_type, interactions_of
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -31,8 +31,9 @@ class Users(Layout):
     Users are cut into runs of about as many interactions. A process has their rows of every table with the state of the
     optimizer, the graph of their interactions, their rows of the teachers, and the triples of a batch whose user it
     has. Items, projections and layers are on all processes, and so are all interactions, from which the batches are
-    drawn. A product with the graph adds the rows of items up over processes, forward and backward; all else is computed
-    where the user is. See :class:`~pyg_ckd.nn.user_part.UserPart`.
+    drawn, unless every process draws from its own, see :class:`~pyg_ckd.training.own_batches.OwnBatches`. A product
+    with the graph adds the rows of items up over processes, forward and backward; all else is computed where the user
+    is. See :class:`~pyg_ckd.nn.user_part.UserPart`.
 
     With :math:`U` users, :math:`I` items and :math:`P` processes, a process has :math:`(U / P + I) / (U + I)` of the
     tables and :math:`1 / P` of the graph. A step sums :math:`2 L + 1` tables of all items for every stream of :math:`L`
@@ -41,6 +42,12 @@ class Users(Layout):
 
     name = "users"
     rows: UserRows
+    interactions: Tensor | None = None
+    """Interactions of own users (user, numbered from zero; item), int32 ``[2, E_k]`` where that suffices, if
+    :attr:`draws_own`."""
+    draws_own: torch.device | None = None
+    """Where the process works that draws from the interactions of its own users alone, while those of all users stay
+    where they are; :obj:`None` if it draws from all."""
 
     def refuses(self, objective: Objective) -> str:
         """Refuse what looks at the validation part by itself, whose triples are of all users."""
@@ -79,8 +86,12 @@ class Users(Layout):
         self.cut_names = frozenset(names)
         student.is_part = True
         self._set_users(objective, rows.own)
-        objective.to(user.device)
-        interactions = interactions_of(edges[RATES], rows.first, rows.last)
+        device = user.device if self.draws_own is None else self.draws_own
+        objective.to(device)
+        narrow = torch.int64 if self.draws_own is None else index_type(0, max(rows.own, num_items))
+        interactions = interactions_of(edges[RATES], rows.first, rows.last, narrow).to(device)
+        if self.draws_own is not None:
+            self.interactions = interactions
         settings = (student.normalization, student.self_loops)
         dtype = dtype_of(objective) or torch.get_default_dtype()
         sizes = (rows.own, num_items, num_users)
@@ -103,7 +114,9 @@ class Users(Layout):
         objective.student.is_part = False
 
     def share(self, batch: TripletBatch) -> tuple[TripletBatch, float]:
-        """Return the triples and random triples of own users."""
+        """Return the triples and random triples of own users; if the batch is a share of its own already, itself."""
+        if batch.drawn_apart:
+            return batch, batch.user.numel() / max(1, batch.whole_size)
         chosen, random = self._mine(batch.user), self._mine(batch.random_user)
         shared = batch.shared(chosen, random, self.processes, self.rows.first)
         return shared, chosen.numel() / max(1, batch.user.numel())
