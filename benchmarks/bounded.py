@@ -1,10 +1,11 @@
-"""Memory that does not grow with the data: building graphs, shuffling, and features that stay in their files.
+"""Memory that does not grow with the data: building graphs, shuffling, features in files, and features cut by items.
 
 Each figure is of a process of its own, which measures itself from after its input was made.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
 import time
@@ -15,14 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
-from benchmarks.common import Missing, Suite, Table
+from benchmarks.common import Missing, Row, Suite, Table
 from benchmarks.memory import alone, held, peak
 from pyg_ckd import Trainer, evaluate
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.datasets import convert, load
-from pyg_ckd.nn import VBPR, Adjacency
+from pyg_ckd.nn import VBPR, Adjacency, EarlyFusionLightGCN
+from pyg_ckd.processes import present
 from pyg_ckd.scoring.sparse import csr_matrix, row_starts
 
 CPU = torch.device("cpu")
@@ -32,7 +36,7 @@ MATRIX = {False: (20_000, 1024), True: (200_000, 1024)}
 
 
 def run(suite: Suite, count: int | None = None, matrix: tuple[int, int] | None = None) -> list[Table]:
-    """Measure all three.
+    """Measure all four.
 
     Args:
         suite: What to measure on; the CPU whatever it says.
@@ -40,7 +44,8 @@ def run(suite: Suite, count: int | None = None, matrix: tuple[int, int] | None =
         matrix: Rows and columns of the features.
     """
     count = count or (FULL if suite.full else QUICK)
-    return [building(count), shuffling(count), out_of_core(*(matrix or MATRIX[suite.full]))]
+    shape = matrix or MATRIX[suite.full]
+    return [building(count), shuffling(count), out_of_core(*shape), cut_by_items(*shape)]
 
 
 def building(count: int) -> Table:
@@ -82,6 +87,74 @@ def out_of_core(rows: int, columns: int) -> Table:
         "the others open a folder of write_folder."
     )
     return table
+
+
+def cut_by_items(rows: int, columns: int, ranks: int = 2) -> Table:
+    """Train early fusion in several processes that have all features each, or those of some items."""
+    size, dim = rows * columns * 4 / 2**20, 64
+    title = f"EarlyFusionLightGCN in {ranks} processes, users cut, features [{rows}, {columns}] ({size:.0f} MiB as float32)"
+    table = Table(f"{title}: memory of one process (MiB)", [])
+    with tempfile.TemporaryDirectory() as place:
+        _alone(table, "float16", write, "float16", place, rows, columns)
+        _alone(table, "float32", write, "float32", place, rows, columns)
+        for kind, cut_features in itertools.product(("float16", "float32"), (False, True)):
+            found = in_processes(ranks, place, kind, cut_features)
+            most: Row = {key: max(one[key] for one in found) for key in found[0]}
+            table.rows.append({"features in a file": kind, "cut": "yes" if cut_features else "no", **most})
+    table.notes.append(
+        "Anonymous and mapped from files, each at its highest from before loading to the end of an epoch and its "
+        f"validation, the larger one of the processes. float16 is converted in memory. A table of all items has "
+        f"{rows * dim * 4 / 2**20:.0f} MiB. Sent is what Processes counts."
+    )
+    return table
+
+
+def in_processes(ranks: int, place: str, kind: str, cut_features: bool) -> list[dict[str, float]]:
+    """Return what every one of several processes has measured."""
+    meeting = f"{place}/{kind} {cut_features}"
+    Path(meeting).mkdir()
+    mp.spawn(_train_part, (ranks, meeting, f"{place}/{kind}", cut_features), nprocs=ranks)
+    return [torch.load(f"{meeting}/{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def _train_part(rank: int, ranks: int, meeting: str, folder: str, cut_features: bool) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}/meeting", rank=rank, world_size=ranks)
+    before, processes = {name: resident(name) for name in ("RssAnon", "RssFile")}, present()
+    seen, done, steps = dict(before), threading.Event(), _Count()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            for name in seen:
+                seen[name] = max(seen[name], resident(name))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    data = load(folder)
+    model = EarlyFusionLightGCN.from_data(data, num_layers=1)
+    options: dict[str, Any] = {"strategy": "users", "cut_features": cut_features, "callbacks": steps}
+    trainer = Trainer(max_epochs=1, batch_size=8192, eval_users=0.1, progress=False, track_views=False, **options)
+    start = time.process_time()
+    trainer.fit(model, data)
+    found = {"anonymous": seen["RssAnon"] - before["RssAnon"], "from files": seen["RssFile"] - before["RssFile"]}
+    found |= {"sent, MB a step": steps.sent / steps.taken / 1e6, "CPU s": time.process_time() - start}
+    done.set()
+    watcher.join()
+    torch.save(found, f"{meeting}/{rank}.pt")
+    processes.wait()
+    dist.destroy_process_group()
+
+
+class _Count:
+    """Counts steps, and the bytes that they send."""
+
+    taken = sent = before = 0
+
+    def on_train_batch_start(self, **_: Any) -> None:
+        self.before = present().bytes
+
+    def on_train_batch_end(self, **_: Any) -> None:
+        self.taken, self.sent = self.taken + 1, self.sent + present().bytes - self.before
 
 
 def build(way: str, count: int) -> dict[str, float]:
@@ -194,9 +267,21 @@ def anonymous() -> float:
     Raises:
         Missing: If the system does not tell.
     """
+    return resident("RssAnon")
+
+
+def resident(kind: str) -> float:
+    """Return the memory of a kind that the process has, in MiB.
+
+    Args:
+        kind: ``"RssAnon"``, or ``"RssFile"`` for what is mapped from files.
+
+    Raises:
+        Missing: If the system does not tell.
+    """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+        return int(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
     raise Missing("the system does not tell anonymous memory from files")
 
 

@@ -58,8 +58,8 @@ CPU_WIRE = 1e9
 """Bytes per second between processes of one machine, a guess: seconds of the processor hold no waiting."""
 LAYOUTS = (
     Layout.of("ddp", 32),
-    Layout.of("users", 32),
-    Layout.of("users x columns", 32, 8),
+    Layout.of("users", 32, cut_features=True),
+    Layout.of("users x columns", 32, 8, cut_features=True),
     Layout.of("sampled", 32),
 )
 """Ways to share ten billion interactions out over 4 nodes with 8 GPUs."""
@@ -138,7 +138,7 @@ def large(sizes: Sizes = LARGE, layouts: Sequence[Layout] = LAYOUTS, machine: Ma
 
 
 def _title(layout: Layout) -> str:
-    built = "" if layout.built else ", not built"
+    built = ", features cut" * layout.cut_features + ", not built" * (not layout.built)
     if layout.strategy == "users x columns":
         return f"users/{layout.users} x columns/{layout.columns}{built}"
     if layout.strategy == "sampled":
@@ -287,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--columns", type=int, default=8, help="parts of columns of 'users x columns'")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["ddp", "users", "users x columns"])
     parser.add_argument("--fanout", type=int, nargs="+", default=[10, 10])
+    parser.add_argument("--cut-features", action="store_true", help="cut features by items where users are cut")
     parser.add_argument("--memory-bandwidth", type=float, default=GPU.stream / 1e9, help="GB/s of a rank")
     parser.add_argument("--inside", type=float, default=GPU.inside / 1e9, help="GB/s between ranks of a node")
     parser.add_argument("--between", type=float, default=GPU.between / 1e9, help="GB/s between nodes")
@@ -295,7 +296,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     fields = [name for name in vars(LARGE) if hasattr(args, name)]
     try:
         sizes = Sizes(**{**vars(LARGE), **{name: getattr(args, name) for name in fields}})
-        layouts = [Layout.of(s, 1 if s == "one" else args.ranks, args.columns, args.fanout) for s in args.strategies]
+        layouts = [
+            Layout.of(s, 1 if s == "one" else args.ranks, args.columns, args.fanout, args.cut_features)
+            for s in args.strategies
+        ]
     except ValueError as error:
         parser.error(str(error))
     stream = 1e9 * args.memory_bandwidth

@@ -11,8 +11,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.inputs import RATES, held_out, unpack
-from pyg_ckd.data.modules import dtype_of, reads_rows
+from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import sampled
@@ -108,7 +107,7 @@ def begin(
             "num_neighbors=None: only whole graphs are shared out"
         )
     with processes.together():
-        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective))
+        features, edges = layout.unpack(data, fabric.device, objective)
         objective.train()
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
@@ -131,7 +130,8 @@ def begin(
             settings["start_from"] = warm_start(objective, data, start_from).digest
         remember(objective.student, data)
     if not processes.alone:
-        processes.agree("data and settings of the training", settings | trainer.settings())
+        cut = {"cut_features": layout.cut_features}
+        processes.agree("data and settings of the training", settings | trainer.settings() | cut)
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
     if layout.cuts:
         features, graph = layout.cut(objective, features, edges)

@@ -72,6 +72,9 @@ class Backbone(nn.Module):
     column_dims: ClassVar[Mapping[str, int | None]] = {}
     """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
     embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
+    projected: Sequence[str] = ()
+    """Modalities of whose features a pass reads linear maps (:class:`torch.nn.Linear`) and means alone: each of several
+    processes can have those of some items, see :class:`~pyg_ckd.training.Trainer`. A subclass says so anew."""
     is_part = False
     """Whether this process has a part of the tables alone, until a training by several ends."""
     sampled: ClassVar[bool] = False
@@ -97,6 +100,7 @@ class Backbone(nn.Module):
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
         cls.sampled = cls.__dict__.get("sampled", False)
+        cls.projected = cls.__dict__.get("projected", ())
         record_options(cls, SIZES)
         if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
             own = {"losses", "penalty", "outputs"} & cls.__dict__.keys()

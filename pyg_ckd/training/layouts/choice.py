@@ -100,13 +100,14 @@ def own_device(processes: Processes, device: Device) -> Device:
     return f"cuda:{number}" if kind == "cuda" else kind
 
 
-def choose_layout(strategy: str, processes: Processes, objective: Objective) -> Layout:
+def choose_layout(strategy: str, processes: Processes, objective: Objective, cut_features: bool = False) -> Layout:
     """Return how an objective is laid out over processes.
 
     Args:
         strategy: As the trainer takes it.
         processes: The processes.
         objective: What is trained.
+        cut_features: As the trainer takes it.
 
     Raises:
         InputError: If the backbone or the objective cannot be laid out so.
@@ -143,5 +144,11 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective) -> 
         layout = LAYOUTS[chosen](processes)
         reasons.append(layout.refuses(objective))
         if not reasons[-1]:
+            if cut_features and chosen != "users":
+                raise InputError(
+                    f"cut_features: found True for {name} under strategy={chosen!r}, whose processes have the features of "
+                    "all items, expected strategy='users'"
+                )
+            layout.cut_features = cut_features
             return layout
     raise InputError(f"strategy={chosen!r}: found {reasons[-1]}")
