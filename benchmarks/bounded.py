@@ -92,7 +92,7 @@ def out_of_core(rows: int, columns: int) -> Table:
 def cut_by_items(rows: int, columns: int, ranks: int = 2) -> Table:
     """Train early fusion in several processes that have all features each, or those of some items."""
     size, dim = rows * columns * 4 / 2**20, 64
-    title = f"EarlyFusionLightGCN in {ranks} processes, users cut, features [{rows}, {columns}] ({size:.0f} MiB as float32)"
+    title = f"EarlyFusionLightGCN in {ranks} processes, users cut, features [{rows}, {columns}] ({size:.0f} MiB)"
     table = Table(f"{title}: memory of one process (MiB)", [])
     with tempfile.TemporaryDirectory() as place:
         _alone(table, "float16", write, "float16", place, rows, columns)

@@ -351,6 +351,7 @@ def _table(sizes: Sizes, layout: Layout) -> float:
 def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
     users, items, dim = sizes.users / layout.users, sizes.items, sizes.dim / layout.columns
     tables = (users * sizes.user_columns + items * sizes.item_columns + sizes.shared) / layout.columns
+    read = items / layout.feature_parts
     directions = 2 if sizes.backbone == "MMGCN" else 1
     graph = directions * (4 * FLOAT * sizes.interactions / layout.users + FLOAT * (users + items))
     return {
@@ -360,7 +361,7 @@ def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
         "graph": graph,
         "interactions": SAMPLER * sizes.interactions,
         "teachers": FLOAT * sizes.modalities * sizes.distilled * (users + items) * dim,
-        "features": sizes.feature_bytes * items * sizes.modalities * sizes.features / layout.feature_parts * _reads(sizes),
+        "features": _reads(sizes) * sizes.feature_bytes * read * sizes.modalities * sizes.features,
         "kept": _kept(sizes, layout),
         "activations": slack * _activations(sizes, layout),
     }

@@ -44,8 +44,8 @@ def unpack(
         own: By modality, the items whose features alone are read. (default: :obj:`None`, all of all)
 
     Returns:
-        ``features``, from modality to the float matrix ``[num_items, d_m]``, or its own rows, and ``edge_index_dict``, from edge type to
-        the int64 indices ``[2, E]`` of the training interactions and of every further graph.
+        ``features``, from modality to the float matrix ``[num_items, d_m]`` or its own rows, and ``edge_index_dict``,
+        from edge type to the int64 indices ``[2, E]`` of the training interactions and of every further graph.
     """
     features = {m: data["item"][m] for m in data.modalities}
     features |= {m: features[m][items] for m, items in (own or {}).items()}

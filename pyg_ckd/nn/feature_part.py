@@ -164,10 +164,10 @@ class FeaturePart:
 
     @staticmethod
     def _refusal(what: str, name: str | None) -> InputError:
+        features = "features" if name is None else f"features of {name!r}"
         return InputError(
-            f"cut_features: found {what} of features{'' if name is None else f' of {name!r}'} of which each process has "
-            "some items, expected their projection (nn.Linear) and their mean alone; leave the modality out of the "
-            "backbone's 'projected', or cut no features"
+            f"cut_features: found {what} of {features} of which each process has some items, expected their projection "
+            "(nn.Linear) and their mean alone; leave the modality out of the backbone's 'projected', or cut no features"
         )
 
 

@@ -60,7 +60,8 @@ def test_users_and_columns_divide_what_they_say():
 def test_features_that_are_cut_and_what_their_projections_send():
     whole, cut = (Layout.of("users", 2, cut_features=flag) for flag in (False, True))
     assert forecast(CKD, cut, UNIT).memory["features"] == forecast(CKD, whole, UNIT).memory["features"] / 2
-    assert forecast(CKD, cut, UNIT).memory["kept"] == 4 * ((2 + 1) * 2 * 3 + 2 + 2)  # Own users, own items; ones of all.
+    own = 2 + 1  # Users and items; of ones, all items.
+    assert forecast(CKD, cut, UNIT).memory["kept"] == 4 * (own * 2 * 3 + 2 + 2)
     wire = forecast(CKD, cut, UNIT).wires["projections"]
     table = 4 * 2 * 8
     assert wire == Wire(2 * table, 2 * table, 2 * 2, 2)  # Of two modalities, forward and backward.

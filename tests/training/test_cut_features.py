@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.processes import ALONE, Processes, present
 from pyg_ckd.training import build
 from pyg_ckd.training.layouts import Users, choose_layout
-from tests.training.problem import ITEMS, planted_data, teachers, trainer
+from tests.training.problem import ITEMS, planted_data, trainer
 from tests.training.several import in_processes
 from tests.training.test_users import fitted, objective_of, refusal, same
 
@@ -156,7 +155,7 @@ def test_two_processes_train_what_one_trains(name, alone, two):
 def test_four_processes_train_what_one_trains(name, alone, four):
     for rank, result in enumerate(four):
         same(result[name], alone[name])
-        assert result[name]["held"] == dict.fromkeys(CUT, {[8, 8, 8, 6][rank]})
+        assert result[name]["held"] == {m: {[8, 8, 8, 6][rank]} for m in CUT}
 
 
 def test_a_run_that_was_broken_off_goes_on_with_the_same_bits(two, alone):
@@ -167,7 +166,9 @@ def test_a_run_that_was_broken_off_goes_on_with_the_same_bits(two, alone):
 
 def test_a_backbone_that_reads_more_than_it_says_is_refused_in_one_line(two):
     for result in two:
-        assert "cut_features: found matmul of features of which each process has some items" in result["rash"]
+        assert (
+            "cut_features: found matmul of features of 'visual' of which each process has some items" in result["rash"]
+        )
         assert "\n" not in result["rash"]
 
 
@@ -288,7 +289,7 @@ def test_a_type_that_features_have_makes_no_copy():
 @pytest.mark.parametrize(
     ("backbone", "strategy", "message"),
     [
-        (VBPR, "ddp", "cut_features: found True for VBPR under strategy='ddp', whose processes have the features"),
+        (VBPR, "ddp", "cut_features: found True for VBPR under strategy='ddp', whose processes have all features"),
         (VBPR, "columns", "cut_features: found True for VBPR under strategy='columns'"),
         (EgoGCN, "auto", "cut_features: found True for EgoGCN under strategy='ddp'"),
     ],
@@ -313,8 +314,8 @@ def test_features_that_stay_whole_are_named(caplog):
             assert {type(x) for x in features.values()} == {FeaturePart if backbone is EarlyFusionLightGCN else Tensor}
     (record,) = caplog.records
     assert record.getMessage() == (
-        "cut_features: FREEDOM reads features of 'visual', 'textual' otherwise than through a linear map: every process "
-        "has those of all items"
+        "cut_features: FREEDOM reads features of 'visual', 'textual' otherwise than through a linear map: every "
+        "process has those of all items"
     )
 
 
@@ -323,5 +324,3 @@ def test_one_process_has_all_features_whatever_it_is_told():
     with noted_rows() as held:
         trainer(max_epochs=1, cut_features=True).fit(objective, planted_data())
     assert held == {"visual": {ITEMS}, "textual": {ITEMS}}
-    assert set(teachers()) == set(held)
-    assert np.isfinite(float(objective.student.user_embedding.sum()))
