@@ -40,7 +40,7 @@ class Processes:
 
     Attributes:
         calls: How many times this process has exchanged tensors.
-        bytes: Bytes of the tensors that it has given to these exchanges, and of what :meth:`gather_blocks` has returned.
+        bytes: Bytes of the tensors that it has given to these exchanges, or got from :meth:`gather_blocks`.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:

@@ -289,7 +289,7 @@ def test_a_type_that_features_have_makes_no_copy():
 @pytest.mark.parametrize(
     ("backbone", "strategy", "message"),
     [
-        (VBPR, "ddp", "cut_features: found True for VBPR under strategy='ddp', whose processes have all features"),
+        (VBPR, "ddp", "cut_features: found True for VBPR under strategy='ddp', whose processes have all of them"),
         (VBPR, "columns", "cut_features: found True for VBPR under strategy='columns'"),
         (EgoGCN, "auto", "cut_features: found True for EgoGCN under strategy='ddp'"),
     ],

@@ -146,7 +146,7 @@ def choose_layout(strategy: str, processes: Processes, objective: Objective, cut
         if not reasons[-1]:
             if cut_features and chosen != "users":
                 raise InputError(
-                    f"cut_features: found True for {name} under strategy={chosen!r}, whose processes have all features, "
+                    f"cut_features: found True for {name} under strategy={chosen!r}, whose processes have all of them, "
                     "expected strategy='users'"
                 )
             layout.cut_features = cut_features
