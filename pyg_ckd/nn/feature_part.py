@@ -118,9 +118,11 @@ class FeaturePart:
             weight: Weight ``[D, d]``.
             bias: Bias ``[D]``.
         """
-        users, items = F.linear(self.x, weight, bias).split([self.num_users, self.x.size(0) - self.num_users])
-        items = _OfAll.apply(items, self.num_items, self.processes)
-        return torch.cat([users, items]) if self.num_users else items
+        rows = F.linear(self.x, weight, bias)
+        if not self.num_users:
+            return _OfAll.apply(rows, self.num_items, self.processes)
+        users, items = rows.split([self.num_users, rows.size(0) - self.num_users])
+        return torch.cat([users, _OfAll.apply(items, self.num_items, self.processes)])
 
     @torch.no_grad()
     def propagated(self, propagate: Callable[[Tensor], Tensor]) -> FeaturePart:
