@@ -27,6 +27,7 @@ from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.datasets import convert, load
 from pyg_ckd.nn import VBPR, Adjacency, EarlyFusionLightGCN
 from pyg_ckd.processes import present
+from pyg_ckd.training import build as build_model
 from pyg_ckd.scoring.sparse import csr_matrix, row_starts
 
 CPU = torch.device("cpu")
@@ -131,7 +132,7 @@ def _train_part(rank: int, ranks: int, meeting: str, folder: str, cut_features: 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     data = load(folder)
-    model = EarlyFusionLightGCN.from_data(data, num_layers=1)
+    model = build_model(EarlyFusionLightGCN, data, 0, num_layers=1)
     options: dict[str, Any] = {"strategy": "users", "cut_features": cut_features, "callbacks": steps}
     trainer = Trainer(max_epochs=1, batch_size=8192, eval_users=0.1, progress=False, track_views=False, **options)
     start = time.process_time()

@@ -68,7 +68,6 @@ CASES: dict[str, tuple[Any, bool, dict[str, Any], dict[str, Any], dict[str, tupl
     "learned graphs": (LATTICE, False, {"num_neighbors": 4, "latent_dim": 8}, {}, WHOLE),
     "of one's own": (Own, True, {}, {}, WHOLE),
 }
-FOUR = ("propagated once", "wide features", "no item in a batch", "recomputed")
 
 
 @contextmanager
@@ -119,10 +118,6 @@ def by_two(folder: Path) -> dict[str, Any]:
     return found | {"maps": maps(), "files": files(folder)}
 
 
-def by_four() -> dict[str, Any]:
-    return {name: cut(name) for name in FOUR} | {"maps": maps()}
-
-
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, Any]]:
     return {name: trained(name) for name in CASES}
@@ -137,11 +132,6 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
     return in_processes(by_two, folder)
 
 
-@pytest.fixture(scope="module")
-def four() -> list[dict[str, Any]]:
-    return in_processes(by_four, size=4)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_what_one_trains(name, alone, two):
     for rank, result in enumerate(two):
@@ -149,13 +139,6 @@ def test_two_processes_train_what_one_trains(name, alone, two):
         assert result[name]["recall"] == pytest.approx(alone[name]["recall"], abs=1e-9)
         # A teacher, a pass of validation and a step all have the same rows; only the last evaluation has all of them.
         assert result[name]["held"] == {m: {rows[rank]} for m, rows in CASES[name][4].items()}
-
-
-@pytest.mark.parametrize("name", FOUR)
-def test_four_processes_train_what_one_trains(name, alone, four):
-    for rank, result in enumerate(four):
-        same(result[name], alone[name])
-        assert result[name]["held"] == {m: {[8, 8, 8, 6][rank]} for m in CUT}
 
 
 def test_a_run_that_was_broken_off_goes_on_with_the_same_bits(two, alone):
@@ -211,8 +194,8 @@ def maps() -> dict[str, Any]:
     return found | {"half": half.dtype}
 
 
-def test_a_map_of_parts_is_that_of_the_whole(two, four):
-    for result in (*two, *four):
+def test_a_map_of_parts_is_that_of_the_whole(two):
+    for result in two:
         assert result["maps"].pop("half") == torch.bfloat16
         for found in result["maps"].values():
             assert found["differ"] < 1e-12
