@@ -27,8 +27,8 @@ from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.datasets import convert, load
 from pyg_ckd.nn import VBPR, Adjacency, EarlyFusionLightGCN
 from pyg_ckd.processes import present
-from pyg_ckd.training import build as build_model
 from pyg_ckd.scoring.sparse import csr_matrix, row_starts
+from pyg_ckd.training import build as build_model
 
 CPU = torch.device("cpu")
 QUICK, FULL = 2_000_000, 20_000_000
