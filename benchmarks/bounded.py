@@ -1,10 +1,11 @@
-"""Memory that does not grow with the data: building graphs, shuffling, and features that stay in their files.
+"""Memory that does not grow with the data: building graphs, shuffling, features in files, and features cut by items.
 
 Each figure is of a process of its own, which measures itself from after its input was made.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Missing, Suite, Table
-from benchmarks.memory import alone, anonymous, forget_peak, held, peak, watched
+from benchmarks.common import Missing, Row, Suite, Table
+from benchmarks.memory import alone, anonymous, forget_peak, held, peak, resident, watched
+from benchmarks.several import in_processes
 from pyg_ckd import Trainer, evaluate
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.datasets import convert, load
-from pyg_ckd.nn import VBPR, Adjacency
+from pyg_ckd.nn import VBPR, Adjacency, EarlyFusionLightGCN
+from pyg_ckd.processes import present
 from pyg_ckd.scoring.sparse import csr_matrix, row_starts
+from pyg_ckd.training import build as build_model
 
 CPU = torch.device("cpu")
 QUICK, FULL = 2_000_000, 20_000_000
@@ -30,7 +34,7 @@ MATRIX = {False: (20_000, 1024), True: (200_000, 1024)}
 
 
 def run(suite: Suite, count: int | None = None, matrix: tuple[int, int] | None = None) -> list[Table]:
-    """Measure all three.
+    """Measure all four.
 
     Args:
         suite: What to measure on; the CPU whatever it says.
@@ -38,7 +42,8 @@ def run(suite: Suite, count: int | None = None, matrix: tuple[int, int] | None =
         matrix: Rows and columns of the features.
     """
     count = count or (FULL if suite.full else QUICK)
-    return [building(count), shuffling(count), out_of_core(*(matrix or MATRIX[suite.full]))]
+    shape = matrix or MATRIX[suite.full]
+    return [building(count), shuffling(count), out_of_core(*shape), cut_by_items(*shape)]
 
 
 def building(count: int) -> Table:
@@ -80,6 +85,52 @@ def out_of_core(rows: int, columns: int) -> Table:
         "the others open a folder of write_folder."
     )
     return table
+
+
+def cut_by_items(rows: int, columns: int, ranks: int = 2) -> Table:
+    """Train early fusion in several processes that have all features each, or those of some items."""
+    size, dim = rows * columns * 4 / 2**20, 64
+    title = f"EarlyFusionLightGCN in {ranks} processes, users cut, features [{rows}, {columns}] ({size:.0f} MiB)"
+    table = Table(f"{title}: memory of one process (MiB)", [])
+    with tempfile.TemporaryDirectory() as place:
+        _alone(table, "float16", write, "float16", place, rows, columns)
+        _alone(table, "float32", write, "float32", place, rows, columns)
+        for kind, cut_features in itertools.product(("float16", "float32"), (False, True)):
+            found = in_processes(ranks, train_part, f"{place}/{kind}", cut_features)
+            most: Row = {key: max(one[key] for one in found) for key in found[0]}
+            table.rows.append({"features in a file": kind, "cut": "yes" if cut_features else "no", **most})
+    table.notes.append(
+        "Anonymous and mapped from files, each at its highest from before loading to the end of an epoch and its "
+        f"validation, the larger one of the processes. float16 is converted in memory. A table of all items has "
+        f"{rows * dim * 4 / 2**20:.0f} MiB. Sent is what Processes counts."
+    )
+    return table
+
+
+def train_part(folder: str, cut_features: bool) -> dict[str, float]:
+    """Return what one of several processes takes for an epoch, its validation included, beside what it had before."""
+    steps, options = _Count(), {"strategy": "users", "cut_features": cut_features}
+    before, start = (resident("RssAnon"), resident("RssFile")), time.process_time()
+    with watched(0.01) as own, watched(0.01, "RssFile") as mapped:
+        data = load(folder)
+        model = build_model(EarlyFusionLightGCN, data, 0, num_layers=1)
+        more: dict[str, Any] = {**options, "callbacks": steps}
+        trainer = Trainer(max_epochs=1, batch_size=8192, eval_users=0.1, progress=False, track_views=False, **more)
+        trainer.fit(model, data)
+    found = {"anonymous": max(own) - before[0], "from files": max(mapped) - before[1]}
+    return found | {"sent, MB a step": steps.sent / steps.taken / 1e6, "CPU s": time.process_time() - start}
+
+
+class _Count:
+    """Counts steps, and the bytes that they send."""
+
+    taken = sent = before = 0
+
+    def on_train_batch_start(self, **_: Any) -> None:
+        self.before = present().bytes
+
+    def on_train_batch_end(self, **_: Any) -> None:
+        self.taken, self.sent = self.taken + 1, self.sent + present().bytes - self.before
 
 
 def build(way: str, count: int) -> dict[str, float]:

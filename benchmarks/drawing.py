@@ -12,14 +12,12 @@ import argparse
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from benchmarks.bounded import anonymous
+from benchmarks.memory import anonymous
+from benchmarks.several import in_processes
 from pyg_ckd import Trainer
 from pyg_ckd.data import build_data
 from pyg_ckd.data.inputs import RATES
@@ -104,25 +102,21 @@ class _Seen(threading.Thread):
         return max(self.most, self.steps, self.begun, anonymous())
 
 
-def _process(rank: int, size: int, place: str, way: str, batch_size: int) -> None:
-    torch.set_num_threads(1)
+def _work(folder: str, way: str, batch_size: int) -> dict[str, float]:
     torch.manual_seed(0)  # All begin with the same weights.
-    dist.init_process_group("gloo", init_method=f"file://{place}/{way}.meeting", rank=rank, world_size=size)
-    torch.save(measure(Path(place) / "data", *WAYS[way], batch_size), f"{place}/{way}.{rank}.pt")
-    dist.destroy_process_group()
+    return measure(Path(folder), *WAYS[way], batch_size)
 
 
-def in_processes(place: str, way: str, batch_size: int, size: int) -> dict[str, float]:
+def largest(folder: str, way: str, batch_size: int, size: int) -> dict[str, float]:
     """Return the figures of the process that takes more, each for itself.
 
     Args:
-        place: Folder with the data in ``data``.
+        folder: The data.
         way: One of :data:`WAYS`.
         batch_size: Triples of a step.
         size: Number of processes.
     """
-    mp.spawn(_process, (size, place, way, batch_size), nprocs=size)
-    found: list[dict[str, Any]] = [torch.load(f"{place}/{way}.{rank}.pt") for rank in range(size)]
+    found = in_processes(size, _work, folder, way, batch_size)
     return {name: max(one[name] for one in found) for name in found[0]}
 
 
@@ -136,7 +130,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         write(Path(place) / "data", args.interactions)
-        rows = {way: in_processes(place, way, args.batch, args.processes) for way in args.ways}
+        rows = {way: largest(f"{place}/data", way, args.batch, args.processes) for way in args.ways}
     columns = list(next(iter(rows.values())))
     print(f"VBPR in {args.processes} processes, {args.interactions} interactions drawn: MiB, and bytes for each\n")
     print(f"| interactions, shuffle | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")

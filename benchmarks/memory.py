@@ -156,24 +156,37 @@ def anonymous() -> float:
     Raises:
         Missing: If the system does not tell.
     """
+    return resident("RssAnon")
+
+
+def resident(kind: str) -> float:
+    """Return the memory of a kind that the process has, in MiB.
+
+    Args:
+        kind: ``"RssAnon"``, or ``"RssFile"`` for what is mapped from files.
+
+    Raises:
+        Missing: If the system does not tell.
+    """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+        return int(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
     raise Missing("the system does not tell anonymous memory from files")
 
 
 @contextmanager
-def watched(every: float = 0.02) -> Iterator[list[float]]:
-    """Collect the anonymous memory of this process while the block runs, in MiB.
+def watched(every: float = 0.02, kind: str = "RssAnon") -> Iterator[list[float]]:
+    """Collect the memory of this process while the block runs, in MiB.
 
     Args:
         every: Seconds between two looks.
+        kind: As in :func:`resident`.
     """
-    seen, done = [anonymous()], threading.Event()
+    seen, done = [resident(kind)], threading.Event()
 
     def watch() -> None:
         while not done.wait(every):
-            seen.append(anonymous())
+            seen.append(resident(kind))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -182,7 +195,7 @@ def watched(every: float = 0.02) -> Iterator[list[float]]:
     finally:
         done.set()
         watcher.join()
-        seen.append(anonymous())
+        seen.append(resident(kind))
 
 
 def _largest() -> int:

@@ -56,8 +56,8 @@ CPU_WIRE = 1e9
 LAYOUTS = (
     Layout.of("ddp", 32),
     Layout.of("users", 32),
-    Layout.of("users own", 32),
-    Layout.of("users x columns", 32, 8),
+    Layout.of("users own", 32, cut_features=True),
+    Layout.of("users x columns", 32, 8, cut_features=True),
     Layout.of("sampled", 32),
     Layout.of("sampled, cut", 32),
 )
@@ -137,13 +137,13 @@ def large(sizes: Sizes = LARGE, layouts: Sequence[Layout] = LAYOUTS, machine: Ma
 
 
 def _title(layout: Layout) -> str:
-    built = "" if layout.built else ", not built"
+    built = ", features cut" * layout.cut_features + ", not built" * (not layout.built)
     if layout.strategy == "users x columns":
         return f"users/{layout.users} x columns/{layout.columns}{built}"
     if layout.fanout:
         return f"{layout.strategy} {list(layout.fanout)}/{layout.ranks}{built}"
     if layout.strategy == "users own":
-        return f"users/{layout.users}, own"
+        return f"users/{layout.users}, own{built}"
     return layout.strategy if layout.ranks == 1 else f"{layout.strategy}/{layout.ranks}"
 
 
@@ -282,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = ["ddp", "users", "users own", "users x columns"]
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=given)
     parser.add_argument("--fanout", type=int, nargs="+", default=[10, 10])
+    parser.add_argument("--cut-features", action="store_true", help="cut features by items where users are cut")
     parser.add_argument("--memory-bandwidth", type=float, default=GPU.stream / 1e9, help="GB/s of a rank")
     parser.add_argument("--inside", type=float, default=GPU.inside / 1e9, help="GB/s between ranks of a node")
     parser.add_argument("--between", type=float, default=GPU.between / 1e9, help="GB/s between nodes")
@@ -290,7 +291,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     fields = [name for name in vars(LARGE) if hasattr(args, name)]
     try:
         sizes = Sizes(**{**vars(LARGE), **{name: getattr(args, name) for name in fields}})
-        layouts = [Layout.of(s, 1 if s == "one" else args.ranks, args.columns, args.fanout) for s in args.strategies]
+        layouts = [
+            Layout.of(s, 1 if s == "one" else args.ranks, args.columns, args.fanout, args.cut_features)
+            for s in args.strategies
+        ]
     except ValueError as error:
         parser.error(str(error))
     stream = 1e9 * args.memory_bandwidth

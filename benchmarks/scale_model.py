@@ -139,6 +139,7 @@ class Layout:
         columns: Into how many parts columns are cut.
         ranks: Number of processes.
         fanout: Neighbours of a node that are sampled, layer by layer.
+        cut_features: Whether a rank has the features of a part of the items alone, where users are cut.
     """
 
     strategy: str = "one"
@@ -146,6 +147,12 @@ class Layout:
     columns: int = 1
     ranks: int = 1
     fanout: tuple[int, ...] = ()
+    cut_features: bool = False
+
+    @property
+    def feature_parts(self) -> int:
+        """Into how many parts the features are cut by items."""
+        return self.users if self.cut_features else 1
 
     @property
     def built(self) -> bool:
@@ -153,7 +160,14 @@ class Layout:
         return self.strategy not in ("users x columns", "sampled, cut")
 
     @classmethod
-    def of(cls, strategy: str, ranks: int = 1, columns: int = 1, fanout: Iterable[int] = (10, 10)) -> Layout:
+    def of(
+        cls,
+        strategy: str,
+        ranks: int = 1,
+        columns: int = 1,
+        fanout: Iterable[int] = (10, 10),
+        cut_features: bool = False,
+    ) -> Layout:
         """Return the layout of a strategy.
 
         Args:
@@ -161,6 +175,7 @@ class Layout:
             ranks: Number of processes.
             columns: Of ``"users x columns"``, into how many parts columns are cut.
             fanout: Of sampled neighbourhoods, neighbours of a node, layer by layer.
+            cut_features: Where users are cut, whether features are cut by items; others pass over it.
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: found {strategy!r}, expected one of {', '.join(STRATEGIES)}")
@@ -175,7 +190,8 @@ class Layout:
             "users x columns": (ranks // columns, columns),
         }
         users, columns = parts.get(strategy, (1, 1))
-        return cls(strategy, users, columns, ranks, tuple(fanout) if strategy.startswith("sampled") else ())
+        kept = tuple(fanout) if strategy.startswith("sampled") else ()
+        return cls(strategy, users, columns, ranks, kept, cut_features and users > 1)
 
 
 @dataclass(frozen=True)
@@ -296,6 +312,7 @@ def forecast(sizes: Sizes, layout: Layout, machine: Machine = GPU) -> Forecast:
     elif layout.users > 1:
         shared = FLOAT * (sizes.items * sizes.item_columns * (sizes.backbone == "VBPR") + sizes.shared / layout.columns)
         wires["shared gradients"] = Wire(shared, 0, 1, layout.users)
+        wires["projections"] = _of_features(sizes, layout)
     wires = {name: wire for name, wire in wires.items() if wire.members > 1 and wire.reduced}
     seconds = _seconds(sizes, layout, machine) | {name: wire.seconds(machine) for name, wire in wires.items()}
     return Forecast(_memory(sizes, layout, machine.slack), wires, seconds, sizes.interactions / sizes.batch)
@@ -346,6 +363,7 @@ def _table(sizes: Sizes, layout: Layout) -> float:
 def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
     users, items, dim = sizes.users / layout.users, sizes.items, sizes.dim / layout.columns
     tables = (users * sizes.user_columns + items * sizes.item_columns + sizes.shared) / layout.columns
+    read = items / layout.feature_parts
     directions = 2 if sizes.backbone == "MMGCN" else 1
     graph = directions * (4 * FLOAT * sizes.interactions / layout.users + FLOAT * (users + items))
     return {
@@ -355,7 +373,7 @@ def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
         "graph": graph,
         "interactions": _drawn_from(sizes, layout),
         "teachers": FLOAT * sizes.modalities * sizes.distilled * (users + items) * dim,
-        "features": sizes.feature_bytes * items * sizes.modalities * sizes.features * (sizes.backbone != "LightGCN"),
+        "features": _reads(sizes) * sizes.feature_bytes * read * sizes.modalities * sizes.features,
         "kept": _kept(sizes, layout),
         "activations": slack * _activations(sizes, layout),
     }
@@ -368,11 +386,24 @@ def _drawn_from(sizes: Sizes, layout: Layout) -> float:
     return SAMPLER * sizes.interactions
 
 
+def _reads(sizes: Sizes) -> bool:
+    return sizes.backbone != "LightGCN"
+
+
 def _kept(sizes: Sizes, layout: Layout) -> float:
     """Return the bytes of what is propagated once per run, as narrow features are by early fusion."""
     if sizes.backbone != "EarlyFusionLightGCN" or not sizes.distilled or sizes.wide:
         return 0.0
-    return FLOAT * (sizes.users / layout.users + sizes.items) * (sizes.modalities * sizes.features + 1)
+    users, items = sizes.users / layout.users, sizes.items
+    return FLOAT * ((users + items / layout.feature_parts) * sizes.modalities * sizes.features + users + items)
+
+
+def _of_features(sizes: Sizes, layout: Layout) -> Wire:
+    """Return what ranks with parts of the features send: projections are gathered forward, and summed backward."""
+    if not layout.cut_features or not _reads(sizes):
+        return Wire()
+    table = FLOAT * sizes.items * sizes.modalities * sizes.dim / layout.columns
+    return Wire(table, table, 2 * sizes.modalities, layout.users)
 
 
 def _activations(sizes: Sizes, layout: Layout) -> float:
@@ -434,25 +465,25 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
     blocks = 1 + sizes.modalities if sizes.backbone == "VBPR" else sizes.views  # Views of VBPR share blocks.
     read = 3 * triples * (blocks + taught) * dim / 64
     product = 2 * sizes.interactions / layout.users * (FLOAT * dim + 2 * FLOAT)
-    feature = SHARED_GEMMS * sizes.modalities * sizes.features * dim
+    feature, own = SHARED_GEMMS * sizes.modalities * sizes.features * dim, items / layout.feature_parts
     passes, products, dense = PASSES["Adam"] * parameters, 0.0, 0.0
     if sizes.backbone == "VBPR":
         passes += PASSES["clear"] * parameters  # Gradients are tables.
-        dense = 1.5 * feature * min(2 * triples, items)
+        dense = 1.5 * feature * (own if layout.cut_features else min(2 * triples, items))
     elif sizes.backbone == "MMGCN":
         factual, intervened = sizes.branches
         whole = factual * (sizes.layers - 1) + intervened * (sizes.layers - 2)
         branches = factual + intervened
         products = 2 * (whole + branches * share) * product
         gemms = ALL_GEMMS * (whole * nodes + branches * rows) + 6 * intervened * nodes
-        dense = gemms * dim**2 + feature * items
+        dense = gemms * dim**2 + feature * own
         passes += PASSES["layer"] * ((whole + intervened) * table + branches * table * rows / nodes)
     else:
         products = 2 * (sizes.layers - 1 + share) * sizes.streams * product
         passes += sizes.streams * table * sum(PASSES[name] for name in ("cat", "split"))
         passes += PASSES["product"] * sizes.streams * table * (sizes.layers - 1 + rows / nodes)
         once = sizes.distilled and not sizes.wide
-        dense = feature * (rows if once else items) * (sizes.backbone == "EarlyFusionLightGCN")
+        dense = feature * (rows - items + own if once else own) * (sizes.backbone == "EarlyFusionLightGCN")
         passes += PASSES["view"] * sizes.views * table * rows / nodes
         passes += PASSES["penalty"] * table * (sizes.backbone == "LightGCN")
     return {

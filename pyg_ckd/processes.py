@@ -46,7 +46,7 @@ class Processes:
 
     Attributes:
         calls: How many times this process has exchanged tensors.
-        bytes: Bytes of the tensors that it has given to these exchanges.
+        bytes: Bytes of the tensors that it has given to these exchanges, or got from :meth:`gather_blocks`.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -146,6 +146,19 @@ class Processes:
         """
         if not self.alone:
             self._all_reduce(x)
+
+    @torch.no_grad()
+    def gather_blocks(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes, one after the other in the order of their numbers, without a copy of them.
+
+        Args:
+            x: The rows of this process, contiguous, of one shape and type in all.
+        """
+        if self.alone:
+            return x
+        out = x.new_empty(self.size * x.size(0), *x.shape[1:])
+        self._exchange(lambda: dist.all_gather(list(out.chunk(self.size)), x), out)
+        return out
 
     @torch.no_grad()
     def gather_rows(self, x: Tensor, first_only: bool = False) -> Tensor:

@@ -32,7 +32,7 @@ NARROW = {
     ("balance", "nn"): {"nn.models.base", "nn.models.adapter", "nn.loss"},
     ("training", "nn"): {
         *("nn.models.adapter", "nn.models.base", "nn.models.discovery"),
-        *("nn.build_graph", "nn.subgraph", "nn.user_part"),
+        *("nn.build_graph", "nn.feature_part", "nn.subgraph", "nn.user_part"),
     },
     ("training", "balance"): {"balance.objective", "balance.progress", "balance.discovery"},
     ("report", "evaluation"): {"evaluation.statistics"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def unpack(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     rows: bool = False,
+    own: Mapping[str, slice] | None = None,
     interactions: bool = True,
 ) -> tuple[dict[str, Tensor], dict[EdgeType, Tensor]]:
     """Return ``(features, edge_index_dict)`` of a graph, the first two arguments of every backbone.
@@ -41,13 +42,15 @@ def unpack(
         dtype: Floating-point type of the features; by default they stay as they are.
         rows: Whether features are read row by row, see :func:`~pyg_ckd.data.modules.reads_rows`: matrices in
             memory-mapped files then stay there, whatever the device and the type.
+        own: By modality, the items whose features alone are read. (default: :obj:`None`, all of all)
         interactions: Whether the training interactions are brought to the device too.
 
     Returns:
-        ``features``, from modality to the float matrix ``[num_items, d_m]``, and ``edge_index_dict``, from edge type to
-        the int64 indices ``[2, E]`` of the training interactions and of every further graph.
+        ``features``, from modality to the float matrix ``[num_items, d_m]`` or its own rows, and ``edge_index_dict``,
+        from edge type to the int64 indices ``[2, E]`` of the training interactions and of every further graph.
     """
     features = {m: data["item"][m] for m in data.modalities}
+    features |= {m: features[m][items] for m, items in (own or {}).items()}
     for m, x in features.items():
         if not rows or file_of(x) is None:
             features[m] = x.to(device=device, dtype=dtype)

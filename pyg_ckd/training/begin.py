@@ -12,8 +12,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.inputs import RATES, held_out, unpack
-from pyg_ckd.data.modules import dtype_of, reads_rows
+from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.data.negatives import Positives
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import sampled
@@ -107,7 +106,7 @@ def begin(
     processes = layout.processes
     with processes.together():
         own = _draws_own(trainer, fabric, layout)
-        features, edges = unpack(data, fabric.device, dtype_of(objective), reads_rows(objective), not own)
+        features, edges = layout.unpack(data, fabric.device, objective, not own)
         objective.train()
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
@@ -131,7 +130,8 @@ def begin(
             settings["start_from"] = warm_start(objective, data, start_from).digest
         remember(objective.student, data)
     if not processes.alone:
-        processes.agree("data and settings of the training", settings | trainer.settings())
+        cut = {"cut_features": layout.cut_features}
+        processes.agree("data and settings of the training", settings | trainer.settings() | cut)
         processes.agree("initial weights", [float(p.detach().double().sum()) for p in objective.parameters()])
     if layout.cuts:
         features, graph = layout.cut(objective, features, edges)

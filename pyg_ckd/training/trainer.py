@@ -61,7 +61,7 @@ BUDGET = ("max_epochs", "extend")
 """Arguments of the trainer that say how long a training may last; a run can be prolonged by larger ones."""
 FREE = (
     *(*BUDGET, "device", "devices", "num_nodes", "strategy", "checkpoint_dir", "checkpoint_minutes", "progress"),
-    *("callbacks", "loggers"),
+    *("callbacks", "loggers", "cut_features"),
 )
 """Arguments of the trainer that may differ when a run is gone on with."""
 
@@ -146,6 +146,9 @@ class Trainer:
             share of a batch each, with ``strategy="ddp"``. (default: :obj:`None`, the whole graph)
         neighbor_sampler: A function of ``(data, num_neighbors)`` that returns an object with ``sample_from_nodes`` as
             PyG's have it. (default: :obj:`None`, a uniform draw)
+        cut_features: Whether each of several processes has the features of some items alone, under
+            ``strategy="users"``; a step then exchanges their projections, see
+            :attr:`~pyg_ckd.nn.models.base.Backbone.projected`.
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -187,6 +190,7 @@ class Trainer:
         num_neighbors: Sequence[int] | None = None,
         neighbor_sampler: Callable[..., Any] | None = None,
         shuffle: str = "whole",
+        cut_features: bool = False,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_batch_size(batch_size)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -208,7 +212,7 @@ class Trainer:
         as_callbacks(callbacks)
         as_loggers(loggers)
         self.devices, self.num_nodes = check_devices(devices, num_nodes, strategy)
-        self.strategy = strategy
+        self.strategy, self.cut_features = strategy, cut_features
         self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
         self.monitor, self._metric, self._cutoff = as_monitor(monitor)
         self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users
@@ -278,7 +282,7 @@ class Trainer:
         """
         objective = as_objective(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)
-        layout = choose_layout(self.strategy, processes, objective, self.num_neighbors)
+        layout = choose_layout(self.strategy, processes, objective, self.num_neighbors, self.cut_features)
         loggers = self.loggers if processes.first else None
         fabric = open_fabric(own_device(processes, self.device), self.precision, self.callbacks, loggers)
         history = History()

@@ -57,6 +57,21 @@ def test_users_and_columns_divide_what_they_say():
     assert users["features"] == columns["features"] == both["features"]
 
 
+def test_features_that_are_cut_and_what_their_projections_send():
+    whole, cut = (Layout.of("users", 2, cut_features=flag) for flag in (False, True))
+    assert forecast(CKD, cut, UNIT).memory["features"] == forecast(CKD, whole, UNIT).memory["features"] / 2
+    own = 2 + 1  # Users and items; of ones, all items.
+    assert forecast(CKD, cut, UNIT).memory["kept"] == 4 * (own * 2 * 3 + 2 + 2)
+    wire = forecast(CKD, cut, UNIT).wires["projections"]
+    table = 4 * 2 * 8
+    assert wire == Wire(2 * table, 2 * table, 2 * 2, 2)  # Of two modalities, forward and backward.
+    assert wire.seconds(UNIT) == pytest.approx(2 * table * 0.5 / 10 + 2 * 2 * table * 0.5 / 10)
+    assert "projections" not in forecast(CKD, whole, UNIT).wires
+    plain = replace(TINY, backbone="LightGCN")
+    assert forecast(plain, cut, UNIT) == forecast(plain, whole, UNIT)
+    assert Layout.of("columns", 2, cut_features=True) == Layout.of("columns", 2)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "users", "columns", "users x columns", "sampled", "sampled, cut"])
 def test_every_rank_draws_from_all_interactions(strategy):
     assert forecast(CKD, Layout.of(strategy, 4), UNIT).memory["interactions"] == 32 * 5
@@ -168,6 +183,7 @@ def test_ten_billion_interactions_on_paper():
     users, both = (
         forecast(LARGE, layout, GPU) for layout in (Layout.of("users", 32), Layout.of("users x columns", 32, 8))
     )
+    cut = forecast(LARGE, Layout.of("users", 32, cut_features=True), GPU)
     tables = [sum(f.memory[part] for part in ("parameters", "gradients", "Adam")) / 1e9 for f in (users, both)]
     assert tables == pytest.approx([13.4, 4.5], abs=0.1)
     assert [f.memory["graph"] / 1e9 for f in (users, both)] == pytest.approx([5.0, 40], rel=0.02)
@@ -179,6 +195,8 @@ def test_ten_billion_interactions_on_paper():
     assert own.bytes / 1e9 == pytest.approx(163, abs=1)
     assert max(own.memory, key=lambda part: own.memory[part]) == "features"
     assert users.memory["features"] / 1e9 == pytest.approx(92, abs=0.5)
+    assert cut.memory["features"] / 1e9 == pytest.approx(2.9, abs=0.05)
+    assert cut.bytes == pytest.approx(users.bytes - 89.3e9, rel=0.001)
     assert [f.step for f in (users, both)] == pytest.approx([3.0, 1.8], rel=0.15)
     assert break_even(LARGE) == pytest.approx(2.4e8, rel=0.01)
 

@@ -59,11 +59,9 @@ class Backbone(nn.Module):
     """Whether features reach the embeddings or the losses; if not, there is no modality to balance."""
     views_differ: ClassVar[bool] = True
     """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
-
     users_of: ClassVar[Any] = None
     """How users follow from their items where they have no rows of their own: a static method ``(item, row, member,
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
-
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say
     has ``"ddp"`` alone, or with losses or a penalty of its own nothing: means over triples can be shared out, others
@@ -73,6 +71,9 @@ class Backbone(nn.Module):
     column_dims: ClassVar[Mapping[str, int | None]] = {}
     """The dimension of every parameter, by what stands before the first dot of its name, along which columns of the
     embeddings lie that ``"columns"`` shares out; of :obj:`None`, as of a bias, the first process has all of it."""
+    projected: Sequence[str] = ()
+    """Modalities of whose features a pass reads linear maps (:class:`torch.nn.Linear`) and means alone: each of several
+    processes can have those of some items, see :class:`~pyg_ckd.training.Trainer`. A subclass says so anew."""
     is_part = False
     """Whether this process has a part of the tables alone, until a training by several ends."""
     sampled: ClassVar[bool] = False
@@ -100,6 +101,7 @@ class Backbone(nn.Module):
         """Let every constructor record its options, defaults included: they decide about results and checkpoints."""
         super().__init_subclass__(**kwargs)
         cls.sampled = cls.__dict__.get("sampled", False)
+        cls.projected = cls.__dict__.get("projected", ())
         record_options(cls, SIZES)
         if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
             own = {"losses", "penalty", "outputs"} & cls.__dict__.keys()
@@ -268,15 +270,11 @@ class Backbone(nn.Module):
         """Compute the views as :meth:`forward_views` does, in the form in which margins cost least.
 
         Args:
-            features: As in :meth:`forward`.
-            edge_index_dict: As in :meth:`forward`.
-            views: The views; the results come in their order.
-            n_id_dict: As in :meth:`forward`.
+            features, edge_index_dict, views, n_id_dict: As in :meth:`forward_views`.
         """
         if self.uses_features and features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
-            check_features(
-                features, self.feature_dims, self.num_items
-            )  # Steps of a training come with a prepared graph, or with a subgraph.
+            # Steps of a training come with a prepared graph, or with a subgraph.
+            check_features(features, self.feature_dims, self.num_items)
         factual, features = as_views(views, self.modalities), self.as_parameters(features)
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.bounded import is_large
+from pyg_ckd.nn.feature_part import propagated
 from pyg_ckd.nn.loss import l2_penalty
 from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size
 from pyg_ckd.nn.models.columns import by_columns
@@ -255,6 +256,11 @@ class EarlyFusionLightGCN(LightGCN):
             if not self.id_embedding:
                 nn.init.zeros_(self.item_embedding)
 
+    @property
+    def projected(self) -> Sequence[str]:  # type: ignore[override]
+        """All modalities."""
+        return self.modalities
+
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         r"""Compute the views by linearity: the propagated input is the sum of its propagated parts.
 
@@ -329,7 +335,8 @@ class EarlyFusionLightGCN(LightGCN):
 
         found = {"": graph.constant(("items", num_users, self.num_layers), None, ones)}
         for m in narrow:
-            found[m] = graph.constant(("features", m, self.num_layers), inputs.features[m], as_items)
+            spread = partial(propagated, propagate=as_items)
+            found[m] = graph.constant(("features", m, self.num_layers), inputs.features[m], spread)
         return found
 
     def _map(self, modality: str, x: Tensor) -> Tensor:

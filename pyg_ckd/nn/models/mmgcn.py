@@ -130,6 +130,11 @@ class MMGCN(LateFusion):
             for conv in self._layers(m):
                 conv.reset_parameters()
 
+    @property
+    def projected(self) -> Sequence[str]:  # type: ignore[override]
+        """Those with a width in ``latent_dims``."""
+        return [m for m in self.modalities if isinstance(self.project[m], nn.Linear)]
+
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:
         """Run the branches; in training on the CPU, their last layer runs for the rows that are read.
 

@@ -110,6 +110,11 @@ class VBPR(LateFusion):
         return self.fusion == "concat" and self.cosine is None
 
     @property
+    def projected(self) -> Sequence[str]:  # type: ignore[override]
+        """All modalities; none with ``sparse``, where a step projects its own rows alone."""
+        return () if self.sparse else self.modalities
+
+    @property
     def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
         """As of any backbone; with ``fusion="sum"`` the preferences belong to no modality, whatever its name."""
         groups = super().modality_parameters
@@ -162,8 +167,10 @@ class VBPR(LateFusion):
             feature, lin = inputs.features[m], cast(nn.Linear, self.project[m])
             for factual in {m in view for view in views}:
                 if factual:
-                    projection = Projection(inputs.take_items(feature), lin.weight, lin.bias)
-                    blocks[m, True] = Block(inputs.take_users(self.preference[m]), projection, sparse=sparse)
+                    x = inputs.take_items(feature)
+                    # What cannot be read row by row is projected at once.
+                    item = Projection(x, lin.weight, lin.bias) if isinstance(x, Tensor) else lin(x)
+                    blocks[m, True] = Block(inputs.take_users(self.preference[m]), item, sparse=sparse)
                 else:
                     blocks[m, False] = self._constant(m, inputs)
         return [BlockEmbeddings([*shared, *(blocks[m, m in view] for m in self.modalities), *bias]) for view in views]

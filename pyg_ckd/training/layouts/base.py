@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.inputs import RATES, EdgeType, unpack
+from pyg_ckd.data.modules import dtype_of, reads_rows
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.processes import Processes
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -35,6 +37,8 @@ class Layout(ABC):
     cuts = True
     """Whether a process has a part of the tables alone."""
 
+    cut_features = False
+    """Whether a process has the features of some items alone, where the backbone allows it."""
     rows: UserRows | None = None
     """Which users this process has, of whom all have some; :obj:`None` if it has all."""
     cut_names: frozenset[str] = frozenset()
@@ -53,6 +57,19 @@ class Layout(ABC):
             What was found and what was expected, as it follows the word "found" in a message.
         """
         return ""
+
+    def unpack(
+        self, data: HeteroData, device: torch.device, objective: Objective, interactions: bool = True
+    ) -> tuple[dict[str, Tensor], dict[EdgeType, Any]]:
+        """Return the features and graphs that this process reads, see :func:`~pyg_ckd.data.inputs.unpack`.
+
+        Args:
+            data: The graph.
+            device: The device of this process.
+            objective: The objective, whole.
+            interactions: Whether the training interactions are brought to the device too.
+        """
+        return unpack(data, device, dtype_of(objective), reads_rows(objective), interactions=interactions)
 
     def cut(
         self, objective: Objective, features: dict[str, Tensor], edges: dict[EdgeType, Any]

@@ -102,7 +102,11 @@ def own_device(processes: Processes, device: Device) -> Device:
 
 
 def choose_layout(
-    strategy: str, processes: Processes, objective: Objective, num_neighbors: Sequence[int] | None = None
+    strategy: str,
+    processes: Processes,
+    objective: Objective,
+    num_neighbors: Sequence[int] | None = None,
+    cut_features: bool = False,
 ) -> Layout:
     """Return how an objective is laid out over processes.
 
@@ -111,6 +115,7 @@ def choose_layout(
         processes: The processes.
         objective: What is trained.
         num_neighbors: Neighbours that nodes keep, or :obj:`None` for training on the whole graph.
+        cut_features: As the trainer takes it.
 
     Raises:
         InputError: If the backbone or the objective cannot be laid out so.
@@ -153,5 +158,11 @@ def choose_layout(
         layout = LAYOUTS[chosen](processes)
         reasons.append(layout.refuses(objective))
         if not reasons[-1]:
+            if cut_features and chosen != "users":
+                raise InputError(
+                    f"cut_features: found True for {name} under strategy={chosen!r}, whose processes have all of them, "
+                    "expected strategy='users'"
+                )
+            layout.cut_features = cut_features
             return layout
     raise InputError(f"strategy={chosen!r}: found {reasons[-1]}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.data.inputs import RATES, EdgeType
-from pyg_ckd.data.modules import dtype_of
+from pyg_ckd.data.inputs import RATES, EdgeType, unpack
+from pyg_ckd.data.mapped import file_of
+from pyg_ckd.data.modules import dtype_of, reads_rows
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.build_graph import index_type, interactions_of
+from pyg_ckd.nn.feature_part import FeaturePart
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.nn.user_part import UserPart
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -23,6 +27,8 @@ from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.elementwise import ELEMENTWISE
 from pyg_ckd.training.layouts.rows import UserRows
 from pyg_ckd.training.warm_start import table_dims
+
+LOGGER = logging.getLogger("pyg_ckd.training")
 
 
 class Users(Layout):
@@ -38,6 +44,10 @@ class Users(Layout):
     With :math:`U` users, :math:`I` items and :math:`P` processes, a process has :math:`(U / P + I) / (U + I)` of the
     tables and :math:`1 / P` of the graph. A step sums :math:`2 L + 1` tables of all items for every stream of :math:`L`
     layers.
+
+    With ``cut_features`` a process has the features of :math:`I / P` items, too, of the modalities of
+    :attr:`Backbone.projected <pyg_ckd.nn.models.base.Backbone.projected>`; a step then gathers their projections. See
+    :class:`~pyg_ckd.nn.feature_part.FeaturePart`.
     """
 
     name = "users"
@@ -55,6 +65,29 @@ class Users(Layout):
             if getattr(type(objective), name) is not getattr(Objective, name):
                 return f"{objective.name}, whose {name} looks at users of all processes, expected strategy='ddp'"
         return ""
+
+    def unpack(
+        self, data: HeteroData, device: torch.device, objective: Objective, interactions: bool = True
+    ) -> tuple[dict[str, Tensor], dict[EdgeType, Any]]:
+        """Return the features of own items alone of the modalities that can be cut, if they are to be."""
+        if not self.cut_features:
+            return super().unpack(data, device, objective, interactions)
+        student, by_rows, num_items = objective.student, reads_rows(objective), data["item"].num_nodes
+        projected = student.projected if student.uses_features else student.modalities
+        in_files = [m for m in data.modalities if by_rows and file_of(data["item"][m]) is not None]
+        whole = [m for m in data.modalities if m not in projected and m not in in_files]
+        if whole and self.processes.first:
+            LOGGER.warning(
+                "cut_features: %s reads features of %s otherwise than through a linear map: every process has those of "
+                "all items",
+                type(student).__name__,
+                ", ".join(map(repr, whole)),
+            )
+        own = FeaturePart.block(num_items, self.processes)
+        cut = {m: own for m in data.modalities if m in projected and m not in in_files}
+        features, edges = unpack(data, device, dtype_of(objective), by_rows, cut, interactions)
+        parts = {m: cast(Tensor, FeaturePart(m, features[m], num_items, self.processes)) for m in cut}
+        return features | parts, edges
 
     def cut(
         self, objective: Objective, features: dict[str, Tensor], edges: dict[EdgeType, Any]
