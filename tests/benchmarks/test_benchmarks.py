@@ -87,7 +87,7 @@ def test_what_is_measured_of_bounded_memory_are_the_same_graphs_and_models(tmp_p
         written = bounded.write(kind, str(tmp_path), 300, 4, users=20)
         assert (written["writing"] is None) == (kind in ("none", "memory"))
         assert math.isfinite(bounded.train(kind, str(tmp_path))["training"])
-    (found,) = bounded.in_processes(1, str(tmp_path), "float16", cut_features=True)
+    (found,) = bounded.in_processes(1, bounded.train_part, f"{tmp_path}/float16", True)
     assert found["sent, MB a step"] == 0  # One process, which has all features.
     assert found["anonymous"] > 0
 
