@@ -21,7 +21,7 @@ SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_
 """Variables of the environment by which the user decides; another is ``GLIBC_TUNABLES``."""
 
 _lock = threading.Lock()
-_inside = 0
+_inside = _returning = 0
 
 
 @contextmanager
@@ -62,18 +62,23 @@ def returned_memory() -> Iterator[None]:
     malloc alone, and settings of the environment, are treated as in :func:`kept_memory`, and what it does inside of a
     training comes back at the end.
     """
+    global _returning
     library = _glibc()
     if library is None:
         yield
         return
-    library.mallopt(MMAP_THRESHOLD, SMALL)
+    with _lock:
+        _returning += 1
+        library.mallopt(MMAP_THRESHOLD, SMALL)
     try:
         yield
     finally:
         with _lock:
-            library.mallopt(MMAP_THRESHOLD, LARGE)
-            if not _inside:
-                library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
+            _returning -= 1
+            if not _returning:
+                library.mallopt(MMAP_THRESHOLD, LARGE)
+                if not _inside:
+                    library.mallopt(TRIM_THRESHOLD, 2 * LARGE)
 
 
 def _glibc() -> ctypes.CDLL | None:

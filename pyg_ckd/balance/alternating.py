@@ -114,7 +114,6 @@ class AlternatingAdaptation(MaskedObjective):
         check_positive("ridge", ridge)
         check_positive("temperature", temperature)
         self.alternate, self.project, self.gate = alternate, project, gate
-        self.batch_items = None if project else 0
         self.ridge, self.temperature = ridge, temperature
         self._alone = unimodal_views(student.modalities)
         self._order = sorted(student.modalities)  # Not the order of the data, which must not decide about a result.
@@ -122,6 +121,11 @@ class AlternatingAdaptation(MaskedObjective):
         self._projector: Tensor | None = None
         self._row: Tensor | None = None
         self.register_buffer("mean_weight", torch.ones(len(self.modalities)))
+
+    @property
+    def batch_items(self) -> int | None:  # type: ignore[override]
+        """Positives of a batch that a step reads the rows of."""
+        return None if self.project else 0
 
     @property
     def turn(self) -> str:

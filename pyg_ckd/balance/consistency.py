@@ -91,9 +91,13 @@ class ViewConsistency(MaskedObjective):
         if num_items < 2:
             raise InputError(f"num_items: found {num_items}, expected at least 2 to have a variance")
         self.weight, self.projector, self.num_items = weight, projector, num_items
-        self.batch_items = num_items
         self._alone = unimodal_views(student.modalities)
         self.projectors = nn.ParameterDict()
+
+    @property
+    def batch_items(self) -> int:  # type: ignore[override]
+        """Positives of a batch that a step reads the rows of."""
+        return self.num_items
 
     @property
     def views(self) -> Sequence[View]:

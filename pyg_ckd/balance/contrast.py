@@ -91,11 +91,15 @@ class CrossModalContrast(MaskedObjective):
         if num_items < 2:
             raise InputError(f"num_items: found {num_items}, expected at least 2 to contrast with each other")
         self.weight, self.temperature, self.num_items = weight, temperature, num_items
-        self.batch_items = num_items
         self._alone = unimodal_views(student.modalities)
         num = len(student.modalities)
         self.register_buffer("sums", torch.zeros(3, num, dtype=torch.float64))
         self.register_buffer("snr", torch.zeros(num, dtype=torch.float64))
+
+    @property
+    def batch_items(self) -> int:  # type: ignore[override]
+        """Positives of a batch that a step reads the rows of."""
+        return self.num_items
 
     @property
     def views(self) -> Sequence[View]:

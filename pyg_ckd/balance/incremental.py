@@ -130,13 +130,17 @@ class Incremental(MaskedObjective):
         self.preserve, self.rehearsal, self.alignment, self.best = preserve, rehearsal, alignment, best
         self.experts, self.rank = as_integer(experts, "experts", 1), as_integer(rank, "rank", 1)
         self.epochs_alone, self.num_items = as_integer(epochs_alone, "epochs_alone", 0), num_items
-        self.batch_items = num_items
         self._triples = as_integer(num_random_triples, "num_random_triples", 1)
         self._alone = unimodal_views(student.modalities)
         self.adapters = nn.ModuleDict()
         self.previous: Backbone | None = None
         self._known: Known | None = None
         self._kept: dict[View, Embeddings] = {}
+
+    @property
+    def batch_items(self) -> int:  # type: ignore[override]
+        """Positives of a batch that a step reads the rows of."""
+        return self.num_items
 
     @property
     def views(self) -> Sequence[View]:

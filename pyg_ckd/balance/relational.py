@@ -90,7 +90,11 @@ class RelationalAlignment(MultitaskObjective):
         if num_items < 2:
             raise InputError(f"num_items: found {num_items}, expected at least 2 to have relations")
         self.relations, self.angles, self.num_items = relations, angles, num_items
-        self.batch_items = num_items
+
+    @property
+    def batch_items(self) -> int:  # type: ignore[override]
+        """Positives of a batch that a step reads the rows of."""
+        return self.num_items
 
     @property
     def views(self) -> Sequence[View]:

@@ -125,7 +125,6 @@ class UnseenInteraction(TaughtObjective):
         self.rate, self.weight, self.temperature, self.alignment = rate, weight, temperature, alignment
         self.num_classes = as_integer(num_classes, "num_classes", 1)
         self.num_items = as_integer(num_items, "num_items", 1)
-        self.batch_items = self.num_items if alignment > 0 else 0
         if weight > 0:
             self.num_random_triples = as_integer(num_random_triples, "num_random_triples", 1)
         self._alone = unimodal_views(self.modalities)
@@ -134,6 +133,11 @@ class UnseenInteraction(TaughtObjective):
         self.centres = nn.ParameterDict()
         if alignment > 0:
             self.register_buffer("classes", torch.zeros(student.num_items, dtype=torch.int64))
+
+    @property
+    def batch_items(self) -> int:  # type: ignore[override]
+        """Positives of a batch that a step reads the rows of."""
+        return self.num_items if self.alignment > 0 else 0
 
     def _combinations(self) -> tuple[list[list[str]], Tensor]:
         """Return the combinations of modalities that items have, and how many have each, on the CPU."""

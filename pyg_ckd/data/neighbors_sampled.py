@@ -142,7 +142,7 @@ class NeighborhoodSampler:
 
     def _sampled(self, seeds: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return nodes, sources, targets and edges that the sampler gives, checked if it is a stranger's."""
-        with drawn_apart(seed):
+        with DrawnApart(seed)():
             out = _only_output(self._sampler.sample_from_nodes(NodeSamplerInput(None, seeds)), self._sampler)
         wrong = self._edge_index is not None and _what_is_wrong(self._edge_index, self.num_nodes, seeds, *out)
         if wrong:
@@ -341,22 +341,33 @@ def seed_of(seed: int, stream: int) -> int:
     return (seed + stream * _ODD) % 2**63
 
 
-@contextmanager
-def drawn_apart(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed PyTorch's generators inside a block, and put them back afterwards.
+class DrawnApart:
+    """Makes blocks in which PyTorch's generators are others, which go on from one block to the next.
+
+    After a block they are what they were before it.
 
     Args:
-        seed: The seed.
-        device: A GPU whose generator is seeded as well as that of the CPU. (default: :obj:`None`, none)
+        seed: Their seed.
+        device: A GPU whose generator is another as well as that of the CPU. (default: :obj:`None`, none)
     """
-    generators = [torch.default_generator]
-    if device is not None and device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
+
+    def __init__(self, seed: int, device: torch.device | None = None) -> None:
+        self._generators = [torch.default_generator]
+        if device is not None and device.type == "cuda":
+            self._generators.append(torch.cuda.default_generators[device.index or 0])
+        self._states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Return a block."""
+        outside = self._exchange(self._states)
+        try:
+            yield
+        finally:
+            self._states = self._exchange(outside)
+
+    def _exchange(self, states: Sequence[Tensor]) -> list[Tensor]:
+        before = [generator.get_state() for generator in self._generators]
+        for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
+        return before

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from scipy.sparse import csr_matrix as scipy_csr
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from pyg_ckd.nn.propagation import Adjacency, _PowerMean, _product
 from pyg_ckd.scoring.late import Selection, Selections
@@ -45,10 +46,12 @@ def is_as_written(model: nn.Module, cls: type, methods: Iterable[str], layers: I
 
 
 def _is_hooked(layer: nn.Module) -> bool:
-    """Return whether a call of a layer runs more than its class says: hooks of PyTorch or PyG, another ``forward``."""
+    """Return whether a call of a layer runs more than its class says: hooks, another ``forward``, computed weights."""
     found = vars(layer)
-    return "forward" in found or any(
-        hooks for name, hooks in found.items() if name.endswith("_hooks") and "state_dict" not in name
+    return (
+        "forward" in found
+        or is_parametrized(layer)
+        or any(hooks for name, hooks in found.items() if name.endswith("_hooks") and "state_dict" not in name)
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,11 +13,11 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import takes_node_ids
 from pyg_ckd.data.neighbors_sampled import (
+    DrawnApart,
     Neighborhood,
     NeighborhoodSampler,
     SamplerMaker,
     draw_seed,
-    drawn_apart,
     seed_of,
 )
 from pyg_ckd.data.sampler import TripletBatch
@@ -262,7 +260,7 @@ class Subgraphs:
             return None
         seed = draw_seed()
         if not isinstance(student, AdaptedBackbone) or takes_node_ids(student.module):
-            student.draws = partial(drawn_apart, seed_of(seed, size + rank), device)
+            student.draws = DrawnApart(seed_of(seed, size + rank), device)
         return seed_of(seed, rank)
 
     def _build(self, graph: Any) -> None:
@@ -278,7 +276,8 @@ class Subgraphs:
 
     def done(self) -> None:
         """End a step: whatever is computed now gets dense gradients again, and draws what all processes draw."""
-        self.student.sparse_rows, self.student.draws = False, nullcontext
+        self.student.sparse_rows = False
+        vars(self.student).pop("draws", None)
 
 
 def step_loss(

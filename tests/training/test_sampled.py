@@ -218,3 +218,26 @@ def test_the_command_line_takes_it(tmp_path, capsys):
     assert error.count("\n") == 0
     assert "num_neighbors[1]: found -7" in error
     assert main([*common, "--trainer.num_neighbors", "3,2"]) == 0
+
+
+def test_numbers_drawn_apart_go_on_from_block_to_block_and_leave_no_trace():
+    torch.manual_seed(1)
+    expected = [torch.rand(3), torch.rand(3)]
+    torch.manual_seed(5)
+    alone = [torch.rand(3), torch.rand(3)]
+    torch.manual_seed(1)
+    draws, found = neighbors_sampled.DrawnApart(5), []
+    for wanted in expected:
+        with draws():
+            found.append(torch.rand(3))
+        assert torch.equal(torch.rand(3), wanted)
+    assert all(map(torch.equal, found, alone))
+
+
+@pytest.mark.parametrize("cls", [LightGCN, EarlyFusionLightGCN])
+def test_a_model_that_was_trained_on_samples_is_as_it_was(cls):
+    data = planted_data()
+    model = build(cls, data, 0, num_layers=2)
+    names = set(vars(model))
+    trainer(max_epochs=1, num_neighbors=[3, 3]).fit(model, data)
+    assert {name for name in set(vars(model)) - names if callable(getattr(model, name))} == set()

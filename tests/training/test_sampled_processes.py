@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import Objective
+from pyg_ckd.balance.contrast import CrossModalContrast
 from pyg_ckd.balance.discovery import strategies
 from pyg_ckd.data import TripletSampler, build_data
 from pyg_ckd.data.inputs import RATES
@@ -421,3 +422,17 @@ def test_the_sum_of_the_shares_gradients_is_that_of_the_whole_graph_in_expectati
     off = (samples.mean(dim=0) - expected).abs() > 4 * error + 1e-12
     assert float(off.float().mean()) < 0.01
     assert float(error.max()) > 0
+
+
+class Reading(CrossModalContrast):
+    """Reads more of a batch than its base class says."""
+
+    def balance(self, out, batch):
+        return {**super().balance(out, batch), "more": 0.0 * batch.whole.negative.float().mean()}
+
+
+def test_a_subclass_that_does_not_say_has_all_items_whatever_its_base_class_says():
+    options = {"num_items": 7}
+    data = planted_data()
+    assert CrossModalContrast(build(EarlyFusionLightGCN, data, 0), **options).batch_items == 7
+    assert Reading(build(EarlyFusionLightGCN, data, 0), **options).batch_items is None

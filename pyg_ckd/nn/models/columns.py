@@ -29,7 +29,9 @@ def narrowed(model: M, dims: Mapping[str, int], columns: slice) -> M:
         dim = dims.get(name.split(".")[0])
         part = x.detach()
         parts[id(x)] = part if dim is None else part.narrow(dim, columns.start, columns.stop - columns.start)
-    return copy.deepcopy(model, parts)  # Takes the parts for the copies of the parameters.
+    # What the model keeps beside, such as the ids of all users, is shared; lists and mappings it may write to are not.
+    kept = [x for x in vars(model).values() if not isinstance(x, (Tensor, dict, list, set))]
+    return copy.deepcopy(model, {id(x): x for x in kept} | parts)  # Takes the parts for the copies of the parameters.
 
 
 def by_columns(

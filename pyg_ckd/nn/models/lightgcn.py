@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.bounded import is_large
@@ -142,7 +143,7 @@ class LightGCN(EarlyFusion):
     def _is_narrowable(self) -> bool:
         """Whether a copy of some columns computes what this model does: no method was exchanged, no layer has hooks."""
         changed = any(callable(getattr(type(self), name, None)) for name in vars(self))
-        return not changed and is_as_written(self, type(self), (), self.children())
+        return not (changed or is_parametrized(self)) and is_as_written(self, type(self), (), self.children())
 
     def _num_streams(self, views: Sequence[View]) -> int:
         """Return how many tables are propagated side by side."""
@@ -268,7 +269,9 @@ class EarlyFusionLightGCN(LightGCN):
         same in every step: narrow features are propagated once per run, wide ones after their projection. A modality
         that is intervened on is its mean row times :math:`\mathbf{P} [\mathbf{0}; \mathbf{1}]`.
         """
-        shared = frozenset.intersection(*views)  # Factual in every view: part of the stream that all have in common.
+        shared = frozenset(self.modalities).intersection(
+            *views
+        )  # Factual in every view: part of the stream that all have in common.
         others = [m for m in self.modalities if m not in shared]
         wide = [m for m in others if not self._is_narrow(m, inputs)]
         start = self._start(shared, wide, inputs)
@@ -298,7 +301,7 @@ class EarlyFusionLightGCN(LightGCN):
 
     def _num_streams(self, views: Sequence[View]) -> int:
         """Return the number of the common stream and of one for each modality that not all views have factual."""
-        return 1 + len(self.modalities) - len(frozenset.intersection(*views))
+        return 1 + len(self.modalities) - len(frozenset(self.modalities).intersection(*views))
 
     def _start(self, shared: View, wide: Sequence[str], inputs: Inputs) -> Tensor:
         """Return what is propagated in a step: ids and what all views share, and wide features of each modality."""

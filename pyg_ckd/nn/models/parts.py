@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.bounded import columnwise
+from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.nn.rows import is_as_written
 
 
 def reset_linear_layers(module: nn.Module) -> None:
@@ -26,7 +28,7 @@ def check_size(name: str, size: int, least: int = 1) -> None:
 def sum_of_layers(convs: nn.ModuleList, x: Tensor, graph: Adjacency, weight: Tensor | None = None) -> Tensor:
     """Return the sum of what enters light graph convolutions and of what each makes of it, ``[N, D]``.
 
-    Large tables without gradients are computed some columns at a time.
+    Large tables without gradients are computed some columns at a time, unless a layer is another one or has hooks.
 
     Args:
         convs: The layers, each :class:`~pyg_ckd.nn.LGConv`.
@@ -42,4 +44,5 @@ def sum_of_layers(convs: nn.ModuleList, x: Tensor, graph: Adjacency, weight: Ten
             total = total + x
         return total
 
-    return columnwise(x, graph, layers)
+    plain = all(type(conv) is LGConv for conv in convs) and is_as_written(convs, nn.ModuleList, (), convs)
+    return columnwise(x, graph, layers) if plain else layers(x)

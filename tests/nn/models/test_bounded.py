@@ -6,14 +6,16 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils.parametrize import register_parametrization
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from pyg_ckd import evaluate
 from pyg_ckd.data.inputs import RATES, unpack
-from pyg_ckd.nn import FREEDOM, LATTICE, MMGCN, Adjacency, EarlyFusionLightGCN, LightGCN, bounded
+from pyg_ckd.nn import FREEDOM, LATTICE, MMGCN, Adjacency, EarlyFusionLightGCN, LGConv, LightGCN, bounded
 from pyg_ckd.nn.models import columns as some_columns
 from pyg_ckd.nn.models import mmgcn
 from tests.nn.models.zoo import BACKBONES, built, doubled, every_own_backbone
@@ -287,3 +289,70 @@ def test_an_exchanged_method_and_a_hook_are_left_whole(name, make_data, bound, c
         layer.register_forward_hook(lambda *args: None)
         _tables(model, features, graph, [None])
     assert cuts == []
+
+
+class RowNormalised(LGConv):
+    """Treats no column by itself."""
+
+    def forward(self, *args):
+        return F.normalize(super().forward(*args))
+
+
+@pytest.mark.parametrize("how", ["another layer", "a hook"])
+@pytest.mark.parametrize("name", STREAMS_CUT)
+def test_layers_that_are_no_light_graph_convolutions_get_whole_tables(name, how, make_data, bound):
+    data = make_data()
+    model, (features, graph) = built(BACKBONES[name], data).eval(), doubled(data)
+    if how == "a hook":
+        model.convs[0].register_forward_hook(lambda _, args, out: F.normalize(out))
+    else:
+        model.convs[0] = RowNormalised()
+    bound(False)
+    expected = _tables(model, features, graph, [None])
+    bound()
+    assert_close(_tables(model, features, graph, [None]), expected, rtol=0, atol=1e-10)
+
+
+class OfUnitNorm(torch.nn.Module):
+    """Weights that are no columns of their own."""
+
+    def forward(self, x):
+        return x / x.norm()
+
+
+@pytest.mark.parametrize("name", ["LightGCN", "EarlyFusionLightGCN", "BM3"])
+def test_computed_parameters_are_left_whole(name, make_data, bound, cuts):
+    data = make_data()
+    model, (features, graph) = built(BACKBONES[name], data).eval(), doubled(data)
+    register_parametrization(model, "item_embedding", OfUnitNorm())
+    bound(False)
+    expected = _tables(model, features, graph, [None])
+    bound()
+    assert_close(_tables(model, features, graph, [None]), expected, rtol=0, atol=1e-10)
+    assert cuts == []
+
+
+def test_maps_with_computed_weights_are_left_whole(make_data, bound, cuts):
+    data = make_data()
+    model, (features, graph) = built(BACKBONES["EarlyFusionLightGCN"], data).eval(), doubled(data)
+    register_parametrization(model.project[data.modalities[0]], "weight", OfUnitNorm())
+    bound()
+    _tables(model, features, graph, [None])
+    assert cuts == []
+
+
+def test_ids_that_a_trained_model_knows_are_not_copied(make_data):
+    model = built(BACKBONES["LightGCN"], make_data())
+    model.trained_on = (["a", "b"], object())
+    part = some_columns.narrowed(model, model.column_dims, slice(0, 2))
+    assert part.trained_on is model.trained_on
+    assert part.options is not model.options
+    assert part.user_embedding.shape == (model.num_users, 2)
+
+
+def test_no_view_is_no_table(make_data, bound):
+    data = make_data()
+    model, (features, graph) = built(BACKBONES["EarlyFusionLightGCN"], data).eval(), doubled(data)
+    for large in (False, True):
+        bound(large)
+        assert _tables(model, features, graph, []) == []
