@@ -175,6 +175,25 @@ def resident(kind: str) -> float:
 
 
 @contextmanager
+def as_asked_for() -> Iterator[None]:
+    """Let processes that are started inside of the block hold what their tensors take, and no more.
+
+    glibc keeps tensors of less than 32 MiB on one heap, which holds up to twice of what they take: what the others left
+    free does not fit the next one. Where tables are larger, each has memory of its own by itself.
+    """
+    name = "MALLOC_MMAP_THRESHOLD_"
+    before = os.environ.get(name)
+    os.environ[name] = str(2**20)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
 def watched(every: float = 0.02, kind: str = "RssAnon") -> Iterator[list[float]]:
     """Collect the memory of this process while the block runs, in MiB.
 

@@ -208,7 +208,7 @@ class Machine:
         between: Bytes per second that a rank sends to other nodes.
         per_node: Ranks of a node.
         overhead: Seconds of a step whatever its size.
-        slack: Bytes that the allocator holds for a byte of a step's own tensors.
+        copies: Bytes per second that the processor of a rank sends to others, where it does that itself, as with gloo.
     """
 
     gather: float
@@ -220,7 +220,7 @@ class Machine:
     between: float
     per_node: int
     overhead: float = 0.0
-    slack: float = 1.0
+    copies: float = math.inf
 
     def wire(self, ranks: int) -> float:
         """Return the bytes per second between so many ranks, neighbours first.
@@ -262,6 +262,10 @@ class Wire(NamedTuple):
             there = (near - 1 / self.members) / machine.inside + (1 - near) / machine.between
             return self.fetched * there + 2 * self.reduced * remote / machine.wire(self.members)
         return 2 * self.reduced * remote / machine.wire(self.members)
+
+    def busy(self, machine: Machine) -> float:
+        """Return how long the processor of a rank is at work for it."""
+        return (self.fetched + 2 * self.reduced) * (1 - 1 / self.members) / machine.copies
 
 
 @dataclass(frozen=True)
@@ -315,7 +319,7 @@ def forecast(sizes: Sizes, layout: Layout, machine: Machine = GPU) -> Forecast:
         wires["projections"] = _of_features(sizes, layout)
     wires = {name: wire for name, wire in wires.items() if wire.members > 1 and wire.reduced}
     seconds = _seconds(sizes, layout, machine) | {name: wire.seconds(machine) for name, wire in wires.items()}
-    return Forecast(_memory(sizes, layout, machine.slack), wires, seconds, sizes.interactions / sizes.batch)
+    return Forecast(_memory(sizes, layout), wires, seconds, sizes.interactions / sizes.batch)
 
 
 def read_share(size: int, drawn: int, uniform: int) -> tuple[float, float]:
@@ -349,10 +353,9 @@ def rows_of_batch(sizes: Sizes, layout: Layout) -> tuple[float, float]:
 
 
 def _is_late(sizes: Sizes, layout: Layout) -> bool:
-    """Return whether the last layer runs for the rows of the batch: one process, few rows."""
+    """Return whether the last layer runs for the rows of the batch: whole rows of the graph, few of them."""
     rows, _ = rows_of_batch(sizes, layout)
-    one = layout.strategy in ("one", "ddp")
-    return sizes.late and one and sizes.backbone != "VBPR" and rows <= 0.75 * (sizes.users + sizes.items)
+    return sizes.late and layout.users == 1 and sizes.backbone != "VBPR" and rows <= 0.75 * (sizes.users + sizes.items)
 
 
 def _table(sizes: Sizes, layout: Layout) -> float:
@@ -360,7 +363,7 @@ def _table(sizes: Sizes, layout: Layout) -> float:
     return FLOAT * (sizes.users / layout.users + sizes.items) * sizes.dim / layout.columns
 
 
-def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
+def _memory(sizes: Sizes, layout: Layout) -> dict[str, float]:
     users, items, dim = sizes.users / layout.users, sizes.items, sizes.dim / layout.columns
     tables = (users * sizes.user_columns + items * sizes.item_columns + sizes.shared) / layout.columns
     read = items / layout.feature_parts
@@ -368,14 +371,14 @@ def _memory(sizes: Sizes, layout: Layout, slack: float) -> dict[str, float]:
     graph = directions * (4 * FLOAT * sizes.interactions / layout.users + FLOAT * (users + items))
     return {
         "parameters": FLOAT * tables,
-        "gradients": slack * FLOAT * tables,
+        "gradients": FLOAT * tables,
         "Adam": 2 * FLOAT * tables,
         "graph": graph,
         "interactions": _drawn_from(sizes, layout),
         "teachers": FLOAT * sizes.modalities * sizes.distilled * (users + items) * dim,
         "features": _reads(sizes) * sizes.feature_bytes * read * sizes.modalities * sizes.features,
         "kept": _kept(sizes, layout),
-        "activations": slack * _activations(sizes, layout),
+        "activations": _activations(sizes, layout),
     }
 
 
@@ -425,7 +428,7 @@ def _activations(sizes: Sizes, layout: Layout) -> float:
         return (inside + 4) * table + 3 * (factual + intervened) * late * some + ends
     penalty = table * (sizes.backbone == "LightGCN")  # Its gradient, a table for users and one for each list of items.
     if late:
-        return sizes.streams * table * (1 + min(sizes.layers - 1, 2)) + 3 * sizes.views * some + 2 * penalty
+        return sizes.streams * table * (1 + min(sizes.layers - 1, 2)) + 3 * sizes.views * some + penalty
     return (sizes.streams + sizes.views) * table + 2 * penalty
 
 
@@ -504,7 +507,7 @@ def _sampled(sizes: Sizes, layout: Layout, machine: Machine) -> Forecast:
     ranks that hold them, and their gradients sent back.
     """
     cut, ranks = layout.strategy == "sampled, cut", layout.ranks
-    memory = _memory(sizes, replace(layout, strategy="users", users=1), 1.0)
+    memory = _memory(sizes, replace(layout, strategy="users", users=1))
     memory["graph"] += 2 * FLOAT * sizes.interactions + DRAWN * (sizes.users + sizes.items)
     if cut:
         memory = {name: size / (ranks if name != "interactions" else 1) for name, size in memory.items()}
@@ -568,13 +571,14 @@ def check(
 
     Args:
         cases: What is trained, and how it is shared out.
-        machine: The rates; the wire's are left out, because seconds of the processor hold no waiting.
+        machine: The rates; seconds of the processor hold no waiting, but the copies that it makes of what it sends.
         measure: Measures a case.
     """
     rows: list[dict[str, Any]] = []
     for sizes, layout in cases:
         told, found = forecast(sizes, layout, machine), measure(sizes, layout)
         computed = sum(value for name, value in told.seconds.items() if name not in told.wires)
+        computed += sum(wire.busy(machine) for wire in told.wires.values())
         rows.append(
             {
                 "backbone": sizes.backbone,

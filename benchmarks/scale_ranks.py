@@ -2,14 +2,17 @@
 
 ``python -m benchmarks.scale_ranks`` trains a million random interactions in two and in four processes, by users, by
 columns and by ``"ddp"``, and prints memory, seconds of the processor and bytes on the wire of a process beside those of
-``benchmarks/scale_model.py``. One process is there as well, since the rates are measured in one.
+``benchmarks/scale_model.py``. One process is there as well. Rates are measured in as many processes at once, on graphs
+as large as their parts: all share the machine's caches.
 """
 # ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,17 @@ import torch
 
 from benchmarks import layouts
 from benchmarks.common import Table
-from benchmarks.memory import forget_peak, held, peak
+from benchmarks.memory import as_asked_for, forget_peak, held, peak
 from benchmarks.scale import FULL, MEASURED_STEPS, QUICK, RANDOM, calibrate, random_problem
-from benchmarks.scale_model import Layout, Measured, Sizes, check
+from benchmarks.scale_model import Layout, Machine, Measured, Sizes, check
 from benchmarks.several import in_processes
 from pyg_ckd.files import write_json
 from pyg_ckd.nn import backbones
 from pyg_ckd.processes import present
 
 CPU = torch.device("cpu")
+SENT = 2**25
+"""Bytes of the tensor whose sum tells what it costs to send."""
 
 
 def measure(sizes: Sizes, layout: Layout) -> Measured:
@@ -37,17 +42,53 @@ def measure(sizes: Sizes, layout: Layout) -> Measured:
         layout: How it is shared out.
     """
     strategy = "" if layout.strategy == "one" else layout.strategy
-    found = in_processes(layout.ranks, _work, strategy, vars(sizes))
-    return Measured(*(max(one[key] for one in found) for key in ("memory", "fastest", "bytes")))
+    found = in_processes(layout.ranks, _work, strategy, vars(sizes), MEASURED_STEPS)
+    with as_asked_for():
+        lean = in_processes(layout.ranks, _work, strategy, vars(sizes), 1)
+    seconds, sent = (max(one[key] for one in found) for key in ("fastest", "bytes"))
+    return Measured(max(one["memory"] for one in lean), seconds, sent)
 
 
-def _work(strategy: str, options: dict[str, Any]) -> dict[str, Any]:
+def rates_of(sizes: Sizes, layout: Layout) -> Machine:
+    """Return the rates of a process while as many others are at work.
+
+    Args:
+        sizes: What is trained.
+        layout: How it is shared out.
+    """
+    part = {
+        "users": -(-sizes.users // layout.users),
+        "interactions": sizes.interactions // layout.users,
+        "dim": sizes.dim // layout.columns,
+        "batch": sizes.batch // (layout.users if layout.strategy != "ddp" else layout.ranks),
+    }
+    found = [one for _ in range(2) for one in in_processes(layout.ranks, _rates, {**vars(sizes), **part})]
+    names = ("gather", "stream", "matmul", "rows", "copies")  # The best of all: other work can only slow them down.
+    return replace(found[0], **{name: max(getattr(one, name) for one in found) for name in names})
+
+
+def _rates(options: dict[str, Any]) -> Machine:
+    here = present()
+    here.wait()
+    machine = calibrate(Sizes(**options))
+    if here.alone:
+        return machine
+    x = torch.zeros(SENT // 4)
+    times = []
+    for _ in range(MEASURED_STEPS):
+        start = time.process_time()
+        here.add_to(x)
+        times.append(time.process_time() - start)
+    return replace(machine, copies=2 * SENT * (1 - 1 / here.size) / min(times))
+
+
+def _work(strategy: str, options: dict[str, Any], steps: int) -> dict[str, Any]:
     size = present().size
     small = {**options, "users": 30 * size, "items": 20 * size, "interactions": 200 * size, "features": 8}
     for tiny in (Sizes(**small), Sizes(**{**small, "random": 0})):  # Loads what the first step of a process loads.
         _steps(tiny, strategy, 1)
     before = held(CPU)
-    found = _steps(Sizes(**options), strategy, MEASURED_STEPS)
+    found = _steps(Sizes(**options), strategy, steps)
     return found | {"memory": float(peak(CPU) - before)}
 
 
@@ -93,9 +134,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this JSON file")
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL
-    machine, rows = calibrate(sizes), []
+    rows: list[dict[str, Any]] = []
+    machines: dict[Layout, Machine] = {}
     for case in cases_of(sizes, args.backbones, args.processes):
-        rows += check([case], machine, measure)
+        if case[1] not in machines:
+            machines[case[1]] = rates_of(*case)
+        rows += check([case], machines[case[1]], measure)
         last = rows[-1]
         told = {key: last[key] for key in ("backbone", "training", "strategy", "ranks", "ratio", "ratio of steps")}
         print(told, flush=True)

@@ -27,6 +27,9 @@ TIMEOUT = timedelta(days=1)
 LARGE_PART = 2**26
 """Bytes of the largest part of rows beyond which they are gathered part by part, in the memory of the result alone."""
 
+LARGE_SUM = 2**22
+"""Bytes from which on a tensor that is summed beside others is not copied to stand next to them."""
+
 MEND = "give all of them the same, or let each work by itself inside pyg_ckd.processes.apart()"
 
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 64
@@ -121,21 +124,22 @@ class Processes:
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their sums over processes, in one exchange for each type and device.
+        """Replace tensors by their sums over processes: large ones in place, others in one exchange for each type.
 
         Args:
             tensors: Dense tensors, of the same shapes and in the same order in all processes.
         """
         if self.alone:
             return
-        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        for x in tensors:
-            groups.setdefault((x.dtype, x.device), []).append(x)
+        groups: dict[Any, list[Tensor]] = {}
+        for number, x in enumerate(tensors):
+            groups.setdefault(number if x.nbytes >= LARGE_SUM else (x.dtype, x.device), []).append(x)
         for group in groups.values():
-            flat = torch.cat([x.reshape(-1) for x in group])
+            flat = torch.cat([x.reshape(-1) for x in group]) if len(group) > 1 else group[0].contiguous().view(-1)
             self._all_reduce(flat)
             for x, found in zip(group, flat.split([x.numel() for x in group]), strict=True):
-                x.copy_(found.view_as(x))
+                if found.data_ptr() != x.data_ptr():
+                    x.copy_(found.view_as(x))
 
     @torch.no_grad()
     def add_to(self, x: Tensor) -> None:
@@ -377,11 +381,9 @@ def started() -> int:
 
 def present() -> Processes:
     """Return the processes of the group that this one is in; :data:`ALONE` outside a group and inside :func:`apart`."""
-    if _apart.get() or not joined():
+    if _apart.get() or not joined() or dist.get_world_size() == 1:
         return ALONE
     rank, size = dist.get_rank(), dist.get_world_size()
-    if size == 1:
-        return ALONE
     if not _known or (_known[0].rank, _known[0].size) != (rank, size):
         _known[:] = [Processes(rank, size)]
     return _known[0]

@@ -138,6 +138,15 @@ def test_time_of_a_product_and_of_a_sum():
     assert Wire(100, 0, 1, 1).seconds(UNIT) == 0
 
 
+def test_what_the_processor_does_for_the_wire():
+    assert Wire(100, 40, 1, 4).busy(UNIT) == 0  # A card sends by itself.
+    assert Wire(100, 40, 1, 4).busy(replace(UNIT, copies=3.0)) == pytest.approx((40 + 2 * 100) * 0.75 / 3)
+    told = forecast(TINY, Layout.of("users", 2), UNIT)
+    case = (TINY, Layout.of("users", 2))
+    found, slow = (check([case], m, lambda *_: Measured(1.0, 1.0))[0] for m in (UNIT, replace(UNIT, copies=0.5)))
+    assert slow["step (ms)"] - found["step (ms)"] == pytest.approx(1e3 * told.sent / 0.5)  # Two ranks send half twice.
+
+
 def test_the_last_layer_of_few_rows_costs_less():
     large = Sizes(10**6, 10**5, 10**7, "LightGCN", batch=2048)
     whole, late = (forecast(replace(large, late=flag), Layout.of("one"), UNIT) for flag in (False, True))
@@ -146,6 +155,12 @@ def test_the_last_layer_of_few_rows_costs_less():
     assert (
         forecast(distilled, Layout.of("one")).bytes < forecast(replace(distilled, late=False), Layout.of("one")).bytes
     )
+    columns, users = (
+        [forecast(replace(large, late=flag), Layout.of(way, 2), UNIT).seconds["products"] for flag in (False, True)]
+        for way in ("columns", "users")
+    )
+    assert columns[1] < 0.65 * columns[0]
+    assert users[1] == users[0]  # A part of the graph has no rows that are whole.
     small = Sizes(100, 80, 1000, "LightGCN", batch=2048)  # All rows are read.
     assert forecast(small, Layout.of("one")) == forecast(replace(small, late=False), Layout.of("one"))
 

@@ -18,7 +18,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.launching import launch
 from pyg_ckd.nn import VBPR, backbones
-from pyg_ckd.processes import ALONE, Processes, present
+from pyg_ckd.processes import ALONE, LARGE_SUM, Processes, present
 from pyg_ckd.training import build, train_teachers
 from pyg_ckd.training.layouts import choose_layout
 from tests.training.problem import planted_data, teachers, trainer
@@ -154,6 +154,24 @@ def taught(folder: str | None) -> dict[str, Any]:
     }
 
 
+def sums_of_large_and_small() -> dict[str, Any]:
+    """Add up a large tensor, one whose rows lie apart, and small ones."""
+    here = present()
+    large = torch.arange(LARGE_SUM // 4, dtype=torch.float32)
+    parts = {
+        "large": large,
+        "turned": torch.ones(2, LARGE_SUM // 4).t(),
+        "small": torch.ones(3),
+        "other": torch.ones(2),
+    }
+    place = large.data_ptr()
+    calls = here.calls
+    for part in parts.values():
+        part.mul_(here.rank + 1)
+    here.add_up(list(parts.values()))
+    return {**parts, "calls": here.calls - calls, "moved": large.data_ptr() != place}
+
+
 def one_way_or_another(folder: str) -> dict[str, Any]:
     """What does not need its own processes: teachers, refusals, disagreement, and going on after a break."""
     rank, data = present().rank, planted_data()
@@ -176,6 +194,7 @@ def one_way_or_another(folder: str) -> dict[str, Any]:
     found["resumed"] = trained("ddp", "VBPR", "ckd", **options | {"max_epochs": 2})
     found["whole"] = trained("ddp", "VBPR", "ckd")
     found["few"] = trained("ddp", "VBPR", "ckd", batch_size=239, max_epochs=1)
+    found["sums"] = sums_of_large_and_small()
     return found
 
 
@@ -183,6 +202,14 @@ def one_way_or_another(folder: str) -> dict[str, Any]:
 def ways(tmp_path_factory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("several")
     return [*in_processes(one_way_or_another, str(folder)), folder]
+
+
+def test_large_tensors_are_summed_where_they_are_and_small_ones_together(ways):
+    for found in (way["sums"] for way in ways[:2]):
+        assert torch.equal(found["large"], 3 * torch.arange(LARGE_SUM // 4, dtype=torch.float32))
+        for name, shape in (("turned", (LARGE_SUM // 4, 2)), ("small", (3,)), ("other", (2,))):
+            assert torch.equal(found[name], torch.full(shape, 3.0))
+        assert (found["calls"], found["moved"]) == (3, False)
 
 
 def test_every_process_trains_some_of_the_teachers_and_all_have_the_bits_of_one(ways):
