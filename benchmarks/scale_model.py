@@ -89,15 +89,22 @@ class Sizes:
             return 1
         return self.modalities + 1 if self.modalities == 2 else 2 * self.modalities + 1
 
-    @property
-    def wide(self) -> bool:
-        """Whether early fusion propagates features in every step."""
-        return self.features > NARROW * self.dim
+    def is_wide(self, columns: int = 1) -> bool:
+        """Return whether early fusion propagates features in every step.
 
-    @property
-    def streams(self) -> int:
-        """Number of tables that early fusion propagates side by side."""
-        return 1 + self.modalities * (self.backbone == "EarlyFusionLightGCN" and self.distilled and self.wide)
+        Args:
+            columns: Into how many parts columns are cut.
+        """
+        return columns * self.features > NARROW * self.dim
+
+    def streams(self, columns: int = 1) -> int:
+        """Return the number of tables that early fusion propagates side by side.
+
+        Args:
+            columns: Into how many parts columns are cut.
+        """
+        wide = self.backbone == "EarlyFusionLightGCN" and self.distilled and self.is_wide(columns)
+        return 1 + self.modalities * wide
 
     @property
     def branches(self) -> tuple[int, int]:
@@ -395,7 +402,7 @@ def _reads(sizes: Sizes) -> bool:
 
 def _kept(sizes: Sizes, layout: Layout) -> float:
     """Return the bytes of what is propagated once per run, as narrow features are by early fusion."""
-    if sizes.backbone != "EarlyFusionLightGCN" or not sizes.distilled or sizes.wide:
+    if sizes.backbone != "EarlyFusionLightGCN" or not sizes.distilled or sizes.is_wide(layout.columns):
         return 0.0
     users, items = sizes.users / layout.users, sizes.items
     return FLOAT * ((users + items / layout.feature_parts) * sizes.modalities * sizes.features + users + items)
@@ -426,10 +433,11 @@ def _activations(sizes: Sizes, layout: Layout) -> float:
         inside = 3 * layers * (factual + intervened) + 2 * factual + 1
         ends = (1 + sizes.views) * (some if late else table)
         return (inside + 4) * table + 3 * (factual + intervened) * late * some + ends
+    streams = sizes.streams(layout.columns)
     penalty = table * (sizes.backbone == "LightGCN")  # Its gradient, a table for users and one for each list of items.
     if late:
-        return sizes.streams * table * (1 + min(sizes.layers - 1, 2)) + 3 * sizes.views * some + penalty
-    return (sizes.streams + sizes.views) * table + 2 * penalty
+        return streams * table * (1 + min(sizes.layers - 1, 2)) + 3 * sizes.views * some + penalty
+    return (streams + sizes.views) * table + 2 * penalty
 
 
 def _over_users(sizes: Sizes, layout: Layout) -> Wire:
@@ -442,7 +450,7 @@ def _over_users(sizes: Sizes, layout: Layout) -> Wire:
         calls = 2 * (factual * sizes.layers + intervened * (sizes.layers - 1)) + 1
         return Wire(calls * items, 0, calls, layout.users)
     calls = 2 * sizes.layers + 1
-    return Wire(calls * sizes.streams * items, 0, calls, layout.users)
+    return Wire(calls * sizes.streams(layout.columns) * items, 0, calls, layout.users)
 
 
 def _over_columns(sizes: Sizes, layout: Layout) -> Wire:
@@ -482,10 +490,11 @@ def _seconds(sizes: Sizes, layout: Layout, machine: Machine) -> dict[str, float]
         dense = gemms * dim**2 + feature * own
         passes += PASSES["layer"] * ((whole + intervened) * table + branches * table * rows / nodes)
     else:
-        products = 2 * (sizes.layers - 1 + share) * sizes.streams * product
-        passes += sizes.streams * table * sum(PASSES[name] for name in ("cat", "split"))
-        passes += PASSES["product"] * sizes.streams * table * (sizes.layers - 1 + rows / nodes)
-        once = sizes.distilled and not sizes.wide
+        streams = sizes.streams(layout.columns)
+        products = 2 * (sizes.layers - 1 + share) * streams * product
+        passes += streams * table * sum(PASSES[name] for name in ("cat", "split"))
+        passes += PASSES["product"] * streams * table * (sizes.layers - 1 + rows / nodes)
+        once = sizes.distilled and not sizes.is_wide(layout.columns)
         dense = feature * (rows - items + own if once else own) * (sizes.backbone == "EarlyFusionLightGCN")
         passes += PASSES["view"] * sizes.views * table * rows / nodes
         passes += PASSES["penalty"] * table * (sizes.backbone == "LightGCN")

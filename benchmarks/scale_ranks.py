@@ -2,14 +2,15 @@
 
 ``python -m benchmarks.scale_ranks`` trains a million random interactions in two and in four processes, by users, by
 columns and by ``"ddp"``, and prints memory, seconds of the processor and bytes on the wire of a process beside those of
-``benchmarks/scale_model.py``. One process is there as well. Rates are measured in as many processes at once, on graphs
-as large as their parts: all share the machine's caches.
+``benchmarks/scale_model.py``. One process is there as well, since the rates are measured in one, but for what it costs
+the processor to send.
 """
 # ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from benchmarks import layouts
 from benchmarks.common import Table
 from benchmarks.memory import as_asked_for, forget_peak, held, peak
 from benchmarks.scale import FULL, MEASURED_STEPS, QUICK, RANDOM, calibrate, random_problem
-from benchmarks.scale_model import Layout, Machine, Measured, Sizes, check
+from benchmarks.scale_model import GPU, Layout, Measured, Sizes, Wire, check
 from benchmarks.several import in_processes
 from pyg_ckd.files import write_json
 from pyg_ckd.nn import backbones
@@ -34,52 +35,42 @@ SENT = 2**25
 """Bytes of the tensor whose sum tells what it costs to send."""
 
 
-def measure(sizes: Sizes, layout: Layout) -> Measured:
+def measure(sizes: Sizes, layout: Layout, only: str = "") -> Measured:
     """Return the most that a process takes, of as many as the layout has.
 
     Args:
         sizes: What is trained.
         layout: How it is shared out.
+        only: ``"memory"`` or ``"steps"`` leaves the other out, as not a number.
     """
     strategy = "" if layout.strategy == "one" else layout.strategy
-    found = in_processes(layout.ranks, _work, strategy, vars(sizes), MEASURED_STEPS)
-    with as_asked_for():
-        lean = in_processes(layout.ranks, _work, strategy, vars(sizes), 1)
-    seconds, sent = (max(one[key] for one in found) for key in ("fastest", "bytes"))
-    return Measured(max(one["memory"] for one in lean), seconds, sent)
+    memory = seconds = math.nan
+    if only != "memory":
+        found = in_processes(layout.ranks, _work, strategy, vars(sizes), MEASURED_STEPS)
+        seconds = max(one["fastest"] for one in found)
+    if only != "steps":
+        with as_asked_for():
+            found = in_processes(layout.ranks, _work, strategy, vars(sizes), 1)
+        memory = max(one["memory"] for one in found)
+    return Measured(memory, seconds, max(one["bytes"] for one in found))
 
 
-def rates_of(sizes: Sizes, layout: Layout) -> Machine:
-    """Return the rates of a process while as many others are at work.
+def copies_of(ranks: int) -> float:
+    """Return the bytes per second that the processor of one of so many processes sends to the others.
 
     Args:
-        sizes: What is trained.
-        layout: How it is shared out.
+        ranks: Number of processes.
     """
-    part = {
-        "users": -(-sizes.users // layout.users),
-        "interactions": sizes.interactions // layout.users,
-        "dim": sizes.dim // layout.columns,
-        "batch": sizes.batch // (layout.users if layout.strategy != "ddp" else layout.ranks),
-    }
-    found = [one for _ in range(2) for one in in_processes(layout.ranks, _rates, {**vars(sizes), **part})]
-    names = ("gather", "stream", "matmul", "rows", "copies")  # The best of all: other work can only slow them down.
-    return replace(found[0], **{name: max(getattr(one, name) for one in found) for name in names})
+    return max(in_processes(ranks, _copies)) if ranks > 1 else math.inf
 
 
-def _rates(options: dict[str, Any]) -> Machine:
-    here = present()
-    here.wait()
-    machine = calibrate(Sizes(**options))
-    if here.alone:
-        return machine
-    x = torch.zeros(SENT // 4)
-    times = []
+def _copies() -> float:
+    here, x, times = present(), torch.zeros(SENT // 4), []
     for _ in range(MEASURED_STEPS):
         start = time.process_time()
         here.add_to(x)
         times.append(time.process_time() - start)
-    return replace(machine, copies=2 * SENT * (1 - 1 / here.size) / min(times))
+    return Wire(SENT, 0, 1, here.size).busy(replace(GPU, copies=1.0)) / min(times)
 
 
 def _work(strategy: str, options: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -131,15 +122,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a third of a million interactions")
     parser.add_argument("--backbones", nargs="+", default=["LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN"])
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--only", choices=["memory", "steps"], default="", help="leave the other out")
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this JSON file")
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL
     rows: list[dict[str, Any]] = []
-    machines: dict[Layout, Machine] = {}
+    copies = {ranks: copies_of(ranks) for ranks in {1, *args.processes}}
     for case in cases_of(sizes, args.backbones, args.processes):
-        if case[1] not in machines:
-            machines[case[1]] = rates_of(*case)
-        rows += check([case], machines[case[1]], measure)
+        # Rates of a machine that others use as well change within minutes; memory needs none.
+        machine = GPU if args.only == "memory" else replace(calibrate(sizes), copies=copies[case[1].ranks])
+        rows += check([case], machine, partial(measure, only=args.only))
         last = rows[-1]
         told = {key: last[key] for key in ("backbone", "training", "strategy", "ranks", "ratio", "ratio of steps")}
         print(told, flush=True)

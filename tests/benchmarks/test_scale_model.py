@@ -165,6 +165,14 @@ def test_the_last_layer_of_few_rows_costs_less():
     assert forecast(small, Layout.of("one")) == forecast(replace(small, late=False), Layout.of("one"))
 
 
+def test_features_are_wide_for_ranks_with_few_columns():
+    assert (CKD.is_wide(), CKD.is_wide(8), CKD.is_wide(16)) == (False, False, True)  # 3 features, 8 columns in all.
+    assert (CKD.streams(8), CKD.streams(16)) == (1, 3)
+    assert replace(TINY, features=10**3).streams() == 1  # LightGCN has none.
+    assert "kept" in forecast(CKD, Layout.of("columns", 8), UNIT).memory
+    assert forecast(CKD, Layout.of("columns", 16), UNIT).memory["kept"] == 0
+
+
 def test_rows_that_a_batch_reads():
     assert read_share(100, 0, 0) == (0.0, 0.0)
     assert read_share(100, 100, 0) == (0.5, 0.75)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -14,7 +15,20 @@ def test_a_rank_is_measured():
     sizes = Sizes(60, 40, 400, "LightGCN", modalities=2, features=8, dim=8, batch=64)
     found = scale_ranks.measure(sizes, Layout.of("users", 2))
     assert found.seconds > 0
+    assert found.memory > 0
     assert found.sent == pytest.approx((2 * sizes.layers + 1) * sizes.items * sizes.dim * 4, abs=0.5)
+
+
+def test_what_is_left_out_is_not_a_number():
+    sizes = Sizes(60, 40, 400, "VBPR", modalities=2, features=8, dim=8, batch=64)
+    found = scale_ranks.measure(sizes, Layout.of("one"), only="steps")
+    assert found.seconds > 0
+    assert math.isnan(found.memory)
+
+
+def test_one_process_sends_nothing_and_two_at_some_rate():
+    assert scale_ranks.copies_of(1) == math.inf
+    assert 0 < scale_ranks.copies_of(2) < math.inf
 
 
 def test_cases_are_what_backbones_can():
