@@ -138,11 +138,15 @@ class TaughtObjective(MaskedObjective):
     """Base of strategies with a frozen teacher per modality.
 
     A subclass calls :meth:`store_teachers` in its constructor.
+
+    Attributes:
+        taught_on: Digest of the interactions that the teachers were trained on; :obj:`None` where they do not tell.
     """
 
     name = ""
     needs_teachers = True
     has_teachers = False
+    taught_on: str | None = None
 
     def store_teachers(self, teachers: Mapping[str, Embeddings]) -> None:
         """Keep a copy of the teachers' tables.
@@ -177,6 +181,7 @@ class TaughtObjective(MaskedObjective):
             self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
         rows = {f"teacher_{kind}_{m}": kind for m in self.modalities for kind in ("user", "item")}
         self.own_rows, self.has_teachers = {**self.own_rows, **rows}, True
+        self.taught_on = getattr(teachers, "trained_on", None)
 
     def teacher(self, modality: str) -> Embeddings:
         """Return the frozen embeddings of a modality's teacher, without columns in which all items agree.

@@ -222,6 +222,19 @@ def fingerprint(data: HeteroData) -> str:
     return digest.hexdigest()
 
 
+def training_digest(data: HeteroData) -> str:
+    """Return a SHA-256 digest of the numbers of users and items and of the training interactions, in any order.
+
+    Args:
+        data: A graph from :func:`build_data`.
+    """
+    users, items = data["user"].num_nodes, data["item"].num_nodes
+    digest = hashlib.sha256(repr((users, items)).encode())
+    user, item = data[RATES].edge_index
+    _update(digest, "interactions", (user * items + item).sort().values)
+    return digest.hexdigest()
+
+
 def _likes(parts: dict[str, Any], min_rating: float | None, positive: Positive, source: str) -> dict[str, Any]:
     """Return interactions without those that are no likes; all frames together are asked once."""
     check_feedback(min_rating, positive)

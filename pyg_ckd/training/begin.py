@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.data.negatives import Positives
 from pyg_ckd.errors import InputError
@@ -107,6 +107,7 @@ def begin(
     with processes.together():
         own = _draws_own(trainer, fabric, layout)
         features, edges = layout.unpack(data, fabric.device, objective, not own)
+        _check_teachers(objective, data)
         objective.train()
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
@@ -153,6 +154,20 @@ def begin(
     if validation is not None and run.steps is not None and run.epoch == 0:
         validation.begin(run, features, graph)
     return Begun(run, features, graph, validation, file)
+
+
+def _check_teachers(objective: Objective, data: HeteroData) -> None:
+    """Refuse teachers that say that they were trained on other interactions."""
+    expected = None
+    for part in objective.modules():
+        found = getattr(part, "taught_on", None)
+        if found is not None:
+            expected = expected or training_digest(data)
+            if found != expected:
+                raise InputError(
+                    f"{objective.name}: found teachers of a graph of the same size with other training interactions, "
+                    "expected those of this graph; train them on it, or pass dict(teachers) if that is meant"
+                )
 
 
 def _steps(

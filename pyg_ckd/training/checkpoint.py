@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,19 +54,38 @@ def load_checkpoint(
         path: The file.
         kind: What it must hold, the value of its key ``kind``; :obj:`None` is any kind.
         device: Where its tensors shall lie.
-        mmap: Whether tensors stay in the file until they are read.
+        mmap: Whether tensors stay in the file until they are read; checksums are then left alone.
 
     Raises:
         InputError: If the file is missing, damaged, of another version or of another kind.
     """
     path = check_file(path)
     try:
+        if not mmap:
+            check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
             content = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # A damaged file makes the reader fail in any way, IndexError and TypeError included.
         raise damaged(path, error) from None
     return check_content(path, content, kind)
+
+
+def check_sums(path: Path) -> None:
+    """Compare the checksums in a file of PyTorch, which PyTorch does not look at, with its content.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If a part has changed since it was written.
+        zipfile.BadZipFile: If the file is cut short.
+    """
+    if zipfile.is_zipfile(path):  # What is none, PyTorch refuses.
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        if part is not None:
+            raise ValueError(f"the part {part} has changed since it was written")
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:

@@ -20,7 +20,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd import code
 from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
@@ -57,10 +57,13 @@ class Teachers(dict[str, Embeddings]):
 
     Attributes:
         histories: From modality to the record of its teacher's training.
+        trained_on: :func:`~pyg_ckd.data.build.training_digest` of the graph: a student of another graph refuses them.
+            ``dict(teachers)`` is without it.
     """
 
-    def __init__(self, teachers: dict[str, Teacher]) -> None:
+    def __init__(self, teachers: dict[str, Teacher], trained_on: str | None = None) -> None:
         super().__init__({m: teacher.embeddings for m, teacher in teachers.items()})
+        self.trained_on = trained_on
         self.histories = {m: teacher.history for m, teacher in teachers.items()}
 
 
@@ -126,7 +129,7 @@ def train_teachers(
                 _write(path, teacher)
         _discard(run.checkpoint_dir)
         teachers[m] = teacher
-    return Teachers(teachers)
+    return Teachers(teachers, training_digest(data))
 
 
 def _one_per_process(
@@ -145,7 +148,7 @@ def _one_per_process(
     with processes.together(), apart():
         mine = train_teachers(backbone, data, own, names[processes.rank :: processes.size], *arguments, **options)
     found = {m: teacher for part in processes.gather(_as_dict(mine)) for m, teacher in part.items()}
-    return Teachers({m: found[m] for m in names})
+    return Teachers({m: found[m] for m in names}, training_digest(data))
 
 
 def _as_dict(teachers: Teachers) -> dict[str, Teacher]:

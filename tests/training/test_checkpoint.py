@@ -54,6 +54,19 @@ def test_file_cut_off_anywhere_is_refused(tmp_path):
             load_checkpoint(path, "run")
 
 
+def test_a_bit_that_changed_anywhere_in_the_weights_is_found(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, CONTENT)
+    whole = path.read_bytes()
+    start = whole.index(CONTENT["weights"].numpy().tobytes())
+    for place in range(start, start + CONTENT["weights"].nbytes, 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"a\.pt: cannot be read \(the part .* has changed since it was written\)"):
+            load_checkpoint(path, "run")
+    path.write_bytes(whole)
+    assert load_checkpoint(path, "run", mmap=True)["rows"] == CONTENT["rows"]
+
+
 @pytest.mark.parametrize(
     "content", [b"not a checkpoint", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff.", b"PK\x03\x04" * 99]
 )

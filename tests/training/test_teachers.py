@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.balance import DistillationWrapper, DynamicCurriculum, Objective
+from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn import FREEDOM, VBPR, LightGCN, as_backbone
@@ -41,6 +42,28 @@ def test_each_teacher_is_its_backbone_trained_alone_on_one_view(tmp_path, fits):
         assert evaluate(teachers[m], data, "val", k=5)["recall@5"] == history.best_value
         assert not teachers[m].user.requires_grad
     DistillationWrapper(build(VBPR, data, 0), teachers)  # They fit a student of another width.
+
+
+def test_teachers_of_other_interactions_are_refused(tmp_path):
+    data, other = planted_data(), planted_data()
+    edges = other[RATES].edge_index
+    other[RATES].edge_index = torch.stack([edges[0], edges[1].roll(1)])
+    assert (edges != other[RATES].edge_index).any()
+    teachers = train_teachers(VBPR, other, trainer(max_epochs=1), use_cache=False, **WIDTH)
+    ckd = DistillationWrapper(build(VBPR, data, 0), teachers)
+    for objective in (ckd, DynamicCurriculum(DistillationWrapper(build(VBPR, data, 0), teachers))):
+        with pytest.raises(InputError, match=r"of the same size with other training interactions, .* dict"):
+            trainer(max_epochs=1).fit(objective, data)
+    given = DistillationWrapper(build(VBPR, data, 0), dict(teachers))
+    assert trainer(max_epochs=1).fit(given, data).rows  # Tables of any origin.
+
+    shuffled = planted_data()
+    shuffled[RATES].edge_index = edges.flip(1)
+    shuffled[RATES].test_edge_index = edges[:, :3]
+    again = trainer(max_epochs=1)
+    again.fit(DistillationWrapper(build(VBPR, other, 0), teachers), other)
+    same = train_teachers(VBPR, shuffled, trainer(max_epochs=1), use_cache=False, **WIDTH)
+    again.fit(DistillationWrapper(build(VBPR, data, 0), same), data)  # The same interactions in another order.
 
 
 def test_cache_gives_identical_teachers_without_training(tmp_path, fits):
