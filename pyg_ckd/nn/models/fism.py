@@ -18,7 +18,6 @@ from pyg_ckd.nn.loss import l2_penalty, softmax_loss
 from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.models.item_weights import ItemWeights, unit_rows
-from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import UniformGraph, interactions, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -187,7 +186,6 @@ class FISM(EarlyFusion):
         self.leave_one_out = leave_one_out
         self.num_negatives = softmax_size(num_negatives, num_items)
         self.item_graph = item_graph if item_graph != "auto" else "weights" if num_items <= AUTO_ITEMS else "content"
-        self._solved: dict[Any, Adjacency] = {}
         if graph_weight == 0:
             self.item_graph = "none"
         self.item_embedding = nn.Parameter(torch.empty(num_items, embedding_dim))
@@ -200,10 +198,6 @@ class FISM(EarlyFusion):
         nn.init.normal_(self.item_embedding, std=0.1)
         nn.init.zeros_(self.item_bias)
         reset_linear_layers(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave solved graphs behind in copies: sparse matrices cannot be copied, and they can be solved again."""
-        return {**self.__dict__, "_solved": {}}
 
     @staticmethod
     def users_of(item: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
@@ -234,7 +228,7 @@ class FISM(EarlyFusion):
         graphs = super().prepare(features, edge_index_dict)
         if self.item_graph == "weights" and WEIGHTS not in graphs:
             options = (self.ridge, self.kernel_weight, self.num_neighbors)
-            graphs[WEIGHTS] = ItemWeights(graphs[RATES], self.num_items, *options, self._solved)
+            graphs[WEIGHTS] = ItemWeights(graphs[RATES], self.num_items, *options)
         return self._with_content(features, graphs)
 
     def encode(self, views: Sequence[View], inputs: Inputs) -> Sequence[Output]:

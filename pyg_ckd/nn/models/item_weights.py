@@ -19,11 +19,13 @@ from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View
 
 KEPT = 16
-"""Solved graphs that a model keeps, for calls on unprepared graphs."""
+"""Closed forms whose neighbours this process keeps, so that the next model on the same data need not solve them."""
+
+_solved: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 class ItemWeights:
-    """The item graphs of all views that are asked for, each solved once.
+    """The item graphs of all views that are asked for, each solved once in a process.
 
     Args:
         graph: The interactions.
@@ -31,7 +33,6 @@ class ItemWeights:
         ridge: Ridge of EASE, in units of the mean number of interactions of an item.
         kernel_weight: Weight of a modality's cosine kernel, in the same units.
         num_neighbors: Neighbours of an item; of fewer items than that, all.
-        solved: Graphs that have been solved before, by what they are made of; new ones are added.
 
     Raises:
         InputError: If there are too many items for a closed form.
@@ -44,7 +45,6 @@ class ItemWeights:
         ridge: float,
         kernel_weight: float,
         num_neighbors: int,
-        solved: dict[Any, Adjacency],
     ) -> None:
         self._options = (ridge, kernel_weight, num_neighbors)
         self._device, self._dtype = graph.matrix.device, graph.dtype
@@ -52,7 +52,6 @@ class ItemWeights:
         self._edges, self._sizes = interactions(graph, users)[0].cpu(), (users, num_items)
         if num_items > MAX_ITEMS:
             gram_matrix(self._edges, *self._sizes)  # Says what the limit is.
-        self._solved = solved
         self._views: dict[View, Adjacency] = {}
 
     def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:
@@ -65,21 +64,21 @@ class ItemWeights:
         if view not in self._views:
             chosen = {m: features[m] for m in sorted(view)}
             digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
-            key = (self._options, self._sizes, self._device, self._dtype, digests)
-            if key not in self._solved:  # The same graph may have been prepared before.
-                with torch.inference_mode(False), torch.no_grad():
-                    solved = self._solve(list(chosen.values()))
-                while len(self._solved) >= KEPT:
-                    del self._solved[next(iter(self._solved))]
-                self._solved[key] = solved
-            self._views[view] = self._solved[key]
+            key = (self._options, self._sizes, digests)
+            with torch.inference_mode(False), torch.no_grad():
+                found = _solved.pop(key, None) or self._solve(list(chosen.values()))
+                while len(_solved) >= KEPT:
+                    del _solved[next(iter(_solved))]  # The one that was asked for longest ago.
+                _solved[key] = found
+                edges, value = found[0].to(self._device), found[1].to(self._device, self._dtype)
+                self._views[view] = Adjacency.from_edges(edges, value, self._sizes[1])
         return self._views[view]
 
     def as_edges(self) -> SolvedWeights:
         """Return the graphs that have been asked for, for passes that may not solve others."""
         return SolvedWeights({view: as_edges(graph) for view, graph in self._views.items()})
 
-    def _solve(self, features: Sequence[Tensor]) -> Adjacency:
+    def _solve(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         ridge, kernel, k = self._options
         items = self._sizes[1]
         mean = max(1.0, self._edges.size(1) / items)
@@ -90,8 +89,7 @@ class ItemWeights:
         value = value / value.sum(dim=1, keepdim=True).clamp(min=1e-9)
         edges = torch.stack([neighbor.flatten(), torch.arange(items).repeat_interleave(value.size(1))])
         kept = value.flatten() > 0
-        edges, value = edges[:, kept].to(self._device), value.flatten()[kept].to(self._device, self._dtype)
-        return Adjacency.from_edges(edges, value, items)
+        return edges[:, kept], value.flatten()[kept]
 
 
 class SolvedWeights:

@@ -13,6 +13,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import ease_content
 from pyg_ckd.nn import FISM, softmax_loss
+from pyg_ckd.nn.models import item_weights
 from pyg_ckd.nn.models.fism import WEIGHTS, ItemWeights
 from tests.nn.models.zoo import built, doubled
 
@@ -130,6 +131,7 @@ def test_users_with_a_single_item_leave_the_gradients_of_others_alone(make_data)
 
 
 def test_a_graph_is_solved_once_however_often_it_is_prepared(make_data, monkeypatch):
+    monkeypatch.setattr(item_weights, "_solved", {})
     data, solved = make_data(modalities=2), []
     model = model_of(data).eval()
     features, graph = doubled(data)
@@ -142,6 +144,25 @@ def test_a_graph_is_solved_once_however_often_it_is_prepared(make_data, monkeypa
     other = {**features, data.modalities[0]: features[data.modalities[0]].flip(0)}
     assert not torch.equal(model(other, graph).item, first.item)
     assert len(solved) == 2
+    twin = model_of(data).eval()
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(features, graph).item, first.item)
+    narrow = twin.float()({m: x.float() for m, x in features.items()}, graph)
+    assert_close(narrow.item.double(), first.item, atol=1e-4, rtol=0)
+    assert len(solved) == 2  # Another model of this process, and another type, solve nothing.
+    model_of(data, ridge=2.0).eval()(features, graph)
+    assert len(solved) == 3
+
+
+def test_only_the_closed_forms_that_were_asked_for_last_are_kept(make_data, monkeypatch):
+    kept: dict = {}
+    monkeypatch.setattr(item_weights, "_solved", kept)
+    monkeypatch.setattr(item_weights, "KEPT", 2)
+    data = make_data(modalities=2)
+    features, graph = doubled(data)
+    for ridge in (1.0, 2.0, 1.0, 3.0):
+        model_of(data, ridge=ridge).eval()(features, graph)
+    assert [options[0] for options, *_ in kept] == [1.0, 3.0]
 
 
 def test_a_student_that_has_its_teachers_tables_has_nothing_to_learn_from_them(make_data):
