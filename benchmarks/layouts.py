@@ -86,7 +86,8 @@ def measure(
         began = time.process_time(), time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         share, factor = layout.share(batch)
-        terms = {key: factor * term for key, term in objective.loss(features, graph, share).items()}
+        with layout.step():
+            terms = {key: factor * term for key, term in objective.loss(features, graph, share).items()}
         objective.backward(terms, lambda loss, **options: loss.backward(**options))
         layout.sum_gradients(objective)
         optimizer.step()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from pyg_ckd.nn import backbones
 from pyg_ckd.processes import present
 
 CPU = torch.device("cpu")
+WAYS = ("users", "columns", "ddp")
 SENT = 2**25
 """Bytes of the tensor whose sum tells what it costs to send."""
 
@@ -93,13 +94,16 @@ def _steps(sizes: Sizes, strategy: str, steps: int) -> dict[str, Any]:
     )
 
 
-def cases_of(sizes: Sizes, names: Iterable[str], ranks: Iterable[int]) -> list[tuple[Sizes, Layout]]:
-    """Return backbones, plain and distilled, in so many processes and in every way they know.
+def cases_of(
+    sizes: Sizes, names: Iterable[str], ranks: Iterable[int], ways: Collection[str] = WAYS
+) -> list[tuple[Sizes, Layout]]:
+    """Return backbones, plain and distilled, in one process and in so many, in every way they know.
 
     Args:
         sizes: Their sizes.
         names: The backbones.
         ranks: Numbers of processes.
+        ways: The ways to share out; others are left out.
     """
     cases = []
     for name in names:
@@ -107,7 +111,7 @@ def cases_of(sizes: Sizes, names: Iterable[str], ranks: Iterable[int]) -> list[t
         kinds = [Sizes(**own)] + ([] if name == "LightGCN" else [Sizes(**{**own, "random": RANDOM})])
         for one in kinds:
             cases.append((one, Layout.of("one")))
-            can = [way for way in ("users", "columns", "ddp") if way in backbones()[name].strategies]
+            can = [way for way in ways if way in backbones()[name].strategies]
             cases += [(one, Layout.of(way, size)) for size in ranks for way in can]
     return cases
 
@@ -122,13 +126,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a third of a million interactions")
     parser.add_argument("--backbones", nargs="+", default=["LightGCN", "EarlyFusionLightGCN", "VBPR", "MMGCN"])
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--strategies", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--only", choices=["memory", "steps"], default="", help="leave the other out")
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this JSON file")
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL
     rows: list[dict[str, Any]] = []
     copies = {ranks: copies_of(ranks) for ranks in {1, *args.processes}}
-    for case in cases_of(sizes, args.backbones, args.processes):
+    for case in cases_of(sizes, args.backbones, args.processes, args.strategies):
         # Rates of a machine that others use as well change within minutes; memory needs none.
         machine = GPU if args.only == "memory" else replace(calibrate(sizes), copies=copies[case[1].ranks])
         rows += check([case], machine, partial(measure, only=args.only))
