@@ -1,7 +1,7 @@
 """Columns of the tables on several processes: memory, exchanges and processor time of a step beside one process.
 
 ``python -m benchmarks.columns`` starts the processes itself, on the CPU with one thread each. Processor time is that of
-a process, so that others on the machine change little; a step's exchange is waited for and costs little of it.
+a process, so that others on the machine change little; of a step's exchange it holds the copies, not the waiting.
 """
 # ruff: noqa: T201
 

@@ -319,7 +319,7 @@ def forecast(sizes: Sizes, layout: Layout, machine: Machine = GPU) -> Forecast:
         return _sampled(sizes, layout, machine)
     wires = {"sums over users": _over_users(sizes, layout), "margins": _over_columns(sizes, layout)}
     if layout.strategy == "ddp":
-        wires = {"gradients": Wire(FLOAT * sizes.parameters, 0, 1, layout.ranks)}
+        wires = {"gradients": Wire(FLOAT * sizes.parameters, 0, 1, layout.ranks)}  # Large ones have calls of their own.
     elif layout.users > 1:
         shared = FLOAT * (sizes.items * sizes.item_columns * (sizes.backbone == "VBPR") + sizes.shared / layout.columns)
         wires["shared gradients"] = Wire(shared, 0, 1, layout.users)

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL
     rows: list[dict[str, Any]] = []
-    copies = {ranks: copies_of(ranks) for ranks in {1, *args.processes}}
+    copies = {ranks: copies_of(ranks) for ranks in {1, *args.processes} if args.only != "memory"}
     for case in cases_of(sizes, args.backbones, args.processes, args.strategies):
         # Rates of a machine that others use as well change within minutes; memory needs none.
         machine = GPU if args.only == "memory" else replace(calibrate(sizes), copies=copies[case[1].ranks])

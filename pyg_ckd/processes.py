@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial, reduce
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
@@ -134,12 +135,16 @@ class Processes:
         groups: dict[Any, list[Tensor]] = {}
         for number, x in enumerate(tensors):
             groups.setdefault(number if x.nbytes >= LARGE_SUM else (x.dtype, x.device), []).append(x)
-        for group in groups.values():
-            flat = torch.cat([x.reshape(-1) for x in group]) if len(group) > 1 else group[0].contiguous().view(-1)
+        seen, flats = set[int](), list[Tensor]()
+        for group in groups.values():  # Gradients may share memory: all copies come before the first sum.
+            copied = len(group) > 1 or group[0].data_ptr() in seen
+            flats.append(torch.cat([x.reshape(-1) for x in group]) if copied else group[0].contiguous().view(-1))
+            seen.update(x.data_ptr() for x in group)
+        for flat in flats:
             self._all_reduce(flat)
-            for x, found in zip(group, flat.split([x.numel() for x in group]), strict=True):
-                if found.data_ptr() != x.data_ptr():
-                    x.copy_(found.view_as(x))
+        for x, found in chain.from_iterable(map(_parts, groups.values(), flats)):
+            if found.data_ptr() != x.data_ptr():
+                x.copy_(found.view_as(x))
 
     @torch.no_grad()
     def add_to(self, x: Tensor) -> None:
@@ -349,6 +354,10 @@ class _Total(torch.autograd.Function):
         grad = grads[0].clone(memory_format=torch.contiguous_format)
         ctx.processes._all_reduce(grad)
         return grad, None
+
+
+def _parts(group: Sequence[Tensor], flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(group, flat.split([x.numel() for x in group]), strict=True)
 
 
 def _everywhere(error: InputError) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -157,17 +158,14 @@ def begin(
 
 
 def _check_teachers(objective: Objective, data: HeteroData) -> None:
-    """Refuse teachers that say that they were trained on other interactions."""
-    expected = None
-    for part in objective.modules():
-        found = getattr(part, "taught_on", None)
-        if found is not None:
-            expected = expected or training_digest(data)
-            if found != expected:
-                raise InputError(
-                    f"{objective.name}: found teachers of a graph of the same size with other training interactions, "
-                    "expected those of this graph; train them on it, or pass dict(teachers) if that is meant"
-                )
+    """Warn of teachers that were trained on other interactions, which is meant where some have come since."""
+    told = {getattr(part, "taught_on", None) for part in objective.modules() if isinstance(part, Objective)} - {None}
+    if told - {training_digest(data) if told else None}:
+        warnings.warn(
+            f"{objective.name}: found teachers of a graph of the same size with other training interactions; what they "
+            "say of these users and items may be wrong. If that is not meant, train them on this graph",
+            stacklevel=2,
+        )
 
 
 def _steps(

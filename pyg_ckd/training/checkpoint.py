@@ -41,8 +41,23 @@ def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) ->
         path: The file.
         content: Tensors and plain values; what it is stands under ``kind``.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, _with_sums():
         torch.save({"format": _format(content.get("kind")), **content}, temporary)
+
+
+@contextmanager
+def _with_sums() -> Iterator[None]:
+    """Let PyTorch write checksums, whatever the program chose for files of its own."""
+    options = torch.serialization
+    before = options.get_crc32_options() if hasattr(options, "get_crc32_options") else True
+    if before:
+        yield
+        return
+    options.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        options.set_crc32_options(False)
 
 
 def load_checkpoint(
@@ -85,7 +100,7 @@ def check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
         if part is not None:
-            raise ValueError(f"the part {part} has changed since it was written")
+            raise ValueError(f"the part {part} has changed since it was written, or was written without its checksum")
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:

@@ -57,7 +57,7 @@ class Teachers(dict[str, Embeddings]):
 
     Attributes:
         histories: From modality to the record of its teacher's training.
-        trained_on: :func:`~pyg_ckd.data.build.training_digest` of the graph: a student of another graph refuses them.
+        trained_on: :func:`~pyg_ckd.data.build.training_digest` of the graph: a student of another graph warns of them.
             ``dict(teachers)`` is without it.
     """
 
@@ -148,7 +148,7 @@ def _one_per_process(
     with processes.together(), apart():
         mine = train_teachers(backbone, data, own, names[processes.rank :: processes.size], *arguments, **options)
     found = {m: teacher for part in processes.gather(_as_dict(mine)) for m, teacher in part.items()}
-    return Teachers({m: found[m] for m in names}, training_digest(data))
+    return Teachers({m: found[m] for m in names}, mine.trained_on)
 
 
 def _as_dict(teachers: Teachers) -> dict[str, Teacher]:

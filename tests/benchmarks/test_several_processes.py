@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,8 @@ def test_a_rank_is_measured():
     sizes = Sizes(60, 40, 400, "LightGCN", modalities=2, features=8, dim=8, batch=64)
     found = scale_ranks.measure(sizes, Layout.of("users", 2))
     assert found.seconds > 0
-    assert found.memory > 0
+    large = replace(sizes, users=3000, interactions=40_000)
+    assert scale_ranks.measure(large, Layout.of("one"), only="memory").memory > 32 * large.interactions
     assert found.sent == pytest.approx((2 * sizes.layers + 1) * sizes.items * sizes.dim * 4, abs=0.5)
 
 

@@ -157,19 +157,18 @@ def taught(folder: str | None) -> dict[str, Any]:
 def sums_of_large_and_small() -> dict[str, Any]:
     """Add up a large tensor, one whose rows lie apart, and small ones."""
     here = present()
-    large = torch.arange(LARGE_SUM // 4, dtype=torch.float32)
+    large, shared = torch.arange(LARGE_SUM // 4, dtype=torch.float32), torch.ones(LARGE_SUM // 4)
     parts = {
         "large": large,
         "turned": torch.ones(2, LARGE_SUM // 4).t(),
         "small": torch.ones(3),
         "other": torch.ones(2),
     }
-    place = large.data_ptr()
     calls = here.calls
     for part in parts.values():
         part.mul_(here.rank + 1)
-    here.add_up(list(parts.values()))
-    return {**parts, "calls": here.calls - calls, "moved": large.data_ptr() != place}
+    here.add_up([*parts.values(), shared, shared.view(2, -1)])  # As gradients of a sum can be.
+    return {**parts, "shared": shared, "calls": here.calls - calls}
 
 
 def one_way_or_another(folder: str) -> dict[str, Any]:
@@ -209,7 +208,8 @@ def test_large_tensors_are_summed_where_they_are_and_small_ones_together(ways):
         assert torch.equal(found["large"], 3 * torch.arange(LARGE_SUM // 4, dtype=torch.float32))
         for name, shape in (("turned", (LARGE_SUM // 4, 2)), ("small", (3,)), ("other", (2,))):
             assert torch.equal(found[name], torch.full(shape, 3.0))
-        assert (found["calls"], found["moved"]) == (3, False)
+        assert torch.equal(found["shared"], torch.full((LARGE_SUM // 4,), 2.0))
+        assert found["calls"] == 5  # Of the small ones together, and of every large one.
 
 
 def test_every_process_trains_some_of_the_teachers_and_all_have_the_bits_of_one(ways):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,15 @@ from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View
 
 KEPT = 16
-"""Closed forms whose neighbours this process keeps, so that the next model on the same data need not solve them."""
+"""Closed forms whose neighbours this process keeps, so that the next model on the same data need not solve them: 24
+bytes for each neighbour of an item."""
 
 _solved: dict[Any, tuple[Tensor, Tensor]] = {}
+_lock = threading.Lock()
 
 
 class ItemWeights:
-    """The item graphs of all views that are asked for, each solved once in a process.
+    """The item graphs of all views that are asked for, each solved once; a process keeps the last :data:`KEPT`.
 
     Args:
         graph: The interactions.
@@ -66,10 +69,12 @@ class ItemWeights:
             digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
             key = (self._options, self._sizes, digests)
             with torch.inference_mode(False), torch.no_grad():
-                found = _solved.pop(key, None) or self._solve(list(chosen.values()))
-                while len(_solved) >= KEPT:
-                    del _solved[next(iter(_solved))]  # The one that was asked for longest ago.
-                _solved[key] = found
+                found = _solved.get(key) or self._solve(list(chosen.values()))
+                with _lock:
+                    _solved.pop(key, None)
+                    while len(_solved) >= KEPT:
+                        del _solved[next(iter(_solved))]  # The one that was asked for longest ago.
+                    _solved[key] = found
                 edges, value = found[0].to(self._device), found[1].to(self._device, self._dtype)
                 self._views[view] = Adjacency.from_edges(edges, value, self._sizes[1])
         return self._views[view]
