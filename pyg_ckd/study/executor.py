@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import tempfile
 import threading
 import time
 import warnings
@@ -24,8 +23,9 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.processes import started
+from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
-from pyg_ckd.study.maker import Maker, on_gpu
+from pyg_ckd.study.maker import Maker
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.training.layouts.choice import check_devices
@@ -47,6 +47,7 @@ class Workplace:
         cutoffs: Cut-offs of all metrics.
         parent: Process of the study where its workers end with it, else 0.
         cards: Number of GPUs that the workers share out among themselves; 0 leaves that to the cluster.
+        sharing: Workers that a GPU has at most.
         test: Whether runs are measured on the test part, too.
     """
 
@@ -57,6 +58,7 @@ class Workplace:
     cutoffs: tuple[int, ...]
     parent: int = 0
     cards: int = 0
+    sharing: int = 1
     test: bool = True
 
     @property
@@ -70,17 +72,15 @@ class Workplace:
         return Path(self.folder) / "running"
 
 
-def check_executor(workers: int, backend: str, device: str) -> int:
+def check_executor(workers: int, backend: str) -> int:
     """Refuse what the runs cannot be made with.
 
     Args:
         workers: Number of processes.
         backend: ``"loky"``, ``"dask"`` or ``"ray"``.
-        device: The trainer's option.
 
     Raises:
-        InputError: If the number is no positive integer or larger than that of the GPUs, or the backend is unknown, not
-            installed, or has no cluster.
+        InputError: If the number is no positive integer, or the backend is unknown, not installed, or has no cluster.
     """
     try:
         number = as_integer(workers, "workers")
@@ -90,9 +90,6 @@ def check_executor(workers: int, backend: str, device: str) -> int:
         raise InputError(f"workers: found {workers!r}, expected a whole number of at least 1, the processes that train")
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    cards = torch.cuda.device_count() if on_gpu(device) else number
-    if backend == "loky" and number > cards:
-        raise InputError(f"workers: found {number}, expected at most {cards}, the number of GPUs, for each has its own")
     CONNECT[backend]()
     return number
 
@@ -215,8 +212,8 @@ def work(workplace: Workplace, run: Run) -> tuple[str, dict[str, Any]]:
     """
     if workplace.parent:
         _follow(workplace.parent)
-    if workplace.cards and on_card_of_its_own(workplace.cards) is None:
-        return run.key, {ERROR: f"{run.title}: found no GPU left for it, expected one for every worker"}
+    if workplace.cards and on_card(workplace.cards, workplace.sharing) is None:
+        return run.key, {ERROR: f"{run.title}: found no GPU left for it: other studies of this machine have them all"}
     mark = workplace.marks / f"{run.key}.json"
     write_json(mark, {"run": run.title, "process": os.getpid(), "machine": socket.gethostname()})
     try:
@@ -274,34 +271,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def on_card_of_its_own(cards: int) -> int | None:
-    """Let this process see one GPU that no other worker of this machine has, and return its number.
-
-    The GPU is the process's as long as it lives.
-
-    Args:
-        cards: Number of GPUs.
-    """
-    return _take_card(cards)[0]
-
-
-@lru_cache(maxsize=1)
-def _take_card(cards: int) -> tuple[int | None, Any]:
-    from filelock import FileLock, Timeout
-
-    folder = Path(tempfile.gettempdir()) / f"pyg-ckd-cards-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    folder.mkdir(exist_ok=True)
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = visible or [str(number) for number in range(cards)]
-    for number, name in enumerate(names[:cards]):
-        lock = FileLock(folder / f"{name}.lock")
-        with suppress(Timeout):
-            lock.acquire(timeout=0)
-            os.environ["CUDA_VISIBLE_DEVICES"] = name  # Before this process touches CUDA.
-            return number, lock
-    return None, None
 
 
 @lru_cache(maxsize=1)

@@ -85,9 +85,9 @@ class Study:
         runs: Folder of the runs, which several studies can share. (default: :obj:`None`, ``<folder>/runs``)
         workers: Processes that make runs at the same time. One is this process. The trainer's option ``devices`` is
             another word for it: every run has one device.
-        backend: Where the workers are: ``"loky"`` (this machine; one thread each on the CPU, one GPU each where the
-            trainer uses them), ``"dask"`` (the cluster of the current client, or of ``DASK_SCHEDULER_ADDRESS``), or
-            ``"ray"``. Workers of a cluster must see the same folders.
+        backend: Where the workers are: ``"loky"`` (this machine; one thread each on the CPU; where the trainer uses
+            GPUs, one each, and several share one where there are more workers), ``"dask"`` (the cluster of the current
+            client, or of ``DASK_SCHEDULER_ADDRESS``), or ``"ray"``. Workers of a cluster must see the same folders.
 
     Raises:
         InputError: If the graph has fewer than two modalities, the backbone ignores them, a contender, baseline, option
@@ -119,7 +119,7 @@ class Study:
         self.folder = as_path(folder)
         self.backend = backend
         self._device = str(self.settings.trainer.get("device", "auto"))
-        self.workers = check_executor(workers, backend, self._device)
+        self.workers = check_executor(workers, backend)
         Evaluator(data, "test", self.settings.k, [])  # Fails early with cut-offs of the user's that cannot be.
         self.monitor, family, self.cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, self.cutoff}))

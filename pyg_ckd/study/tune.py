@@ -128,7 +128,7 @@ class Tuning:
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
         self._device = str(self.settings.trainer.get("device", "auto"))
-        self.workers = check_executor(workers, backend, self._device)
+        self.workers = check_executor(workers, backend)
         self.monitor, _, cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, cutoff}))
         Evaluator(data, "val", self.cutoffs, [])  # Fails early with cut-offs that cannot be.

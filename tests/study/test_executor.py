@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,8 @@ from pyg_ckd.data import fingerprint
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import read_json
 from pyg_ckd.study import Contender
-from pyg_ckd.study.executor import _in_order, check_executor, on_card_of_its_own, pack, unpack_graph
+from pyg_ckd.study.cards import on_card, share_cards
+from pyg_ckd.study.executor import _in_order, pack, unpack_graph
 from pyg_ckd.study.maker import single_threaded
 from pyg_ckd.study.runs import training_data
 from tests.conftest import random_data
@@ -224,28 +226,33 @@ def test_workers_and_backends_that_cannot_be_are_refused(options, message, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_workers_on_gpus_are_no_more_than_there_are_and_have_one_each(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="workers: found 3, expected at most 2, the number of GPUs"):
-        check_executor(3, "loky", "auto")
-    check_executor(3, "loky", "cpu")
-    check_executor(2, "loky", "auto")
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+@pytest.mark.parametrize(
+    ("workers", "cards", "expected"),
+    [(1, 2, (1, 1)), (2, 2, (2, 1)), (3, 2, (2, 2)), (5, 2, (2, 3)), (4, 1, (1, 4)), (2, 0, (0, 1))],
+)
+def test_workers_share_gpus_where_there_are_fewer(workers, cards, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    assert share_cards(workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("sharing", "expected"),
+    [(1, [(0, "4"), (1, "7"), (None, "4,7"), (None, "4,7")]), (2, [(0, "4"), (0, "4"), (1, "7"), (1, "7")])],
+)
+def test_workers_on_gpus_have_a_place_each(sharing, expected, tmp_path):
     context = multiprocessing.get_context("forkserver")
-    with context.Pool(3) as pool:  # Each keeps its GPU as long as it lives.
-        found = pool.map(_card, [str(tmp_path)] * 3, chunksize=1)
-    assert sorted(found, key=str) == [(0, "4"), (1, "7"), (None, "4,7")]
+    with context.Pool(4) as pool:  # Each keeps its place as long as it lives.
+        found = pool.map(partial(_card, sharing), [str(tmp_path)] * 4, chunksize=1)
+    assert sorted(found, key=str) == expected
 
 
-def _card(folder: str) -> tuple[int | None, str]:
+def _card(sharing: int, folder: str) -> tuple[int | None, str]:
     import os
     import tempfile
     import time
 
     tempfile.tempdir, os.environ["CUDA_VISIBLE_DEVICES"] = folder, "4,7"
-    number = on_card_of_its_own(2)
+    number = on_card(2, sharing)
     time.sleep(1)  # So that no process takes two tasks.
     return number, os.environ["CUDA_VISIBLE_DEVICES"]
 
