@@ -242,7 +242,7 @@ def published_scales(fused: Tensor, features: Sequence[Tensor], label_prob: Sequ
         features: Features of the two modalities, ``[B, D]`` each.
         label_prob: Mean probability of the label, from the fused features and from those of either modality.
     """
-    z, own = fused.flatten().numpy(), [x.flatten().numpy() for x in features]
+    z, own = fused.flatten().cpu().numpy(), [x.flatten().cpu().numpy() for x in features]
     rows = []
     for m, x in enumerate(own):
         joint = histogram(x, z, bins=30)

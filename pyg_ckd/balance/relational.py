@@ -144,8 +144,9 @@ def row_distances(rows: Tensor) -> Tensor:
         rows: The rows ``[B, D]``.
     """
     rows = F.normalize(_at_least_single(rows), eps=SHORTEST)
-    above = torch.ones(rows.size(0), rows.size(0), dtype=torch.bool, device=rows.device).triu(diagonal=1)
-    found = rows.new_zeros(above.shape).masked_scatter(above, F.pdist(rows))  # A fifth of the time of cdist.
+    count = rows.size(0)
+    above = torch.triu_indices(count, count, offset=1, device=rows.device).unbind()
+    found = rows.new_zeros(count, count).index_put(above, F.pdist(rows))  # A fifth of the time of cdist.
     return (found + found.t()).clamp(min=SHORTEST)
 
 

@@ -138,9 +138,10 @@ class Relearning(MaskedObjective):
         if not self._is_left():
             return
         *alone, empty = self.student.outputs(features, graphs, self._measured)
-        margins = torch.stack([out.margin(*score.triples) for out in alone], dim=-1)
-        known = self.available(*score.triples[1:])
-        self.held_out.copy_(label_information(margins - empty.margin(*score.triples).unsqueeze(-1), known))
+        user, positive, negative = (ids.to(self.held_out.device) for ids in score.triples)
+        margins = torch.stack([out.margin(user, positive, negative) for out in alone], dim=-1)
+        added = margins - empty.margin(user, positive, negative).unsqueeze(-1)
+        self.held_out.copy_(label_information(added, self.available(positive, negative)))
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return how far every modality started again at the beginning of the finished epoch."""
@@ -299,8 +300,8 @@ class InformationRegulation(MaskedObjective):
                 length, distance = inner_product(grads, grads), inner_product(moved, moved)
                 factor = self._pull[column] * torch.where(distance > 0, (length / distance).sqrt(), 0)
                 edit_with(groups[m], moved, lambda grad, back, f=factor: grad + f.to(grad.dtype) * back)  # type: ignore[misc]
-                found[0, column] = torch.where(length.isfinite(), length, 0)  # Of a skipped step too.
-                found[1, column], found[2, column] = self._pull[column], 1
+                traced = torch.where(length.isfinite(), length, 0).double()  # Of a skipped step too.
+                found[:, column] = torch.stack([traced, self._pull[column].double(), torch.ones_like(traced)])
             self._sums += found
 
     def epoch_statistics(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
-from pyg_ckd.scoring.tables import Tables
+from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, Tables
 from pyg_ckd.scoring.views import as_view
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Evaluator:
         with processes.together():
             sizes = (self.num_users, self.num_items)
             scorer = embeddings if isinstance(embeddings, Scorer) else Tables(Embeddings(*embeddings), sizes)
-            size = BLOCK_BYTES // (scorer.dtype.itemsize * self.num_items)
+            gpu = isinstance(scorer, Tables) and scorer.user.device.type != "cpu"
+            size = (GPU_BLOCK_BYTES if gpu else BLOCK_BYTES) // (scorer.dtype.itemsize * self.num_items)
             best = [self._best(scorer, start, stop) for start, stop in processes.blocks(count, size)]
             own = torch.cat([torch.empty(0, self._depth, dtype=torch.int64), *best])
             probe = own.new_empty(0) if processes.alone else self._probe(scorer)

@@ -187,3 +187,21 @@ def contrastive_loss(
         left_out |= ~known
     loss = F.cross_entropy(similarity.masked_fill(left_out.fill_diagonal_(False), -torch.inf), own, reduction="none")
     return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return distinct ids in ascending order, for :func:`contrastive_loss`.
+
+    How many there are would have to be waited for on other devices than the CPU: there all ids are returned, and which
+    of them come for the first time.
+
+    Args:
+        ids: The ids, int64 ``[B]``.
+
+    Returns:
+        The ids, and which of them count, bool ``[B]``, or :obj:`None` if all do.
+    """
+    if ids.device.type == "cpu":
+        return ids.unique(), None
+    ids = ids.sort().values
+    return ids, torch.cat([torch.ones_like(ids[:1], dtype=torch.bool), ids[1:] != ids[:-1]])

@@ -240,7 +240,8 @@ def _difference(table: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
     """Return ``table[preferred] - table[other]``."""
     if table.dim() == 1:
         return table.index_select(0, preferred) - table.index_select(0, other)
-    sign = table.new_tensor([1.0, -1.0]).expand(preferred.numel(), 2)
+    sign = torch.arange(1, -2, -2, dtype=table.dtype, device=table.device)  # Made there: a copy would be waited for.
+    sign = sign.expand(preferred.numel(), 2)
     return F.embedding_bag(torch.stack([preferred, other], dim=1), table, per_sample_weights=sign, mode="sum")
 
 

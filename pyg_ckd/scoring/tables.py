@@ -8,6 +8,9 @@ from torch import Tensor
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 
+GPU_BLOCK_BYTES = 2**29
+"""Scores held at once on a GPU, which is idle between small blocks."""
+
 
 class Tables:
     """Two tables as a :class:`~pyg_ckd.scoring.neighbourhood.Scorer`, checked and laid out once for all blocks.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.scoring.sparse import row_starts
+from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES
 
 BLOCK_BYTES = 2**25
 """Scores held at once; blocks that stay near the caches of a CPU are searched fastest."""
@@ -24,7 +25,7 @@ def search(
     items: Tensor,
     k: int,
     masked: Masked | None = None,
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int | None = None,
     among: Masked | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return for every query the ``k`` items with the largest dot products.
@@ -38,7 +39,8 @@ def search(
         k: From 1 to ``I``.
         masked: Called with the first and last-plus-one query of a block; returns the pairs (query within the block,
             item) that must not be found, int64 each. (default: :obj:`None`, none)
-        block_bytes: Scores held at once, but at least those of one query.
+        block_bytes: Scores held at once, but at least those of one query. (default: :obj:`None`, as many as suit the
+            device)
         among: As ``masked``; returns the pairs that alone may be found. (default: :obj:`None`, all)
 
     Returns:
@@ -58,7 +60,7 @@ def search_scores(
     k: int,
     like: Tensor,
     masked: Masked | None = None,
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int | None = None,
     among: Masked | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return for every query the ``k`` items with the largest scores, which are computed block by block.
@@ -78,6 +80,8 @@ def search_scores(
     """
     num, num_items = shape
     width = -(-num_items // _GROUP) * _GROUP
+    if block_bytes is None:
+        block_bytes = BLOCK_BYTES if like.device.type == "cpu" else GPU_BLOCK_BYTES
     size = max(1, min(num, block_bytes // (width * like.element_size())))
     block = like.new_full((size, width), -math.inf)  # Columns behind the last item are never found.
     groups = like.new_empty(size, width // _GROUP)

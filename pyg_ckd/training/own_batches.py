@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -109,7 +110,7 @@ class OwnBatches:
             states: What :meth:`states` returned.
         """
         if self.processes.rank < len(states):
-            self.generator.set_state(states[self.processes.rank].cpu())
+            set_generator(self.generator, states[self.processes.rank])
 
 
 def own_seed(seed: int, rank: int) -> int:
@@ -130,3 +131,20 @@ def stored_states(state: Tensor | list[Tensor]) -> list[Tensor]:
         state: The state of one generator, or those of several.
     """
     return [state] if isinstance(state, torch.Tensor) else list(state)
+
+
+def set_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Bring a generator to where another one was.
+
+    Generators of a CPU and of a GPU draw other numbers and have states of other sizes. One that is to go on where one
+    of the other kind was gets a seed that follows from that state, so that no epoch's batches come again.
+
+    Args:
+        generator: The generator.
+        state: The state of the other.
+    """
+    state = state.cpu()
+    if state.numel() == generator.get_state().numel():
+        generator.set_state(state)
+    else:
+        generator.manual_seed(zlib.crc32(state.numpy().tobytes()))

@@ -247,7 +247,10 @@ class Subgraphs:
 
     def _held(self, part: Neighborhood) -> int:
         """Return how many nodes the neighbourhoods of all processes have, each counted as often as it is in one."""
-        count = torch.tensor([0 if self.empty else part.user.numel() + part.item.numel()], device=part.user.device)
+        own = 0 if self.empty else part.user.numel() + part.item.numel()
+        if self.processes.alone:
+            return own
+        count = torch.tensor([own], device=part.user.device)
         self.processes.add_up([count])
         return int(count)
 
