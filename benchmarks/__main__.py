@@ -32,6 +32,7 @@ BENCHMARKS = (
     "sampling",
     "step",
     "strategies",
+    "launches",
     "evaluation",
     "shares",
     "epoch",

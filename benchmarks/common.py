@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import timeit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.versions import versions
@@ -53,7 +53,7 @@ def compare(
     functions: Mapping[str, Callable[[], Any]],
     rounds: int = 5,
     min_run_time: float = 0.1,
-    clock: Callable[[], float] = timeit.default_timer,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Timing]:
     """Time alternatives in turns, so that all of them meet the same machine.
 
@@ -61,11 +61,13 @@ def compare(
         functions: From name to what is called.
         rounds: Turns; every other one runs in the reverse order. Each has at least one measurement after a warm-up.
         min_run_time: Seconds that a function is repeated for in each turn; one that takes longer runs once.
-        clock: What tells the seconds: :func:`time.process_time` does not count those of other programs.
+        clock: What tells the seconds: :func:`time.process_time` does not count those of other programs. (default:
+            :obj:`None`, a wall clock that waits for GPUs)
     """
     threads = torch.get_num_threads()
     timers = {
-        name: Timer("call()", timer=clock, globals={"call": f}, num_threads=threads) for name, f in functions.items()
+        name: Timer("call()", timer=clock or timer, globals={"call": f}, num_threads=threads)
+        for name, f in functions.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(rounds):
@@ -86,8 +88,13 @@ class Limits(NamedTuple):
     matmul_rate: float
 
     @classmethod
-    def measure(cls, device: torch.device, rounds: int = 5, copy_bytes: int = 2**28, matmul_size: int = 2048) -> Limits:
-        """Copy a buffer and multiply two matrices."""
+    def measure(
+        cls, device: torch.device, rounds: int = 5, copy_bytes: int | None = None, matmul_size: int | None = None
+    ) -> Limits:
+        """Copy a buffer and multiply two matrices, larger ones on a GPU, whose cache is larger."""
+        large = device.type == "cuda"
+        copy_bytes = copy_bytes or (2**31 if large else 2**28)
+        matmul_size = matmul_size or (8192 if large else 2048)
         source = torch.ones(copy_bytes // 4, device=device)
         target, square = torch.empty_like(source), torch.randn(matmul_size, matmul_size, device=device)
         found = compare({"copy": lambda: target.copy_(source), "matmul": lambda: square @ square}, rounds)
@@ -117,7 +124,7 @@ class Suite:
         """The machine's limits, measured once per run."""
         return Limits.measure(self.device, self.rounds)
 
-    def compare(self, functions: Calls, clock: Callable[[], float] = timeit.default_timer) -> dict[str, Timing]:
+    def compare(self, functions: Calls, clock: Callable[[], float] | None = None) -> dict[str, Timing]:
         """Time alternatives in turns, see :func:`compare`."""
         return compare(functions, self.rounds, self.min_run_time, clock)
 

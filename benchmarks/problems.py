@@ -165,8 +165,17 @@ class Steps:
         return next(self._batches)
 
     def __call__(self) -> None:
-        """Draw a batch, compute the loss and its gradients, and update the parameters."""
+        """Draw a batch and take a step on it."""
+        self.take(self.draw())
+
+    def take(self, batch: TripletBatch) -> dict[str, Tensor]:
+        """Compute the loss of a batch and its gradients, update the parameters, and return the terms.
+
+        Args:
+            batch: The triples.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective.loss(self.features, self.graph, self.draw())
+        terms = self.objective.loss(self.features, self.graph, batch)
         self.objective.backward(terms, lambda loss, **options: loss.backward(**options))
         self.optimizer.step()
+        return terms

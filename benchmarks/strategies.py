@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import timeit
 from collections.abc import Sequence
 
 from benchmarks.common import Bars, Row, Suite, Table
@@ -48,7 +47,7 @@ def measure(suite: Suite, problem: Problem, backbone: str, batch_size: int) -> l
     """Return a row for every strategy on one backbone, for wrappers one more, and one for a second stage."""
     objectives = objectives_of(problem, backbone)
     steps = {name: Steps(problem, objective, batch_size) for name, objective in objectives.items()}
-    times = suite.compare(steps, time.process_time if suite.device.type == "cpu" else timeit.default_timer)
+    times = suite.compare(steps, time.process_time if suite.device.type == "cpu" else None)
     rows: list[Row] = []
     for name, objective in objectives.items():
         views = mean_views(objective)

@@ -56,7 +56,9 @@ def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
     return best
 
 
-def train(data: HeteroData, name: str, trial: int, seed: int, max_epochs: int) -> tuple[dict[str, Any], np.ndarray]:
+def train(
+    data: HeteroData, name: str, trial: int, seed: int, max_epochs: int, capture: bool = False
+) -> tuple[dict[str, Any], np.ndarray]:
     """Train once; return a record, and the recall of every test user.
 
     Args:
@@ -65,11 +67,14 @@ def train(data: HeteroData, name: str, trial: int, seed: int, max_epochs: int) -
         trial: Number of the trial.
         seed: The seed.
         max_epochs: The budget in epochs.
+        capture: Whether steps on a GPU are captured.
     """
     chosen = settings_of(name, trial)
     start = time.process_time()
     objective = Objective(build(backbones()[name], data, seed, **chosen["model"]), **chosen["plain"])
-    trainer = Trainer(**{"max_epochs": max_epochs, **chosen["trainer"], "seed": seed, "track_views": False})
+    trainer = Trainer(
+        **{"max_epochs": max_epochs, **chosen["trainer"], "seed": seed, "track_views": False, "capture": capture}
+    )
     history = trainer.fit(objective, data)
     record = {"settings": chosen, "budget": max_epochs, "val": history.best_value, "stopped": history.stopped}
     return _measured(data, objective, record, start)
@@ -106,6 +111,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--max-epochs", type=int, default=200)
+    parser.add_argument("--capture", action="store_true", help="capture steps on a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
     args = parser.parse_args()
     for path in args.data:
@@ -118,7 +124,7 @@ def main() -> None:
                 if not closed and (found["settings"], found["budget"]) != (settings_of(name, trial), args.max_epochs):
                     parser.error(f"{file}: a run of other settings or another --max-epochs; choose another --out")
                 continue
-            record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs)
+            record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs, args.capture)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file.with_suffix(".npz"), recall=users)
             write_json(file, record)  # Last: a record says that all is there.

@@ -27,13 +27,15 @@ class Golden:
 
     Args:
         path: The ``.npz`` file.
+        device: Where its arrays shall lie.
     """
 
     INPUTS = re.compile(
         r"(param|hyper|batch|teacher|feat)/.+|n_users|n_items|embedding_dim|edges|(train|test)_edges|\w+_features|ks|scores"
     )
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
         with np.load(path, allow_pickle=False) as file:
             self._arrays = {key: file[key] for key in file.files}
         self.name = path.stem
@@ -45,7 +47,7 @@ class Golden:
 
     def __getitem__(self, key: str) -> Tensor:
         self._read.add(key)
-        return torch.from_numpy(self._arrays[key])
+        return torch.from_numpy(self._arrays[key]).to(self.device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -59,7 +61,7 @@ class Golden:
     def compare(self, key: str, value: Tensor | float) -> None:
         """Note by how much ``value`` differs from the array under ``key``."""
         expected = torch.from_numpy(np.asarray(self._arrays[key]))
-        value = torch.as_tensor(value).detach()
+        value = torch.as_tensor(value).detach().cpu()
         assert value.shape == expected.shape, f"{self.name}: {key} has shape {tuple(value.shape)}"
         difference = (value.to(torch.float64) - expected.to(torch.float64)).abs()
         assert not difference.isnan().any(), f"{self.name}: {key} has NaN"

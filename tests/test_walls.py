@@ -11,7 +11,19 @@ import pyg_ckd
 
 ROOT = Path(pyg_ckd.__file__).parent
 GROUND = {
-    *("arguments", "code", "devices", "display", "errors", "files", "launching", "memory", "options", "processes"),
+    *(
+        "arguments",
+        "capturing",
+        "code",
+        "devices",
+        "display",
+        "errors",
+        "files",
+        "launching",
+        "memory",
+        "options",
+        "processes",
+    ),
     *("versions", "wrappers"),
 }
 LOWER = {"scoring", "data"}

@@ -111,6 +111,7 @@ class DistillationWrapper(TaughtObjective):
     batch_items = 0
     strategies = Objective.strategies
     sampled = True
+    capturable = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "what the modality adds to the joint decision, relative to what it can do alone",

@@ -61,6 +61,7 @@ class MultitaskObjective(MaskedObjective):
 
     name = "multitask"
     sampled = True
+    capturable = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = ""
     batch_items = 0

@@ -17,6 +17,7 @@ from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.weights import checked_weights
+from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.negatives import SharedNegatives
@@ -34,7 +35,7 @@ from pyg_ckd.scoring.views import View, as_view
 from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 
-class Objective(KnowsRows):
+class Objective(Capturing, KnowsRows):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
     A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
@@ -77,6 +78,7 @@ class Objective(KnowsRows):
     """Whether the strategy learns from the validation part, so that a graph without one is refused."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train; if not, the trainer only validates once."""
+    capturable = True
     sampled: ClassVar[bool] = True
     """Whether it trains on sampled neighbourhoods: in a step it reads margins, rows of the batch, and tables of all
     users or items by :meth:`here` and :meth:`items_in_whole`. A subclass says so anew, for only itself knows."""
@@ -115,10 +117,9 @@ class Objective(KnowsRows):
         record_options(cls, NO_OPTIONS)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
-        if "needs_whole" not in cls.__dict__ and STEPS & cls.__dict__.keys():
-            cls.needs_whole = "the batch"
-        if "strategies" not in cls.__dict__ and STEPS & cls.__dict__.keys():
-            cls.strategies = frozenset({"ddp"})
+        if STEPS & cls.__dict__.keys():
+            cls.needs_whole = cls.__dict__.get("needs_whole", "the batch")
+            cls.strategies = cls.__dict__.get("strategies", frozenset({"ddp"}))
 
     def __init__(self, student: Backbone, l2: float = 1e-2, view: AnyView = None, bpr_eps: float = 0.0) -> None:
         super().__init__()

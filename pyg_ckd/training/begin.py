@@ -19,6 +19,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.training import sampled
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.batches import Pace
+from pyg_ckd.training.captured import capture_steps
 from pyg_ckd.training.factories import build_optimizer, build_own_sampler, build_sampler, build_scheduler, draws_own
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
@@ -53,6 +54,7 @@ class Plan(Protocol):
     sampler: Any
     num_neighbors: list[int] | None
     neighbor_sampler: Any
+    capture: bool
 
     @property
     def monitored(self) -> tuple[str, Any, int]:
@@ -186,7 +188,8 @@ def _steps(
     parts = sampled.build_subgraphs(objective, trainer, layout.processes)
     schedule, decay = options.schedule_of(sampler, trainer.max_epochs), options.averaging
     average = WeightAverage(objective.parameters(), decay) if decay else None
-    more = (scheduler, schedule, options.clip_norm, average, parts)
+    captured = capture_steps(objective, trainer, optimizer, layout.processes.alone) if trainer.capture else None
+    more = (scheduler, schedule, options.clip_norm, average, parts, captured)
     return Steps(module, wrapped, optimizer, sampler, layout, *more)
 
 

@@ -56,10 +56,12 @@ def train_epoch(
         scaled_rates(steps.optimizer, read_step_sizes(objective)),
         scheduled_rates(steps.optimizer, steps.schedule, run.taken) as set_rates,
     ):
+        step = partial(_step, fabric, hooks, objective, steps, features, current)
+        take = step if steps.captured is None else steps.captured.epoch(step)
         for batch in steps.sampler:
             set_rates(run.taken + count)
             hooks("on_train_batch_start", epoch=epoch, batch=batch, batch_idx=count)
-            terms = _step(fabric, hooks, objective, steps, features, current, batch)
+            terms = take(batch)
             if not processes.alone and not steps.draws_apart:
                 drawn = drawn + batch.user.sum() + 3 * batch.positive.sum() + 5 * batch.negative.sum()
             for name, term in terms.items():  # Stays on the device: a step never waits for its own loss.

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.modules import device_of
 from pyg_ckd.training.averaging import WeightAverage
+from pyg_ckd.training.captured import CapturedSteps
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
-from pyg_ckd.training.own_batches import OwnBatches, stored_states
+from pyg_ckd.training.own_batches import OwnBatches, set_generator, stored_states
 from pyg_ckd.training.sampled import Subgraphs
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
@@ -34,6 +36,7 @@ class Steps:
         average: The average of the weights, or :obj:`None`.
         layout: What this process has of the training.
         subgraphs: Makes steps on sampled neighbourhoods of batches, or :obj:`None`.
+        captured: Captures steps, or :obj:`None`.
     """
 
     module: nn.Module
@@ -46,6 +49,7 @@ class Steps:
     clip_norm: float | None = None
     average: WeightAverage | None = None
     subgraphs: Subgraphs | None = None
+    captured: CapturedSteps | None = None
 
     @property
     def draws_apart(self) -> bool:
@@ -61,12 +65,17 @@ class Steps:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored state."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        stored = state["optimizer"]
+        if any("capturable" in group for group in stored["param_groups"]):  # That is for the device that is trained on.
+            own = [{"capturable": group["capturable"]} for group in self.optimizer.param_groups]
+            groups = [given | kept for given, kept in zip(stored["param_groups"], own, strict=True)]
+            stored = {**stored, "param_groups": groups}
+        self.optimizer.load_state_dict(stored)
         drawn = stored_states(state["sampler_rng"])
         if self.draws_apart:
             self.sampler.go_on(drawn)
         else:
-            self.sampler.generator.set_state(drawn[0].cpu())
+            set_generator(self.sampler.generator, drawn[0])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.average is not None:
@@ -140,8 +149,9 @@ class Run:
         }
         if self.steps is not None:
             state |= self.steps.state_dict()
-        if torch.cuda.is_available():
-            state["cuda_rng"] = torch.cuda.get_rng_state()
+        device = device_of(self.objective)
+        if device is not None and device.type == "cuda":  # Of the training's own device, which need not be the current.
+            state["cuda_rng"] = torch.cuda.get_rng_state(device)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,5 +165,6 @@ class Run:
         if self.steps is not None:
             self.steps.load_state_dict(state)
         torch.set_rng_state(state["rng"].cpu())
-        if "cuda_rng" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        device = device_of(self.objective)
+        if "cuda_rng" in state and device is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)

@@ -61,7 +61,7 @@ BUDGET = ("max_epochs", "extend")
 """Arguments of the trainer that say how long a training may last; a run can be prolonged by larger ones."""
 FREE = (
     *(*BUDGET, "device", "devices", "num_nodes", "strategy", "checkpoint_dir", "checkpoint_minutes", "progress"),
-    *("callbacks", "loggers", "cut_features"),
+    *("callbacks", "loggers", "cut_features", "capture"),
 )
 """Arguments of the trainer that may differ when a run is gone on with."""
 
@@ -149,6 +149,8 @@ class Trainer:
         cut_features: Whether each of several processes has the features of some items alone, under
             ``strategy="users"``; a step then exchanges their projections, see
             :attr:`~pyg_ckd.nn.models.base.Backbone.projected`.
+        capture: Whether steps on a GPU are captured as a CUDA graph once in an epoch, and then replayed: faster where
+            the GPU waits for operations to be issued, as on small graphs. The same results to rounding.
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -191,6 +193,7 @@ class Trainer:
         neighbor_sampler: Callable[..., Any] | None = None,
         shuffle: str = "whole",
         cut_features: bool = False,
+        capture: bool = False,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_batch_size(batch_size)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -212,7 +215,7 @@ class Trainer:
         as_callbacks(callbacks)
         as_loggers(loggers)
         self.devices, self.num_nodes = check_devices(devices, num_nodes, strategy)
-        self.strategy, self.cut_features = strategy, cut_features
+        self.strategy, self.cut_features, self.capture = strategy, cut_features, capture
         self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
         self.monitor, self._metric, self._cutoff = as_monitor(monitor)
         self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users

@@ -29,7 +29,7 @@ def test_bm3_equals_mmrec_in_every_array(golden: Callable):
         num_layers=file.integer("hyper/n_layers"),
         dropout=file.number("hyper/dropout"),
         modality_loss_weight=file.number("hyper/cl_weight"),
-    ).double()
+    ).to(file.device, torch.float64)
     names = {"user_embedding": "user_embedding.weight", "item_embedding": "item_id_embedding.weight"}
     for kind in ("weight", "bias"):
         names[f"predictor.{kind}"] = f"predictor.{kind}"
@@ -49,7 +49,7 @@ def test_bm3_equals_mmrec_in_every_array(golden: Callable):
         file.compare(f"branch/{m}", model.project[m](features[m]))
 
     triples = [file[f"batch/{name}"] for name in ("users", "pos", "neg")]
-    batch = TripletBatch(*triples, *3 * [torch.zeros(0, dtype=torch.int64)])
+    batch = TripletBatch(*triples, *3 * [triples[0][:0]])
     terms = model.losses(out, batch, features, frozenset(modalities))
     file.compare("loss/loss_ui", terms["ui"])
     file.compare("loss/loss_iu", terms["iu"])

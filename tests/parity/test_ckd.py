@@ -51,7 +51,9 @@ def backbone_of(file: Golden, model: str) -> Backbone:
         layers = max(int(match[1]) for key in file if (match := re.search(r"/conv(\d+)_weight", key)))
         options = {"combine": "add", "self_loops": True, "message_bias": True, "fusion": "mean"}
         backbone = MMGCN(*sizes, dims, width, layers, latent_dims=width, **options)
-    backbone.double().load_state_dict({ours: file[f"param/{theirs}"] for theirs, ours in names_of(file).items()})
+    backbone.to(file.device, torch.float64).load_state_dict(
+        {ours: file[f"param/{theirs}"] for theirs, ours in names_of(file).items()}
+    )
     return backbone
 
 
@@ -103,7 +105,7 @@ def test_distillation_step_equals_the_published_code_in_every_array(model: str, 
         num_random_triples=batch.random_user.numel(),
         l2=file.number("hyper/decay"),
         log_eps=EPS,
-    )
+    ).to(file.device)
     file.compare("hyper/batch_size", batch.user.numel())
 
     triple, random = batch[:3], batch[3:]

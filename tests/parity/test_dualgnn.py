@@ -50,9 +50,9 @@ def compare_neighbors(file: Golden, edges: Tensor, users: int, items: int) -> No
     drawn = file["graph/epoch_user_graph"]
     k = drawn.size(1)
     there = (theirs[:, :k] >= 0).sum(dim=1, keepdim=True)
-    listed = torch.arange(k) < there
+    listed = torch.arange(k, device=file.device) < there
     first = torch.nn.functional.pad(theirs, (0, k), value=-1)[:, :k]
-    shared = torch.zeros(users, users, dtype=torch.int64)
+    shared = torch.zeros(users, users, dtype=torch.int64, device=file.device)
     user, rank = (index >= 0).nonzero().t()
     shared[user, index[user, rank]] = count[user, rank]
     repeated = shared.gather(1, drawn) > 0  # What is drawn beside the list is an entry of the list.
@@ -79,7 +79,7 @@ def test_dualgnn_equals_mmrec_in_every_array(golden: Callable):
         {m: x.size(1) for m, x in features.items()},
         embedding_dim=file.integer("hyper/dim_latent"),
         num_neighbors=file.integer("hyper/k"),
-    ).double()
+    ).to(file.device, torch.float64)
     state = {ours: file[f"param/{theirs}"] for theirs, ours in names.items()}
     state |= {f"attention.{m}": file["param/weight_u"][:, n] for n, m in enumerate(modalities)}
     model.load_state_dict(state)
@@ -87,7 +87,7 @@ def test_dualgnn_equals_mmrec_in_every_array(golden: Callable):
     edges = file["edges"].t()
     compare_neighbors(file, edges, users, items)
     drawn, weight = file["graph/epoch_user_graph"], file["graph/user_weight_matrix"]
-    repeated = torch.stack([drawn.flatten(), torch.arange(users).repeat_interleave(drawn.size(1))])
+    repeated = torch.stack([drawn.flatten(), torch.arange(users, device=file.device).repeat_interleave(drawn.size(1))])
     shares = Adjacency.from_edges(*coalesce(repeated, weight.flatten(), num_nodes=users), users)
     graph = model.prepare({}, {RATES: edges, SHARES: shares})
 

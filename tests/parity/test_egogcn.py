@@ -46,7 +46,7 @@ def check(file: Golden, modulation: str, prefix: str) -> None:
         num_routing=file.integer("hyper/num_routing"),
         modulation=modulation,
         threshold=file.number("hyper/alpha_threshold"),
-    ).double()
+    ).to(file.device, torch.float64)
     gates = names_of_gates()
     names = {f"MLP{m[0]}.{kind}": f"project.{m}.{kind}" for m in MODALITIES for kind in ("weight", "bias")}
     names |= gates if modulation == "soft" else {}
@@ -77,7 +77,9 @@ def check(file: Golden, modulation: str, prefix: str) -> None:
     file.compare(f"{prefix}out/item", out.item)
     file.compare(f"{prefix}out/scores", out.user @ out.item.t())
 
-    batch = TripletBatch(*(file[f"batch/{name}"] for name in ("users", "pos", "neg")), *torch.zeros(3, 0).long())
+    batch = TripletBatch(
+        *(file[f"batch/{name}"] for name in ("users", "pos", "neg")), *file["batch/users"].new_zeros(3, 0)
+    )
     bpr = bpr_loss(out.margin(*batch[:3]))
     reg_id = pair_penalty(model.user_embedding, model.item_embedding, batch)
     reg_content = torch.stack([p[batch.user].square().mean() for p in model.preference.values()]).sum()

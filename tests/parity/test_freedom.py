@@ -43,7 +43,7 @@ def the_model(file: Golden) -> tuple[FREEDOM, dict[str, Tensor], dict[str, str]]
         modality_weights={"visual": omega, "textual": 1 - omega},
         dropout=file.number("hyper/dropout"),
         modality_loss_weight=file.number("hyper/reg_weight"),
-    ).double()
+    ).to(file.device, torch.float64)
     assert file.integer("hyper/feat_embed_dim") == model.user_embedding.size(1)
     names = {"user_embedding": "user_embedding.weight", "item_embedding": "item_id_embedding.weight"}
     names |= {f"project.{m}.weight": f"{THEIRS[m]}_trs.weight" for m in modalities}
@@ -55,7 +55,7 @@ def compare_training(file: Golden, prefix: str, graphs: dict) -> None:
     """Compare losses and gradients on one batch."""
     model, features, names = the_model(file)
     triples = [file[f"batch/{name}"] for name in ("users", "pos", "neg")]
-    batch = TripletBatch(*triples, *3 * [torch.zeros(0, dtype=torch.int64)])
+    batch = TripletBatch(*triples, *3 * [triples[0][:0]])
     (out,) = model.outputs(features, graphs, [None])
     terms = model.losses(out, batch, features, frozenset(features))
     total = sum(terms.values())

@@ -17,7 +17,7 @@ from tests.conftest import Golden
 
 def places_of_edges(file: Golden, graph: Adjacency) -> Tensor:
     """Return where the edges of the file, first towards the items and then towards the users, are in the graph."""
-    user, item = file["edges"].t() + torch.tensor([[0], [file.integer("n_users")]])
+    user, item = file["edges"].t() + file["edges"].new_tensor([[0], [file.integer("n_users")]])
     source, target = torch.cat([user, item]), torch.cat([item, user])
     ours = graph.edge_index[1] * graph.num_nodes + graph.edge_index[0]
     return torch.searchsorted(ours, target * graph.num_nodes + source)
@@ -43,7 +43,7 @@ def test_grcn_equals_mmrec_in_every_array(golden: Callable):
         embedding_dim=file.integer("hyper/embedding_size"),
         latent_dim=file.integer("hyper/latent_embedding"),
         num_routing=0,
-    ).double()
+    ).to(file.device, torch.float64)
     names = {f"{m[0]}_gcn.preference": f"preference.{m}" for m in modalities}
     names |= {f"{m[0]}_gcn.MLP.{kind}": f"project.{m}.{kind}" for m in modalities for kind in ("weight", "bias")}
     nodes = {"id_gcn.id_embedding": "embedding", "model_specific_conf": "confidence"}
@@ -69,7 +69,9 @@ def test_grcn_equals_mmrec_in_every_array(golden: Callable):
     file.compare("out/item", out.item)
     file.compare("out/scores", out.user @ out.item.t())
 
-    batch = TripletBatch(*(file[f"batch/{name}"] for name in ("users", "pos", "neg")), *torch.zeros(3, 0).long())
+    batch = TripletBatch(
+        *(file[f"batch/{name}"] for name in ("users", "pos", "neg")), *file["batch/users"].new_zeros(3, 0)
+    )
     bpr = bpr_loss(out.margin(*batch[:3]))
     ids = pair_penalty(model.user_embedding, model.item_embedding, batch)
     content = torch.stack([p[batch.user].square().mean() for p in model.preference.values()]).sum()

@@ -17,8 +17,8 @@ from tests.conftest import Golden
 PREFIX = {"visual": "image", "textual": "text"}
 
 
-def dense(graph: ItemGraph, num_items: int) -> Tensor:
-    return graph.matmul(torch.eye(num_items, dtype=torch.float64))
+def dense(graph: ItemGraph, num_items: int, device: torch.device) -> Tensor:
+    return graph.matmul(torch.eye(num_items, dtype=torch.float64, device=device))
 
 
 def built(file: Golden) -> LATTICE:
@@ -34,7 +34,7 @@ def built(file: Golden) -> LATTICE:
         skip_weight=file.number("hyper/lambda_coeff"),
         mixture="similarities",
         keep_negative=True,
-    ).double()
+    ).to(file.device, torch.float64)
     model.load_state_dict({ours: file[f"param/{theirs}"] for theirs, ours in names().items()})
     return model
 
@@ -74,13 +74,13 @@ def test_lattice_equals_mmrec_in_every_array(golden: Callable):
     features = {m: file[f"param/{name}_embedding.weight"].clone().requires_grad_() for m, name in PREFIX.items()}
     inputs, full = Inputs(features, prepared, {}), frozenset(PREFIX)
     for m, name in PREFIX.items():
-        file.compare(f"graph/{name}_original_adj", dense(prepared[item_graph_type(m)], items))
+        file.compare(f"graph/{name}_original_adj", dense(prepared[item_graph_type(m)], items, file.device))
         (source, target), weight = model.learned_edges(m, inputs)
-        file.compare(f"branch/{name}_knn", torch.zeros(items, items).double().index_put((target, source), weight))
+        file.compare(f"branch/{name}_knn", weight.new_zeros(items, items).index_put((target, source), weight))
     for name, share in {"learned_adj": 0.0, "original_adj": 1.0, "item_adj": skip}.items():
         model.skip_weight = share
         _, graphs, _ = model._mix_similarities([full], inputs)
-        file.compare(f"branch/{name}", dense(graphs[full], items))
+        file.compare(f"branch/{name}", dense(graphs[full], items, file.device))
     out = model(features, prepared)
     file.compare("out/user", out.user)
     file.compare("out/item", out.item)

@@ -16,7 +16,7 @@ def test_lightgcn_equals_mmrec_in_every_array(golden: Callable):
     sizes = (file.integer("n_users"), file.integer("n_items"))
     model = LightGCN(
         *sizes, embedding_dim=file.integer("hyper/embedding_size"), num_layers=file.integer("hyper/n_layers")
-    ).double()
+    ).to(file.device, torch.float64)
     names = {"user_embedding": "embedding_dict.user_emb", "item_embedding": "embedding_dict.item_emb"}
     model.load_state_dict({ours: file[f"param/{theirs}"] for ours, theirs in names.items()})
 

@@ -18,6 +18,7 @@ def test_rankings_and_metrics_equal_both_published_sources(golden: Callable):
     file: Golden = golden("metrics")
     users, items = file.integer("n_users"), file.integer("n_items")
     scores, train, test, cuts = (file[key] for key in ("scores", "train_edges", "test_edges", "ks"))
+    train, test = train.cpu(), test.cpu()  # A graph is there, and tables are where they were computed.
     for name, edges in (("train_mask", train), ("test_mask", test)):
         mask = torch.zeros(users, items, dtype=torch.bool)
         mask[edges[:, 0], edges[:, 1]] = True
@@ -28,7 +29,7 @@ def test_rankings_and_metrics_equal_both_published_sources(golden: Callable):
     data = build_data(train.t(), features, test=test.t(), **sizes)
     metrics = ["recall", "precision", "ndcg", "map", "hit"]
     evaluator = Evaluator(data, "test", k=cuts.tolist(), metrics=metrics)
-    embeddings = Embeddings(scores, torch.eye(items))  # Whose scores are the given ones.
+    embeddings = Embeddings(scores, torch.eye(items, device=file.device))  # Whose scores are the given ones.
     file.compare("eval_users", evaluator.users)
     file.compare("n_pos", torch.bincount(evaluator.labels[0]))
     ranked = evaluator.rank(embeddings)

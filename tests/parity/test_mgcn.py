@@ -59,7 +59,7 @@ def test_mgcn_equals_mmrec_in_every_array(golden: Callable):
         num_neighbors=file.integer("hyper/knn_k"),
         keep_negative=True,
         fusion="mean",
-    ).double()
+    ).to(file.device, torch.float64)
     model.load_state_dict({ours: file[f"param/{theirs}"] for theirs, ours in names.items()})
 
     graph = model.prepare(features, {RATES: file["edges"].t()})

@@ -30,7 +30,7 @@ def built(file: Golden) -> MICRO:
         keep_negative=True,
         contrast_weight=file.number("hyper/loss_ratio"),
         temperature=file.number("hyper/tau"),
-    ).double()
+    ).to(file.device, torch.float64)
     model.load_state_dict({ours: file[f"param/{theirs}"] for theirs, ours in names().items()})
     return model
 
@@ -55,8 +55,8 @@ def test_micro_equals_its_authors_code_in_every_array(golden: Callable):
     features = {m: file[f"param/{name}_embedding.weight"].clone().requires_grad_() for m, name in PREFIX.items()}
     inputs = Inputs(features, prepared, {})
     for m, name in PREFIX.items():
-        file.compare(f"graph/{name}_original_adj", dense(prepared[item_graph_type(m)], items))
-        file.compare(f"branch/{name}_adj", dense(model.item_graph(m, inputs), items))
+        file.compare(f"graph/{name}_original_adj", dense(prepared[item_graph_type(m)], items, file.device))
+        file.compare(f"branch/{name}_adj", dense(model.item_graph(m, inputs), items, file.device))
     out = model(features, prepared)
     file.compare("out/user", out.user)
     file.compare("out/item", out.item)

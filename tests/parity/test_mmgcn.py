@@ -51,7 +51,7 @@ def test_mmgcn_equals_mmrec_in_every_array(golden: Callable):
         latent_dims=latent,
         combine="concat",
         fusion="mean",
-    ).double()
+    ).to(file.device, torch.float64)
     state = {ours: ours_from_theirs(theirs, file[f"param/{theirs}"]) for theirs, ours in names.items()}
     state["user_embedding"], state["item_embedding"] = file["param/id_embedding"].split([users, items])
     model.load_state_dict(state)

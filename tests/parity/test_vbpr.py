@@ -16,7 +16,7 @@ def test_vbpr_equals_mmrec_in_every_array(golden: Callable):
     features = {m: file[f"feat/{m}"] for m in ("textual", "visual")}  # The order of the columns.
     dims = {m: x.size(1) for m, x in features.items()}
     width = file.integer("hyper/embedding_size")
-    model = VBPR(*sizes, dims, width, item_bias=False, fusion="sum").double()
+    model = VBPR(*sizes, dims, width, item_bias=False, fusion="sum").to(file.device, torch.float64)
     user, bias = file["param/u_embedding"], file["param/item_linear.bias"]
     weights = dict(zip(dims, file["param/item_linear.weight"].split(list(dims.values()), dim=1), strict=True))
     state = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.sampler import TripletBatch
@@ -36,7 +37,7 @@ Graph = Tensor | Adjacency
 B = TypeVar("B", bound="Backbone")
 
 
-class Backbone(nn.Module):
+class Backbone(Capturing, nn.Module):
     r"""A recommender that maps ``(features, graph, view)`` to :class:`~pyg_ckd.data.Embeddings`.
 
     A backbone holds parameters only. Users are nodes ``0 .. U - 1`` and items ``U .. U + I - 1`` of its graph.

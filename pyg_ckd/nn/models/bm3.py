@@ -64,6 +64,7 @@ class BM3(LightGCN):
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
     """
 
+    capturable = True
     views_differ: ClassVar[bool] = False
     sampled = True
 

@@ -70,6 +70,7 @@ class DualGNN(LateFusion):
         InputError: If a size is not positive, ``num_layers`` is negative, or there is no modality.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 3e-4},

@@ -66,6 +66,7 @@ class EgoGCN(EarlyFusion):
             is neither of the two or ``threshold`` is not between 0 and 1.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 1e-3, "batch_size": 4096, "patience": 400},

@@ -140,6 +140,7 @@ class FISM(EarlyFusion):
             none of the four; when the graph is prepared, if there are more than 20,000 items for ``"weights"``.
     """
 
+    capturable = True
     normalization = "none"
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {

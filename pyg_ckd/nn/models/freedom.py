@@ -69,6 +69,7 @@ class FREEDOM(LightGCN):
         InputError: If a size is not positive, there is no modality, a name is unknown, or a number is out of its range.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     column_dims: ClassVar[Mapping[str, int | None]] = {**LightGCN.column_dims, "project": 0}
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -70,6 +70,7 @@ class GRCN(LateFusion):
             negative.
     """
 
+    capturable = True
     normalization = "mean"  # The weights of the graph are then the uniform attention.
 
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})

@@ -79,6 +79,7 @@ class LatentStructure(LightGCN, ABC):
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 500},
@@ -240,6 +241,7 @@ class LATTICE(LatentStructure):
             neither of the two.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
 
     def __init__(

@@ -55,6 +55,7 @@ class LightGCN(EarlyFusion):
         InputError: If a size is not positive or ``num_layers`` is negative.
     """
 
+    capturable = True
     uses_features = False
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding"})
@@ -220,6 +221,7 @@ class EarlyFusionLightGCN(LightGCN):
         InputError: If a size is not positive or there is no modality.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     column_dims: ClassVar[Mapping[str, int | None]] = {**LightGCN.column_dims, "project": 0}
     sampled = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.loss import contrastive_loss
+from pyg_ckd.nn.loss import contrastive_loss, distinct
 from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type, with_content_graphs
@@ -75,6 +75,7 @@ class MGCN(LightGCN):
             neither of the two.
     """
 
+    capturable = True
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 1e-3, "batch_size": 4096},
         "plain": {"l2": 1e-3},
@@ -199,11 +200,12 @@ class MGCN(LightGCN):
         terms = super().losses(out, batch, features, view, bpr_eps)
         if self.contrastive_weight > 0:
             detailed = cast(DetailedEmbeddings, out)
-            rows = (batch.user.unique(), batch.positive.unique() + detailed.user.size(0))
             side, content = (detailed.parts[name] for name in ("side", "content"))
-            both = [
-                contrastive_loss(side.index_select(0, r), content.index_select(0, r), self.temperature) for r in rows
-            ]
+            both = []
+            for ids, first in ((batch.user, 0), (batch.positive, detailed.user.size(0))):
+                rows, once = distinct(ids + first)
+                parts = side.index_select(0, rows), content.index_select(0, rows)
+                both.append(contrastive_loss(*parts, self.temperature, known=once))
             terms["contrastive"] = self.contrastive_weight * torch.stack(both).sum()
         return terms
 

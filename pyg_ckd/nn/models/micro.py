@@ -71,6 +71,7 @@ class MICRO(LatentStructure):
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"contrast_items": 512},

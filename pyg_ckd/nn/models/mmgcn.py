@@ -67,6 +67,7 @@ class MMGCN(LateFusion):
         InputError: If a size is not positive, there is no modality, or a name is unknown.
     """
 
+    capturable = True
     normalization = "mean"
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "ddp"})
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding", "preference"})

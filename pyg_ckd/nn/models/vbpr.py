@@ -54,6 +54,7 @@ class VBPR(LateFusion):
             ``cosine`` stands beside ``sparse`` or ``fusion="sum"``.
     """
 
+    capturable = True
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding", "preference"})
     column_dims: ClassVar[Mapping[str, int | None]] = {

@@ -1,0 +1,144 @@
+"""Steps on a GPU that are captured once in an epoch as a CUDA graph and replayed, for small graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.batch import TripletBatch
+from pyg_ckd.errors import InputError
+from pyg_ckd.training.optimizer import RowAdam
+
+INSIDE = ("on_before_backward", "on_before_optimizer_step")
+"""Hooks inside of a step, which a replayed step does not call."""
+Step = Callable[[Any], dict[str, Tensor]]
+
+
+class CapturedSteps:
+    """Takes the steps of a training, captured as CUDA graphs.
+
+    On a small graph, a GPU is done with an operation before the next one is issued. A captured step is issued as one.
+    It reads the triples from tensors of its own, into which those of a batch are copied. What changes from epoch to
+    epoch, such as learning rates and graphs, is captured anew: the first step of an epoch is taken operation by
+    operation, as are those of other sizes and those with weights of triples; the second one is captured. All of them
+    run on a stream of their own, for the gradient of a parameter is added up on the stream that it was first used on.
+    """
+
+    def __init__(self) -> None:
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._step: Step | None = None
+        self._batch: TripletBatch | None = None
+        self._sizes: list[torch.Size] = []
+        self._terms: dict[str, Tensor] = {}
+
+    def epoch(self, step: Step) -> Step:
+        """Return what takes the steps of the next epoch; the loss terms of one are overwritten by the next.
+
+        Args:
+            step: Takes a step on a batch operation by operation and returns its loss terms.
+        """
+        self._step, self._batch, self._sizes = step, None, []
+        return self._take
+
+    def _take(self, batch: TripletBatch) -> dict[str, Tensor]:
+        assert self._step is not None
+        sizes = [x.size() for x in batch]
+        if batch.weight is not None or sizes != self._sizes:
+            self._sizes = self._sizes or sizes
+            return self._eager(batch, self._step)
+        if self._batch is None:
+            self._capture(batch, self._step)
+        assert self._batch is not None
+        assert self._graph is not None
+        for own, given in zip(self._batch, batch, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return self._terms
+
+    def _eager(self, batch: TripletBatch, step: Step) -> dict[str, Tensor]:
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            terms = {name: term.detach() for name, term in step(batch).items()}
+        current.wait_stream(self._stream)
+        return terms
+
+    def _capture(self, batch: TripletBatch, step: Step) -> None:
+        own = TripletBatch(*(x.clone() for x in batch))
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    terms = {name: term.detach() for name, term in step(own).items()}
+                except BaseException:
+                    with suppress(RuntimeError):  # What went wrong first is what is to be mended.
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+        except RuntimeError as error:
+            first = (str(error).strip().splitlines() or ["no message"])[0]
+            raise InputError(
+                f"capture: found a step that cannot be captured as a CUDA graph ({first[:160]}), expected one that "
+                "waits for no number and whose sizes do not depend on the data; train with capture=False"
+            ) from error
+        current.wait_stream(self._stream)
+        # The graph of the epoch before lives until here: the memory of both is the same.
+        self._graph, self._batch, self._terms = graph, own, terms
+
+
+def capture_steps(objective: Objective, trainer: Any, optimizer: torch.optim.Optimizer, alone: bool) -> CapturedSteps:
+    """Return what captures the steps of a training, and make the optimizer ready for it.
+
+    Args:
+        objective: What is trained, on its device.
+        trainer: Says how to train.
+        optimizer: The optimizer.
+        alone: Whether this is the only process of the training.
+
+    Raises:
+        InputError: If something changes from step to step that a captured step holds fixed.
+    """
+    device = next(objective.parameters()).device
+    found = _obstacle(objective, trainer, optimizer, alone, device)
+    if found:
+        raise InputError(f"capture: found {found}, expected like steps on a GPU; train with capture=False")
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    cast(Any, optimizer)._warned_capturable_if_run_uncaptured = True  # The first steps are not captured on purpose.
+    return CapturedSteps()
+
+
+def _obstacle(
+    objective: Objective, trainer: Any, optimizer: torch.optim.Optimizer, alone: bool, device: torch.device
+) -> str:
+    """Return what stands in the way of captured steps, or nothing."""
+    options = trainer.options
+    inside = [hook for hook in INSIDE for callback in _listed(trainer.callbacks) if hasattr(callback, hook)]
+    for obstacle, text in (
+        (device.type != "cuda", f"device {str(device)!r}"),
+        (not alone, "several processes"),
+        (trainer.num_neighbors is not None, f"num_neighbors {trainer.num_neighbors}"),
+        (trainer.precision != "32-true", f"precision {trainer.precision!r}"),
+        (type(optimizer) is not RowAdam, f"the optimizer {type(optimizer).__name__}"),
+        (options.schedule != "constant", f"schedule {options.schedule!r}"),
+        (options.warmup_steps > 0, f"warmup_steps {options.warmup_steps}"),
+        (options.averaging > 0, f"averaging {options.averaging}"),
+        (bool(inside), f"a callback with {', '.join(inside)}"),
+        (not objective.capturable, f"strategy {objective.name!r}"),
+        (not objective.student.capturable, f"backbone {type(objective.student).__name__}"),
+    ):
+        if obstacle:
+            return text
+    return ""
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, (list, tuple)) else [] if given is None else [given]
