@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,8 +63,8 @@ def compare(
         functions: From name to what is called.
         rounds: Turns; every other one runs in the reverse order. Each has at least one measurement after a warm-up.
         min_run_time: Seconds that a function is repeated for in each turn; one that takes longer runs once.
-        clock: What tells the seconds: :func:`time.process_time` does not count those of other programs. (default:
-            :obj:`None`, a wall clock that waits for GPUs)
+        clock: What tells the seconds, see :func:`wall_clock` and :func:`quiet_clock`. (default: :obj:`None`, a wall
+            clock that waits for GPUs)
     """
     threads = torch.get_num_threads()
     timers = {
@@ -76,16 +78,43 @@ def compare(
     return {name: Timing.of(values) for name, values in seconds.items()}
 
 
+def wall_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock that tells seconds once a GPU is done with what it was given.
+
+    Args:
+        device: Where to measure.
+    """
+    if device.type != "cuda":
+        return timeit.default_timer
+
+    def now() -> float:
+        torch.cuda.synchronize(device)
+        return timeit.default_timer()
+
+    return now
+
+
+def quiet_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock that other programs disturb little: seconds of the processor, or on a GPU :func:`wall_clock`.
+
+    Args:
+        device: Where to measure.
+    """
+    return wall_clock(device) if device.type == "cuda" else time.process_time
+
+
 class Limits(NamedTuple):
     """What the machine could do at best when it was measured.
 
     Attributes:
         copy_bandwidth: Bytes read and written per second by a copy that no cache holds.
         matmul_rate: Floating-point operations per second of a product of square float32 matrices.
+        half_rate: The same of bfloat16 matrices, measured on a GPU alone.
     """
 
     copy_bandwidth: float
     matmul_rate: float
+    half_rate: float | None = None
 
     @classmethod
     def measure(
@@ -95,10 +124,22 @@ class Limits(NamedTuple):
         large = device.type == "cuda"
         copy_bytes = copy_bytes or (2**31 if large else 2**28)
         matmul_size = matmul_size or (8192 if large else 2048)
-        source = torch.ones(copy_bytes // 4, device=device)
+        source = torch.rand(copy_bytes // 4, device=device)
         target, square = torch.empty_like(source), torch.randn(matmul_size, matmul_size, device=device)
-        found = compare({"copy": lambda: target.copy_(source), "matmul": lambda: square @ square}, rounds)
-        return cls(2 * source.nbytes / found["copy"].minimum, 2 * matmul_size**3 / found["matmul"].minimum)
+        calls: dict[str, Callable[[], Any]] = {
+            "copy": lambda: target.copy_(source),
+            "matmul": lambda: square @ square,
+        }
+        if large:
+            half = square.bfloat16()
+            calls["half"] = lambda: half @ half
+        found = compare(calls, rounds, clock=wall_clock(device))
+        operations = 2 * matmul_size**3
+        return cls(
+            2 * source.nbytes / found["copy"].minimum,
+            operations / found["matmul"].minimum,
+            operations / found["half"].minimum if large else None,
+        )
 
 
 @dataclass
@@ -126,7 +167,7 @@ class Suite:
 
     def compare(self, functions: Calls, clock: Callable[[], float] | None = None) -> dict[str, Timing]:
         """Time alternatives in turns, see :func:`compare`."""
-        return compare(functions, self.rounds, self.min_run_time, clock)
+        return compare(functions, self.rounds, self.min_run_time, clock or wall_clock(self.device))
 
 
 class Bars(NamedTuple):
@@ -214,6 +255,11 @@ def cache_bytes(device: torch.device) -> int:
             (int(file.read_text(encoding="utf-8").strip().removesuffix("K")) for file in caches), default=0
         )
     return 0
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message without its full stop, or the name of its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def need_memory(required: int, device: torch.device) -> None:

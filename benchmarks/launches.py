@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import time
+import gc
 from collections.abc import Callable, Sequence
-from statistics import median
+from functools import partial
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import Missing, Row, Suite, Table
+from benchmarks.card import CALLS, Kernel, kernels_of, seconds_of
+from benchmarks.common import Bars, Missing, Row, Suite, Table, first_line
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
 from pyg_ckd.balance import DistillationWrapper, Objective
-from pyg_ckd.errors import InputError
+from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn import backbones
 from pyg_ckd.training.captured import CapturedSteps
 
-NAMES = ("VBPR", "LightGCN", "GRCN", "FISM", "MMGCN", "EgoGCN")
-IN_DETAIL = ("VBPR", "MMGCN", "EgoGCN")
-KINDS = {"plain": Objective, "CKD": DistillationWrapper}
-SHOWN, CALLS = 10, 20
+NAMES = ("VBPR", "LightGCN", "FISM", "GRCN", "MMGCN", "EgoGCN")
+KINDS: dict[str, type[Objective]] = {"plain": Objective, "CKD": DistillationWrapper}
+SHOWN = 10
+CAPTURED, DRAWN = "captured (ms)", "with sampling (ms)"
 
 
 def run(suite: Suite, names: Sequence[str] = NAMES, batch_size: int = BATCH_SIZE) -> list[Table]:
@@ -37,86 +37,108 @@ def run(suite: Suite, names: Sequence[str] = NAMES, batch_size: int = BATCH_SIZE
     if suite.device.type != "cuda":
         raise Missing("steps are issued to a GPU alone")
     problem = Problem.of(suite.data, suite.device)
+    cases = [(n, k) for n in names for k in KINDS if k == "plain" or backbones()[n].uses_features]
     note = (
-        "Issued: until the program may go on, with nothing to wait for. Idle: the share of a step in which no kernel "
-        f"runs. Captured: the same step as one CUDA graph. Medians of {CALLS} calls, {batch_size} triples a step."
+        "Issued: until the program may go on, with nothing to wait for. Step: until the GPU is done. In a row: one of "
+        "many steps without a pause. Idle: the share of a step in a row in which no kernel runs. Captured: the same "
+        "step as one CUDA graph, in a row; its triples are drawn before it, or in it (with sampling). Medians of "
+        f"{CALLS} calls, {batch_size} triples a step."
     )
-    table = Table("Steps on a GPU", [], [note])
+    table = Table("Steps on a GPU", [], [note], Bars("in a row (ms)", ("backbone", "objective")))
     details = []
-    for name in names:
-        for kind, strategy in KINDS.items():
-            if kind == "CKD" and not backbones()[name].uses_features:
-                continue
-            steps = Steps(problem, problem.objective(backbones()[name], strategy), batch_size)
-            kernels = _kernels(steps)
-            table.rows.append({"backbone": name, "objective": kind, **_row(steps, kernels)})
-            if name in IN_DETAIL and kind == "plain":
-                details.append(_detail(name, kernels))
+    for name, kind in cases:
+        steps = _steps(problem, name, kind, batch_size)
+        kernels = kernels_of(steps)
+        table.rows.append({"backbone": name, "objective": kind, **_row(steps, kernels)})
+        details.append(_detail(f"{name}, {kind}", kernels))
+    for row, (name, kind) in zip(table.rows, cases, strict=True):  # Last: one that fails may leave generators broken.
+        for column, capture in ((CAPTURED, captured), (DRAWN, captured_with_sampling)):
             try:
-                captured = 1e3 * _seconds(_captured(problem, name, strategy, batch_size))[1]
-            except InputError as error:
-                table.notes.append(f"{name}, {kind}: {error}")
-                captured = None
-            row = table.rows[-1]
-            row["captured (ms)"] = captured
-            row["step / captured"] = None if captured is None else row["step (ms)"] / captured
+                steps = _steps(problem, name, kind, batch_size)
+                row[column] = 1e3 * seconds_of(capture(steps, problem)).in_a_row
+            except Exception as error:  # Other steps may still be captured.
+                table.notes.append(f"{name}, {kind}, {column}: left out, {first_line(error)}.")
+                row[column] = None
+            gc.collect()
+        row["in a row / captured"] = None if row[CAPTURED] is None else row["in a row (ms)"] / row[CAPTURED]
     return [table, *details]
 
 
-def _row(steps: Steps, kernels: Sequence[tuple[str, int, float]]) -> Row:
-    issued, whole = _seconds(steps)
-    busy = sum(seconds for _, _, seconds in kernels)
+def _steps(problem: Problem, name: str, kind: str, batch_size: int) -> Steps:
+    return Steps(problem, problem.objective(backbones()[name], KINDS[kind]), batch_size)
+
+
+def _row(steps: Steps, kernels: Sequence[Kernel]) -> Row:
+    seconds, busy = seconds_of(steps), sum(kernel.seconds for kernel in kernels)
     return {
-        "kernels": sum(count for _, count, _ in kernels),
-        "kernels (ms)": 1e3 * busy,
-        "issued (ms)": 1e3 * issued,
-        "step (ms)": 1e3 * whole,
-        "idle": max(0.0, 1 - busy / whole),
+        "kernels": sum(kernel.calls for kernel in kernels) or None,
+        "kernels (ms)": 1e3 * busy or None,
+        "issued (ms)": 1e3 * seconds.issued,
+        "step (ms)": 1e3 * seconds.done,
+        "in a row (ms)": 1e3 * seconds.in_a_row,
+        "idle": max(0.0, 1 - busy / seconds.in_a_row) if kernels else None,
     }
 
 
-def _captured(problem: Problem, name: str, strategy: type[Objective], batch_size: int) -> Callable[[], Any]:
-    steps = Steps(problem, problem.objective(backbones()[name], strategy), batch_size)
-    for group in steps.optimizer.param_groups:
-        group["capturable"] = True
+def captured(steps: Steps, problem: Problem) -> Callable[[], Any]:
+    """Return what takes a captured step on a batch that is drawn operation by operation, as the trainer does.
+
+    Args:
+        steps: The steps.
+        problem: What they are trained on.
+    """
+    _make_capturable(steps)
     take = CapturedSteps().epoch(steps.take)
     return lambda: take(steps.draw())
 
 
-def _seconds(call: Callable[[], Any]) -> tuple[float, float]:
-    """Return how long calls take until they return, and until the GPU is done, medians."""
-    found = []
-    for turn in range(CALLS + 3):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        issued = time.perf_counter() - start
-        torch.cuda.synchronize()
-        if turn >= 3:
-            found.append((issued, time.perf_counter() - start))
-    return median(issued for issued, _ in found), median(whole for _, whole in found)
+def captured_with_sampling(steps: Steps, problem: Problem) -> Callable[[], Any]:
+    """Return what draws a batch and takes a step on it, both captured as one CUDA graph.
+
+    Args:
+        steps: The steps.
+        problem: What they are trained on.
+    """
+    sampler, edges = steps.sampler, problem.edge_index
+    _make_capturable(steps)
+    size = min(steps.batch_size, edges.size(1))
+    place = torch.zeros((), dtype=torch.int64, device=edges.device)
+    own = torch.arange(size, device=edges.device)
+    order = torch.randperm(edges.size(1), device=edges.device)
+
+    def whole() -> None:
+        user, item = edges[:, order[(place + own) % order.numel()]]
+        place.add_(size)
+        batch = TripletBatch(user, item, sampler.sample_negatives(user), *sampler.sample_random())
+        steps.take(batch)
+
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            whole()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph.register_generator_state(sampler.generator)
+    with torch.cuda.graph(graph, stream=stream):
+        whole()
+    return partial(_replay, graph, whole)
 
 
-def _kernels(steps: Steps) -> list[tuple[str, int, float]]:
-    """Return name, number of calls and seconds of every kernel of a step, the slowest first."""
-    for _ in range(3):
-        steps()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        steps()
-        torch.cuda.synchronize()
-    found: dict[str, list[float]] = {}
-    for event in profiled.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            found.setdefault(event.name, []).append(event.device_time_total / 1e6)
-    rows = [(name, len(times), sum(times)) for name, times in found.items()]
-    return sorted(rows, key=lambda row: -row[2])
+def _replay(graph: torch.cuda.CUDAGraph, whole: Callable[[], None]) -> None:
+    """Replay a graph, whose memory lives as long as what was captured."""
+    graph.replay()
 
 
-def _detail(name: str, kernels: Sequence[tuple[str, int, float]]) -> Table:
-    whole = sum(seconds for *_, seconds in kernels) or 1.0
+def _make_capturable(steps: Steps) -> None:
+    for group in steps.optimizer.param_groups:
+        group["capturable"] = True
+    vars(steps.optimizer)["_warned_capturable_if_run_uncaptured"] = True  # The first steps are not captured on purpose.
+
+
+def _detail(name: str, kernels: Sequence[Kernel]) -> Table:
+    whole = sum(kernel.seconds for kernel in kernels) or 1.0
     rows: list[Row] = [
-        {"kernel": kernel.replace("|", " ")[:90], "calls": count, "ms": 1e3 * seconds, "share": seconds / whole}
-        for kernel, count, seconds in kernels[:SHOWN]
+        {"kernel": k.name.replace("|", " ")[:90], "calls": k.calls, "ms": 1e3 * k.seconds, "share": k.seconds / whole}
+        for k in kernels[:SHOWN]
     ]
-    return Table(f"Kernels of a plain {name} step", rows)
+    return Table(f"Kernels of a step: {name}", rows)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import Bars, Missing, Suite, Table
+from benchmarks.common import Bars, Missing, Suite, Table, first_line, wall_clock
 from benchmarks.problems import Problem, Steps
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.data.inputs import RATES
@@ -41,9 +41,9 @@ def run(suite: Suite, sizes: Sequence[int] | None = None) -> list[Table]:
     )
     for size, recompute in itertools.product(sizes or (FULL if suite.full else QUICK), (False, True)):
         try:
-            found = alone(measure, size, recompute, suite.device.type, torch.get_num_threads())
+            found = apart(suite.device, measure, size, recompute, suite.device.type, torch.get_num_threads())
         except (Missing, RuntimeError) as error:
-            table.notes.append(f"{size} interactions, recompute={recompute}: left out, {error}.")
+            table.notes.append(f"{size} interactions, recompute={recompute}: left out, {first_line(error)}.")
             continue
         needed = sum(found[part] for part in PARTS)
         table.rows.append(
@@ -78,12 +78,29 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
             raise Missing("its process was killed, most likely because memory ended") from None
 
 
+def apart(device: torch.device, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function :func:`alone`, or in this process on a GPU, where memory is counted from the call on.
+
+    Args:
+        device: Whose memory the function measures.
+        function: A function of a module.
+        *args: What can be pickled.
+    """
+    if device.type != "cuda":
+        return alone(function, *args)
+    gc.collect()
+    torch.cuda.empty_cache()
+    forget_peak(device)
+    return function(*args)
+
+
 def measure(size: int, recompute: bool, device: str, threads: int) -> dict[str, float]:
     """Make three steps and return sizes in bytes and the seconds of a step, the first one's warm-up included."""
     torch.set_num_threads(threads)
-    with suppress(OSError):  # Where memory ends, this process is the one to go.
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     place = torch.device(device)
+    if place.type == "cpu":
+        with suppress(OSError):  # Where memory ends, this process is the one to go.
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     small = Problem.random(500, place)
     Steps(small, small.objective(MMGCN, DistillationWrapper))()  # Loads what the first step of a process loads.
     before = held(place)
@@ -91,11 +108,12 @@ def measure(size: int, recompute: bool, device: str, threads: int) -> dict[str, 
     objective = problem.objective(MMGCN, DistillationWrapper, recompute=recompute)
     steps = Steps(problem, objective)
     prepared = peak(place)
-    start = time.perf_counter()
+    clock = wall_clock(place)
+    start = clock()
     with kept_memory():
         for _ in range(3):
             steps()
-    seconds = (time.perf_counter() - start) / 3
+    seconds = (clock() - start) / 3
     graph: Adjacency = steps.graph[RATES]
     state = [x for entry in steps.optimizer.state.values() for x in entry.values() if isinstance(x, Tensor)]
     return {

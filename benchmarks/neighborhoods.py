@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch_geometric.sampler import NodeSamplerInput, SamplerOutput
 
-from benchmarks.common import WIDTH, Missing, Row, Suite, Table
+from benchmarks.common import WIDTH, Missing, Row, Suite, Table, first_line, quiet_clock
 from benchmarks.memory import alone
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
 from pyg_ckd.balance import DistillationWrapper, Objective
@@ -70,6 +69,8 @@ def break_even(interactions: int, fan_out: Sequence[int]) -> int:
 def run(suite: Suite, size: int | None = None, batch_size: int = BATCH_SIZE) -> list[Table]:
     """Measure seconds of the processor, so that what else the machine does counts less, and at full size memory.
 
+    On a GPU seconds go on until it is done, and memory is left out.
+
     Args:
         suite: What to measure on.
         size: Interactions of the random graph.
@@ -84,7 +85,7 @@ def run(suite: Suite, size: int | None = None, batch_size: int = BATCH_SIZE) -> 
             steps.rows += measure(suite, graph, problem, backbone, strategy, batch_size)
         draws.rows += samplers(suite, graph, problem, batch_size)
         shares.rows += shared(graph, problem, batch_size)
-    if not suite.full:
+    if not suite.full or suite.device.type != "cpu":
         return [steps, draws, shares]
     memory = Table("peak memory with MMGCN (MiB)", [])
     cases = {f"step, {_named(fan)}": fan for fan in (None, SMALL_FAN)} | {"validation, whole": None}
@@ -92,7 +93,7 @@ def run(suite: Suite, size: int | None = None, batch_size: int = BATCH_SIZE) -> 
         try:
             found = alone(peak, size, fan_out, case.startswith("validation"))
         except (Missing, RuntimeError) as error:
-            memory.notes.append(f"{case}: left out, {error}.")
+            memory.notes.append(f"{case}: left out, {first_line(error)}.")
             continue
         memory.rows.append({"what": case, **{k: v / 2**20 for k, v in found.items()}})
     memory.notes.append(
@@ -110,8 +111,9 @@ def measure(
         _named(fan): SampledSteps(problem, problem.objective(backbone, strategy, num_layers=2), fan, batch_size)
         for fan in FAN_OUTS
     }
-    found = suite.compare(ways, time.process_time)
-    parts = suite.compare({name: way.place for name, way in ways.items()}, time.process_time)
+    clock, processor = quiet_clock(suite.device), _processor(suite)
+    found = suite.compare(ways, clock)
+    parts = suite.compare({name: way.place for name, way in ways.items()}, clock)
     rows: list[Row] = []
     for fan in FAN_OUTS:
         name = _named(fan)
@@ -121,8 +123,8 @@ def measure(
                 "interactions": problem.edge_index.size(1),
                 "objective": f"{backbone.__name__}, {strategy.name}",
                 "num_neighbors": name,
-                "CPU s/step of the whole graph's": found[name].minimum / found["whole"].minimum,
-                "CPU ms/step": 1e3 * found[name].minimum,
+                f"{processor}s/step of the whole graph's": found[name].minimum / found["whole"].minimum,
+                f"{processor}ms/step": 1e3 * found[name].minimum,
                 "of it drawing": parts[name].minimum / found[name].minimum,
                 "break-even batch": None if fan is None else break_even(problem.edge_index.size(1), fan),
             }
@@ -142,8 +144,9 @@ def samplers(suite: Suite, graph: str, problem: Problem, batch_size: int) -> lis
             ways[name] = NeighborhoodSampler(edges, *sizes, [10, 10], make)
         except InputError:
             continue
-    found = suite.compare({n: lambda s=s: s(users, items) for n, s in ways.items()}, time.process_time)
-    return [{"graph": graph, "sampler": name, "CPU ms": 1e3 * timing.minimum} for name, timing in found.items()]
+    found = suite.compare({n: lambda s=s: s(users, items) for n, s in ways.items()}, quiet_clock(suite.device))
+    unit = f"{_processor(suite)}ms"
+    return [{"graph": graph, "sampler": name, unit: 1e3 * timing.minimum} for name, timing in found.items()]
 
 
 def shared(graph: str, problem: Problem, batch_size: int) -> list[Row]:
@@ -200,6 +203,11 @@ def peak(size: int, fan_out: Sequence[int] | None, validates: bool) -> dict[str,
         steps()
         steps()
     return {"peak": _status("VmHWM") - start, "table": 4 * WIDTH * steps.graph[RATES].num_nodes}
+
+
+def _processor(suite: Suite) -> str:
+    """Return what stands before the unit of seconds of the processor."""
+    return "CPU " if suite.device.type == "cpu" else ""
 
 
 def _named(fan_out: Sequence[int] | None) -> str:

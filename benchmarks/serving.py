@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.neighbors import peak_memory
 from pyg_ckd.data import Embeddings, build_data
+from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES
 from pyg_ckd.serving import ItemIndex, Recommender
 
 BLOCK_BYTES = 2**27
@@ -32,7 +33,8 @@ BLOCK_BYTES = 2**27
 
 def bare(user: Tensor, item: Tensor, k: int) -> None:
     """Multiply and select, block by block, and nothing else."""
-    for block in user.split(max(1, BLOCK_BYTES // (item.size(0) * item.element_size()))):
+    block_bytes = GPU_BLOCK_BYTES if item.is_cuda else BLOCK_BYTES  # On a GPU as large as those of the evaluation.
+    for block in user.split(max(1, block_bytes // (item.size(0) * item.element_size()))):
         (block @ item.t()).topk(k, dim=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.card import on_a_card
 from benchmarks.common import Bars, Row, Suite, Table
 from benchmarks.problems import BATCH_SIZE, DIMS, Problem, Steps
 from pyg_ckd.balance import DistillationWrapper, Objective
@@ -38,7 +39,8 @@ def measure(suite: Suite, problem: Problem, name: str, batch_size: int) -> Row:
     """Return the times of one backbone and their ratio."""
     cls = backbones()[name]
     plain, distilled = (Steps(problem, problem.objective(cls, kind), batch_size) for kind in KINDS)
-    found = suite.compare({"plain": plain, "CKD": distilled})
+    steps = {"plain": plain, "CKD": distilled}
+    found = suite.compare(steps)
     return {
         "plain (ms)": 1e3 * found["plain"].median,
         "minimum": 1e3 * found["plain"].minimum,
@@ -47,4 +49,5 @@ def measure(suite: Suite, problem: Problem, name: str, batch_size: int) -> Row:
         "CKD / plain": found["CKD"].median / found["plain"].median,
         "of minima": found["CKD"].minimum / found["plain"].minimum,
         "wanted, at most": WANTED.get((name, len(problem.features))),
+        **on_a_card(suite, {f"{kind}, ": call for kind, call in steps.items()}),
     }

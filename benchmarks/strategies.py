@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
-from benchmarks.common import Bars, Row, Suite, Table
+from benchmarks.card import on_a_card
+from benchmarks.common import Bars, Row, Suite, Table, quiet_clock
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
 from pyg_ckd.balance import Objective, strategies
 from pyg_ckd.balance.objective import Progress
@@ -22,14 +22,16 @@ NOISE = 1.05
 """A ratio is called above the number of views if it is so by more than two equal steps differ."""
 
 
-def run(suite: Suite, names: Sequence[str] = BACKBONES, batch_size: int = BATCH_SIZE) -> list[Table]:
+def run(suite: Suite, names: Sequence[str] | None = None, batch_size: int = BATCH_SIZE) -> list[Table]:
     """Measure plain steps and those of all strategies that train, in turns.
 
     Args:
         suite: What to measure on.
-        names: Backbones.
+        names: Backbones. (default: :obj:`None`, three, or one on a GPU unless at full size)
         batch_size: Triples in a step.
     """
+    if names is None:
+        names = BACKBONES if suite.full or suite.device.type == "cpu" else BACKBONES[:1]
     problem = Problem.of(suite.data, suite.device)
     chart = Bars("of minima", ("backbone", "strategy"))
     note = (
@@ -47,7 +49,7 @@ def measure(suite: Suite, problem: Problem, backbone: str, batch_size: int) -> l
     """Return a row for every strategy on one backbone, for wrappers one more, and one for a second stage."""
     objectives = objectives_of(problem, backbone)
     steps = {name: Steps(problem, objective, batch_size) for name, objective in objectives.items()}
-    times = suite.compare(steps, time.process_time if suite.device.type == "cpu" else None)
+    times = suite.compare(steps, quiet_clock(suite.device))
     rows: list[Row] = []
     for name, objective in objectives.items():
         views = mean_views(objective)
@@ -61,6 +63,7 @@ def measure(suite: Suite, problem: Problem, backbone: str, batch_size: int) -> l
                 "step / plain": times[name].median / times["plain"].median,
                 "of minima": ratio,
                 "above": "above" if ratio > NOISE * views else "",
+                **on_a_card(suite, {"": steps[name]}),
             }
         )
     return rows

@@ -67,6 +67,7 @@ class AGM(MaskedObjective):
     """
 
     name = "agm"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
     needs_whole = ""

@@ -80,6 +80,7 @@ class ARM(MaskedObjective):
     """
 
     name = "arm"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 3.0)}
     needs_whole = ""

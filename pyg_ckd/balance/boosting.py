@@ -58,6 +58,7 @@ class ReconBoost(MaskedObjective):
     """
 
     name = "reconboost"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"residual": (0.0, 1.0)}
     needs_whole = ""

@@ -65,6 +65,7 @@ class CalibratedObjective(MaskedObjective):
     """
 
     name = "cml"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 3.0)}
     needs_whole = ""
@@ -172,6 +173,7 @@ class SelfDistillation(MaskedObjective):
     """
 
     name = "mbsd"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 3.0)}
     needs_whole = ""
@@ -287,6 +289,7 @@ class ModalityGapObjective(MaskedObjective):
     """
 
     name = "lfm"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0)}
     needs_whole = "the gradients of single terms"

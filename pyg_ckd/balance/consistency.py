@@ -71,6 +71,7 @@ class ViewConsistency(MaskedObjective):
     """
 
     name = "umurl"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.1)}
     needs_whole = ""

@@ -66,6 +66,7 @@ class CrossModalContrast(MaskedObjective):
     """
 
     name = "snr-contrast"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.3), "temperature": (0.05, 1.0)}
     needs_whole = ""

@@ -88,6 +88,7 @@ class InformationBalancing(TaughtObjective):
     """
 
     name = "mi-balance"
+    capturable = True
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "sharpness": (0.1, 10.0)}

@@ -81,6 +81,7 @@ class MMPareto(MultitaskObjective):
     """
 
     name = "mmpareto"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = "the gradients of single terms"

@@ -71,6 +71,7 @@ class PMR(MaskedObjective):
     """
 
     name = "pmr"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
     needs_whole = ""

@@ -69,6 +69,7 @@ class RelationalAlignment(MultitaskObjective):
     """
 
     name = "samm"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "relations": (0.1, 30.0)}
     needs_whole = ""

@@ -62,6 +62,7 @@ class Relearning(MaskedObjective):
     """
 
     name = "relearn"
+    capturable = True
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
@@ -225,6 +226,7 @@ class InformationRegulation(MaskedObjective):
     """
 
     name = "inforeg"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
     needs_whole = "the gradients of a batch"

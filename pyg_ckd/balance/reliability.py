@@ -74,6 +74,7 @@ class ReliabilityObjective(MaskedObjective):
     """
 
     name = "margo"
+    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "supervision": (0.01, 1.0)}
     needs_whole = ""

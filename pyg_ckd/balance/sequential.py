@@ -97,6 +97,7 @@ class UnidirectionalInteraction(TaughtObjective):
     """
 
     name = "udi"
+    capturable = True
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.01, 2.0), "temperature": (0.1, 5.0)}

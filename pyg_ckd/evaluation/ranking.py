@@ -362,7 +362,8 @@ def popularity(data: HeteroData) -> Embeddings:
         data: The graph.
     """
     count = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes)
-    return Embeddings(torch.ones(data["user"].num_nodes, 1), count.float().unsqueeze(-1))
+    count = count.float().unsqueeze(-1)
+    return Embeddings(count.new_ones(data["user"].num_nodes, 1), count)
 
 
 def unimodal_gap(student: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:

@@ -247,4 +247,4 @@ def _difference(table: Tensor, preferred: Tensor, other: Tensor) -> Tensor:
 
 def _square(x: Tensor) -> Tensor:
     x = x.reshape(-1).float() if x.dtype in (torch.float16, torch.bfloat16) else x.reshape(-1)
-    return torch.dot(x, x)
+    return torch.dot(x, x) if x.device.type == "cpu" else x.square().sum()  # cuBLAS fails to capture some of its own.

@@ -54,7 +54,7 @@ class Plan(Protocol):
     sampler: Any
     num_neighbors: list[int] | None
     neighbor_sampler: Any
-    capture: bool
+    capture: bool | str
 
     @property
     def monitored(self) -> tuple[str, Any, int]:
@@ -188,7 +188,7 @@ def _steps(
     parts = sampled.build_subgraphs(objective, trainer, layout.processes)
     schedule, decay = options.schedule_of(sampler, trainer.max_epochs), options.averaging
     average = WeightAverage(objective.parameters(), decay) if decay else None
-    captured = capture_steps(objective, trainer, optimizer, layout.processes.alone) if trainer.capture else None
+    captured = capture_steps(objective, trainer, optimizer, layout.processes.alone)
     more = (scheduler, schedule, options.clip_norm, average, parts, captured)
     return Steps(module, wrapped, optimizer, sampler, layout, *more)
 

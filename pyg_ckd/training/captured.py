@@ -94,8 +94,10 @@ class CapturedSteps:
         self._graph, self._batch, self._terms = graph, own, terms
 
 
-def capture_steps(objective: Objective, trainer: Any, optimizer: torch.optim.Optimizer, alone: bool) -> CapturedSteps:
-    """Return what captures the steps of a training, and make the optimizer ready for it.
+def capture_steps(
+    objective: Objective, trainer: Any, optimizer: torch.optim.Optimizer, alone: bool
+) -> CapturedSteps | None:
+    """Return what captures the steps of a training, and make the optimizer ready for it; :obj:`None` for none.
 
     Args:
         objective: What is trained, on its device.
@@ -104,10 +106,14 @@ def capture_steps(objective: Objective, trainer: Any, optimizer: torch.optim.Opt
         alone: Whether this is the only process of the training.
 
     Raises:
-        InputError: If something changes from step to step that a captured step holds fixed.
+        InputError: If they shall be captured, and something changes from step to step that a captured step holds fixed.
     """
+    if trainer.capture is False:
+        return None
     device = next(objective.parameters()).device
     found = _obstacle(objective, trainer, optimizer, alone, device)
+    if found and trainer.capture == "auto":
+        return None
     if found:
         raise InputError(f"capture: found {found}, expected like steps on a GPU; train with capture=False")
     for group in optimizer.param_groups:

@@ -150,7 +150,8 @@ class Trainer:
             ``strategy="users"``; a step then exchanges their projections, see
             :attr:`~pyg_ckd.nn.models.base.Backbone.projected`.
         capture: Whether steps on a GPU are captured as a CUDA graph once in an epoch, and then replayed: faster where
-            the GPU waits for operations to be issued, as on small graphs. The same results to rounding.
+            the GPU waits for operations to be issued, as on small graphs. The same results to rounding. ``"auto"``
+            captures where nothing changes from step to step.
 
     Raises:
         InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
@@ -193,7 +194,7 @@ class Trainer:
         neighbor_sampler: Callable[..., Any] | None = None,
         shuffle: str = "whole",
         cut_features: bool = False,
-        capture: bool = False,
+        capture: bool | str = False,
     ) -> None:
         max_epochs, batch_size = as_integer(max_epochs, "max_epochs", 1), as_batch_size(batch_size)
         eval_every, patience = as_integer(eval_every, "eval_every", 1), as_integer(patience, "patience")
@@ -205,6 +206,8 @@ class Trainer:
         if checkpoint_minutes < 0:
             raise InputError(f"checkpoint_minutes: found {checkpoint_minutes}, expected zero or more")
         EarlyStopping(patience)
+        if capture not in (True, False, "auto"):
+            raise InputError(f"capture: found {capture!r}, expected True, False or 'auto'")
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         check_eval_users(eval_users)

@@ -46,7 +46,7 @@ def test_the_published_arithmetic_equals_the_published_code(golden: Callable[[st
             assert value == pytest.approx(file.number(f"{key}_{name}"), abs=TOLERANCE), key
     scaled = torch.cat([float(k) * x for k, x in zip(found.scale, features, strict=True)], dim=1)
     torch.testing.assert_close(scaled, file["scaled"], rtol=0, atol=TOLERANCE)
-    x, y, z = (file[name].flatten().numpy() for name in ("image", "audio", "fused"))
+    x, y, z = (file[name].cpu().flatten().numpy() for name in ("image", "audio", "fused"))
     assert conditional_information(x, z, y, 2) == pytest.approx(file.number("cmi_image"), abs=TOLERANCE)
     assert conditional_information(y, z, x, 2) == pytest.approx(file.number("cmi_audio"), abs=TOLERANCE)
 

@@ -100,7 +100,8 @@ def test_a_resumed_run_is_the_undisturbed_one(
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize(("backbone", "strategy"), RESUMED)
+@pytest.mark.parametrize("strategy", ["plain", "ckd"])
+@pytest.mark.parametrize("backbone", ["VBPR"])  # Sparse products of cuSPARSE add in any order even so.
 def test_with_deterministic_algorithms_a_resumed_run_has_the_bits_of_the_undisturbed_one(
     backbone: str, strategy: str, data: HeteroData, device: torch.device, tmp_path: Path
 ):
@@ -141,10 +142,13 @@ def test_a_model_saved_on_one_device_is_read_on_the_other(
 def test_mixed_precision_trains(backbone: str, strategy: str, precision: str, data: HeteroData, device: torch.device):
     if precision == "16-mixed" and device.type != "cuda":
         pytest.skip("has a meaning on CUDA alone")
-    model = objective(backbone, strategy, data)
-    before = evaluate(model, data, split="val", k=20)["recall@20"]
-    history = fit(model, data, device, precision=precision, max_epochs=12, lr=0.02)
+    options = {"max_epochs": 12, "lr": 0.02}
+    model, single = objective(backbone, strategy, data), objective(backbone, strategy, data)
+    fit(single, data, device, **options)
+    history = fit(model, data, device, precision=precision, **options)
     losses = [value for row in history.rows for name, value in row.items() if name.startswith("loss/")]
     assert torch.isfinite(torch.tensor(losses)).all()
     assert all(p.dtype == torch.float32 for p in model.parameters())
-    assert evaluate(model, data, split="val", k=20)["recall@20"] > before + 0.03
+    found, expected = (evaluate(m, data, split="val", k=20)["recall@20"] for m in (model, single))
+    assert found > expected - 0.05
+    assert history.rows[-1]["loss/bpr"] < 0.9 * history.rows[0]["loss/bpr"]
