@@ -18,7 +18,7 @@ from pyg_ckd.nn import VBPR
 from pyg_ckd.processes import apart
 
 SIZES = (1, 2, 4, 8)
-SECONDS = {False: 1.5, True: 5.0}
+SECONDS = {False: 1.5, True: 3.0}
 WAYS = ("step by step", "captured")
 BLOCK = 10
 """Steps that are issued before a process waits for the device."""

@@ -70,7 +70,6 @@ class GBlending(MaskedObjective):
     """
 
     name = "g-blending"
-    capturable = True
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "period": (2, 20)}

@@ -63,7 +63,6 @@ class EliMRec(MultitaskObjective):
     """
 
     name = "elimrec"
-    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
     needs_whole = ""

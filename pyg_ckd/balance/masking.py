@@ -67,7 +67,6 @@ class MaskedSubnetworks(MaskedObjective):
     """
 
     name = "amss"
-    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"least": (0.05, 0.9)}
     needs_whole = "the gradients of a batch"

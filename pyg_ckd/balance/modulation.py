@@ -59,7 +59,6 @@ class OGM(PacedObjective):
     """
 
     name = "ogm-ge"
-    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 0.8), "noise": (0.0, 1.0)}
     needs_whole = "the gradients of a batch"
@@ -147,7 +146,6 @@ class CGGM(PacedObjective):
     """
 
     name = "cggm"
-    capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
     needs_whole = ""

@@ -67,7 +67,6 @@ class G2D(DistillationWrapper):
     """
 
     name = "g2d"
-    capturable = True
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"epochs": (2, 40), "distillation_weight": (1e-3, 1.0)}

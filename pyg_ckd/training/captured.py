@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -61,6 +62,14 @@ class CapturedSteps:
         self._graph.replay()
         return self._terms
 
+    def close(self) -> None:
+        """Give the memory back at the end of a training; a graph that is destroyed during another capture breaks it."""
+        with suppress(RuntimeError):  # Of a GPU that has failed; what went wrong is said already.
+            if self._graph is not None:
+                torch.cuda.synchronize()
+                self._graph.reset()
+        self._graph, self._step, self._batch, self._terms = None, None, None, {}
+
     def _eager(self, batch: TripletBatch, step: Step) -> dict[str, Tensor]:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
@@ -74,7 +83,7 @@ class CapturedSteps:
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._stream.wait_stream(current)
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream), _nothing_collected():
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
                     terms = {name: term.detach() for name, term in step(own).items()}
@@ -92,6 +101,18 @@ class CapturedSteps:
         current.wait_stream(self._stream)
         # The graph of the epoch before lives until here: the memory of both is the same.
         self._graph, self._batch, self._terms = graph, own, terms
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Collect no garbage inside the block: an old graph or event among it would break the capture."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def capture_steps(

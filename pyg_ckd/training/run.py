@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,11 @@ class Run:
         if not self.validates:
             return "budget" if self.epoch >= max_epochs else ""
         return self.stopper.end_of(self.epoch, max_epochs, times)
+
+    def capturing(self) -> AbstractContextManager[Any]:
+        """Return a block at whose end what was captured is given back."""
+        captured = None if self.steps is None else self.steps.captured
+        return nullcontext() if captured is None else closing(captured)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Return a block in which the objective has the averages of its weights, if they are averaged."""

@@ -323,7 +323,7 @@ class Trainer:
         name, written = type(objective.student).__name__, time.monotonic()
         ended = partial(run.ended, self.max_epochs, self._times)
         shown = self.progress and objective.trains and layout.processes.first
-        with shown_progress(name, self.monitor, self.max_epochs, shown) as advance:
+        with shown_progress(name, self.monitor, self.max_epochs, shown) as advance, run.capturing():
             while not ended():
                 row = self._epoch(fabric, hooks, run, features, graph, validation)
                 history.rows.append(row)

@@ -62,7 +62,7 @@ def test_what_has_a_meaning_on_a_gpu_alone_is_missing_on_the_cpu(benchmark: Any,
 
 def test_columns_of_a_gpu_are_those_of_a_gpu_alone(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     assert card.on_a_card(suite, {"": lambda: None}) == {}
-    monkeypatch.setattr(card, "seconds_of", lambda call: card.Seconds(2e-3, 5e-3, 4e-3))
+    monkeypatch.setattr(card, "seconds_of", lambda *given: card.Seconds(2e-3, 5e-3, 4e-3))
     monkeypatch.setattr(card, "kernels_of", lambda call: [card.Kernel("a", 3, 1e-3), card.Kernel("b", 2, 1e-3)])
     found = card.on_a_card(Suite(suite.data, CUDA), {"CKD, ": lambda: None})
     assert found == {"CKD, host (ms)": 2.0, "CKD, kernels": 5}
