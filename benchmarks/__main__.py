@@ -172,7 +172,7 @@ def _set_up(args: argparse.Namespace, report: Report) -> Suite:
         device = torch.device("cpu")
     data, source = real_or_synthetic(args.data)
     suite = Suite(data, device, args.full)
-    if device.type == "cuda":  # Steps are short there, and what is lent is lent for minutes.
+    if device.type == "cuda":  # Steps are short there.
         suite.min_run_time = 0.03 if args.full else 0.02
     found = {
         "copy bandwidth (GB/s)": suite.limits.copy_bandwidth / 1e9,

@@ -88,7 +88,7 @@ def captured(steps: Steps, problem: Problem) -> Callable[[], Any]:
         problem: What they are trained on.
     """
     _make_capturable(steps)
-    take = CapturedSteps().epoch(steps.take)
+    take = CapturedSteps(steps.optimizer).epoch(steps.take)
     return lambda: take(steps.draw())
 
 

@@ -87,6 +87,7 @@ class CalibratedObjective(MaskedObjective):
         if removal not in REMOVALS:
             raise unknown_name("removal", removal, REMOVALS)
         self.weight, self.view_weight, self.removal, self.absolute = weight, view_weight, removal, absolute
+        self.capturable = self.capturable and removal != "chain"  # A chain is drawn in every step.
         self.store_masks(has)
         self.check_views()
         self._without = list(leave_one_out_views(student.modalities).values())

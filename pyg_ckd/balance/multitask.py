@@ -82,6 +82,7 @@ class MultitaskObjective(MaskedObjective):
         check_not_negative("weight", weight)
         check_not_negative("valuation", valuation)
         self.weight, self.valuation = weight, valuation
+        self.capturable = self.capturable and valuation == 0  # Its weights are kept step by step.
         self.store_masks(has)
         check_features(self)
         self._alone = unimodal_views(student.modalities)

@@ -259,7 +259,7 @@ class Objective(Capturing, KnowsRows):
 
     def _noted(self, weights: Tensor) -> Tensor:
         bad = (~(weights >= 0) | weights.isinf()).any()  # Read after the epoch: a step never waits for its own numbers.
-        self._bad_weights = bad if self._bad_weights is None else self._bad_weights | bad
+        self._bad_weights = bad if self._bad_weights is None else self._bad_weights.logical_or_(bad)
         return weights
 
     def forget_weights(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 
-GPU_BLOCK_BYTES = 2**29
+GPU_BLOCK_BYTES = 2**27
 """Scores held at once on a GPU, which is idle between small blocks."""
 
 

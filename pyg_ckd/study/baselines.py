@@ -20,7 +20,7 @@ from pyg_ckd.study.settings import StudySettings
 
 TRAINED = "lightgcn"
 DEFAULT = ("popularity", "item-knn", "item-knn-content", "ease", "ease-content", TRAINED)
-TAKEN_OVER = ("max_epochs", "extend", "monitor", "device", "precision", "checkpoint_minutes", "progress")
+TAKEN_OVER = ("max_epochs", "extend", "monitor", "device", "capture", "precision", "checkpoint_minutes", "progress")
 """What the training of LightGCN takes over from the student's; the rest are its own recommended settings."""
 
 

@@ -16,7 +16,10 @@ from pyg_ckd.study.plan import teacher_run
 from pyg_ckd.study.settings import StudySettings
 from pyg_ckd.training import Trainer
 
-LEFT_OUT = ("device", "progress", "checkpoint_dir", "checkpoint_minutes", "callbacks", "loggers", "seed", "track_views")
+LEFT_OUT = (
+    *("device", "capture", "progress", "checkpoint_dir", "checkpoint_minutes", "callbacks", "loggers", "seed"),
+    "track_views",
+)
 """Options of the trainer that do not decide about a model, or that the line gives otherwise."""
 
 

@@ -47,7 +47,6 @@ class Workplace:
         cutoffs: Cut-offs of all metrics.
         parent: Process of the study where its workers end with it, else 0.
         cards: Number of GPUs that the workers share out among themselves; 0 leaves that to the cluster.
-        sharing: Workers that a GPU has at most.
         test: Whether runs are measured on the test part, too.
     """
 
@@ -58,7 +57,6 @@ class Workplace:
     cutoffs: tuple[int, ...]
     parent: int = 0
     cards: int = 0
-    sharing: int = 1
     test: bool = True
 
     @property
@@ -212,8 +210,8 @@ def work(workplace: Workplace, run: Run) -> tuple[str, dict[str, Any]]:
     """
     if workplace.parent:
         _follow(workplace.parent)
-    if workplace.cards and on_card(workplace.cards, workplace.sharing) is None:
-        return run.key, {ERROR: f"{run.title}: found no GPU left for it: other studies of this machine have them all"}
+    if workplace.cards:
+        on_card(workplace.cards)
     mark = workplace.marks / f"{run.key}.json"
     write_json(mark, {"run": run.title, "process": os.getpid(), "machine": socket.gethostname()})
     try:

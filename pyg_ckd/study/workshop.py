@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.study.cards import share_cards
 from pyg_ckd.study.executor import Pair, Workplace, run_all
 from pyg_ckd.study.maker import Maker, on_gpu
 from pyg_ckd.study.runs import Run, training_data
@@ -56,7 +56,6 @@ class Workshop:
         """
         maker = Maker(training_data(self.data), self.stores, self.monitor, self.cutoffs, self.say, test)
         several = self.backend == "loky" and self.workers > 1
-        cards, sharing = share_cards(self.workers) if several and on_gpu(self.device) else (0, 1)
         place = Workplace(
             str(self.folder.resolve()),
             self.fingerprint,
@@ -64,8 +63,7 @@ class Workshop:
             self.monitor,
             tuple(self.cutoffs),
             parent=os.getpid() if several else 0,
-            cards=cards,
-            sharing=sharing,
+            cards=torch.cuda.device_count() if several and on_gpu(self.device) else 0,
             test=test,
         )
         return run_all(runs, maker, place, self.workers, self.backend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -13,10 +13,13 @@ from torch import Tensor
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.batch import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.training.callbacks import as_callbacks
 from pyg_ckd.training.optimizer import RowAdam
 
 INSIDE = ("on_before_backward", "on_before_optimizer_step")
 """Hooks inside of a step, which a replayed step does not call."""
+OUTPUTS = "on_train_batch_end"
+"""The hook that gets the loss terms of a step, which a callback may keep."""
 Step = Callable[[Any], dict[str, Tensor]]
 
 
@@ -25,12 +28,19 @@ class CapturedSteps:
 
     On a small graph, a GPU is done with an operation before the next one is issued. A captured step is issued as one.
     It reads the triples from tensors of its own, into which those of a batch are copied. What changes from epoch to
-    epoch, such as learning rates and graphs, is captured anew: the first step of an epoch is taken operation by
-    operation, as are those of other sizes and those with weights of triples; the second one is captured. All of them
-    run on a stream of their own, for the gradient of a parameter is added up on the stream that it was first used on.
+    epoch, such as graphs, is captured anew, and so are learning rates that a callback changes: the first step of an
+    epoch is taken operation by operation, as are those of other sizes and those with weights of triples; the second one
+    is captured. All of them run on a stream of their own, for the gradient of a parameter is added up on the stream
+    that it was first used on.
+
+    Args:
+        optimizer: The optimizer, whose rates a captured step holds fixed.
+        copies: Whether the loss terms of a step are copies, which stay what they are; else the next step overwrites
+            them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, copies: bool = False) -> None:
+        self._optimizer, self._copies, self._rates = optimizer, copies, ()
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._step: Step | None = None
@@ -39,7 +49,7 @@ class CapturedSteps:
         self._terms: dict[str, Tensor] = {}
 
     def epoch(self, step: Step) -> Step:
-        """Return what takes the steps of the next epoch; the loss terms of one are overwritten by the next.
+        """Return what takes the steps of the next epoch.
 
         Args:
             step: Takes a step on a batch operation by operation and returns its loss terms.
@@ -53,14 +63,16 @@ class CapturedSteps:
         if batch.weight is not None or sizes != self._sizes:
             self._sizes = self._sizes or sizes
             return self._eager(batch, self._step)
-        if self._batch is None:
+        rates = tuple(group["lr"] for group in self._optimizer.param_groups)
+        if self._batch is None or rates != self._rates:  # A callback may have changed them.
             self._capture(batch, self._step)
+            self._rates = rates
         assert self._batch is not None
         assert self._graph is not None
         for own, given in zip(self._batch, batch, strict=True):
             own.copy_(given)
         self._graph.replay()
-        return self._terms
+        return {name: term.clone() for name, term in self._terms.items()} if self._copies else self._terms
 
     def close(self) -> None:
         """Give the memory back at the end of a training; a graph that is destroyed during another capture breaks it."""
@@ -129,7 +141,7 @@ def capture_steps(
     Raises:
         InputError: If they shall be captured, and something changes from step to step that a captured step holds fixed.
     """
-    if trainer.capture is False:
+    if not trainer.capture:
         return None
     device = next(objective.parameters()).device
     found = _obstacle(objective, trainer, optimizer, alone, device)
@@ -140,7 +152,7 @@ def capture_steps(
     for group in optimizer.param_groups:
         group["capturable"] = True
     cast(Any, optimizer)._warned_capturable_if_run_uncaptured = True  # The first steps are not captured on purpose.
-    return CapturedSteps()
+    return CapturedSteps(optimizer, any(hasattr(callback, OUTPUTS) for callback in as_callbacks(trainer.callbacks)))
 
 
 def _obstacle(
@@ -148,7 +160,7 @@ def _obstacle(
 ) -> str:
     """Return what stands in the way of captured steps, or nothing."""
     options = trainer.options
-    inside = [hook for hook in INSIDE for callback in _listed(trainer.callbacks) if hasattr(callback, hook)]
+    inside = [hook for hook in INSIDE for callback in as_callbacks(trainer.callbacks) if hasattr(callback, hook)]
     for obstacle, text in (
         (device.type != "cuda", f"device {str(device)!r}"),
         (not alone, "several processes"),
@@ -161,11 +173,8 @@ def _obstacle(
         (bool(inside), f"a callback with {', '.join(inside)}"),
         (not objective.capturable, f"strategy {objective.name!r}"),
         (not objective.student.capturable, f"backbone {type(objective.student).__name__}"),
+        (getattr(objective.student, "sparse", False), "sparse=True"),  # How many rows have gradients is waited for.
     ):
         if obstacle:
             return text
     return ""
-
-
-def _listed(given: Any) -> Sequence[Any]:
-    return given if isinstance(given, (list, tuple)) else [] if given is None else [given]
