@@ -66,7 +66,7 @@ def found(model: Objective | None = None, device: torch.device = GPU, alone: boo
         ({"model": objective(Own)}, "strategy 'Own'"),
         ({"model": objective(sparse=True)}, "sparse=True"),
     ],
-    ids=str,
+    ids=lambda given: "-".join(given) if isinstance(given, dict) else given,
 )
 def test_what_changes_from_step_to_step_stands_in_the_way(options, expected):
     given = {k: v for k, v in options.items() if k not in ("optimizer",)}
