@@ -42,6 +42,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ],
             ["teacher visual", "chosen: "],
         ),
+        (
+            "training_options.py",
+            ["--max-epochs", "2", "--only", "averaging 0.99", "schedule cosine", "--out", "{tmp}/options"],
+            ["| option | VBPR, synthetic |", "| averaging 0.99 |", "| schedule cosine |", "of 1"],
+        ),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         (
             "ablation.py",

@@ -16,6 +16,9 @@ from pyg_ckd.nn.subgraph import Subgraph
 from pyg_ckd.scoring.blocks import take_rows
 from pyg_ckd.scoring.tracing import exporting
 
+ROUNDING = 64
+"""Rounding of so many units in the last place of a row's length is what a mean may be without being anything."""
+
 
 class Inputs(NamedTuple):
     """What one forward pass runs on.
@@ -57,8 +60,16 @@ class Inputs(NamedTuple):
         graph = self.graph.whole if isinstance(self.graph, Subgraph) else self.graph
         return graph.constant((name, modality), x, compute)
 
-    def mean_feature(self, modality: str) -> Tensor:
-        """Return the mean of a modality's features over all items, ``[1, d_m]``."""
+    def mean_feature(self, modality: str, beyond_rounding: bool = False) -> Tensor:
+        """Return the mean of a modality's features over all items, ``[1, d_m]``.
+
+        Args:
+            modality: The modality.
+            beyond_rounding: Whether a mean that is but rounding, as of standardized features, is zero: for layers that
+                scale a row to length one before anything else.
+        """
+        if beyond_rounding:
+            return self.of_features("mean beyond rounding", modality, mean_beyond_rounding)
         return self.of_features("mean", modality, mean_of_rows)
 
     def mean_of_users(self, x: Tensor) -> Tensor:
@@ -130,6 +141,16 @@ def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, in
 def mean_row(x: Tensor) -> Tensor:
     """Return the intervention do(X = mean): the mean over rows, ``[1, D]``."""
     return x.mean(dim=0, keepdim=True)
+
+
+def mean_beyond_rounding(x: Tensor) -> Tensor:
+    """Return the mean of rows, ``[1, d]``; zero if rounding explains its length.
+
+    Args:
+        x: The matrix ``[N, d]``.
+    """
+    mean = mean_of_rows(x)
+    return mean * (mean.norm() > ROUNDING * torch.finfo(mean.dtype).eps * x.norm(dim=1).mean())
 
 
 def take(x: Tensor, index: Tensor | None, sparse: bool = False) -> Tensor:

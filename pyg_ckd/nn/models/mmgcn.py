@@ -253,7 +253,7 @@ class MMGCN(LateFusion):
         return rows
 
     def _rows_of_constants(self, conv: MMGCNConv, modality: str, inputs: Inputs) -> Callable[[RowBlock], Tensor]:
-        means = inputs.mean_of_users(self.preference[modality]), inputs.mean_feature(modality)
+        means = inputs.mean_of_users(self.preference[modality]), self._mean_feature(modality, inputs)
         x = torch.cat([self._input(modality, side, mean) for side, mean in enumerate(means)])
         spread, message, own = self._constants(conv, x, inputs.graph, self.num_users)
 
@@ -292,6 +292,7 @@ class MMGCN(LateFusion):
         preference = self.preference[modality]
         preference = inputs.take_users(preference) if factual else inputs.mean_of_users(preference)
         conv = self._layers(modality)[0]
+        feature = feature if factual else self._mean_feature(modality, inputs)
         x = torch.cat([self._input(modality, side, rows) for side, rows in enumerate((preference, feature))])
         if factual:
             return conv(x, inputs.graph, id_embedding)
@@ -300,6 +301,9 @@ class MMGCN(LateFusion):
     def _input(self, modality: str, side: int, rows: Tensor) -> Tensor:
         """Return rows of what enters the first layer, given preferences (side 0) or features (side 1)."""
         return F.normalize(self.project[modality](rows) if side else rows)
+
+    def _mean_feature(self, modality: str, inputs: Inputs) -> Tensor:
+        return inputs.mean_feature(modality, beyond_rounding=modality not in self.projected)
 
     def _id_embedding(self, inputs: Inputs) -> Tensor:
         return torch.cat([inputs.take_users(self.user_embedding), inputs.take_items(self.item_embedding)])

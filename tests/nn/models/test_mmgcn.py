@@ -110,3 +110,33 @@ def test_recomputed_distillation_has_the_losses_and_gradients_of_the_stored_one(
     assert_close(terms, kept_terms, rtol=1e-12, atol=0)
     assert_close(grads, kept_grads, rtol=0, atol=1e-12)
     assert not any(grad.is_sparse for grad in grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("large", [False, True])
+def test_standardized_features_that_are_intervened_on_are_zero_and_not_their_rounding(
+    make_data, monkeypatch, dtype, large
+):
+    if large:
+        monkeypatch.setattr("pyg_ckd.nn.models.mmgcn.is_large", lambda *args: True)
+    data = make_data(modalities=["visual", "textual"])
+    model = MMGCN.from_data(data, latent_dims={"visual": 7}).to(dtype)
+    features, graph = doubled(data)
+    x = features["textual"]
+    features["textual"] = (x - x.mean(dim=0)) / x.std(dim=0)
+    features = {m: x.to(dtype) for m, x in features.items()}
+    given = features | {"textual": torch.zeros_like(x, dtype=dtype)}
+    with torch.no_grad():
+        graph = model.prepare(features, graph)
+        found, expected = (model(x, graph, ["visual"]) for x in (features, given))
+    assert_close(torch.cat(found), torch.cat(expected), atol=1e-6, rtol=0)
+
+
+def test_a_mean_of_features_that_is_more_than_rounding_keeps_its_direction(make_data):
+    data = make_data()
+    model = built(lambda data: MMGCN.from_data(data, latent_dims=None), data)
+    features, graph = doubled(data)
+    shifted = {m: x - x.mean(dim=0) + 1e-6 for m, x in features.items()}
+    larger = {m: x + 1 for m, x in shifted.items()}
+    views = [torch.cat(model(x, graph, [])) for x in (shifted, larger)]
+    assert_close(views[0], views[1], atol=1e-6, rtol=0)
