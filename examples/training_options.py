@@ -55,9 +55,10 @@ def train(data: HeteroData, name: str, option: str, seed: int, max_epochs: int) 
     chosen = {"max_epochs": max_epochs, **best.get("trainer", {}), "seed": seed, "track_views": False}
     start = time.process_time()
     plain = Trainer(**chosen)
-    scaled = {key: getattr(plain, key) * OPTIONS[option][key] for key in ("batch_size", "lr") if key in OPTIONS[option]}
+    options = dict(OPTIONS[option])
+    options |= {key: getattr(plain, key) * options[key] for key in ("batch_size", "lr") if key in options}
     objective = Objective(build(backbones()[name], data, seed, **best.get("model", {})), **best.get("plain", {}))
-    history = Trainer(**{**chosen, **OPTIONS[option], **scaled}).fit(objective, data)
+    history = Trainer(**{**chosen, **options}).fit(objective, data)
     curve = [row[METRIC] for row in history.rows if METRIC in row]
     found = {"best_epoch": history.best_epoch, "stopped": history.stopped, "curve": curve}
     return {"val": history.best_value, **found, "seconds": time.process_time() - start}
