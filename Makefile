@@ -1,6 +1,6 @@
 # make demo    environment, installation, the whole study on the embedded data set, report in demo/
 # make test    environment and the whole test suite
-# make test-other   the tests of what computes, on other kernels and another number of threads: no result may depend on them
+# make test-other   the tests of what computes in one process, on other kernels and another number of threads: no result may depend on them
 # make lint    ruff and mypy
 # make docs    the documentation as a site, in docs/_build/html; a warning is an error
 # make slow    the slow checks, on real data where it is there
@@ -30,12 +30,12 @@ demo: env
 	$(BIN)/pyg-ckd compare --config examples/configs/synthetic_demo.yaml --out $(OUT)
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
 
 # PyTorch, oneDNN, MKL and OpenBLAS each choose their kernels by the processor.
 test-other: env
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
-	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow" $(COMPUTES)
+	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not several" $(COMPUTES)
 
 docs: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html

@@ -20,12 +20,24 @@ HERE = Path(__file__).parent
 GOLDEN = Path(os.environ.get("PYG_CKD_GOLDEN", HERE / "golden"))
 DATA = Path(os.environ.get("PYG_CKD_DATA", HERE.parent.parent / "shared" / "data"))
 TOLERANCE = 1e-8
+SPREAD = {"examples", "test_guides"}
+"""Folders and files of few tests that take long and have nothing in common."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trace the first case of every test alone: the others run the same lines, and tracing takes half as long again."""
+    """Run the tests of a file in one worker, and trace the first case of every test alone.
+
+    What a file computes once for its tests would be computed by every worker. Tests that have nothing in common are
+    spread; groups of processes come one after the other, for they wait for each other. Other cases run the same lines
+    as the first one, and tracing takes half as long again.
+    """
     seen: set[str] = set()
     for item in items:
+        if item.path.parent.name not in SPREAD and item.path.stem not in SPREAD:
+            several = hasattr(item.module, "in_processes")
+            item.add_marker(pytest.mark.xdist_group("several processes" if several else str(item.path)))
+            if several:
+                item.add_marker(pytest.mark.several)
         test = item.nodeid.split("[")[0]
         if test in seen:
             item.add_marker(pytest.mark.no_cover)
