@@ -30,12 +30,12 @@ demo: env
 	$(BIN)/pyg-ckd compare --config examples/configs/synthetic_demo.yaml --out $(OUT)
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
 
 # PyTorch, oneDNN, MKL and OpenBLAS each choose their kernels by the processor.
 test-other: env
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
-	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not several" $(COMPUTES)
+	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow and not several" $(COMPUTES)
 
 docs: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html

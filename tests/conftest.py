@@ -6,7 +6,9 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,28 +22,44 @@ HERE = Path(__file__).parent
 GOLDEN = Path(os.environ.get("PYG_CKD_GOLDEN", HERE / "golden"))
 DATA = Path(os.environ.get("PYG_CKD_DATA", HERE.parent.parent / "shared" / "data"))
 TOLERANCE = 1e-8
-SPREAD = {"examples", "test_guides"}
+SPREAD = {"tests/examples", "tests/test_guides.py"}
 """Folders and files of few tests that take long and have nothing in common."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a file in one worker, and trace the first case of every test alone.
+@cache
+def starts_processes(file: str) -> bool:
+    """Return whether tests of a file start groups of processes."""
+    return "in_processes" in (HERE.parent / file).read_text(encoding="utf-8")
 
-    What a file computes once for its tests would be computed by every worker. Tests that have nothing in common are
-    spread; groups of processes come one after the other, for they wait for each other. Other cases run the same lines
-    as the first one, and tracing takes half as long again.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a file in one worker: what they share would be computed by every worker.
+
+    Groups of processes come one after the other, for processes wait for each other.
     """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            if SPREAD.isdisjoint((file, str(Path(file).parent))):
+                return "groups of processes" if starts_processes(file) else file
+            return nodeid
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trace the first case of every test alone: the others run the same lines, and tracing takes half as long again."""
     seen: set[str] = set()
     for item in items:
-        if item.path.parent.name not in SPREAD and item.path.stem not in SPREAD:
-            several = hasattr(item.module, "in_processes")
-            item.add_marker(pytest.mark.xdist_group("several processes" if several else str(item.path)))
-            if several:
-                item.add_marker(pytest.mark.several)
         test = item.nodeid.split("[")[0]
         if test in seen:
             item.add_marker(pytest.mark.no_cover)
         seen.add(test)
+        if starts_processes(item.nodeid.split("::")[0]):
+            item.add_marker(pytest.mark.several)
 
 
 class Golden:
