@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from pyg_ckd.errors import InputError
 
 MAX_ITEMS = 20_000
 """Items up to which a closed form is solved by default: three matrices of them in float64, 10 GB."""
+
+_ROWS = 512  # Rows that are mirrored at once.
 
 
 def gram_matrix(edge_index: Tensor, num_users: int, num_items: int, max_items: int = MAX_ITEMS) -> Tensor:
@@ -55,9 +58,7 @@ def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight:
     _check_ridge(ridge)
     matrix = gram.clone() if rows is None else torch.addmm(gram, rows, rows.t(), alpha=weight)
     matrix.diagonal().add_(ridge)
-    factor = _cholesky(matrix, ridge)
-    del matrix
-    return _weights(torch.cholesky_inverse(factor))
+    return _weights(_invert(matrix, ridge))
 
 
 def content_weights(rows: Tensor, ridge: float) -> Tensor:
@@ -94,11 +95,37 @@ def _check_ridge(ridge: float) -> None:
         raise InputError(f"ease ridge: found {ridge}, expected a finite positive number")
 
 
+def _invert(matrix: Tensor, ridge: float) -> Tensor:
+    """Invert a symmetric positive definite matrix, whose memory is used.
+
+    SciPy's LAPACK takes half the time of PyTorch's on processors of other makers than Intel.
+    """
+    from scipy.linalg import lapack  # Here, for importing it takes long.
+    from threadpoolctl import threadpool_limits
+
+    given = matrix.numpy().T  # Columns are contiguous, as LAPACK wants them.
+    with threadpool_limits(torch.get_num_threads(), "blas"):
+        factor, failed = lapack.dpotrf(given, lower=1, clean=0, overwrite_a=1)
+        _check_factor(bool(failed) or not np.isfinite(factor.diagonal()).all(), ridge)
+        inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    found = torch.from_numpy(inverse.T)  # Of every row there is what stands from the diagonal on.
+    for first in range(0, len(found), _ROWS):
+        rows = slice(first, first + _ROWS)
+        found[rows, :first] = found[:first, rows].t()
+        square = found[rows, rows]
+        square.copy_(square.triu() + square.triu(1).t())
+    return found
+
+
 def _cholesky(matrix: Tensor, ridge: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
-        raise InputError(f"ease ridge: found {ridge}, too small for the matrix to be inverted; choose a larger one")
+    _check_factor(bool(failed), ridge)
     return factor
+
+
+def _check_factor(failed: bool, ridge: float) -> None:
+    if failed:
+        raise InputError(f"ease ridge: found {ridge}, too small for the matrix to be inverted; choose a larger one")
 
 
 def _weights(inverse: Tensor) -> Tensor:
