@@ -14,6 +14,7 @@ from pyg_ckd.data import build_data, check_data
 from pyg_ckd.data.impute import Impute
 from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_arrays
+from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_path
 
@@ -119,7 +120,9 @@ def read_npz(
 def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     r"""Write a graph in the layout of :func:`read_npz`; a killed process leaves no half-written file.
 
-    Features are written as they are, so read them back with ``transform="none"``.
+    Features are written as they are, so read them back with ``transform="none"``. Further edge types and node types,
+    and further attributes of interactions (such as times), users, items and the graph are left out, with one warning
+    that names them.
 
     Args:
         data: The graph; it is checked first, see :func:`pyg_ckd.data.check_data`.
@@ -144,6 +147,7 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
             arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # A name would get another suffix.
         np.savez_compressed(file, **arrays)
+    warn_of(left_out_of(data), path, "an .npz file")
 
 
 def _modalities(arrays: dict[str, np.ndarray], source: str) -> list[str]:

@@ -15,7 +15,6 @@ file                           content
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,10 @@ from pyg_ckd.data import build_data, held_out, prepared
 from pyg_ckd.data.build import check_data
 from pyg_ckd.data.checks import CHECKED, SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
-from pyg_ckd.data.inputs import HELD_OUT, RATES
 from pyg_ckd.data.mapped import FINITE, Stamp, file_of, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFeatures, feature_transform
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
+from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.datasets.npz import Transform
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
@@ -78,7 +77,7 @@ def write_folder(
     asked = prepared.steps_of(transform)
     steps: list[FittedTransform] = []
     data = check_data(data, impute="given")
-    left_out = _left_out(data)
+    left_out = left_out_of(data)
     known = [prepared.current(data, m) for m in data.modalities]
     if asked and all(record and prepared.settings_of(record["steps"]) == asked for record in known):
         asked = []  # It has been done.
@@ -103,12 +102,7 @@ def write_folder(
         for split in SPLITS:
             np.save(folder / INTERACTIONS / f"{split}.npy", held_out(data, split).numpy())
         _write_sidecar(data, folder, records, bad)
-    if left_out:
-        warnings.warn(
-            f"{target}: written without {', '.join(left_out)}; a folder holds sizes, interactions, features, masks and "
-            "ids alone",
-            stacklevel=2,
-        )
+    warn_of(left_out, target, "a folder")
 
 
 def is_stored(folder: Path) -> bool:
@@ -175,27 +169,6 @@ def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool
         if name in arrays:
             data[name] = as_original_ids(arrays[name], name, data[name[:4]].num_nodes, str(sidecar))
     return data
-
-
-def _left_out(data: HeteroData) -> list[str]:
-    """Return what a checked graph has that a folder does not hold, as it is written in Python."""
-    kept: dict[Any, set[str]] = {
-        None: {"modalities", "source", prepared.KEY, "user_id", "item_id"},
-        "user": {"num_nodes"},
-        "item": {"num_nodes", *data.modalities, *(f"has_{m}" for m in data.modalities)},
-        RATES: {"edge_index", *HELD_OUT},
-    }
-    left = []
-    for store in data.stores:
-        key = store._key
-        if key not in kept:
-            left.append(f"data[{key!r}]")
-            continue
-        for name in store.keys():  # noqa: SIM118, a storage is no dictionary.
-            numbers = name == "n_id" and torch.equal(store[name], torch.arange(store.num_nodes))
-            if name not in kept[key] and not numbers:
-                left.append(f"data.{name}" if key is None else f"data[{key!r}].{name}")
-    return left
 
 
 def _write_features(

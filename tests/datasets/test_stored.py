@@ -17,7 +17,7 @@ from pyg_ckd.cli.app import main
 from pyg_ckd.data import build_data, check_data, describe_data, fingerprint, prepared
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.mapped import file_of
-from pyg_ckd.datasets import MultimodalFolder, convert, load, read_folder, write_folder, write_npz
+from pyg_ckd.datasets import MultimodalFolder, convert, load, read_folder, read_npz, write_folder, write_npz
 from pyg_ckd.datasets.stored import SIDECAR
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, EarlyFusionLightGCN
@@ -340,9 +340,10 @@ def test_numbers_beyond_half_precision_of_an_item_without_the_modality_are_refus
     assert np.isfinite(np.load(tmp_path / "ready" / "visual.npy")).all()
 
 
-def test_what_a_folder_does_not_hold_is_named_in_one_warning(tmp_path, recwarn):
+@pytest.mark.parametrize(("write", "suffix"), [(write_folder, ""), (write_npz, ".npz")])
+def test_what_a_folder_or_file_does_not_hold_is_named_in_one_warning(write, suffix, tmp_path, recwarn):
     data = graph()
-    write_folder(data, tmp_path / "plain")
+    write(data, tmp_path / f"plain{suffix}")
     assert not [w for w in recwarn if "written without" in str(w.message)]
     data[RATES].time = torch.arange(60)
     data["item"].price = torch.ones(12)
@@ -351,7 +352,7 @@ def test_what_a_folder_does_not_hold_is_named_in_one_warning(tmp_path, recwarn):
     data["shop"].num_nodes = 2
     data.made_by = "me"
     with pytest.warns(UserWarning, match="written without") as found:
-        write_folder(data, tmp_path / "ready")
+        write(data, tmp_path / f"ready{suffix}")
     message = [str(w.message) for w in found if "written without" in str(w.message)]
     assert len(message) == 1
     names = message[0].partition("written without ")[2].partition(";")[0]
@@ -360,7 +361,8 @@ def test_what_a_folder_does_not_hold_is_named_in_one_warning(tmp_path, recwarn):
         assert name in names
         names = names.replace(name, "")
     assert not names.replace(", ", "")
-    assert_alike(read_folder(tmp_path / "ready", transform="none", impute="given"), graph())
+    read = read_npz if suffix else read_folder
+    assert_alike(read(tmp_path / f"ready{suffix}", transform="none", impute="given"), graph())
 
 
 def test_wrong_options_are_refused(tmp_path):
