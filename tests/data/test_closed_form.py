@@ -36,5 +36,5 @@ def test_the_gram_matrix_stays_what_it_is(gram):
 def test_a_matrix_that_cannot_be_inverted_is_refused(gram):
     singular = torch.zeros_like(gram) - torch.eye(13)
     for matrix in (singular, gram * float("nan")):
-        with pytest.raises(InputError, match="ease ridge: found 0.5, too small"):
+        with pytest.raises(InputError, match=r"ease ridge: found 0\.5, too small"):
             item_weights(matrix, 0.5)
