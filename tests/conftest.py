@@ -22,14 +22,14 @@ HERE = Path(__file__).parent
 GOLDEN = Path(os.environ.get("PYG_CKD_GOLDEN", HERE / "golden"))
 DATA = Path(os.environ.get("PYG_CKD_DATA", HERE.parent.parent / "shared" / "data"))
 TOLERANCE = 1e-8
-SPREAD = {"tests/examples", "tests/test_guides.py"}
+SPREAD = {HERE / "examples", HERE / "test_guides.py"}
 """Folders and files of few tests that take long and have nothing in common."""
 
 
 @cache
-def starts_processes(file: str) -> bool:
+def starts_processes(file: Path) -> bool:
     """Return whether tests of a file start groups of processes."""
-    return "in_processes" in (HERE.parent / file).read_text(encoding="utf-8")
+    return file.is_file() and "in_processes" in file.read_text(encoding="utf-8")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -42,9 +42,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            if SPREAD.isdisjoint((file, str(Path(file).parent))):
-                return "groups of processes" if starts_processes(file) else file
+            file = config.rootpath / nodeid.split("::")[0]
+            if SPREAD.isdisjoint((file, file.parent)):
+                return "groups of processes" if starts_processes(file) else str(file)
             return nodeid
 
     return ByFile(config, log)
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if test in seen:
             item.add_marker(pytest.mark.no_cover)
         seen.add(test)
-        if starts_processes(item.nodeid.split("::")[0]):
+        if starts_processes(item.path):
             item.add_marker(pytest.mark.several)
 
 
