@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,15 @@ WAYS = {"whole": float("inf"), "parts": 0.0}
 """From the way to the bytes from which on a table counts as large."""
 
 
-def run(suite: Suite, sizes: tuple[int, int, int] | None = None) -> list[Table]:
+def run(
+    suite: Suite, sizes: tuple[int, int, int] | None = None, backbones: Sequence[str] = tuple(BACKBONES)
+) -> list[Table]:
     """Measure the backbones on a random graph with two modalities, the full view alone and both uni-modal ones beside.
 
     Args:
         suite: What to measure on.
         sizes: Users, items and interactions.
+        backbones: Names of what is measured.
     """
     users, items, interactions = sizes or SIZES[suite.full]
     table = Table(
@@ -34,7 +37,7 @@ def run(suite: Suite, sizes: tuple[int, int, int] | None = None) -> list[Table]:
         [],
         chart=Bars("peak / table", ("backbone", "views", "way")),
     )
-    for name, views, way in itertools.product(BACKBONES, (1, 3), WAYS):
+    for name, views, way in itertools.product(backbones, (1, 3), WAYS):
         try:
             size = (users, items, interactions)
             place = suite.device.type

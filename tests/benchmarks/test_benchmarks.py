@@ -46,7 +46,7 @@ def _suite() -> Suite:
         ("epoch", {"batch_size": 256}, ["ratio to plain VBPR"]),
         ("scaling", {"sizes": (500, 1000), "batch_size": 256}, ["growth, all rows", "growth, rows of the batch"]),
         ("neighborhoods", {"size": 500, "batch_size": 64}, ["CPU s/step of the whole graph's"]),
-        ("inference", {"sizes": (30_000, 10_000, 20_000)}, ["peak / table"]),
+        ("inference", {"sizes": (30_000, 10_000, 20_000), "backbones": ["MMGCN"]}, ["peak / table"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("import_time", {}, ["seconds"]),
         ("study", {"epochs": 1, "seeds": 1, "batch_size": 256}, ["ratio to one worker"]),
