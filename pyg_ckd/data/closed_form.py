@@ -103,7 +103,7 @@ def _invert(matrix: Tensor, ridge: float) -> Tensor:
     from scipy.linalg import lapack  # Here, for importing it takes long.
     from threadpoolctl import threadpool_limits
 
-    given = matrix.numpy().T  # Columns are contiguous, as LAPACK wants them.
+    given = matrix.detach().numpy().T  # Columns are contiguous, as LAPACK wants them.
     with threadpool_limits(torch.get_num_threads(), "blas"):
         factor, failed = lapack.dpotrf(given, lower=1, clean=0, overwrite_a=1)
         _check_factor(bool(failed) or not np.isfinite(factor.diagonal()).all(), ridge)
