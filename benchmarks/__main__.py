@@ -42,6 +42,7 @@ BENCHMARKS = (
     "memory",
     "bounded",
     "inference",
+    "closed_form",
     "import_time",
     "study",
     "scale",

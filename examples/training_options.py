@@ -11,18 +11,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from examples.defaults import settings_of
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.datasets import load
 from pyg_ckd.files import read_json, write_json
 from pyg_ckd.nn import backbones
 from pyg_ckd.training import build
 
-METRIC = "val/recall@20"
 NONE = "none"
 OPTIONS: dict[str, dict[str, Any]] = {
     NONE: {},
@@ -51,17 +52,14 @@ def train(data: HeteroData, name: str, option: str, seed: int, max_epochs: int) 
         seed: The seed.
         max_epochs: The budget in epochs.
     """
-    best = backbones()[name].recommended
-    chosen = {"max_epochs": max_epochs, **best.get("trainer", {}), "seed": seed, "track_views": False}
-    start = time.process_time()
-    plain = Trainer(**chosen)
-    options = dict(OPTIONS[option])
+    best, options = settings_of(name, 0), dict(OPTIONS[option])
+    chosen = {"max_epochs": max_epochs, **best["trainer"], "seed": seed, "track_views": False}
+    start, plain = time.process_time(), Trainer(**chosen)
     options |= {key: getattr(plain, key) * options[key] for key in ("batch_size", "lr") if key in options}
-    objective = Objective(build(backbones()[name], data, seed, **best.get("model", {})), **best.get("plain", {}))
+    objective = Objective(build(backbones()[name], data, seed, **best["model"]), **best["plain"])
     history = Trainer(**{**chosen, **options}).fit(objective, data)
-    curve = [row[METRIC] for row in history.rows if METRIC in row]
-    found = {"best_epoch": history.best_epoch, "stopped": history.stopped, "curve": curve}
-    return {"val": history.best_value, **found, "seconds": time.process_time() - start}
+    found = {"val": history.best_value, "best_epoch": history.best_epoch, "stopped": history.stopped}
+    return {"budget": max_epochs, **found, "seconds": time.process_time() - start}
 
 
 def main() -> None:
@@ -75,15 +73,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/training_options"))
     args = parser.parse_args()
     wanted = [NONE, *(option for option in args.only if option != NONE)]
-    for name in args.backbones:
-        for path in args.data:
-            data = load(path)
-            for option in wanted:
-                for seed in range(args.seeds):
-                    file = _file(args.out, path, name, option, seed)
-                    if not file.exists():
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        write_json(file, train(data, name, option, seed, args.max_epochs))
+    for path in args.data:
+        data = load(path)
+        for name, option, seed in product(args.backbones, wanted, range(args.seeds)):
+            file = _file(args.out, path, name, option, seed)
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, train(data, name, option, seed, args.max_epochs))
+            elif read_json(file)["budget"] != args.max_epochs:
+                parser.error(f"{file}: a run of another --max-epochs; choose another --out")
     print("\n".join(_table(args, wanted)))
 
 

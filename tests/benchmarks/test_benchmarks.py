@@ -48,6 +48,7 @@ def _suite() -> Suite:
         ("neighborhoods", {"size": 500, "batch_size": 64}, ["CPU s/step of the whole graph's"]),
         ("inference", {"sizes": (30_000, 10_000, 20_000), "backbones": ["MMGCN"]}, ["peak / table"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
+        ("closed_form", {"sizes": (60,)}, ["ratio to PyTorch", "of minima"]),
         ("import_time", {}, ["seconds"]),
         ("study", {"epochs": 1, "seeds": 1, "batch_size": 256}, ["ratio to one worker"]),
     ],

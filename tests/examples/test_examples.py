@@ -47,6 +47,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["--max-epochs", "2", "--only", "averaging 0.99", "schedule cosine", "--out", "{tmp}/options"],
             ["| option | VBPR, synthetic |", "| averaging 0.99 |", "| schedule cosine |", "of 1"],
         ),
+        (
+            "parts.py",
+            ["--users", "200", "--share", "0.5", "--modalities", "visual", "--max-epochs", "1"],
+            ["| ease |", "| ease-content |", "| FISM |"],
+        ),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         (
             "ablation.py",

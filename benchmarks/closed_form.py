@@ -1,0 +1,45 @@
+"""Closed forms of items on items: the inverse in place against that of PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.common import Bars, Suite, Table
+from pyg_ckd.data.closed_form import item_weights
+
+PYTORCH = "PyTorch's Cholesky and inverse"
+
+
+def run(suite: Suite, sizes: tuple[int, ...] | None = None) -> list[Table]:
+    """Measure the weights of EASE for random Gram matrices, on the CPU.
+
+    Args:
+        suite: What to measure on.
+        sizes: Numbers of items.
+    """
+    table = Table("closed forms", [], chart=Bars("ratio to PyTorch", ("items", "way")))
+    for items in sizes or ((2700, 6710) if suite.full else (1400,)):
+        rows = torch.rand(items, items, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        gram = rows @ rows.t()
+        ways = {PYTORCH: lambda gram=gram: by_pytorch(gram, 10.0), "ours": lambda gram=gram: item_weights(gram, 10.0)}
+        torch.testing.assert_close(ways["ours"](), ways[PYTORCH](), atol=1e-5, rtol=0)
+        found = suite.compare(ways)
+        table.rows += [
+            {
+                "items": items,
+                "way": name,
+                "seconds": timing.median,
+                "ratio to PyTorch": timing.median / found[PYTORCH].median,
+                "of minima": timing.minimum / found[PYTORCH].minimum,
+            }
+            for name, timing in found.items()
+        ]
+    return [table]
+
+
+def by_pytorch(gram: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Return the weights by PyTorch's LAPACK, out of place."""
+    matrix = gram.clone()
+    matrix.diagonal().add_(ridge)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    return (-inverse / inverse.diagonal()).fill_diagonal_(0).float()
