@@ -39,12 +39,13 @@ def part(
     for split in ("train", "val", "test"):
         user, item = held_out(data, split).numpy()
         edges[split] = np.stack([place[user], item])[:, place[user] >= 0]
-    drawn = rng.random(edges["train"].shape[1])
+    drawn = rng.random((edges["train"].shape[1],))
     drawn[np.unique(edges["train"][0], return_index=True)[1]] = 0
     features = {m: data["item"][m].numpy() for m in modalities or data.modalities}
     has = {m: data["item"][f"has_{m}"].numpy() for m in features if f"has_{m}" in data["item"]}
     sizes = {"num_users": len(kept), "num_items": data["item"].num_nodes}
-    return build_data(edges["train"][:, drawn < share], features, val=edges["val"], test=edges["test"], has=has, **sizes)
+    kept_edges = edges["train"][:, drawn < share]
+    return build_data(kept_edges, features, val=edges["val"], test=edges["test"], has=has, **sizes)
 
 
 def main() -> None:
