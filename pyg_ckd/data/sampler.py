@@ -15,7 +15,7 @@ from pyg_ckd.data.negatives import HardNegatives, Positives, negatives_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 
-SHUFFLES = ("whole", "blocks", "own")
+SHUFFLES = ("whole", "users", "blocks", "own")
 
 _RUN = 1024  # Interactions one after the other that stay in one block.
 
@@ -41,6 +41,9 @@ class TripletSampler:
     ``shuffle``       the order of an epoch
     ================= ==============================================================================================
     ``"whole"``       any order of all interactions with the same probability, for 8 bytes for each of them
+    ``"users"``       all interactions of a user one after the other, users in any order with the same probability: a
+                      batch holds few users, with all that they met, but for those at its ends. For losses that cost
+                      by the user, such as a softmax over all items
     ``"blocks"``      runs of 1,024 interactions in random order, shuffled together with those of the same ``block``;
                       the memory is that of a block. Every interaction comes once, and is as likely to be in a batch as
                       any other. Two of one run are together in a batch more often than two of different runs: in a
@@ -105,7 +108,9 @@ class TripletSampler:
             raise unknown_name("shuffle", shuffle, SHUFFLES)
         self.num_users, self.num_items = num_users, num_items
         if shuffle != "whole":  # Named only where it is in use: runs are told apart by these attributes.
-            self.shuffle, self.block = shuffle, as_integer(block, "block", _RUN)
+            self.shuffle = shuffle
+        if shuffle in ("blocks", "own"):
+            self.block = as_integer(block, "block", _RUN)
         self.batch_size, self.num_random_triples = batch_size, num_random_triples
         self.negatives, self.alpha, self.candidates = negatives, alpha, candidates
         if self.draws_own and known is not None:
@@ -155,6 +160,10 @@ class TripletSampler:
     def _order(self) -> Iterator[Tensor]:
         """Yield the interactions of one epoch in random order, those of a block at a time."""
         size, device, block = self.num_interactions, self._user.device, getattr(self, "block", None)
+        if getattr(self, "shuffle", "") == "users":
+            place = torch.randperm(self.num_users, generator=self.generator, device=device)
+            yield place[self._user].argsort(stable=True)
+            return
         if block is None:
             yield torch.randperm(size, generator=self.generator, device=device)
             return

@@ -59,7 +59,7 @@ class Pace:
         the rate is :math:`\sqrt{B / B_0}` times as high, as Adam's steps want it; patience is divided by
         :math:`B / B_0`, but is 500 steps at the least, or what was given if that is less. :class:`Trainer` takes
         :math:`B_0` from the backbone's recommended settings: 8,192 for MMGCN, 4,096 for EgoGCN, GRCN, LATTICE, MGCN
-        and MICRO, 1,024 for FISM, and 2,048 for all others.
+        and MICRO, and 2,048 for all others.
 
         Args:
             batch_size: Triples in a step, or ``"large"``.

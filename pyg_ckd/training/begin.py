@@ -108,7 +108,7 @@ def begin(
     """
     processes = layout.processes
     with processes.together():
-        own = _draws_own(trainer, fabric, layout)
+        own = _draws_own(trainer, objective, fabric, layout)
         features, edges = layout.unpack(data, fabric.device, objective, not own)
         _check_teachers(objective, data)
         objective.train()
@@ -193,9 +193,16 @@ def _steps(
     return Steps(module, wrapped, optimizer, sampler, layout, *more)
 
 
-def _draws_own(trainer: Plan, fabric: Fabric, layout: Layout) -> bool:
+def _maker(trainer: Plan, objective: Objective) -> Any:
+    """Return what makes the sampler: what was brought, or that of the options."""
+    if trainer.sampler is not None:
+        return trainer.sampler
+    return trainer.options.sampler(trainer.negatives, objective.student.shuffle)
+
+
+def _draws_own(trainer: Plan, objective: Objective, fabric: Fabric, layout: Layout) -> bool:
     """Return whether every process draws from the interactions of its own users, and tell its layout so."""
-    given = trainer.options.sampler(trainer.negatives) if trainer.sampler is None else trainer.sampler
+    given = _maker(trainer, objective)
     if layout.processes.alone or not draws_own(given):
         return False
     if not isinstance(layout, Users):
@@ -212,7 +219,7 @@ def _sampler(
 ) -> Any:
     """Return what draws the batches; processes that draw apart count their interactions together."""
     processes, (num_users, num_items) = layout.processes, _sizes(data)
-    given = trainer.options.sampler(trainer.negatives) if trainer.sampler is None else trainer.sampler
+    given = _maker(trainer, objective)
     num_random = sampled.random_triples(objective, trainer.num_neighbors, pace.batch_size)
     if isinstance(layout, Users) and layout.interactions is not None:
         with processes.together():

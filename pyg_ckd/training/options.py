@@ -17,6 +17,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.training.schedule import SCHEDULES, Schedule
 
 RANKINGS = ("bpr", "softmax")
+ORDERS = ("auto", *SHUFFLES)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Options:
     averaging: float = 0.0
     ranking: str = "bpr"
     num_negatives: int | None = None
-    shuffle: str = "whole"
+    shuffle: str = "auto"
 
     def checked(self, negatives: str, optimizer: Any, scheduler: Any, sampler: Any) -> Options:
         """Return the same options as plain values.
@@ -59,8 +60,8 @@ class Options:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         if self.ranking not in RANKINGS:
             raise unknown_name("ranking", self.ranking, RANKINGS)
-        if self.shuffle not in SHUFFLES:
-            raise unknown_name("shuffle", self.shuffle, SHUFFLES)
+        if self.shuffle not in ORDERS:
+            raise unknown_name("shuffle", self.shuffle, ORDERS)
         if negatives not in NEGATIVES:
             raise unknown_name("kind of negatives", negatives, NEGATIVES)
         options = replace(
@@ -129,14 +130,16 @@ class Options:
             found["schedule"] = {"kind": self.schedule, "max_epochs": max_epochs}
         return found
 
-    def sampler(self, negatives: str) -> Callable[..., TripletSampler]:
+    def sampler(self, negatives: str, order: str) -> Callable[..., TripletSampler]:
         """Return what makes the sampler of a training without one of its own.
 
         Args:
             negatives: How negatives are drawn.
+            order: What ``"auto"`` is for the backbone, see :attr:`~pyg_ckd.nn.models.base.Backbone.shuffle`.
         """
         each = (self.num_negatives or 1) if self.ranking == "bpr" else 1
-        return partial(TripletSampler, negatives=negatives, num_negatives=each, shuffle=self.shuffle)
+        shuffle = order if self.shuffle == "auto" else self.shuffle
+        return partial(TripletSampler, negatives=negatives, num_negatives=each, shuffle=shuffle)
 
     def schedule_of(self, sampler: Any, max_epochs: int) -> Schedule | None:
         """Return the schedule of a training, or :obj:`None` if rates stay what they are.

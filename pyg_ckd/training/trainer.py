@@ -138,9 +138,10 @@ class Trainer:
             for those that this one was started with, as by ``torchrun``, and else one.
         num_nodes: Machines that share the training.
         strategy: How they share it, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` takes what the backbone names.
-        shuffle: How the interactions of an epoch are shuffled: ``"whole"``, ``"blocks"``, or ``"own"``, with which
-            every process of ``strategy="users"`` draws from the interactions of its own users alone, see
-            :class:`~pyg_ckd.data.TripletSampler`. A ``sampler`` has its own.
+        shuffle: How the interactions of an epoch are shuffled: ``"whole"``, ``"users"``, ``"blocks"``, or ``"own"``,
+            with which every process of ``strategy="users"`` draws from the interactions of its own users alone, see
+            :class:`~pyg_ckd.data.TripletSampler`. ``"auto"`` takes what the backbone names: ``"users"`` for FISM,
+            ``"whole"`` for all others. A ``sampler`` has its own.
         num_neighbors: Neighbours that a node keeps in every layer, such as ``[10, 10]``, -1 for all, for training on
             sampled parts of the graph; evaluation is never sampled. Several processes sample the neighbourhood of their
             share of a batch each, with ``strategy="ddp"``. (default: :obj:`None`, the whole graph)
@@ -192,7 +193,7 @@ class Trainer:
         strategy: str = "auto",
         num_neighbors: Sequence[int] | None = None,
         neighbor_sampler: Callable[..., Any] | None = None,
-        shuffle: str = "whole",
+        shuffle: str = "auto",
         cut_features: bool = False,
         capture: bool | str = False,
     ) -> None:

@@ -197,6 +197,30 @@ def test_an_epoch_of_blocks_repeats_with_its_seed_and_from_its_state():
     assert all(torch.equal(a, b.user) for a, b in zip(expected, again, strict=True))
 
 
+def test_by_users_all_that_a_user_met_comes_together_and_once():
+    edge_index, users, items = long_graph(997)
+    edge_index = edge_index[:, torch.randperm(997)]
+    sampler = TripletSampler(edge_index, users + 3, items, 64, shuffle="users")
+    orders = []
+    for _ in range(2):
+        batches = list(sampler)
+        assert {batch.user.numel() for batch in batches[:-1]} == {64}
+        assert len(batches) == len(sampler) == 16
+        pairs = torch.cat([torch.stack(batch[:2]) for batch in batches], dim=1)
+        assert sorted(pairs.t().tolist()) == sorted(edge_index.t().tolist())
+        orders.append(pairs[0].unique_consecutive().tolist())
+        assert sorted(orders[-1]) == list(range(users))
+    assert orders[0] != orders[1]
+
+
+def test_by_users_every_order_of_users_is_as_likely():
+    edge_index = torch.tensor([[0, 1, 0, 2, 1, 3], [0, 1, 2, 3, 0, 1]])
+    sampler = TripletSampler(edge_index, 4, 5, 6, shuffle="users")
+    orders = Counter(tuple(next(iter(sampler)).user.unique_consecutive().tolist()) for _ in range(4800))
+    assert len(orders) == 24
+    assert chisquare(list(orders.values())).pvalue > 1e-4
+
+
 def test_unknown_shuffles_and_small_blocks_are_refused():
     with pytest.raises(InputError, match="shuffle"):
         TripletSampler(*long_graph(20), shuffle="runs")

@@ -25,7 +25,7 @@ def test_large_batches_follow_the_interactions(interactions, size, patience):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "times", "patience"), [(MMGCN, 2, 400), (FISM, 16, 300), (VBPR, 8, 500)], ids=["MMGCN", "FISM", "VBPR"]
+    ("backbone", "times", "patience"), [(MMGCN, 2, 400), (FISM, 8, 150), (VBPR, 8, 500)], ids=["MMGCN", "FISM", "VBPR"]
 )
 def test_rates_are_those_of_the_batch_that_the_backbone_recommends(backbone, times, patience):
     trainer = backbone.recommended.get("trainer", {})
@@ -42,7 +42,7 @@ def test_a_training_takes_the_recommended_batch_of_its_backbone(make_data, monke
     for backbone in (MMGCN, FISM, VBPR):
         model = build(backbone, data, 0)
         Trainer(1, "large", progress=False).fit(Objective(model), data)
-    assert asked == [{"base": 8192}, {"base": 1024}, {"base": None}]
+    assert asked == [{"base": 8192}, {"base": 2048}, {"base": None}]
 
 
 @pytest.mark.parametrize("value", ["larg", 0, 2.5, None], ids=["word", "zero", "fraction", "none"])

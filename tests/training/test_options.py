@@ -29,6 +29,7 @@ CHANGED = {
     "drawn": {"ranking": "softmax", "num_negatives": 7},
     "popularity": {"ranking": "softmax", "num_negatives": 7, "negatives": "popularity"},
     "several": {"num_negatives": 3},
+    "by users": {"shuffle": "users"},
 }
 
 
@@ -117,6 +118,27 @@ def test_the_softmax_takes_the_place_of_bpr_alone():
     assert history.rows[-1]["loss/softmax"] < history.rows[0]["loss/softmax"]
     history = trainer(max_epochs=1, ranking="softmax").fit(distilled(data), data)
     assert {"loss/softmax", "loss/specific", "loss/generic"} <= history.rows[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "together"),
+    [
+        (FISM, {}, True),
+        (FISM, {"shuffle": "whole"}, False),
+        (LightGCN, {}, False),
+        (LightGCN, {"shuffle": "users"}, True),
+    ],
+)
+def test_the_backbone_says_how_an_epoch_is_shuffled_unless_the_trainer_does(name, options, together):
+    class Sees:
+        def on_train_batch_start(self, batch):
+            users.append(batch.user)
+
+    data, users = planted_data(), list[torch.Tensor]()
+    seen = Trainer(max_epochs=1, batch_size=16, progress=False, track_views=False, callbacks=[Sees()], **options)
+    seen.fit(Objective(build(name, data, 0)), data)
+    order = torch.cat(users)
+    assert (order.unique_consecutive().numel() == order.unique().numel()) == together
 
 
 def test_a_softmax_of_one_training_is_not_that_of_the_next():

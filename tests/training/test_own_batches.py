@@ -71,7 +71,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "hard": {"negatives": "hard"},
     "popularity": {"negatives": "popularity"},
     "softmax": {"ranking": "softmax", "negatives": "popularity", "num_negatives": 9},
-    "brought": {"shuffle": "whole", "sampler": partial(TripletSampler, shuffle="own", negatives="hard")},
+    "brought": {"shuffle": "auto", "sampler": partial(TripletSampler, shuffle="own", negatives="hard")},
 }
 
 
@@ -243,7 +243,7 @@ def test_another_number_of_processes_goes_on_and_always_in_the_same_way(two, fol
 
 def test_in_one_process_it_is_shuffling_by_blocks(folder):
     same(run(), run(shuffle="blocks"), 0.0)
-    brought = run(shuffle="whole", sampler=partial(TripletSampler, shuffle="own"))
+    brought = run(shuffle="auto", sampler=partial(TripletSampler, shuffle="own"))
     same(brought, run(), 0.0)
     assert trainer(shuffle="own").settings()["shuffle"] == "own"
     assert trainer(sampler=partial(TripletSampler, shuffle="own")).settings()["sampler"]["shuffle"] == "own"

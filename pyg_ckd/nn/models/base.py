@@ -78,17 +78,17 @@ class Backbone(Capturing, nn.Module):
     is_part = False
     """Whether this process has a part of the tables alone, until a training by several ends."""
     sampled: ClassVar[bool] = False
-    """Whether it trains on sampled neighbourhoods: no row depends on others than those that edges lead to, and on them
-    through weighted sums. A subclass says so anew, for only itself knows."""
+    """Whether rows depend on others through sums along edges alone, as sampling needs; a subclass says so anew."""
+    shuffle: ClassVar[str] = "whole"
+    """How the trainer shuffles an epoch unless told otherwise, see :class:`~pyg_ckd.data.TripletSampler`."""
     num_hops: int | None = None
-    """How many edges away the nodes are that a row depends on, for sampled neighbourhoods; :obj:`None` if unknown."""
+    """How many edges away the nodes are that a row depends on; :obj:`None` if unknown."""
     sparse_rows = False
     """Whether tables get sparse gradients in a sampled subgraph; the trainer sets it in its steps."""
     draws: Callable[[], AbstractContextManager[None]] = nullcontext
     """The block that a pass runs in; the trainer sets one in which each of several processes draws its own numbers."""
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Options other than the classes' defaults that served this backbone well on validation data, by part of a study:
-    ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``. The command line takes them as its defaults."""
+    """What the command line takes as defaults of ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``."""
 
     def __init__(self, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.negatives import softmax_size
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.loss import l2_penalty, softmax_loss
+from pyg_ckd.nn.loss import l2_penalty, mean_of_triples
 from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.models.item_weights import ItemWeights, unit_rows
@@ -33,6 +33,8 @@ AUTO_ITEMS = 8_000
 
 NOTHING_LEFT = 1e-8
 """Squared norm below which nothing is left of a sum of rows of norm one."""
+SHARE_LEFT = 1e-6
+"""The same as a share of the sum's squared norm, where what is left is a difference of products and not of rows."""
 
 
 class HistoryEmbeddings(Embeddings):
@@ -45,18 +47,23 @@ class HistoryEmbeddings(Embeddings):
         total: Sum of the rows of each user's items, ``[U, D]``.
         row: Rows of the items that users are sums of, ``[I, D]``.
         known: Sorted keys ``user * I + item`` of the interactions, int64 ``[E]``, or :obj:`None` to leave out nothing.
+        temperature: What cosines are divided by.
         n_id_dict: As in :class:`~pyg_ckd.scoring.BlockEmbeddings`.
     """
 
     total: Tensor
     row: Tensor
     known: Tensor | None
+    temperature: float
     n_id_dict: Mapping[str, Tensor] = MappingProxyType({})
 
-    def __new__(cls, total: Tensor, row: Tensor, item: Tensor, known: Tensor | None) -> HistoryEmbeddings:
+    def __new__(
+        cls, total: Tensor, row: Tensor, bias: Tensor, known: Tensor | None, temperature: float
+    ) -> HistoryEmbeddings:
         """Hold the tables that rank, and what they are made of."""
+        item = torch.cat([row / temperature, bias.unsqueeze(1)], dim=1)
         self = super().__new__(cls, _with_one(_unit(total)), item)
-        self.total, self.row, self.known = total, row, known
+        self.total, self.row, self.known, self.temperature = total, row, known, temperature
         return self
 
     def without(self, user: Tensor, item: Tensor) -> Tensor:
@@ -72,6 +79,42 @@ class HistoryEmbeddings(Embeddings):
         place = torch.searchsorted(self.known, key).clamp(max=self.known.numel() - 1)
         met = (self.known[place] == key).to(self.row.dtype).unsqueeze(1)
         return _with_one(_unit(self.total.index_select(0, user) - met * self.row.index_select(0, item)))
+
+    def scores(self, user: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """Return the scores of users for items, ``[n, I]`` or ``[n, N]``, every item left out of the users who met it.
+
+        Args:
+            user: Row numbers of users, int64 ``[n]``.
+            drawn: Row numbers of items, int64 ``[N]``. (default: :obj:`None`, all items)
+        """
+        total, row, bias = self.total.index_select(0, user), self.row, self.item[:, -1]
+        if drawn is not None:
+            row, bias = row.index_select(0, drawn), bias.index_select(0, drawn)
+        product, squared = total @ row.t(), total.square().sum(dim=1, keepdim=True)
+        cosine = _cosine(product, squared, NOTHING_LEFT)
+        if self.known is not None and self.known.numel():
+            own = row.detach().square().sum(dim=1)  # One, but of rows that are zero.
+            if drawn is None and user.device.type == "cpu":
+                u, i = place = self._met(self.known, user)
+                found, whole = product[place], squared[u, 0]
+                left = _cosine(found - own[i], whole - 2 * found + own[i], SHARE_LEFT * whole)
+                cosine = cosine.index_put(place, left)
+            else:  # How many pairs there are would have to be waited for.
+                items = torch.arange(row.size(0), device=user.device) if drawn is None else drawn
+                key = user.unsqueeze(1) * self.row.size(0) + items
+                met = self.known[torch.searchsorted(self.known, key).clamp(max=self.known.numel() - 1)] == key
+                left = _cosine(product - own, squared - 2 * product + own, SHARE_LEFT * squared)
+                cosine = torch.where(met, left, cosine)
+        return torch.add(bias, cosine, alpha=1 / self.temperature)
+
+    def _met(self, known: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the items that users met: places in ``user`` and rows of items, int64 ``[P]`` each."""
+        first = user * self.row.size(0)
+        start, stop = torch.searchsorted(known, torch.stack([first, first + self.row.size(0)]))
+        count = stop - start
+        place = torch.arange(user.numel()).repeat_interleave(count)
+        inside = torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
+        return place, known[start[place] + inside] - first[place]
 
     def table_margins(self, *triples: Triples) -> list[Tensor]:
         """As :meth:`Embeddings.margins`, nothing left out: what is compared with the margins of other tables."""
@@ -103,9 +146,12 @@ class FISM(EarlyFusion):
         \mathbf{h}_u &= \sum_{i \in \mathcal{I}_u} \mathbf{x}_i, \qquad
         s_{ui} = \frac{1}{\tau} \cos(\mathbf{h}_u, \mathbf{x}_i) + b_i
 
-    Training predicts item ``i`` of a user from the user's *other* items, :math:`\mathbf{h}_u - \mathbf{x}_i`, by a
-    softmax over all items. Leaving the item out is what the zero diagonal is to EASE, and most of the quality: on
-    DBbook validation recall@20 was 0.24 without and 0.28 with it, of a model without graph that is otherwise the same.
+    Training predicts what a user has met by a softmax over all items. Every item is scored by the user's *other* items,
+    :math:`\mathbf{h}_u - \mathbf{x}_i` where :math:`i \in \mathcal{I}_u`, as the diagonal of EASE is zero. Leaving it
+    out is most of the quality: on DBbook validation recall@20 was 0.24 without and 0.28 with it, of a model without
+    graph that is otherwise the same. The scores of a user serve all items that the user has met, so that a step costs
+    by its users, and the trainer draws all interactions of a user one after the other (``shuffle="users"``). Margins
+    of triples leave the preferred item out of the user for both items.
 
     The graph :math:`\mathbf{A}` holds the ``num_neighbors`` largest positive item-item weights of EASE with the content
     kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form): what
@@ -133,7 +179,7 @@ class FISM(EarlyFusion):
         feature_dropout: Share of the features that a training step goes without.
         num_negatives: Items that the softmax of a step is over, drawn uniformly, beside the positive; :obj:`None` means
             all items up to 20,000 and else 4,096 of them.
-        leave_one_out: Whether the item that is to be predicted is taken out of the user in training.
+        leave_one_out: Whether, in training, an item that the user has met is taken out of the user for its own score.
 
     Raises:
         InputError: If a size is not positive, there is no modality, a number is out of its range or ``item_graph`` is
@@ -142,9 +188,10 @@ class FISM(EarlyFusion):
 
     capturable = True
     normalization = "none"
+    shuffle = "users"
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 5e-3, "batch_size": 1024, "patience": 300},
+        "trainer": {"lr": 5e-3, "batch_size": 2048, "patience": 150},
         "plain": {"l2": 0.0},
         "teacher": {"l2": 0.0},
         "distillation": {"l2": 0.0, "distillation_weight": 0.01},
@@ -156,7 +203,7 @@ class FISM(EarlyFusion):
         num_items: int,
         feature_dims: Mapping[str, int],
         embedding_dim: int = 256,
-        temperature: float = 0.1,
+        temperature: float = 0.15,
         item_graph: str = "auto",
         graph_weight: float = 0.5,
         num_neighbors: int = 10,
@@ -251,8 +298,8 @@ class FISM(EarlyFusion):
         for view in views:
             z = sum((content[m] for m in self.modalities if m in view), start=self.item_embedding)
             row = F.normalize(inputs.take_items(self._spread(view, z, inputs)))
-            item = torch.cat([row / self.temperature, inputs.take_items(self.item_bias).unsqueeze(1)], dim=1)
-            out.append(HistoryEmbeddings(users.matmul(row), row, item, known))
+            bias = inputs.take_items(self.item_bias)
+            out.append(HistoryEmbeddings(users.matmul(row), row, bias, known, self.temperature))
         return out
 
     def _with_content(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
@@ -294,17 +341,30 @@ class FISM(EarlyFusion):
             view: The trained view.
             bpr_eps: Not used.
         """
-        found = cast(HistoryEmbeddings, out)
-        user, positive, table = found.without(batch.user, batch.positive), batch.positive, found.item
-        if self.num_negatives is not None and self.num_negatives < table.size(0):
-            drawn = torch.randint(table.size(0), (self.num_negatives,), device=table.device)
-            return {"softmax": softmax_loss(user, table, positive, drawn, batch.weight)}
-        return {"softmax": softmax_loss(user, table, positive, weight=batch.weight)}
+        found, positive = cast(HistoryEmbeddings, out), batch.positive
+        if positive.device.type == "cpu":
+            user, row = batch.user.unique(return_inverse=True)
+        else:  # How many users there are would have to be waited for.
+            user, row = batch.user, torch.arange(positive.numel(), device=positive.device)
+        if self.num_negatives is None or self.num_negatives >= found.item.size(0):
+            scores = found.scores(user)
+            loss = scores.logsumexp(dim=1)[row] - scores[row, positive]
+        else:
+            drawn = torch.randint(found.item.size(0), (self.num_negatives,), device=positive.device)
+            others = found.scores(user, drawn)[row].masked_fill(drawn == positive.unsqueeze(1), float("-inf"))
+            own = (found.without(batch.user, positive) * found.item.index_select(0, positive)).sum(dim=1, keepdim=True)
+            loss = (torch.cat([own, others], dim=1).logsumexp(dim=1, keepdim=True) - own).squeeze(1)
+        return {"softmax": mean_of_triples(loss, batch.weight)}
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:
         r"""Return the L2 penalty on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives."""
         item = in_whole_graph(out, batch).positive
         return l2_penalty(self.item_embedding.index_select(0, item), self.item_bias.index_select(0, item).unsqueeze(1))
+
+
+def _cosine(product: Tensor, squared: Tensor, least: float | Tensor) -> Tensor:
+    """Return products with rows of norm one over the norms of what they are of; zero where nothing is left of that."""
+    return product * (squared > least) * squared.clamp(min=NOTHING_LEFT).rsqrt()
 
 
 def _unit(x: Tensor) -> Tensor:

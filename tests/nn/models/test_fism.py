@@ -85,20 +85,56 @@ def test_a_modality_that_is_intervened_on_leaves_the_result_whatever_its_feature
     assert not torch.allclose(model(features, graph).item, model(other, graph).item)
 
 
+def left_out(out, user, item):
+    """Return the score of a user for an item, which is taken out of the user where it was met."""
+    return out.without(torch.tensor([user]), torch.tensor([item]))[0] @ out.item[item]
+
+
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_loss_is_a_softmax_over_all_items(weighted, make_data):
+def test_the_loss_is_a_softmax_over_all_items_each_left_out_of_its_user(weighted, make_data):
     data = make_data()
     model = model_of(data, feature_dropout=0.0)
     features, graph = doubled(data)
     out = model.outputs(features, graph, [None])[0]
-    edges = graph[RATES]
-    batch = TripletBatch(edges[0, :5], edges[1, :5], edges[1, :5], *(torch.zeros(0, dtype=torch.long),) * 3)
-    weight = torch.tensor([0.5, 1, 2, 0, 1.5]).double()
+    edges = graph[RATES][:, torch.tensor([0, 1, 2, 9, 20, 21])]
+    batch = TripletBatch(edges[0], edges[1], edges[1], *(torch.zeros(0, dtype=torch.long),) * 3)
+    weight = torch.tensor([0.5, 1, 2, 0, 1.5, 1]).double()
     batch = batch.weighted(weight) if weighted else batch
     expected = 0.0
-    for n in range(5):
-        scores = out.without(batch.user[n : n + 1], batch.positive[n : n + 1])[0] @ out.item.t()
-        expected += (weight[n] if weighted else 1) * -scores.log_softmax(dim=0)[batch.positive[n]] / 5
+    for n, (u, i) in enumerate(edges.t().tolist()):
+        scores = torch.stack([left_out(out, u, j) for j in range(len(out.item))])
+        expected += (weight[n] if weighted else 1) * -scores.log_softmax(dim=0)[i] / 6
+    assert_close(model.losses(out, batch, features, frozenset(model.modalities))["softmax"], expected)
+
+
+def test_scores_leave_items_out_alike_for_all_items_and_for_some(make_data):
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0)
+    out = model.outputs(*doubled(data), [None])[0]
+    user, items = torch.tensor([4, 0, 2]), torch.arange(len(out.item))
+    assert_close(out.scores(user, items), out.scores(user), atol=1e-12, rtol=0)
+    drawn = torch.tensor([3, 3, 0])
+    assert_close(out.scores(user, drawn), out.scores(user)[:, drawn], atol=1e-12, rtol=0)
+    expected = torch.stack([torch.stack([left_out(out, u, j) for j in range(len(out.item))]) for u in user.tolist()])
+    assert_close(out.scores(user), expected, atol=1e-10, rtol=0)
+    unchanged = model_of(data, feature_dropout=0.0, leave_one_out=False).outputs(*doubled(data), [None])[0]
+    assert_close(unchanged.scores(user), unchanged.user[user] @ unchanged.item.t(), atol=1e-12, rtol=0)
+
+
+def test_a_softmax_over_drawn_items_leaves_them_out_too_and_counts_the_positive_once(make_data):
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0, num_negatives=4)
+    features, graph = doubled(data)
+    out = model.outputs(features, graph, [None])[0]
+    edges = graph[RATES][:, :7]
+    batch = TripletBatch(edges[0], edges[1], edges[1], *(torch.zeros(0, dtype=torch.long),) * 3)
+    torch.manual_seed(3)
+    drawn = torch.randint(len(out.item), (4,)).tolist()
+    expected = 0.0
+    for u, i in edges.t().tolist():
+        scores = torch.stack([left_out(out, u, j) for j in [i, *(j for j in drawn if j != i)]])
+        expected -= scores.log_softmax(dim=0)[0] / 7
+    torch.manual_seed(3)
     assert_close(model.losses(out, batch, features, frozenset(model.modalities))["softmax"], expected)
 
 
