@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from pyg_ckd.balance.contrast import check_widths
 from pyg_ckd.balance.given import MaskedObjective, added_rows_of
 from pyg_ckd.balance.objective import check_not_negative
-from pyg_ckd.balance.relational import first_of_each
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.rows import added_item_rows

@@ -16,11 +16,12 @@ from pyg_ckd.balance.ckd import best_target
 from pyg_ckd.balance.given import MaskedObjective, added_rows_of
 from pyg_ckd.balance.gradients import only
 from pyg_ckd.balance.objective import check_not_negative
-from pyg_ckd.balance.relational import distances, first_of_each, smooth_difference
+from pyg_ckd.balance.relational import distances, smooth_difference
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings

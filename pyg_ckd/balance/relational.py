@@ -14,6 +14,7 @@ from pyg_ckd.balance.multitask import MultitaskObjective
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.rows import added_item_rows
@@ -190,16 +191,6 @@ def smooth_difference(learner: Tensor, teacher: Tensor, counted: Tensor | None =
     for _ in range(learner.dim() - 1):
         groups = groups.unsqueeze(-1) & counted
     return (loss * groups).sum() / groups.sum().clamp(min=1)
-
-
-def first_of_each(ids: Tensor) -> Tensor:
-    """Return which ids have not been named before, bool ``[B]``, without a look at how many there are.
-
-    Args:
-        ids: The ids, int64 ``[B]``.
-    """
-    same = ids.unsqueeze(1) == ids
-    return ~same.tril(diagonal=-1).any(dim=1)
 
 
 def _at_least_single(rows: Tensor) -> Tensor:

@@ -17,11 +17,10 @@ from pyg_ckd.balance.fusion import fuse
 from pyg_ckd.balance.given import TaughtObjective
 from pyg_ckd.balance.objective import check_not_negative, check_positive
 from pyg_ckd.balance.prototype import membership
-from pyg_ckd.balance.relational import first_of_each
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.nn.loss import l2_penalty, ranking_cross_entropies
+from pyg_ckd.nn.loss import first_of_each, l2_penalty, ranking_cross_entropies
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings

@@ -204,4 +204,16 @@ def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
     if ids.device.type == "cpu":
         return ids.unique(), None
     ids = ids.sort().values
-    return ids, torch.cat([torch.ones_like(ids[:1], dtype=torch.bool), ids[1:] != ids[:-1]])
+    return ids, first_of_each(ids)
+
+
+def first_of_each(ids: Tensor) -> Tensor:
+    """Return which ids have not been named before, bool ``[B]``, without a look at how many there are.
+
+    Args:
+        ids: The ids, int64 ``[B]``.
+    """
+    sorted_ids, order = ids.sort(stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[1:] = sorted_ids[1:] != sorted_ids[:-1]
+    return torch.empty_like(first).scatter(0, order, first)

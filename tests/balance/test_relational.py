@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.balance import MultitaskObjective
-from pyg_ckd.balance.relational import RelationalAlignment, angles, distances, first_of_each, smooth_difference
+from pyg_ckd.balance.relational import RelationalAlignment, angles, distances, smooth_difference
 from pyg_ckd.errors import InputError
 from tests.balance.test_ckd import one_batch
 from tests.conftest import TOLERANCE
@@ -119,10 +119,6 @@ def test_gradients_are_finite_where_items_have_one_row(make_data):
     target = distances(torch.eye(4, 3))
     (smooth_difference(distances(rows), target) + smooth_difference(angles(rows), angles(torch.eye(4, 3)))).backward()
     assert torch.isfinite(rows.grad).all()
-
-
-def test_of_equal_ids_the_first_one_counts():
-    assert first_of_each(torch.tensor([4, 2, 4, 4, 7, 2])).tolist() == [True, True, False, False, True, False]
 
 
 def test_without_relations_it_is_multitask_training(make_data):

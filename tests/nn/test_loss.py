@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyg_ckd.nn import bpr_loss, l2_penalty, ranking_cross_entropy
+from pyg_ckd.nn.loss import first_of_each
 
 MARGINS = [-3.0, -0.2, 0.0, 1.5, 4.0]
 
@@ -66,3 +67,11 @@ def test_log_eps_caps_a_saturated_term_and_stops_its_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(-math.log(1e-8))
     assert student.grad.item() == 0
+
+
+def test_of_equal_ids_the_first_one_counts():
+    assert first_of_each(torch.tensor([4, 2, 4, 4, 7, 2])).tolist() == [True, True, False, False, True, False]
+    assert first_of_each(torch.tensor([], dtype=torch.long)).tolist() == []
+    ids = torch.randint(300, (5000,))
+    seen = set[int]()
+    assert first_of_each(ids).tolist() == [i not in seen and not seen.add(i) for i in ids.tolist()]
