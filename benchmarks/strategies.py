@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from benchmarks.card import on_a_card
 from benchmarks.common import Bars, Row, Suite, Table, quiet_clock
 from benchmarks.problems import BATCH_SIZE, Problem, Steps
 from pyg_ckd.balance import Objective, strategies
 from pyg_ckd.balance.objective import Progress
+from pyg_ckd.data.identity import Known
 from pyg_ckd.nn import backbones
 
 BACKBONES = ("VBPR", "EarlyFusionLightGCN", "GRCN")
@@ -74,6 +77,8 @@ def objectives_of(problem: Problem, backbone: str) -> dict[str, Objective]:
     cls = backbones()[backbone]
     found = {name: strategy for name, strategy in strategies().items() if strategy.trains}
     objectives = {name: problem.objective(cls, strategy) for name, strategy in found.items()}
+    if "incremental" in objectives:  # Without an earlier model it is alignment alone.
+        objectives["incremental"].to(problem.edge_index.device).begin_from(everything(problem))
     for name, strategy in found.items():
         if strategy.wraps:
             objectives[f"{name} around {INSIDE}"] = strategy(problem.objective(cls, found[INSIDE]))  # type: ignore[arg-type]
@@ -83,6 +88,13 @@ def objectives_of(problem: Problem, backbone: str) -> dict[str, Objective]:
         if mean_views(later) != mean_views(objectives[name]):
             objectives[f"{name}, later"] = later
     return objectives
+
+
+def everything(problem: Problem) -> Known:
+    """Return what an earlier model of the same users, items and modalities knows."""
+    device, names = problem.edge_index.device, tuple(problem.features)
+    user, item, modality = (torch.arange(n, device=device) for n in (problem.num_users, problem.num_items, len(names)))
+    return Known(user, item, modality, names, "an earlier model")
 
 
 def mean_views(objective: Objective) -> float:
