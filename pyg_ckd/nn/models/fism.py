@@ -90,16 +90,16 @@ class HistoryEmbeddings(Embeddings):
         total, row, bias = self.total.index_select(0, user), self.row, self.item[:, -1]
         if drawn is not None:
             row, bias = row.index_select(0, drawn), bias.index_select(0, drawn)
-        product, squared = total @ row.t(), total.square().sum(dim=1, keepdim=True)
+        with torch.autocast(user.device.type, enabled=False):  # What is left of a short sum is a small difference.
+            product, squared = total @ row.to(total.dtype).t(), total.square().sum(dim=1, keepdim=True)
         cosine = _cosine(product, squared, NOTHING_LEFT)
         if self.known is not None and self.known.numel():
-            own = row.detach().square().sum(dim=1)  # One, but of rows that are zero.
             if drawn is None and user.device.type == "cpu":
                 u, i = place = self._met(self.known, user)
-                found, whole = product[place], squared[u, 0]
-                left = _cosine(found - own[i], whole - 2 * found + own[i], SHARE_LEFT * whole)
-                cosine = cosine.index_put(place, left)
+                left = (self.without(user[u], i)[:, :-1] * row[i]).sum(dim=1)
+                cosine = cosine.index_put(place, left.to(cosine.dtype))
             else:  # How many pairs there are would have to be waited for.
+                own = row.detach().square().sum(dim=1)  # One, but of rows that are zero.
                 items = torch.arange(row.size(0), device=user.device) if drawn is None else drawn
                 key = user.unsqueeze(1) * self.row.size(0) + items
                 met = self.known[torch.searchsorted(self.known, key).clamp(max=self.known.numel() - 1)] == key

@@ -262,3 +262,15 @@ def test_the_penalty_acts_on_the_id_rows_and_biases_of_the_positives(make_data):
     found = Objective(model, l2=0.5).loss(*doubled(data), batch)["l2"].item()
     rows = torch.cat([model.item_embedding, model.item_bias.unsqueeze(1)], dim=1)[[2, 3]]
     assert found == pytest.approx(0.5 * 0.5 * (rows**2).sum().item() / 2)
+
+
+@pytest.mark.parametrize("some", [False, True], ids=["all items", "drawn items"])
+def test_scores_under_autocast_are_those_of_full_precision(some, make_data):
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0, item_graph="none").float()
+    features = {m: data["item"][m].float() for m in data.modalities}
+    out = model.outputs(features, {RATES: data[RATES].edge_index}, [None])[0]
+    user, items = torch.arange(6), torch.arange(len(out.item))
+    plain = out.scores(user, items if some else None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(out.scores(user, items if some else None).float(), plain, atol=1e-3, rtol=0)
