@@ -388,6 +388,18 @@ def test_scaled_losses_change_nothing_and_a_strategy_sees_gradients_of_their_tru
     assert bool(norms) == (cls is Everything)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_mixed_precision_is_on_where_losses_are_computed(precision):
+    class Sees(Objective):
+        def loss(self, *args, **kwargs):
+            seen.add(torch.is_autocast_enabled("cpu"))
+            return super().loss(*args, **kwargs)
+
+    data, seen = planted_data(), set[bool]()
+    trainer(max_epochs=1, precision=precision).fit(Sees(vbpr(data)), data)
+    assert seen == {precision == "bf16-mixed"}
+
+
 def test_half_precision_of_a_cpu_is_that_of_bfloat16():
     data = planted_data()
     model, other = Everything(vbpr(data)), Everything(vbpr(data))
