@@ -12,6 +12,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective
+from pyg_ckd.data.solved import kept_in
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.evaluation.effects import estimate_effects
@@ -71,7 +72,8 @@ class Maker:
                 strategy or backbone raises itself is the cause.
         """
         try:
-            with single_threaded("cpu" if run.backbone is None else run.trainer.get("device", "auto")):
+            device = "cpu" if run.backbone is None else run.trainer.get("device", "auto")
+            with single_threaded(device), kept_in(self.stores[run.kind].solved):
                 if run.kind == "teacher":
                     return self._teacher(run)[0]
                 with self._locked(run):

@@ -26,8 +26,9 @@ class RunStore:
 
     A folder holds ``run.json``, ``model.pt``, ``history.csv`` and, once the test part was read, ``per_user.csv``;
     ``run.json`` is written last and says that the run is finished. Of a run that a search has pruned it holds
-    ``pruned-<bars>.json`` alone. Embeddings of teachers lie in the folder ``teachers``. While a run is made, its key
-    is locked: another process that wants it waits. The lock goes with the process that holds it.
+    ``pruned-<bars>.json`` alone. Embeddings of teachers lie in the folder ``teachers``, closed forms in ``solved``.
+    While a run is made, its key is locked: another process that wants it waits. The lock goes with the process that
+    holds it.
 
     Args:
         folder: The folder; created if need be.
@@ -50,6 +51,11 @@ class RunStore:
     def teachers(self) -> Path:
         """Folder of the teachers' embeddings."""
         return self.folder / "teachers"
+
+    @property
+    def solved(self) -> Path:
+        """Folder of what backbones have solved of the graph, see :func:`~pyg_ckd.data.solved.solved`."""
+        return self.folder / "solved"
 
     def path(self, run: Run) -> Path:
         """Return the folder of a run: under its key, whatever name it was made under.

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,16 +20,19 @@ import pytest
 import torch
 from filelock import FileLock
 
-from pyg_ckd.data import fingerprint
+from pyg_ckd.data import fingerprint, solved
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import read_json
-from pyg_ckd.study import Contender
+from pyg_ckd.nn import FISM
+from pyg_ckd.nn.models import item_weights
+from pyg_ckd.study import Contender, Study, StudySettings
 from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.executor import _in_order, pack, unpack_graph
 from pyg_ckd.study.maker import single_threaded
 from pyg_ckd.study.runs import training_data
 from tests.conftest import random_data
-from tests.study.problem import Deadly, Failing, Gentle, Mistaken, killed, numbers, small
+from tests.study.problem import TRAINER, Deadly, Failing, Gentle, Mistaken, killed, numbers, small
+from tests.training.problem import planted_data
 
 CONTENDERS = {"ckd": "ckd", "gentle": Gentle}
 MOMENTS = [
@@ -318,3 +322,22 @@ def test_workers_read_the_graph_as_it_is(tmp_path):
                 assert torch.equal(value, other[name])
                 assert value.data_ptr() % 64 == other[name].data_ptr() % 64 == 0
     assert tensors >= 7
+
+
+def test_no_process_solves_a_closed_form_that_another_one_has(tmp_path, monkeypatch):
+    data, settings = planted_data(), StudySettings(trainer=TRAINER | {"max_epochs": 1}, model={"embedding_dim": 4})
+
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        monkeypatch.setattr(solved, "_solved", {})  # As in another process.
+        folder = tmp_path / name
+        return numbers(Study(data, FISM, folder, settings, runs=tmp_path / "runs", baselines=(), **options).run())
+
+    first = run("first", contenders=("ckd",))
+    kept = {file.name for file in (tmp_path / "runs" / "solved").iterdir()}
+    assert kept
+    fails = wraps(item_weights.neighbours)(lambda *args: pytest.fail("solved again"))
+    monkeypatch.setattr(item_weights, "neighbours", fails)
+    run("second", contenders=("ckd", "multitask"))
+    assert {file.name for file in (tmp_path / "runs" / "solved").iterdir()} == kept
+    monkeypatch.undo()
+    assert run("third", contenders=("ckd",), workers=2) == first

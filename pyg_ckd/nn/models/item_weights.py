@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +11,18 @@ from torch import Tensor
 from pyg_ckd.data.closed_form import MAX_ITEMS, gram_matrix, item_weights
 from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.data.prepared import digest_of
+from pyg_ckd.data.solved import solved
 from pyg_ckd.nn.edges import as_edges
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import interactions
 from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View
 
-KEPT = 16
-"""Closed forms whose neighbours this process keeps, so that the next model on the same data need not solve them: 24
-bytes for each neighbour of an item."""
-
-_solved: dict[Any, tuple[Tensor, Tensor]] = {}
-_lock = threading.Lock()
-
 
 class ItemWeights:
-    """The item graphs of all views that are asked for, each solved once; a process keeps the last :data:`KEPT`.
+    """The item graphs of all views that are asked for, each solved once, see :func:`~pyg_ckd.data.solved.solved`.
+
+    What is kept of a closed form is 24 bytes for each neighbour of an item.
 
     Args:
         graph: The interactions.
@@ -68,33 +62,15 @@ class ItemWeights:
             chosen = {m: features[m] for m in sorted(view)}
             digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
             key = (self._options, self._sizes, digests)
+            edges, value = solved(key, neighbours, self._edges, self._sizes, self._options, list(chosen.values()))
             with torch.inference_mode(False), torch.no_grad():
-                found = _solved.get(key) or self._solve(list(chosen.values()))
-                with _lock:
-                    _solved.pop(key, None)
-                    while len(_solved) >= KEPT:
-                        del _solved[next(iter(_solved))]  # The one that was asked for longest ago.
-                    _solved[key] = found
-                edges, value = found[0].to(self._device), found[1].to(self._device, self._dtype)
+                edges, value = edges.to(self._device), value.to(self._device, self._dtype)
                 self._views[view] = Adjacency.from_edges(edges, value, self._sizes[1])
         return self._views[view]
 
     def as_edges(self) -> SolvedWeights:
         """Return the graphs that have been asked for, for passes that may not solve others."""
         return SolvedWeights({view: as_edges(graph) for view, graph in self._views.items()})
-
-    def _solve(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        ridge, kernel, k = self._options
-        items = self._sizes[1]
-        mean = max(1.0, self._edges.size(1) / items)
-        rows = torch.cat([unit_rows(x.detach().cpu().double()) for x in features], dim=1) if features else None
-        weights = item_weights(gram_matrix(self._edges, *self._sizes), ridge * mean, rows, kernel * mean).t()
-        value, neighbor = weights.topk(min(k, items), dim=1)
-        value = value.clamp(min=0)
-        value = value / value.sum(dim=1, keepdim=True).clamp(min=1e-9)
-        edges = torch.stack([neighbor.flatten(), torch.arange(items).repeat_interleave(value.size(1))])
-        kept = value.flatten() > 0
-        return edges[:, kept], value.flatten()[kept]
 
 
 class SolvedWeights:
@@ -110,6 +86,30 @@ class SolvedWeights:
     def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:
         """Return the graph of a view, whatever the features are now."""
         return self._graphs[view]
+
+
+def neighbours(
+    edges: Tensor, sizes: tuple[int, int], options: tuple[float, float, int], features: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Solve the closed form and return the edges ``[2, E]`` of the largest weights and what they weigh, ``[E]``.
+
+    Args:
+        edges: The interactions, int64 ``[2, E]``.
+        sizes: Number of users and of items.
+        options: Ridge, weight of a kernel, and number of neighbours, as of :class:`ItemWeights`.
+        features: Features of the modalities whose kernels count, ``[I, d_m]`` each.
+    """
+    ridge, kernel, k = options
+    items = sizes[1]
+    mean = max(1.0, edges.size(1) / items)
+    rows = torch.cat([unit_rows(x.detach().cpu().double()) for x in features], dim=1) if features else None
+    weights = item_weights(gram_matrix(edges, *sizes), ridge * mean, rows, kernel * mean).t()
+    value, neighbor = weights.topk(min(k, items), dim=1)
+    value = value.clamp(min=0)
+    value = value / value.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    found = torch.stack([neighbor.flatten(), torch.arange(items).repeat_interleave(value.size(1))])
+    kept = value.flatten() > 0
+    return found[:, kept], value.flatten()[kept]
 
 
 def unit_rows(x: Tensor) -> Tensor:

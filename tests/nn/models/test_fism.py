@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import wraps
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,12 +11,13 @@ from torch.testing import assert_close
 
 from pyg_ckd import DistillationWrapper, Objective, Trainer, evaluate
 from pyg_ckd.data import TripletBatch
+from pyg_ckd.data import solved as cache
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import ease_content
 from pyg_ckd.nn import FISM, softmax_loss
 from pyg_ckd.nn.models import item_weights
-from pyg_ckd.nn.models.fism import WEIGHTS, ItemWeights
+from pyg_ckd.nn.models.fism import WEIGHTS
 from tests.nn.models.zoo import built, doubled
 
 
@@ -167,12 +170,12 @@ def test_users_with_a_single_item_leave_the_gradients_of_others_alone(make_data)
 
 
 def test_a_graph_is_solved_once_however_often_it_is_prepared(make_data, monkeypatch):
-    monkeypatch.setattr(item_weights, "_solved", {})
+    monkeypatch.setattr(cache, "_solved", {})
     data, solved = make_data(modalities=2), []
     model = model_of(data).eval()
     features, graph = doubled(data)
-    original = ItemWeights._solve
-    monkeypatch.setattr(ItemWeights, "_solve", lambda *args: solved.append(1) or original(*args))
+    original = item_weights.neighbours
+    monkeypatch.setattr(item_weights, "neighbours", wraps(original)(lambda *args: solved.append(1) or original(*args)))
     first = model(features, graph)
     again = model(features, graph)
     assert len(solved) == 1
@@ -192,13 +195,13 @@ def test_a_graph_is_solved_once_however_often_it_is_prepared(make_data, monkeypa
 
 def test_only_the_closed_forms_that_were_asked_for_last_are_kept(make_data, monkeypatch):
     kept: dict = {}
-    monkeypatch.setattr(item_weights, "_solved", kept)
-    monkeypatch.setattr(item_weights, "KEPT", 2)
+    monkeypatch.setattr(cache, "_solved", kept)
+    monkeypatch.setattr(cache, "KEPT", 2)
     data = make_data(modalities=2)
     features, graph = doubled(data)
     for ridge in (1.0, 2.0, 1.0, 3.0):
         model_of(data, ridge=ridge).eval()(features, graph)
-    assert [options[0] for options, *_ in kept] == [1.0, 3.0]
+    assert [options[0] for _, _, options, *_ in kept] == [1.0, 3.0]
 
 
 def test_a_student_that_has_its_teachers_tables_has_nothing_to_learn_from_them(make_data):
