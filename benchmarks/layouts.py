@@ -76,7 +76,7 @@ def measure(
     features, graph = layout.cut(objective, problem.features, {RATES: problem.edge_index})
     optimizer = RowAdam(parameter_groups(objective), lr=1e-3, fused=True)
     sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
-    batches = chain.from_iterable(repeat(TripletSampler(problem.edge_index, *sizes)))  # Epoch after epoch.
+    batches = chain.from_iterable(repeat(TripletSampler(problem.edge_index, *sizes, shuffle=objective.student.shuffle)))
     ready()
     cpu, wall = [], []
     for number in range(steps + 2):

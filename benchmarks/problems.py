@@ -152,7 +152,7 @@ class Steps:
         self.optimizer = RowAdam(parameter_groups(objective), lr=1e-3, fused=True)
         self.batch_size, self.num_interactions = batch_size, problem.edge_index.size(1)
         sizes = (problem.num_users, problem.num_items, batch_size, objective.num_random_triples)
-        self.sampler = TripletSampler(problem.edge_index, *sizes)
+        self.sampler = TripletSampler(problem.edge_index, *sizes, shuffle=objective.student.shuffle)
         self._batches = self._endless()
 
     def _endless(self) -> Iterator[TripletBatch]:

@@ -41,9 +41,10 @@ class TripletSampler:
     ``shuffle``       the order of an epoch
     ================= ==============================================================================================
     ``"whole"``       any order of all interactions with the same probability, for 8 bytes for each of them
-    ``"users"``       all interactions of a user one after the other, users in any order with the same probability: a
-                      batch holds few users, with all that they met, but for those at its ends. For losses that cost
-                      by the user, such as a softmax over all items
+    ``"users"``       all interactions of a user one after the other, in the order of the graph, users in any order
+                      with the same probability: a batch holds few users, with all that they met, but for those at
+                      its ends. For losses that cost by the user, such as a softmax over all items; 24 bytes for each
+                      interaction
     ``"blocks"``      runs of 1,024 interactions in random order, shuffled together with those of the same ``block``;
                       the memory is that of a block. Every interaction comes once, and is as likely to be in a batch as
                       any other. Two of one run are together in a batch more often than two of different runs: in a

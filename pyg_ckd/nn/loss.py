@@ -204,7 +204,7 @@ def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
     if ids.device.type == "cpu":
         return ids.unique(), None
     ids = ids.sort().values
-    return ids, first_of_each(ids)
+    return ids, torch.cat([torch.ones_like(ids[:1], dtype=torch.bool), ids[1:] != ids[:-1]])
 
 
 def first_of_each(ids: Tensor) -> Tensor:

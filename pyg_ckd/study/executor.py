@@ -187,9 +187,9 @@ def _outcomes(
     """Hand the runs to joblib and yield what :func:`work` returns, as soon as it is there."""
     from joblib import Parallel, delayed, parallel_config
 
-    # Loky replaces a worker that holds 300 MB more than at first, as one does that keeps graphs for its next run.
-    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-    with parallel_config(**configuration(backend)):
+    with warnings.catch_warnings(), parallel_config(**configuration(backend)):
+        # Loky replaces a worker that holds 300 MB more than at first, as one does that keeps graphs for its next run.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         parallel = Parallel(
             n_jobs=workers, pre_dispatch=workers, batch_size=1, return_as="generator_unordered", max_nbytes=None
         )

@@ -106,7 +106,7 @@ def _step(
 ) -> dict[str, Tensor]:
     steps.wrapped.zero_grad(set_to_none=True)
     share, factor = steps.layout.share(batch)
-    with steps.layout.step(), fabric.autocast():  # Of a method marked as forward, a bare module has no precision.
+    with steps.layout.step(), fabric.autocast():  # Fabric sets the precision in forward alone.
         terms = step_loss(steps.module, steps.subgraphs, features, graph, share)
     if factor != 1.0:
         terms = {name: factor * term for name, term in terms.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def test_a_damaged_file_is_written_anew(kind, tmp_path: Path):
     x = torch.arange(300.0)
     with kept_in(tmp_path):
         solved(("a",), double, x)
-        (file,) = tmp_path.iterdir()
+        (file,) = tmp_path.glob("*.npz")
         file.write_bytes(DAMAGE[kind](file.read_bytes()))
         forget()
         assert solved(("a",), double, x)[0].tolist() == (2 * x).tolist()
@@ -86,7 +88,7 @@ def test_another_file_in_its_place_is_not_taken(tmp_path: Path):
     x = torch.arange(3.0)
     with kept_in(tmp_path):
         solved(("a",), double, x)
-        (file,) = tmp_path.iterdir()
+        (file,) = tmp_path.glob("*.npz")
         with file.open("wb") as other:
             np.savez(other, x=x.numpy())
         forget()
@@ -95,5 +97,40 @@ def test_another_file_in_its_place_is_not_taken(tmp_path: Path):
 
 def test_what_is_solved_can_be_trained_with(tmp_path: Path):
     with kept_in(tmp_path), torch.inference_mode():
-        found = solved(("a",), double, torch.arange(3.0))[0]
-    assert not found.is_inference()
+        found = [solved(("a",), double, torch.arange(3.0))[0]]
+        forget()
+        found.append(solved(("a",), double, torch.arange(3.0))[0])
+    assert not any(x.is_inference() for x in found)
+
+
+def test_what_the_process_knows_already_is_kept_in_the_folder_too(tmp_path: Path):
+    solved(("a",), double, torch.arange(3.0))
+    with kept_in(tmp_path):
+        solved(("a",), double, torch.arange(3.0))
+        forget()
+        solved(("a",), double, torch.arange(3.0))
+    assert calls == [3]
+
+
+def test_a_folder_that_cannot_be_written_to_costs_nothing(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with kept_in(tmp_path / "file"):
+        assert solved(("a",), double, torch.arange(3.0))[0].tolist() == [0, 2, 4]
+
+
+def test_who_wants_the_same_at_the_same_time_waits(tmp_path: Path):
+    def slow(x: Tensor) -> tuple[Tensor, ...]:
+        calls.append(1)
+        time.sleep(0.2)
+        return (x,)
+
+    def ask() -> None:
+        with kept_in(tmp_path):
+            solved(("a",), slow, torch.arange(3.0))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [1]

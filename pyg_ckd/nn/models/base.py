@@ -88,7 +88,7 @@ class Backbone(Capturing, nn.Module):
     draws: Callable[[], AbstractContextManager[None]] = nullcontext
     """The block that a pass runs in; the trainer sets one in which each of several processes draws its own numbers."""
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """What the command line takes as defaults of ``model``, ``trainer``, ``plain``, ``teacher``, ``distillation``."""
+    """Best options on validation data, by ``model``, ``trainer``, ``plain``, ``teacher`` and ``distillation``."""
 
     def __init__(self, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
         super().__init__()

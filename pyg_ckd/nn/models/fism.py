@@ -94,27 +94,22 @@ class HistoryEmbeddings(Embeddings):
             product, squared = total @ row.to(total.dtype).t(), total.square().sum(dim=1, keepdim=True)
         cosine = _cosine(product, squared, NOTHING_LEFT)
         if self.known is not None and self.known.numel():
-            if drawn is None and user.device.type == "cpu":
-                u, i = place = self._met(self.known, user)
+            first = user * self.row.size(0)
+            start, stop = torch.searchsorted(self.known, torch.stack([first, first + self.row.size(0)]))
+            count = stop - start
+            few = drawn is None and user.device.type == "cpu"  # Elsewhere their number would have to be waited for.
+            if few and int(count.sum()) * row.size(1) <= cosine.numel():
+                u, i = place = _pairs(self.known, first, start, count)
                 left = (self.without(user[u], i)[:, :-1] * row[i]).sum(dim=1)
                 cosine = cosine.index_put(place, left.to(cosine.dtype))
-            else:  # How many pairs there are would have to be waited for.
+            else:
                 own = row.detach().square().sum(dim=1)  # One, but of rows that are zero.
                 items = torch.arange(row.size(0), device=user.device) if drawn is None else drawn
-                key = user.unsqueeze(1) * self.row.size(0) + items
+                key = first.unsqueeze(1) + items
                 met = self.known[torch.searchsorted(self.known, key).clamp(max=self.known.numel() - 1)] == key
                 left = _cosine(product - own, squared - 2 * product + own, SHARE_LEFT * squared)
-                cosine = torch.where(met, left, cosine)
+                cosine = torch.where(met, left * (count > 1).unsqueeze(1), cosine)
         return torch.add(bias, cosine, alpha=1 / self.temperature)
-
-    def _met(self, known: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the items that users met: places in ``user`` and rows of items, int64 ``[P]`` each."""
-        first = user * self.row.size(0)
-        start, stop = torch.searchsorted(known, torch.stack([first, first + self.row.size(0)]))
-        count = stop - start
-        place = torch.arange(user.numel()).repeat_interleave(count)
-        inside = torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
-        return place, known[start[place] + inside] - first[place]
 
     def table_margins(self, *triples: Triples) -> list[Tensor]:
         """As :meth:`Embeddings.margins`, nothing left out: what is compared with the margins of other tables."""
@@ -149,9 +144,9 @@ class FISM(EarlyFusion):
     Training predicts what a user has met by a softmax over all items. Every item is scored by the user's *other* items,
     :math:`\mathbf{h}_u - \mathbf{x}_i` where :math:`i \in \mathcal{I}_u`, as the diagonal of EASE is zero. Leaving it
     out is most of the quality: on DBbook validation recall@20 was 0.24 without and 0.28 with it, of a model without
-    graph that is otherwise the same. The scores of a user serve all items that the user has met, so that a step costs
-    by its users, and the trainer draws all interactions of a user one after the other (``shuffle="users"``). Margins
-    of triples leave the preferred item out of the user for both items.
+    graph that is otherwise the same. One row of scores serves all items that a user has met, so that a step on a CPU
+    costs by its users, and the trainer draws all interactions of a user one after the other (``shuffle="users"``);
+    elsewhere it costs by its triples. Margins of triples leave the preferred item out of the user for both items.
 
     The graph :math:`\mathbf{A}` holds the ``num_neighbors`` largest positive item-item weights of EASE with the content
     kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form): what
@@ -360,6 +355,13 @@ class FISM(EarlyFusion):
         r"""Return the L2 penalty on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives."""
         item = in_whole_graph(out, batch).positive
         return l2_penalty(self.item_embedding.index_select(0, item), self.item_bias.index_select(0, item).unsqueeze(1))
+
+
+def _pairs(known: Tensor, first: Tensor, start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all users with an item that they met, as numbers of users among those given and rows of items."""
+    place = torch.arange(count.numel()).repeat_interleave(count)
+    inside = torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
+    return place, known[start[place] + inside] - first[place]
 
 
 def _cosine(product: Tensor, squared: Tensor, least: float | Tensor) -> Tensor:

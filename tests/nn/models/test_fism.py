@@ -16,7 +16,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import ease_content
 from pyg_ckd.nn import FISM, softmax_loss
-from pyg_ckd.nn.models import item_weights
+from pyg_ckd.nn.models import fism, item_weights
 from pyg_ckd.nn.models.fism import WEIGHTS
 from tests.nn.models.zoo import built, doubled
 
@@ -122,6 +122,45 @@ def test_scores_leave_items_out_alike_for_all_items_and_for_some(make_data):
     assert_close(out.scores(user), expected, atol=1e-10, rtol=0)
     unchanged = model_of(data, feature_dropout=0.0, leave_one_out=False).outputs(*doubled(data), [None])[0]
     assert_close(unchanged.scores(user), unchanged.user[user] @ unchanged.item.t(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("precise", [True, False], ids=["precise", "rounded products"])
+def test_users_with_a_single_item_have_nothing_left_however_products_are_rounded(precise, make_data, monkeypatch):
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0, item_graph="none")
+    edges = data[RATES].edge_index
+    edges = torch.cat([edges[:, edges[0] > 2], torch.tensor([[0, 1, 2], [1, 1, 3]])], dim=1)
+    out = model.outputs(doubled(data)[0], {RATES: edges}, [None])[0]
+    items = torch.arange(len(out.item))
+    if not precise:  # As a GPU's TF32 does.
+        out.row = out.row * (1 + 1e-3 * torch.randn(out.row.shape).double())
+    scores = out.scores(torch.tensor([0, 2]), items)
+    bias = model.item_bias.detach()
+    assert_close(scores[0, 1], bias[1], atol=1e-12, rtol=0)
+    assert_close(scores[1, 3], bias[3], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("width", [2, 12], ids=["pairs that met", "all pairs"])
+def test_a_mean_over_triples_is_that_of_its_parts_however_they_are_cut(width, make_data, monkeypatch):
+    data, asked, original = make_data(), [], fism._pairs
+    monkeypatch.setattr(fism, "_pairs", lambda *args: asked.append(1) or original(*args))
+    model = built(lambda data: FISM.from_data(data, embedding_dim=width, num_neighbors=3), data)
+    features, graph = doubled(data)
+    torch.manual_seed(0)
+    out = model.outputs(features, graph, [None])[0]
+    edges, none = graph[RATES], torch.zeros(0, dtype=torch.long)
+
+    def loss(chosen: torch.Tensor) -> torch.Tensor:
+        batch = TripletBatch(edges[0, chosen], edges[1, chosen], edges[1, chosen], none, none, none)
+        return model.losses(out, batch, features, frozenset(model.modalities))["softmax"] * len(chosen)
+
+    whole = torch.arange(edges.size(1))
+    expected = loss(whole)
+    for parts in (whole.split(5), torch.randperm(len(whole)).split(7), whole.split(1)):
+        assert_close(sum(loss(part) for part in parts), expected, atol=1e-9, rtol=0)
+    assert bool(asked) == (width == 2)  # Fewer numbers than scores.
+    user = torch.arange(data["user"].num_nodes)
+    assert_close(out.scores(user), out.scores(user, torch.arange(len(out.item))), atol=1e-9, rtol=0)
 
 
 def test_a_softmax_over_drawn_items_leaves_them_out_too_and_counts_the_positive_once(make_data):
