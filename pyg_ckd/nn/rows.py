@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pyg_ckd.nn.propagation import Adjacency, _PowerMean, _product
+from pyg_ckd.scoring.history import Sums
 from pyg_ckd.scoring.late import Selection, Selections
 from pyg_ckd.scoring.sparse import csr_matrix
 from pyg_ckd.scoring.tracing import exporting
@@ -71,10 +72,7 @@ class GraphRows:
 
     def __init__(self, graph: Adjacency, nodes: Tensor) -> None:
         self.graph, self.nodes = graph, nodes
-        whole = graph.matrix
-        parts = (whole.values().numpy(), whole.col_indices().numpy(), whole.crow_indices().numpy())
-        rows = scipy_csr(parts, shape=tuple(whole.shape))[nodes.numpy()]
-        self.matrix, self.transposed = _as_torch(rows, rows.shape), _as_torch(rows.tocsc(), rows.shape[::-1])
+        self.matrix, self.transposed = _cut(graph, nodes)
         self.linked = (self.matrix.crow_indices().diff() > 0).to(graph.dtype).unsqueeze(-1)
 
     @classmethod
@@ -110,6 +108,47 @@ class GraphRows:
             return _RowsOfPowerMean.apply(x, self, num_powers) if num_powers else x.index_select(0, self.nodes)
 
 
+class LateSums(Sums):
+    """Sums of the rows of what users have met, of those users alone that a step asks for where these are few.
+
+    Args:
+        graph: The matrix of users and items, see :meth:`Adjacency.to_users`.
+        row: Rows of items ``[I, D]``.
+        num_users: Number of users.
+        selections: The selections of the pass, or :obj:`None` to compute all sums at once.
+    """
+
+    def __init__(self, graph: Adjacency, row: Tensor, num_users: int, selections: Selections | None) -> None:
+        self.num_users = num_users
+        self._graph, self._row, self._selections = graph, row, selections
+        self._grad = torch.is_grad_enabled()
+        self._table = None if selections is not None else graph.matmul(row)
+        self._rows: dict[int, Tensor] = {}
+
+    @property
+    def table(self) -> Tensor:
+        """The sums of all users, ``[U, D]``."""
+        if self._table is None:
+            with torch.set_grad_enabled(self._grad):
+                self._table = self._graph.matmul(self._row)
+        return self._table
+
+    def of(self, user: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sums of all or some users ``[n, D]``, and where those of given users stand among them, int64 ``[B]``.
+
+        Args:
+            user: Row numbers of users, int64 ``[B]``.
+        """
+        selection = None if self._table is not None or self._selections is None else self._selections.of_users(user)
+        if selection is None:
+            return self.table, user
+        if id(selection) not in self._rows:  # Held by the selections.
+            graph = selection.once("members", lambda: Adjacency(*_cut(self._graph, selection.user)))
+            with torch.set_grad_enabled(self._grad):
+                self._rows[id(selection)] = graph.matmul(self._row)
+        return self._rows[id(selection)], selection.user_places(user)
+
+
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: GraphRows) -> tuple[Tensor, Tensor]:
@@ -140,6 +179,14 @@ class _RowsOfPowerMean(torch.autograd.Function):
         for power in range(1, ctx.num_powers):
             total = _product(rows.graph.transposed, total, out=buffers[power % 2]).index_add_(0, rows.nodes, grad)
         return total, None, None
+
+
+def _cut(graph: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return some rows of a graph's matrix, CSR ``[S, N]``, and their transpose in CSR."""
+    whole = graph.matrix
+    parts = (whole.values().numpy(), whole.col_indices().numpy(), whole.crow_indices().numpy())
+    rows = scipy_csr(parts, shape=tuple(whole.shape))[nodes.numpy()]
+    return _as_torch(rows, rows.shape), _as_torch(rows.tocsc(), rows.shape[::-1])
 
 
 def _as_torch(matrix: Any, size: tuple[int, int]) -> Tensor:

@@ -66,6 +66,15 @@ class Selection:
         inside = all(x.numel() == 0 or int(x.min()) >= 0 for x in (users, items))
         return (users, items) if inside else None
 
+    def user_places(self, user: Tensor) -> Tensor:
+        """Return where users stand in the selection, the same tensor whenever the same tensor comes.
+
+        Args:
+            user: Row numbers of users, int64 ``[B]``, all of which are in the selection.
+        """
+        key = ("places", *tensors_key([user]))
+        return self.once(key, lambda: (self._user_place.index_select(0, user), user))[0]  # Held: the key is an id.
+
     def renumber(self, triples: Triples) -> Triples:
         """Return triples by the places of their users and items, the same tensors whenever the same triples come.
 
@@ -131,6 +140,24 @@ class Selections:
                 return None
             self._found.append(found)
         self._of_triples[key] = list(triples), found  # Held: the key is made of ids.
+        return found
+
+    def of_users(self, user: Tensor) -> Selection | None:
+        """Return the rows of some users alone, or :obj:`None` if those of all had better be computed.
+
+        Args:
+            user: Row numbers of users, int64 ``[B]``, in any order and with repetitions.
+        """
+        if self._whole:
+            return None
+        none = user.new_zeros(0)
+        found = self.covering(user, none)
+        if found is None:
+            found = Selection(user, none, self.num_users, self.num_items)
+            if found.user.numel() > self.most * self.num_users:
+                self._whole = True
+                return None
+            self._found.append(found)
         return found
 
     def covering(self, user: Tensor, item: Tensor) -> Selection | None:

@@ -197,13 +197,19 @@ class _SortedMargins(torch.autograd.Function):
 
 def _can_sort(user: Tensor | None, item: Tensor, reads: int) -> TypeGuard[Tensor]:
     """Return whether two tables suit sorted triples, and a row is read every other time at least."""
-    if user is None or not _suits_sparse(user, item):
+    if user is None or not suits_sparse(user, item):
         return False
     fits = reads <= min(user.size(0) * item.size(0), 2**31 - 1)
     return fits and user.size(0) + item.size(0) <= 2 * reads
 
 
-def _suits_sparse(user: Tensor, item: Tensor) -> bool:
+def suits_sparse(user: Tensor, item: Tensor) -> bool:
+    """Return whether products of two tables can be read as entries of a sparse matrix: on the CPU, of one type.
+
+    Args:
+        user: The first table.
+        item: The second table.
+    """
     on_cpu = user.device.type == item.device.type == "cpu" and not torch.compiler.is_compiling()
     return on_cpu and user.dtype == item.dtype and item.dtype in (torch.float32, torch.float64)
 
@@ -211,7 +217,7 @@ def _suits_sparse(user: Tensor, item: Tensor) -> bool:
 def _is_constant(user: Tensor, item: Tensor) -> bool:
     """Return whether no gradient reaches two tables on the CPU, as those of teachers."""
     grad = torch.is_grad_enabled() and (user.requires_grad or item.requires_grad)
-    return not grad and _suits_sparse(user, item) and item.size(0) > 1
+    return not grad and suits_sparse(user, item) and item.size(0) > 1
 
 
 def _constant_margins(rows: Tensor, item: Tensor, preferred: Tensor, other: Tensor) -> Tensor:

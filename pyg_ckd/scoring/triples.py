@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -38,13 +38,13 @@ class SortedTriples:
     def __init__(self, triples: Sequence[Triples], num_users: int, num_items: int) -> None:
         user, preferred, other = (torch.cat(parts) for parts in zip(*triples, strict=True))
         self.num_users, self.num_items, self.size = num_users, num_items, user.numel()
-        self._order = _order(user)
+        self._order = order_of(user)
         pairs = torch.stack([preferred, other], dim=1).index_select(0, self._order).view(-1).int()
-        self._of_users = 2 * _starts(user, num_users), pairs
+        self._of_users = 2 * starts_of(user, num_users), pairs
         item = torch.cat([preferred, other])
-        self._order_of_items = _order(item)
+        self._order_of_items = order_of(item)
         users = torch.cat([user, user]).index_select(0, self._order_of_items).int()
-        self._of_items = _starts(item, num_items), users
+        self._of_items = starts_of(item, num_items), users
         self._patterns: dict[torch.dtype, Tensor] = {}
         self.first_users, *self._first_items = triples[0]
         self._counts: dict[torch.dtype, Tensor] = {}
@@ -96,9 +96,9 @@ class SortedTriples:
         return product(csr_matrix(*self._of_items, value, self.num_items, self.num_users), user)
 
 
-_shared: ContextVar[dict[tuple[Any, ...], tuple[list[Tensor], SortedTriples]] | None] = ContextVar(
-    "_shared", default=None
-)
+T = TypeVar("T")
+
+_shared: ContextVar[dict[tuple[Any, ...], tuple[list[Tensor], Any]] | None] = ContextVar("_shared", default=None)
 
 
 @contextmanager
@@ -122,13 +122,25 @@ def sorted_triples(triples: Sequence[Triples], num_users: int, num_items: int) -
         num_users: Number of users.
         num_items: Number of items.
     """
-    known, tensors = _shared.get(), [x for t in triples for x in t]
+    tensors = [x for t in triples for x in t]
+    return shared_in_step((num_users, num_items), tensors, lambda: SortedTriples(triples, num_users, num_items))
+
+
+def shared_in_step(name: tuple[Any, ...], tensors: list[Tensor], make: Callable[[], T]) -> T:
+    """Return what is made of tensors, or what was made of them before inside :func:`shared_triples`.
+
+    Args:
+        name: What is made.
+        tensors: What it is made of.
+        make: Makes it.
+    """
+    known = _shared.get()
     if known is None:
-        return SortedTriples(triples, num_users, num_items)
-    key = (num_users, num_items, *tensors_key(tensors))
+        return make()
+    key = (*name, *tensors_key(tensors))
     if key not in known:
-        known[key] = tensors, SortedTriples(triples, num_users, num_items)  # Held, or others could get their ids.
-    return known[key][1]
+        known[key] = tensors, make()  # Held, or others could get their ids.
+    return cast(T, known[key][1])
 
 
 def tensors_key(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
@@ -136,16 +148,25 @@ def tensors_key(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple((id(x), 0 if x.is_inference() else x._version) for x in tensors)
 
 
-def _order(ids: Tensor) -> Tensor:
-    """Return in which order ids ascend, equal ones as they come."""
+def order_of(ids: Tensor) -> Tensor:
+    """Return in which order ids ascend, equal ones as they come, int64 ``[B]``.
+
+    Args:
+        ids: The ids ``[B]``.
+    """
     # Sorting numbers is several times faster in NumPy than torch.argsort, and so than finding the order by itself.
     bits = max(1, ids.numel() - 1).bit_length()
     keys = (ids.long() << bits) + torch.arange(ids.numel())
     return torch.from_numpy(np.sort(keys.numpy())) & ((1 << bits) - 1)
 
 
-def _starts(ids: Tensor, size: int) -> Tensor:
-    """Return where the entries of every id begin once they are sorted, int32 ``[size + 1]``."""
+def starts_of(ids: Tensor, size: int) -> Tensor:
+    """Return where the entries of every id begin once they are sorted, int32 ``[size + 1]``.
+
+    Args:
+        ids: The ids ``[B]``.
+        size: Number of rows that they are of.
+    """
     check_ids(ids, size)
     starts = torch.zeros(size + 1, dtype=torch.int32)
     torch.cumsum(torch.bincount(ids, minlength=size), dim=0, dtype=torch.int32, out=starts[1:])

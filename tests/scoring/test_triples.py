@@ -214,7 +214,7 @@ def test_a_row_that_is_not_there_is_an_error(count, which, wrong):
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 1000])
 def test_order_is_that_of_a_stable_sort(count):
     ids = torch.randint(7, (count,), generator=torch.Generator().manual_seed(count))
-    assert module._order(ids).tolist() == ids.sort(stable=True)[1].tolist()
+    assert module.order_of(ids).tolist() == ids.sort(stable=True)[1].tolist()
 
 
 @pytest.mark.parametrize("norm", [True, False])

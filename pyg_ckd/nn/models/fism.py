@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,10 +17,10 @@ from pyg_ckd.nn.loss import l2_penalty, mean_of_triples
 from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.models.item_weights import ItemWeights, unit_rows
+from pyg_ckd.nn.rows import LateSums, selections_of
 from pyg_ckd.nn.structure import UniformGraph, interactions, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
-from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.triples import Triples
+from pyg_ckd.scoring.history import HistoryEmbeddings, unit, with_one
 from pyg_ckd.scoring.views import View
 
 ITEM_GRAPHS = ("auto", "weights", "content", "none")
@@ -30,99 +29,6 @@ WEIGHTS = ("item", "weights", "item")
 
 AUTO_ITEMS = 8_000
 """Items up to which the closed form is the default: a Cholesky decomposition of about a minute of one core."""
-
-NOTHING_LEFT = 1e-8
-"""Squared norm below which nothing is left of a sum of rows of norm one."""
-SHARE_LEFT = 1e-6
-"""The same as a share of the sum's squared norm, where what is left is a difference of products and not of rows."""
-
-
-class HistoryEmbeddings(Embeddings):
-    """Embeddings of users who are the sum of their items, so that an item can be left out of a user.
-
-    Margins of a training triple must not come from the very interaction that is to be predicted: the preferred item is
-    taken out of the user's sum where it is in it.
-
-    Attributes:
-        total: Sum of the rows of each user's items, ``[U, D]``.
-        row: Rows of the items that users are sums of, ``[I, D]``.
-        known: Sorted keys ``user * I + item`` of the interactions, int64 ``[E]``, or :obj:`None` to leave out nothing.
-        temperature: What cosines are divided by.
-        n_id_dict: As in :class:`~pyg_ckd.scoring.BlockEmbeddings`.
-    """
-
-    total: Tensor
-    row: Tensor
-    known: Tensor | None
-    temperature: float
-    n_id_dict: Mapping[str, Tensor] = MappingProxyType({})
-
-    def __new__(
-        cls, total: Tensor, row: Tensor, bias: Tensor, known: Tensor | None, temperature: float
-    ) -> HistoryEmbeddings:
-        """Hold the tables that rank, and what they are made of."""
-        item = torch.cat([row / temperature, bias.unsqueeze(1)], dim=1)
-        self = super().__new__(cls, _with_one(_unit(total)), item)
-        self.total, self.row, self.known, self.temperature = total, row, known, temperature
-        return self
-
-    def without(self, user: Tensor, item: Tensor) -> Tensor:
-        """Return the rows of users as they are without an item each, ``[B, D + 1]``.
-
-        Args:
-            user: Row numbers of users, int64 ``[B]``.
-            item: Row numbers of items, int64 ``[B]``; one that the user has not met changes nothing.
-        """
-        if self.known is None or self.known.numel() == 0:
-            return self.user.index_select(0, user)
-        key = user * self.row.size(0) + item
-        place = torch.searchsorted(self.known, key).clamp(max=self.known.numel() - 1)
-        met = (self.known[place] == key).to(self.row.dtype).unsqueeze(1)
-        return _with_one(_unit(self.total.index_select(0, user) - met * self.row.index_select(0, item)))
-
-    def scores(self, user: Tensor, drawn: Tensor | None = None) -> Tensor:
-        """Return the scores of users for items, ``[n, I]`` or ``[n, N]``, every item left out of the users who met it.
-
-        Args:
-            user: Row numbers of users, int64 ``[n]``.
-            drawn: Row numbers of items, int64 ``[N]``. (default: :obj:`None`, all items)
-        """
-        total, row, bias = self.total.index_select(0, user), self.row, self.item[:, -1]
-        if drawn is not None:
-            row, bias = row.index_select(0, drawn), bias.index_select(0, drawn)
-        with torch.autocast(user.device.type, enabled=False):  # What is left of a short sum is a small difference.
-            product, squared = total @ row.to(total.dtype).t(), total.square().sum(dim=1, keepdim=True)
-        cosine = _cosine(product, squared, NOTHING_LEFT)
-        if self.known is not None and self.known.numel():
-            first = user * self.row.size(0)
-            start, stop = torch.searchsorted(self.known, torch.stack([first, first + self.row.size(0)]))
-            count = stop - start
-            few = drawn is None and user.device.type == "cpu"  # Elsewhere their number would have to be waited for.
-            if few and int(count.sum()) * row.size(1) <= cosine.numel():
-                u, i = place = _pairs(self.known, first, start, count)
-                left = (self.without(user[u], i)[:, :-1] * row[i]).sum(dim=1)
-                cosine = cosine.index_put(place, left.to(cosine.dtype))
-            else:
-                own = row.detach().square().sum(dim=1)  # One, but of rows that are zero.
-                items = torch.arange(row.size(0), device=user.device) if drawn is None else drawn
-                key = first.unsqueeze(1) + items
-                met = self.known[torch.searchsorted(self.known, key).clamp(max=self.known.numel() - 1)] == key
-                left = _cosine(product - own, squared - 2 * product + own, SHARE_LEFT * squared)
-                cosine = torch.where(met, left * (count > 1).unsqueeze(1), cosine)
-        return torch.add(bias, cosine, alpha=1 / self.temperature)
-
-    def table_margins(self, *triples: Triples) -> list[Tensor]:
-        """As :meth:`Embeddings.margins`, nothing left out: what is compared with the margins of other tables."""
-        return super().margins(*triples)
-
-    def margins(self, *triples: Triples) -> list[Tensor]:
-        """As :meth:`Embeddings.margins`, every preferred item left out of its user."""
-        if self.known is None:
-            return super().margins(*triples)
-        return [
-            (self.without(t[0], t[1]) * (self.item.index_select(0, t[1]) - self.item.index_select(0, t[2]))).sum(dim=1)
-            for t in triples
-        ]
 
 
 class FISM(EarlyFusion):
@@ -255,7 +161,7 @@ class FISM(EarlyFusion):
         total = item.new_zeros(size, item.size(1) - 1)
         for users, items in zip(row.split(2**20), member.split(2**20), strict=True):
             total.index_add_(0, users, F.normalize(item[:, :-1].index_select(0, items)))
-        return _with_one(_unit(total))
+        return with_one(unit(total))
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Keep the interactions as they are and add what item graphs are made of.
@@ -287,14 +193,16 @@ class FISM(EarlyFusion):
         if self.training and self.feature_dropout > 0:
             rows = {m: F.dropout(x, self.feature_dropout) for m, x in rows.items()}
         content = {m: self.project[m](rows[m]) for m in self.modalities if any(m in view for view in views)}
-        users = inputs.graph.to_users(inputs.graph.num_nodes - inputs.take_items(self.item_bias).numel())
+        num_users = inputs.graph.num_nodes - inputs.take_items(self.item_bias).numel()
+        users, selections = inputs.graph.to_users(num_users), selections_of(inputs.graph, num_users)
         known = self._known(inputs) if self.training and self.leave_one_out else None
         out = []
         for view in views:
             z = sum((content[m] for m in self.modalities if m in view), start=self.item_embedding)
             row = F.normalize(inputs.take_items(self._spread(view, z, inputs)))
             bias = inputs.take_items(self.item_bias)
-            out.append(HistoryEmbeddings(users.matmul(row), row, bias, known, self.temperature))
+            sums = LateSums(users, row, num_users, selections)
+            out.append(HistoryEmbeddings(sums, row, bias, known, self.temperature))
         return out
 
     def _with_content(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
@@ -313,7 +221,7 @@ class FISM(EarlyFusion):
             alike = UniformGraph()
             parts = [inputs.graphs[item_graph_type(m)] if m in view else alike for m in self.modalities]
             spread = torch.stack([part.matmul(z) for part in parts]).mean(dim=0)
-        return (1 - self.graph_weight) * z + self.graph_weight * spread
+        return torch.lerp(z, spread.to(z.dtype), self.graph_weight)
 
     def _known(self, inputs: Inputs) -> Tensor:
         graph, items = inputs.graph, inputs.take_items(self.item_bias).numel()
@@ -355,28 +263,3 @@ class FISM(EarlyFusion):
         r"""Return the L2 penalty on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives."""
         item = in_whole_graph(out, batch).positive
         return l2_penalty(self.item_embedding.index_select(0, item), self.item_bias.index_select(0, item).unsqueeze(1))
-
-
-def _pairs(known: Tensor, first: Tensor, start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return all users with an item that they met, as numbers of users among those given and rows of items."""
-    place = torch.arange(count.numel()).repeat_interleave(count)
-    inside = torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
-    return place, known[start[place] + inside] - first[place]
-
-
-def _cosine(product: Tensor, squared: Tensor, least: float | Tensor) -> Tensor:
-    """Return products with rows of norm one over the norms of what they are of; zero where nothing is left of that."""
-    return product * (squared > least) * squared.clamp(min=NOTHING_LEFT).rsqrt()
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Return rows of norm one; rows that are zero up to rounding, as of nothing left in a sum, are constant zeros.
-
-    The gradient of a zero row over its norm would be as large as numbers get, and ruin those that it is added to.
-    """
-    squared = x.square().sum(dim=1, keepdim=True)
-    return x * (squared > NOTHING_LEFT) * squared.clamp(min=NOTHING_LEFT).rsqrt()
-
-
-def _with_one(x: Tensor) -> Tensor:
-    return torch.cat([x, x.new_ones(x.size(0), 1)], dim=1)

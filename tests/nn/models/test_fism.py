@@ -16,8 +16,10 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import ease_content
 from pyg_ckd.nn import FISM, softmax_loss
-from pyg_ckd.nn.models import fism, item_weights
+from pyg_ckd.nn.models import item_weights
 from pyg_ckd.nn.models.fism import WEIGHTS
+from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.scoring import late, pairs
 from tests.nn.models.zoo import built, doubled
 
 
@@ -88,6 +90,52 @@ def test_a_modality_that_is_intervened_on_leaves_the_result_whatever_its_feature
     assert not torch.allclose(model(features, graph).item, model(other, graph).item)
 
 
+@pytest.mark.parametrize("most", [0.0, 1.0], ids=["all users", "the users read"])
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "copies of rows"])
+def test_margins_and_gradients_are_those_of_rows_that_items_were_taken_out_of(sparse, most, make_data, monkeypatch):
+    if not sparse:
+        monkeypatch.setattr(pairs, "suits_sparse", lambda *tables: False)
+    monkeypatch.setattr(late.Selections.__init__, "__defaults__", (most,))
+    data = make_data()
+    model = model_of(data, feature_dropout=0.0)
+    features, graph = doubled(data)
+    edges = graph[RATES][:, graph[RATES][0] < 4]
+    triples = (edges[0], edges[1].roll(2), (edges[1] + 3) % data["item"].num_nodes)
+    found = []
+    for by_rows in (False, True):
+        out = model.outputs(features, graph, [None])[0]
+        if by_rows:
+            user, preferred, other = triples
+            items = out.item.index_select(0, preferred) - out.item.index_select(0, other)
+            margins = (out.without(user, preferred) * items).sum(dim=1)
+        else:
+            margins = out.margin(*triples)
+        model.zero_grad()
+        F.softplus(-margins).sum().backward()
+        found.append([margins.detach(), *(p.grad for p in model.parameters())])
+    for one, two in zip(*found, strict=True):
+        assert_close(one, two, atol=1e-10, rtol=0)
+
+
+def test_sums_are_those_of_the_users_that_are_read_until_somebody_asks_for_all(make_data, monkeypatch):
+    sizes, original = [], Adjacency.matmul
+    monkeypatch.setattr(Adjacency, "matmul", lambda self, x: sizes.append(self.matrix.size(0)) or original(self, x))
+    data = make_data(num_users=12)
+    model = model_of(data, feature_dropout=0.0, item_graph="none")
+    features, graph = doubled(data)
+    views = [None, data.modalities[:1]]
+    outs = model.outputs(features, graph, views)
+    user, item = torch.tensor([3, 1, 3]), torch.tensor([0, 1, 2])
+    for _ in range(2):
+        parts = [[out.margin(user, item, item.flip(0)), out.scores(user), out.without(user, item)] for out in outs]
+    assert sizes == [2, 2]  # Users 1 and 3, once in every view.
+    assert_close(outs[0].dense().user, model.eval()(features, graph).user, atol=1e-10, rtol=0)
+    assert sizes[2:] == [12, 12]
+    again = [outs[0].margin(user, item, item.flip(0)), outs[0].scores(user), outs[0].without(user, item)]
+    for one, two in zip(parts[0], again, strict=True):
+        assert_close(one, two, atol=1e-12, rtol=0)
+
+
 def left_out(out, user, item):
     """Return the score of a user for an item, which is taken out of the user where it was met."""
     return out.without(torch.tensor([user]), torch.tensor([item]))[0] @ out.item[item]
@@ -140,11 +188,9 @@ def test_users_with_a_single_item_have_nothing_left_however_products_are_rounded
     assert_close(scores[1, 3], bias[3], atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("width", [2, 12], ids=["pairs that met", "all pairs"])
-def test_a_mean_over_triples_is_that_of_its_parts_however_they_are_cut(width, make_data, monkeypatch):
-    data, asked, original = make_data(), [], fism._pairs
-    monkeypatch.setattr(fism, "_pairs", lambda *args: asked.append(1) or original(*args))
-    model = built(lambda data: FISM.from_data(data, embedding_dim=width, num_neighbors=3), data)
+def test_a_mean_over_triples_is_that_of_its_parts_however_they_are_cut(make_data):
+    data = make_data()
+    model = model_of(data)
     features, graph = doubled(data)
     torch.manual_seed(0)
     out = model.outputs(features, graph, [None])[0]
@@ -158,7 +204,6 @@ def test_a_mean_over_triples_is_that_of_its_parts_however_they_are_cut(width, ma
     expected = loss(whole)
     for parts in (whole.split(5), torch.randperm(len(whole)).split(7), whole.split(1)):
         assert_close(sum(loss(part) for part in parts), expected, atol=1e-9, rtol=0)
-    assert bool(asked) == (width == 2)  # Fewer numbers than scores.
     user = torch.arange(data["user"].num_nodes)
     assert_close(out.scores(user), out.scores(user, torch.arange(len(out.item))), atol=1e-9, rtol=0)
 
