@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Columns
 from pyg_ckd.scoring.pairs import pair_products
@@ -183,16 +185,37 @@ class _Items(Columns):
         return torch.cat([rows / self._temperature, bias.unsqueeze(1)], dim=1)
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x: Tensor, least: float = NOTHING_LEFT) -> Tensor:
     """Return rows of norm one; rows that are zero up to rounding, as of nothing left in a sum, are constant zeros.
 
     The gradient of a zero row over its norm would be as large as numbers get, and ruin those that it is added to.
+    Second derivatives are not available.
 
     Args:
         x: Rows ``[N, D]``.
+        least: Squared norm up to which a row is taken for zero.
     """
-    squared = x.square().sum(dim=1, keepdim=True)
-    return x * (squared > NOTHING_LEFT) * squared.clamp(min=NOTHING_LEFT).rsqrt()
+    with torch.autocast(x.device.type, enabled=False):  # Under which products of rows are rounded.
+        return _Unit.apply(x, least)
+
+
+class _Unit(torch.autograd.Function):
+    """As operators of its own the backward pass would go over the table twice as often."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, least: float) -> Tensor:
+        squared = torch.linalg.vecdot(x, x).unsqueeze(1)
+        inverse = squared.clamp(min=least).rsqrt_().mul_(squared > least)
+        out = x * inverse
+        ctx.save_for_backward(out, inverse)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        out, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(out, grads[0]).unsqueeze(1)
+        return torch.addcmul(grads[0], out, along, value=-1).mul_(inverse), None
 
 
 def with_one(x: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ ITEM_GRAPHS = ("auto", "weights", "content", "none")
 WEIGHTS = ("item", "weights", "item")
 """Where the graphs of item-item weights are kept among the prepared graphs."""
 
+ZERO = 1e-24
+"""Squared norm up to which an item has no direction."""
+
 AUTO_ITEMS = 8_000
 """Items up to which the closed form is the default: a Cholesky decomposition of about a minute of one core."""
 
@@ -199,7 +202,7 @@ class FISM(EarlyFusion):
         out = []
         for view in views:
             z = sum((content[m] for m in self.modalities if m in view), start=self.item_embedding)
-            row = F.normalize(inputs.take_items(self._spread(view, z, inputs)))
+            row = unit(inputs.take_items(self._spread(view, z, inputs)), ZERO)
             bias = inputs.take_items(self.item_bias)
             sums = LateSums(users, row, num_users, selections)
             out.append(HistoryEmbeddings(sums, row, bias, known, self.temperature))

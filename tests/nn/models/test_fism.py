@@ -20,6 +20,7 @@ from pyg_ckd.nn.models import item_weights
 from pyg_ckd.nn.models.fism import WEIGHTS
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring import late, pairs
+from pyg_ckd.scoring.history import unit
 from tests.nn.models.zoo import built, doubled
 
 
@@ -134,6 +135,26 @@ def test_sums_are_those_of_the_users_that_are_read_until_somebody_asks_for_all(m
     again = [outs[0].margin(user, item, item.flip(0)), outs[0].scores(user), outs[0].without(user, item)]
     for one, two in zip(parts[0], again, strict=True):
         assert_close(one, two, atol=1e-12, rtol=0)
+
+
+def test_rows_of_norm_one_have_the_gradients_of_a_quotient_and_zero_rows_none():
+    x = torch.randn(5, 3).double()
+    x[2] = 0
+    x[3] *= 1e-9
+    for least, none in ((1e-24, [2]), (1e-8, [2, 3])):
+        given, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        out, expected = unit(given, least), F.normalize(other)
+        weight = torch.randn(5, 3).double()
+        (out * weight).sum().backward()
+        (expected * weight).sum().backward()
+        some = torch.tensor([row not in none for row in range(5)])
+        assert_close(out[some], expected[some], atol=1e-12, rtol=0)
+        assert_close(given.grad[some], other.grad[some], atol=1e-12, rtol=1e-9)
+        assert not out[~some].any()
+        assert not given.grad[~some].any()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = unit(torch.full((2, 3), 0.3))
+    assert_close(found, torch.full((2, 3), 3**-0.5), atol=1e-6, rtol=0)
 
 
 def left_out(out, user, item):
