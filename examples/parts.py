@@ -2,7 +2,8 @@
 
 ``python -m examples.parts --data FILE --users 400`` keeps some users, ``--share 0.3`` some of the training
 interactions, both drawn with ``--seed`` and with the first interaction of every user kept, and ``--modalities NAME...``
-some modalities. It prints validation and test Recall@20 of EASE, EASE with content and the backbone.
+some modalities. ``--no-content`` gives all items the same features, so that what a model has is from interactions. It
+prints validation and test Recall@20 of EASE, EASE with content and the backbone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch_geometric.data import HeteroData
 
 from examples.defaults import METRIC, fit, train
@@ -55,13 +57,17 @@ def main() -> None:
     parser.add_argument("--users", type=int)
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--modalities", nargs="+")
+    parser.add_argument("--no-content", action="store_true")
     parser.add_argument("--backbone", default="FISM", choices=list(backbones()))
     parser.add_argument("--max-epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = part(load(args.data, transform="none"), args.users, args.share, args.modalities, args.seed)
+    if args.no_content:
+        for m in data.modalities:
+            data["item"][m] = torch.ones(data["item"].num_nodes, 1)
     print(f"| model | validation | test {METRIC} |\n| --- | --- | --- |")
-    for name in ("ease", "ease-content", args.backbone):
+    for name in ("ease", *(() if args.no_content else ("ease-content",)), args.backbone):
         closed = name != args.backbone
         found = (fit(data, name) if closed else train(data, name, 0, args.seed, args.max_epochs))[0]
         print(f"| {name} | {found['val']:.4f} | {found[METRIC]:.4f} |", flush=True)

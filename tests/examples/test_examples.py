@@ -52,6 +52,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["--users", "200", "--share", "0.5", "--modalities", "visual", "--max-epochs", "1"],
             ["| ease |", "| ease-content |", "| FISM |"],
         ),
+        ("parts.py", ["--users", "200", "--no-content", "--max-epochs", "1"], ["| ease |", "| FISM |"]),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         (
             "ablation.py",
