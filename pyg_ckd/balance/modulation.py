@@ -360,8 +360,8 @@ def direction_cosines(joint: Output, others: Sequence[Output], batch: TripletBat
         for block in blocks_of(out):
             if id(block) not in known and not block.constant:
                 preferred, other = block.item_rows(items).chunk(2)
-                known[id(block)] = preferred - other
-            found.append(known.get(id(block)))
+                known[id(block)] = block, preferred - other  # Held, or others could get their ids.
+            found.append(known[id(block)][1] if id(block) in known else None)
         return found
 
     def inner(first: list[Tensor | None], second: list[Tensor | None]) -> Tensor:

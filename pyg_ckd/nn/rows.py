@@ -14,7 +14,7 @@ from pyg_ckd.nn.propagation import Adjacency, _PowerMean, _product
 from pyg_ckd.scoring.history import Sums
 from pyg_ckd.scoring.late import Selection, Selections
 from pyg_ckd.scoring.sparse import csr_matrix
-from pyg_ckd.scoring.tracing import exporting
+from pyg_ckd.scoring.tracing import Recording, exporting
 
 
 def selections_of(graph: Adjacency, num_users: int) -> Selections | None:
@@ -121,7 +121,7 @@ class LateSums(Sums):
     def __init__(self, graph: Adjacency, row: Tensor, num_users: int, selections: Selections | None) -> None:
         self.num_users = num_users
         self._graph, self._row, self._selections = graph, row, selections
-        self._grad = torch.is_grad_enabled()
+        self._recording = Recording()
         self._table = None if selections is not None else graph.matmul(row)
         self._rows: dict[int, Tensor] = {}
 
@@ -129,8 +129,7 @@ class LateSums(Sums):
     def table(self) -> Tensor:
         """The sums of all users, ``[U, D]``."""
         if self._table is None:
-            with torch.set_grad_enabled(self._grad):
-                self._table = self._graph.matmul(self._row)
+            self._table = self._product(self._graph)
         return self._table
 
     def of(self, user: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,9 +143,13 @@ class LateSums(Sums):
             return self.table, user
         if id(selection) not in self._rows:  # Held by the selections.
             graph = selection.once("members", lambda: Adjacency(*_cut(self._graph, selection.user)))
-            with torch.set_grad_enabled(self._grad):
-                self._rows[id(selection)] = graph.matmul(self._row)
+            self._rows[id(selection)] = self._product(graph)
         return self._rows[id(selection)], selection.user_places(user)
+
+    def _product(self, graph: Adjacency) -> Tensor:
+        """Return a product in the modes in which the sums were asked for, whoever reads them first."""
+        with self._recording.again():
+            return graph.matmul(self._row)
 
 
 class _Read(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from pyg_ckd.scoring.column_sums import check_rows, column_sum, column_sums
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.margins import Reading, item_index, read_margins, user_index
+from pyg_ckd.scoring.tracing import Recording
 from pyg_ckd.scoring.triples import Triples, tensors_key
 
 _BLOCK = 2**20  # Values of features that are converted together.
@@ -98,7 +99,7 @@ class Deferred:
     """
 
     def __init__(self, compute: Callable[[], Embeddings]) -> None:
-        self._compute, self._grad = compute, torch.is_grad_enabled()
+        self._compute, self._recording = compute, Recording()
         self._tables: Embeddings | None = None
 
     @property
@@ -123,7 +124,7 @@ class Deferred:
 
     def compute(self) -> Embeddings:
         """Compute the tables."""
-        with torch.set_grad_enabled(self._grad):
+        with self._recording.again():
             self._tables = self._compute()
         return self._tables
 

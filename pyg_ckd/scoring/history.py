@@ -131,8 +131,8 @@ class HistoryEmbeddings(BlockEmbeddings):
             first = pair_products(total, row, place, preferred)
             second = pair_products(total, row, place, other)
             alike = pair_products(row, row, preferred, other)
-            squared = total.square().sum(dim=1)[place]
-        own = row.detach().square().sum(dim=1)[preferred]
+            squared = _squares(total, place)
+        own = _squares(row.detach(), preferred)
         _, _, count = self._of_users(user)
         met = self._met(user, preferred)
         some = _left(first, own, squared, count > 1, second - alike)
@@ -167,7 +167,7 @@ class _Users(Columns):
 
     def _rows(self, index: Tensor) -> Tensor:
         total, place = self._sums.of(index)
-        return with_one(unit(total)).index_select(0, place)
+        return with_one(unit(total.index_select(0, place)))
 
 
 class _Items(Columns):
@@ -225,6 +225,13 @@ def with_one(x: Tensor) -> Tensor:
         x: Rows ``[N, D]``.
     """
     return torch.cat([x, x.new_ones(x.size(0), 1)], dim=1)
+
+
+def _squares(x: Tensor, index: Tensor) -> Tensor:
+    """Return the squared norms of some rows, ``[B]``."""
+    if x.size(0) < index.numel():
+        return x.square().sum(dim=1).index_select(0, index)
+    return x.index_select(0, index).square().sum(dim=1)
 
 
 def _pairs(known: Tensor, first: Tensor, start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

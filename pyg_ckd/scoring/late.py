@@ -11,6 +11,7 @@ from torch import Tensor
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Deferred, Output
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.margins import item_index, read_margins, user_index
+from pyg_ckd.scoring.tracing import Recording
 from pyg_ckd.scoring.triples import Triples, check_ids, tensors_key
 
 MOST = 0.75
@@ -66,6 +67,7 @@ class Selection:
         inside = all(x.numel() == 0 or int(x.min()) >= 0 for x in (users, items))
         return (users, items) if inside else None
 
+    @torch.inference_mode(False)
     def user_places(self, user: Tensor) -> Tensor:
         """Return where users stand in the selection, the same tensor whenever the same tensor comes.
 
@@ -75,6 +77,7 @@ class Selection:
         key = ("places", *tensors_key([user]))
         return self.once(key, lambda: (self._user_place.index_select(0, user), user))[0]  # Held: the key is an id.
 
+    @torch.inference_mode(False)
     def renumber(self, triples: Triples) -> Triples:
         """Return triples by the places of their users and items, the same tensors whenever the same triples come.
 
@@ -120,6 +123,7 @@ class Selections:
         self._of_triples: dict[object, tuple[list[Triples], Selection]] = {}
         self._whole = False
 
+    @torch.inference_mode(False)
     def of(self, triples: Sequence[Triples]) -> Selection | None:
         """Return the rows that lists of triples read, or :obj:`None` if all rows had better be computed.
 
@@ -142,6 +146,7 @@ class Selections:
         self._of_triples[key] = list(triples), found  # Held: the key is made of ids.
         return found
 
+    @torch.inference_mode(False)
     def of_users(self, user: Tensor) -> Selection | None:
         """Return the rows of some users alone, or :obj:`None` if those of all had better be computed.
 
@@ -160,6 +165,7 @@ class Selections:
             self._found.append(found)
         return found
 
+    @torch.inference_mode(False)
     def covering(self, user: Tensor, item: Tensor) -> Selection | None:
         """Return a selection that holds all of some users and items, if there is one.
 
@@ -185,7 +191,7 @@ class LateBlock(Block):
         self, tables: Callable[[], Embeddings], rows: Callable[[Selection], Embeddings], selections: Selections
     ) -> None:
         self._deferred, self._compute, self._selections = Deferred(tables), rows, selections
-        self._grad = torch.is_grad_enabled()
+        self._recording = Recording()
         self._rows: dict[int, Embeddings] = {}
         super().__init__(self._deferred.user, self._deferred.item)
 
@@ -205,7 +211,7 @@ class LateBlock(Block):
     def _of(self, selection: Selection) -> Embeddings:
         key = id(selection)  # Held by the selections.
         if key not in self._rows:
-            with torch.set_grad_enabled(self._grad):
+            with self._recording.again():
                 self._rows[key] = self._compute(selection)
         return self._rows[key]
 

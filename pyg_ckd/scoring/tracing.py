@@ -1,6 +1,9 @@
-"""Whether a pass is being recorded, so that it may not look at numbers."""
+"""What a pass is recorded for: for export, where it may not look at numbers, and for gradients."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -12,3 +15,16 @@ def exporting() -> bool:
     """
     found = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.6 has only the latter.
     return bool(found())
+
+
+class Recording:
+    """How gradients are recorded now, for what is computed when somebody reads it, in whichever mode that is."""
+
+    def __init__(self) -> None:
+        self._inference, self._grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Record inside as when this was made."""
+        with torch.inference_mode(self._inference), torch.set_grad_enabled(self._grad):
+            yield

@@ -126,6 +126,7 @@ def sorted_triples(triples: Sequence[Triples], num_users: int, num_items: int) -
     return shared_in_step((num_users, num_items), tensors, lambda: SortedTriples(triples, num_users, num_items))
 
 
+@torch.inference_mode(False)
 def shared_in_step(name: tuple[Any, ...], tensors: list[Tensor], make: Callable[[], T]) -> T:
     """Return what is made of tensors, or what was made of them before inside :func:`shared_triples`.
 

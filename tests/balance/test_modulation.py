@@ -20,6 +20,7 @@ from pyg_ckd.balance.modulation import (
     arl_logits,
     binary_entropy,
     cggm_coefficients,
+    direction_cosines,
     direction_loss,
     discrepancy,
     ogm_coefficients,
@@ -31,6 +32,7 @@ from pyg_ckd.nn import FREEDOM, VBPR, LightGCN
 from tests.balance.test_calibrated import published_logits
 from tests.balance.test_ckd import BACKBONES, one_batch
 from tests.conftest import TOLERANCE, Golden
+from tests.nn.models.zoo import BACKBONES as ZOO
 from tests.nn.models.zoo import built, doubled
 
 TRAINER = {"batch_size": 8, "lr": 0.01, "monitor": "recall@5", "device": "cpu", "progress": False}
@@ -243,6 +245,19 @@ def test_directions_are_those_of_gradients_on_the_rows_of_users(backbone, make_d
     assert term.item() == pytest.approx(0.7 * total / 3 / batch.user.numel(), abs=1e-9)
     term.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["VBPR", "GRCN", "MGCN", "LATTICE", "FREEDOM", "FISM on content", "MICRO", "DualGNN"]
+)
+def test_directions_are_those_of_the_tables_of_any_backbone(backbone, make_data):
+    data = make_data(modalities=3)
+    model, batch = built(ZOO[backbone], data), one_batch(data, 0)
+    joint, *others = model.outputs(*doubled(data), [None, *([m] for m in model.modalities)])
+    tables = [out.dense().item for out in (joint, *others)]
+    whole, *alone = (table[batch.positive] - table[batch.negative] for table in tables)
+    expected = torch.stack([F.cosine_similarity(whole, each) for each in alone], dim=-1)
+    same(direction_cosines(joint, others, batch), expected)
 
 
 @pytest.mark.usefixtures("double")

@@ -15,7 +15,7 @@ from pyg_ckd.data import solved as cache
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import ease_content
-from pyg_ckd.nn import FISM, softmax_loss
+from pyg_ckd.nn import FISM, backbones, softmax_loss
 from pyg_ckd.nn.models import item_weights
 from pyg_ckd.nn.models.fism import WEIGHTS
 from pyg_ckd.nn.propagation import Adjacency
@@ -155,6 +155,27 @@ def test_rows_of_norm_one_have_the_gradients_of_a_quotient_and_zero_rows_none():
     with torch.autocast("cpu", torch.bfloat16):
         found = unit(torch.full((2, 3), 0.3))
     assert_close(found, torch.full((2, 3), 3**-0.5), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["FISM", "LightGCN", "EarlyFusionLightGCN", "MMGCN", "VBPR"])
+def test_what_is_read_without_gradient_first_has_gradients_later(name, make_data):
+    data = make_data(num_users=40, num_items=40)
+    model = built(lambda data: backbones()[name].from_data(data), data).train()
+    features, graph = doubled(data)
+    triples = torch.tensor([1, 2]), torch.tensor([3, 0]), torch.tensor([0, 3])
+    gradients = []
+    for first in (None, torch.no_grad, torch.inference_mode):
+        torch.manual_seed(0)
+        out = model.outputs(features, graph, [None])[0]
+        if first is not None:
+            with first():
+                out.margin(*triples)
+        model.zero_grad()
+        out.margin(*triples).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for found in gradients[1:]:
+        for one, two in zip(found, gradients[0], strict=True):
+            assert_close(one, two, atol=1e-12, rtol=0)
 
 
 def left_out(out, user, item):
