@@ -114,15 +114,14 @@ class LateSums(Sums):
     Args:
         graph: The matrix of users and items, see :meth:`Adjacency.to_users`.
         row: Rows of items ``[I, D]``.
-        num_users: Number of users.
-        selections: The selections of the pass, or :obj:`None` to compute all sums at once.
+        selections: The selections of the pass, or :obj:`None` to compute the sums of all users.
     """
 
-    def __init__(self, graph: Adjacency, row: Tensor, num_users: int, selections: Selections | None) -> None:
-        self.num_users = num_users
+    def __init__(self, graph: Adjacency, row: Tensor, selections: Selections | None) -> None:
+        self.num_users = graph.num_nodes
         self._graph, self._row, self._selections = graph, row, selections
         self._recording = Recording()
-        self._table = None if selections is not None else graph.matmul(row)
+        self._table: Tensor | None = None
         self._rows: dict[int, Tensor] = {}
 
     @property
@@ -138,7 +137,8 @@ class LateSums(Sums):
         Args:
             user: Row numbers of users, int64 ``[B]``.
         """
-        selection = None if self._table is not None or self._selections is None else self._selections.of_users(user)
+        late = self._selections if self._table is None else None
+        selection = None if late is None else late.of_users(user)
         if selection is None:
             return self.table, user
         if id(selection) not in self._rows:  # Held by the selections.

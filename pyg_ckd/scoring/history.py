@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Columns
 from pyg_ckd.scoring.pairs import pair_products
-from pyg_ckd.scoring.triples import Triples
+from pyg_ckd.scoring.triples import Triples, shared_in_step
 
 NOTHING_LEFT = 1e-8
 """Squared norm below which nothing is left of a sum of rows of norm one."""
@@ -57,18 +57,6 @@ class HistoryEmbeddings(BlockEmbeddings):
         self.row, self.known, self.temperature = row, known, temperature
         self._sums, self._bias = sums, bias
 
-    @property
-    def user(self) -> Tensor:
-        """The table of users, ``[U, D + 1]``."""
-        table = self.blocks[0].user
-        assert table is not None
-        return table
-
-    @property
-    def item(self) -> Tensor:
-        """The table of items, ``[I, D + 1]``."""
-        return self.blocks[0].item
-
     def without(self, user: Tensor, item: Tensor) -> Tensor:
         """Return the rows of users as they are without an item each, ``[B, D + 1]``.
 
@@ -97,15 +85,14 @@ class HistoryEmbeddings(BlockEmbeddings):
             product, squared = total @ row.to(total.dtype).t(), total.square().sum(dim=1, keepdim=True)
         cosine = _cosine(product, squared, NOTHING_LEFT)
         if self.known is not None and self.known.numel():
-            own = row.detach().square().sum(dim=1)  # One, but of rows that are zero.
             first, start, count = self._of_users(user)
             if drawn is None and user.device.type == "cpu":  # Elsewhere their number would have to be waited for.
                 u, i = _pairs(self.known, first, start, count)
-                left = _left(product[u, i], own[i], squared[u, 0], (count > 1)[u])
+                left = _left(product[u, i], _squares(row.detach(), i), squared[u, 0], (count > 1)[u])
                 cosine = cosine.index_put((u, i), left.to(cosine.dtype))
             else:
                 items = torch.arange(row.size(0), device=user.device) if drawn is None else drawn
-                met = self._is_known(first.unsqueeze(1) + items)
+                met, own = self._is_known(first.unsqueeze(1) + items), row.detach().square().sum(dim=1)
                 cosine = torch.where(met, _left(product, own, squared, (count > 1).unsqueeze(1)), cosine)
         return torch.add(bias, cosine, alpha=1 / self.temperature)
 
@@ -132,10 +119,13 @@ class HistoryEmbeddings(BlockEmbeddings):
             second = pair_products(total, row, place, other)
             alike = pair_products(row, row, preferred, other)
             squared = _squares(total, place)
-        own = _squares(row.detach(), preferred)
-        _, _, count = self._of_users(user)
-        met = self._met(user, preferred)
-        some = _left(first, own, squared, count > 1, second - alike)
+        own = _squares(row.detach(), preferred)  # One, but of rows that are zero.
+        met, more = shared_in_step(
+            ("met", self.row.size(0)),
+            [cast(Tensor, self.known), user, preferred],
+            lambda: (self._met(user, preferred), self._of_users(user)[2] > 1),
+        )
+        some = _left(first, own, squared, more, second - alike)
         whole = _cosine(first - second, squared, NOTHING_LEFT)
         bias = self._bias.index_select(0, preferred) - self._bias.index_select(0, other)
         return torch.add(bias, torch.where(met, some, whole), alpha=1 / self.temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ CASES = [
 ]
 
 
+@cache
 def trained(strategy: str, backbone: str, precision: str = "bf16-mixed") -> dict[str, Any]:
     data = planted_data()
     model = distilled(data) if backbone == "ckd" else build(backbones()[backbone], data, 0, embedding_dim=8)

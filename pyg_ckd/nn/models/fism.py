@@ -163,7 +163,7 @@ class FISM(EarlyFusion):
         """
         total = item.new_zeros(size, item.size(1) - 1)
         for users, items in zip(row.split(2**20), member.split(2**20), strict=True):
-            total.index_add_(0, users, F.normalize(item[:, :-1].index_select(0, items)))
+            total.index_add_(0, users, unit(item[:, :-1].index_select(0, items), ZERO))
         return with_one(unit(total))
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
@@ -204,7 +204,7 @@ class FISM(EarlyFusion):
             z = sum((content[m] for m in self.modalities if m in view), start=self.item_embedding)
             row = unit(inputs.take_items(self._spread(view, z, inputs)), ZERO)
             bias = inputs.take_items(self.item_bias)
-            sums = LateSums(users, row, num_users, selections)
+            sums = LateSums(users, row, selections)
             out.append(HistoryEmbeddings(sums, row, bias, known, self.temperature))
         return out
 
@@ -252,13 +252,13 @@ class FISM(EarlyFusion):
             user, row = batch.user.unique(return_inverse=True)
         else:  # How many users there are would have to be waited for.
             user, row = batch.user, torch.arange(positive.numel(), device=positive.device)
-        if self.num_negatives is None or self.num_negatives >= found.item.size(0):
+        if self.num_negatives is None or self.num_negatives >= found.row.size(0):
             scores = found.scores(user)
             loss = scores.logsumexp(dim=1)[row] - scores[row, positive]
         else:
-            drawn = torch.randint(found.item.size(0), (self.num_negatives,), device=positive.device)
+            drawn = torch.randint(found.row.size(0), (self.num_negatives,), device=positive.device)
             others = found.scores(user, drawn)[row].masked_fill(drawn == positive.unsqueeze(1), float("-inf"))
-            own = (found.without(batch.user, positive) * found.item.index_select(0, positive)).sum(dim=1, keepdim=True)
+            own = (found.without(batch.user, positive) * found.item_rows(positive)).sum(dim=1, keepdim=True)
             loss = (torch.cat([own, others], dim=1).logsumexp(dim=1, keepdim=True) - own).squeeze(1)
         return {"softmax": mean_of_triples(loss, batch.weight)}
 

@@ -28,6 +28,13 @@ def model_of(data, **options):
     return built(lambda data: FISM.from_data(data, embedding_dim=6, num_neighbors=3, **options), data)
 
 
+def summed(out, edges, num_users):
+    """Return users as sums of the rows of their items, of norm one and with the column that biases are read by."""
+    user, item = edges.unique(dim=1)
+    total = out.row.new_zeros(num_users, out.row.size(1)).index_add_(0, user, out.row[item])
+    return torch.cat([F.normalize(total), total.new_ones(num_users, 1)], dim=1)
+
+
 def test_a_user_is_the_sum_of_the_items_and_scores_are_cosines_over_the_temperature(make_data):
     data = make_data()
     model = model_of(data, item_graph="none", temperature=0.5).eval()
@@ -56,11 +63,13 @@ def test_in_training_the_preferred_item_is_left_out_of_its_user(make_data):
     user, preferred = edges[0, :6], edges[1, :6].clone()
     preferred[3:] = (preferred[3:] + 1) % data["item"].num_nodes  # Met or not, as it comes.
     other = (preferred + 2) % data["item"].num_nodes
+    tables = out.dense()
     for margin, u, i, j in zip(out.margin(user, preferred, other), user, preferred, other, strict=True):
         rest = [k for k in edges[1][edges[0] == u].tolist() if k != int(i) or (int(u), int(i)) not in met]
         h = F.normalize(out.row[rest].sum(dim=0), dim=0) if rest else torch.zeros(6).double()
-        assert_close(margin, h @ (out.item[i] - out.item[j])[:6] + (out.item[i] - out.item[j])[6], atol=1e-10, rtol=0)
-    assert_close(out.dense().user, model.eval()(features, graph).user, atol=1e-10, rtol=0)
+        apart = tables.item[i] - tables.item[j]
+        assert_close(margin, h @ apart[:6] + apart[6], atol=1e-10, rtol=0)
+    assert_close(tables.user, summed(out, edges, data["user"].num_nodes), atol=1e-10, rtol=0)
 
 
 def test_the_graph_holds_the_largest_weights_of_ease_with_the_content_of_the_view(make_data):
@@ -107,8 +116,8 @@ def test_margins_and_gradients_are_those_of_rows_that_items_were_taken_out_of(sp
         out = model.outputs(features, graph, [None])[0]
         if by_rows:
             user, preferred, other = triples
-            items = out.item.index_select(0, preferred) - out.item.index_select(0, other)
-            margins = (out.without(user, preferred) * items).sum(dim=1)
+            item = out.dense().item
+            margins = (out.without(user, preferred) * (item[preferred] - item[other])).sum(dim=1)
         else:
             margins = out.margin(*triples)
         model.zero_grad()
@@ -130,7 +139,8 @@ def test_sums_are_those_of_the_users_that_are_read_until_somebody_asks_for_all(m
     for _ in range(2):
         parts = [[out.margin(user, item, item.flip(0)), out.scores(user), out.without(user, item)] for out in outs]
     assert sizes == [2, 2]  # Users 1 and 3, once in every view.
-    assert_close(outs[0].dense().user, model.eval()(features, graph).user, atol=1e-10, rtol=0)
+    for out in outs:
+        assert_close(out.dense().user, summed(out, graph[RATES], 12), atol=1e-10, rtol=0)
     assert sizes[2:] == [12, 12]
     again = [outs[0].margin(user, item, item.flip(0)), outs[0].scores(user), outs[0].without(user, item)]
     for one, two in zip(parts[0], again, strict=True):
@@ -180,7 +190,7 @@ def test_what_is_read_without_gradient_first_has_gradients_later(name, make_data
 
 def left_out(out, user, item):
     """Return the score of a user for an item, which is taken out of the user where it was met."""
-    return out.without(torch.tensor([user]), torch.tensor([item]))[0] @ out.item[item]
+    return out.without(torch.tensor([user]), torch.tensor([item]))[0] @ out.dense().item[item]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -195,7 +205,7 @@ def test_the_loss_is_a_softmax_over_all_items_each_left_out_of_its_user(weighted
     batch = batch.weighted(weight) if weighted else batch
     expected = 0.0
     for n, (u, i) in enumerate(edges.t().tolist()):
-        scores = torch.stack([left_out(out, u, j) for j in range(len(out.item))])
+        scores = torch.stack([left_out(out, u, j) for j in range(len(out.row))])
         expected += (weight[n] if weighted else 1) * -scores.log_softmax(dim=0)[i] / 6
     assert_close(model.losses(out, batch, features, frozenset(model.modalities))["softmax"], expected)
 
@@ -204,14 +214,14 @@ def test_scores_leave_items_out_alike_for_all_items_and_for_some(make_data):
     data = make_data()
     model = model_of(data, feature_dropout=0.0)
     out = model.outputs(*doubled(data), [None])[0]
-    user, items = torch.tensor([4, 0, 2]), torch.arange(len(out.item))
+    user, items = torch.tensor([4, 0, 2]), torch.arange(len(out.row))
     assert_close(out.scores(user, items), out.scores(user), atol=1e-12, rtol=0)
     drawn = torch.tensor([3, 3, 0])
     assert_close(out.scores(user, drawn), out.scores(user)[:, drawn], atol=1e-12, rtol=0)
-    expected = torch.stack([torch.stack([left_out(out, u, j) for j in range(len(out.item))]) for u in user.tolist()])
+    expected = torch.stack([torch.stack([left_out(out, u, j) for j in range(len(out.row))]) for u in user.tolist()])
     assert_close(out.scores(user), expected, atol=1e-10, rtol=0)
     unchanged = model_of(data, feature_dropout=0.0, leave_one_out=False).outputs(*doubled(data), [None])[0]
-    assert_close(unchanged.scores(user), unchanged.user[user] @ unchanged.item.t(), atol=1e-12, rtol=0)
+    assert_close(unchanged.scores(user), unchanged.dense().user[user] @ unchanged.dense().item.t(), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("precise", [True, False], ids=["precise", "rounded products"])
@@ -221,7 +231,7 @@ def test_users_with_a_single_item_have_nothing_left_however_products_are_rounded
     edges = data[RATES].edge_index
     edges = torch.cat([edges[:, edges[0] > 2], torch.tensor([[0, 1, 2], [1, 1, 3]])], dim=1)
     out = model.outputs(doubled(data)[0], {RATES: edges}, [None])[0]
-    items = torch.arange(len(out.item))
+    items = torch.arange(len(out.row))
     if not precise:  # As a GPU's TF32 does.
         out.row = out.row * (1 + 1e-3 * torch.randn(out.row.shape).double())
     scores = out.scores(torch.tensor([0, 2]), items)
@@ -247,7 +257,7 @@ def test_a_mean_over_triples_is_that_of_its_parts_however_they_are_cut(make_data
     for parts in (whole.split(5), torch.randperm(len(whole)).split(7), whole.split(1)):
         assert_close(sum(loss(part) for part in parts), expected, atol=1e-9, rtol=0)
     user = torch.arange(data["user"].num_nodes)
-    assert_close(out.scores(user), out.scores(user, torch.arange(len(out.item))), atol=1e-9, rtol=0)
+    assert_close(out.scores(user), out.scores(user, torch.arange(len(out.row))), atol=1e-9, rtol=0)
 
 
 def test_a_softmax_over_drawn_items_leaves_them_out_too_and_counts_the_positive_once(make_data):
@@ -258,7 +268,7 @@ def test_a_softmax_over_drawn_items_leaves_them_out_too_and_counts_the_positive_
     edges = graph[RATES][:, :7]
     batch = TripletBatch(edges[0], edges[1], edges[1], *(torch.zeros(0, dtype=torch.long),) * 3)
     torch.manual_seed(3)
-    drawn = torch.randint(len(out.item), (4,)).tolist()
+    drawn = torch.randint(len(out.row), (4,)).tolist()
     expected = 0.0
     for u, i in edges.t().tolist():
         scores = torch.stack([left_out(out, u, j) for j in [i, *(j for j in drawn if j != i)]])
@@ -399,7 +409,7 @@ def test_scores_under_autocast_are_those_of_full_precision(some, make_data):
     model = model_of(data, feature_dropout=0.0, item_graph="none").float()
     features = {m: data["item"][m].float() for m in data.modalities}
     out = model.outputs(features, {RATES: data[RATES].edge_index}, [None])[0]
-    user, items = torch.arange(6), torch.arange(len(out.item))
+    user, items = torch.arange(6), torch.arange(len(out.row))
     plain = out.scores(user, items if some else None)
     with torch.autocast("cpu", torch.bfloat16):
         assert_close(out.scores(user, items if some else None).float(), plain, atol=1e-3, rtol=0)
