@@ -53,6 +53,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["| ease |", "| ease-content |", "| FISM |"],
         ),
         ("parts.py", ["--users", "200", "--no-content", "--max-epochs", "1"], ["| ease |", "| FISM |"]),
+        ("blend.py", ["--max-epochs", "1"], ["| synthetic | FISM |", "| synthetic | FISM and ease-content | 0."]),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         (
             "ablation.py",
