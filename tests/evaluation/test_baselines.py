@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -339,6 +341,41 @@ def test_the_chosen_neighbours_are_the_best_of_the_whole_grid(data: HeteroData) 
     values = [evaluate(item_knn(data, *point), data, "val", k=5)["ndcg@5"] for point in points]
     assert fitted.value == pytest.approx(max(values))
     assert min(values) < max(values)
+
+
+@pytest.mark.parametrize(("first", "second"), [("item-knn", "item-knn-content"), ("ease", "ease-content")])
+def test_what_was_chosen_without_content_is_not_sought_again_with_it(
+    first: str, second: str, data: HeteroData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyg_ckd.data import solved
+    from pyg_ckd.evaluation.baselines import fit
+
+    made = []
+    for name in ("_best_of_grid", "_best_ridge"):
+        monkeypatch.setattr(fit, name, _counted(getattr(fit, name), made))
+    monkeypatch.setattr(solved, "_solved", {})
+    alone = fit_baseline(second, data, "ndcg@5")
+    assert len(made) == 1
+    fit_baseline(first, data, "ndcg@5")
+    again = fit_baseline(second, data, "ndcg@5")
+    assert len(made) == 1
+    assert (again.settings, again.value) == (alone.settings, alone.value)
+    fit_baseline(first, data, "recall@5")  # Another metric may choose otherwise.
+    assert len(made) == 2
+    with solved.kept_in(tmp_path):
+        fit_baseline(first, data, "ndcg@5")
+        monkeypatch.setattr(solved, "_solved", {})  # As in another process.
+        fit_baseline(first, data, "ndcg@5")
+    assert len(made) == 2
+
+
+def _counted(function: Callable[..., Any], made: list[str]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def counted(*args: Any) -> Any:
+        made.append(function.__name__)
+        return function(*args)
+
+    return counted
 
 
 def test_climbing_finds_a_peak_and_makes_no_point_twice() -> None:

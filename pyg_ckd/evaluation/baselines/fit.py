@@ -9,10 +9,13 @@ from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import held_out
+from pyg_ckd.data.prepared import digest_of
+from pyg_ckd.data.solved import solved
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines import linear, neighbours
 from pyg_ckd.evaluation.baselines.content import content_rows
@@ -31,6 +34,24 @@ COLLECTIVE_START = 2.0
 CONTENT_RIDGES = (0.1, 1.0, 10.0, 100.0)
 
 Value = Callable[[Embeddings | Neighbourhood], float]
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The validation metric that knobs are chosen by.
+
+    Attributes:
+        evaluator: What ranks.
+        monitor: The metric ``name@k``.
+        key: What decides about its values beside the model: digests of interactions, and the metric.
+    """
+
+    evaluator: Evaluator
+    monitor: str
+    key: tuple[str, ...]
+
+    def __call__(self, model: Embeddings | Neighbourhood) -> float:
+        return self.evaluator(model)[self.monitor]
 
 
 @dataclass(frozen=True)
@@ -76,8 +97,9 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
     ==================== ============================================ =================================================
 
     Neighbours and shrinkage are tried on a whole grid. All else starts from the defaults and moves one step of a fixed
-    grid at a time for as long as the metric rises, so that a closed form is solved a few times only. Without a
-    validation part, the defaults stand. Nothing is random.
+    grid at a time for as long as the metric rises, so that a closed form is solved a few times only. What was chosen
+    for a baseline without content is known to the one with content in the same process or study. Without a validation
+    part, the defaults stand. Nothing is random.
 
     Args:
         name: One of :data:`BASELINES`.
@@ -92,13 +114,11 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
         raise unknown_name("baseline", name, BASELINES)
     metric, cutoff = parse_metric(monitor)
     start = time.perf_counter()
-    value: Value | None = None
+    value: _Validation | None = None
     if held_out(data, "val").size(1):
-        evaluator = Evaluator(data, "val", k=[cutoff], metrics=[metric])
-
-        def value(model: Embeddings | Neighbourhood) -> float:
-            return evaluator(model)[monitor]
-
+        digests = [digest_of(held_out(data, split)) for split in ("train", "val")]
+        sizes = f"{data['user'].num_nodes} x {data['item'].num_nodes}"
+        value = _Validation(Evaluator(data, "val", k=[cutoff], metrics=[metric]), monitor, (sizes, *digests, monitor))
     choice = _FITS[name](data, value)
     return Baseline(choice.model, choice.settings, time.perf_counter() - start, choice.value)
 
@@ -138,28 +158,53 @@ def climb(
             return best
 
 
-def _popularity(data: HeteroData, value: Value | None) -> _Choice[Embeddings]:
+def _popularity(data: HeteroData, value: _Validation | None) -> _Choice[Embeddings]:
     model = popularity(data)
     return _Choice(model, {}, None if value is None else value(model))
 
 
-def _item_knn(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+def _item_knn(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
     most = max(1, data["item"].num_nodes - 1)
     start = {"k": min(neighbours.K, most), "shrinkage": neighbours.SHRINKAGE}
     if value is None:
         return _Choice(neighbours.item_knn(data, **start), start)
-    history, ks = neighbours.history_of(data), sorted({min(k, most) for k in NEIGHBOURS})
-    best: _Choice[Neighbourhood] | None = None
-    for shrinkage in SHRINKAGES:
+    built: list[_Choice[Neighbourhood]] = []
+    grid = (tuple(sorted({min(k, most) for k in NEIGHBOURS})), SHRINKAGES)
+    k, shrinkage = solved((*value.key, grid), _best_of_grid, data, *grid, value, built)
+    if built:
+        return built[0]
+    model = neighbours.item_knn(data, int(k), float(shrinkage))
+    return _Choice(model, {"k": int(k), "shrinkage": float(shrinkage)}, value(model))
+
+
+def _best_of_grid(
+    data: HeteroData,
+    ks: Sequence[int],
+    shrinkages: Sequence[float],
+    value: Value,
+    built: list[_Choice[Neighbourhood]],
+) -> tuple[Tensor, ...]:
+    """Return the best number of neighbours and shrinkage, whose model is added to a list.
+
+    Args:
+        data: The graph.
+        ks: Numbers of neighbours, in order.
+        shrinkages: Shrinkages.
+        value: What is to be large.
+        built: The list.
+    """
+    history, best = neighbours.history_of(data), cast(_Choice[Neighbourhood] | None, None)
+    for shrinkage in shrinkages:
         nearest = neighbours.nearest(data, ks[-1], shrinkage)
         for k in ks:
             model = neighbours.neighbourhood(history, nearest.weights(k))
             best = _better(best, _Choice(model, {"k": k, "shrinkage": shrinkage}, value(model)))
     assert best is not None
-    return best
+    built.append(best)
+    return torch.tensor(best.settings["k"]), torch.tensor(best.settings["shrinkage"], dtype=torch.float64)
 
 
-def _item_knn_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+def _item_knn_content(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
     modalities = list(content_rows(data))
     start, history = {"weight": neighbours.CONTENT_WEIGHT}, neighbours.history_of(data)
     base = _item_knn(data, value)
@@ -177,11 +222,11 @@ def _item_knn_content(data: HeteroData, value: Value | None) -> _Choice[Neighbou
     return best
 
 
-def _ease(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+def _ease(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
     return _choose_ridge(data, linear.gram_of(data), value)
 
 
-def _ease_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhood]:
+def _ease_content(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
     rows = linear.stacked(content_rows(data))
     gram, history = linear.gram_of(data), neighbours.history_of(data)
     base = _choose_ridge(data, gram, value)
@@ -210,13 +255,34 @@ def _ease_content(data: HeteroData, value: Value | None) -> _Choice[Neighbourhoo
     return _better(best, _Choice(found.model, {"form": "collective"} | found.settings, found.value))
 
 
-def _choose_ridge(data: HeteroData, gram: Tensor, value: Value | None) -> _Choice[Neighbourhood]:
-    history, start = neighbours.history_of(data), {"ridge": linear.RIDGE}
+def _choose_ridge(data: HeteroData, gram: Tensor, value: _Validation | None) -> _Choice[Neighbourhood]:
+    build = partial(_with_ridge, neighbours.history_of(data), gram)
+    if value is None:
+        return _Choice(build(linear.RIDGE), {"ridge": linear.RIDGE})
+    built: list[_Choice[Neighbourhood]] = []
+    (ridge,) = solved((*value.key, RIDGES, linear.RIDGE), _best_ridge, build, value, built)
+    if built:
+        return built[0]
+    model = build(float(ridge))
+    return _Choice(model, {"ridge": float(ridge)}, value(model))
 
-    def build(ridge: float) -> Neighbourhood:
-        return Neighbourhood(history, linear.item_weights(gram, ridge))
 
-    return _Choice(build(**start), start) if value is None else climb({"ridge": RIDGES}, start, build, value)
+def _with_ridge(history: csr_array, gram: Tensor, ridge: float) -> Neighbourhood:
+    return Neighbourhood(history, linear.item_weights(gram, ridge))
+
+
+def _best_ridge(
+    build: Callable[..., Neighbourhood], value: Value, built: list[_Choice[Neighbourhood]]
+) -> tuple[Tensor, ...]:
+    """Return the ridge that is best, whose model is added to a list.
+
+    Args:
+        build: Makes the model of a ridge.
+        value: What is to be large.
+        built: The list.
+    """
+    built.append(climb({"ridge": RIDGES}, {"ridge": linear.RIDGE}, build, value))
+    return (torch.tensor(built[0].settings["ridge"], dtype=torch.float64),)
 
 
 def _better(first: _Choice[Neighbourhood] | None, second: _Choice[Neighbourhood]) -> _Choice[Neighbourhood]:
@@ -224,7 +290,7 @@ def _better(first: _Choice[Neighbourhood] | None, second: _Choice[Neighbourhood]
     return second if first is None or (second.value or 0.0) > (first.value or 0.0) else first
 
 
-_FITS: dict[str, Callable[[HeteroData, Value | None], _Choice[Any]]] = {
+_FITS: dict[str, Callable[[HeteroData, _Validation | None], _Choice[Any]]] = {
     "popularity": _popularity,
     "item-knn": _item_knn,
     "item-knn-content": _item_knn_content,
