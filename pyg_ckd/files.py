@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -50,11 +51,17 @@ def encoding_of(path: str | os.PathLike[str]) -> str:
         path: The file.
     """
     with as_path(path).open("rb") as file:
-        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return _encoding(file.read(2))
+
+
+def _encoding(start: bytes) -> str:
+    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return the content of a text file without its byte-order mark, lines ended by line feeds.
+
+    It is read once, so that it can be a pipe.
 
     Args:
         path: The file.
@@ -63,7 +70,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
         OSError: If it cannot be read.
         UnicodeError: If it is neither UTF-8 nor, with a byte-order mark, UTF-16.
     """
-    return as_path(path).read_text(encoding=encoding_of(path))
+    content = as_path(path).read_bytes()
+    return io.TextIOWrapper(io.BytesIO(content), encoding=_encoding(content)).read()
 
 
 @contextmanager

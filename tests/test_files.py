@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from contextlib import suppress
 
 import pytest
 
-from pyg_ckd.files import atomic_path
+from pyg_ckd.files import atomic_path, read_text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names here")
+def test_a_text_is_read_from_a_pipe_from_its_beginning(tmp_path):
+    text = "".join(f"{n}\n" for n in range(1_000_000, 1_004_999))
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(text,))
+    writer.start()
+    assert read_text(tmp_path / "pipe") == text
+    writer.join()
 
 
 def test_file_appears_whole_at_the_end_of_the_block(tmp_path):

@@ -86,7 +86,8 @@ def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | No
     from pyg_ckd.training import Trainer
 
     known = backbones()
-    name = given.text("backbone") or DEFAULT_BACKBONE
+    named = given.text("backbone")
+    name = DEFAULT_BACKBONE if named is None else named
     if name not in known:
         raise unknown_name("backbone", name, known)
     backbone = known[name]

@@ -8,7 +8,6 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from pyg_ckd.cli.values import (
     without_tilde,
     words_for,
 )
-from pyg_ckd.cli.yaml_files import parse
+from pyg_ckd.cli.yaml_files import parse_texts, parse_word
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ class Option:
         blank: Whether an empty text is an empty list.
         hidden: Whether the help text leaves it out.
         if_given: Whether it is part of the result only if it was given.
+        texts: Whether words within a mapping are texts, whatever they look like.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Option:
     blank: bool = False
     hidden: bool = False
     if_given: bool = False
+    texts: bool = False
 
 
 class Options:
@@ -162,6 +163,9 @@ class Options:
         except (ArgumentError, TypeError, KeyError, ValueError) as error:
             raise self._named(error, values) from None
         for option in taken:
+            given_value = values.found[option.name][0] if option.name in values.found else None
+            if isinstance(given_value, Mapping) and dict[str, Any] in members(option.type):
+                config[option.name] = dict(given_value)  # The parser reads texts in it as YAML once more.
             value = config[option.name]
             if option.name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < MAX_SEED:
                 label = values.found[option.name][1].label if option.name in values.found else f"--{option.name}"
@@ -295,8 +299,12 @@ class _Values:
                 name = full + name.removeprefix(alias)
         if name in self.options.known or not entry.typed:
             return name
-        same = [known for known in self.options.known if known.replace("-", "_") == name.replace("-", "_")]
-        return same[0] if same else name
+        same = name.replace("-", "_")
+        for known, option in self.options.known.items():
+            plain = known.replace("-", "_")
+            if plain == same or (takes_mapping(option.type) and same.startswith(f"{plain}.")):
+                return known + name[len(known) :]
+        return name
 
     def _store(self, option: Option, entry: Entry) -> list[str]:
         rest: list[str] = []
@@ -313,8 +321,7 @@ class _Values:
         """Store a value within a mapping, such as 3 for ``data_options.num_users``."""
         value = single(entry, str)
         if entry.typed:
-            with suppress(yaml.YAMLError):  # Then it is a text.
-                value = parse(value)
+            value = parse_texts(value) if option.texts else parse_word(value)
         before = self.found[option.name][0] if option.name in self.found else option.default
         content = dict(before) if isinstance(before, Mapping) else {}
         place = content

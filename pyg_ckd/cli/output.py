@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,8 +36,15 @@ SIMILAR = {
 
 
 def replace_what_the_encoding_lacks() -> None:
-    """Let the process's standard streams replace characters that their encodings lack, where they would raise."""
+    """Let the process's standard streams replace characters that their encodings lack, where they would raise.
+
+    A stream that the caller has closed takes all that is written to it and keeps nothing.
+    """
     codecs.register_error(HANDLER, _similar)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - As long as the process.
+            setattr(sys, name, nowhere)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)

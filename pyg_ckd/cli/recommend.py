@@ -11,6 +11,7 @@ from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import SOURCE, add_checkpoint, add_data, import_strategy, load_data, read_lines
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
+from pyg_ckd.cli.yaml_files import parse_word
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_options(options: Options, given: Given) -> None:
     items = "a .csv or .parquet file with a row for every item: a column item or item_id, and columns for --where"
     options.add("items_file", str | None, None, items, path=True)
     where = "which items to choose from by their columns, such as --where.category shoes"
-    options.add("where", dict[str, Any], {}, where)
+    options.add("where", dict[str, Any], {}, where, texts=True)
     text = "what unknown users of --users get: error, or popular, the items with most interactions, marked in a column"
     options.add("unknown", str, "error", text)
     options.add("diversity", float, 0.0, "how unlike the items of a list shall be, from 0 to 1")
@@ -93,12 +94,26 @@ def run(config: Namespace) -> int:
         exclude_seen=config.exclude_seen,
         candidates=chosen,
         exclude=without,
-        where=config.where,
+        where={name: _like(columns, name, value) for name, value in config.where.items()},
         diversity=config.diversity,
         unknown=config.unknown,
     )
     say(f"recommendations: {path}")
     return 0
+
+
+def _like(columns: pd.DataFrame | None, name: str, value: Any) -> Any:
+    """Return what a column shall be: texts as numbers or truth values where the column holds such."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if columns is None or name not in columns:
+        return value
+    column = columns[name].infer_objects()
+    if not (is_numeric_dtype(column) or is_bool_dtype(column)):
+        return value
+    several = isinstance(value, list)
+    found = [parse_word(part) if isinstance(part, str) else part for part in (value if several else [value])]
+    return found if several else found[0]
 
 
 def _table(path: str) -> pd.DataFrame:

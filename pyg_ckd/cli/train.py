@@ -36,7 +36,8 @@ def add_options(options: Options, given: Given) -> None:
     options.add("k", list[int], [10, 20], "cut-offs of the test metrics")
     backbone = add_backbone(options, given)
     add_parts(options, backbone)
-    cls = strategy(given.text("objective") or "plain", "objective")
+    named = given.text("objective")
+    cls = strategy("plain" if named is None else named, "objective")
     add_strategy_options(options, backbone, cls, "strategy", cls.name in PARTS)
     options.aliases["objective_options"] = "strategy"
 

@@ -52,6 +52,43 @@ def parse(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def parse_word(word: str) -> Any:
+    """Return what a word of a command line stands for where nothing says of which type it is.
+
+    Numbers, true, false and null are what YAML takes them for, as are lists, mappings and texts in brackets or
+    quotation marks; numbers with commas between them are a list. All else is a text as it stands.
+
+    Args:
+        word: The word.
+    """
+    try:
+        value = parse(word)
+    except (yaml.YAMLError, RecursionError):
+        return word
+    if word.strip()[:1] in tuple("[{\"'"):
+        return value
+    if isinstance(value, str) and "," in value:
+        parts = [parse_word(part) for part in value.split(",")]
+        return parts if all(type(part) in (int, float) for part in parts) else word
+    return value if isinstance(value, (bool, int, float)) or word.strip() in ("null", "~") else word
+
+
+def parse_texts(word: str) -> str | list[str]:
+    """Return a word of a command line as a text, or as a list of texts where it is one in brackets.
+
+    Args:
+        word: The word.
+    """
+    if word.strip().startswith("["):
+        try:
+            value = yaml.load(word, Loader=yaml.BaseLoader)
+        except (yaml.YAMLError, RecursionError):
+            return word
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            return value
+    return word
+
+
 def parse_mapping(text: str, label: str) -> dict[str, Any]:
     """Return a mapping written in YAML.
 

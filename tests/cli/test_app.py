@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 
@@ -146,6 +147,22 @@ def test_tables_and_error_lines_fit_every_encoding(encoding: str, arrays, save, 
         assert main(args) == code
         for word in words:
             assert word in written(err if code else out)
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"), [("models", ">&-", 0), ("nope", "2>&-", 2), ("nope", ">&- 2>&-", 2)]
+)
+def test_closed_streams_take_what_is_written_to_them(words: str, closed: str, code: int) -> None:
+    command = f"{shlex.quote(sys.executable)} -m pyg_ckd {words} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "tune"])
+def test_an_empty_name_is_no_backbone(command: str, arrays, save, tmp_path, capsys) -> None:
+    assert main([command, "--data", save(arrays), "--out", str(tmp_path / "out"), "--backbone", ""]) == 2
+    assert "unknown backbone ''" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

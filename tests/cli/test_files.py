@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pyg_ckd.cli import main
-from pyg_ckd.cli.yaml_files import parse
+from pyg_ckd.cli.yaml_files import parse, parse_word
 from pyg_ckd.datasets import load
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import build
@@ -138,3 +138,38 @@ def test_only_what_is_written_as_a_number_is_one(text, value) -> None:
     found = parse(text)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("5", 5), ("0.5", 0.5), ("true", True), ("no", False), ("null", None), ("[1, 2]", [1, 2]), ("'01'", "01"),
+        ('"yes"', "yes"), ("{a: 1}", {"a": 1}), ("0.6,0.2,0.2", [0.6, 0.2, 0.2]), ("1,2", [1, 2]), ("a,b", "a,b"),
+        ("C # x", "C # x"), ("#1 hits", "#1 hits"), ("A: B", "A: B"), ("", ""), ("[a", "[a"), (",", ","),
+        ("- a", "- a"),
+    ],
+)  # fmt: skip
+def test_a_word_of_no_known_type_is_a_number_or_the_text_as_it_stands(word, value) -> None:
+    found = parse_word(word)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data_options.positive", '"yes"'],
+        ["--data-options.positive", "'yes'"],
+        ["--data_options", '{"positive": "yes"}'],
+        ["--config", "~/options.yaml"],
+    ],
+)
+def test_a_quoted_text_stays_a_text(options, home, capsys) -> None:
+    rows = [f"{u},{(u * 3 + n) % 7},{'no' if n == 4 else 'yes'}" for u in range(6) for n in range(5)]
+    (home / "own").mkdir()
+    (home / "own" / "interactions.csv").write_text("\n".join(["user,item,label", *rows]), encoding="utf-8")
+    np.save(home / "own" / "a.npy", np.random.default_rng(0).normal(size=(7, 2)))
+    (home / "options.yaml").write_text('data_options:\n  positive: "yes"\n', encoding="utf-8")
+    assert main(["data", "convert", "~/own", "~/new.npz", "--format", "npz", *options]) == 0
+    with np.load(home / "new.npz") as new:
+        assert sum(new[part].shape[1] for part in ("train", "val", "test")) == 24

@@ -134,6 +134,35 @@ def test_filters_exclusions_and_variety_come_from_options(given, tmp_path, capsy
     assert "items_file" in fails(capsys, command(given, tmp_path / "b.csv", *bad))
 
 
+@pytest.mark.parametrize(
+    ("column", "wanted", "found"),
+    [
+        (["C # lang", "C", "C", "C"], "C # lang", {0}),
+        (["NO", "yes", "On", "NO"], "NO", {0, 3}),
+        (["NO", "yes", "On", "NO"], "[NO, On]", {0, 2, 3}),
+        (["01001", "1001", "01001", "7"], "01001", {0, 2}),
+        (["10115", "x", "10115", "7"], "10115", {0, 2}),
+        (["12:30", "750", "0x10", "16"], "12:30", {0}),
+        (["12:30", "750", "0x10", "16"], "0x10", {2}),
+        (["Star Wars: A New Hope", "Star Wars", "a", "b"], "Star Wars: A New Hope", {0}),
+        (["#1 hits", "null", "a", "b"], "#1 hits", {0}),
+        ([1, 2, 3, 1], "1", {0, 3}),
+        ([1, 2, 3, 1], "[2, 3]", {1, 2}),
+        ([0.5, 2.0, 3.0, 1.0], "0.5", {0}),
+        ([True, False, False, True], "true", {0, 3}),
+    ],
+)
+def test_what_a_column_shall_be_is_taken_as_it_is_typed(given, column, wanted, found, tmp_path, capsys) -> None:
+    frame = pd.DataFrame({"item": [f"item-{n}" for n in range(4)], "kind": column})
+    frame.to_parquet(tmp_path / "items.parquet")
+    more = ["--items_file", str(tmp_path / "items.parquet"), "--exclude_seen", "false", "--k", str(len(found))]
+    for n, options in enumerate((["--where.kind", wanted], ["--where", json.dumps({"kind": wanted})])):
+        if n and wanted.startswith("["):
+            continue
+        assert main(command(given, tmp_path / f"{n}.csv", *more, *options)) == 0
+        assert set(pd.read_csv(tmp_path / f"{n}.csv").item) == {f"item-{row}" for row in found}
+
+
 def test_newer_data_in_another_order_is_served_and_says_who_is_new(given, tmp_path, capsys) -> None:
     content = dict(np.load(given[0]))
     order = np.array([7, 3, 1, 0, 2, 4, 5, 6])
