@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from pyg_ckd.errors import InputError
@@ -208,12 +210,39 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's generators inside the block and leave them as they were outside.
+    """Seed the generators of PyTorch, NumPy and Python inside the block and leave them as they were outside.
 
     Args:
         seed: The seed.
     """
+    import rich.style  # noqa: F401 - Draws from Python's generator when it is imported first.
+
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - What PyG and modules draw from.
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
+def drawn_elsewhere() -> dict[str, Any]:
+    """Return the states of the generators of NumPy and Python, for :func:`draw_on_elsewhere`."""
+    name, key, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
+    return {"python": random.getstate(), "numpy": (name, torch.from_numpy(key.astype(np.int64)), *rest)}
+
+
+def draw_on_elsewhere(states: Mapping[str, Any]) -> None:
+    """Set the generators of NumPy and Python.
+
+    Args:
+        states: What :func:`drawn_elsewhere` returned.
+    """
+    version, internal, *last = states["python"]
+    random.setstate((version, tuple(internal), *last))
+    name, key, *rest = states["numpy"]
+    np.random.set_state((name, key.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002

@@ -13,6 +13,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.modules import device_of
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.captured import CapturedSteps
+from pyg_ckd.training.checkpoint import draw_on_elsewhere, drawn_elsewhere
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.own_batches import OwnBatches, set_generator, stored_states
@@ -151,6 +152,7 @@ class Run:
             "stopped": self.history.stopped,
             "best_state": self.best_state,
             "rng": torch.get_rng_state(),
+            "other_rng": drawn_elsewhere(),
         }
         if self.steps is not None:
             state |= self.steps.state_dict()
@@ -170,6 +172,8 @@ class Run:
         if self.steps is not None:
             self.steps.load_state_dict(state)
         torch.set_rng_state(state["rng"].cpu())
+        if "other_rng" in state:  # Not in a run of before.
+            draw_on_elsewhere(state["other_rng"])
         device = device_of(self.objective)
         if "cuda_rng" in state and device is not None and device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)

@@ -85,8 +85,8 @@ class Trainer:
             :class:`EarlyStopping`.
         eval_every: Epochs from one evaluation to the next.
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
-        seed: Seed of sampling and of everything random inside the model's steps; the same seed gives the same bits on
-            the CPU. The model's initial weights are the caller's.
+        seed: Seed of sampling and of everything random inside the model's steps, drawn by PyTorch, NumPy or Python; the
+            same seed gives the same bits on the CPU. The model's initial weights are the caller's.
         device: ``"auto"``, or a name or :class:`torch.device` as PyTorch has them, such as ``"cpu"`` or ``"cuda:1"``;
             of several processes, each takes its own device of a kind such as ``"cuda"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, the words of lightning-fabric. Propagation over

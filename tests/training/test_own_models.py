@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pyg_ckd.balance import MultitaskObjective
+from pyg_ckd.balance import MultitaskObjective, Objective
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, as_backbone
+from pyg_ckd.training import Trainer
 from pyg_ckd.training.model import load_model, save_model
 from tests.training import own
 from tests.training.problem import USERS, planted_data
@@ -42,6 +45,37 @@ def test_a_module_in_a_file_comes_back(name: str, suffix: str, tmp_path) -> None
     assert type(again.module) is type(model.module)
     for mine, theirs in zip(embed(again, data)[0], embed(model, data)[0], strict=True):
         assert torch.equal(mine, theirs)
+
+
+class Draws(own.Tables):
+    """Draws from the generators of NumPy and Python, as PyG's negative sampling does."""
+
+    def forward(self, x, edge_index):
+        user, item = super().forward(x, edge_index)
+        if not self.training:
+            return user, item
+        return user * np.random.rand(), item + 0.1 * random.random()  # noqa: NPY002
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_a_module_draws_from(tmp_path) -> None:
+    data, found = planted_data(), []
+    options = {"seed": 5, "device": "cpu", "progress": False, "track_views": False}
+    for n, epochs in enumerate(([4], [4], [2, 4])):
+        torch.manual_seed(0)
+        model = as_backbone(Draws(USERS, DIMS), data)
+        before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        for last in epochs:
+            folder = tmp_path / "run" if n == 2 else None
+            torch.manual_seed(0)
+            model = as_backbone(Draws(USERS, DIMS), data)
+            objective = Objective(model)
+            Trainer(max_epochs=last, checkpoint_dir=folder, **options).fit(objective, data)
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        random.random(), np.random.rand()  # noqa: NPY002
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_what_parameters_belong_to_a_modality_comes_back(tmp_path) -> None:
