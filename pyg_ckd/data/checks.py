@@ -329,6 +329,16 @@ def _as_array(values: Any, where: str) -> np.ndarray:
             raise InputError(f"{where}: found a sparse tensor, expected a dense one; call .to_dense()")
         values = values.as_subclass(Tensor).detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if np.ma.is_masked(values):
+        raise InputError(
+            f"{where}: found {np.ma.count_masked(values)} masked values, expected none; drop the rows, or write "
+            "features as values.filled(numpy.nan)"
+        )
+    if hasattr(values, "tocoo") and hasattr(values, "toarray"):
+        raise InputError(
+            f"{where}: found a sparse matrix ({type(values).__name__}), expected a dense array; write features as "
+            "values.toarray(), and interactions as numpy.stack(values.nonzero())"
+        )
     try:
         array = np.asarray(values)
     except ValueError:

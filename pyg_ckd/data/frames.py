@@ -309,7 +309,8 @@ def _as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
             f"holds the item ids"
         )
     extension = any(map(pd.api.types.is_extension_array_dtype, frame.dtypes))
-    return frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension else frame.to_numpy()
+    mixed = 0 < sum(map(pd.api.types.is_bool_dtype, frame.dtypes)) < frame.shape[1]  # As pandas.get_dummies returns it.
+    return frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension or mixed else frame.to_numpy()
 
 
 def _vector(value: Any) -> np.ndarray | None:

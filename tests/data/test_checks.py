@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 
@@ -67,3 +68,20 @@ def test_a_single_item_is_refused_as_nothing_can_be_ranked_against_it():
 def test_a_single_user_is_a_graph():
     data = build_data([[0, 0], [0, 1]], {"visual": np.eye(4)}, val=[[0], [2]], test=[[0], [3]])
     assert data["user"].num_nodes == 1
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (lambda x: np.ma.masked_less(x, -1.0), "masked values.*filled"),
+        (lambda x: scipy.sparse.csr_matrix(x), "sparse matrix.*csr_matrix.*toarray"),
+        (lambda x: scipy.sparse.coo_array(x), "sparse matrix.*coo_array.*toarray"),
+    ],
+)
+def test_masked_and_sparse_arrays_are_refused_with_what_to_write(features, words) -> None:
+    pairs, x = np.array([[0, 1, 2], [0, 1, 2]]), np.linspace(-2, 2, 12).reshape(3, 4)
+    with pytest.raises(InputError, match=words):
+        build_data(pairs, {"a": features(x), "b": x})
+    assert build_data(pairs, {"a": np.ma.masked_less(x, -9.0), "b": x})["item"].a.shape == (3, 4)
+    with pytest.raises(InputError, match="numpy.stack"):
+        build_data(scipy.sparse.coo_array(np.eye(3)), {"a": x, "b": x})
