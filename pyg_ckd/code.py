@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import functools
 import hashlib
 import inspect
 import sys
 from collections import deque
 from collections.abc import Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,9 +28,10 @@ def code_of(*parts: Any, package: bool = True) -> str:
     """Return a hash of the code of functions, classes and objects, and of all that they use.
 
     Followed are what functions refer to (other functions, classes, constants, defaults, what closures hold), base
-    classes, and the attributes of objects, numbers in arrays and weights of modules among them. What functions only
-    fill, lists and dicts outside of them, is left out. Code of libraries counts by its name alone. Addresses, names of
-    files and line numbers do not enter, so that it is the same in every process.
+    classes, the attributes of objects, numbers in arrays and weights of modules among them, and plain values in
+    namespaces and dataclasses that functions of the user read. What functions only fill, lists and dicts outside of
+    them, is left out. Code of libraries counts by its name alone. Addresses, names of files and line numbers do not
+    enter, so that it is the same in every process.
 
     Args:
         *parts: Functions, classes, objects or plain values.
@@ -124,6 +127,8 @@ class _Walk:
                 used |= {f"{name}.{inner}": vars(value)[inner] for inner in names if inner in vars(value)}
             elif _is_code(value) or _is_fixed(value) or isinstance(value, (nn.Module, Tensor, np.ndarray)):
                 used[name] = value
+            elif not is_packages(function.__module__):
+                used[name] = settings_in(value)
         return instructions(function.__code__) + self.mention(
             [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
         )
@@ -150,6 +155,19 @@ def is_own(module: str | None) -> bool:
 def is_packages(module: str | None) -> bool:
     """Return whether a module is one of this package."""
     return (module or "").partition(".")[0] == "pyg_ckd"
+
+
+def settings_in(value: Any) -> dict[str, Any] | None:
+    """Return what a namespace or an object of a dataclass holds if all of it is plain, else :obj:`None`."""
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        found = {part.name: getattr(value, part.name, None) for part in dataclasses.fields(value)}
+    elif isinstance(value, (argparse.Namespace, SimpleNamespace)):
+        found = dict(sorted(vars(value).items()))
+    else:
+        return None
+    return found if _is_plain(found) else None
 
 
 def name_of(value: Any) -> str:
@@ -182,6 +200,22 @@ def _is_code(value: Any) -> bool:
 def _is_fixed(value: Any) -> bool:
     """Return whether a value is plain and cannot be changed in its place, as a cache would be."""
     return all(map(_is_fixed, value)) if isinstance(value, (tuple, frozenset)) else isinstance(value, _PLAIN)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value and all that it holds is plain, and not too much of it."""
+    left, seen = [value], 0
+    while left:
+        one, seen = left.pop(), seen + 1
+        if isinstance(one, Mapping):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, (tuple, list, set, frozenset)):
+            left += one
+        elif not isinstance(one, _PLAIN):
+            return False
+        if seen > _MOST:
+            return False
+    return True
 
 
 def _is_filled(cell: Any) -> bool:
