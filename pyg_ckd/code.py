@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import functools
 import hashlib
 import inspect
 import sys
 from collections import deque
 from collections.abc import Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,18 +24,20 @@ _LIBRARIES = ("site-packages", "dist-packages")
 _MOST = 20_000  # Functions, classes and objects that are looked at.
 
 
-def code_of(*parts: Any) -> str:
+def code_of(*parts: Any, package: bool = True) -> str:
     """Return a hash of the code of functions, classes and objects, and of all that they use.
 
     Followed are what functions refer to (other functions, classes, constants, defaults, what closures hold), base
-    classes, and the attributes of objects, numbers in arrays and weights of modules among them. What functions only
-    fill, lists and dicts outside of them, is left out. Code of libraries counts by its name alone. Addresses, names of
-    files and line numbers do not enter, so that it is the same in every process.
+    classes, the attributes of objects, numbers in arrays and weights of modules among them, and plain values in
+    namespaces and dataclasses that functions of the user read. What functions only fill, lists and dicts outside of
+    them, is left out. Code of libraries counts by its name alone. Addresses, names of files and line numbers do not
+    enter, so that it is the same in every process.
 
     Args:
         *parts: Functions, classes, objects or plain values.
+        package: Whether the code of this package counts as the user's does, and not by its name alone.
     """
-    walk, digest = _Walk(), hashlib.sha256()
+    walk, digest = _Walk(package), hashlib.sha256()
     for part in parts:
         digest.update(walk.mention(part).encode())
     for text in walk:
@@ -44,7 +48,8 @@ def code_of(*parts: Any) -> str:
 class _Walk:
     """Texts of everything that is reachable, each once, in an order that only the code decides."""
 
-    def __init__(self) -> None:
+    def __init__(self, package: bool = True) -> None:
+        self.package = package
         self.left: deque[Any] = deque()
         self.seen: dict[int, Any] = {}  # Holds what it has seen, so that no number is used again.
 
@@ -84,17 +89,21 @@ class _Walk:
         if isinstance(value, property):
             return self.mention([value.fget, value.fset])
         if isinstance(value, type):
-            return self.of_class(value) if is_own(value.__module__) else ""
+            return self.of_class(value) if self.counts(value.__module__) else ""
         if callable(value) and not isinstance(value, FunctionType) and hasattr(value, "__wrapped__"):
             return self.mention(inspect.unwrap(value))
         if isinstance(value, FunctionType):
-            return self.of_function(value) if is_own(value.__module__) else ""
+            return self.of_function(value) if self.counts(value.__module__) else ""
         if isinstance(value, nn.Module):
             own = [(type(part), {k: v for k, v in vars(part).items() if _is_fixed(v)}) for part in value.modules()]
             return self.mention([*own, value.state_dict()])
         if isinstance(value, ModuleType) or not hasattr(value, "__dict__"):
             return ""
         return self.mention([type(value), dict(sorted(vars(value).items()))])
+
+    def counts(self, module: str | None) -> bool:
+        """Return whether code of a module is followed, and not only named."""
+        return is_own(module) and (self.package or not is_packages(module))
 
     def of_class(self, cls: type) -> str:
         """Return what a class defines itself, and mention its bases."""
@@ -114,10 +123,12 @@ class _Walk:
         used: dict[str, Any] = {}
         for name in names:
             value = function.__globals__.get(name)
-            if isinstance(value, ModuleType) and is_own(value.__name__):
+            if isinstance(value, ModuleType) and self.counts(value.__name__):
                 used |= {f"{name}.{inner}": vars(value)[inner] for inner in names if inner in vars(value)}
             elif _is_code(value) or _is_fixed(value) or isinstance(value, (nn.Module, Tensor, np.ndarray)):
                 used[name] = value
+            elif not is_packages(function.__module__):
+                used[name] = settings_in(value)
         return instructions(function.__code__) + self.mention(
             [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
         )
@@ -134,11 +145,29 @@ def instructions(code: CodeType) -> str:
 
 def is_own(module: str | None) -> bool:
     """Return whether a module is code of the user or of this package, and none of another library."""
-    top = (module or "").partition(".")[0]
-    if top == "pyg_ckd":
+    if is_packages(module):
         return True
+    top = (module or "").partition(".")[0]
     file = getattr(sys.modules.get(top), "__file__", None) or ""
     return top not in sys.stdlib_module_names - {"__main__"} and not any(folder in file for folder in _LIBRARIES)
+
+
+def is_packages(module: str | None) -> bool:
+    """Return whether a module is one of this package."""
+    return (module or "").partition(".")[0] == "pyg_ckd"
+
+
+def settings_in(value: Any) -> dict[str, Any] | None:
+    """Return what a namespace or an object of a dataclass holds if all of it is plain, else :obj:`None`."""
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        found = {part.name: getattr(value, part.name, None) for part in dataclasses.fields(value)}
+    elif isinstance(value, (argparse.Namespace, SimpleNamespace)):
+        found = dict(sorted(vars(value).items()))
+    else:
+        return None
+    return found if _is_plain(found) else None
 
 
 def name_of(value: Any) -> str:
@@ -171,6 +200,22 @@ def _is_code(value: Any) -> bool:
 def _is_fixed(value: Any) -> bool:
     """Return whether a value is plain and cannot be changed in its place, as a cache would be."""
     return all(map(_is_fixed, value)) if isinstance(value, (tuple, frozenset)) else isinstance(value, _PLAIN)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value and all that it holds is plain, and not too much of it."""
+    left, seen = [value], 0
+    while left:
+        one, seen = left.pop(), seen + 1
+        if isinstance(one, Mapping):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, (tuple, list, set, frozenset)):
+            left += one
+        elif not isinstance(one, _PLAIN):
+            return False
+        if seen > _MOST:
+            return False
+    return True
 
 
 def _is_filled(cell: Any) -> bool:

@@ -11,8 +11,12 @@ import pytest
 import torch
 import torch_geometric.transforms as T
 
+from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.code import code_of
 from pyg_ckd.data import PCAFeatures
+from pyg_ckd.nn import FISM, VBPR, LightGCN
+from pyg_ckd.training import Trainer, train_teachers
+from tests.training.problem import planted_data
 
 SOURCE = """
 import helpers
@@ -124,3 +128,40 @@ def test_the_order_in_sets_and_places_in_memory_do_not_count():
     assert code_of({f"{n}" for n in range(50)}) == code_of({f"{n}" for n in reversed(range(50))})
     kept = [made() for _ in range(3)]
     assert len({code_of(one) for one in kept}) == 1
+
+
+NAMESPACES = {
+    "argparse": "from argparse import Namespace as Settings",
+    "types": "from types import SimpleNamespace as Settings",
+    "dataclass": "import dataclasses\nSettings = dataclasses.make_dataclass('Settings', ['scale', 'rates'])",
+}
+
+
+@pytest.mark.parametrize("head", NAMESPACES.values(), ids=NAMESPACES.keys())
+def test_settings_in_an_object_that_a_function_reads_count(head):
+    def reads(scale: float, rate: int):
+        space = {"__name__": "mine"}
+        body = f"{head}\nARGS = Settings(scale={scale}, rates=[{rate}])\ndef f(x):\n    return x * ARGS.scale\n"
+        exec(body, space)
+        return space["f"]
+
+    assert code_of(reads(1.0, 1)) == code_of(reads(1.0, 1))
+    assert len({code_of(reads(*values)) for values in ((1.0, 1), (2.0, 1), (1.0, 2))}) == 3
+
+
+def test_an_object_that_holds_more_than_plain_values_does_not_count():
+    space = {"__name__": "mine", "kept": types.SimpleNamespace(found={}, of=object())}
+    exec("def f(x):\n    kept.found[x] = x\n    return x\n", space)
+    before = code_of(space["f"])
+    space["f"](1)
+    assert code_of(space["f"]) == before
+
+
+def test_the_code_of_the_package_is_the_same_after_its_use():
+    classes = (VBPR, FISM, LightGCN, DistillationWrapper, Objective)
+    before = [code_of(cls) for cls in classes]
+    data = planted_data()
+    run = Trainer(max_epochs=1, monitor="ndcg@5", progress=False)
+    teachers = train_teachers(VBPR, data, run, use_cache=False, embedding_dim=4)
+    run.fit(DistillationWrapper(FISM.from_data(data, embedding_dim=4), teachers), data)
+    assert [code_of(cls) for cls in classes] == before

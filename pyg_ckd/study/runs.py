@@ -17,6 +17,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import inner_strategy, options_of
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.code import code_of, is_packages
 from pyg_ckd.nn import Backbone
 from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
@@ -124,7 +125,9 @@ def identity(cls: type | Callable[..., Any]) -> dict[str, str]:
     """Return the import path of a class or function and the hash of its code.
 
     The code is that of the files of the class and of all classes that it is built on, apart from PyTorch's and
-    Python's own: a run is not found again once one of these files has changed.
+    Python's own: a run is not found again once one of these files has changed. A class or function outside of this
+    package counts with what it holds and uses, too: two that one function made, or that one session defined one after
+    the other, have the same file or none.
 
     Args:
         cls: The class or function.
@@ -133,6 +136,8 @@ def identity(cls: type | Callable[..., Any]) -> dict[str, str]:
     for part in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
         if part.__module__.split(".")[0] not in ("torch", "builtins", "abc", "typing"):
             digest.update(f"{part.__qualname__}:{_source(part)}".encode())
+    if not is_packages(cls.__module__):
+        digest.update(code_of(cls, package=False).encode())
     return {"path": f"{cls.__module__}.{cls.__qualname__}", "code": digest.hexdigest()[:16]}
 
 

@@ -24,6 +24,7 @@ from pyg_ckd.training.factories import build_optimizer, build_own_sampler, build
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.users import Users
+from pyg_ckd.training.made_of import made_of
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.own_batches import OwnBatches, own_seed
 from pyg_ckd.training.run import Run, Steps
@@ -111,6 +112,7 @@ def begin(
         own = _draws_own(trainer, objective, fabric, layout)
         features, edges = layout.unpack(data, fabric.device, objective, not own)
         _check_teachers(objective, data)
+        made = made_of(objective)
         objective.train()
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
@@ -129,7 +131,7 @@ def begin(
                 f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
                 "one; split some of the training interactions off"
             )
-        settings = {"data": fingerprint(data), **objective.settings()}
+        settings = {"data": fingerprint(data), **objective.settings(), **made}
         if start_from is not None:
             settings["start_from"] = warm_start(objective, data, start_from).digest
         remember(objective.student, data)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pyg_ckd.errors import InputError
 from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts, write_whole
@@ -36,13 +39,22 @@ class RunFile:
         """Bring a run to where the checkpoint is, if there is one.
 
         Raises:
-            InputError: If it is damaged or of other settings.
+            InputError: If it is damaged, of other settings or of other parameters.
         """
         with self.processes.together():
             if self.path is not None and self.path.exists():
                 optimizer = None if run.steps is None else run.steps.optimizer
                 state = self._read(self.path, run)
-                run.load_state_dict(self.layout.own_state(state, run.objective, optimizer))
+                try:
+                    run.load_state_dict(self.layout.own_state(state, run.objective, optimizer))
+                except (InputError, torch.cuda.OutOfMemoryError):
+                    raise
+                except (RuntimeError, ValueError) as error:  # Of PyTorch, about widths and groups of parameters.
+                    raise InputError(
+                        f"checkpoint {self.path}: does not fit the model ({' '.join(str(error).split())[:200]}); "
+                        "expected one of the same parameters, of which the same are trained and not frozen; choose "
+                        "another folder or the same model"
+                    ) from error
         self.processes.agree(f"checkpoint {self.path}: finished epochs, read by every process,", run.epoch)
 
     def _read(self, path: Path, run: Run) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
-from pyg_ckd.nn.models.adapter import as_backbone
+from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
@@ -99,9 +101,14 @@ def train_teachers(
         **options: Further arguments of the backbone's constructor.
 
     Raises:
-        InputError: If a modality is unknown, the folder of the cache cannot be written to, or training fails.
+        InputError: If a modality is unknown, ``backbone`` is no class and no function of ``data`` or returns one module
+            twice, the folder of the cache cannot be written to, or training fails.
     """
-    trainer = trainer or Trainer()
+    trainer = Trainer() if trainer is None else trainer
+    if not isinstance(trainer, Trainer):
+        raise InputError(
+            f"trainer: found {type(trainer).__name__}, expected a Trainer, such as Trainer(max_epochs=10), or None"
+        )
     arguments = (trainer, modalities, l2, cache_dir, use_cache)
     processes = open_processes(trainer.devices, trainer.num_nodes, trainer.device)
     if not processes.alone:
@@ -109,11 +116,14 @@ def train_teachers(
     folder = as_path(cache_dir) if cache_dir is not None else Path(get_home_dir()) / "pyg_ckd" / "teachers"
     names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
     checkpoints = folder if use_cache else trainer.checkpoint_dir
-    teachers = {}
+    teachers: dict[str, Teacher] = {}
+    built: dict[str, weakref.ref[nn.Module]] = {}
     for m in names:
         if m not in data.modalities:
             raise unknown_name("modality", m, data.modalities)
-        objective = Objective(build(backbone, data, trainer.seed, **options), l2=l2, view=m)
+        student = build(backbone, data, trainer.seed, **options)
+        _check_new(student, m, built)
+        objective = Objective(student, l2=l2, view=m)
         key = _key(objective, trainer, data)
         path = folder / f"{key}.pt"
         run = copy.copy(trainer)
@@ -163,9 +173,46 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
         data: The graph.
         seed: Seed of the initial weights.
         **options: Further arguments of the backbone.
+
+    Raises:
+        InputError: If ``backbone`` is a module that is built already, or cannot be called with these arguments.
     """
+    expected = "a backbone class or a function of the data that returns a module"
+    if isinstance(backbone, nn.Module):
+        name = type(backbone).__name__
+        mend = f"{name}, with its options beside it, or lambda data: {name}.from_data(data, ...)"
+        raise InputError(f"backbone: found a {name} that is built already, expected {expected}; give {mend}")
+    make = getattr(backbone, "from_data", backbone)
+    if not callable(make):
+        raise InputError(f"backbone: found {backbone!r}, expected {expected}, such as VBPR")
+    try:
+        signature: inspect.Signature | str = inspect.signature(make)
+    except ValueError:  # Of what is code in C.
+        signature = ""
+    try:
+        if isinstance(signature, inspect.Signature):
+            signature.bind(data, **options)
+    except TypeError as error:
+        name = getattr(backbone, "__name__", type(backbone).__name__)
+        call = ", ".join(["data", *(f"{option}=..." for option in options)])
+        raise InputError(
+            f"backbone: found {name}{signature}, which cannot be called as {name}({call}) ({error}), expected "
+            f"{expected}; let it take these arguments"
+        ) from None
     with seeded(seed):
-        return as_backbone(getattr(backbone, "from_data", backbone)(data, **options), data)
+        return as_backbone(make(data, **options), data)
+
+
+def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Module]]) -> None:
+    """Refuse a module that another teacher has been trained in, and note this one."""
+    model: nn.Module = student.module if isinstance(student, AdaptedBackbone) else student
+    for other, reference in built.items():
+        if reference() is model:
+            raise InputError(
+                f"backbone: found one {type(model).__name__} for the teachers {other!r} and {modality!r}, expected a "
+                "new module whenever it is called; build the module inside of the function"
+            )
+    built[modality] = weakref.ref(model)
 
 
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import fit
 from pyg_ckd.evaluation.effects import estimate_effects
@@ -17,6 +23,7 @@ from pyg_ckd.evaluation.ranking import evaluate
 from pyg_ckd.files import read_json
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study import Contender, Study, StudySettings
+from pyg_ckd.study.runs import identity
 from pyg_ckd.study.tables import escape
 from pyg_ckd.training.model import load_model
 from tests.study.problem import FAST, TRAINER, Gentle, numbers, small
@@ -28,6 +35,27 @@ from pyg_ckd.balance import Objective
 class Stranger(Objective):
     """A strategy in a file outside the package."""
 '''
+MAKERS = """
+KINDS = frozenset({"a", "b", "c", "d"})
+
+def make(weight):
+    class Made(Stranger):
+        def balance(self, out, batch):
+            return {"x": weight} if self.name in {"e", "f", "g"} or KINDS else {}
+    return Made
+"""
+SCRIPT = """
+import importlib
+import sys
+
+from a_strangers_other_file import Stranger as OfAFile
+from a_strangers_other_file import make
+from pyg_ckd.study.runs import identity
+
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print([identity(cls) for cls in (Stranger, OfAFile, make(1.0), make(2.0))])
+"""
 
 
 def keys(study: Study, seed: int = 0) -> dict[str, str]:
@@ -114,6 +142,56 @@ def test_a_key_depends_on_the_code_of_its_strategy_and_of_no_other(tmp_path, mon
     after = keys(small(tmp_path / "b", contenders={"ckd": "ckd", "mine": "a_strangers_file.Stranger"}))
     assert {name for name in before if before[name] != after[name]} == {"mine"}
     monkeypatch.delitem(sys.modules, "a_strangers_file")
+
+
+def pushed(weight: float) -> type[Objective]:
+    """Return a strategy whose code is the same for every weight."""
+
+    class Pushed(Objective):
+        """Plain training and a term of a weight."""
+
+        def balance(self, out, batch):
+            return {"x": weight * out[self.view].margin(batch.user, batch.positive, batch.negative).mean()}
+
+    return Pushed
+
+
+def test_contenders_that_one_function_made_are_two_runs(tmp_path):
+    results = small(tmp_path, contenders={"weak": pushed(0.01), "strong": pushed(50.0)}).run()
+    weak, strong = (run for run in results["runs"] if run["name"] in ("weak", "strong"))
+    assert weak["key"] != strong["key"]
+    assert weak["val"] != strong["val"]
+    assert identity(pushed(0.01)) == identity(pushed(0.01))
+
+
+def test_a_class_without_a_file_is_another_once_it_is_defined_anew():
+    source = (
+        "from pyg_ckd import Objective\nclass Mine(Objective):\n    def balance(self, out, batch):\n        return {}\n"
+    )
+    one, again, other = ({"__name__": "a_session"} for _ in range(3))
+    for text, space in ((source, one), (source, again), (source.replace("{}", "{'x': 1}"), other)):
+        exec(text, space)
+    assert identity(one["Mine"]) == identity(again["Mine"]) != identity(other["Mine"])
+
+
+def test_a_class_has_one_key_in_every_process(tmp_path):
+    (tmp_path / "a_strangers_other_file.py").write_text(STRANGER + MAKERS)
+    script = tmp_path / "script.py"
+    script.write_text(STRANGER + SCRIPT)
+    found = set()
+    for seed, more in (("1", []), ("2", ["optuna", "pyg_ckd.serving", "pyg_ckd.cli"])):
+        command = [sys.executable, str(script), *more]
+        place = os.pathsep.join([str(tmp_path), *sys.path])
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": place}
+        found.add(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    assert len(found) == 1
+
+
+def test_the_keys_of_the_packages_own_classes_are_those_of_their_files_alone(monkeypatch):
+    monkeypatch.setattr("pyg_ckd.study.runs.code_of", None)
+    own = [part for part in VBPR.__mro__ if part.__module__.startswith("pyg_ckd.")]
+    files = "".join(f"{part.__qualname__}:{Path(inspect.getfile(part)).read_text('utf-8')}" for part in own)
+    assert identity(VBPR)["code"] == hashlib.sha256(files.encode()).hexdigest()[:16]
 
 
 def test_a_second_study_trains_only_what_differs(tmp_path):

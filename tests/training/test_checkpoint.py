@@ -6,10 +6,15 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
+from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
-from pyg_ckd.training import checkpoint, load_checkpoint, save_checkpoint, seeded
+from pyg_ckd.nn import VBPR
+from pyg_ckd.training import Trainer, checkpoint, load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.checkpoint import check_settings
+from pyg_ckd.training.made_of import made_of
+from tests.training.problem import ITEMS, USERS, planted_data
 
 
 class Bomb:
@@ -168,3 +173,74 @@ def test_a_run_of_the_first_version_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"last\.pt: found format 1, expected 3; another version wrote it") as caught:
         load_checkpoint(tmp_path / "last.pt", "run")
     assert "\n" not in str(caught.value)
+
+
+def plain_module(width: int = 4, scale: float = 1.0, name: str = "Net") -> nn.Module:
+    """Return a module that is no backbone, whose class has a name and a code of its own."""
+
+    class Net(nn.Module):
+        """Two tables."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.user, self.item = nn.Embedding(USERS, width), nn.Embedding(ITEMS, width)
+
+        def forward(self, x_dict, edge_index):
+            return self.user.weight * scale, self.item.weight
+
+    Net.__qualname__ = name
+    return Net(width)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"name": "Another"}, r"found made_of\.code\.tests\S+\.Another = None, expected '\w+' as in this run"),
+        ({"scale": 2.0}, r"found made_of\.code\.tests\S+\.Net = '\w+', expected"),
+        ({"width": 5}, r"found made_of\.parameters\.item\.weight = \[30, 4\], expected \[30, 5\]"),
+    ],
+    ids=["class", "code", "width"],
+)
+def test_a_run_of_another_module_is_refused(other, words, tmp_path):
+    data = planted_data()
+    torch.manual_seed(0)
+    trainer = Trainer(max_epochs=1, monitor="ndcg@5", progress=False, checkpoint_dir=tmp_path)
+    first = plain_module()
+    trainer.fit(first, data)
+    again = plain_module()
+    trainer.fit(again, data)
+    assert torch.equal(again.user.weight, first.user.weight)
+    with pytest.raises(InputError, match=words):
+        trainer.fit(plain_module(**other), data)
+
+
+def test_a_run_of_a_strategy_whose_code_has_changed_is_refused(tmp_path):
+    def weighted(weight: float) -> type[Objective]:
+        class Weighted(Objective):
+            """Has a term that changes nothing but the sum."""
+
+            def balance(self, out, batch):
+                return {"x": torch.full((), weight)}
+
+        return Weighted
+
+    data = planted_data()
+    trainer = Trainer(max_epochs=1, monitor="ndcg@5", progress=False, checkpoint_dir=tmp_path)
+    for _ in range(2):
+        trainer.fit(weighted(1.0)(VBPR.from_data(data, embedding_dim=4)), data)
+    with pytest.raises(InputError, match=r"found made_of\.code\.\S+Weighted = '\w+', expected '\w+'"):
+        trainer.fit(weighted(2.0)(VBPR.from_data(data, embedding_dim=4)), data)
+
+
+def test_what_is_said_of_a_run_of_the_packages_own_classes_is_what_it_was():
+    assert made_of(Objective(VBPR.from_data(planted_data(), embedding_dim=4))) == {}
+
+
+def test_a_run_of_a_model_with_a_parameter_frozen_since_is_refused(tmp_path):
+    data = planted_data()
+    trainer = Trainer(max_epochs=1, monitor="ndcg@5", progress=False, checkpoint_dir=tmp_path)
+    trainer.fit(VBPR.from_data(data, embedding_dim=4), data)
+    model = VBPR.from_data(data, embedding_dim=4)
+    next(model.parameters()).requires_grad_(False)
+    with pytest.raises(InputError, match=r"last\.pt: does not fit the model .* trained and not frozen; choose"):
+        trainer.fit(model, data)

@@ -246,6 +246,57 @@ def test_unknown_modality_is_refused_with_the_closest_name(tmp_path):
         train_teachers(VBPR, planted_data(), trainer(), ["visul"], cache_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "words"),
+    [
+        (
+            VBPR.from_data(planted_data(), **WIDTH),
+            r"found a VBPR that is built already, .* lambda data: VBPR\.from_data",
+        ),
+        (torch.nn.Linear(2, 2), "found a Linear that is built already"),
+        ("VBPR", "found 'VBPR', expected a backbone class or a function of the data"),
+        (None, "found None, expected a backbone class"),
+        (lambda: None, r"found <lambda>\(\), which cannot be called as <lambda>\(data\)"),
+    ],
+    ids=["backbone", "module", "name", "none", "without-arguments"],
+)
+def test_what_builds_no_teacher_is_refused(backbone, words, fits):
+    with pytest.raises(InputError, match=f"backbone: {words}"):
+        train_teachers(backbone, planted_data(), trainer(max_epochs=1), use_cache=False)
+    assert fits == []
+
+
+def test_a_function_without_an_option_that_is_given_is_refused_by_its_name(fits):
+    with pytest.raises(InputError, match=r"called as <lambda>\(data, width=\.\.\.\) \(got an unexpected .*'width'"):
+        train_teachers(lambda data: None, planted_data(), trainer(), use_cache=False, width=3)
+
+
+def test_a_trainers_options_are_no_trainer():
+    for found in ({"max_epochs": 1}, {}):
+        with pytest.raises(InputError, match=r"trainer: found dict, expected a Trainer, such as Trainer\("):
+            train_teachers(VBPR, planted_data(), found, use_cache=False)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_one_module_for_two_teachers_is_refused(adapted, tmp_path):
+    data = planted_data()
+    model = Plain(data) if adapted else VBPR.from_data(data, **WIDTH)
+    with pytest.raises(InputError, match="for the teachers 'visual' and 'textual', expected a new module"):
+        train_teachers(lambda data: model, data, trainer(max_epochs=1), cache_dir=tmp_path)
+
+
+class Plain(torch.nn.Module):
+    """Two tables."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.user = torch.nn.Embedding(data["user"].num_nodes, 4)
+        self.item = torch.nn.Embedding(data["item"].num_nodes, 4)
+
+    def forward(self, x_dict, edge_index):
+        return self.user.weight, self.item.weight
+
+
 def test_build_seeds_the_initial_weights_and_nothing_outside():
     data = planted_data()
     before = torch.get_rng_state()
