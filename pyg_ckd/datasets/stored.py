@@ -34,6 +34,7 @@ from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFe
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
 from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.places import is_there
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
 
@@ -111,7 +112,7 @@ def is_stored(folder: Path) -> bool:
     Args:
         folder: The folder.
     """
-    return (folder / SIDECAR).is_file() and (folder / INTERACTIONS).is_dir()
+    return is_there(folder / SIDECAR) and (folder / INTERACTIONS).is_dir()
 
 
 def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool, keep: str) -> HeteroData:
@@ -157,7 +158,7 @@ def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool
         test=edges["test"],
         num_users=num_users,
         num_items=num_items,
-        has={m: read_array(file) for m, file in masks.items() if file.exists()},
+        has={m: read_array(file) for m, file in masks.items() if is_there(file)},
         source=str(folder),
         transform=transform,
         impute=impute,
@@ -290,7 +291,7 @@ def _interactions(
     now = []
     for split in SPLITS:
         file = folder / INTERACTIONS / f"{split}.npy"
-        array = read_array(file, mapped=True) if file.exists() or split == "train" else None
+        array = read_array(file, mapped=True) if is_there(file) or split == "train" else None
         stamp = Stamp.of(file)
         now.append((stamp.size, stamp.changed) if stamp is not None else (-1, -1))
         whole = array is not None and array.dtype == np.int64 and array.ndim == 2 and array.flags.c_contiguous

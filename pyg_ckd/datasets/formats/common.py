@@ -36,7 +36,8 @@ from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
-from pyg_ckd.datasets.places import files_in, find_file
+from pyg_ckd.datasets.overlooked import warn_of_overlooked
+from pyg_ckd.datasets.places import files_in, find_file, is_there
 from pyg_ckd.errors import InputError
 
 SIDECAR = "pyg_ckd.npz"
@@ -148,7 +149,7 @@ def write_features(data: HeteroData, folder: Path, **extras: np.ndarray) -> None
 
 def read_sidecar(folder: Path) -> dict[str, np.ndarray]:
     """Return the arrays of the sidecar of a folder, none if there is no such file."""
-    return read_arrays(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
+    return read_arrays(folder / SIDECAR) if is_there(folder / SIDECAR) else {}
 
 
 def parts_of(data: HeteroData) -> dict[str, np.ndarray]:
@@ -190,6 +191,7 @@ def feature_files(folders: Sequence[Path], order: Sequence[str] = ()) -> dict[st
                     f"{folder}: {SIDECAR} names the modality {missing[0]!r}, but {file_of(missing[0])} is missing; "
                     f"add it or delete {SIDECAR}; {listing(folder)}"
                 )
+            warn_of_overlooked(folder, {file.stem for file in found.values()}, _SUFFIX.removesuffix(".npy"))
             rest = sorted(found, key=lambda m: (usual.index(m) if m in usual else len(usual), m))
             return {m: found[m] for m in dict.fromkeys([*order, *rest])}
     places = " or ".join(str(folder) for folder in folders)
