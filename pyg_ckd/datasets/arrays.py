@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.ids import as_ids
 from pyg_ckd.datasets.places import check_link
@@ -111,6 +112,21 @@ def as_original_ids(array: np.ndarray, name: str, size: int, source: str) -> Ten
             f"correct the ids"
         )
     return array.tolist() if array.dtype.kind == "U" else as_ids(array)
+
+
+def ids_of(data: HeteroData) -> dict[str, np.ndarray]:
+    """Return the ids behind the users and items of a graph as arrays, as far as it has them.
+
+    Raises:
+        InputError: If they are not one integer or string for each, all different.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name in ("user_id", "item_id"):
+        ids = getattr(data, name, None)
+        if ids is not None:
+            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+            as_original_ids(arrays[name], name, data[name[:4]].num_nodes, "data")
+    return arrays
 
 
 def one_line(error: BaseException) -> str:

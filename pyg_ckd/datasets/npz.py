@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.data import build_data, check_data
 from pyg_ckd.data.impute import Impute
 from pyg_ckd.data.prepared import pack, unpack
-from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_arrays
+from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_arrays
 from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.errors import InputError, unknown_name
@@ -143,10 +142,7 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     for m in data.modalities:
         arrays |= {name: item[name].numpy() for name in (m, f"has_{m}") if name in item}
     arrays |= pack(data)
-    for name in _IDS:
-        ids = getattr(data, name, None)
-        if ids is not None:
-            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    arrays |= ids_of(data)
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # A name would get another suffix.
         np.savez_compressed(file, **arrays)
     warn_of(left_out_of(data), path, "an .npz file")

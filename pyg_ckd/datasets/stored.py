@@ -31,7 +31,7 @@ from pyg_ckd.data.checks import CHECKED, SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
 from pyg_ckd.data.mapped import FINITE, Stamp, file_of, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFeatures, feature_transform
-from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
+from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_array, read_arrays
 from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.datasets.npz import Transform
 from pyg_ckd.datasets.places import is_there
@@ -256,10 +256,7 @@ def _write_sidecar(
     edges = [Stamp.of(folder / INTERACTIONS / f"{split}.npy") for split in SPLITS]
     arrays[EDGE_STAMPS] = np.array([(s.size, s.changed) for s in edges if s is not None], np.int64)
     arrays |= prepared.pack_records(records)
-    for name in ("user_id", "item_id"):
-        ids = getattr(data, name, None)
-        if ids is not None:
-            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    arrays |= ids_of(data)
     np.savez_compressed(folder / SIDECAR, **arrays)
 
 

@@ -122,9 +122,13 @@ def rows_of(column: pd.Series, ids: Tensor | list[str], path: Path, source: Path
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Read a file or a folder, with what was its index as columns."""
     refuse_other(path, "cannot be read as a parquet table", b"PAR1")
+    if path.is_dir() and not any(file.is_file() for file in path.rglob("[!._]*")):
+        raise InputError(f"{path}: is a folder without files, expected Parquet files in it; write the table again")
     frame = pd.read_parquet(path)
     named = [name for name in frame.index.names if name is not None and name not in frame.columns]
-    return frame.reset_index(level=named) if named else frame
+    frame = frame.reset_index(level=named) if named else frame
+    sorts = {name: kind for name, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)}
+    return frame.astype({name: kind.categories.dtype for name, kind in sorts.items() if plain(name) in _IDS})
 
 
 def _header(frame: pd.DataFrame, kind: str) -> str:

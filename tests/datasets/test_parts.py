@@ -110,7 +110,8 @@ def test_wrong_parts_are_told_where_the_column_decides_and_nowhere_else(tmp_path
 
 def test_times_are_told_where_the_split_goes_by_them_and_nowhere_else(tmp_path):
     rows = [
-        (*row, "soon" if k == 2 else ("" if k == 3 else k), part) for k, (row, part) in enumerate(zip(ROWS, COLUMN))
+        (*row, "soon" if k == 2 else ("" if k == 3 else k), part)
+        for k, (row, part) in enumerate(zip(ROWS, COLUMN, strict=True))
     ]
     folder = table(tmp_path / "d", lines(rows, header="user,item,timestamp,split"))
     for split in ("auto", "given", "random", "cold-start"):

@@ -59,10 +59,10 @@ def test_links_to_nothing_are_refused_in_folders_of_ours_and_for_archives_and_co
     file = tmp_path / "ready" / "interactions" / "val.npy"
     file.unlink()
     file.symlink_to("nowhere")
-    with pytest.raises(InputError, match="val.npy: is a link to nothing"):
+    with pytest.raises(InputError, match=r"val.npy: is a link to nothing"):
         load(tmp_path / "ready")
     (tmp_path / "a.npz").symlink_to("nowhere")
-    with pytest.raises(InputError, match="a.npz: is a link to nothing"):
+    with pytest.raises(InputError, match=r"a.npz: is a link to nothing"):
         MultimodalNpz(tmp_path / "a.npz")
     folder = features(tmp_path / "l", "_feat.npy")
     (folder / "5-core").symlink_to("nowhere")

@@ -27,13 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, held_out
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.prepared import pack, unpack
-from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
+from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.overlooked import warn_of_overlooked
@@ -139,10 +138,7 @@ def write_features(data: HeteroData, folder: Path, **extras: np.ndarray) -> None
         if f"has_{m}" in item:
             np.save(folder / f"has_{m}.npy", item[f"has_{m}"].numpy())
     extras |= {"num_users": np.array(data["user"].num_nodes), "modalities": np.array(data.modalities)}
-    for name in ("user_id", "item_id"):
-        ids = getattr(data, name, None)
-        if ids is not None:
-            extras[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    extras |= ids_of(data)
     extras |= pack(data)
     np.savez_compressed(folder / SIDECAR, **extras)  # type: ignore[arg-type]  # The stubs take **extras for allow_pickle.
 
