@@ -57,7 +57,9 @@ def test_a_root_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pyg_ckd.datasets.cached.torch.save", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\), nothing was; make room"):
+    with pytest.raises(
+        InputError, match=r"cannot be written \(No space left on device\), nothing half-written stays; make room"
+    ):
         MultimodalFolder(folder, tmp_path / "root")
 
 
