@@ -91,7 +91,8 @@ def _write(data: HeteroData, file: Path) -> None:
             torch.save(data.to_dict(), temporary)
     except OSError as error:
         raise InputError(
-            f"{file}: cannot be written ({error.strerror or error}), nothing half-written stays; make room or choose another root"
+            f"{file}: cannot be written ({error.strerror or error}), nothing half-written stays; make room "
+            f"or choose another root"
         ) from None
 
 
