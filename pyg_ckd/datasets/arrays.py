@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.ids import as_ids
+from pyg_ckd.datasets.places import check_link
+from pyg_ckd.datasets.signatures import first_bytes, refuse_other, what_it_is
 from pyg_ckd.errors import InputError
 
 
@@ -29,6 +32,7 @@ def read_array(file: Path, mapped: bool = False) -> np.ndarray:
     Raises:
         InputError: If the file is missing, damaged, cut short, or holds Python objects.
     """
+    refuse_other(file, "cannot be read as a plain array", npy.MAGIC_PREFIX)
     try:
         _check_header(file)
         return np.load(file, mmap_mode="c" if mapped else None, allow_pickle=False)
@@ -45,11 +49,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: If the file is missing, damaged, cut short, or holds Python objects.
     """
+    check_link(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{path}: {found}, expected a .npz file written by numpy.savez")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not a readable .npz archive (not a zip file, or cut short); copy or write it again")
+        other = what_it_is(first_bytes(path), b"PK\x03\x04") or "not a zip file, or cut short; copy or write it again"
+        raise InputError(f"{path}: not a readable .npz archive ({other})")
     name = ""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -92,10 +98,35 @@ def as_size(arrays: Mapping[str, np.ndarray], name: str, source: str) -> int | N
 def as_original_ids(array: np.ndarray, name: str, size: int, source: str) -> Tensor | list[str]:
     """Return the ids behind ``size`` rows as an int64 tensor, or as a list of strings where they do not fit into it."""
     if array.shape != (size,) or array.dtype.kind not in "iuU":
+        mend = "numpy.char.decode(ids)" if array.dtype.kind == "S" else "ids.astype('int64') or ids.astype('str')"
         raise InputError(
-            f"{source}: {name!r} is {array.dtype} of shape {list(array.shape)}, expected {size} integers or strings"
+            f"{source}: {name!r} is {array.dtype} of shape {list(array.shape)}, expected {size} integers or strings, "
+            f"one per {name[:4]}; write {mend}, in the order of the rows"
+        )
+    values, first, counts = np.unique(array, return_index=True, return_counts=True)
+    if values.size < size:
+        twice = values[counts > 1][np.argmin(first[counts > 1])]
+        row = np.flatnonzero(array == twice)[1]
+        raise InputError(
+            f"{source}: {name!r} holds {twice.item()!r} again in row {row}, expected every id once; merge the rows, or "
+            f"correct the ids"
         )
     return array.tolist() if array.dtype.kind == "U" else as_ids(array)
+
+
+def ids_of(data: HeteroData) -> dict[str, np.ndarray]:
+    """Return the ids behind the users and items of a graph as arrays, as far as it has them.
+
+    Raises:
+        InputError: If they are not one integer or string for each, all different.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name in ("user_id", "item_id"):
+        ids = getattr(data, name, None)
+        if ids is not None:
+            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+            as_original_ids(arrays[name], name, data[name[:4]].num_nodes, "data")
+    return arrays
 
 
 def one_line(error: BaseException) -> str:

@@ -36,7 +36,7 @@ class CachedGraph(InMemoryDataset):
         force_reload: If set to :obj:`True`, make the graph anew. (default: :obj:`False`)
 
     Raises:
-        InputError: If the cached file cannot be read.
+        InputError: If the cached file cannot be read or written, or ``root`` is a file.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class CachedGraph(InMemoryDataset):
             None if root is None else str(as_path(root)), transform, pre_transform, force_reload=force_reload
         )
         file = None if root is None else self._file(dict(key))
+        if file is not None:
+            _check_root(as_path(str(root)))
         if file is not None and file.exists() and not force_reload:
             data = _read(file)
         else:
@@ -76,9 +78,22 @@ def _named(value: Any) -> Any:
     return value if isinstance(value, np.generic) or is_plain(value) else code_of(value)
 
 
+def _check_root(root: Path) -> None:
+    """Refuse a file where a folder is needed, before the work that fills it."""
+    first = next((place for place in (root, *root.parents) if place.exists()), root)
+    if first.exists() and not first.is_dir():
+        raise InputError(f"root: {first} is a file, expected a folder for the processed graph; choose another one")
+
+
 def _write(data: HeteroData, file: Path) -> None:
-    with atomic_path(file) as temporary:
-        torch.save(data.to_dict(), temporary)
+    try:
+        with atomic_path(file) as temporary:
+            torch.save(data.to_dict(), temporary)
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror or error}), nothing half-written stays; make room "
+            f"or choose another root"
+        ) from None
 
 
 def _read(file: Path) -> HeteroData:

@@ -11,11 +11,13 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.datasets.delimited import read_header
 from pyg_ckd.datasets.folder import read_folder
 from pyg_ckd.datasets.formats import read_diffmm, read_lattice, read_mmrec, read_recbole
+from pyg_ckd.datasets.formats.diffmm import MATRIX
 from pyg_ckd.datasets.formats.lattice import cores_in
 from pyg_ckd.datasets.formats.recbole import is_typed
 from pyg_ckd.datasets.npz import read_npz
-from pyg_ckd.datasets.places import files_in, find_file
-from pyg_ckd.datasets.tables import SUFFIXES
+from pyg_ckd.datasets.parts import find_part
+from pyg_ckd.datasets.places import files_in
+from pyg_ckd.datasets.tables import SUFFIXES, find_table
 from pyg_ckd.datasets.writing import is_folder
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path
@@ -74,14 +76,14 @@ def _signs(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in files_in(folder, ".inter")[:1]:
         found["recbole" if is_typed(read_header(file)) else "mmrec"] = file
-    places = [(place, "train.json") for place in (*cores_in(folder), folder)]
-    for place, name in [*places, (folder, "trnMat.pkl")]:
-        table = find_file(place, name)
+    for format, place, ending in [
+        *(("lattice", place, ".json") for place in (*cores_in(folder), folder)),
+        ("diffmm", folder, MATRIX),
+    ]:
+        table = find_part(place, "train", ending)
         if table is not None:
-            found.setdefault("diffmm" if name == "trnMat.pkl" else "lattice", table)
-    for stem in ("interactions", "train"):
-        for suffix in SUFFIXES:
-            table = find_file(folder, f"{stem}{suffix}")
-            if table is not None:
-                found.setdefault("folder", table)
+            found.setdefault(format, table)
+    for table in (find_table(folder, "interactions"), find_part(folder, "train", *SUFFIXES)):
+        if table is not None:
+            found.setdefault("folder", table)
     return found

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import mmap
 import re
+import shutil
+import tempfile
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from pyg_ckd.datasets.arrays import one_line
+from pyg_ckd.datasets.columns import plain
+from pyg_ckd.datasets.signatures import refuse_other
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import encoding_of
 
@@ -31,11 +38,12 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
 
     Args:
         path: The file.
-        required: Names of columns that have to be there.
+        required: Names of columns that have to be there, in small letters; the file may have them in any case.
         dtypes: The types of some columns. (default: :obj:`None`, those that pandas infers)
 
     Raises:
-        InputError: If there is no header, or a quotation mark that is not closed swallows lines.
+        InputError: If there is no header, lines are longer than it, blanks separate the fields, or a quotation mark
+            that is not closed swallows lines.
         ValueError: If the file cannot be parsed.
     """
     header, encoding = _first_line(path), encoding_of(path)
@@ -44,16 +52,52 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
     options: dict[str, Any] = {"engine": "python"} if len(separator) > 1 else {"low_memory": False}
     if f"{separator} " in header:  # Written for people: "user, item".
         options["skipinitialspace"] = True
-    with warnings.catch_warnings():
-        # Else pandas takes the first field of lines that are longer than the header for a name of the row.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(
-            path, sep=separator, index_col=False, dtype=dtypes, keep_default_na=False, na_values=[""],
-            encoding=encoding, quoting=quoting, **options,
-        )  # fmt: skip
+    try:
+        with warnings.catch_warnings():
+            # Else pandas takes the first field of lines that are longer than the header for a name of the row.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path, sep=separator, index_col=False, dtype=dtypes, keep_default_na=False, na_values=[""],
+                encoding=encoding, quoting=quoting, **options,
+            )  # fmt: skip
+    except pd.errors.ParserWarning:
+        raise _long_line(path, separator, encoding) from None
     if quoting == csv.QUOTE_MINIMAL and len(separator) == 1 and dtypes is None:
-        _check_lines(path, separator, encoding, frame, required)
+        ids = [name for name in frame.columns if plain(name) in required]
+        if len(ids) == len(required):
+            _check_lines(path, separator, encoding, frame, ids)
     return frame
+
+
+@contextmanager
+def decompressed(path: Path) -> Iterator[Path]:
+    """Yield the file of a table of text, which is a decompressed copy for the time being where a name ends in ``.gz``.
+
+    Args:
+        path: The file. Messages from inside the block name it in the place of the copy.
+
+    Raises:
+        InputError: If the file is no text by its first bytes, or cannot be decompressed.
+    """
+    if path.suffix.lower() != ".gz":
+        refuse_other(path, f"cannot be read as a {path.suffix[1:].lower()} table")
+        yield path
+        return
+    refuse_other(path, "cannot be decompressed", b"\x1f\x8b")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.stem
+        try:
+            with gzip.open(path) as source, file.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(
+                f"{path}: cannot be decompressed ({one_line(error)}), damaged or cut short; copy it again"
+            ) from None
+        try:
+            refuse_other(file, f"cannot be read as a {file.suffix[1:].lower()} table")
+            yield file
+        except InputError as error:
+            raise InputError(str(error).replace(str(file), str(path))) from None
 
 
 def has_padding(path: Path) -> bool:
@@ -66,6 +110,7 @@ def has_padding(path: Path) -> bool:
 
 def read_header(file: Path) -> list[str]:
     """Return the column names of a tab-separated file."""
+    refuse_other(file, "cannot be read as a tab-separated table")
     try:
         return _first_line(file).split("\t")
     except (ValueError, OSError) as error:
@@ -82,7 +127,9 @@ def missing_column(file: Path, advice: str, header: Sequence[str]) -> InputError
     """
     line = "\t".join(header)
     other = next((mark for mark in SEPARATORS if mark != "\t" and mark in line and "\t" not in line), None)
-    if other is not None:
+    if other is None and len(header) == 1 and len(line.split()) > 1:
+        advice += "; the header is separated by blanks, expected tabs: write the file with sep='\\t'"
+    elif other is not None:
         advice += f"; the header is separated by {_NAMES[other]}, expected tabs: write the file with sep='\\t'"
     elif any(_NUMBER.fullmatch(field) for field in header):
         advice += f"; the first line {line!r:.60} is no header: put one above it"
@@ -117,17 +164,42 @@ def _first_line(path: Path) -> str:
 
 def _separator(header: str, required: Sequence[str], path: Path) -> str:
     """Return what separates the fields of a header."""
-    found = {mark: [field.strip().strip('"') for field in header.split(mark)] for mark in SEPARATORS}
+    found = {mark: [plain(field.strip().strip('"')) for field in header.split(mark)] for mark in SEPARATORS}
     for mark, fields in found.items():
         if all(name in fields for name in required):
             return mark
     best = max(SEPARATORS, key=lambda mark: len(found[mark]))
+    if header.lstrip().startswith(("#", "%", "//")):
+        raise InputError(
+            f"{path}: begins with a comment, {header!r:.60}, expected the names of the columns in the first line; "
+            f"remove the comment, or the mark in front of the names"
+        )
+    words = [plain(field.strip('"')) for field in header.split()]
+    if len(found[best]) == 1 < len(words) and (set(required) <= set(words) or any(map(_NUMBER.fullmatch, words))):
+        raise InputError(
+            f"{path}: blanks separate the fields of the first line, {header!r:.60}, expected one of , ; | :: or tabs, "
+            f"below a line like {','.join(required)!r}; write it with pandas.read_csv(..., sep=r'\\s+').to_csv(...)"
+        )
     if any(_NUMBER.fullmatch(field) for field in found[best]):
         raise InputError(
             f"{path}: has no header, the first line is {header!r:.60}, expected the names of the columns with the same "
             f"separator; put the line {best.join(required)!r} above it"
         )
     return best
+
+
+def _long_line(path: Path, separator: str, encoding: str) -> InputError:
+    """Return the error for lines that have more fields than the header, with the first of them."""
+    with path.open(encoding=encoding, newline="") as file:
+        rows = csv.reader(file, delimiter=separator) if len(separator) == 1 else (row.split(separator) for row in file)
+        filled = ((number, row) for number, row in enumerate(rows, start=1) if row)
+        _, header = next(filled)
+        number, row = next((found for found in filled if len(found[1]) > len(header)), (2, []))
+    return InputError(
+        f"{path}: line {number} has {len(row)} fields, but the header names {len(header)}, "
+        f"{separator.join(header)!r:.60}; name all of them, or write the table without names of rows (row.names=FALSE "
+        f"in R, index=False in pandas)"
+    )
 
 
 def _check_lines(path: Path, separator: str, encoding: str, frame: pd.DataFrame, ids: Sequence[str]) -> None:

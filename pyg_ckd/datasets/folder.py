@@ -21,11 +21,26 @@ from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_sp
 from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.overlooked import warn_of_overlooked
+from pyg_ckd.datasets.parts import find_part, parts_in
 from pyg_ckd.datasets.places import files_in
 from pyg_ckd.datasets.stored import is_stored, read_stored
-from pyg_ckd.datasets.tables import as_ids, as_timestamps, check_ids, find_table, map_ids, read_table, rows_of, value_at
+from pyg_ckd.datasets.tables import (
+    SUFFIXES,
+    as_ids,
+    as_timestamps,
+    check_ids,
+    find_table,
+    map_ids,
+    read_table,
+    rows_of,
+    value_at,
+)
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
+
+TIMED = ("leave-one-out", "temporal")
+"""The ways to split that go by timestamps."""
 
 _METHODS = ("auto", "given", "random", "leave-one-out", "temporal", "cold-start")
 
@@ -51,14 +66,17 @@ def read_folder(
     ============================================== ====================================================================
     ``interactions.parquet`` or ``.csv``           columns ``user``, ``item``; optional ``timestamp``, ``split``
                                                    (``train``, ``val`` or ``test``), ``rating`` and ``label``
-    or ``train``, ``val``, ``test`` (same types)   columns ``user``, ``item``; ``val`` and ``test`` are optional
+    or ``train``, ``val``, ``test`` (same types)   columns ``user``, ``item``; ``val`` and ``test`` are optional;
+                                                   ``valid``, ``validation`` and the like are read as well
     ``<modality>.npy``                             ``[num_items, d_m]`` real; in alphabetical order of the names
     ``has_<modality>.npy``                         ``[num_items]`` bool: items that have the modality (optional)
     ``items.parquet`` or ``.csv``                  column ``item``: the item id of each feature row (optional)
     ============================================== ====================================================================
 
-    In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv`` is
-    read as well. Suffixes may be in capitals.
+    In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv``,
+    ``.csv.gz`` and folders of Parquet files (``interactions.parquet/``) are read as well. Names of tables, suffixes and
+    columns may be in capitals, and ``time``, ``datetime`` or ``date`` is a ``timestamp``. The columns ``timestamp`` and
+    ``split`` are looked at where ``split`` goes by them alone.
 
     A folder that :func:`write_folder` wrote is recognised by ``pyg_ckd.npz``. Its features stay in their files, are not
     transformed again, and are looked through again only where their files have another size or time of change.
@@ -95,6 +113,9 @@ def read_folder(
 
     Raises:
         InputError: If a file is missing, damaged or inconsistent with another.
+
+    Warns:
+        UserWarning: If files that look like features are in another format than ``.npy``, and so are not read.
     """
     folder = as_path(path)
     split = split_method(split)
@@ -146,19 +167,19 @@ def read_folder(
 def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
     """Return one frame with the columns ``user``, ``item`` and, if there, ``timestamp`` and ``split``."""
     whole = find_table(folder, "interactions")
-    parts = {name: table for name in SPLITS if (table := find_table(folder, name)) is not None}
+    parts = {name: table for name in SPLITS if (table := find_part(folder, name, *SUFFIXES)) is not None}
     if whole is not None and parts:
         raise InputError(
             f"{folder}: holds {whole.name} and {next(iter(parts.values())).name}, expected one or the other"
         )
     if whole is not None:
-        frame = read_table(whole, ("user", "item"), ("timestamp", "split"))
-        _check_frame(frame, whole)
+        frame = read_table(whole, ("user", "item"), _deciding(split))
+        _check_frame(frame, whole, filled=True)
         return frame
     if "train" not in parts:
         raise InputError(
-            f"{folder}: no interactions found, expected interactions.parquet, interactions.csv, train.parquet or "
-            f"train.csv with the columns user and item; {listing(folder)}"
+            f"{folder}: no interactions found, expected interactions or train as {', '.join(SUFFIXES)}, with the "
+            f"columns user and item; {listing(folder)}"
         )
     if split not in ("auto", "given"):
         raise InputError(
@@ -167,24 +188,28 @@ def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
     frames = []
     for name, table in parts.items():
         part = read_table(table, ("user", "item"))
-        _check_frame(part, table)
+        _check_frame(part, table, filled=name == "train")
         frames.append(part.assign(split=name))
     alike = {name: comparable(*(frame[name] for frame in frames)) for name in ("user", "item")}
     frames = [frame.assign(**{name: alike[name][n] for name in alike}) for n, frame in enumerate(frames)]
     return pd.concat(frames, ignore_index=True)
 
 
-def _check_frame(frame: pd.DataFrame, path: Path) -> None:
-    if frame.empty and path.stem in ("interactions", "train"):
+def _deciding(split: str) -> tuple[str, ...]:
+    """Return the columns that a way to split goes by."""
+    if split in ("auto", "given"):
+        return ("split",)
+    return ("timestamp",) if split in TIMED else ()
+
+
+def _check_frame(frame: pd.DataFrame, path: Path, filled: bool) -> None:
+    if frame.empty and filled:
         raise InputError(f"{path}: has no rows, expected at least one interaction")
     for name in ("user", "item"):
         if not frame.empty:
             check_ids(frame, name, path)
     if "split" in frame.columns:
-        wrong = np.flatnonzero(~frame["split"].isin(SPLITS))
-        if wrong.size:
-            first = unknown_name("split", frame["split"].iloc[wrong[0]], SPLITS)
-            raise InputError(f"{path}: column 'split' has {wrong.size} wrong values, in row {wrong[0]} {first}")
+        frame["split"] = parts_in(frame["split"], str(path))
 
 
 def _map(
@@ -249,7 +274,8 @@ def split_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random."""
     given = "split" in frame.columns
-    timestamps = as_timestamps(frame["timestamp"]) if "timestamp" in frame.columns else None
+    timed = split in TIMED and "timestamp" in frame.columns
+    timestamps = as_timestamps(frame["timestamp"]) if timed else None
     if split == "given" or (split == "auto" and given):
         if not given:
             raise InputError("split='given' needs a column 'split' in interactions, or train, val and test files")
@@ -272,7 +298,11 @@ def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     arrays = {file.stem: read_array(file, mapped=True) for file in files_in(folder, ".npy")}
     features = {name: array for name, array in arrays.items() if not name.startswith("has_")}
     if not features:
-        raise InputError(f"{folder}: no features, expected <modality>.npy of shape [num_items, d]; {listing(folder)}")
+        raise InputError(
+            f"{folder}: no features, expected <modality>.npy of shape [num_items, d], written by numpy.save; "
+            f"{listing(folder)}"
+        )
+    warn_of_overlooked(folder, features)
     for name, array in features.items():
         if array.ndim != 2:
             raise InputError(f"{folder / name}.npy: has shape {list(array.shape)}, expected [num_items, d]")

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.data import build_data, check_data
 from pyg_ckd.data.impute import Impute
 from pyg_ckd.data.prepared import pack, unpack
-from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_arrays
+from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_arrays
 from pyg_ckd.datasets.left_out import left_out_of, warn_of
+from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_path
 
@@ -65,7 +65,7 @@ def read_npz(
     key                    shape and dtype             meaning
     ====================== =========================== ============================================================
     ``train``              ``[2, E]`` integer          user row and item row of the training interactions
-    ``val``, ``test``      ``[2, E]`` integer          held-out interactions (optional)
+    ``val``, ``test``      ``[2, E]`` integer          held-out interactions (optional); also ``valid`` and the like
     ``num_users``          scalar integer              number of users (optional, else inferred)
     ``num_items``          scalar integer              number of items (optional, else inferred)
     any other name ``m``   ``[num_items, d_m]`` real   features of modality ``m``
@@ -93,6 +93,7 @@ def read_npz(
     path = as_path(path)
     arrays = read_arrays(path)
     source = str(path)
+    arrays = _with_parts(arrays, source)
     if "train" not in arrays:
         raise InputError(f"{source}: the interactions 'train' are missing; {unknown_name('key', 'train', arrays)}")
     modalities = _modalities(arrays, source)
@@ -141,13 +142,24 @@ def write_npz(data: HeteroData, path: str | os.PathLike[str]) -> None:
     for m in data.modalities:
         arrays |= {name: item[name].numpy() for name in (m, f"has_{m}") if name in item}
     arrays |= pack(data)
-    for name in _IDS:
-        ids = getattr(data, name, None)
-        if ids is not None:
-            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    arrays |= ids_of(data)
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # A name would get another suffix.
         np.savez_compressed(file, **arrays)
     warn_of(left_out_of(data), path, "an .npz file")
+
+
+def _with_parts(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Return arrays with our names of the parts, whose integers ``[2, E]`` may be under others such as ``valid``."""
+    taken: dict[str, str] = {}
+    for name, array in arrays.items():
+        part = part_of(name)
+        if part is None or (name != part and (array.dtype.kind not in "iu" or array.ndim != 2 or len(array) != 2)):
+            continue
+        if part in taken:
+            raise InputError(f"{source}: holds {taken[part]!r} and {name!r}, expected one array {part!r}; remove one")
+        taken[part] = name
+    names = {name: part for part, name in taken.items()}
+    return {names.get(name, name): array for name, array in arrays.items()}
 
 
 def _modalities(arrays: dict[str, np.ndarray], source: str) -> list[str]:

@@ -31,9 +31,10 @@ from pyg_ckd.data.checks import CHECKED, SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
 from pyg_ckd.data.mapped import FINITE, Stamp, file_of, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.data.transforms import FittedTransform, HalfFeatures, StandardizeFeatures, feature_transform
-from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
+from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_array, read_arrays
 from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.places import is_there
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
 
@@ -111,7 +112,7 @@ def is_stored(folder: Path) -> bool:
     Args:
         folder: The folder.
     """
-    return (folder / SIDECAR).is_file() and (folder / INTERACTIONS).is_dir()
+    return is_there(folder / SIDECAR) and (folder / INTERACTIONS).is_dir()
 
 
 def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool, keep: str) -> HeteroData:
@@ -157,7 +158,7 @@ def read_stored(folder: Path, transform: Transform, impute: Impute, strict: bool
         test=edges["test"],
         num_users=num_users,
         num_items=num_items,
-        has={m: read_array(file) for m, file in masks.items() if file.exists()},
+        has={m: read_array(file) for m, file in masks.items() if is_there(file)},
         source=str(folder),
         transform=transform,
         impute=impute,
@@ -255,10 +256,7 @@ def _write_sidecar(
     edges = [Stamp.of(folder / INTERACTIONS / f"{split}.npy") for split in SPLITS]
     arrays[EDGE_STAMPS] = np.array([(s.size, s.changed) for s in edges if s is not None], np.int64)
     arrays |= prepared.pack_records(records)
-    for name in ("user_id", "item_id"):
-        ids = getattr(data, name, None)
-        if ids is not None:
-            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    arrays |= ids_of(data)
     np.savez_compressed(folder / SIDECAR, **arrays)
 
 
@@ -290,7 +288,7 @@ def _interactions(
     now = []
     for split in SPLITS:
         file = folder / INTERACTIONS / f"{split}.npy"
-        array = read_array(file, mapped=True) if file.exists() or split == "train" else None
+        array = read_array(file, mapped=True) if is_there(file) or split == "train" else None
         stamp = Stamp.of(file)
         now.append((stamp.size, stamp.changed) if stamp is not None else (-1, -1))
         whole = array is not None and array.dtype == np.int64 and array.ndim == 2 and array.flags.c_contiguous

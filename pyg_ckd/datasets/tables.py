@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from uuid import UUID
 
@@ -13,36 +14,41 @@ from pyg_ckd.data.feedback import feedback_columns
 from pyg_ckd.data.ids import as_ids, id_column, map_ids, rows_among, value_at, wrong_id
 from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.delimited import has_padding, read_csv
-from pyg_ckd.datasets.places import find_file
+from pyg_ckd.datasets.columns import find_column, plain
+from pyg_ckd.datasets.delimited import decompressed, has_padding, read_csv
+from pyg_ckd.datasets.places import find_among
+from pyg_ckd.datasets.signatures import refuse_other
 from pyg_ckd.errors import InputError, unknown_name
 
 __all__ = ["as_ids", "as_timestamps", "check_ids", "find_table", "map_ids", "read_table", "rows_of", "value_at"]
 
-SUFFIXES = (".parquet", ".csv", ".tsv")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 _IDS = ("user", "item")
+_INTEGER = r"0|-?[1-9]\d{0,17}"
 
 
 def find_table(folder: Path, stem: str) -> Path | None:
     """Return ``stem`` with one of the suffixes in ``folder``, or :obj:`None`; two at once are refused."""
-    found = [file for suffix in SUFFIXES if (file := find_file(folder, f"{stem}{suffix}")) is not None]
-    if len(found) > 1:
-        raise InputError(f"{folder}: holds {found[0].name} and {found[1].name}, expected one of them; remove the other")
-    return found[0] if found else None
+    return find_among(folder, [f"{stem}{suffix}" for suffix in SUFFIXES])
 
 
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read the named columns of a table, and ratings and labels where users are asked for.
+    """Read the named columns of a table, in any case, and ratings and labels where users are asked for.
 
-    Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``.
+    Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``. Blanks
+    around them are no part of them. The index of a Parquet file counts as a column if it has a name.
 
     Raises:
         InputError: If the file cannot be parsed, a required column is missing, or an id is missing (with its row).
     """
-    kind = path.suffix.lower()
+    kind = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE).rpartition(".")[2].lower()
     try:
-        frame = pd.read_parquet(path) if kind == ".parquet" else _read_text(path, required)
+        if kind == "parquet":
+            frame = _read_parquet(path)
+        else:
+            with decompressed(path) as file:
+                frame = _read_text(file, required)
     except InputError:
         raise
     except (
@@ -51,15 +57,17 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
         pd.errors.ParserError,
         pd.errors.ParserWarning,
     ) as error:  # Arrow's errors are ValueErrors or OSErrors.
-        raise InputError(f"{path}: cannot be read as a {kind[1:]} table ({one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read as a {kind} table ({one_line(error)})") from None
+    columns = [str(column) for column in frame.columns]
+    taken = {name: find_column(columns, name, path) for name in (*required, *optional)}
     for name in required:
-        if name not in frame.columns:
-            columns = [str(column) for column in frame.columns]
-            header = "" if kind == ".parquet" else "; if the first line is no header, put one above it"
-            raise InputError(f"{path}: column {name!r} is missing; {_renaming(name, columns)}{header}")
+        if taken[name] is None:
+            raise InputError(f"{path}: column {name!r} is missing; {_renaming(name, columns)}{_header(frame, kind)}")
     feedback = feedback_columns(frame.columns) if "user" in required else []
-    frame = frame[[*required, *(name for name in optional if name in frame.columns), *feedback]]
-    for name in frame.columns.difference(feedback, sort=False):
+    at = {name: columns.index(column) for name, column in taken.items() if column is not None}
+    places = [*at.values(), *(n for n, name in enumerate(frame.columns) if name in feedback)]
+    frame = frame.iloc[:, places].set_axis([*at, *feedback], axis=1)
+    for name in at:
         missing = np.flatnonzero(frame[name].isna())
         if missing.size:
             raise InputError(
@@ -99,28 +107,63 @@ def rows_of(column: pd.Series, ids: Tensor | list[str], path: Path, source: Path
     Raises:
         InputError: If an id is not there.
     """
-    rows = rows_among(id_column(column, str(path)), id_column(ids, str(source)))
+    known = id_column(ids, str(source))
+    rows = rows_among(id_column(column, str(path)), known)
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
         raise InputError(
             f"{path}: {unknown.size} interactions are with items that {source.name} does not list, the first is "
-            f"{value_at(column, unknown[0])!r} in row {unknown[0]}; add them to {source.name} with their features"
+            f"{value_at(column, unknown[0])!r} in row {unknown[0]}, but ids are like {value_at(known, 0)!r}; "
+            f"add them to {source.name} with their features, or mend the ids"
         )
     return rows
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a file or a folder, with what was its index as columns."""
+    refuse_other(path, "cannot be read as a parquet table", b"PAR1")
+    if path.is_dir() and not any(file.is_file() for file in path.rglob("[!._]*")):
+        raise InputError(f"{path}: is a folder without files, expected Parquet files in it; write the table again")
+    frame = pd.read_parquet(path)
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    frame = frame.reset_index(level=named) if named else frame
+    sorts = {name: kind for name, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)}
+    return frame.astype({name: kind.categories.dtype for name, kind in sorts.items() if plain(name) in _IDS})
+
+
+def _header(frame: pd.DataFrame, kind: str) -> str:
+    """Return what else may be wrong where a column is missing."""
+    if kind != "parquet":
+        return "; if the first line is no header, put one above it"
+    index = frame.index
+    if index.nlevels > 1 or isinstance(index, pd.RangeIndex):
+        return ""
+    return f"; if the index, e.g. {value_at(index.to_series(), 0)!r}, holds it, name it: frame.rename_axis('...')"
+
+
 def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     frame = read_csv(path, required)
-    ids = [frame[name] for name in _IDS if name in frame.columns]
+    ids = [frame[name] for name in frame.columns if plain(name) in _IDS]
     beyond = [str(column.name) for column in ids if column.dtype == object]  # Numbers of more than 64 bits among them.
     integers = [str(column.name) for column in ids if pd.api.types.is_integer_dtype(column)]
     doubtful = [*beyond, *(integers if has_padding(path) else [])]
     if doubtful:
-        text = read_csv(path, required, dict.fromkeys(doubtful, str))[doubtful]
+        text = read_csv(path, required, dict.fromkeys(doubtful, str))[doubtful].apply(_without_blanks)
         frame = frame.assign(
             **{name: text[name] for name in doubtful if name in beyond or _differ(text[name], frame[name])}
         )
-    return frame
+    return frame.assign(**{str(column.name): _without_blanks(frame[column.name]) for column in ids})
+
+
+def _without_blanks(column: pd.Series) -> pd.Series:
+    """Return ids without the blanks around them, as integers if these were all that made them text."""
+    if not isinstance(column.dtype, pd.StringDtype):
+        return column
+    text = column.str.strip()
+    if text.equals(column):
+        return column
+    text = text.mask(text == "")
+    return text.astype(np.int64) if text.str.fullmatch(_INTEGER).fillna(False).all() else text
 
 
 def _differ(text: pd.Series, numbers: pd.Series) -> bool:

@@ -252,7 +252,7 @@ BAD = {
     "ragged table": (write_bytes("interactions.csv", b"user,item\n1,2\n1,2,3,4\n"), "cannot be read as a csv", {}),
     "long lines": (
         write_bytes("interactions.csv", b"user,item\n1,2,3\n1,0,3\n"),
-        "cannot be read as a csv table .Length of header",
+        "line 2 has 3 fields, but the header names 2, 'user,item'; name all of them, or write the table without names",
         {},
     ),
     "binary table": (write_bytes("interactions.csv", b"\xff\xfe\x00"), "cannot be read as a csv", {}),

@@ -7,6 +7,7 @@ import torch
 
 from pyg_ckd.data import fingerprint
 from pyg_ckd.datasets import MultimodalNpz, read_npz, synthetic_multimodal, write_npz
+from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
 
 ARRAYS = {
@@ -74,6 +75,16 @@ def test_written_graph_is_read_back_bit_for_bit(save, tmp_path):
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["copy.npz", "data.npz"]
 
 
+def test_ids_that_could_not_be_read_are_not_written(save, tmp_path):
+    data = read_npz(save())
+    data.item_id = ["a", "b", "a", "c"]
+    for name, write in WRITERS.items():
+        if name != "recbole":  # Which has no room for them either, see its tests.
+            with pytest.raises(InputError, match="data: 'item_id' holds 'a' again in row 2, expected every id once"):
+                write(data, tmp_path / ("out.npz" if name == "npz" else "out"))
+            assert [file.name for file in tmp_path.iterdir()] == ["data.npz"]
+
+
 def test_synthetic_graph_survives_a_file(tmp_path):
     data = synthetic_multimodal(50, 40, 500)
     write_npz(data, tmp_path / "data.npz")
@@ -118,6 +129,15 @@ BAD = {
     "incomplete order": ({"modalities": np.array(["audio"])}, r"'modalities' is \['audio'\], expected each of"),
     "short ids": ({"user_id": np.arange(2)}, r"'user_id' is int64 of shape \[2\], expected 3 integers or strings"),
     "float ids": ({"item_id": np.ones(4)}, "'item_id' is float64"),
+    "bytes as ids": (
+        {"item_id": np.array([b"a", b"b", b"c", b"d"])},
+        r"'item_id' is |S1 .*expected 4 integers or strings, one per item; write numpy.char.decode\(ids\)",
+    ),
+    "repeated text": (
+        {"item_id": np.array(["d", "b", "a", "b"])},
+        "'item_id' holds 'b' again in row 3, expected every id once; merge",
+    ),
+    "repeated number": ({"user_id": np.array([7, 9, 7])}, "'user_id' holds 7 again in row 2, expected every id once"),
     "objects": (
         {"visual": np.array([[object()] * 2] * 4)},
         "'visual' holds Python objects, which are never unpickled",

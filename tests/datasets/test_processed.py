@@ -44,6 +44,25 @@ def test_the_source_is_not_read_again(folder, tmp_path, monkeypatch):
     MultimodalFolder(folder, tmp_path / "root")
 
 
+@pytest.mark.parametrize("below", ["", "more/root"])
+def test_a_file_in_the_place_of_the_root_is_named_before_the_work(folder, tmp_path, monkeypatch, below):
+    monkeypatch.setattr("pyg_ckd.datasets.processed.load", lambda *args, **kwargs: pytest.fail("the source was read"))
+    (tmp_path / "some.csv").write_text("user,item")
+    with pytest.raises(InputError, match=r"root: .*some.csv is a file, expected a folder for the processed graph"):
+        MultimodalFolder(folder, tmp_path / "some.csv" / below)
+
+
+def test_a_root_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyg_ckd.datasets.cached.torch.save", full)
+    with pytest.raises(
+        InputError, match=r"cannot be written \(No space left on device\), nothing half-written stays; make room"
+    ):
+        MultimodalFolder(folder, tmp_path / "root")
+
+
 @pytest.mark.parametrize("options", [{"seed": 1}, {"split": "leave-one-out"}, {"features": "none"}, {"impute": "zero"}])
 def test_other_options_are_processed_anew(folder, tmp_path, options):
     MultimodalFolder(folder, tmp_path / "root")

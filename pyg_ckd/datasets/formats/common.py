@@ -27,16 +27,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, held_out
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.prepared import pack, unpack
-from pyg_ckd.datasets.arrays import as_original_ids, as_size, read_array, read_arrays
+from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
-from pyg_ckd.datasets.places import files_in, find_file
+from pyg_ckd.datasets.overlooked import warn_of_overlooked
+from pyg_ckd.datasets.places import files_in, find_file, is_there
 from pyg_ckd.errors import InputError
 
 SIDECAR = "pyg_ckd.npz"
@@ -138,17 +138,14 @@ def write_features(data: HeteroData, folder: Path, **extras: np.ndarray) -> None
         if f"has_{m}" in item:
             np.save(folder / f"has_{m}.npy", item[f"has_{m}"].numpy())
     extras |= {"num_users": np.array(data["user"].num_nodes), "modalities": np.array(data.modalities)}
-    for name in ("user_id", "item_id"):
-        ids = getattr(data, name, None)
-        if ids is not None:
-            extras[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+    extras |= ids_of(data)
     extras |= pack(data)
     np.savez_compressed(folder / SIDECAR, **extras)  # type: ignore[arg-type]  # The stubs take **extras for allow_pickle.
 
 
 def read_sidecar(folder: Path) -> dict[str, np.ndarray]:
     """Return the arrays of the sidecar of a folder, none if there is no such file."""
-    return read_arrays(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
+    return read_arrays(folder / SIDECAR) if is_there(folder / SIDECAR) else {}
 
 
 def parts_of(data: HeteroData) -> dict[str, np.ndarray]:
@@ -190,6 +187,7 @@ def feature_files(folders: Sequence[Path], order: Sequence[str] = ()) -> dict[st
                     f"{folder}: {SIDECAR} names the modality {missing[0]!r}, but {file_of(missing[0])} is missing; "
                     f"add it or delete {SIDECAR}; {listing(folder)}"
                 )
+            warn_of_overlooked(folder, {file.stem for file in found.values()}, _SUFFIX.removesuffix(".npy"))
             rest = sorted(found, key=lambda m: (usual.index(m) if m in usual else len(usual), m))
             return {m: found[m] for m in dict.fromkeys([*order, *rest])}
     places = " or ".join(str(folder) for folder in folders)

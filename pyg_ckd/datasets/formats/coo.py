@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pyg_ckd.datasets.arrays import one_line
+from pyg_ckd.datasets.signatures import what_it_is
 from pyg_ckd.errors import InputError
 
 _ADVICE = "store a scipy.sparse.coo_matrix of numbers and nothing else"
@@ -145,6 +146,9 @@ def read_entries(file: Path) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
         raise InputError(
             f"{file}: cannot be read ({error.strerror}), expected a pickled scipy.sparse.coo_matrix"
         ) from None
+    other = what_it_is(content[:512], b"") if content else None
+    if other is not None:
+        raise InputError(f"{file}: not a pickled COO matrix: {other}")
     try:
         matrix = _Unpickler(io.BytesIO(content)).load()
     except pickle.UnpicklingError as error:

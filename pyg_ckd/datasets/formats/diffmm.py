@@ -19,9 +19,12 @@ from pyg_ckd.data.feedback import Positive, liked
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.formats.coo import read_entries
 from pyg_ckd.datasets.npz import Impute, Transform
-from pyg_ckd.datasets.places import find_file
+from pyg_ckd.datasets.parts import find_part
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_folder
+
+MATRIX = "Mat.pkl"
+"""What the names of all files of interactions end in."""
 
 _FILES = {"train": "trnMat.pkl", "val": "valMat.pkl", "test": "tstMat.pkl"}
 
@@ -42,7 +45,8 @@ def read_diffmm(
     ================================ =====================================================================
     ``trnMat.pkl``                   a pickled ``scipy.sparse.coo_matrix`` ``[num_users, num_items]``; entries
                                      that are not zero are the training interactions
-    ``valMat.pkl``, ``tstMat.pkl``   the same for the held-out interactions (optional)
+    ``valMat.pkl``, ``tstMat.pkl``   the same for the held-out interactions (optional; ``validMat.pkl``,
+                                     ``testMat.pkl`` and the like are read as well)
     ``<modality>_feat.npy``          ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ================================ =====================================================================
 
@@ -69,7 +73,7 @@ def read_diffmm(
     folder = as_path(path)
     parts, shapes, values = {}, {}, {}
     for split, name in _FILES.items():
-        file = find_file(folder, name) or folder / name
+        file = find_part(folder, split, MATRIX) or folder / name
         if split == "train" or file.is_file():
             parts[split], shapes[split], values[split] = read_entries(file)
             if any(np.greater(shapes[split], shapes["train"])):

@@ -23,7 +23,9 @@ from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.formats.common import SIDECAR, Contents, build, parts_of, read_sidecar, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
-from pyg_ckd.datasets.places import find_file
+from pyg_ckd.datasets.parts import find_part
+from pyg_ckd.datasets.places import check_link
+from pyg_ckd.datasets.signatures import refuse_other
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_folder, read_text
 
@@ -44,7 +46,8 @@ def read_lattice(
     file                             content
     ================================ ========================================================================
     ``5-core/train.json``            an object from user row (a string) to the list of item rows, from 0
-    ``5-core/val.json, test.json``   the same for the held-out interactions (optional)
+    ``5-core/val.json, test.json``   the same for the held-out interactions (optional); ``valid.json``,
+                                     ``validation.json`` and the like are read as well
     ``<modality>_feat.npy``          ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ================================ ========================================================================
 
@@ -72,7 +75,7 @@ def read_lattice(
     parts, num_users = {}, 0
     extras = read_sidecar(folder)
     for split in SPLITS:
-        file = find_file(home, f"{split}.json") or home / f"{split}.json"
+        file = find_part(home, split, ".json") or home / f"{split}.json"
         if split == "train" or file.is_file():
             part, users = _read_split(file)
             parts[split] = _in_order(part, extras, split, folder / SIDECAR, file)
@@ -113,7 +116,10 @@ def write_lattice(data: HeteroData, path: str | os.PathLike[str]) -> None:
 
 def cores_in(folder: Path) -> list[Path]:
     """Return the folders ``<k>-core`` in a folder."""
-    return sorted(place for place in folder.glob("[!.]*-core") if place.is_dir())
+    places = sorted(folder.glob("[!.]*-core"))
+    for place in places:
+        check_link(place)
+    return [place for place in places if place.is_dir()]
 
 
 def json_folder(folder: Path, core: int | None = None) -> Path:
@@ -122,9 +128,11 @@ def json_folder(folder: Path, core: int | None = None) -> Path:
         return folder / f"{as_integer(core, 'core')}-core"
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}, expected a folder")
-    found = [place for place in cores_in(folder) if find_file(place, "train.json") is not None]
+    found = [place for place in cores_in(folder) if find_part(place, "train", ".json") is not None]
     if len(found) > 1:
-        raise InputError(f"{folder}: holds {', '.join(f.name for f in found)}; choose one with core={found[0].name[0]}")
+        cores = [name for place in found if (name := place.name.removesuffix("-core")).isdecimal()]
+        choices = " or ".join(f"core={name}" for name in cores) or "the path of one"
+        raise InputError(f"{folder}: holds {', '.join(f.name for f in found)}; choose one with {choices}")
     return found[0] if found else folder
 
 
@@ -187,6 +195,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         found = listing(file.parent) if file.parent.is_dir() else f"{file.parent} is no folder"
         raise InputError(f"{file}: does not exist, expected a JSON object from user row to list of item rows; {found}")
+    refuse_other(file, "cannot be read as JSON")
     try:
         content = json.loads(read_text(file), object_pairs_hook=_without_repetition)
     except json.JSONDecodeError as error:

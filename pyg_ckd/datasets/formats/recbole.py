@@ -18,17 +18,20 @@ from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked
 from pyg_ckd.datasets.arrays import one_line
+from pyg_ckd.datasets.columns import find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
-from pyg_ckd.datasets.folder import listing, naming, split_method, split_pairs
+from pyg_ckd.datasets.folder import TIMED, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.datasets.tables import map_ids
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
 
-_SUFFIXES = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
-_USER, _ITEM, _TIME, _DATE = "user_id:token", "item_id:token", "timestamp:float", "timestamp:token"
+_SUFFIXES = {"train": "train", "val": "valid", "test": "test"}
+_USER, _ITEM, _TIME = "user_id:token", "item_id:token", "timestamp"
+_TIME_TYPES = (":float", ":token")
 
 
 def read_recbole(
@@ -53,7 +56,7 @@ def read_recbole(
     ``.valid.inter``,            columns are ignored; the last two files are optional
     ``.test.inter``              but ``rating:float`` and ``label:float``
     or ``<name>.inter``          the same, all in one; ``timestamp:float``, or ``timestamp:token`` with
-                                 numbers or dates, is used for splitting
+                                 numbers or dates, is used for splitting (or ``time``, ``date``)
     ``<name>.item``              ``item_id:token``: the item of each feature row (optional)
     ``<name>.user``              ``user_id:token``: all users in order (optional)
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
@@ -61,6 +64,7 @@ def read_recbole(
 
     Tokens are ids of any kind. Without the file ``.item``, item tokens are the rows of the features, counted from 0;
     without ``.user``, users are numbered in ascending order. If both kinds of ``.inter`` are there, the parts count.
+    Names of columns may be in capitals.
 
     Args:
         path: The folder.
@@ -95,7 +99,8 @@ def read_recbole(
         raise InputError(f"{folder}: split='given' needs {name}.train.inter, but found {files['whole'].name} alone")
     if "whole" not in files and split not in ("auto", "given"):
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
-    frame = pd.concat([_read_inter(file).assign(split=part) for part, file in files.items()], ignore_index=True)
+    timed = "whole" in files and split in TIMED
+    frame = pd.concat([_read_inter(file, timed).assign(split=part) for part, file in files.items()], ignore_index=True)
     file = next(iter(files.values()))
     mask = liked(frame, min_rating, positive, str(file))
     frame = frame if mask is None else frame[mask].reset_index(drop=True)
@@ -110,7 +115,7 @@ def read_recbole(
             rows = (frame["split"] == part).to_numpy()
             check_unique_rows(pairs[:, rows], frame[_USER][rows], frame[_ITEM][rows], str(files[part]))
     if "whole" in files:
-        frame = frame.drop(columns="split").rename(columns={_TIME: "timestamp", _DATE: "timestamp"})
+        frame = frame.drop(columns="split")
     with naming(folder):
         parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share), strict=True))
     if not parts["train"].size:
@@ -148,7 +153,7 @@ def write_recbole(data: HeteroData, path: str | os.PathLike[str]) -> None:
     with atomic_folder(path) as folder:
         for split, part in parts_of(data).items():
             frame = pd.DataFrame({_USER: users[part[0]], _ITEM: items[part[1]]})
-            _write_table(frame, folder / f"{name}.{_SUFFIXES[split][0]}.inter")
+            _write_table(frame, folder / f"{name}.{_SUFFIXES[split]}.inter")
         _write_table(pd.DataFrame({_USER: users}), folder / f"{name}.user")
         _write_table(pd.DataFrame({_ITEM: items}), folder / f"{name}.item")
         write_features(data, folder)
@@ -169,7 +174,7 @@ def _inter_files(folder: Path) -> tuple[str, dict[str, Path]]:
     names: dict[str, dict[str, Path]] = {}
     for file in found:
         name, _, last = file.stem.rpartition(".")
-        split = next((split for split, suffixes in _SUFFIXES.items() if name and last in suffixes), "whole")
+        split = (part_of(last) if name else None) or "whole"
         parts = names.setdefault(file.stem if split == "whole" else name, {})
         if split in parts:
             raise InputError(f"{folder}: holds {parts[split].name} and {file.name}, expected one of them; remove one")
@@ -186,24 +191,30 @@ def _inter_files(folder: Path) -> tuple[str, dict[str, Path]]:
     raise InputError(f"{folder}: holds {next(iter(parts.values())).name}, but no {name}.train.inter; add it")
 
 
-def _read_inter(file: Path) -> pd.DataFrame:
-    frame = _read_tokens(file, (_USER, _ITEM), (_TIME, _DATE))
-    if _TIME in frame.columns:
-        numbers = pd.to_numeric(frame[_TIME], errors="coerce")
+def _read_inter(file: Path, timed: bool) -> pd.DataFrame:
+    """Return users and items, with feedback and, where a split goes by them, times."""
+    time = find_column(read_header(file), _TIME, file, _TIME_TYPES) if timed else None
+    frame = _read_tokens(file, (_USER, _ITEM), time)
+    if time is None:
+        return frame
+    if plain(time).endswith(":float"):
+        numbers = pd.to_numeric(frame[time], errors="coerce")
         wrong = np.flatnonzero(numbers.isna())
         if wrong.size:
-            raise _wrong(file, _TIME, int(wrong[0]), frame[_TIME].iloc[wrong[0]], "a number", "repair the line")
-        frame[_TIME] = numbers
-    return frame
+            raise _wrong(file, time, int(wrong[0]), frame[time].iloc[wrong[0]], "a number", "repair the line")
+        frame[time] = numbers
+    return frame.rename(columns={time: _TIME})
 
 
-def _read_tokens(file: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+def _read_tokens(file: Path, required: Sequence[str], time: str | None = None) -> pd.DataFrame:
     header = read_header(file)
+    found = {name: find_column(header, name, file) for name in required}
     for column in required:
-        if column not in header:
+        if found[column] is None:
             near = unknown_name("column", column, header)
             raise missing_column(file, f"the column {column!r} is missing; rename: {near}", header)
-    columns = [*required, *(column for column in optional if column in header)]
+    names = {actual: name for name, actual in found.items() if actual is not None}
+    columns = [*names, *([] if time is None else [time])]
     feedback = feedback_columns(header) if _USER in required and _ITEM in required else []
     try:
         frame = read_tab_separated(file, [*columns, *feedback], dict.fromkeys([*columns, *feedback], str))
@@ -213,7 +224,22 @@ def _read_tokens(file: Path, required: Sequence[str], optional: Sequence[str] = 
         missing = np.flatnonzero(frame[column].isna() | (frame[column] == ""))
         if missing.size:
             raise _wrong(file, column, int(missing[0]), "", "a token", "repair or drop the line")
-    return frame
+    for column in names:
+        _check_blanks(frame[column], file)
+    return frame.rename(columns=names)
+
+
+def _check_blanks(column: pd.Series, file: Path) -> None:
+    """Refuse two tokens that differ by the blanks around them alone."""
+    tokens = pd.Series(column.unique(), dtype=object)
+    twice = tokens[tokens.str.strip().duplicated(keep=False)]
+    if len(twice):
+        one = twice.iloc[0]
+        other = next(token for token in twice.iloc[1:] if token.strip() == one.strip())
+        raise InputError(
+            f"{file}: column {column.name!r} holds {one!r} and {other!r}, expected tokens that differ by more than "
+            f"blanks; take the blanks out"
+        )
 
 
 def _users(column: pd.Series, file: Path, inter: Path) -> tuple[np.ndarray, Tensor | list[str]]:
@@ -268,10 +294,10 @@ def _tokens(data: HeteroData, kind: str) -> np.ndarray:
     ids = getattr(data, f"{kind}_id", None)
     size = data[kind].num_nodes
     tokens = _texts(torch.arange(size) if ids is None else ids)
-    if len(set(tokens)) != size or len(tokens) != size:
+    if len({token.strip() for token in tokens}) != size or len(tokens) != size:
         raise InputError(
-            f"data.{kind}_id: has {len(set(tokens))} different ids for {size} {kind}s, expected one for each; "
-            f"delete the attribute to number them"
+            f"data.{kind}_id: has {len({token.strip() for token in tokens})} different ids for {size} {kind}s, "
+            f"blanks around them aside, expected one for each; delete the attribute to number them"
         )
     for token in tokens:
         if not token or re.search(r'[\t\n\r"\ufeff]', token) or not token.isprintable():

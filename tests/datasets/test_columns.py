@@ -1,0 +1,137 @@
+"""Columns under the names that people give them, and ids with blanks around them."""
+
+from __future__ import annotations
+
+import gzip
+
+import pandas as pd
+import pytest
+
+from pyg_ckd.datasets import load, read_vectors
+from pyg_ckd.errors import InputError
+from tests.datasets.test_files_as_they_are import ITEMS, RATES, ROWS, USERS, features, inter, lines, pairs, table
+
+LAST = sorted(max((i, u) for v, i in ROWS if v == u)[::-1] for u in range(USERS))
+"""The interaction of each user with the highest number of an item, which is the latest below."""
+
+
+def held_out(data) -> list[tuple]:
+    return sorted(map(tuple, data[RATES].test_edge_index.t().tolist()))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("header", ["User,ITEM,Timestamp", "user,item,time", "USER,Item,TIME", " user ,item,Date"])
+def test_columns_are_read_in_any_case_and_times_by_their_usual_names(tmp_path, suffix, header):
+    frame = pd.DataFrame([(*row, row[1]) for row in ROWS], columns=header.split(","))
+    folder = features(tmp_path / "d")
+    path = folder / f"interactions.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    for split in ("leave-one-out", "temporal"):
+        assert pairs(load(folder, split=split)) == sorted(ROWS)
+    assert held_out(load(folder, split="leave-one-out")) == LAST
+
+
+@pytest.mark.parametrize("column", ["timestamp:float", "Timestamp:float", "time:float", "TIME:token", "date:token"])
+def test_columns_of_atomic_files_are_read_in_any_case_and_times_by_their_usual_names(tmp_path, column):
+    rows = [(*row, row[1]) for row in ROWS]
+    folder = inter(tmp_path / "d", lines(rows, "\t", f"User_ID:token,item_id:TOKEN,{column}"))
+    assert held_out(load(folder, split="leave-one-out")) == LAST
+
+
+def test_a_column_split_is_followed_in_any_case(tmp_path):
+    rows = [(*row, "test" if row in LAST else "train") for row in ROWS]
+    assert held_out(load(table(tmp_path / "d", lines(rows, header="user,item,Split")))) == LAST
+
+
+def test_a_list_of_items_may_have_capitals(tmp_path):
+    folder = table(tmp_path / "d", lines([(u, f"B{i}") for u, i in ROWS]))
+    (folder / "Items.csv").write_text(lines([(f"B{i}", "x") for i in range(ITEMS)], header="ITEM,title"))
+    assert pairs(load(folder)) == sorted((u, f"B{i}") for u, i in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("user,item,User", "'user' and 'User', expected one column 'user'"),
+        ("user,item,timestamp,Timestamp", "'timestamp' and 'Timestamp', expected one column 'timestamp'"),
+        ("user,item,time,date", "'time' and 'date', expected one column 'timestamp'"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path, header, names):
+    rows = [(*row, *range(header.count(",") - 1)) for row in ROWS]
+    with pytest.raises(InputError, match=f"has the columns {names}; drop or rename one"):
+        load(table(tmp_path / "d", lines(rows, header=header)), split="temporal")
+    typed = ",".join(
+        f"{name}_id:token" if name.lower() in ("user", "item") else f"{name}:float" for name in header.split(",")
+    )
+    with pytest.raises(InputError, match=r"has the columns .* expected one column"):
+        load(inter(tmp_path / "r", lines(rows, "\t", typed)), split="temporal")
+
+
+def test_a_column_timestamp_counts_before_its_other_names(tmp_path):
+    rows = [(*row, -row[1], row[1]) for row in ROWS]
+    assert (
+        held_out(load(table(tmp_path / "d", lines(rows, header="user,item,date,timestamp")), split="leave-one-out"))
+        == LAST
+    )
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|", "::"])
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+def test_blanks_around_ids_of_text_files_are_no_part_of_them(tmp_path, sep, ending):
+    rows = [(f"u{u}{' ' * (k % 3)}", f"B{i} " if k % 2 else f"B{i}") for k, (u, i) in enumerate(ROWS)]
+    folder = features(tmp_path / "d")
+    listed = lines([(f"B{i} ", "x") for i in range(ITEMS)], sep, "item,title")
+    for name, content in (("interactions", lines(rows, sep)), ("items", listed)):
+        text = content.encode()
+        (folder / f"{name}{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+    data = load(folder)
+    assert pairs(data) == sorted((f"u{u}", f"B{i}") for u, i in ROWS)
+    assert data.user_id == [f"u{u}" for u in range(USERS)]
+
+
+def test_blanks_make_no_text_of_integers_and_no_other_ids_of_zeros_in_front(tmp_path):
+    quoted = [(f'"{u} "', i) for u, i in ROWS]
+    assert load(table(tmp_path / "a", lines(quoted))).user_id.tolist() == [*range(USERS)]
+    padded = [(f"0{u} " if i % 2 else f"0{u}", i) for u, i in ROWS]
+    assert load(table(tmp_path / "b", lines(padded))).user_id == [f"0{u}" for u in range(USERS)]
+
+
+def test_an_id_of_blanks_is_missing(tmp_path):
+    with pytest.raises(InputError, match="'user' has 1 missing values, the first in row 1"):
+        load(table(tmp_path / "d", lines([("a", 0), ("  ", 1), ("b", 2)])))
+
+
+def test_ids_that_differ_by_blanks_in_typed_tables_are_refused_with_what_ids_are_like(tmp_path):
+    folder = features(tmp_path / "d")
+    pd.DataFrame([(u, f"B{i} ") for u, i in ROWS], columns=["user", "item"]).to_parquet(folder / "interactions.parquet")
+    pd.DataFrame({"item": [f"B{i}" for i in range(ITEMS)]}).to_parquet(folder / "items.parquet")
+    with pytest.raises(InputError, match=r"the first is 'B1 ' in row 0, but ids are like 'B0'; add .* or mend the ids"):
+        load(folder)
+
+
+def test_tokens_that_differ_by_blanks_alone_are_refused(tmp_path):
+    rows = [(f"u{u} " if (u, i) == ROWS[-1] else f"u{u}", i) for u, i in ROWS]
+    with pytest.raises(
+        InputError, match="'user_id:token' holds 'u5' and 'u5 ', expected tokens that differ by more than"
+    ):
+        load(inter(tmp_path / "d", lines(rows, "\t", "user_id:token,item_id:token")))
+
+
+def test_vectors_find_their_list_in_any_case(tmp_path):
+    folder = features(tmp_path / "d")
+    (folder / "items.csv").write_text(lines([(f"B{i} ",) for i in range(ITEMS)], header="Item"))
+    assert read_vectors(folder / "visual.npy", [f"B{i}" for i in range(ITEMS)])[1].all()
+
+
+def test_the_index_of_a_parquet_file_is_a_column_where_it_has_a_name(tmp_path):
+    folder = features(tmp_path / "d")
+    frame = pd.DataFrame(ROWS, columns=["user", "item"])
+    for index in (["user"], ["item"], ["user", "item"]):
+        frame.assign(more=1).set_index(index).to_parquet(folder / "interactions.parquet")
+        assert pairs(load(folder)) == sorted(ROWS)
+    frame[["user"]].set_axis(frame["item"].rename(None)).to_parquet(folder / "interactions.parquet")
+    with pytest.raises(
+        InputError, match=r"'item' is missing; .* if the index, e.g. 1, holds it, name it: frame.rename_ax"
+    ):
+        load(folder)
