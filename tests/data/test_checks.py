@@ -83,5 +83,5 @@ def test_masked_and_sparse_arrays_are_refused_with_what_to_write(features, words
     with pytest.raises(InputError, match=words):
         build_data(pairs, {"a": features(x), "b": x})
     assert build_data(pairs, {"a": np.ma.masked_less(x, -9.0), "b": x})["item"].a.shape == (3, 4)
-    with pytest.raises(InputError, match="numpy.stack"):
+    with pytest.raises(InputError, match=r"numpy\.stack"):
         build_data(scipy.sparse.coo_array(np.eye(3)), {"a": x, "b": x})
