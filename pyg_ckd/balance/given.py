@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_ckd.balance.gradients import check_steerable
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
@@ -239,15 +240,12 @@ def added_rows_of(
         alone: From modality to its uni-modal view.
         items: Row numbers of the items, int64 ``[B]``. (default: :obj:`None`, the first item, to know widths)
     """
-    was, views = student.training, [*alone.values(), EMPTY]
+    views = [*alone.values(), EMPTY]
     if items is None:
         items = torch.zeros(1, dtype=torch.int64, device=next(iter(features.values())).device)
-    student.eval()
-    try:
+    with evaluating(student):
         out = dict(zip(views, student.outputs(features, graphs, views), strict=True))
         return {m: added_item_rows(out[view], out[EMPTY], items) for m, view in alone.items()}
-    finally:
-        student.train(was)
 
 
 def counted_weights(counted: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.mapped import file_of
-from pyg_ckd.data.modules import device_of, dtype_of, lazy_parameters, module_views, reads_rows
+from pyg_ckd.data.modules import device_of, dtype_of, evaluating, lazy_parameters, module_views, reads_rows
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import as_views
@@ -71,16 +71,12 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
     """
     model = unwrap(model)
     features, graph = unpack(data, device_of(model), dtype_of(model), reads_rows(model))
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         if hasattr(model, "forward_views"):
             return model.forward_views(features, graph, views)  # type: ignore[operator]
         sizes = (data["user"].num_nodes, data["item"].num_nodes)
         found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)
         return [out.detach() for out in found]
-    finally:
-        model.train(training)
 
 
 def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:

@@ -24,6 +24,7 @@ from pyg_ckd.training.factories import build_optimizer, build_own_sampler, build
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.users import Users
+from pyg_ckd.training.modes import into_training
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.own_batches import OwnBatches, own_seed
 from pyg_ckd.training.run import Run, Steps
@@ -111,7 +112,7 @@ def begin(
         own = _draws_own(trainer, objective, fabric, layout)
         features, edges = layout.unpack(data, fabric.device, objective, not own)
         _check_teachers(objective, data)
-        objective.train()
+        into_training(objective)
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
         graph: dict[Any, Any] = {}

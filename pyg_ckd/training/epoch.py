@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.backward import backward, clip_gradients
@@ -139,12 +140,9 @@ def trained_view(objective: Objective, features: dict[str, Tensor], graph: dict[
     """Return the present embeddings of the view that is trained, as a validation would rank with them.
 
     Args:
-        objective: The objective; it stays in training mode.
+        objective: The objective; its modules stay in the modes that they are in.
         features: From modality to feature matrix.
         graph: The prepared graphs.
     """
-    objective.eval()
-    try:
+    with evaluating(objective):
         return objective.forward_views(features, graph, [objective.view])[0]
-    finally:
-        objective.train()
