@@ -63,7 +63,7 @@ class RankedLists:
             raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = as_tables(embeddings, data)
-        user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
+        user, item = (x.float() if x.dtype in _HALF else x for x in _kept(embeddings, tables))
         self.embeddings = Embeddings(user, item)
         self.data: HeteroData | None = data
         for kind, table in zip(("user", "item"), self.embeddings, strict=True):
@@ -330,6 +330,17 @@ class RankedLists:
     def _alike(self, catalogue: Catalogue) -> Tensor:
         """Return the table whose cosines say which items are alike."""
         return catalogue.table
+
+
+def _kept(given: Any, tables: Embeddings) -> list[Tensor]:
+    """Return the two tables, copied where they lie in memory of the model or of the caller, who may change them."""
+    if isinstance(given, nn.Module):
+        theirs: list[Tensor] = [*given.parameters(), *given.buffers()]
+    else:
+        theirs = [torch.as_tensor(x) for x in given] if isinstance(given, (tuple, list)) else [*tables]
+    shared = {x.untyped_storage().data_ptr() for x in theirs if x.layout == torch.strided}
+    own = (x.detach() for x in (tables.user, tables.item))
+    return [x.clone() if x.untyped_storage().data_ptr() in shared else x for x in own]
 
 
 def _check_k(k: Any, limit: int, kind: str) -> int:
