@@ -158,13 +158,15 @@ class TaughtObjective(MaskedObjective):
         Raises:
             InputError: If a teacher is missing or unknown, or has other sizes than the student.
         """
+        if not isinstance(teachers, Mapping):
+            raise InputError(f"teachers: found {type(teachers).__name__}, expected a dict from modality to embeddings")
         for m in teachers:
             if m not in self.modalities:
                 raise unknown_name("modality of a teacher", m, self.modalities)
         for m in self.modalities:
             if m not in teachers:
                 raise InputError(f"teachers: found none for modality {m!r}, expected one for each of the student's")
-            user, item = teachers[m]
+            user, item = _tables_of(m, teachers[m])
             sizes, expected = (user.size(0), item.size(0)), (self.student.num_users, self.student.num_items)
             if sizes != expected:
                 raise InputError(
@@ -221,6 +223,27 @@ class TaughtObjective(MaskedObjective):
             for table in self.teacher(m):
                 digest.update(table.cpu().contiguous().numpy().tobytes())
         return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
+
+
+def _tables_of(modality: str, teacher: Any) -> tuple[Tensor, Tensor]:
+    """Return the two tables of a teacher.
+
+    Args:
+        modality: Its modality, for the message.
+        teacher: What was given.
+
+    Raises:
+        InputError: If it is no pair of tensors of floating-point numbers.
+    """
+    pair = teacher if isinstance(teacher, (tuple, list)) else ()
+    if len(pair) == 2 and all(isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point() for x in pair):
+        return pair[0], pair[1]
+    kinds = " and ".join(str(x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in pair)
+    raise InputError(
+        f"teacher {modality!r}: found {kinds or type(teacher).__name__}, expected its embeddings, a pair of "
+        "floating-point tensors (user [U, D], item [I, D]); take what train_teachers returns, "
+        "pyg_ckd.data.inputs.embed(model, data)[0], or torch.as_tensor of arrays"
+    )
 
 
 @torch.no_grad()

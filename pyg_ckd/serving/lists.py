@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import RATES, as_tables, check_whole, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_whole, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
@@ -59,6 +59,7 @@ class RankedLists:
         seen: Sequence[str] = tuple(SPLITS),
         columns: pd.DataFrame | None = None,
     ) -> None:
+        check_graph(data)
         if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
             raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
@@ -186,6 +187,8 @@ class RankedLists:
         rows, best = [], None
         plain = self.catalogue(candidates, exclude, where)
         k = _check_k(k, plain.table.size(0), "items")
+        if k < 2:
+            raise InputError(f"k: found {k}, expected at least 2: a list of one item has no pairs to compare")
         pool = self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0]
         low = pool.masked_fill(pool == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
         for value in diversity:

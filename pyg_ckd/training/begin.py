@@ -24,9 +24,9 @@ from pyg_ckd.training.factories import build_optimizer, build_own_sampler, build
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.users import Users
-from pyg_ckd.training.modes import into_training
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.own_batches import OwnBatches, own_seed
+from pyg_ckd.training.ready import into_training
 from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.run_file import RunFile
 from pyg_ckd.training.stopping import EarlyStopping

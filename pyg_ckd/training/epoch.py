@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,7 +95,29 @@ def train_epoch(
             f"training diverged in epoch {row['epoch']}: {broken[0]} is {row[broken[0]]}; lower lr (now {rate}) "
             "or the weights of the loss"
         )
-    return row | objective.epoch_statistics()
+    return row | read_statistics(objective, row)
+
+
+def read_statistics(objective: Objective, row: Mapping[str, float]) -> dict[str, float]:
+    """Return what an objective wants in the history of the finished epoch.
+
+    Args:
+        objective: The objective.
+        row: What is in the row of the epoch already.
+
+    Raises:
+        InputError: If it is no mapping from names to numbers, or a name is taken.
+    """
+    found: Any = objective.epoch_statistics()
+    where = f"{type(objective).__name__}.epoch_statistics"
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: found {type(found).__name__}, expected a dict from name to number, {{}} for none")
+    for name, value in found.items():
+        if not isinstance(name, str) or name in row:
+            raise InputError(f"{where}: found the name {name!r}, expected a text that is none of {', '.join(row)}")
+        if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.dim() == 0):
+            raise InputError(f"{where}: found {type(value).__name__} under {name!r}, expected a number")
+    return dict(found)
 
 
 def _step(

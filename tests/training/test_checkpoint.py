@@ -168,3 +168,10 @@ def test_a_run_of_the_first_version_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"last\.pt: found format 1, expected 3; another version wrote it") as caught:
         load_checkpoint(tmp_path / "last.pt", "run")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [None, "model"])
+def test_weights_alone_are_no_model(kind, tmp_path):
+    torch.save({"user.weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"such as a state_dict.*load_state_dict"):
+        load_checkpoint(tmp_path / "weights.pt", kind)
