@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_ckd.balance.gradients import check_steerable
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
@@ -157,13 +158,15 @@ class TaughtObjective(MaskedObjective):
         Raises:
             InputError: If a teacher is missing or unknown, or has other sizes than the student.
         """
+        if not isinstance(teachers, Mapping):
+            raise InputError(f"teachers: found {type(teachers).__name__}, expected a dict from modality to embeddings")
         for m in teachers:
             if m not in self.modalities:
                 raise unknown_name("modality of a teacher", m, self.modalities)
         for m in self.modalities:
             if m not in teachers:
                 raise InputError(f"teachers: found none for modality {m!r}, expected one for each of the student's")
-            user, item = teachers[m]
+            user, item = _tables_of(m, teachers[m])
             sizes, expected = (user.size(0), item.size(0)), (self.student.num_users, self.student.num_items)
             if sizes != expected:
                 raise InputError(
@@ -222,6 +225,27 @@ class TaughtObjective(MaskedObjective):
         return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
 
 
+def _tables_of(modality: str, teacher: Any) -> tuple[Tensor, Tensor]:
+    """Return the two tables of a teacher.
+
+    Args:
+        modality: Its modality, for the message.
+        teacher: What was given.
+
+    Raises:
+        InputError: If it is no pair of tensors of floating-point numbers.
+    """
+    pair = teacher if isinstance(teacher, (tuple, list)) else ()
+    if len(pair) == 2 and all(isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point() for x in pair):
+        return pair[0], pair[1]
+    kinds = " and ".join(str(x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in pair)
+    raise InputError(
+        f"teacher {modality!r}: found {kinds or type(teacher).__name__}, expected its embeddings, a pair of "
+        "floating-point tensors (user [U, D], item [I, D]); take what train_teachers returns, "
+        "pyg_ckd.data.inputs.embed(model, data)[0], or torch.as_tensor of arrays"
+    )
+
+
 @torch.no_grad()
 def added_rows_of(
     student: Backbone,
@@ -239,15 +263,12 @@ def added_rows_of(
         alone: From modality to its uni-modal view.
         items: Row numbers of the items, int64 ``[B]``. (default: :obj:`None`, the first item, to know widths)
     """
-    was, views = student.training, [*alone.values(), EMPTY]
+    views = [*alone.values(), EMPTY]
     if items is None:
         items = torch.zeros(1, dtype=torch.int64, device=next(iter(features.values())).device)
-    student.eval()
-    try:
+    with evaluating(student):
         out = dict(zip(views, student.outputs(features, graphs, views), strict=True))
         return {m: added_item_rows(out[view], out[EMPTY], items) for m, view in alone.items()}
-    finally:
-        student.train(was)
 
 
 def counted_weights(counted: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pyg_ckd.balance.numbers import check_positive as check_positive
 from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
-from pyg_ckd.balance.weights import checked_weights
+from pyg_ckd.balance.weights import checked_terms, checked_weights
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
@@ -206,8 +206,8 @@ class Objective(Capturing, KnowsRows):
         with shared_triples():
             read_together(lambda: self.read(out, batch, features))
             # First the terms that read most: what follows finds its rows already read.
-            added: list[tuple[Any, dict[str, Tensor]]] = [(self, self.balance(out, batch))]
-            added += [(wrapper, wrapper.add_terms(whole, batch)) for wrapper in self.around]
+            added: list[tuple[Any, dict[str, Tensor]]] = [(self, checked_terms(self, self.balance(out, batch)))]
+            added += [(x, checked_terms(x, x.add_terms(whole, batch), "add_terms")) for x in self.around]
             given = [
                 ("the sampler", batch.weight),
                 (f"{type(self).__name__}.triple_weights", self.triple_weights(out, batch)),

@@ -14,6 +14,7 @@ from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.balance.pacing import discrepancy
 from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import Backbone, Graph
@@ -101,6 +102,10 @@ class PMR(MaskedObjective):
         self._members = torch.empty(0)
         self._prototypes: dict[str, Prototypes] = {}  # Made anew from the model in every epoch.
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made anew: PyTorch copies no sparse matrices."""
+        return self.__dict__ | {"_graph": None, "_members": torch.empty(0)}
+
     @property
     def views(self) -> Sequence[View]:
         """The full, the uni-modal and the empty view; the full view alone if ``alpha`` is zero."""
@@ -114,13 +119,9 @@ class PMR(MaskedObjective):
 
     @torch.no_grad()
     def _make_prototypes(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> None:
-        training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             views = [*self._alone.values(), EMPTY]
             out = dict(zip(views, self.student.outputs(features, graphs, views), strict=True))
-        finally:
-            self.train(training)
         rows = self._content(out, torch.arange(self.student.num_items, device=self.steps.device))
         if graphs[RATES] is not self._graph:
             self._graph, like = graphs[RATES], next(iter(rows.values()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from pyg_ckd.data.sampler import TripletBatch
 STEP_METHODS = ("balance", "triple_weights", "add_terms", "weigh")
 """Methods of objectives and wrappers that are called with the output of all views and triples by its row numbers."""
 
-WHOLE: Mapping[str, Tensor] = MappingProxyType({})
+WHOLE: Mapping[str, Tensor] = {}  # Plain, so that objectives can be copied and pickled.
 
 
 class KnowsRows(nn.Module):

@@ -19,6 +19,7 @@ from pyg_ckd.balance.objective import check_not_negative, check_positive
 from pyg_ckd.balance.prototype import membership
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import first_of_each, l2_penalty, ranking_cross_entropies
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
@@ -182,13 +183,9 @@ class UnseenInteraction(TaughtObjective):
 
     @torch.no_grad()
     def _begin(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> None:
-        was = self.student.training
-        self.student.eval()
-        try:
+        with evaluating(self.student):
             views = [self.view, *self._alone.values(), EMPTY]
             out = dict(zip(views, self.student.outputs(features, graphs, views), strict=True))
-        finally:
-            self.student.train(was)
         if self.weight > 0:
             for n, block in enumerate(blocks_of(out[self.view])):
                 if block.user is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -31,3 +32,24 @@ def checked_weights(source: str, weights: Any, batch: TripletBatch) -> Tensor:
     if not weights.is_floating_point():
         raise InputError(f"{source}: found {weights.dtype}, expected floating-point numbers")
     return weights
+
+
+def checked_terms(source: object, terms: Any, method: str = "balance") -> dict[str, Tensor]:
+    """Return further loss terms by name.
+
+    Args:
+        source: The strategy that they are of.
+        terms: What its method returned.
+        method: Name of that, for messages.
+
+    Raises:
+        InputError: If they are no mapping from names to scalars.
+    """
+    where = f"{type(source).__name__}.{method}"
+    if not isinstance(terms, Mapping):
+        raise InputError(f"{where}: found {type(terms).__name__}, expected a dict of loss terms, {{}} for none")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.dim():
+            found = f"shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise InputError(f"{where}: found {found} for the term {name!r}, expected a tensor without dimensions")
+    return dict(terms)

@@ -31,7 +31,7 @@ others, and for how many users and items."""
 # Names that loaders, views or PyTorch containers give a meaning of their own on a node store or as a module key, and
 # those that other arrays have in an .npz file.
 _RESERVED = {"full", "id", "x", "y", "batch", "ptr", "n_id", "input_id", "batch_size", "num_sampled_nodes", "training"}
-_RESERVED |= {*SPLITS, "num_users", "num_items", "modalities", "user_id", "item_id", "prepared"}
+_RESERVED |= {*SPLITS, "edge_index", "num_users", "num_items", "modalities", "user_id", "item_id", "prepared"}
 
 
 def check_size(size: Any, name: str, source: str, inferred: bool = True) -> int | None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.mapped import file_of
-from pyg_ckd.data.modules import device_of, dtype_of, lazy_parameters, module_views, reads_rows
+from pyg_ckd.data.modules import device_of, dtype_of, evaluating, lazy_parameters, module_views, reads_rows
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import as_views
@@ -70,17 +71,50 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
         views: The views. (default: the full view alone)
     """
     model = unwrap(model)
+    check_graph(data)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: found {type(model).__name__}, expected a backbone, an objective or a module with forward(x_dict, "
+            "edge_index) -> (user, item): tables have no views"
+        )
     features, graph = unpack(data, device_of(model), dtype_of(model), reads_rows(model))
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         if hasattr(model, "forward_views"):
             return model.forward_views(features, graph, views)  # type: ignore[operator]
         sizes = (data["user"].num_nodes, data["item"].num_nodes)
         found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)
         return [out.detach() for out in found]
-    finally:
-        model.train(training)
+
+
+def check_graph(data: Any) -> None:
+    """Refuse what is no graph of :func:`~pyg_ckd.data.build_data`, such as a data set in the place of its graph.
+
+    Args:
+        data: What was given as the graph.
+
+    Raises:
+        InputError: If it is none, or lacks interactions, the names of its modalities or one of these.
+    """
+    if not isinstance(data, HeteroData):
+        mend = "make one with pyg_ckd.data.build_data"
+        if isinstance(data, Dataset):
+            mend = f"pass the graph of the data set, {type(data).__name__}(...)[0]"
+        elif isinstance(data, nn.Module):
+            mend = "the model comes first, as in fit(model, data)"
+        raise InputError(f"graph: found {type(data).__name__}, expected a HeteroData; {mend}")
+    modalities = getattr(data, "modalities", None)
+    if RATES not in data.edge_types:
+        found = f"no interactions of the type {RATES}"
+    elif not isinstance(modalities, (list, tuple)):
+        found = f"modalities {modalities!r} in the place of a list of names"
+    elif any(m not in data["item"] for m in modalities):
+        found = f"no features of items named {next(m for m in modalities if m not in data['item'])!r}"
+    else:
+        return
+    raise InputError(
+        f"graph: found {found}, expected a graph of pyg_ckd.data.build_data; build it with that, or set "
+        "data.modalities and call pyg_ckd.data.check_data(data)"
+    )
 
 
 def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:

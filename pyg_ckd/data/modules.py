@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,24 @@ def module_views(
         }
         out[view] = checked_tables(module(x_dict, edge_index, *more), type(module).__name__, sizes)
     return [out[view] for view in views]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Return a block in which a model is in evaluation mode; after it, every module inside has its own mode again.
+
+    Args:
+        model: The model.
+    """
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[model])  # What a module does in a ``train`` of its own, it does here too.
+        for part, training in modes.items():
+            if part.training != training:
+                part.training = training
 
 
 class MeanFeatures:

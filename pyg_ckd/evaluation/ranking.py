@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integers, as_names
-from pyg_ckd.data.inputs import RATES, as_tables, held_out
+from pyg_ckd.arguments import as_integers, as_names, plain_number
+from pyg_ckd.data.inputs import RATES, as_tables, check_graph, held_out
 from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError, unknown_name
@@ -90,6 +90,7 @@ class Evaluator:
         eval_users: int | float | None = None,
         seed: int = 0,
     ) -> None:
+        check_graph(data)
         k, mask = as_integers(k, "k"), as_names(mask, "mask")
         metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else tuple(metrics)
         if split == "train":
@@ -325,7 +326,7 @@ def drawn_users(users: Tensor, eval_users: int | float, split: str, seed: int) -
     Raises:
         InputError: If ``eval_users`` is out of range.
     """
-    check_eval_users(eval_users)
+    eval_users = check_eval_users(eval_users) or 0
     count = eval_users if isinstance(eval_users, int) else max(1, round(eval_users * users.numel()))
     if count > users.numel():
         raise InputError(
@@ -336,8 +337,8 @@ def drawn_users(users: Tensor, eval_users: int | float, split: str, seed: int) -
     return users[order[:count].sort().values.to(users.device)]
 
 
-def check_eval_users(eval_users: int | float | None) -> None:
-    """Refuse a sample of users that is neither a number of them nor a share.
+def check_eval_users(eval_users: Any) -> int | float | None:
+    """Return how many users are evaluated as a plain number; refuse what is neither a number of them nor a share.
 
     Args:
         eval_users: The option.
@@ -346,13 +347,15 @@ def check_eval_users(eval_users: int | float | None) -> None:
         InputError: If it is not.
     """
     if eval_users is None:
-        return
-    whole = isinstance(eval_users, int) and not isinstance(eval_users, bool) and eval_users >= 1
-    share = isinstance(eval_users, float) and 0 < eval_users <= 1
+        return None
+    found: int | float = plain_number(eval_users)
+    whole = isinstance(found, int) and not isinstance(found, bool) and found >= 1
+    share = isinstance(found, float) and 0 < found <= 1
     if not (whole or share):
         raise InputError(
             f"eval_users: found {eval_users}, expected a number of users from 1 on, or a share between 0.0 and 1.0"
         )
+    return found
 
 
 def popularity(data: HeteroData) -> Embeddings:

@@ -55,12 +55,13 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
 
     Args:
         a: Values of the first model, one per user or seed, ``[num]``.
-        b: Values of the second model in the same order, ``[num]``.
+        b: Values of the second model in the same order, ``[num]``. Where both are series of pandas, they go by their
+            index.
         confidence: Level of the interval, between 0 and 1.
 
     Raises:
-        InputError: If the lengths differ, there are fewer than two pairs, a value is not finite, or the level is out of
-            range.
+        InputError: If the lengths or the users differ, there are fewer than two pairs, a value is not finite, or the
+            level is out of range.
     """
     from scipy import stats
 
@@ -72,6 +73,7 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
             f"paired test: found {first.size} and {second.size} values, expected the same number, two or more: "
             "one value per user (or seed) for each model, in the same order"
         )
+    second = _in_order_of(a, b, second)
     num, delta = first.size, first - second
     difference, error = float(delta.mean()), float(delta.std(ddof=1)) / math.sqrt(num)
     # Equal differences leave a rounding error of about one unit in the last place, which is not a spread.
@@ -124,6 +126,25 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
         raise InputError("mean and deviation: found no value, expected at least one")
     array = np.asarray(values, dtype=np.float64)
     return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else 0.0
+
+
+def _in_order_of(a: Any, b: Any, second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values of ``b`` in the order of the index of ``a``, where both have one."""
+    import pandas as pd
+
+    if not isinstance(a, pd.Series) or not isinstance(b, pd.Series) or a.index.equals(b.index):
+        return second
+    if a.index.is_unique and b.index.is_unique:
+        place = b.index.get_indexer(a.index)
+        if (place >= 0).all():
+            return second[place]
+        only = f" ({int((place < 0).sum())} of {a.size} labels in one alone, {a.index[place < 0].tolist()[0]!r} first)"
+    else:
+        only = " and a label twice"
+    raise InputError(
+        f"paired test: found series with other indices{only}, expected one value of each for every user (or seed); "
+        "take the rows that both have, or compare by position with .to_numpy()"
+    )
 
 
 def _vector(name: str, values: Any) -> NDArray[np.float64]:

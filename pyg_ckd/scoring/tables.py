@@ -21,11 +21,16 @@ class Tables:
         users: The users whose rows these are, increasing, int64 ``[U]``. (default: :obj:`None`, all)
 
     Raises:
-        InputError: If shapes are others, or a number is not finite.
+        InputError: If types or shapes are others, or a number is not finite.
     """
 
     def __init__(self, embeddings: Embeddings, sizes: tuple[int, int], users: Tensor | None = None) -> None:
         user, item = embeddings
+        if user.dtype != item.dtype or not user.is_floating_point():
+            raise InputError(
+                f"embeddings: found {user.dtype} for users and {item.dtype} for items, expected floating-point "
+                "numbers of one type; convert them with .float()"
+            )
         wide = user.dim() == item.dim() == 2 and user.size(1) == item.size(1)
         if not wide or (user.size(0), item.size(0)) != sizes:
             raise InputError(

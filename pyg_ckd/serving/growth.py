@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,9 +121,9 @@ class GrowingLists(RankedLists):
                 out and the numbers go on.
 
         Raises:
-            InputError: If an item is unknown, a history is empty, or ids do not fit.
+            InputError: If an item is unknown, histories are no list of lists, one is empty, or ids do not fit.
         """
-        met = [self.items.rows(history).unique() for history in histories]
+        met = [self.items.rows(history).unique() for history in _histories(histories)]
         for n, items in enumerate(met):
             if not items.numel():
                 raise InputError(f"new users: history {n} is empty, expected at least one item")
@@ -218,3 +218,30 @@ class GrowingLists(RankedLists):
         """Return the interactions of the users and items that were there in training, int64 ``[2, E]``."""
         pairs = self.history.pairs()
         return pairs[:, (pairs[0] < self.trained[0]) & (pairs[1] < self.trained[1])]
+
+
+def _histories(given: Any) -> list[Any]:
+    """Return the histories of new users.
+
+    Args:
+        given: As :meth:`GrowingLists.with_new_users` takes them.
+
+    Raises:
+        InputError: If they are anything but a sequence of sequences.
+    """
+    expected = "expected a list with the item ids of every user, such as [[1, 2], [5]]"
+    if isinstance(given, Mapping):
+        raise InputError(
+            f"new users: found a {type(given).__name__}, {expected}; write with_new_users(list(histories.values()), "
+            "user_ids=list(histories))"
+        )
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)) or hasattr(given, "columns"):
+        mend = "; group a frame by user, as groupby('user')['item'].agg(list) does"
+        raise InputError(f"new users: found {type(given).__name__}, {expected}{mend}")
+    histories = list(given)
+    for n, history in enumerate(histories):
+        if not isinstance(history, Iterable) or isinstance(history, (str, bytes)) or getattr(history, "ndim", 1) == 0:
+            raise InputError(
+                f"new users: found {type(history).__name__} as history {n}, {expected}; a single user is [[1, 2]]"
+            )
+    return histories

@@ -211,6 +211,8 @@ def _array(values: Any) -> np.ndarray:
         values = values.detach().cpu().numpy()
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
         return values.reshape(-1)
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        values = values.item()
     values = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else [values]
     if values and all(_is_int64(value) for value in values):
         return np.array(values, dtype=np.int64)

@@ -186,7 +186,7 @@ class ItemIndex:
     def _search(self, users: Tensor, k: int, exclude_seen: bool) -> tuple[Tensor, Tensor]:
         """Return scores and item rows ``[n, k]``, with empty slots as in exact search."""
         source, scores, items = self.recommender, [], []
-        for part in users.split(4096):
+        for part in users.split(4096) if users.numel() else ():
             query = source.embeddings.user[part.to(source.embeddings.user.device)].float().cpu()
             links = torch.stack(source.seen.of(part)) if exclude_seen else None
             score, item = self._index.search(query, k, links)

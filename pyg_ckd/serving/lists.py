@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import RATES, as_tables, check_whole, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_whole, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
@@ -59,11 +59,12 @@ class RankedLists:
         seen: Sequence[str] = tuple(SPLITS),
         columns: pd.DataFrame | None = None,
     ) -> None:
+        check_graph(data)
         if isinstance(embeddings, Scorer) and not isinstance(embeddings, nn.Module):
             raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = as_tables(embeddings, data)
-        user, item = (x.float() if x.dtype in _HALF else x for x in (tables.user.detach(), tables.item.detach()))
+        user, item = (x.float() if x.dtype in _HALF else x for x in _kept(embeddings, tables))
         self.embeddings = Embeddings(user, item)
         self.data: HeteroData | None = data
         for kind, table in zip(("user", "item"), self.embeddings, strict=True):
@@ -186,6 +187,8 @@ class RankedLists:
         rows, best = [], None
         plain = self.catalogue(candidates, exclude, where)
         k = _check_k(k, plain.table.size(0), "items")
+        if k < 2:
+            raise InputError(f"k: found {k}, expected at least 2: a list of one item has no pairs to compare")
         pool = self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0]
         low = pool.masked_fill(pool == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
         for value in diversity:
@@ -330,6 +333,17 @@ class RankedLists:
     def _alike(self, catalogue: Catalogue) -> Tensor:
         """Return the table whose cosines say which items are alike."""
         return catalogue.table
+
+
+def _kept(given: Any, tables: Embeddings) -> list[Tensor]:
+    """Return the two tables, copied where they lie in memory of the model or of the caller, who may change them."""
+    if isinstance(given, nn.Module):
+        theirs: list[Tensor] = [*given.parameters(), *given.buffers()]
+    else:
+        theirs = [torch.as_tensor(x) for x in given] if isinstance(given, (tuple, list)) else [*tables]
+    shared = {x.untyped_storage().data_ptr() for x in theirs if x.layout == torch.strided}
+    own = (x.detach() for x in (tables.user, tables.item))
+    return [x.clone() if x.untyped_storage().data_ptr() in shared else x for x in own]
 
 
 def _check_k(k: Any, limit: int, kind: str) -> int:

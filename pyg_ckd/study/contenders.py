@@ -163,6 +163,7 @@ def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str
     Raises:
         InputError: What the constructors raise.
     """
+    check_trainer(contender.trainer)
     model = {**model, **contender.model}
     dims = {m: data["item"][m].size(1) for m in data.modalities}
     with torch.random.fork_rng(devices=[]):
@@ -179,9 +180,27 @@ def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str
         build_inner(contender.strategy, student, contender.options, teachers)
 
 
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Refuse options that the trainer does not have.
+
+    Args:
+        options: The options by name.
+
+    Raises:
+        InputError: If there is one.
+    """
+    known = inspect.signature(Trainer).parameters
+    for name in options:
+        if name not in known:
+            raise unknown_name("option of the trainer", name, known)
+
+
 def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:
     if isinstance(contenders, Mapping):
         return list(contenders.items())
+    if not isinstance(contenders, Iterable):
+        name = getattr(contenders, "__name__", type(contenders).__name__)
+        raise InputError(f"contenders: found {name}, expected a list, a mapping or a text with commas; write [{name}]")
     listed = _split(contenders) if isinstance(contenders, str) else list(contenders)
     return [item if isinstance(item, tuple) else (_own_name(item), item) for item in listed]
 

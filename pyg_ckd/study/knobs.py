@@ -126,6 +126,11 @@ def check_knobs(given: Mapping[str, Any], contenders: Mapping[str, tuple[Contend
     Raises:
         InputError: If there are none, or one does not exist; the message says which do.
     """
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"knobs: found {type(given).__name__}, expected a mapping from knob to range, such as "
+            '{"trainer.lr": "1e-4:1e-2"}, or to None for what is searched by default'
+        )
     if not given:
         raise InputError("knobs: found none, expected at least one, such as trainer.lr=1e-4:1e-2")
     valid: set[str] = set()

@@ -6,17 +6,19 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.discovery import build_objective, find_strategy, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import fingerprint, held_out
+from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.files import as_path, atomic_path, write_json
 from pyg_ckd.nn import Backbone
-from pyg_ckd.study.contenders import Contender, check_options, default_options, side_by_side
+from pyg_ckd.study.contenders import Contender, check_options, check_trainer, default_options, side_by_side
 from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.folder import claim_folder, free_options
@@ -132,6 +134,10 @@ def check_distillable(
     Raises:
         InputError: If the backbone ignores the features, or the graph has fewer than two modalities.
     """
+    check_graph(data)
+    if isinstance(backbone, (str, nn.Module)) or not callable(backbone):
+        found = f"the text {backbone!r}" if isinstance(backbone, str) else f"an object of {type(backbone).__name__}"
+        raise InputError(f"backbone: found {found}, expected the class of the model, such as pyg_ckd.nn.VBPR")
     if strategies is not None and all(cls is Objective for cls in strategies):
         return
     if not getattr(backbone, "uses_features", True):
@@ -154,6 +160,7 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
     Raises:
         InputError: If it is unknown or cannot be evaluated on the validation part of this graph.
     """
+    check_trainer(trainer)
     name, given = Trainer(**trainer).monitor, trainer.get("monitor")
     if given is not None and not isinstance(given, str):
         raise InputError(

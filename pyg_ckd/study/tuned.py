@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import held_out
+from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Backbone, LightGCN
@@ -208,6 +209,7 @@ def check_data(data: HeteroData) -> None:
     Raises:
         InputError: If it lacks a validation or a test part, or no feature tells items apart.
     """
+    check_graph(data)
     for part, name, why in (("val", "validation", "compares trials by"), ("test", "test", "tests the winner on")):
         if not held_out(data, part).size(1):
             raise InputError(

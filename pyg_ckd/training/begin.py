@@ -27,6 +27,7 @@ from pyg_ckd.training.layouts.users import Users
 from pyg_ckd.training.made_of import made_of
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.own_batches import OwnBatches, own_seed
+from pyg_ckd.training.ready import into_training
 from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.run_file import RunFile
 from pyg_ckd.training.stopping import EarlyStopping
@@ -113,7 +114,7 @@ def begin(
         features, edges = layout.unpack(data, fabric.device, objective, not own)
         _check_teachers(objective, data)
         made = made_of(objective)
-        objective.train()
+        into_training(objective)
         objective.forget_weights()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
         graph: dict[Any, Any] = {}

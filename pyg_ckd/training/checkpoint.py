@@ -158,6 +158,11 @@ def check_content(path: str | os.PathLike[str], content: Any, kind: str | None) 
     if not isinstance(content, dict) or content.get("format") not in READABLE.get(str(kind or found), (expected,)):
         number = content.get("format", "none") if isinstance(content, dict) else type(content).__name__
         newer = isinstance(number, int) and number > expected
+        if kind in (None, "model") and isinstance(content, dict) and not content.keys() & {"kind", "format"}:
+            raise InputError(
+                f"checkpoint {path}: found a file that pyg-ckd did not write, such as a state_dict, expected one of "
+                "save_model; load weights with model.load_state_dict(torch.load(path)) and pass the model"
+            )
         mend = "a newer version wrote it, update pyg-ckd" if newer else "another version wrote it, train again"
         raise InputError(f"checkpoint {path}: found format {number}, expected {expected}; {mend}")
     if kind is not None and found != kind:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.backward import backward, clip_gradients
@@ -92,7 +95,29 @@ def train_epoch(
             f"training diverged in epoch {row['epoch']}: {broken[0]} is {row[broken[0]]}; lower lr (now {rate}) "
             "or the weights of the loss"
         )
-    return row | objective.epoch_statistics()
+    return row | read_statistics(objective, row)
+
+
+def read_statistics(objective: Objective, row: Mapping[str, float]) -> dict[str, float]:
+    """Return what an objective wants in the history of the finished epoch.
+
+    Args:
+        objective: The objective.
+        row: What is in the row of the epoch already.
+
+    Raises:
+        InputError: If it is no mapping from names to numbers, or a name is taken.
+    """
+    found: Any = objective.epoch_statistics()
+    where = f"{type(objective).__name__}.epoch_statistics"
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: found {type(found).__name__}, expected a dict from name to number, {{}} for none")
+    for name, value in found.items():
+        if not isinstance(name, str) or name in row:
+            raise InputError(f"{where}: found the name {name!r}, expected a text that is none of {', '.join(row)}")
+        if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.dim() == 0):
+            raise InputError(f"{where}: found {type(value).__name__} under {name!r}, expected a number")
+    return dict(found)
 
 
 def _step(
@@ -139,12 +164,9 @@ def trained_view(objective: Objective, features: dict[str, Tensor], graph: dict[
     """Return the present embeddings of the view that is trained, as a validation would rank with them.
 
     Args:
-        objective: The objective; it stays in training mode.
+        objective: The objective; its modules stay in the modes that they are in.
         features: From modality to feature matrix.
         graph: The prepared graphs.
     """
-    objective.eval()
-    try:
+    with evaluating(objective):
         return objective.forward_views(features, graph, [objective.view])[0]
-    finally:
-        objective.train()

@@ -39,6 +39,8 @@ def check_factories(optimizer: Any, scheduler: Any, sampler: Any) -> None:
             f"optimizer: found {_name(optimizer)}, expected a function of groups of parameters, such as "
             "lambda groups: torch.optim.AdamW(groups), or a new optimizer over all parameters"
         )
+    if isinstance(optimizer, Optimizer):
+        _check_closure(optimizer)
     if isinstance(scheduler, (LRScheduler, ReduceLROnPlateau)) or (scheduler is not None and not callable(scheduler)):
         raise InputError(
             f"scheduler: found {_name(scheduler)}, expected a function of the optimizer, which is built when training "
@@ -71,7 +73,8 @@ def build_optimizer(given: Any, objective: Objective, lr: float, decay: float = 
     optimizer = given if isinstance(given, Optimizer) else _call("optimizer", given, groups)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: the function returned {_name(optimizer)}, expected a torch.optim.Optimizer")
-    if optimizer.state:
+    _check_closure(optimizer)
+    if any(state and float(state.get("step", 1)) > 0 for state in optimizer.state.values()):  # Adagrad's begins at 0.
         raise InputError(
             f"optimizer: found {_name(optimizer)} that has made steps already, expected a new one; give a function "
             "such as lambda groups: torch.optim.AdamW(groups) to train more than once"
@@ -313,6 +316,16 @@ def describe_sampler(given: Any) -> dict[str, Any]:
             return {"class": _path(inner if hasattr(inner, "__qualname__") else type(inner)), **more}
     public = {k: v for k, v in getattr(sampler, "__dict__", {}).items() if not k.startswith("_")}
     return {"class": _path(type(sampler)), **_plain(public)}
+
+
+def _check_closure(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that computes the loss several times in a step."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise InputError(
+            f"optimizer: found {_name(optimizer)}, whose steps need a closure, expected one that takes the "
+            "gradients of a batch, such as torch.optim.AdamW"
+        )
 
 
 def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -59,6 +59,8 @@ def save_model(
         InputError: If ``model`` is neither or a part of one, ``about`` holds anything but plain values, or the class of
             a module of one's own cannot be imported by another program.
     """
+    if as_path(path).is_dir():
+        raise InputError(f"save_model: found the folder {path}, expected the name of a file, such as {path}/model.pt")
     model = unwrap(model)
     outer = model if isinstance(model, Objective) else None
     if isinstance(model, Objective):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_number, as_seed
-from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
@@ -36,7 +36,7 @@ from pyg_ckd.training.callbacks import (
 )
 from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
-from pyg_ckd.training.epoch import train_epoch
+from pyg_ckd.training.epoch import read_statistics, train_epoch
 from pyg_ckd.training.factories import (
     check_factories,
     describe_optimizer,
@@ -48,6 +48,7 @@ from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.choice import check_devices, choose_layout, open_processes, own_device
 from pyg_ckd.training.options import Options
+from pyg_ckd.training.ready import trainable
 from pyg_ckd.training.run import Run
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.validation import Validation
@@ -211,7 +212,7 @@ class Trainer:
             raise InputError(f"capture: found {capture!r}, expected True, False or 'auto'")
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        check_eval_users(eval_users)
+        eval_users = check_eval_users(eval_users)
         check_factories(optimizer, scheduler, sampler)
         options = Options(schedule, warmup_steps, weight_decay, clip_norm, averaging, ranking, num_negatives, shuffle)
         self.options = options.checked(negatives, optimizer, scheduler, sampler)
@@ -287,7 +288,7 @@ class Trainer:
             InputError: If there is nothing to train, ``start_from`` or a checkpoint does not fit, the loss is not
                 finite any more, a callback raises, or the objective needs a validation part that there is not.
         """
-        objective = as_objective(model, data)
+        objective = trainable(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)
         layout = choose_layout(self.strategy, processes, objective, self.num_neighbors, self.cut_features)
         loggers = self.loggers if processes.first else None
@@ -376,7 +377,7 @@ class Trainer:
         if validation is not None and (epoch % self.eval_every == 0 or run.steps is None):
             self._validate(hooks, run, row, features, graph, validation)
         if run.steps is None:
-            row |= run.objective.epoch_statistics()  # What the validation has chosen.
+            row |= read_statistics(run.objective, row)  # What the validation has chosen.
         else:
             step_scheduler(run.steps.scheduler, row.get(f"val/{self.monitor}"))
         return row

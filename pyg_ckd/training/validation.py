@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import held_out
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.negatives import Positives, UniformNegatives
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.ranking import Evaluator
@@ -95,9 +96,8 @@ class Validation:
             features: From modality to feature matrix.
             graph: The prepared graphs.
         """
-        run.objective.eval()
-        run.objective.before_training(features, graph, self.score)
-        run.objective.train()
+        with evaluating(run.objective):
+            run.objective.before_training(features, graph, self.score)
 
     @torch.no_grad()
     def __call__(self, run: Run, row: dict[str, float], features: dict[str, Tensor], graph: dict[Any, Any]) -> None:
@@ -116,10 +116,9 @@ class Validation:
         views = {"val": objective.view}
         if self.track_views and len(objective.view) > 1:
             views |= {f"val/{m}": view for m, view in unimodal_views(objective.modalities).items()}
-        objective.eval()
-        objective.before_validation(features, graph, self.score)
-        outputs = objective.forward_views(features, graph, list(views.values()))
-        objective.train()
+        with evaluating(objective):
+            objective.before_validation(features, graph, self.score)
+            outputs = objective.forward_views(features, graph, list(views.values()))
         for name, out in zip(views, outputs, strict=True):
             row[f"{name}/{self.name}"] = self.score(out)
         value = row[f"val/{self.name}"]

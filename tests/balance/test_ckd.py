@@ -379,3 +379,21 @@ def test_one_term_is_enough_to_train_on(make_data):
         wrapper.loss(features, graph, batch)["generic"].backward()
         optimizer.step()
     assert gap() < before
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (lambda model, tables: model, "teacher 'mod0': found VBPR, expected its embeddings"),
+        (lambda model, tables: tuple(x.numpy() for x in tables), "teacher 'mod0': found ndarray and ndarray"),
+        (lambda model, tables: tuple(x.long() for x in tables), "teacher 'mod0': found torch.int64 and torch.int64"),
+    ],
+)
+def test_a_teacher_that_is_no_pair_of_tables_is_refused(teacher, message, make_data):
+    data = make_data()
+    model = VBPR.from_data(data)
+    tables = torch.ones(data["user"].num_nodes, 2), torch.ones(data["item"].num_nodes, 2)
+    with pytest.raises(InputError, match=message):
+        DistillationWrapper(model, {m: teacher(model, tables) for m in data.modalities})
+    with pytest.raises(InputError, match="teachers: found list, expected a dict"):
+        DistillationWrapper(model, [tables])

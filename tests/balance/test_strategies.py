@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,3 +358,13 @@ def test_the_table_of_strategies_says_what_several_processes_cannot_share_out():
 )
 def test_options_and_what_is_inside_decide_what_is_needed_whole(name, options, whole, make_data):
     assert objective_of(STRATEGIES[name], make_data(), **options).needs_whole == whole
+
+
+@every_strategy
+def test_can_be_copied_and_pickled_after_a_training(cls, make_data):
+    data = make_data()
+    objective = objective_of(cls, data)
+    fit(objective, data, max_epochs=1)
+    state = objective.state_dict()
+    for again in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+        torch.testing.assert_close(again.state_dict(), state, rtol=0, atol=0, equal_nan=True)

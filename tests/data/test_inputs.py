@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import estimate_effects, evaluate
+from pyg_ckd.nn import VBPR
+from pyg_ckd.serving import Recommender
 
 
 def test_features_come_in_the_order_of_the_modalities_and_graphs_by_edge_type(make_data):
@@ -29,3 +33,50 @@ def test_held_out_returns_the_interactions_of_each_split(make_data):
 def test_unknown_split_is_refused_with_the_closest_name(make_data):
     with pytest.raises(InputError, match="unknown split 'tests': did you mean 'test'"):
         held_out(make_data(), "tests")
+
+
+class Stored(torch.utils.data.Dataset):
+    """A data set of graphs."""
+
+
+def bare() -> HeteroData:
+    data = HeteroData()
+    data["user"].num_nodes = data["item"].num_nodes = 2
+    data[RATES].edge_index = torch.tensor([[0, 1], [0, 1]])
+    return data
+
+
+def without_features() -> HeteroData:
+    data = bare()
+    data.modalities = ["visual"]
+    return data
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        VBPR.from_data,
+        lambda data: evaluate(VBPR(2, 2, {"visual": 2}), data),
+        lambda data: Recommender(VBPR(2, 2, {"visual": 2}), data),
+    ],
+    ids=["from_data", "evaluate", "recommender"],
+)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Stored(), r"found Stored, expected a HeteroData; pass the graph of the data set, Stored\(...\)\[0\]"),
+        (torch.nn.Linear(2, 2), "found Linear, expected a HeteroData; the model comes first"),
+        ({"user": 1}, "found dict, expected a HeteroData; make one with pyg_ckd.data.build_data"),
+        (bare(), "found modalities None.*build_data"),
+        (HeteroData(), "found no interactions of the type.*build_data"),
+        (without_features(), "found no features of items named 'visual'.*build_data"),
+    ],
+)
+def test_what_is_no_graph_is_refused_with_the_way_to_mend_it(call, data, message):
+    with pytest.raises(InputError, match=message):
+        call(data)
+
+
+def test_tables_have_no_views(make_data):
+    with pytest.raises(InputError, match="found tuple, expected a backbone"):
+        estimate_effects((torch.zeros(12, 2), torch.zeros(9, 2)), make_data(), k=3)

@@ -14,6 +14,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, embed, evaluate, popularity, ranking, unimodal_gap
 from pyg_ckd.nn import VBPR
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.training import Trainer
 
 METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit")
 MASK = ("train", "val")
@@ -349,3 +350,31 @@ def test_embeddings_that_are_not_finite_are_refused(table, value, make_data):
     getattr(out, table)[2, 1] = value
     with pytest.raises(InputError, match=f"{table} embeddings: found NaN or infinite values"):
         evaluate(out, data, k=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_tables_of_no_floating_point_numbers_are_refused(dtype, make_data):
+    data = make_data()
+    tables = [
+        torch.ones(data[kind].num_nodes, 2, dtype=getattr(torch, t))
+        for kind, t in zip(("user", "item"), types, strict=True)
+    ]
+    with pytest.raises(InputError, match=f"found {dtype} for users.*floating-point"):
+        evaluate(tuple(tables), data, k=3)
+
+
+def test_embeddings_of_two_types_are_refused(make_data):
+    data = make_data()
+    tables = Embeddings(torch.ones(data["user"].num_nodes, 2), torch.ones(data["item"].num_nodes, 2).double())
+    with pytest.raises(InputError, match=r"found torch\.float32 for users and torch\.float64 for items"):
+        evaluate(tables, data, k=3)
+
+
+@pytest.mark.parametrize(("given", "plain"), [(np.int64(5), 5), (np.float32(0.5), 0.5), (torch.tensor(5), 5)])
+def test_a_number_of_users_can_be_one_of_numpy(given, plain, make_data):
+    data = make_data()
+    found, expected = (Evaluator(data, k=[3], eval_users=value, seed=1) for value in (given, plain))
+    assert torch.equal(found.users, expected.users)
+    trainer = Trainer(eval_users=given)
+    assert trainer.settings()["eval_users"] == plain
+    assert type(trainer.eval_users) is type(plain)

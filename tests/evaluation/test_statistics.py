@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -79,3 +80,15 @@ def test_mean_std_is_the_sample_deviation_and_zero_for_one_value():
     assert mean_std([0.7]) == (0.7, 0.0)
     with pytest.raises(InputError, match="no value"):
         mean_std([])
+
+
+def test_series_are_compared_by_their_index():
+    a, b = pd.Series([1.0, 2.0, 4.0], index=[5, 7, 9]), pd.Series([1.0, 0.0, 0.5], index=[9, 5, 7])
+    assert paired_test(a, b) == paired_test([1.0, 2.0, 4.0], [0.0, 0.5, 1.0])
+    assert paired_test(a, b.to_numpy()) == paired_test([1.0, 2.0, 4.0], [1.0, 0.0, 0.5])
+
+
+@pytest.mark.parametrize(("index", "found"), [([9, 5, 8], "1 of 3 labels in one alone, 7 first"), ([9, 9, 5], "twice")])
+def test_series_of_other_users_are_refused(index, found):
+    with pytest.raises(InputError, match=found):
+        paired_test(pd.Series([1.0, 2.0, 4.0], index=[5, 7, 9]), pd.Series([1.0, 0.0, 0.5], index=index))

@@ -203,3 +203,8 @@ def test_an_index_comes_back_with_its_recommender(data, tmp_path) -> None:
     with pytest.raises(InputError, match=r"all\.pt: cannot be read"):
         ItemIndex.load(tmp_path / "all.pt")
     assert faiss.__version__
+
+
+def test_a_list_of_one_item_has_no_trade_off(data) -> None:
+    with pytest.raises(InputError, match="k: found 1, expected at least 2"):
+        Recommender(tables(), data).trade_off(k=1)

@@ -157,3 +157,7 @@ def test_any_ids_are_rows_and_ids_again(values: list[int] | list[str]) -> None:
     assert rows.tolist() == list(range(len(values)))[::-1]
     assert known.take(rows.numpy()).tolist() == values[::-1]
     assert known.arrow(rows.numpy()).to_pylist() == values[::-1]
+
+
+def test_an_array_without_dimensions_is_one_id() -> None:
+    assert Ids("user", ["u0", "u1"], 2).rows(np.array("u1")).tolist() == [1]

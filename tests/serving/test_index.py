@@ -77,3 +77,8 @@ def test_without_faiss_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match=r"pyg-ckd\[retrieval\]"):
         ItemIndex(recommender())
+
+
+def test_nobody_gets_nothing(faiss) -> None:
+    found = ItemIndex(recommender()).recommend([], k=3)
+    assert found.items.shape == (0, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -159,6 +160,15 @@ BAD = {
     "user ids": (lambda r, d: r.with_new_users([[1], [2]]), ["new users: found no ids"]),
     "unknown item": (lambda r, d: r.with_new_users([[1, 99]], ["x"]), ["unknown item 99"]),
     "empty history": (lambda r, d: r.with_new_users([[1], []], ["x", "y"]), ["history 1 is empty"]),
+    "mapping": (lambda r, d: r.with_new_users({"x": [1, 2]}), ["found a dict", "list(histories.values())"]),
+    "frame": (
+        lambda r, d: r.with_new_users(pd.DataFrame({"user": ["x"], "item": [1]})),
+        ["found DataFrame", "groupby"],
+    ),
+    "flat list": (lambda r, d: r.with_new_users([1, 2], ["x", "y"]), ["found int as history 0", "[[1, 2]]"]),
+    "flat array": (lambda r, d: r.with_new_users(np.array([1, 2]), ["x", "y"]), ["found int64 as history 0"]),
+    "flat tensor": (lambda r, d: r.with_new_users(torch.tensor([1]), ["x"]), ["found Tensor as history 0"]),
+    "no list": (lambda r, d: r.with_new_users(1, ["x"]), ["found int, expected a list"]),
     "no history": (lambda r, d: r.with_new_users([], []), ["found no history"]),
 }
 

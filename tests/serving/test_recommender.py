@@ -230,3 +230,30 @@ def test_a_device_that_computes_nothing_is_refused(data, tmp_path) -> None:
     save_model(tmp_path / "model.pt", VBPR.from_data(data), data)
     with pytest.raises(InputError, match="device: found 'meta', which cannot be used here"):
         Recommender.load(tmp_path / "model.pt", data, device="meta")
+
+
+class OwnTables(torch.nn.Module):
+    """Returns its parameters themselves, users and items side by side in one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(USERS + ITEMS, 4))
+
+    def forward(self, x_dict, edge_index):
+        return self.table[:USERS], self.table[USERS:]
+
+
+@pytest.mark.parametrize("kind", ["module", "tables", "tensors", "arrays"])
+def test_a_recommender_keeps_its_tables_whatever_becomes_of_those_that_it_was_made_of(kind, data):
+    module = OwnTables()
+    user, item = (x.detach() for x in module(None, None))
+    given = {
+        "module": module,
+        "tables": Embeddings(user, item),
+        "tensors": (user, item),
+        "arrays": (user.numpy(), item.numpy()),
+    }
+    recommender = Recommender(given[kind], data)
+    before = [x.clone() for x in recommender.embeddings]
+    module.table.data += 1
+    assert all(torch.equal(x, y) for x, y in zip(recommender.embeddings, before, strict=True))

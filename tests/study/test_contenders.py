@@ -7,9 +7,11 @@ import torch
 
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.errors import InputError
-from pyg_ckd.study import Contender, StudySettings
+from pyg_ckd.nn import VBPR
+from pyg_ckd.study import Contender, Study, StudySettings
 from pyg_ckd.study.contenders import as_contenders
 from tests.study.problem import Deadly, Gentle, NotAnObjective, small
+from tests.training.problem import planted_data
 
 PATH = "tests.study.problem"
 SETTINGS = StudySettings(plain={"l2": 0.5, "bpr_eps": 1e-9}, distillation={"temperature": 0.3})
@@ -114,3 +116,22 @@ def test_contenders_may_come_and_go_in_a_folder_but_not_change(tmp_path):
     small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.5}), "other": Deadly})
     with pytest.raises(InputError, match=r"found contenders\.mine\.options\.share = 0\.5, expected 0\.4"):
         small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.4})})
+
+
+@pytest.mark.parametrize("backbone", ["VBPR", VBPR(2, 2, {"visual": 2})])
+def test_a_backbone_is_a_class(backbone, tmp_path):
+    with pytest.raises(InputError, match=r"backbone: found .*VBPR.*, expected the class of the model"):
+        Study(planted_data(), backbone, tmp_path)
+
+
+def test_a_single_strategy_is_no_list_of_them():
+    with pytest.raises(InputError, match=r"contenders: found Gentle, .*write \[Gentle\]"):
+        as_contenders(Gentle, StudySettings())
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_option_that_the_trainer_does_not_have_is_named(own, tmp_path):
+    typo = {"max_epoch": 1}
+    given = {"contenders": {"x": Contender(Gentle, trainer=typo)}} if own else {"settings": StudySettings(trainer=typo)}
+    with pytest.raises(InputError, match="option of the trainer 'max_epoch': did you mean 'max_epochs'"):
+        Study(planted_data(), VBPR, tmp_path, **given)

@@ -130,3 +130,8 @@ def test_a_knob_that_no_contender_has_is_refused_with_what_there_is():
     for knob in ("trainer.seed", "trainer.device", "trainer.max_epochs", "lr", "multitask.weight"):
         with pytest.raises(InputError, match=f"unknown knob '{knob}'"):
             check_knobs({knob: (1, 2)}, both)
+
+
+def test_knobs_are_a_mapping():
+    with pytest.raises(InputError, match="knobs: found list, expected a mapping"):
+        check_knobs(["trainer.lr"], {})

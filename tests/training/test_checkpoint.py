@@ -244,3 +244,10 @@ def test_a_run_of_a_model_with_a_parameter_frozen_since_is_refused(tmp_path):
     next(model.parameters()).requires_grad_(False)
     with pytest.raises(InputError, match=r"last\.pt: does not fit the model .* trained and not frozen; choose"):
         trainer.fit(model, data)
+
+
+@pytest.mark.parametrize("kind", [None, "model"])
+def test_weights_alone_are_no_model(kind, tmp_path):
+    torch.save({"user.weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"such as a state_dict.*load_state_dict"):
+        load_checkpoint(tmp_path / "weights.pt", kind)

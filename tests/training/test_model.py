@@ -118,3 +118,9 @@ def test_masks_of_items_come_back_with_the_objective(tmp_path):
     again = load_model(tmp_path / "model.pt", data)
     assert type(again) is Fused
     assert torch.equal(again.item_mask_visual, mask)
+
+
+def test_a_folder_is_no_place_for_a_model(tmp_path):
+    data = planted_data()
+    with pytest.raises(InputError, match=r"save_model: found the folder .*model\.pt"):
+        save_model(tmp_path, VBPR.from_data(data), data)

@@ -15,6 +15,7 @@ from torch import nn
 from pyg_ckd.balance import MultitaskObjective, Objective
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn import VBPR, as_backbone
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.model import load_model, save_model
@@ -181,3 +182,39 @@ def test_what_is_no_module_is_never_built(tmp_path) -> None:
     torch.save(content | {"module": {"class": "os.system"}}, path)
     with pytest.raises(InputError, match="the part 'module' is damaged"):
         load_model(path, data)
+
+
+class Frozen(nn.Module):
+    """Has an encoder that was trained elsewhere, whose running statistics are to stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables, self.encoder = own.Tables(USERS, DIMS), nn.BatchNorm1d(4)
+        self.encoder.eval().requires_grad_(False)
+
+    def forward(self, x, edge_index):
+        return self.tables({**x, "visual": self.encoder(x["visual"])}, edge_index)
+
+
+@pytest.mark.parametrize("use", ["evaluate", "fit", "adapted", "objective"])
+def test_what_is_frozen_inside_a_model_stays_in_evaluation_mode(use: str) -> None:
+    data, model = planted_data(), Frozen()
+    if use == "evaluate":
+        evaluate(model, data, k=5)
+    else:
+        adapted = model if use == "fit" else as_backbone(model, data)
+        trained = Objective(adapted) if use == "objective" else adapted
+        Trainer(max_epochs=2, monitor="recall@5", progress=False, device="cpu").fit(trained, data)
+    assert model.training
+    assert model.tables.training
+    assert not model.encoder.training
+    assert not model.encoder.running_mean.any()
+
+
+def test_a_model_that_was_evaluated_as_a_whole_trains_as_a_whole() -> None:
+    data, model = planted_data(), Frozen().eval()
+    evaluate(model, data, k=5)
+    assert not model.training
+    Trainer(max_epochs=1, monitor="recall@5", progress=False, device="cpu").fit(model, data)
+    assert model.encoder.training
+    assert bool(model.encoder.running_mean.any())

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES, EdgeType, initialise_lazy
+from pyg_ckd.data.inputs import RATES, EdgeType, check_graph, initialise_lazy
 from pyg_ckd.data.modules import MeanFeatures, checked_tables, module_views, takes_node_ids
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
@@ -204,6 +204,12 @@ def as_backbone(
     if isinstance(model, Backbone) and modality_parameters is not None:
         raise InputError(
             f"modality_parameters: {type(model).__name__} is a backbone, which knows its own, expected none"
+        )
+    check_graph(data)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: found {type(model).__name__}, expected a backbone or a module with forward(x_dict, edge_index) -> "
+            "(user, item)"
         )
     dims = {m: data["item"][m].size(1) for m in data.modalities}
     sizes = (data["user"].num_nodes, data["item"].num_nodes)

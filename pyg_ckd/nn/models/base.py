@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.capturing import Capturing
-from pyg_ckd.data.inputs import RATES, EdgeType
+from pyg_ckd.data.inputs import RATES, EdgeType, check_graph
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.edges import EdgeGraph, as_edges
@@ -94,8 +94,7 @@ class Backbone(Capturing, nn.Module):
         super().__init__()
         for name, size in {"num_users": num_users, "num_items": num_items, **feature_dims}.items():
             check_size(name, size)
-        self.num_users, self.num_items = num_users, num_items
-        self.feature_dims = dict(feature_dims)
+        self.num_users, self.num_items, self.feature_dims = num_users, num_items, dict(feature_dims)
         self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper, see __init_subclass__.
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -142,6 +141,7 @@ class Backbone(Capturing, nn.Module):
             data: The graph, read for the number of users, items and features only.
             **options: Further arguments of the constructor.
         """
+        check_graph(data)
         dims = {m: data["item"][m].size(1) for m in data.modalities}
         return cls(data["user"].num_nodes, data["item"].num_nodes, dims, **options)
 

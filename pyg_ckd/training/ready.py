@@ -1,0 +1,62 @@
+"""What is looked at before a training: the model, the graph, gradients, and which parts are in training mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.data.inputs import check_graph
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn.models.adapter import AdaptedBackbone
+from pyg_ckd.nn.models.base import Backbone
+
+
+def trainable(model: nn.Module, data: HeteroData) -> Objective:
+    """Return what is trained, an objective, if it can be trained on a graph.
+
+    Args:
+        model: As :func:`~pyg_ckd.balance.objective.as_objective` takes it.
+        data: The graph.
+
+    Raises:
+        InputError: If the graph lacks a modality of the model or has another one of other width, or gradients are
+            switched off.
+    """
+    check_graph(data)
+    objective = as_objective(model, data)
+    if objective.trains and (torch.is_inference_mode_enabled() or not torch.is_grad_enabled()):
+        mode = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
+        raise InputError(f"fit: found a block of {mode}, which computes no gradients; call fit outside of it")
+    student = objective.student
+    for m, width in student.feature_dims.items() if student.uses_features else ():
+        if m not in data.modalities:
+            raise InputError(f"features: found none of modality {m!r}, only of {', '.join(data.modalities)}")
+        if data["item"][m].size(1) != width:
+            raise InputError(f"features of {m!r}: found width {data['item'][m].size(1)}, expected {width}")
+    return objective
+
+
+def into_training(objective: Objective) -> None:
+    """Put an objective into training mode, but for what was put into evaluation mode inside a model in training mode.
+
+    So a frozen encoder keeps its running statistics, whereas a model that was evaluated as a whole trains as a whole.
+
+    Args:
+        objective: The objective.
+    """
+    frozen: list[nn.Module] = []
+    stack: list[tuple[nn.Module, bool]] = [(objective, objective.training)]
+    while stack:
+        part, training = stack.pop()
+        for child in part.children():
+            # A model of its own, whose mode says what those inside it mean.
+            whole = isinstance(part, AdaptedBackbone)
+            whole |= isinstance(part, Objective) and isinstance(child, (Objective, Backbone))
+            if not whole and training and not child.training:
+                frozen.append(child)
+            stack.append((child, child.training if whole else training))
+    objective.train()
+    for part in frozen:
+        part.training = False

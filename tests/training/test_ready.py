@@ -1,0 +1,95 @@
+"""What cannot be trained is refused before a training begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyg_ckd.balance import Objective
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR
+from tests.training.problem import USERS, planted_data, trainer
+
+
+def test_swapped_arguments_are_named():
+    data = planted_data()
+    with pytest.raises(InputError, match="found VBPR, expected a HeteroData; the model comes first"):
+        trainer().fit(data, VBPR.from_data(data))
+    with pytest.raises(InputError, match="model: found str, expected a backbone"):
+        trainer().fit("VBPR", data)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_training_without_gradients_is_refused(mode):
+    data = planted_data()
+    with mode(), pytest.raises(InputError, match=rf"found a block of torch\.{mode.__name__}.*outside"):
+        trainer().fit(VBPR.from_data(data), data)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Objective], ids=["backbone", "objective"])
+def test_a_graph_without_a_modality_of_the_model_is_refused(wrap):
+    data = planted_data()
+    model = wrap(VBPR(USERS, 30, {"visual": 4, "acoustic": 2}))
+    with pytest.raises(InputError, match="found none of modality 'acoustic', only of visual, textual"):
+        trainer().fit(model, data)
+    with pytest.raises(InputError, match="features of 'visual': found width 4, expected 7"):
+        trainer().fit(VBPR(USERS, 30, {"visual": 7}), data)
+
+
+class Reports(Objective):
+    """Reports what it is told to."""
+
+    found: object = None
+
+    def epoch_statistics(self):
+        return self.found
+
+
+class Adds(Objective):
+    """Adds the terms that it is told to."""
+
+    found: object = None
+
+    def balance(self, out, batch):
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("cls", "found", "message"),
+    [
+        (Reports, None, r"Reports\.epoch_statistics: found NoneType, expected a dict"),
+        (Reports, {"epoch": 7}, r"Reports\.epoch_statistics: found the name 'epoch'"),
+        (Reports, {1: 7}, r"Reports\.epoch_statistics: found the name 1"),
+        (Reports, {"x": "y"}, "found str under 'x', expected a number"),
+        (Adds, None, r"Adds\.balance: found NoneType, expected a dict of loss terms"),
+        (Adds, {"x": 0.0}, r"Adds\.balance: found float for the term 'x'"),
+        (Adds, {"x": torch.ones(1)}, r"found shape \[1\] for the term 'x', expected a tensor without dimensions"),
+    ],
+)
+def test_what_an_own_strategy_must_not_return_is_named(cls, found, message):
+    data = planted_data()
+    objective = cls(VBPR.from_data(data))
+    objective.found = found
+    with pytest.raises(InputError, match=message):
+        trainer(max_epochs=1).fit(objective, data)
+
+
+def test_an_optimizer_whose_state_is_there_from_the_beginning_is_new():
+    data = planted_data()
+    history = trainer(optimizer=lambda groups: torch.optim.Adagrad(groups, lr=0.1)).fit(VBPR.from_data(data), data)
+    assert history.rows[-1]["loss/bpr"] < history.rows[0]["loss/bpr"]
+    model = VBPR.from_data(data)
+    used = torch.optim.Adagrad(model.parameters(), lr=0.1)
+    trainer(max_epochs=1, optimizer=used).fit(model, data)
+    with pytest.raises(InputError, match="Adagrad that has made steps already"):
+        trainer(optimizer=used).fit(model, data)
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    data = planted_data()
+    model = VBPR.from_data(data)
+    with pytest.raises(InputError, match="found LBFGS, whose steps need a closure"):
+        trainer(optimizer=torch.optim.LBFGS(model.parameters()))
+    given = trainer(optimizer=lambda groups: torch.optim.LBFGS([p for group in groups for p in group["params"]]))
+    with pytest.raises(InputError, match="found LBFGS, whose steps need a closure"):
+        given.fit(model, data)
