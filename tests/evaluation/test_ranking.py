@@ -355,10 +355,7 @@ def test_embeddings_that_are_not_finite_are_refused(table, value, make_data):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
 def test_tables_of_no_floating_point_numbers_are_refused(dtype, make_data):
     data = make_data()
-    tables = [
-        torch.ones(data[kind].num_nodes, 2, dtype=getattr(torch, t))
-        for kind, t in zip(("user", "item"), types, strict=True)
-    ]
+    tables = [torch.ones(data[kind].num_nodes, 2, dtype=dtype) for kind in ("user", "item")]
     with pytest.raises(InputError, match=f"found {dtype} for users.*floating-point"):
         evaluate(tuple(tables), data, k=3)
 
