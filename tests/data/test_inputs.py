@@ -35,6 +35,9 @@ def test_unknown_split_is_refused_with_the_closest_name(make_data):
         held_out(make_data(), "tests")
 
 
+MODEL = VBPR(2, 2, {"visual": 2})
+
+
 class Stored(torch.utils.data.Dataset):
     """A data set of graphs."""
 
@@ -56,8 +59,8 @@ def without_features() -> HeteroData:
     "call",
     [
         VBPR.from_data,
-        lambda data: evaluate(VBPR(2, 2, {"visual": 2}), data),
-        lambda data: Recommender(VBPR(2, 2, {"visual": 2}), data),
+        lambda data: evaluate(MODEL, data),
+        lambda data: Recommender(MODEL, data),
     ],
     ids=["from_data", "evaluate", "recommender"],
 )
