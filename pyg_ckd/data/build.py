@@ -34,7 +34,7 @@ from pyg_ckd.data.checks import (
 )
 from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, feedback_columns, liked
-from pyg_ckd.data.frames import is_frame, join, pair_columns
+from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES, check_whole
 from pyg_ckd.data.mapped import file_of
@@ -74,7 +74,7 @@ def build_data(
 
     Args:
         train: Training interactions: integers of shape ``[2, E]`` (zero-based user row, item row), or a data frame
-            with the columns ``user`` and ``item`` (or ``user_id`` and ``item_id``), which hold ids.
+            or table of Arrow with the columns ``user`` and ``item`` (or ``user_id`` and ``item_id``), which hold ids.
         features: The feature matrix ``[num_items, d_m]`` of each modality, of any real dtype; the order of the
             dictionary is the order of the modalities. A data frame has a row for each item, indexed by item id (or with
             a column ``item`` or ``item_id``); a series holds one number or vector for each. A default index, from 0, is
@@ -123,7 +123,7 @@ def build_data(
         torch.Size([2, 2])
     """
     apply_transform, fill_in = feature_transform(transform), imputation(impute)
-    given = {"train": train, "val": val, "test": test}
+    given = {"train": as_frame(train), "val": as_frame(val), "test": as_frame(test)}
     num_users, num_items = check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
     _check_names(features, has or {}, source)
     given = _likes(given, min_rating, positive, source)

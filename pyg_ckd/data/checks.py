@@ -18,6 +18,7 @@ from torch import Tensor
 from torch_geometric.data.storage import NodeStorage
 
 from pyg_ckd.arguments import as_integer
+from pyg_ckd.data.arrays import as_array
 from pyg_ckd.data.ids import value_at
 from pyg_ckd.data.mapped import FLOATS, file_of, first_row_not_finite, register, remembered, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
@@ -130,7 +131,7 @@ def as_edge_index(interactions: Any, split: str, source: str, checked: bool = Fa
         checked: Whether they were looked through before.
     """
     where = f"{source}: {split}"
-    pairs = _as_array(interactions, where)
+    pairs = as_array(interactions, where)
     if pairs.size == 0:
         return np.empty((2, 0), dtype=np.int64)
     if pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.shape[0] != 2:
@@ -247,7 +248,7 @@ def as_features(features: Any, modality: str, source: str) -> Tensor:
         return features
     mapped = isinstance(features, np.memmap) and features.mode == "c"
     where = f"{features.filename if mapped else source}: features of {modality!r}"
-    matrix = _as_array(features, where)
+    matrix = as_array(features, where)
     if matrix.dtype.kind not in "fiub":
         raise InputError(f"{where} have dtype {matrix.dtype}, expected real numbers such as float32")
     if matrix.ndim != 2:
@@ -301,7 +302,7 @@ def finite_rows(features: Tensor) -> Tensor:
 def as_mask(mask: Any, modality: str, num_items: int, source: str) -> Tensor:
     """Return the mask of the items that have a modality as bool ``[num_items]``."""
     where = f"{source}: has_{modality}"
-    array = _as_array(mask, where)
+    array = as_array(mask, where)
     if array.dtype.kind != "b":
         raise InputError(f"{where} has dtype {array.dtype}, expected bool; convert it with .astype(bool)")
     if array.shape != (num_items,):
@@ -321,31 +322,6 @@ def check_mask_names(masks: Any, modalities: list[str], source: str) -> None:
 def _identifier(name: Any) -> str:
     words = re.sub(r"\W+", "_", str(name)).strip("_")
     return words if words.isidentifier() and not keyword.iskeyword(words) else "visual"
-
-
-def _as_array(values: Any, where: str) -> np.ndarray:
-    if isinstance(values, Tensor):
-        if values.layout != torch.strided:
-            raise InputError(f"{where}: found a sparse tensor, expected a dense one; call .to_dense()")
-        values = values.as_subclass(Tensor).detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    if np.ma.is_masked(values):
-        raise InputError(
-            f"{where}: found {np.ma.count_masked(values)} masked values, expected none; drop the rows, or write "
-            "features as values.filled(numpy.nan)"
-        )
-    if hasattr(values, "tocoo") and hasattr(values, "toarray"):
-        raise InputError(
-            f"{where}: found a sparse matrix ({type(values).__name__}), expected a dense array; write features as "
-            "values.toarray(), and interactions as numpy.stack(values.nonzero())"
-        )
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InputError(f"{where}: rows of unequal length, expected a rectangular array") from None
-    if array.dtype.kind == "O":
-        raise InputError(f"{where} has dtype object ({type(values).__name__}), expected a plain array of numbers")
-    return array
 
 
 def _contiguous_copy(array: np.ndarray, dtype: Any) -> np.ndarray:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from pyg_ckd.data.arrays import as_matrix
 from pyg_ckd.data.checks import as_edge_index
 from pyg_ckd.data.ids import as_ids, comparable, id_column, map_ids, rows_among, value_at
 from pyg_ckd.errors import InputError, unknown_name
 
-_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")
 COLUMNS = {"user": ("user", "user_id"), "item": ("item", "item_id")}
 
 
@@ -49,6 +49,16 @@ class _Rows:
 def is_frame(values: Any) -> bool:
     """Return whether interactions are a data frame, of pandas or of another library."""
     return hasattr(values, "columns")
+
+
+def as_frame(values: Any) -> Any:
+    """Return a table of another library, such as Arrow, as a frame of pandas, and anything else as it is.
+
+    Args:
+        values: Interactions, features or masks.
+    """
+    other = is_frame(values) and not isinstance(values, pd.DataFrame) and hasattr(values, "to_pandas")
+    return values.to_pandas() if other else values
 
 
 def pair_columns(frame: Any, where: str) -> dict[str, pd.Series]:
@@ -261,6 +271,7 @@ def _aligned(rows: _Rows, ids: pd.Series, listed: bool, may_lack: np.ndarray | N
 
 def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
     """Return rows as an array with the ids of their items, if they have any."""
+    values = as_frame(values)
     if not isinstance(values, (pd.DataFrame, pd.Series)):
         return _Rows(values, None, where)
     if isinstance(values.index, pd.MultiIndex):
@@ -277,7 +288,7 @@ def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
             ids, values = values[name], values.drop(columns=name)
     if ids is not None:
         ids = _unique(id_column(ids, where), where)
-    return _Rows((_as_mask if mask else _as_matrix)(values, where), ids, where)
+    return _Rows((_as_mask if mask else as_matrix)(values, where), ids, where)
 
 
 def _is_default(index: pd.Index) -> bool:
@@ -290,57 +301,6 @@ def _as_mask(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
     if missing.size:
         raise InputError(f"{where} is missing in row {missing[0]}, expected True or False; fill it")
     return column.to_numpy(dtype=bool) if column.ndim == 1 and pd.api.types.is_bool_dtype(column) else column.to_numpy()
-
-
-def _as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
-    """Return numbers as a matrix; one column may hold whole vectors."""
-    frame = values.to_frame() if isinstance(values, pd.Series) else values
-    if frame.shape[1] == 1 and pd.api.types.is_object_dtype(frame.dtypes.iloc[0]):
-        vectors = [_vector(value) for value in frame.iloc[:, 0]]
-        sizes = [vector.size for vector in vectors if vector is not None]
-        if sizes:
-            return _stacked(vectors, sizes[0], where)
-    if any(map(pd.api.types.is_object_dtype, frame.dtypes)):
-        frame = frame.apply(_as_numbers)
-    wrong = [name for name, kind in zip(frame.columns, frame.dtypes, strict=True) if not _is_number(kind)]
-    if wrong:
-        raise InputError(
-            f"{where}: column {wrong[0]!r} holds no numbers, expected numbers; drop it, or make it the index if it "
-            f"holds the item ids"
-        )
-    extension = any(map(pd.api.types.is_extension_array_dtype, frame.dtypes))
-    mixed = 0 < sum(map(pd.api.types.is_bool_dtype, frame.dtypes)) < frame.shape[1]  # As pandas.get_dummies returns it.
-    return frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension or mixed else frame.to_numpy()
-
-
-def _vector(value: Any) -> np.ndarray | None:
-    """Return a list, an array or a tensor as an array, anything else as :obj:`None`."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-    return np.asarray(value) if np.ndim(value) == 1 else None
-
-
-def _stacked(vectors: list[np.ndarray | None], size: int, where: str) -> np.ndarray:
-    """Return vectors as a matrix, NaN where there is none."""
-    wrong = next((row for row, vector in enumerate(vectors) if vector is not None and vector.size != size), None)
-    if wrong is not None:
-        found = vectors[wrong]
-        raise InputError(
-            f"{where} have {0 if found is None else found.size} numbers in row {wrong}, expected {size} as in the "
-            f"first; repair or drop the row"
-        )
-    return np.stack([np.full(size, np.nan) if vector is None else vector for vector in vectors])
-
-
-def _as_numbers(column: pd.Series) -> pd.Series:
-    """Return a column of numbers among which some are missing, as pandas keeps them in objects, as numbers."""
-    if pd.api.types.is_object_dtype(column) and pd.api.types.infer_dtype(column, skipna=True) in _NUMBERS:
-        return pd.to_numeric(column.map(lambda value: np.nan if pd.isna(value) else float(value)))
-    return column
-
-
-def _is_number(kind: Any) -> bool:
-    return pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind)
 
 
 def _unique(ids: pd.Series, where: str) -> pd.Series:

@@ -66,8 +66,12 @@ def wrong_id(column: pd.Series, where: str) -> InputError:
     mend = ""
     if pd.api.types.is_float_dtype(column):
         wrong = (column % 1 != 0).to_numpy(dtype=bool)
-        if not wrong.any():
-            mend = "; whole numbers became floats, as they do beside a missing one: convert with .astype('int64')"
+        mend = "read them as text (dtype=str, a Parquet file) if they were written like 1e3"
+        if wrong.any():
+            mend = f"; {mend}"
+        else:
+            start = "; whole numbers became floats, as they do beside a missing one: convert with .astype('int64')"
+            mend = f"{start}, or {mend}"
     else:
         wrong = ~column.map(lambda value: isinstance(value, _IDS) and not isinstance(value, bool)).to_numpy(dtype=bool)
     row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0

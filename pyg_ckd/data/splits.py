@@ -1,8 +1,8 @@
 """Splitting interactions into training, validation and test parts, and thinning them to a k-core.
 
 Every function takes interactions of shape ``[2, E]``, or a data frame with the columns ``user`` and ``item`` (or
-``user_id`` and ``item_id``) of ids of any type. Interactions keep the order of the input. Arrays, and frames of
-integers, are split into int64 arrays; frames with other ids into frames with all their columns.
+``user_id`` and ``item_id``) of ids of any type. Interactions keep the order of the input. Arrays are split into int64
+arrays, frames into frames with all their columns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data.checks import as_edge_index
-from pyg_ckd.data.frames import is_frame, pair_columns
+from pyg_ckd.data.frames import as_frame, is_frame, pair_columns
 from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.errors import InputError
 
@@ -31,19 +31,19 @@ def random_split(interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), s
     so users with few interactions take part in the held-out sets as often as the ratios ask for.
 
     Args:
-        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.
         ratios: Shares of training, validation and test interactions; they sum to one. (default: ``(0.8, 0.1, 0.1)``)
         seed: The same seed gives the same split. (default: :obj:`0`)
 
     Returns:
-        ``(train, val, test)``, each int64 ``[2, E']``.
+        ``(train, val, test)``, each int64 ``[2, E']``, or a frame with all columns where a frame was given.
 
     Raises:
         InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, or the seed is
             negative.
     """
-    pairs = _as_pairs(interactions, "split")
-    return _parts(interactions, pairs, _random_parts(pairs[0], check_ratios(ratios), _generator(seed)))
+    interactions, pairs = _as_pairs(interactions, "split")
+    return _parts(interactions, _random_parts(pairs[0], check_ratios(ratios), _generator(seed)))
 
 
 def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0) -> Split:
@@ -52,25 +52,25 @@ def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0
     Users with fewer than three interactions are in the training part only.
 
     Args:
-        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.
         timestamps: Numbers or dates ``[E]``; equal ones keep the order of the input. (default: :obj:`None`, a random
             order)
         seed: Seeds the random order. (default: :obj:`0`)
 
     Returns:
-        ``(train, val, test)``, each int64 ``[2, E']``.
+        ``(train, val, test)``, each int64 ``[2, E']``, or a frame with all columns where a frame was given.
 
     Raises:
         InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the seed is
             negative.
     """
-    pairs = _as_pairs(interactions, "split")
+    interactions, pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
     when = _generator(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size)
     rank, count, _ = _rank_within_user(pairs[0], when)
     from_end = count - 1 - rank
     part = np.select([(count >= 3) & (from_end == 0), (count >= 3) & (from_end == 1)], [TEST, VAL], TRAIN)
-    return _parts(interactions, pairs, part)
+    return _parts(interactions, part)
 
 
 def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
@@ -79,24 +79,24 @@ def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] =
     Equal timestamps keep the order of the input. Users who appear late may have no training interaction.
 
     Args:
-        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.
         timestamps: Numbers or dates ``[E]``.
         ratios: Shares of training, validation and test interactions; they sum to one. (default: ``(0.8, 0.1, 0.1)``)
 
     Returns:
-        ``(train, val, test)``, each int64 ``[2, E']``.
+        ``(train, val, test)``, each int64 ``[2, E']``, or a frame with all columns where a frame was given.
 
     Raises:
         InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the ratios do not sum
             to one.
     """
-    pairs = _as_pairs(interactions, "split")
+    interactions, pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
     order = np.argsort(_check_timestamps(timestamps, size), kind="stable")
     bounds = np.rint(np.cumsum(check_ratios(ratios))[:2] * size).astype(np.int64)
     part = np.empty(size, dtype=np.int64)
     part[order] = np.searchsorted(bounds, np.arange(size), side="right")
-    return _parts(interactions, pairs, part)
+    return _parts(interactions, part)
 
 
 def cold_start_split(
@@ -110,20 +110,20 @@ def cold_start_split(
     cold items is held out. Users who only know cold items have no training interaction.
 
     Args:
-        interactions: Integers of shape ``[2, E]`` (user row, item row), without duplicates.
+        interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.
         ratios: Shares of training, validation and test interactions of warm items; they sum to one. (default: ``(0.8,
             0.1, 0.1)``)
         seed: The same seed gives the same split. (default: :obj:`0`)
         cold_share: Share of the items that are cold, rounded to a whole number of items. (default: :obj:`0.2`)
 
     Returns:
-        ``(train, val, test)``, each int64 ``[2, E']``.
+        ``(train, val, test)``, each int64 ``[2, E']``, or a frame with all columns where a frame was given.
 
     Raises:
         InputError: If the interactions are no ``[2, E]`` integers, the ratios do not sum to one, the seed is negative,
             or ``cold_share`` is not between 0 and 1 or leaves no cold or no warm item.
     """
-    pairs = _as_pairs(interactions, "split")
+    interactions, pairs = _as_pairs(interactions, "split")
     shares = check_ratios(ratios)
     items, item = np.unique(pairs[1], return_inverse=True)
     num_cold = round(cold_share * items.size) if 0 < cold_share < 1 else 0
@@ -139,7 +139,7 @@ def cold_start_split(
     part = kind[item]
     warm = np.flatnonzero(part == TRAIN)
     part[warm] = _random_parts(pairs[0, warm], shares, rng)
-    return _parts(interactions, pairs, part)
+    return _parts(interactions, part)
 
 
 def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
@@ -158,7 +158,7 @@ def k_core(interactions: Any, k: int, k_item: int | None = None) -> np.ndarray:
     """
     check_core(k, k_item)
     k, k_item = int(k), None if k_item is None else int(k_item)
-    pairs = _as_pairs(interactions, "k-core")
+    _, pairs = _as_pairs(interactions, "k-core")
     rows = [np.unique(row, return_inverse=True)[1] for row in pairs]
     keep = _core(rows, k, k if k_item is None else k_item)
     if pairs.shape[1] and not keep.any():
@@ -257,22 +257,22 @@ def _rank_within_user(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, n
     return rank, counts[user], user
 
 
-def _as_pairs(interactions: Any, source: str) -> np.ndarray:
-    """Return interactions as integers ``[2, E]``; ids of other types are numbered."""
+def _as_pairs(interactions: Any, source: str) -> tuple[Any, np.ndarray]:
+    """Return interactions, a table as a frame, and the same as integers ``[2, E]``; ids of frames are numbered."""
+    interactions = as_frame(interactions)
     if not is_frame(interactions):
-        return as_edge_index(interactions, "interactions", source)
+        pairs = as_edge_index(interactions, "interactions", source)
+        return pairs, pairs
     columns = pair_columns(interactions, f"{source}: interactions").values()
-    if all(map(pd.api.types.is_integer_dtype, columns)):
-        return as_edge_index(np.stack([column.to_numpy() for column in columns]), "interactions", source)
-    return np.stack([pd.factorize(column)[0].astype(np.int64) for column in columns])
+    integers = all(map(pd.api.types.is_integer_dtype, columns))  # In their order, as those of arrays.
+    return interactions, np.stack([pd.factorize(column, sort=integers)[0].astype(np.int64) for column in columns])
 
 
-def _parts(interactions: Any, pairs: np.ndarray, part: np.ndarray) -> Split:
-    if isinstance(interactions, pd.DataFrame):
-        columns = pair_columns(interactions, "split: interactions").values()
-        if not all(map(pd.api.types.is_integer_dtype, columns)):
-            return interactions[part == TRAIN], interactions[part == VAL], interactions[part == TEST]
-    return pairs[:, part == TRAIN], pairs[:, part == VAL], pairs[:, part == TEST]
+def _parts(interactions: Any, part: np.ndarray) -> Split:
+    """Return the interactions of each part, of a frame or of pairs ``[2, E]``."""
+    masks = [part == one for one in (TRAIN, VAL, TEST)]
+    train, val, test = (interactions[mask] if is_frame(interactions) else interactions[:, mask] for mask in masks)
+    return train, val, test
 
 
 def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
@@ -284,7 +284,7 @@ def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
     missing = np.flatnonzero(np.isnat(array) if array.dtype.kind == "M" else np.isnan(array))
     if missing.size:
         value = list(timestamps)[missing[0]]
-        if pd.isna(value):
+        if value is np.ma.masked or pd.isna(value):
             raise InputError(f"split: {missing.size} timestamps are missing, first in row {missing[0]}; drop them")
         raise InputError(
             f"split: {missing.size} timestamps are neither numbers nor dates, the first is {value!r} in row "

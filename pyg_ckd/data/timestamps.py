@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+_ZONE = re.compile(r"(?:(?<=[ T]\d\d:\d\d)|(?<=[ T]\d\d:\d\d:\d\d))(?P<fraction>\.\d+)? ?UTC\s*$")
+
 
 def as_dates(values: Any) -> np.ndarray:
     """Return numbers as they are, and anything else as dates, ``datetime64`` in UTC.
@@ -20,10 +23,13 @@ def as_dates(values: Any) -> np.ndarray:
     that are text, or that 64 bits do not hold, become their ranks.
 
     Args:
-        values: Numbers, dates or texts by ISO 8601, ``[E]``. In a column, a text that is no date becomes NaT.
+        values: Numbers, dates or texts by ISO 8601, also with the zone ``UTC`` at their end, ``[E]``. In a column, a
+            text that is no date becomes NaT.
     """
     if isinstance(values, Tensor):
         return values.detach().cpu().numpy()
+    if np.ma.is_masked(values):
+        values = pd.Series(values)
     if not isinstance(values, pd.Series):
         if isinstance(values, (list, tuple)) and any(isinstance(value, np.datetime64) for value in values):
             return _in_one_unit(values)
@@ -59,6 +65,8 @@ def _parsed(column: pd.Series) -> np.ndarray:
     left = np.flatnonzero(dates.isna() & column.notna())
     if not left.size:
         return dates.to_numpy()
+    if column.iloc[left].map(lambda value: isinstance(value, str) and bool(_ZONE.search(value))).any():
+        return _parsed(column.astype(object).map(_without_zone))
     numbers = _ranks(column)
     if numbers is not None:
         return numbers
@@ -69,6 +77,11 @@ def _parsed(column: pd.Series) -> np.ndarray:
     out = dates.to_numpy().astype("datetime64[us]")
     out[left] = beyond
     return out
+
+
+def _without_zone(value: Any) -> Any:
+    """Return a text like ``2024-05-31 12:00:00 UTC``, as BigQuery writes it, without the zone, which is the default."""
+    return _ZONE.sub(r"\g<fraction>", value) if isinstance(value, str) else value
 
 
 def _ranks(column: pd.Series) -> np.ndarray | None:

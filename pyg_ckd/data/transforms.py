@@ -234,7 +234,9 @@ class PCAFeatures(FittedTransform):
         from sklearn.decomposition import PCA
 
         components = min(self.num_components, x.size(0), x.size(1))
-        pca = PCA(components, whiten=self.whiten, random_state=self.seed).fit(x.double().cpu().numpy())
+        pca = PCA(components, whiten=self.whiten, random_state=self.seed)
+        with np.errstate(divide="ignore", invalid="ignore"):  # Shares of a variance of zero, which are not used.
+            pca.fit(x.double().cpu().numpy())
         variance = np.asarray(pca.explained_variance_)
         some = variance > 1e-12 * variance.max(initial=0)
         scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=some) if self.whiten else 1.0 * some

@@ -40,14 +40,16 @@ def test_a_name_that_is_no_identifier_is_refused_with_one_that_is(name, advice):
         graph("visual", name)
 
 
-@pytest.mark.parametrize("name", ["items", "keys", "pop", "train", "user_id", "has_visual", "x_dict", "_m"])
+@pytest.mark.parametrize(
+    "name", ["items", "keys", "pop", "train", "user_id", "edge_index", "has_visual", "x_dict", "_m"]
+)
 def test_a_reserved_name_is_refused_with_one_that_is_fine(name):
     with pytest.raises(InputError, match=f"modality name '{name}' is reserved .* rename it") as error:
         graph(name)
     graph(str(error.value).split("'")[-2])
 
 
-@pytest.mark.parametrize("name", ["visual", "Text2", "data", "source", "weight", "face", "edge_index", "name", "画像"])
+@pytest.mark.parametrize("name", ["visual", "Text2", "data", "source", "weight", "face", "name", "画像"])
 def test_any_other_identifier_works_wherever_modalities_go(name, tmp_path):
     data = graph(name, "other")
     assert nn.ModuleDict({name: nn.Linear(1, 1)})[name] is not None

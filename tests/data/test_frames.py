@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,6 +171,21 @@ def test_what_is_missing_is_missing_however_it_is_written(nothing, vectors):
     np.testing.assert_allclose(data["item"].visual[row].numpy(), np.delete(VISUAL, 3, 0).mean(0), rtol=1e-5)
 
 
+def test_tables_of_arrow_are_joined_as_frames():
+    tables = {
+        m: pa.Table.from_pandas(x.rename_axis("item").rename(columns=str).reset_index())
+        for m, x in frames(TEXT).items()
+    }
+    parts = random_split(log(TEXT), seed=2)
+    train, val, test = (pa.Table.from_pandas(part, preserve_index=False) for part in parts)
+    data = build_data(train, tables, val=val, test=test)
+    assert fingerprint(data) == fingerprint(build_data(parts[0], frames(TEXT), val=parts[1], test=parts[2]))
+    liked = pa.table({"user": ["u0", "u0", "u1"], "item": TEXT[:3].tolist(), "rating": [5, 1, 4]})
+    assert build_data(liked, tables, min_rating=4)[RATES].edge_index.size(1) == 2
+    refuses("train lacks the column 'user'; .* names are buyer, item$", liked.rename_columns(["buyer", "item", "r"])
+            .select(["buyer", "item"]), tables)  # fmt: skip
+
+
 def test_interactions_may_have_any_index():
     expected = build_data(log(TEXT), frames(TEXT))[RATES].edge_index
     for index in (
@@ -251,7 +267,12 @@ BAD = {
     "floats": (
         (log(np.arange(8.0)), {"visual": VISUAL}),
         {},
-        r"column 'item' has dtype float64.*convert with .astype\('int64'\)",
+        r"column 'item' has dtype float64.*convert with .astype\('int64'\), or read them as text .* written like 1e3",
+    ),
+    "fractions": (
+        (log(np.arange(8.0) + 0.5), {"visual": VISUAL}),
+        {},
+        r"found 0.5 in row 0 .*; read them as text \(dtype=str, a Parquet file\) if they were written like 1e3",
     ),
     "missing user": (
         (log(TEXT).assign(user=None), frames(TEXT)),

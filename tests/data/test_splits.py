@@ -1,10 +1,12 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyg_ckd.data import build_data
 from pyg_ckd.data.splits import cold_start_split, k_core, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.errors import InputError
 
@@ -180,10 +182,52 @@ def test_a_core_of_no_number_is_refused(k, k_item):
         k_core([[0, 0], [0, 1]], k, k_item)
 
 
-def test_frames_are_interactions():
-    frame = pd.DataFrame({"user": [0, 0, 1], "item": [0, 1, 1]})
-    assert k_core(frame, 1).all()
-    assert sum(part.shape[1] for part in random_split(frame)) == 3
+USERS, ITEMS = np.array([(u, i) for u in range(6) for i in range(6) if (u + 2 * i) % 3]).T
+SPLITS = {
+    "random": random_split,
+    "leave one out": leave_one_out_split,
+    "temporal": lambda pairs: temporal_split(pairs, ITEMS),
+    "cold start": lambda pairs: cold_start_split(pairs, cold_share=0.4),
+}
+USER_IDS = {
+    "rows": USERS,
+    "thousands": USERS * 1000 + 5000,
+    "beyond 32 bits": USERS * 10**9,
+    "negative": USERS - 3,
+    "beyond 63 bits": USERS.astype(np.uint64) + np.uint64(2**63),
+    "nullable": pd.array(USERS + 7, dtype="Int64"),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
+@pytest.mark.parametrize("users", USER_IDS.values(), ids=USER_IDS.keys())
+def test_frames_of_integers_are_split_as_their_row_numbers_into_frames_with_all_columns(split, users):
+    index = np.arange(USERS.size) + 100
+    frame = pd.DataFrame({"rating": ITEMS % 5, "user": users, "item": ITEMS * 7}, index=index)
+    for part, expected in zip(split(frame), split(np.stack([USERS, ITEMS])), strict=True):
+        pd.testing.assert_frame_equal(part, frame.loc[part.index])
+        assert np.array_equal(np.stack([USERS, ITEMS])[:, part.index - 100], expected)
+    assert np.array_equal(k_core(frame, 4), k_core(np.stack([USERS, ITEMS]), 4))
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
+def test_parts_of_a_frame_of_integers_have_no_users_between_the_ids_and_keep_ratings(split):
+    frame = pd.DataFrame({"user": USERS * 1000 + 5000, "item": ITEMS, "rating": 1 + (USERS + ITEMS) % 2 * 4})
+    features = {"visual": np.eye(6), "textual": np.eye(6)[::-1]}
+    train, val, test = split(frame)
+    data = build_data(train, features, val=val, test=test, min_rating=4)
+    assert data.user_id.tolist() == [5000, 6000, 7000, 8000, 9000, 10000]
+    rates = data["user", "rates", "item"]
+    kept = [rates[name].size(1) for name in ("edge_index", "val_edge_index", "test_edge_index")]
+    assert kept == [int((part["rating"] >= 4).sum()) for part in (train, val, test)]
+
+
+@pytest.mark.parametrize("ids", [USERS * 10, np.array([f"u{user}" for user in USERS])], ids=["integers", "text"])
+def test_tables_of_arrow_are_split_as_frames(ids):
+    frame = pd.DataFrame({"user": ids, "item": ITEMS, "price": ITEMS / 4})
+    for part, expected in zip(random_split(pa.Table.from_pandas(frame)), random_split(frame), strict=True):
+        pd.testing.assert_frame_equal(part, expected)
+    assert k_core(pa.Table.from_pandas(frame), 1).all()
 
 
 @pytest.mark.parametrize(
@@ -202,6 +246,8 @@ def test_ratios_that_are_no_shares_are_refused(ratios):
         (["a", "b"], "timestamps are <U1"),
         ([0.0, np.nan], "1 timestamps are missing, first in row 1"),
         (np.array(["NaT", "2024-01-01"], "datetime64[D]"), "1 timestamps are missing, first in row 0"),
+        (np.ma.masked_equal([5, -1], -1), "1 timestamps are missing, first in row 1"),
+        (np.ma.masked_equal([5.0, -1.0], -1.0), "1 timestamps are missing, first in row 1"),
     ],
 )
 def test_bad_timestamps_are_refused(timestamps, pattern):

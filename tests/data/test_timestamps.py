@@ -56,6 +56,10 @@ MOMENTS = {
     ),
     "far and near objects": [pd.Timestamp(DAYS[0]), pd.Timestamp(DAYS[1]), DAYS[2], datetime.date(9999, 1, 1)],
     "zones": ["2020-01-01T01:00+00:00", "2020-01-01T05:00+03:00", "2020-01-01T02:00+02:00", "9999-12-31T00:00-05:00"],
+    "zone of bigquery": ["2024-05-02 10:00:00 UTC", "2024-05-02 10:00:00.25 UTC", "2024-05-02 09:59 UTC",
+        "2024-05-02T11:00:00+00:00"],
+    "far zone of bigquery": pd.Series(["2024-05-02 10:00:00 UTC", "2024-05-02 11:00:00 UTC", "1500-05-02 10:00:00 UTC",
+        "9999-05-02 10:00:00.000001 UTC"], dtype="string"),
     "index": pd.Index(["2020-01-02", "2020-01-03", "2020-01-01", "9999-01-01"]),
 }  # fmt: skip
 
@@ -69,6 +73,12 @@ def test_the_last_moments_are_held_out(when):
     assert (set(train[1].tolist()), val[1].tolist(), test[1].tolist()) == (set(ORDER[:2]), [ORDER[2]], [ORDER[3]])
 
 
+def test_moments_of_bigquery_are_those_of_pandas():
+    texts = pd.Series(["2024-05-02 10:00:00 UTC", "2024-05-02 10:00:00.123456 UTC", None])
+    expected = pd.to_datetime(texts, utc=True, format="mixed").dt.tz_localize(None)
+    np.testing.assert_array_equal(as_dates(texts), expected.to_numpy())
+
+
 def test_dates_of_numpy_within_their_range_keep_nanoseconds():
     when = [np.datetime64(3, "ns"), np.datetime64(1, "ns"), np.datetime64(2, "ns")]
     assert np.argsort(as_dates(when)).tolist() == [1, 2, 0]
@@ -76,6 +86,8 @@ def test_dates_of_numpy_within_their_range_keep_nanoseconds():
 
 BAD = {
     "a word": (["2020", "x"], "'x' in row 1"),
+    "a zone alone": (["2020-01-01", "UTC"], "'UTC' in row 1"),
+    "two zones": (["2020-01-01", "2020-01-01 10:00+02:00 UTC"], r"'2020-01-01 10:00\+02:00 UTC' in row 1"),
     "periods": (pd.Series(pd.period_range("2020-01", periods=2, freq="M")), "Period"),
     "truth": ([True, False], "timestamps are bool"),
     "missing": ([np.datetime64("2020"), np.datetime64("NaT")], "1 timestamps are missing, first in row 1"),

@@ -76,6 +76,13 @@ def test_principal_components_match_scikit_learn(whiten):
     assert got.dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("x", [torch.full((9, 4), 0.5), torch.zeros(9, 4), torch.rand(1, 4)], ids=["same", "0", "row"])
+def test_principal_components_of_features_that_do_not_vary_are_zero_without_a_warning(x, whiten):
+    assert PCAFeatures(3, whiten=whiten).transform_rows(x).eq(0).all()
+
+
 def test_pca_keeps_as_many_columns_as_there_are():
     out = PCAFeatures(6)(graph())
     assert (out["item"].visual.size(1), out["item"].audio.size(1)) == (6, 4)
