@@ -9,7 +9,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import yaml
 
@@ -163,9 +163,6 @@ class Options:
         except (ArgumentError, TypeError, KeyError, ValueError) as error:
             raise self._named(error, values) from None
         for option in taken:
-            given_value = values.found[option.name][0] if option.name in values.found else None
-            if isinstance(given_value, Mapping) and dict[str, Any] in members(option.type):
-                config[option.name] = dict(given_value)  # The parser reads texts in it as YAML once more.
             value = config[option.name]
             if option.name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < MAX_SEED:
                 label = values.found[option.name][1].label if option.name in values.found else f"--{option.name}"
@@ -360,7 +357,9 @@ def _parser(options: Collection[Option]) -> ArgumentParser:
         default = None if option.default is REQUIRED else option.default
         if item_of(option.type) is not None and isinstance(default, (tuple, set, frozenset)):
             default = list(default)
-        parser.add_argument(f"--{option.name}", dest=option.name, type=option.type, default=default)
+        # The parser reads texts in a dict[str, Any] as YAML once more, and in a dict not.
+        types = tuple(dict if member == dict[str, Any] else member for member in members(option.type))
+        parser.add_argument(f"--{option.name}", dest=option.name, type=Union[types], default=default)  # noqa: UP007
     return parser
 
 

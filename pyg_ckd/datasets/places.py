@@ -61,23 +61,16 @@ def files_in(folder: Path, suffix: str = "") -> list[Path]:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Return the file of a name in a folder, or :obj:`None`; the suffix may be in capitals.
+    """Return the file of a name in a folder, in small or capital letters, or :obj:`None`.
 
     Args:
-        folder: The folder.
+        folder: The folder, which need not be there.
         name: The name.
 
     Raises:
-        InputError: If it is a link to nothing or a folder.
+        InputError: If there are two of them, or it is a link to nothing or a folder.
     """
-    if is_there(folder / name):
-        return folder / name
-    stem, dot, suffix = name.rpartition(".")
-    names = [f"{stem}.{suffix.upper()}", f"{stem}.{suffix.capitalize()}"] if dot else []
-    if suffix == "gz":  # The one before it as well.
-        stem, dot, before = stem.rpartition(".")
-        names += [f"{stem}{dot}{before.upper()}.{other}" for other in ("gz", "GZ")]
-    return next((folder / other for other in names if is_there(folder / other)), None)
+    return find_among(folder, [name])
 
 
 def find_among(folder: Path, names: Sequence[str]) -> Path | None:
