@@ -157,7 +157,7 @@ def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
 
 def _without_blanks(column: pd.Series) -> pd.Series:
     """Return ids without the blanks around them, as integers if these were all that made them text."""
-    if not isinstance(column.dtype, pd.StringDtype):
+    if pd.api.types.infer_dtype(column, skipna=True) != "string":  # Text is of dtype object before pandas 3.
         return column
     text = column.str.strip()
     if text.equals(column):

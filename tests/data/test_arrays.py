@@ -38,11 +38,12 @@ TENSORS = {
     ),
     "sparse": (lambda: torch.eye(3).to_sparse(), r"found a sparse tensor, expected a dense one; call .to_dense\(\)"),
     "nowhere": (lambda: torch.ones(3, 2, device="meta"), "found a tensor of torch.float32 on meta, which NumPy cannot"),
-    "packed": (
+}
+if hasattr(torch, "float4_e2m1fn_x2"):  # Since PyTorch 2.8.
+    TENSORS["packed"] = (
         lambda: torch.ones(3, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
         "found a tensor of torch.float4_e2m1fn_x2 on cpu, which NumPy cannot read, expected numbers such as float32",
-    ),
-}
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -354,11 +354,3 @@ def test_content_of_shuffled_frames_on_lastfm_recommends_as_well_as_aligned_cont
     mean = torch.zeros(data["user"].num_nodes, content.size(1)).index_add_(0, user, content[item])
     assert len(modalities) == 3
     assert evaluate(Embeddings(mean, content), data, "test", k=20)["recall@20"] == pytest.approx(0.2888, abs=1e-4)
-
-
-def test_columns_of_numbers_and_of_truth_values_are_features_together() -> None:
-    log = pd.DataFrame({"user": ["u", "v", "w"], "item": ["a", "b", "c"]})
-    content = pd.DataFrame({"price": [1.5, 2.0, 4.0], "kind": ["x", "y", "x"]}, index=["a", "b", "c"])
-    frame = pd.get_dummies(content)
-    data = build_data(log, {"facts": frame, "other": content[["price"]]}, transform=None)
-    assert data["item"].facts.tolist() == [[1.5, 1.0, 0.0], [2.0, 0.0, 1.0], [4.0, 1.0, 0.0]]
