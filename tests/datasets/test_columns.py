@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from pyg_ckd.datasets import load, read_vectors
+from pyg_ckd.datasets.tables import _without_blanks
 from pyg_ckd.errors import InputError
 from tests.datasets.test_files_as_they_are import ITEMS, RATES, ROWS, USERS, features, inter, lines, pairs, table
 
@@ -135,3 +137,12 @@ def test_the_index_of_a_parquet_file_is_a_column_where_it_has_a_name(tmp_path):
         InputError, match=r"'item' is missing; .* if the index, e.g. 1, holds it, name it: frame.rename_ax"
     ):
         load(folder)
+
+
+@pytest.mark.parametrize("dtype", [object, "str"])
+def test_blanks_are_taken_out_of_text_of_every_type_of_pandas(dtype: Any) -> None:
+    text = pd.Series(["u1 ", " u1", "u2", None], dtype=dtype)
+    assert _without_blanks(text).tolist()[:3] == ["u1", "u1", "u2"]
+    assert _without_blanks(pd.Series(["1 ", "-2"], dtype=dtype)).tolist() == [1, -2]
+    beyond = pd.Series([2**70, 1], dtype=object)
+    assert _without_blanks(beyond) is beyond
