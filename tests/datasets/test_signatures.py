@@ -89,6 +89,7 @@ def test_compressed_tables_are_read(tmp_path, sep):
         (gzip.compress(b'user,item,t\n1,2,"a\n1,3,b\n1,4,"c\n'), "a field that begins in line 2 runs to line 4"),
         (gzip.compress(b"user,item\n1,2\n1,2,3\n"), "cannot be read as a csv table .*line 3, saw 3"),
     ],
+    ids=["cut", "text", "pointer", "nothing", "empty", "parquet", "column", "quotes", "line"],  # gzip keeps the time.
 )
 def test_bad_compressed_tables_are_refused_by_the_name_of_the_file(tmp_path, content, says):
     folder = table(tmp_path / "d", content, "interactions.csv.gz")
