@@ -32,17 +32,19 @@ demo: env
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=pyg_ckd --cov-report=term --cov-fail-under=90 -m "not slow"
 
-# PyTorch, oneDNN, MKL and OpenBLAS each choose their kernels by the processor.
+# PyTorch, oneDNN, MKL and OpenBLAS each choose their kernels by the processor. One case of each test, and all of parity.
+OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
+  OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 test-other: env
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
-	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 -m "not slow and not several" $(COMPUTES)
+	$(OTHER) $(BIN)/python -m pytest -n 2 -m "not slow and not several and not no_cover" $(COMPUTES)
+	$(OTHER) $(BIN)/python -m pytest tests/parity
 
 docs: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 slow: env
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: env
 	$(BIN)/ruff check .

@@ -74,6 +74,27 @@ def as_seed(value: Any, name: str = "seed") -> int:
     return seed
 
 
+def as_seeds(value: Any, name: str = "seeds") -> list[int]:
+    """Return several seeds as a list, each once.
+
+    Args:
+        value: A sequence, range, array or tensor of integers from 0 to 2^64 - 1.
+        name: What they are, for the message.
+
+    Raises:
+        InputError: If it is anything else, a single number included, which could be a seed or how many there shall be.
+    """
+    if isinstance(value, (np.ndarray, Tensor)):
+        value = value.tolist()
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        count = value if isinstance(value, int) and not isinstance(value, bool) and value > 1 else 3
+        raise InputError(f"{name}: found {value!r}, expected several seeds such as range({count}), or one as in [0]")
+    seeds = list(dict.fromkeys(as_seed(seed, name) for seed in value))
+    if not seeds:
+        raise InputError(f"{name}: found none, expected at least one")
+    return seeds
+
+
 def as_number(value: Any, name: str) -> float:
     """Return a real number of Python, NumPy or PyTorch as :obj:`float`; it may be infinite or NaN.
 

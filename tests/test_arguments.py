@@ -11,7 +11,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import DistillationWrapper, Trainer, estimate_effects, evaluate
-from pyg_ckd.arguments import as_integer, as_integers, as_names, as_number, as_seed, plain_number
+from pyg_ckd.arguments import as_integer, as_integers, as_names, as_number, as_seed, as_seeds, plain_number
 from pyg_ckd.data import (
     Embeddings,
     NeighborImputation,
@@ -195,3 +195,15 @@ def test_conversions():
             call()
     with pytest.raises(InputError, match=r"^n: found 2, expected at least 3"):
         as_integer(2, "n", 3)
+
+
+def test_seeds_are_several_and_each_counts_once():
+    for seeds in ([3, 1, 3], (3, 1), np.array([3, 1]), torch.tensor([3, 1]), (seed for seed in (3, 1))):
+        assert as_seeds(seeds) == [3, 1]
+    assert as_seeds(range(2)) == [0, 1]
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), "3", None, True, np.array(3), torch.tensor(3)], ids=repr)
+def test_one_number_is_no_choice_of_seeds(value):
+    with pytest.raises(InputError, match=r"seeds: found .*, expected several seeds such as range\(3\), or one as"):
+        as_seeds(value)

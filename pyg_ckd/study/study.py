@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integers, as_seed
+from pyg_ckd.arguments import as_seeds
 from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
-from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.metrics import USER_METRICS
 from pyg_ckd.files import as_path, read_json, write_json
@@ -183,12 +182,10 @@ class Study:
             seeds: The seeds.
 
         Raises:
-            InputError: If a run fails, its process dies, or another process runs the same study; what is finished is
-                kept.
+            InputError: If the seeds are none or a single number, a run fails, its process dies, or another process runs
+                the same study; what is finished is kept.
         """
-        seeds = list(dict.fromkeys(as_seed(seed, "seeds") for seed in as_integers(seeds, "seeds")))
-        if not seeds:
-            raise InputError("seeds: found none, expected at least one")
+        seeds = as_seeds(seeds)
         with alone(self.folder):
             return self._run(seeds)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer, as_seed
+from pyg_ckd.arguments import as_integer, as_seed, as_seeds
 from pyg_ckd.data import fingerprint
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
@@ -154,11 +154,11 @@ class Tuning:
             seeds: The seeds under which the winner is retrained.
 
         Raises:
-            InputError: If a run fails, its process dies, another process runs the same tuning, or trials or contenders
-                differ from those whose winner has been tested; what is finished is kept.
+            InputError: If the seeds are none or a single number, a run fails, its process dies, another process runs
+                the same tuning, or trials or contenders differ from those whose winner has been tested; what is
+                finished is kept.
         """
-        if not seeds:
-            raise InputError("seeds: found none, expected at least one")
+        seeds = as_seeds(seeds)
         with alone(self.folder):
             chosen = self._chosen() or self._search()
             self.study = self._study(chosen)

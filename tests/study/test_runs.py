@@ -379,3 +379,5 @@ def test_a_folder_of_runs_that_cannot_be_written_to_is_refused(tmp_path):
 def test_a_study_needs_a_seed(tmp_path):
     with pytest.raises(InputError, match="seeds: found none"):
         small(tmp_path).run([])
+    with pytest.raises(InputError, match=r"seeds: found 5, expected several seeds such as range\(5\), or one as"):
+        small(tmp_path).run(5)
