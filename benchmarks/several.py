@@ -14,7 +14,9 @@ import torch.multiprocessing as mp
 from pyg_ckd.memory import kept_memory
 
 
-def in_processes(size: int, work: Callable[..., Any], *arguments: Any, threads: int = 1) -> list[Any]:
+def in_processes(
+    size: int, work: Callable[..., Any], *arguments: Any, threads: int = 1, start: str = "spawn"
+) -> list[Any]:
     """Return what ``work(*arguments)`` returns in every one of several processes.
 
     Args:
@@ -22,9 +24,10 @@ def in_processes(size: int, work: Callable[..., Any], *arguments: Any, threads: 
         work: A function of a module, which is imported anew in every process.
         *arguments: What can be pickled.
         threads: Threads of a process.
+        start: How processes start: ``"spawn"``, or ``"forkserver"``, which is sooner and shares memory between them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_run, (size, folder, threads, work, arguments), nprocs=size)
+        mp.start_processes(_run, (size, folder, threads, work, arguments), nprocs=size, start_method=start)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks import several
+
+IMPORTED_ONCE = ["torch_geometric.data", *(f"pyg_ckd.{room}" for room in ("balance", "nn", "serving", "training"))]
 
 
 def in_processes(work: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:
@@ -21,4 +24,5 @@ def in_processes(work: Callable[..., Any], *arguments: Any, size: int = 2) -> li
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)  # What is compared with the processes here must be computed as there.
-    return several.in_processes(size, work, *arguments)
+    multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
+    return several.in_processes(size, work, *arguments, start="forkserver")
