@@ -50,7 +50,7 @@ def add_options(options: Options, given: Given) -> None:
     options.add("candidates_file", str | None, None, candidates, path=True)
     exclude = "a text file with the id of an item in every line; nobody gets these"
     options.add("exclude_file", str | None, None, exclude, path=True)
-    items = "a .csv or .parquet file with a row for every item: a column item or item_id, and columns for --where"
+    items = "a .csv, .csv.gz or .parquet file with a row for every item: a column item or item_id, columns for --where"
     options.add("items_file", str | None, None, items, path=True)
     where = "which items to choose from by their columns, such as --where.category shoes"
     options.add("where", dict[str, Any], {}, where, texts=True)
@@ -119,7 +119,7 @@ def _like(columns: pd.DataFrame | None, name: str, value: Any) -> Any:
 def _table(path: str) -> pd.DataFrame:
     import pandas as pd
 
-    from pyg_ckd.datasets.delimited import read_csv
+    from pyg_ckd.datasets.delimited import decompressed, read_csv
     from pyg_ckd.files import as_path
     from pyg_ckd.serving.catalogue import ID_COLUMNS
 
@@ -128,11 +128,12 @@ def _table(path: str) -> pd.DataFrame:
         if place.suffix.lower() == ".parquet":
             frame = pd.read_parquet(place)
         else:
-            frame = read_csv(place, ID_COLUMNS[:1])
-            name = next((name for name in ID_COLUMNS if name in frame.columns), ID_COLUMNS[0])
-            if name in frame.columns:  # Once more: an id such as 01001 stays what it is.
-                read_csv(place, (name,))
-                frame = read_csv(place, (name,), {name: str})
+            with decompressed(place) as file:
+                frame = read_csv(file, ID_COLUMNS[:1])
+                name = next((name for name in ID_COLUMNS if name in frame.columns), ID_COLUMNS[0])
+                if name in frame.columns:  # Once more: an id such as 01001 stays what it is.
+                    read_csv(file, (name,))
+                    frame = read_csv(file, (name,), {name: str})
     except InputError as error:
         raise InputError(f"items_file {error}") from None
     except Exception as error:  # Readers raise whatever they like.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.data.checks import check_finite
 from pyg_ckd.data.modules import evaluating
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -90,6 +91,8 @@ def train_epoch(
         steps.layout.average_buffers(objective.student)
     broken = [name for name, value in row.items() if not math.isfinite(value)]
     if broken:
+        for modality, matrix in features.items() if processes.alone else ():
+            check_finite(matrix, None, modality, "graph")
         rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
         raise InputError(
             f"training diverged in epoch {row['epoch']}: {broken[0]} is {row[broken[0]]}; lower lr (now {rate}) "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -129,6 +130,10 @@ def test_filters_exclusions_and_variety_come_from_options(given, tmp_path, capsy
     more += [str(tmp_path / "no.txt"), "--exclude_seen", "false", "--diversity", "0.5"]
     assert main(command(given, tmp_path / "a.csv.gz", *more)) == 0
     assert set(pd.read_csv(tmp_path / "a.csv.gz").item) == {"item-0", "item-4", "item-6"}
+    (tmp_path / "items.csv.gz").write_bytes(gzip.compress((tmp_path / "items.csv").read_bytes()))
+    packed = [str(tmp_path / "items.csv.gz") if word.endswith("items.csv") else word for word in more]
+    assert main(command(given, tmp_path / "b.csv.gz", *packed)) == 0
+    assert pd.read_csv(tmp_path / "b.csv.gz").equals(pd.read_csv(tmp_path / "a.csv.gz"))
     assert "no item has kind = 'big'" in fails(capsys, command(given, tmp_path / "b.csv", *more, "--where.kind", "big"))
     bad = ["--items_file", str(tmp_path / "none.csv")]
     assert "items_file" in fails(capsys, command(given, tmp_path / "b.csv", *bad))

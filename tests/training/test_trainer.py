@@ -360,6 +360,14 @@ def test_diverging_rate_is_reported_with_what_to_do(lr):
         trainer(lr=lr, max_epochs=20).fit(build(VBPR, data, 0), data)
 
 
+def test_features_that_became_nan_are_named_in_the_place_of_the_rate():
+    data = planted_data()
+    modality = data.modalities[1]
+    data["item"][modality][3, 2] = float("nan")
+    with pytest.raises(InputError, match=rf"features of '{modality}' are not finite in 1 rows, first in row 3"):
+        trainer(max_epochs=2).fit(build(VBPR, data, 0), data)
+
+
 def test_module_of_pyg_style_is_trained_in_place():
     data = planted_data()
     torch.manual_seed(0)

@@ -31,7 +31,7 @@ ZERO = 1e-24
 """Squared norm up to which an item has no direction."""
 
 AUTO_ITEMS = 8_000
-"""Items up to which the closed form is the default: a Cholesky decomposition of about a minute of one core."""
+"""Items up to which the closed form is the default: a Cholesky decomposition of less than a minute of one core."""
 
 
 class FISM(EarlyFusion):
@@ -74,7 +74,7 @@ class FISM(EarlyFusion):
         temperature: Temperature :math:`\tau` of the scores.
         item_graph: Where :math:`\mathbf{A}` is from: ``"weights"``, as above; ``"content"``, the mean of the
             modalities' graphs of nearest neighbours by cosine; ``"none"``, no graph. ``"auto"`` is ``"weights"`` up to
-            8,000 items, for which EASE takes about a minute of one core per view, and ``"content"`` beyond;
+            8,000 items, for which EASE takes less than a minute of one core per view, and ``"content"`` beyond;
             ``"weights"`` takes up to 20,000.
         graph_weight: Share :math:`\gamma` of the graph.
         num_neighbors: Neighbours of an item in the graph; of fewer items than that, all.
