@@ -111,6 +111,7 @@ def test_weights_follow_from_the_losses_of_two_epochs(backbone, lacking, make_da
 
 def test_weights_change_in_a_training_and_are_in_the_history(make_data):
     data = make_data()
+    data[RATES].val_edge_index = data[RATES].edge_index[:, ::2]  # So that losses fall there, from whatever start.
     objective = GBlending(VBPR.from_data(data, embedding_dim=4), period=2)
     rows = Trainer(max_epochs=6, patience=10, **TRAINER).fit(objective, data).rows
     weights = [[*(row[f"weight/{m}"] for m in data.modalities), row["joint_weight"]] for row in rows]
