@@ -23,6 +23,7 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.processes import started
+from pyg_ckd.study.baselines import LONG
 from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker
@@ -139,7 +140,7 @@ def run_all(
     """Make all runs and yield each with its record as soon as it is there.
 
     One worker of ``"loky"`` is this process, which takes the runs in order. Several take teachers first, then what
-    needs them; a run whose teachers are not there yet lets others go before.
+    needs them, then what takes long; a run whose teachers are not there yet lets others go before.
 
     Args:
         runs: The runs, each once.
@@ -282,8 +283,17 @@ def _maker(workplace: Workplace) -> Maker:
 
 
 def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[Run]:
-    """Yield teachers, then what needs them, then the rest; what would have to wait lets others go before."""
-    left = sorted(runs, key=lambda run: 0 if run.kind == "teacher" else 1 if run.teachers else 2)
+    """Yield teachers, what needs them, and the rest; what would have to wait lets others go before.
+
+    The rest are long closed forms, trainings and short closed forms, so that workers end at about the same time.
+    """
+
+    def rank(run: Run) -> int:
+        if run.kind == "baseline" and run.backbone is None:
+            return 2 + LONG.index(run.name) if run.name in LONG else 5
+        return 0 if run.kind == "teacher" else 1 if run.teachers else 4
+
+    left = sorted(runs, key=rank)
 
     def ready(run: Run) -> bool:
         return all(stores[t.kind].read(t) is not None for t in run.teachers)
