@@ -72,7 +72,7 @@ def test_studies_take_numbers_of_numpy_and_pytorch(tmp_path, data):
     )
     results = study.run(np.array([0, 0]))
     assert {run["seed"] for run in results["runs"]} == {0}
-    with pytest.raises(InputError, match=r"seeds: found 0.5, expected an integer"):
+    with pytest.raises(InputError, match=r"seeds: found 0.5, expected several seeds"):
         study.run(0.5)
     with pytest.raises(InputError, match=r"unknown split"):
         evaluate(VBPR.from_data(data), data, split=["val"], k=3)
