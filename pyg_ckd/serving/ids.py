@@ -97,8 +97,8 @@ class Ids:
     def _found(self, ids: Any) -> tuple[np.ndarray, Tensor]:
         if hasattr(ids, "columns"):
             raise InputError(
-                f"{self.kind} ids: found a {type(ids).__name__}, expected one id or a list of ids; take the column that "
-                f"holds them, such as frame['{self.kind}']"
+                f"{self.kind} ids: found a {type(ids).__name__}, expected one id or a list of ids; take the column "
+                f"that holds them, such as frame['{self.kind}']"
             )
         given = array = _array(ids)
         if not array.size:

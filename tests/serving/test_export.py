@@ -192,7 +192,7 @@ def _plain(value: Any) -> Any:
 def test_a_missing_user_gets_no_list_of_another(missing: Any, tmp_path) -> None:
     source = recommender(USER_NAMES, ITEM_NAMES)
     for ask in (lambda **given: source.export_top_k(tmp_path / "lists.jsonl", 2, **given), source.recommend):
-        with pytest.raises(InputError, match="^user ids: found .* at position 1, expected text or an integer"):
+        with pytest.raises(InputError, match=r"^user ids: found .* at position 1, expected text or an integer"):
             ask(user_ids=["u1", missing], unknown="popular")
     assert not list(tmp_path.iterdir())
 
@@ -214,8 +214,8 @@ def test_names_that_no_file_can_have_are_refused(tmp_path) -> None:
     source = recommender(["\ud800", *USER_NAMES[1:]], ITEM_NAMES)
     with pytest.raises(InputError, match="null character"):
         source.export_top_k(f"{tmp_path}/a\0.csv")
-    with pytest.raises(InputError, match="^out -: found a dash, expected the name of a file"):
+    with pytest.raises(InputError, match=r"^out -: found a dash, expected the name of a file"):
         source.export_top_k("-")
-    with pytest.raises(InputError, match="^user_id: found .* lone surrogates"):
+    with pytest.raises(InputError, match=r"^user_id: found .* lone surrogates"):
         source.export_top_k(tmp_path / "lists.csv", 2)
     assert not list(tmp_path.iterdir())

@@ -168,9 +168,9 @@ def test_an_array_without_dimensions_is_one_id() -> None:
 def test_what_is_missing_or_no_id_is_nobody_new(values, one) -> None:
     known = Ids("user", values, 4)
     first = "ann" if values is STRINGS else 70
-    with pytest.raises(InputError, match="^user ids: found .* at position 1, expected text or an integer"):
+    with pytest.raises(InputError, match=r"^user ids: found .* at position 1, expected text or an integer"):
         known.find([first, one])
-    with pytest.raises(InputError, match="^unknown user"):
+    with pytest.raises(InputError, match=r"^unknown user"):
         known.rows([first, one])
 
 
@@ -179,12 +179,16 @@ def test_unsigned_integers_are_the_same_ids_and_larger_ones_are_refused() -> Non
     more = known.extended(np.array([7, 8], dtype=np.uint64), 2)
     assert more.take(np.arange(4)).tolist() == [5, 6, 7, 8]
     assert more.rows(np.array([8], dtype=np.uint64)).tolist() == [3]
-    with pytest.raises(InputError, match=r"^new items: found id 9223372036854775808 at position 1, expected integers from"):
+    with pytest.raises(
+        InputError, match=r"^new items: found id 9223372036854775808 at position 1, expected integers from"
+    ):
         known.extended(np.array([7, 2**63], dtype=np.uint64), 2)
-    with pytest.raises(InputError, match="^unknown item 9223372036854775808"):
+    with pytest.raises(InputError, match=r"^unknown item 9223372036854775808"):
         known.rows(np.array([2**63], dtype=np.uint64))
 
 
 def test_a_frame_is_no_list_of_ids() -> None:
-    with pytest.raises(InputError, match=r"^user ids: found a DataFrame, expected .* take the column .* frame\['user'\]"):
+    with pytest.raises(
+        InputError, match=r"^user ids: found a DataFrame, expected .* take the column .* frame\['user'\]"
+    ):
         Ids("user", STRINGS, 4).rows(pd.DataFrame({"user": ["ann"]}))
