@@ -129,7 +129,8 @@ class Recommender(GrowingLists):
             The path.
 
         Raises:
-            InputError: If it cannot be written, or a column of items holds anything but numbers, texts and dates.
+            InputError: If it cannot be written, or a column of items holds anything but numbers, texts and dates, or
+                has a name that is no text.
         """
         return write(path, {"kind": KIND, **self.state()})
 

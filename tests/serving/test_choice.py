@@ -245,3 +245,21 @@ def test_unknown_users_have_no_candidates_of_their_own(data) -> None:
     assert got.to_frame().user.tolist() == ["u0", "u0"]
     with pytest.raises(InputError, match="the unknown user has nothing left among"):
         source.recommend(["new"], 2, False, {"u0": [100, 110]}, unknown="popular")
+
+
+def test_a_series_of_lists_is_a_mapping_and_a_frame_is_refused(data) -> None:
+    source = Recommender(tables(), data)
+    given = {"u0": [100, 110], "u3": [120]}
+    frame = pd.DataFrame({"item": [100, 110]})
+    for name in ("candidates", "exclude"):
+        users = list(given)
+        got = source.recommend(users, 2, False, **{name: pd.Series(given)})
+        assert got.items.tolist() == source.recommend(users, 2, False, **{name: given}).items.tolist()
+        with pytest.raises(InputError, match=rf"^{name}: item ids: found a DataFrame, .* frame\['item'\]"):
+            source.recommend(users, 2, False, **{name: frame})
+        with pytest.raises(InputError, match=f"^{name}: found user 'u0' twice"):
+            source.recommend(users, 2, False, **{name: pd.Series([[100], [110]], index=["u0", "u0"])})
+    ids = pd.Series([100, 110, 120])
+    assert (
+        source.recommend("u0", 2, False, ids).items.tolist() == source.recommend("u0", 2, False, [*ids]).items.tolist()
+    )
