@@ -106,7 +106,7 @@ class Ids:
         if array.dtype.kind not in "iu" or not self.integers:
             array = _array([self._alike(one) for one in array])
         found = array.dtype.kind in "iu" if self.integers else _all_text(array)
-        rows = self.index.get_indexer(pd.Index(array)) if found else np.array([self._row(one) for one in array])
+        rows = self.index.get_indexer(_index(array)) if found else np.array([self._row(one) for one in array])
         return given, torch.from_numpy(rows.astype(np.int64))
 
     def parse(self, texts: Iterable[str]) -> list[Any]:
@@ -165,7 +165,7 @@ class Ids:
             raise InputError(f"new {self.kind}s: found {new.size} ids for {count} of them, expected as many")
         if count:
             _check_type(new, self.integers, f"new {self.kind}s")
-        there = np.flatnonzero(self.index.get_indexer(pd.Index(new)) >= 0)
+        there = np.flatnonzero(self.index.get_indexer(_index(new)) >= 0)
         if there.size:
             raise InputError(f"new {self.kind}s: {self.kind} {_plain(new[there[0]])!r} is in the graph already")
         return Ids(self.kind, np.concatenate([self.index.to_numpy(), new]), len(self) + count)
@@ -178,7 +178,7 @@ class Ids:
 
     def _row(self, one: object) -> int:
         if not self.integers:
-            return int(self.index.get_indexer(pd.Index([one]))[0]) if isinstance(one, str) else -1
+            return int(self.index.get_indexer(_index(_array(one)))[0]) if isinstance(one, str) else -1
         if isinstance(one, (int, np.integer)) and not isinstance(one, (bool, np.bool_)):
             return int(self.index.get_indexer(pd.Index([one]))[0])
         return -1
@@ -230,6 +230,11 @@ def _check_type(ids: Iterable[Any], integers: bool, where: str) -> None:
                 f"{where}: found id {_plain(one)!r} ({type(one).__name__}) at position {place}, expected {kind} as the "
                 "others are; give all ids the same type"
             )
+
+
+def _index(array: np.ndarray) -> pd.Index:
+    """Return ids to look up; texts stay objects, for those of Arrow hold no lone surrogates."""
+    return pd.Index(array, dtype=array.dtype)
 
 
 def _all_text(ids: Any) -> bool:

@@ -192,3 +192,10 @@ def test_a_frame_is_no_list_of_ids() -> None:
         InputError, match=r"^user ids: found a DataFrame, expected .* take the column .* frame\['user'\]"
     ):
         Ids("user", STRINGS, 4).rows(pd.DataFrame({"user": ["ann"]}))
+
+
+def test_text_that_is_no_unicode_is_unknown() -> None:
+    for asked in ("\ud800", ["ann", "\ud800"], ["ann", "\ud800", 3]):
+        with pytest.raises(InputError, match=r"^unknown user '\\ud800'"):
+            Ids("user", STRINGS, 4).rows(asked)
+    assert Ids("user", ["\ud800", "ann"], 2).rows(["ann", "\ud800"]).tolist() == [1, 0]
