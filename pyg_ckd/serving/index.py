@@ -244,7 +244,8 @@ def _same(index: Any, table: Tensor) -> bool:
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().amax()) if other.numel() else 0.0)
+    near = 1e-4 * float(other.abs().amax()) if other.numel() else 0.0
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=near)
 
 
 def _faiss() -> Any:
