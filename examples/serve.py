@@ -2,22 +2,21 @@
 
 import os
 
-from fastapi import Body, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Body, FastAPI, Request, exceptions
 from fastapi.responses import JSONResponse
+from pydantic import StrictInt, StrictStr
 
-from pyg_ckd import __version__
-from pyg_ckd.datasets import load
+from pyg_ckd import __version__, datasets, serving
 from pyg_ckd.errors import InputError
-from pyg_ckd.serving import Recommender
 
 
-def app(recommender: Recommender | None = None) -> FastAPI:
+def app(recommender: serving.Recommender | None = None) -> FastAPI:
     """Return the service: ``GET /health``, ``/version``, ``/recommend/USER?k=20`` and ``POST /recommend``."""
-    data, unknown = os.environ.get("DATA"), os.environ.get("UNKNOWN", "error")  # A saved recommender needs no DATA.
-    served = recommender or Recommender.load(os.environ["CHECKPOINT"], load(data) if data else None)
+    place, data = (os.environ.get(name) for name in ("CHECKPOINT", "DATA"))  # A saved recommender needs no DATA.
+    served = recommender or serving.Recommender.load(place or "$CHECKPOINT", datasets.load(data) if data else None)
+    served.find_users([], unknown := os.environ.get("UNKNOWN", "error"))  # Refuses any other word than these two.
 
-    def many(users: list[int | str] = Body(), k: int = Body(20), exclude_seen: bool = Body(True)) -> JSONResponse:  # noqa: B008
+    def many(users: list[StrictInt | StrictStr], k: int = Body(20), exclude_seen: bool = Body(True)) -> JSONResponse:
         found = served.recommend(served.users.parse(map(str, users)), k, exclude_seen, unknown=unknown)
         rows = zip(*(x.tolist() for x in (found.users, found.items, found.scores, found.sources)), strict=True)
         cut = [(u, i, s, f, s.index(-float("inf")) if s[-1] == -float("inf") else k) for u, i, s, f in rows]
@@ -27,13 +26,14 @@ def app(recommender: Recommender | None = None) -> FastAPI:
         return many([user], k, True)
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        wrong = error.errors()[0] if isinstance(error, RequestValidationError) else None
-        line = str(error) if wrong is None else f"{wrong['loc'][-1]}: found {wrong['input']!r:.80}, {wrong['msg']}"
+        wrong = error.errors()[0] if isinstance(error, exceptions.RequestValidationError) else None
+        line = str(error) if wrong is None else f"{wrong['loc'][:2][-1]}: found {wrong['input']!r:.80}, {wrong['msg']}"
         return JSONResponse({"error": line}, 404 if line.startswith("unknown user") else 422)
 
-    service = FastAPI(title="pyg-ckd", exception_handlers={InputError: refuse, RequestValidationError: refuse})
+    bad = (InputError, exceptions.RequestValidationError, UnicodeEncodeError)  # The last of ids with lone surrogates.
+    service = FastAPI(title="pyg-ckd", exception_handlers=dict.fromkeys(bad, refuse))
     service.get("/health")(lambda: {"status": "ok"})
     service.get("/version")(lambda: {"pyg_ckd": __version__, "users": len(served.users), "items": len(served.items)})
-    service.get("/recommend/{user}")(one)
+    service.get("/recommend/{user:path}")(one)
     service.post("/recommend")(many)
     return service

@@ -34,14 +34,17 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         path: The path.
 
     Raises:
-        InputError: If it is no path, or names the home folder of nobody.
+        InputError: If it is no path, holds a null character, or names the home folder of nobody.
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
     except TypeError:
         raise InputError(f"path: found {path!r} ({type(path).__name__}), expected text or a pathlib.Path") from None
     except RuntimeError:
         raise InputError(f"{path}: there is no such home folder; write the path without ~") from None
+    if "\0" in str(found):
+        raise InputError(f"path: found {str(found)!r} with a null character, expected a name without; remove it")
+    return found
 
 
 def encoding_of(path: str | os.PathLike[str]) -> str:

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from pyg_ckd.files import atomic_path, read_text
+from pyg_ckd.errors import InputError
+from pyg_ckd.files import as_path, atomic_path, read_text
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names here")
@@ -57,3 +58,8 @@ def test_file_gets_the_permissions_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_a_name_with_a_null_character_is_refused():
+    with pytest.raises(InputError, match=r"^path: found 'a\\x00.csv' with a null character"):
+        as_path("a\0.csv")

@@ -18,6 +18,7 @@ from pyg_ckd.serving.search import SeenItems
 
 Where = Mapping[str, Any]
 ID_COLUMNS = ("item", "item_id")
+_EXACT = 2**53  # Larger integers are not all floats.
 
 
 class Catalogue(NamedTuple):
@@ -82,6 +83,7 @@ def catalogue(
     diversity = as_number(diversity, "diversity")
     if not 0 <= diversity <= 1:
         raise InputError(f"diversity: found {diversity}, expected 0 (none) to 1")
+    candidates, exclude = _by_id(candidates, "candidates"), _by_id(exclude, "exclude")
     chosen, among = torch.ones(len(items), dtype=torch.bool), None
     if isinstance(candidates, Mapping):
         among = _by_user(candidates, users, items, "candidates")
@@ -136,8 +138,26 @@ def item_columns(frame: pd.DataFrame | None, items: Ids) -> pd.DataFrame | None:
     content = frame if name is None else frame.drop(columns=name)
     if not content.columns.is_unique:
         raise InputError("columns: found a name twice, expected different ones")
-    kept = content.reset_index(drop=True).reindex(np.where(rows < 0, len(content), rows))
+    kept = at_rows(content.reset_index(drop=True), np.where(rows < 0, len(content), rows))
     return kept.reset_index(drop=True)
+
+
+def at_rows(frame: pd.DataFrame, rows: Any) -> pd.DataFrame:
+    """Return rows of a frame, missing values where it lacks one; integers that floats cannot hold stay integers.
+
+    Args:
+        frame: The frame.
+        rows: What its index shall be.
+    """
+    if bool(np.isin(rows, frame.index).all()):
+        return frame.reindex(rows)
+    large = {
+        name: column.dtype.name.replace("i", "I", 1).replace("u", "U", 1)
+        for name, column in frame.items()
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu" and len(column)
+        if max(int(column.max()), -int(column.min())) > _EXACT
+    }
+    return frame.astype(large).reindex(rows)
 
 
 def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray:
@@ -164,7 +184,10 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
 
 def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) -> np.ndarray:
     try:
-        found = np.array(function(column))  # A copy, which may be written to.
+        got = function(column)
+        if isinstance(getattr(got, "dtype", None), pd.BooleanDtype):  # What is missing is not what was asked for.
+            got = got.to_numpy(dtype=bool, na_value=False)
+        found = np.array(got)  # A copy, which may be written to.
     except Exception as error:  # Whatever a function of the user's raises.
         reason = " ".join(str(error).split())[:160]
         raise InputError(
@@ -177,6 +200,18 @@ def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) ->
             f"[{len(column)}], such as lambda column: column < 20"
         )
     return found
+
+
+def _by_id(given: Any, what: str) -> Any:
+    """Return a mapping for a series of lists, whose index has the ids of users; anything else as it is."""
+    if not isinstance(given, pd.Series) or not any(isinstance(x, (list, tuple, set, np.ndarray)) for x in given):
+        return given
+    if not given.index.is_unique:
+        raise InputError(
+            f"{what}: found user {given.index[given.index.duplicated()][0]!r} twice, expected one list for each; join "
+            "the lists of a user"
+        )
+    return given.to_dict()
 
 
 def _rows(items: Ids, ids: Any, what: str) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -199,6 +200,8 @@ def check_format(path: str | os.PathLike[str], formats: tuple[str, ...] = TOP_K_
         InputError: If it does not; if it is a folder; or if it shall be one and has files in it.
     """
     path, processes = as_path(path), present()
+    if str(path) == "-":
+        raise InputError("out -: found a dash, expected the name of a file; write one such as /tmp/lists.csv")
     suffix = _suffix(path)
     if folder and not suffix:
         try:
@@ -312,8 +315,8 @@ def _lines(table: pa.Table) -> Iterator[bytes]:
     """Yield a line of JSON for every user of a part of the lists, whose rows are one user after another."""
     users, items, scores = (table[name].to_pylist() for name in ("user", "item", "score"))
     marks = table["from"].to_pylist() if "from" in table.column_names else None
-    starts = [row for row, rank in enumerate(table["rank"].to_pylist()) if rank == 1]
-    for start, stop in zip(starts, [*starts[1:], len(users)], strict=True):
+    ends = [row for row, rank in enumerate(table["rank"].to_pylist()) if rank == 1] + [len(users)]
+    for start, stop in pairwise(ends):  # None where no user of the part has an item.
         content = {"user": users[start], "items": items[start:stop], "scores": scores[start:stop]}
         if marks is not None:
             content["from"] = marks[start]

@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.serving.catalogue import item_columns
+from pyg_ckd.serving.catalogue import at_rows, item_columns
 from pyg_ckd.serving.fold_in import Ridge, RidgeUsers, mean_of, stack_features
 from pyg_ckd.serving.lists import RankedLists
 from pyg_ckd.training.model import user_function
@@ -91,7 +91,7 @@ class GrowingLists(RankedLists):
         out.items = self.items.extended(item_ids, new.size(0))
         out.embeddings = Embeddings(self.embeddings.user, torch.cat([table, predict(new.to(table.device))]))
         if self.columns is not None:
-            out.columns = self.columns.reindex(range(len(out.items)))
+            out.columns = at_rows(self.columns, range(len(out.items)))
         return out
 
     def with_columns(self, columns: pd.DataFrame | None) -> Self:

@@ -69,7 +69,7 @@ class Ids:
         """
         if ids is None:
             return torch.arange(len(self))
-        array, rows = self.find(ids)
+        array, rows = self._found(ids)
         unknown = np.flatnonzero(rows.numpy() < 0)
         if unknown.size:
             raise self._unknown(_plain(array[unknown[0]]), unknown.size)
@@ -80,14 +80,33 @@ class Ids:
 
         Args:
             ids: An id, or a sequence, array or tensor of ids.
+
+        Raises:
+            InputError: If an id is missing, or neither text nor an integer.
         """
+        given, rows = self._found(ids)
+        for place in np.flatnonzero(rows.numpy() < 0):
+            one = given[place]
+            if not isinstance(one, (str, int, np.integer, UUID)) or isinstance(one, bool):
+                raise InputError(
+                    f"{self.kind} ids: found {_plain(one)!r:.60} ({type(one).__name__}) at position {place}, expected "
+                    "text or an integer; drop those without an id"
+                )
+        return given, rows
+
+    def _found(self, ids: Any) -> tuple[np.ndarray, Tensor]:
+        if hasattr(ids, "columns"):
+            raise InputError(
+                f"{self.kind} ids: found a {type(ids).__name__}, expected one id or a list of ids; take the column "
+                f"that holds them, such as frame['{self.kind}']"
+            )
         given = array = _array(ids)
         if not array.size:
             return given, torch.empty(0, dtype=torch.int64)
         if array.dtype.kind not in "iu" or not self.integers:
             array = _array([self._alike(one) for one in array])
         found = array.dtype.kind in "iu" if self.integers else _all_text(array)
-        rows = self.index.get_indexer(pd.Index(array)) if found else np.array([self._row(one) for one in array])
+        rows = self.index.get_indexer(_index(array)) if found else np.array([self._row(one) for one in array])
         return given, torch.from_numpy(rows.astype(np.int64))
 
     def parse(self, texts: Iterable[str]) -> list[Any]:
@@ -118,7 +137,14 @@ class Ids:
         """
         if isinstance(self.index, pd.RangeIndex):
             return pa.array(rows)
-        return pa.array(self.index.to_numpy(), pa.int64() if self.integers else pa.string()).take(pa.array(rows))
+        try:
+            column = pa.array(self.index.to_numpy(), pa.int64() if self.integers else pa.string())
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{self.kind}_id: found {error.object!r:.60}, which UTF-8 cannot write, expected text without lone "
+                "surrogates; read the ids with their right encoding"
+            ) from None
+        return column.take(pa.array(rows))
 
     def extended(self, ids: Any, count: int) -> Ids:
         """Return the ids of these rows and of new ones behind them.
@@ -139,7 +165,7 @@ class Ids:
             raise InputError(f"new {self.kind}s: found {new.size} ids for {count} of them, expected as many")
         if count:
             _check_type(new, self.integers, f"new {self.kind}s")
-        there = np.flatnonzero(self.index.get_indexer(pd.Index(new)) >= 0)
+        there = np.flatnonzero(self.index.get_indexer(_index(new)) >= 0)
         if there.size:
             raise InputError(f"new {self.kind}s: {self.kind} {_plain(new[there[0]])!r} is in the graph already")
         return Ids(self.kind, np.concatenate([self.index.to_numpy(), new]), len(self) + count)
@@ -152,7 +178,7 @@ class Ids:
 
     def _row(self, one: object) -> int:
         if not self.integers:
-            return int(self.index.get_indexer(pd.Index([one]))[0]) if isinstance(one, str) else -1
+            return int(self.index.get_indexer(_index(_array(one)))[0]) if isinstance(one, str) else -1
         if isinstance(one, (int, np.integer)) and not isinstance(one, (bool, np.bool_)):
             return int(self.index.get_indexer(pd.Index([one]))[0])
         return -1
@@ -193,12 +219,22 @@ def _check_type(ids: Iterable[Any], integers: bool, where: str) -> None:
     if _array(ids).dtype.kind in "iu" if integers else _all_text(ids):
         return
     for place, one in enumerate(ids):
+        if isinstance(one, (int, np.integer)) and not (isinstance(one, bool) or _is_int64(one)):
+            raise InputError(
+                f"{where}: found id {one} at position {place}, expected integers from -2^63 to 2^63 - 1, or text; give "
+                "all ids as text"
+            )
         if integers != _is_int64(one) or not (integers or isinstance(one, str)):
             kind = "an integer" if integers else "a string"
             raise InputError(
                 f"{where}: found id {_plain(one)!r} ({type(one).__name__}) at position {place}, expected {kind} as the "
                 "others are; give all ids the same type"
             )
+
+
+def _index(array: np.ndarray) -> pd.Index:
+    """Return ids to look up; texts stay objects, for those of Arrow hold no lone surrogates."""
+    return pd.Index(array, dtype=array.dtype)
 
 
 def _all_text(ids: Any) -> bool:
@@ -209,6 +245,9 @@ def _array(values: Any) -> np.ndarray:
     """Return one id or many as an array ``[n]`` of integers, or of objects if they are anything else."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
+    if isinstance(values, np.ndarray) and values.dtype == np.uint64:
+        fits = not values.size or int(values.max()) < 2**63
+        return values.reshape(-1).astype(np.int64 if fits else object)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
         return values.reshape(-1)
     if isinstance(values, np.ndarray) and values.ndim == 0:
@@ -216,9 +255,7 @@ def _array(values: Any) -> np.ndarray:
     values = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else [values]
     if values and all(_is_int64(value) for value in values):
         return np.array(values, dtype=np.int64)
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+    return np.fromiter(values, dtype=object, count=len(values))
 
 
 def _is_int64(value: object) -> bool:

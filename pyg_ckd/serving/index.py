@@ -14,12 +14,14 @@ from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.serving.export import writing
+from pyg_ckd.serving.lists import check_flag
 from pyg_ckd.serving.recommender import Recommender
 from pyg_ckd.serving.results import Recommendations
 from pyg_ckd.serving.saved import write
 from pyg_ckd.training.checkpoint import check_file, damaged, load_checkpoint
 
 KIND, WHOLE = "index", ".pt"
+_PROBES = 16  # Items that a file of FAISS is asked about.
 LARGE = 20_000
 """From so many items on, the default index is approximate."""
 
@@ -38,11 +40,16 @@ class ItemIndex:
             the default inverted file, else FAISS's own)
 
     Raises:
-        InputError: If FAISS is not installed, or refuses the description or the settings.
+        InputError: If FAISS is not installed, or refuses the description or the settings; or if an argument is of
+            another type.
     """
 
     def __init__(self, recommender: Recommender, factory: str | None = None, parameters: str | None = None) -> None:
         faiss = _faiss()
+        _check_recommender(recommender)
+        for name, text in (("factory", factory), ("parameters", parameters)):
+            if not isinstance(text, (str, type(None))):
+                raise InputError(f"{name}: found {text!r} ({type(text).__name__}), expected a text such as 'Flat'")
         self.recommender = recommender
         table = recommender.embeddings.item.float().cpu().contiguous()
         if not table.size(1):
@@ -94,6 +101,7 @@ class ItemIndex:
                 f"{names[0]}: found it for an index, which searches all items for known users, expected nothing; take "
                 "recommend of its recommender, which is exact"
             )
+        check_flag(exclude_seen, "exclude_seen")
         source = self.recommender
         users, catalogue = source.users.rows(user_ids), source.catalogue()
         scores, items = self._search(users, source.check_k(k, catalogue), exclude_seen)
@@ -153,8 +161,11 @@ class ItemIndex:
             recommender: The recommender of the index; needed for a file of FAISS, which holds none.
 
         Raises:
-            InputError: If the file is missing or damaged, or does not fit the recommender.
+            InputError: If the file is missing or damaged, or does not fit the recommender: where the file holds one, or
+                an index that stores embeddings as they are, those have to be the recommender's.
         """
+        if recommender is not None:
+            _check_recommender(recommender)
         place, faiss = check_file(path), _faiss()
         content = load_checkpoint(place, KIND) if place.suffix.lower() == WHOLE else {}
         if content:
@@ -175,6 +186,12 @@ class ItemIndex:
             raise InputError(
                 f"index {path}: found {index.ntotal} items of width {index.d}, expected {table.size(0)} of width "
                 f"{table.size(1)} as the recommender has; build the index anew"
+            )
+        stored = content["recommender"]["tables"]["item"] if content else None
+        if not (_same(index, table.float().cpu()) if stored is None else _near(stored.float(), table.float().cpu())):
+            raise InputError(
+                f"index {path}: found the items of another recommender, expected the embeddings of this one; build the "
+                "index anew"
             )
         out = cls.__new__(cls)
         out.recommender, out.parameters = recommender, content.get("parameters")
@@ -206,6 +223,29 @@ class _FactoryIndex(MIPSKNNIndex):
     def _create_index(self, channels: int) -> Any:
         faiss = _faiss()
         return faiss.index_factory(channels, self.factory, faiss.METRIC_INNER_PRODUCT)
+
+
+def _check_recommender(found: Any) -> None:
+    if not isinstance(found, Recommender):
+        raise InputError(
+            f"index: found {type(found).__name__}, expected a recommender; write ItemIndex(Recommender(model, data))"
+        )
+
+
+def _same(index: Any, table: Tensor) -> bool:
+    """Return whether the scores that an index gives are those of a table; one that stores codes is not asked."""
+    faiss = _faiss()
+    if not isinstance(index, (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)):
+        return True
+    query = table[:: max(1, table.size(0) // _PROBES)]
+    scores, items = (torch.from_numpy(x) for x in index.search(query.numpy(), min(5, table.size(0))))
+    expected = (query.unsqueeze(1) * table[items.clamp(min=0)]).sum(dim=2)
+    return _near(scores[items >= 0], expected[items >= 0])
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    near = 1e-4 * float(other.abs().amax()) if other.numel() else 0.0
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=near)
 
 
 def _faiss() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN = ("error", "popular")
-_HALF = (torch.float16, torch.bfloat16)  # Searched in single precision.
+HALF = (torch.float16, torch.bfloat16)  # Searched in single precision.
 
 
 class RankedLists:
@@ -64,7 +64,9 @@ class RankedLists:
             raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = as_tables(embeddings, data)
-        user, item = (x.float() if x.dtype in _HALF else x for x in _kept(embeddings, tables))
+        if any(table.layout != torch.strided for table in tables):
+            raise InputError("embeddings: found sparse tensors, expected dense ones; pass table.to_dense()")
+        user, item = (x.float() if x.dtype in HALF else x for x in _kept(embeddings, tables))
         self.embeddings = Embeddings(user, item)
         self.data: HeteroData | None = data
         for kind, table in zip(("user", "item"), self.embeddings, strict=True):
@@ -111,7 +113,8 @@ class RankedLists:
             exclude_seen: Whether items that a user has met are left out. Where fewer than ``k`` remain, the list ends
                 with empty slots.
             candidates: Ids of the items to choose from, such as those in stock; or a mapping from ids of known users to
-                such ids, in which a user who is not there has no candidate. (default: :obj:`None`, all items)
+                such ids, in which a user who is not there has no candidate, unknown ones included. (default:
+                :obj:`None`, all items)
             exclude: Ids of items that nobody gets; or a mapping from ids of known users to such ids. (default:
                 :obj:`None`, none)
             where: Which items to choose from by their columns: from the name of a column to a value, a list of values,
@@ -130,10 +133,10 @@ class RankedLists:
         k = self.check_k(k, chosen)
         known = users >= 0
         scores, items = self.rank(users[known], k, exclude_seen, chosen)
-        if users.numel() and bool(known.all()) and not bool((items >= 0).any()):
-            raise self.nothing_left(users, chosen)
         if not bool(known.all()):
             scores, items = self.with_popular(known, scores, items, k, chosen)
+        if users.numel() and not bool((items >= 0).any()):
+            raise self.nothing_left(users, chosen)
         lists = Recommendations(asked, self.items.take(items.numpy()), scores.numpy())
         return lists if bool(known.all()) else lists.with_fallback((~known).numpy())
 
@@ -169,34 +172,39 @@ class RankedLists:
 
         Args:
             k: Items per user, at least 2.
-            diversity: The values to try.
+            diversity: The values to try, at least one.
             user_ids: One id or many. (default: :obj:`None`, all users)
             exclude_seen, candidates, exclude, where: As in :meth:`recommend`.
 
         Returns:
             ``relevance``, the sum of a list's scores as a share of that of the best list, where scores are counted from
             the lowest one of the pool that lists are chosen from; ``similarity``, the mean cosine of the pairs of a
-            list; and ``kept``, the share of the items of the best list that are still there: means over users.
+            list; and ``kept``, the share of the items of the best list that are still there: means over users who
+            have a list.
 
         Raises:
-            InputError: As :meth:`recommend`.
+            InputError: As :meth:`recommend`, and if ``diversity`` is no list of numbers.
         """
         import pandas as pd
 
+        values = diversity.tolist() if isinstance(diversity, (np.ndarray, Tensor)) else diversity
+        if not isinstance(values, Iterable) or isinstance(values, (str, bytes)) or not (values := list(values)):
+            raise InputError(f"diversity: found {values!r}, expected the values to try, such as [0.0, 0.2, 0.5]")
         users = self.users.rows(user_ids)
-        rows, best = [], None
+        rows = []
         plain = self.catalogue(candidates, exclude, where)
         k = _check_k(k, plain.table.size(0), "items")
         if k < 2:
             raise InputError(f"k: found {k}, expected at least 2: a list of one item has no pairs to compare")
         pool = self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0]
         low = pool.masked_fill(pool == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
-        for value in diversity:
+        best = self.rank(users, k, exclude_seen, plain)
+        filled = (best[1] >= 0).sum(dim=1)
+        if users.numel() and not bool((filled > 0).any()):
+            raise self.nothing_left(users, plain)
+        for value in values:
             chosen = self.catalogue(candidates, exclude, where, value)
             scores, items = self.rank(users, k, exclude_seen, chosen)
-            if best is None:
-                best = self.rank(users, k, exclude_seen, plain)
-            filled = (best[1] >= 0).sum(dim=1).clamp(min=1)
             worth, most = ((x - low).clamp(min=0).masked_fill(x == -torch.inf, 0).sum(dim=1) for x in (scores, best[0]))
             kept = ((items.unsqueeze(2) == best[1].unsqueeze(1)) & (items >= 0).unsqueeze(2)).any(dim=2).sum(dim=1)
             rows.append(
@@ -204,7 +212,7 @@ class RankedLists:
                     "diversity": float(value),
                     "relevance": float((worth / most.clamp(min=1e-12))[most > 0].double().mean()),
                     "similarity": float(list_similarity(items, self.embeddings.item).double().nanmean()),
-                    "kept": float((kept / filled).double().mean()),
+                    "kept": float((kept / filled)[filled > 0].double().mean()),
                 }
             )
         return pd.DataFrame(rows).set_index("diversity")
@@ -237,7 +245,11 @@ class RankedLists:
             k: Items per user, checked.
             exclude_seen: Whether items that a user has met are left out.
             catalogue: The items to choose from.
+
+        Raises:
+            InputError: If ``exclude_seen`` is no truth value.
         """
+        check_flag(exclude_seen, "exclude_seen")
         without = [self.seen] if exclude_seen else []
         without += [] if catalogue.exclude is None else [catalogue.exclude]
 
@@ -265,8 +277,10 @@ class RankedLists:
             users: Their rows.
             catalogue: The candidates.
         """
-        first = self.users.take(users[:1].numpy()).tolist()[0]
-        who = f"user {first!r} has" if users.numel() == 1 else f"all {users.numel()} users, {first!r} first, have"
+        known = users[users >= 0]
+        first = repr(self.users.take(known[:1].numpy()).tolist()[0]) if known.numel() else "unknown"
+        one = f"user {first} has" if known.numel() else "the unknown user has"
+        who = one if users.numel() == 1 else f"all {users.numel()} users, {first} first, have"
         kind = "items" if catalogue.rows is None else "candidates"
         found = "seen every one of" if catalogue.among is None and catalogue.exclude is None else "nothing left among"
         return InputError(
@@ -318,6 +332,8 @@ class RankedLists:
         out = torch.empty(known.numel(), k, dtype=scores.dtype), torch.empty(known.numel(), k, dtype=torch.int64)
         for table, mine, theirs in zip(out, (scores, items), (count[rows][order], rows[order]), strict=True):
             table[known], table[~known] = mine, theirs
+        if catalogue.among is not None:  # Candidates of every user, of whom nobody unknown is one.
+            out[0][~known], out[1][~known] = -torch.inf, -1
         return out
 
     def _search(
@@ -344,6 +360,20 @@ def _kept(given: Any, tables: Embeddings) -> list[Tensor]:
     shared = {x.untyped_storage().data_ptr() for x in theirs if x.layout == torch.strided}
     own = (x.detach() for x in (tables.user, tables.item))
     return [x.clone() if x.untyped_storage().data_ptr() in shared else x for x in own]
+
+
+def check_flag(value: Any, name: str) -> None:
+    """Refuse what is no truth value, such as the text ``"false"``, which would count as true.
+
+    Args:
+        value: The value.
+        name: What it is, for the message.
+
+    Raises:
+        InputError: If it is anything but :obj:`True` or :obj:`False`.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name}: found {value!r} ({type(value).__name__}), expected True or False")
 
 
 def _check_k(k: Any, limit: int, kind: str) -> int:

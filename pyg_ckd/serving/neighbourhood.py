@@ -138,6 +138,8 @@ class NeighbourhoodRecommender(Recommender):
         out = copy.copy(self)
         history = vstack([self.neighbourhood.history, history_matrix(torch.stack([row, item]), count, len(self.items))])
         out.neighbourhood = self.neighbourhood.with_history(csr_array(history, dtype=np.float32))
+        user, table = self.embeddings
+        out.embeddings = Embeddings(torch.cat([user, user.new_empty(count, 0)]), table)
         return out
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,16 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import embed
+from pyg_ckd.data.inputs import RATES, embed
 from pyg_ckd.devices import Device, as_device
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.growth import GrowingLists
+from pyg_ckd.serving.lists import HALF
 from pyg_ckd.serving.newer import graph_of_model, new_items, new_users
 from pyg_ckd.serving.results import Explanation
 from pyg_ckd.serving.saved import KIND, restored, state_of, write
+from pyg_ckd.serving.search import SeenItems
 from pyg_ckd.serving.shares import shapley_weights
 from pyg_ckd.training.model import build_model
 from pyg_ckd.training.safe_file import read_file
@@ -43,7 +45,7 @@ class Recommender(GrowingLists):
             (user, item)``, called once for them and kept for :meth:`explain`.
         data: The graph.
         seen: Splits whose interactions count as seen. By default all that is known; ``("train",)`` gives the lists that
-            :func:`~pyg_ckd.evaluate` measures.
+            :func:`~pyg_ckd.evaluate` measures, but for the order of items of the same score.
         columns: What is known of items, a data frame with a row for each by id (its index, or a column ``item`` or
             ``item_id``), for ``where`` of :meth:`recommend`. (default: :obj:`None`, nothing)
 
@@ -127,7 +129,8 @@ class Recommender(GrowingLists):
             The path.
 
         Raises:
-            InputError: If it cannot be written, or a column of items holds anything but numbers, texts and dates.
+            InputError: If it cannot be written, or a column of items holds anything but numbers, texts and dates, or
+                has a name that is no text.
         """
         return write(path, {"kind": KIND, **self.state()})
 
@@ -163,14 +166,17 @@ class Recommender(GrowingLists):
         :class:`~pyg_ckd.nn.VBPR`, a share is the score of the modality's block less that of its mean.
 
         All views of the whole graph are computed whether one pair is asked for or a million: ask for many at once.
+        Where users are a function of their items, as in :class:`~pyg_ckd.nn.FISM`, what they have met since training
+        counts in every view.
 
         Args:
             user: One id or many.
             item: One id or as many; one item goes with all users and one user with all items.
 
         Raises:
-            InputError: If an id is unknown, the numbers of ids do not fit, there is no model, or a user or an item
-                is not one the model was trained with.
+            InputError: If an id is unknown, the numbers of ids do not fit, there is no model, a user or an item is not
+                one the model was trained with, such a user has met items that were added, or the model has changed
+                since its embeddings were computed.
         """
         users, items = self.users.rows(user), self.items.rows(item)
         if users.numel() != items.numel() and 1 not in (users.numel(), items.numel()):
@@ -187,10 +193,13 @@ class Recommender(GrowingLists):
         views, weights = shapley_weights(list(self.data.modalities))
         size = max(1, _VIEW_BYTES // sum(table.nbytes for table in self.embeddings))
         values = []
-        for start in range(0, len(views) - 1, size):
-            for tables in embed(self.model, self.data, views[start : min(start + size, len(views) - 1)]):
-                values.append(_scores(tables, users, items))
-        values.append(_scores(self.embeddings, users, items))  # The full view is what recommendations come from.
+        follow = self._users_now(users)
+        for start in range(0, len(views), size):
+            for tables in embed(self.model, self.data, views[start : start + size]):
+                now = follow(tables)
+                values.append(_scores(now, users, items))
+        self._check_unchanged(now, users, items)
+        values[-1] = _scores(self.embeddings, users, items)  # The full view is what recommendations come from.
         value = torch.stack(values)  # [V, n]
         shares = torch.cat([value[:1], weights @ value]).t().contiguous()
         return Explanation(
@@ -200,6 +209,54 @@ class Recommender(GrowingLists):
             shares.numpy(),
             value[-1].numpy(),
         )
+
+    def _users_now(self, users: Tensor) -> Callable[[Embeddings], Embeddings]:
+        """Return what makes users of the tables of a view follow from all that they have met, if they do.
+
+        Args:
+            users: Rows of the users that are asked for.
+
+        Raises:
+            InputError: If such a user has met an item that was added, of which no view has an embedding.
+        """
+        function = self._user_map
+        if self.exact_users is None or function is None or self.data is None:
+            return lambda tables: tables
+        asked = users.unique()
+        row, item = self.history.of(asked)
+        before = SeenItems(self.data[RATES].edge_index, self.trained[0]).of(asked)
+        pairs, old = (one * len(self.items) + other for one, other in ((row, item), before))
+        new = ~torch.isin(pairs, old)
+        added = asked[row[new & (item >= self.trained[1])]]
+        if added.numel():
+            name = self.users.take(added[:1].numpy()).tolist()[0]
+            raise InputError(
+                f"explain: user {name!r} has met items that were added without training, expected one who has not; "
+                "train again, or ask for others"
+            )
+        changed = row[new].unique()
+        if not changed.numel():
+            return lambda tables: tables
+        chosen = torch.isin(row, changed)
+        place, met = torch.searchsorted(changed, row[chosen]), item[chosen]
+
+        def follow(tables: Embeddings) -> Embeddings:
+            device = tables.item.device
+            mapped = function(tables.item, place.to(device), met.to(device), changed.numel())
+            return Embeddings(tables.user.index_copy(0, asked[changed].to(device), mapped), tables.item)
+
+        return follow
+
+    def _check_unchanged(self, full: Embeddings, users: Tensor, items: Tensor) -> None:
+        """Refuse a model whose full view is no longer what recommendations come from."""
+        for now, kept, rows in zip(full, self.embeddings, (users, items), strict=True):
+            one, other = (table[rows.unique().to(table.device)].float() for table in (now, kept))
+            near = 1e-4 * max(1e-6, float(other.abs().amax())) if other.numel() else 0.0
+            if not torch.allclose(one, other.to(one.device), rtol=0, atol=near * (1 if now.dtype not in HALF else 100)):
+                raise InputError(
+                    "explain: the model has changed since its embeddings were computed, expected it as it was; make a "
+                    "new Recommender(model, data) of it"
+                )
 
     def export_top_k(self, path: str | os.PathLike[str], k: int = 20, **options: Any) -> Path:
         """Write recommendations to a file, see :func:`~pyg_ckd.serving.export.export_top_k`."""

@@ -143,33 +143,57 @@ def _unpacked(state: Mapping[str, Tensor], num_users: int, num_items: int) -> Se
 def _columns(frame: pd.DataFrame) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, column in frame.items():
-        values = column.to_numpy()
-        if values.dtype.kind in "biuf":
-            out[str(name)] = torch.from_numpy(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))))
-        elif values.dtype.kind == "M":
-            out[str(name)] = {"dates": torch.from_numpy(values.astype("datetime64[us]").astype(np.int64))}
-        else:
-            plain = [None if pd.isna(v) is True else v for v in column.astype(object)]
-            wrong = next((v for v in plain if not isinstance(v, (str, bool, int, float, type(None)))), None)
-            if wrong is not None:
-                raise InputError(
-                    f"columns: found {type(wrong).__name__} in {name!r}, which no file can hold, expected numbers, "
-                    "texts or dates"
-                )
-            out[str(name)] = plain
+        if not isinstance(name, str):
+            raise InputError(
+                f"columns: found the name {name!r} ({type(name).__name__}), which no file can hold, expected text; "
+                "rename it, as frame.rename(columns=str) does"
+            )
+        out[name] = _stored(name, column)
     return out
 
 
+def _stored(name: str, column: pd.Series) -> Any:
+    """Return a column as a tensor, as parts of one under their names, or as a list of plain values."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = torch.from_numpy(column.cat.codes.to_numpy(dtype=np.int64))
+        categories = _stored(name, pd.Series(column.cat.categories))
+        return {"codes": codes, "categories": categories, "ordered": bool(column.cat.ordered)}
+    if pd.api.types.is_integer_dtype(column.dtype) and not isinstance(column.dtype, np.dtype) and column.hasnans:
+        missing, filled = column.isna().to_numpy(dtype=bool), column.fillna(0)
+        values = filled.to_numpy(dtype=np.uint64 if pd.api.types.is_unsigned_integer_dtype(column.dtype) else np.int64)
+        return {"integers": torch.from_numpy(values.copy()), "missing": torch.from_numpy(missing.copy())}
+    values = column.to_numpy()
+    if values.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))))
+    if values.dtype.kind == "M":
+        return {"dates": torch.from_numpy(values.astype("datetime64[us]").astype(np.int64))}
+    plain = [None if pd.isna(v) is True else v for v in column.astype(object)]
+    wrong = next((v for v in plain if not isinstance(v, (str, bool, int, float, type(None)))), None)
+    if wrong is not None:
+        raise InputError(
+            f"columns: found {type(wrong).__name__} in {name!r}, which no file can hold, expected numbers, texts or "
+            "dates"
+        )
+    return plain
+
+
 def _frame(columns: Mapping[str, Any], num_items: int) -> pd.DataFrame:
-    content: dict[str, Any] = {}
-    for name, values in columns.items():
-        if isinstance(values, Tensor):
-            content[name] = values.numpy()
-        elif isinstance(values, Mapping):
-            content[name] = values["dates"].numpy().astype("datetime64[us]")
-        else:
-            content[name] = values
-    return pd.DataFrame(content, index=range(num_items))
+    return pd.DataFrame({name: _opened(values) for name, values in columns.items()}, index=range(num_items))
+
+
+def _opened(values: Any) -> Any:
+    """Return what :func:`_stored` was called with."""
+    if isinstance(values, Tensor):
+        return values.numpy()
+    if not isinstance(values, Mapping):
+        mixed = any(v is None for v in values) and any(type(v) is int for v in values)  # Floats would round these.
+        return pd.Series(values, dtype=object) if mixed else values
+    if "codes" in values:
+        categories = pd.Index(_opened(values["categories"]))
+        return pd.Categorical.from_codes(values["codes"].numpy(), categories, ordered=bool(values["ordered"]))
+    if "integers" in values:
+        return pd.arrays.IntegerArray(values["integers"].numpy(), values["missing"].numpy())
+    return values["dates"].numpy().astype("datetime64[us]")
 
 
 def _user_state(recommender: GrowingLists) -> dict[str, Any] | None:

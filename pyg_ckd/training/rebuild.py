@@ -157,6 +157,11 @@ def build_strategy(path: str | os.PathLike[str], student: Backbone, content: Any
 def _backbone_class(
     path: str | os.PathLike[str], name: str, place: str | None, backbones: Mapping[str, type[Backbone]] | None
 ) -> type[Backbone]:
+    if not isinstance(backbones, (Mapping, type(None))):
+        raise InputError(
+            f"backbones: found {type(backbones).__name__}, expected a mapping from names to classes, such as "
+            f"{{{name!r}: {name}}}"
+        )
     known = discovered() if backbones is None else backbones
     cls = known.get(name)
     if cls is not None and (backbones is not None or place in (None, path_of(cls))):

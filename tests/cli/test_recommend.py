@@ -248,3 +248,9 @@ def test_a_warning_is_one_line_without_code(given, tmp_path) -> None:
     assert done.stderr.splitlines() == [
         "pyg-ckd: warning: recommend: 1 of 2 users is unknown (first: 8); they get the items with most interactions"
     ]
+
+
+def test_a_dash_makes_no_folder(given, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fails(capsys, command(given, "-")).startswith("pyg-ckd: error: out -: found a dash, expected")
+    assert not (tmp_path / "-").exists()

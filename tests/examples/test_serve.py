@@ -11,12 +11,16 @@ import torch
 from pyg_ckd import __version__
 from pyg_ckd.data import Embeddings, build_data
 from pyg_ckd.datasets import load
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.serving import Recommender
+from pyg_ckd.serving.ids import Ids
 from pyg_ckd.training.model import save_model
 
 testclient = pytest.importorskip("fastapi.testclient")
 serve = pytest.importorskip("examples.serve")
+
+JSON = {"content-type": "application/json"}
 
 
 def recommender(num_users: int = 6, text: bool = False) -> Recommender:
@@ -134,3 +138,40 @@ def test_the_example_is_short_and_the_image_runs_it() -> None:
     image = (folder / "Dockerfile").read_text(encoding="utf-8")
     assert "examples.serve:app" in image
     assert ".[serve]" in image
+
+
+def test_users_with_a_slash_are_asked_for_by_their_names() -> None:
+    source = recommender(text=True)
+    source.users = Ids("user", ["a/b", *(f"u{n}" for n in range(1, 6))], 6)
+    client = testclient.TestClient(serve.app(source))
+    for name in ("a%2Fb", "a/b"):
+        assert client.get(f"/recommend/{name}?k=2").json()[0]["user"] == "a/b"
+
+
+@pytest.mark.filterwarnings("ignore:recommend")
+@pytest.mark.parametrize("text", [True, False], ids=["text", "numbers"])
+@pytest.mark.parametrize("unknown", ["error", "popular"])
+def test_what_is_no_id_gets_one_clear_line(text: bool, unknown: str, monkeypatch) -> None:
+    monkeypatch.setenv("UNKNOWN", unknown)
+    client = testclient.TestClient(serve.app(recommender(text=text)))
+    for users, line in (
+        ("true", "users: found True, "),
+        ("1.0", "users: found 1.0, "),
+        ("null", "users: found None, "),
+    ):
+        answer = client.post("/recommend", content=f'{{"users": [{users}]}}', headers=JSON)
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith(line)
+    answer = client.post("/recommend", content='{"users": ["\\ud800"], "k": 2}', headers=JSON)
+    assert answer.status_code == (404 if unknown == "error" else 422)
+    assert "ud800" in answer.json()["error"]
+
+
+def test_a_wrong_environment_stops_the_service_at_its_start(monkeypatch) -> None:
+    monkeypatch.setenv("UNKNOWN", "foo")
+    with pytest.raises(InputError, match=r"'foo'.* valid names are error, popular"):
+        serve.app(recommender())
+    for name in ("UNKNOWN", "CHECKPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=r"^checkpoint \$CHECKPOINT: found no such file"):
+        serve.app()

@@ -208,3 +208,58 @@ def test_an_index_comes_back_with_its_recommender(data, tmp_path) -> None:
 def test_a_list_of_one_item_has_no_trade_off(data) -> None:
     with pytest.raises(InputError, match="k: found 1, expected at least 2"):
         Recommender(tables(), data).trade_off(k=1)
+
+
+def test_the_trade_off_is_of_users_who_have_a_list(data) -> None:
+    source = Recommender(tables(), data)
+    one = source.trade_off(2, [0, 0.5], "u0", False, [100, 110, 120, 130])
+    some = source.trade_off(2, [0, 0.5], None, False, {"u0": [100, 110, 120, 130]})
+    assert some.kept.tolist() == one.kept.tolist()
+    assert some.kept[0.0] == 1
+    seen = source.with_seen({"u0": [100 + 10 * n for n in range(ITEMS)]})
+    with pytest.raises(InputError, match="user 'u0' has seen every one of the 9 items"):
+        seen.trade_off(2, user_ids="u0")
+
+
+@pytest.mark.parametrize("values", [0.2, [], "0.2", None], ids=repr)
+def test_a_trade_off_needs_values(data, values) -> None:
+    with pytest.raises(InputError, match=r"^diversity: found .*, expected the values to try"):
+        Recommender(tables(), data).trade_off(2, values)
+
+
+@pytest.mark.parametrize("value", ["false", None, 0, 1], ids=repr)
+def test_whether_seen_items_are_left_out_is_a_truth_value(data, value, tmp_path) -> None:
+    source = Recommender(tables(), data)
+    for ask in (source.recommend, lambda **given: source.export_top_k(tmp_path / "lists.csv", **given)):
+        with pytest.raises(InputError, match=r"^exclude_seen: found .*, expected True or False"):
+            ask(k=3, exclude_seen=value)
+    assert source.recommend("u0", 3, np.bool_(True)).items.tolist() == source.recommend("u0", 3).items.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:recommend")
+def test_unknown_users_have_no_candidates_of_their_own(data) -> None:
+    source = Recommender(tables(), data)
+    got = source.recommend(["u0", "new"], 2, False, {"u0": [100, 110]}, unknown="popular")
+    assert sorted(got.items[0].tolist()) == [100, 110]
+    assert got.items[1].tolist() == [-1, -1]
+    assert got.to_frame().user.tolist() == ["u0", "u0"]
+    with pytest.raises(InputError, match="the unknown user has nothing left among"):
+        source.recommend(["new"], 2, False, {"u0": [100, 110]}, unknown="popular")
+
+
+def test_a_series_of_lists_is_a_mapping_and_a_frame_is_refused(data) -> None:
+    source = Recommender(tables(), data)
+    given = {"u0": [100, 110], "u3": [120]}
+    frame = pd.DataFrame({"item": [100, 110]})
+    for name in ("candidates", "exclude"):
+        users = list(given)
+        got = source.recommend(users, 2, False, **{name: pd.Series(given)})
+        assert got.items.tolist() == source.recommend(users, 2, False, **{name: given}).items.tolist()
+        with pytest.raises(InputError, match=rf"^{name}: item ids: found a DataFrame, .* frame\['item'\]"):
+            source.recommend(users, 2, False, **{name: frame})
+        with pytest.raises(InputError, match=f"^{name}: found user 'u0' twice"):
+            source.recommend(users, 2, False, **{name: pd.Series([[100], [110]], index=["u0", "u0"])})
+    ids = pd.Series([100, 110, 120])
+    assert (
+        source.recommend("u0", 2, False, ids).items.tolist() == source.recommend("u0", 2, False, [*ids]).items.tolist()
+    )

@@ -186,3 +186,36 @@ def test_any_ids_come_back_from_any_export(ids: list[Any], k: int, suffix: str) 
 
 def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ["u1"]], ids=repr)
+def test_a_missing_user_gets_no_list_of_another(missing: Any, tmp_path) -> None:
+    source = recommender(USER_NAMES, ITEM_NAMES)
+    for ask in (lambda **given: source.export_top_k(tmp_path / "lists.jsonl", 2, **given), source.recommend):
+        with pytest.raises(InputError, match=r"^user ids: found .* at position 1, expected text or an integer"):
+            ask(user_ids=["u1", missing], unknown="popular")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", export.TOP_K_FORMATS)
+def test_users_without_items_have_no_row_though_a_whole_part_has_none(suffix: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "_ROWS", 10)
+    path = recommender().export_top_k(tmp_path / f"lists{suffix}", 2, candidates={7: [1, 2, 3]})
+    if suffix.startswith(".jsonl"):
+        assert pd.read_json(path, lines=True).user.tolist() == [7]
+    else:
+        assert (pd.read_parquet if suffix == ".parquet" else pd.read_csv)(path).user.tolist() == [7, 7]
+    with pytest.raises(InputError, match="user 3 has seen every one of the 1 candidates"):
+        recommender().export_top_k(tmp_path / f"none{suffix}", 1, user_ids=[3], candidates=[3])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_names_that_no_file_can_have_are_refused(tmp_path) -> None:
+    source = recommender(["\ud800", *USER_NAMES[1:]], ITEM_NAMES)
+    with pytest.raises(InputError, match="null character"):
+        source.export_top_k(f"{tmp_path}/a\0.csv")
+    with pytest.raises(InputError, match=r"^out -: found a dash, expected the name of a file"):
+        source.export_top_k("-")
+    with pytest.raises(InputError, match=r"^user_id: found .* lone surrogates"):
+        source.export_top_k(tmp_path / "lists.csv", 2)
+    assert not list(tmp_path.iterdir())

@@ -161,3 +161,41 @@ def test_any_ids_are_rows_and_ids_again(values: list[int] | list[str]) -> None:
 
 def test_an_array_without_dimensions_is_one_id() -> None:
     assert Ids("user", ["u0", "u1"], 2).rows(np.array("u1")).tolist() == [1]
+
+
+@pytest.mark.parametrize("one", [None, float("nan"), pd.NA, pd.NaT, [1, 2], True, 1.5, b"ann"], ids=repr)
+@pytest.mark.parametrize("values", [INTEGERS, STRINGS], ids=["integers", "strings"])
+def test_what_is_missing_or_no_id_is_nobody_new(values, one) -> None:
+    known = Ids("user", values, 4)
+    first = "ann" if values is STRINGS else 70
+    with pytest.raises(InputError, match=r"^user ids: found .* at position 1, expected text or an integer"):
+        known.find([first, one])
+    with pytest.raises(InputError, match=r"^unknown user"):
+        known.rows([first, one])
+
+
+def test_unsigned_integers_are_the_same_ids_and_larger_ones_are_refused() -> None:
+    known = Ids("item", torch.tensor([5, 6]), 2)
+    more = known.extended(np.array([7, 8], dtype=np.uint64), 2)
+    assert more.take(np.arange(4)).tolist() == [5, 6, 7, 8]
+    assert more.rows(np.array([8], dtype=np.uint64)).tolist() == [3]
+    with pytest.raises(
+        InputError, match=r"^new items: found id 9223372036854775808 at position 1, expected integers from"
+    ):
+        known.extended(np.array([7, 2**63], dtype=np.uint64), 2)
+    with pytest.raises(InputError, match=r"^unknown item 9223372036854775808"):
+        known.rows(np.array([2**63], dtype=np.uint64))
+
+
+def test_a_frame_is_no_list_of_ids() -> None:
+    with pytest.raises(
+        InputError, match=r"^user ids: found a DataFrame, expected .* take the column .* frame\['user'\]"
+    ):
+        Ids("user", STRINGS, 4).rows(pd.DataFrame({"user": ["ann"]}))
+
+
+def test_text_that_is_no_unicode_is_unknown() -> None:
+    for asked in ("\ud800", ["ann", "\ud800"], ["ann", "\ud800", 3]):
+        with pytest.raises(InputError, match=r"^unknown user '\\ud800'"):
+            Ids("user", STRINGS, 4).rows(asked)
+    assert Ids("user", ["\ud800", "ann"], 2).rows(["ann", "\ud800"]).tolist() == [1, 0]

@@ -82,3 +82,32 @@ def test_without_faiss_the_extra_is_named(monkeypatch) -> None:
 def test_nobody_gets_nothing(faiss) -> None:
     found = ItemIndex(recommender()).recommend([], k=3)
     assert found.items.shape == (0, 3)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF3,Flat", "HNSW8"])
+@pytest.mark.parametrize("name", ["items.faiss", "items.pt"])
+def test_an_index_of_other_items_is_refused(faiss, factory: str, name: str, tmp_path) -> None:
+    source, other = recommender(), recommender()
+    other.embeddings = other.embeddings._replace(item=other.embeddings.item.flip(0))
+    path = ItemIndex(source, factory).save(tmp_path / name)
+    found = ItemIndex.load(path, recommender()).recommend(k=3)
+    assert np.array_equal(found.items, ItemIndex(source, factory).recommend(k=3).items)
+    with pytest.raises(InputError, match=r"^index .*: found the items of another recommender"):
+        ItemIndex.load(path, other)
+
+
+def test_an_index_that_stores_codes_is_opened(faiss, tmp_path) -> None:
+    path = ItemIndex(recommender(), "SQ8").save(tmp_path / "items.faiss")
+    assert ItemIndex.load(path, recommender()).recommend(k=3).items.shape == (50, 3)
+
+
+def test_arguments_of_other_types_are_named(faiss) -> None:
+    source = recommender()
+    for call, words in (
+        (lambda: ItemIndex(tuple(source.embeddings)), "index: found tuple, expected a recommender"),
+        (lambda: ItemIndex(source, 5), r"factory: found 5 \(int\), expected a text"),
+        (lambda: ItemIndex(source, None, 5), r"parameters: found 5 \(int\), expected a text"),
+        (lambda: ItemIndex(source).recommend(k=3, exclude_seen="no"), "exclude_seen: found 'no'"),
+    ):
+        with pytest.raises(InputError, match=f"^{words}"):
+            call()

@@ -121,3 +121,9 @@ def test_what_needs_tables_or_a_model_is_refused_in_one_line(data: HeteroData, t
 def test_weights_of_another_graph_are_refused(data: HeteroData, make_data) -> None:
     with pytest.raises(InputError, match="found weights for 12 users and 9 items, expected 30 and 22"):
         NeighbourhoodRecommender(ease(make_data()), data)
+
+
+def test_new_users_are_in_a_saved_one(data: HeteroData, tmp_path: Path) -> None:
+    source = NeighbourhoodRecommender(ease(data, ridge=10), data).with_new_users([[100, 120], [130]], ["n", "m"])
+    opened = Recommender.load(source.save(tmp_path / "tonight.pt"))
+    assert opened.recommend(["n", "m", "u1"], 4).items.tolist() == source.recommend(["n", "m", "u1"], 4).items.tolist()

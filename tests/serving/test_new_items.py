@@ -162,3 +162,27 @@ def test_what_nobody_knows_is_refused_with_the_ways_out():
     wrong = {"visual": np.ones((NEW, 5)), "textual": new()["textual"]}
     with pytest.raises(InputError, match=r"new items: 'visual' has shape \[6, 5\], expected \[6, 12\]"):
         recommender(graph("pca")).with_new_items(wrong)
+
+
+@pytest.mark.parametrize("features", [None, [RAW["visual"]], RAW["visual"]], ids=["none", "list", "array"])
+def test_features_are_a_mapping(features) -> None:
+    source = recommender(graph("standardize"))
+    with pytest.raises(
+        InputError, match=r"^new items: found features of type \w+, expected a mapping .* \{'visual': x\}"
+    ):
+        source.with_new_items(features)
+    if features is not None:
+        with pytest.raises(InputError, match=r"^known items: found features of type"):
+            source.with_new_items(new(), known_features=features)
+
+
+def test_features_that_are_not_finite_are_named_without_a_mask_that_none_can_give() -> None:
+    wrong = new()
+    wrong["visual"] = wrong["visual"].copy()
+    wrong["visual"][2, 3] = np.nan
+    with pytest.raises(
+        InputError, match=r"^new items: features of 'visual' are not finite in 1 rows, first in row 2"
+    ) as caught:
+        recommender(graph("standardize")).with_new_items(wrong)
+    assert "has_visual" not in str(caught.value)
+    assert "without 'visual'" in str(caught.value)

@@ -174,3 +174,42 @@ def test_users_of_fism_are_exactly_those_of_the_model_on_the_newer_graph(tmp_pat
 def test_a_model_without_its_graph_says_so(saved) -> None:
     with pytest.raises(InputError, match=r"which needs the graph .* Recommender\.load\(model, data\)"):
         Recommender.load(saved[0])
+
+
+def scores_of_views(
+    source: Recommender, model: FISM, data: HeteroData, views: list, user: int, item: int
+) -> list[float]:
+    """Return the scores of a pair of rows, the user computed from all that it has met."""
+    row, met_items = source.history.of(torch.tensor([user]))
+    tables = embed(model, data, views)
+    return [float(source.user_map()(one.item, row, met_items, 1)[0] @ one.item[item]) for one in tables]
+
+
+def test_shares_are_of_what_users_have_met_since() -> None:
+    data = yesterday()
+    model = build(FISM, data, 0, embedding_dim=4)
+    source = Recommender(model, data)
+    clicks = {"u0": [n for n in range(500, 525) if n not in met(0)][:5]}
+    later = source.with_seen(clicks)
+    got = later.explain(["u0", "u1"], 503)
+    none, visual, text, full = scores_of_views(later, model, data, [(), "visual", "text", None], 0, 3)
+    shares = [none, (visual - none + full - text) / 2, (text - none + full - visual) / 2]
+    assert got.shares[0].tolist() == pytest.approx(shares, abs=1e-5)
+    assert got.shares.sum(axis=1).tolist() == pytest.approx(got.scores.tolist(), abs=1e-6)
+    assert got.shares[1].tolist() == pytest.approx(source.explain("u1", 503).shares[0].tolist(), abs=1e-6)
+    new = source.with_new_items({m: np.ones((1, d)) for m, d in NAMES.items()}, [900]).with_seen({"u0": [900]})
+    assert new.explain("u1", 503).shares.shape == (1, 3)
+    with pytest.raises(InputError, match=r"^explain: user 'u0' has met items that were added without training"):
+        new.explain("u0", 503)
+
+
+def test_a_model_that_was_trained_on_is_not_explained() -> None:
+    data = yesterday()
+    model = build(VBPR, data, 0, embedding_dim=4)
+    source = Recommender(model, data)
+    source.explain("u0", 503)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-3)
+    with pytest.raises(InputError, match=r"^explain: the model has changed since its embeddings were computed"):
+        source.explain("u0", 503)

@@ -257,3 +257,10 @@ def test_a_recommender_keeps_its_tables_whatever_becomes_of_those_that_it_was_ma
     before = [x.clone() for x in recommender.embeddings]
     module.table.data += 1
     assert all(torch.equal(x, y) for x, y in zip(recommender.embeddings, before, strict=True))
+
+
+def test_sparse_tables_are_refused(data) -> None:
+    with pytest.raises(
+        InputError, match=r"^embeddings: found sparse tensors, expected dense ones; pass table.to_dense"
+    ):
+        Recommender(tuple(table.to_sparse() for table in tables()), data)

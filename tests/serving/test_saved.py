@@ -14,7 +14,7 @@ from pyg_ckd.evaluation import ease, item_knn, item_knn_content
 from pyg_ckd.nn import FISM, VBPR
 from pyg_ckd.serving import NeighbourhoodRecommender, Recommender
 from pyg_ckd.training import build, save_checkpoint
-from pyg_ckd.training.model import read_model
+from pyg_ckd.training.model import read_model, save_model
 from tests.serving.test_export import ITEM_NAMES, USER_NAMES, recommender
 from tests.serving.test_recommender import ITEMS, USERS, named
 
@@ -167,3 +167,44 @@ def test_a_recommender_can_be_safetensors_as_models_are(data, tmp_path) -> None:
     assert np.array_equal(mine, theirs)
     with pytest.raises(InputError, match="found a checkpoint of kind 'recommender', expected 'model'; it only serves"):
         read_model(path)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "uint64", "object"])
+def test_large_integers_of_columns_stay_what_they_are(dtype: str, tmp_path) -> None:
+    codes = [2**53 + n for n in range(29)]  # The last item has no row.
+    columns = pd.DataFrame({"code": pd.Series(codes, dtype=dtype), "item": ITEM_NAMES[:29]})
+    source = recommender(USER_NAMES, ITEM_NAMES).with_columns(columns)
+    for one in (source, Recommender.load(source.save(tmp_path / "r.pt"))):
+        for where in ({"code": 2**53 + 1}, {"code": lambda x: (x == 2**53 + 1).fillna(False)}):
+            got = one.recommend("u0", 1, exclude_seen=False, where=where)
+            assert got.items.tolist() == [["ä1"]]
+        assert int(one.columns.code.isna().sum()) == 1
+    grown = source.with_new_items({"visual": torch.ones(1, 4)}, ["late"])
+    assert grown.recommend("u0", 1, exclude_seen=False, where={"code": 2**53 + 1}).items.tolist() == [["ä1"]]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("kinds", [["small", "medium", "large"], [3, 1, 2]], ids=["texts", "numbers"])
+def test_categories_keep_their_order(ordered: bool, kinds: list, tmp_path) -> None:
+    values = pd.Categorical([*kinds, None] * 7 + kinds[:2], kinds, ordered=ordered)
+    source = recommender(USER_NAMES, ITEM_NAMES).with_columns(pd.DataFrame({"size": values, "item": ITEM_NAMES}))
+    again = Recommender.load(source.save(tmp_path / "r.pt"))
+    pd.testing.assert_frame_equal(again.columns, source.columns)
+    same_lists(source, again, where={"size": kinds[1]})
+    if ordered:
+        same_lists(source, again, where={"size": lambda x: x < kinds[2]})
+
+
+def test_a_column_whose_name_is_no_text_is_not_saved_under_another(tmp_path) -> None:
+    source = recommender(USER_NAMES, ITEM_NAMES).with_columns(pd.DataFrame({5: range(30), "item": ITEM_NAMES}))
+    assert source.recommend("u0", 1, False, where={5: 3}).items.tolist() == [["ä3"]]
+    with pytest.raises(InputError, match=r"^columns: found the name 5 \(int\), which no file can hold"):
+        source.save(tmp_path / "r.pt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("backbones", [[VBPR], VBPR, "VBPR"], ids=["list", "class", "text"])
+def test_backbones_are_a_mapping(backbones, data, tmp_path) -> None:
+    save_model(tmp_path / "model.pt", build(VBPR, data, 0), data)
+    with pytest.raises(InputError, match=r"^backbones: found .*, expected a mapping .* \{'VBPR': VBPR\}"):
+        Recommender.load(tmp_path / "model.pt", data, backbones)
