@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.ids import comparable, id_column
+from pyg_ckd.data.ids import comparable, id_column, value_at
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.modules import device_of, dtype_of, evaluating, lazy_parameters, module_views, reads_rows
 from pyg_ckd.errors import InputError, unknown_name
@@ -179,20 +179,23 @@ def warn_of_other_ids(model: nn.Module, data: HeteroData) -> None:
     Warns:
         UserWarning: If users or items have other ids, or the same in another order.
     """
-    trained = next((known for part in model.modules() if (known := getattr(part, "trained_on", None))), None)
-    for kind in ("user", "item") if trained is not None else ():
-        mine, theirs = trained.ids.get(kind), getattr(data, f"{kind}_id", None)
-        if mine is None or theirs is None or len(mine) != len(theirs) or mine is theirs:
+    known = (getattr(getattr(part, "trained_on", None), "ids", None) for part in model.modules())
+    before = next((ids for ids in known if isinstance(ids, Mapping)), {})
+    for kind in ("user", "item"):
+        mine, theirs = before.get(kind), getattr(data, f"{kind}_id", None)
+        if mine is None or theirs is None or (isinstance(mine, list) and isinstance(theirs, list) and mine == theirs):
             continue
-        columns = (id_column(ids, f"{kind}_id") for ids in (mine, theirs))
-        before, now = (column.to_numpy() for column in comparable(*columns))
-        other = np.flatnonzero(before != now)
+        try:
+            was, found = comparable(*(id_column(ids, f"{kind}_id") for ids in (mine, theirs)))
+        except InputError:
+            continue  # A model is evaluated without a look at ids.
+        other = np.flatnonzero(was.to_numpy() != found.to_numpy()) if len(was) == len(found) else np.empty(0)
         if other.size:
             row = int(other[0])
             warnings.warn(
-                f"model: found a graph with other {kind} ids than it was trained on ({other.size} of {now.size}; row "
-                f"{row} is {now[row]!r} and was {before[row]!r}), so that its scores are those of others; give the "
-                "graph of training, or open the model with pyg_ckd.training.open_model(path, data)",
+                f"model: found a graph with other {kind} ids than it was trained on ({other.size} of {len(was)}; row "
+                f"{row} is {value_at(found, row)!r} and was {value_at(was, row)!r}), so that its scores are those of "
+                "others; give the graph of training, or open the model with pyg_ckd.training.open_model(path, data)",
                 stacklevel=4,
             )
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,7 +92,12 @@ class Evaluator:
     ) -> None:
         check_graph(data)
         k, mask = as_integers(k, "k"), as_names(mask, "mask")
-        metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else tuple(metrics)
+        metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else metrics
+        if not isinstance(metrics, Iterable):
+            raise InputError(
+                f"metrics: found {metrics!r}, expected names such as ['recall', 'ndcg'], or leave them out"
+            )
+        metrics = tuple(metrics)
         if split == "train":
             raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
         if split in mask:
@@ -313,8 +318,8 @@ def evaluate(
         candidates: Items that are ranked: ``"all"``, ``"cold"`` (without a training interaction) or ``"warm"``.
 
     Raises:
-        InputError: If a name is unknown, a cut-off is out of range, the split is empty or masked, scores are not finite,
-            or a view is asked for of what has none.
+        InputError: If a name is unknown, a cut-off is out of range, the split is empty or masked, scores are not
+            finite, or a view is asked for of what has none.
 
     Warns:
         UserWarning: If the model was trained on a graph with other ids.
@@ -324,7 +329,9 @@ def evaluate(
         ready = isinstance(model, Scorer) and not isinstance(model, nn.Module)
         if ready:
             check_no_view(model, view)
-        tables: Any = model if ready else as_tables(model, data, None if view is None else as_view(view, data.modalities))
+        tables: Any = (
+            model if ready else as_tables(model, data, None if view is None else as_view(view, data.modalities))
+        )
     return evaluator(tables, per_user, cold)
 
 

@@ -8,7 +8,6 @@ import warnings
 import torch
 from torch import Tensor
 
-
 _HALF = (torch.float16, torch.bfloat16)
 """Types without sparse products on the CPU: there, products are made in float32 and rounded."""
 

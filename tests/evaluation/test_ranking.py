@@ -413,3 +413,10 @@ def test_tables_and_scores_have_no_views(view, make_data):
     for model in (random_embeddings(data), tuple(random_embeddings(data)), item_knn(data)):
         with pytest.raises(InputError, match=r"view: found .* of .*, expected a model: tables have no views"):
             evaluate(model, data, k=3, view=view)
+
+
+@pytest.mark.parametrize("metrics", [None, 5])
+def test_metrics_that_are_no_names_are_refused(metrics, make_data):
+    data = make_data()
+    with pytest.raises(InputError, match=rf"^metrics: found {metrics}, expected names such as"):
+        evaluate(random_embeddings(data), data, k=3, metrics=metrics)
