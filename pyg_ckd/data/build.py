@@ -36,7 +36,7 @@ from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, feedback_columns, liked
 from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
-from pyg_ckd.data.inputs import RATES, check_whole
+from pyg_ckd.data.inputs import RATES, check_graph, check_whole
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
@@ -209,7 +209,11 @@ def fingerprint(data: HeteroData) -> str:
 
     Args:
         data: A graph from :func:`build_data`.
+
+    Raises:
+        InputError: If it is none.
     """
+    check_graph(data)
     digest = hashlib.sha256(repr((data["user"].num_nodes, data["item"].num_nodes, list(data.modalities))).encode())
     item, rates = data["item"], data[RATES]
     for m in data.modalities:

@@ -29,6 +29,12 @@ def id_column(values: Any, where: str) -> pd.Series:
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise InputError(f"{where}: found {values!r}, expected a list of ids, one per row")
+    if isinstance(values, pd.MultiIndex):
+        levels = ", ".join(repr(name) for name in values.names)
+        raise InputError(
+            f"{where}: found an index of {values.nlevels} levels ({levels}), expected one id per row; take the level "
+            "of the ids alone, as frame.reset_index().set_index(NAME) does"
+        )
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     if getattr(values, "ndim", 1) != 1:
@@ -44,13 +50,16 @@ def id_column(values: Any, where: str) -> pd.Series:
             f"fill or drop them"
         )
     if pd.api.types.is_integer_dtype(column):
-        return pd.Series(column.to_numpy(dtype=np.uint64 if column.max() > _LARGEST else np.int64))
+        large = len(column) > 0 and column.max() > _LARGEST
+        return pd.Series(column.to_numpy(dtype=np.uint64 if large else np.int64))
     if _is_text(column):
         return column
+    if not len(column):
+        return column.astype(str)
     if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
         kinds = column.map(type)
-        if not column.size or kinds.map(lambda kind: issubclass(kind, _IDS) and kind is not bool).all():
-            whole = column.size > 0 and kinds.map(lambda kind: issubclass(kind, (int, np.integer))).all()
+        if kinds.map(lambda kind: issubclass(kind, _IDS) and kind is not bool).all():
+            whole = kinds.map(lambda kind: issubclass(kind, (int, np.integer))).all()
             numbers = pd.Series(column.tolist()) if whole else column
             return numbers if pd.api.types.is_integer_dtype(numbers) else column.astype(str)
     raise wrong_id(column, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.ids import comparable, id_column, value_at
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.modules import device_of, dtype_of, evaluating, lazy_parameters, module_views, reads_rows
 from pyg_ckd.errors import InputError, unknown_name
@@ -124,15 +126,20 @@ def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
         model: As in :func:`embed`; or :class:`~pyg_ckd.data.Embeddings`, or a pair of tensors or arrays (user
             ``[U, D]``, item ``[I, D]``).
         data: The graph.
-        view: The view; tables have but one.
+        view: The view; tables have but one, which is that of :obj:`None`.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If it is neither, or a view of tables is asked for.
+
+    Warns:
+        UserWarning: If a model was trained on other ids, see :func:`warn_of_other_ids`.
     """
+    if isinstance(model, nn.Module):
+        warn_of_other_ids(model, data)
+        return embed(model, data, [view])[0]
+    check_no_view(model, view)
     if isinstance(model, Embeddings):
         return model
-    if isinstance(model, nn.Module):
-        return embed(model, data, [view])[0]
     dense: Any = getattr(model, "dense", None)
     if dense is not None:  # Embeddings that are computed when they are read.
         return dense()
@@ -144,6 +151,54 @@ def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
         f"model: found {type(model).__name__}, expected a backbone, an objective, a module with forward(x_dict, "
         "edge_index) -> (user, item), or a pair of tables (user [U, D], item [I, D])"
     )
+
+
+def check_no_view(model: Any, view: Any) -> None:
+    """Refuse a view of what has none, as tables and closed forms.
+
+    Args:
+        model: What is no module.
+        view: The view that was asked for.
+
+    Raises:
+        InputError: If it is not :obj:`None`.
+    """
+    if view is not None:
+        raise InputError(
+            f"view: found {view!r} of {type(model).__name__}, expected a model: tables have no views; leave it out"
+        )
+
+
+def warn_of_other_ids(model: nn.Module, data: HeteroData) -> None:
+    """Warn of a graph whose rows have other ids than those of the graph that a model was trained on.
+
+    Args:
+        model: The model; nothing is known of one that was not trained by this library.
+        data: The graph; nothing is said of one without ids, or of another size.
+
+    Warns:
+        UserWarning: If users or items have other ids, or the same in another order.
+    """
+    known = (getattr(getattr(part, "trained_on", None), "ids", None) for part in model.modules())
+    before = next((ids for ids in known if isinstance(ids, Mapping)), {})
+    for kind in ("user", "item"):
+        mine, theirs = before.get(kind), getattr(data, f"{kind}_id", None)
+        if mine is None or theirs is None or (isinstance(mine, list) and isinstance(theirs, list) and mine == theirs):
+            continue
+        try:
+            was, found = comparable(*(id_column(ids, f"{kind}_id") for ids in (mine, theirs)))
+        except InputError:
+            continue  # A model is evaluated without a look at ids.
+        other = np.flatnonzero(was.to_numpy() != found.to_numpy()) if len(was) == len(found) else np.empty(0)
+        if other.size:
+            row = int(other[0])
+            warnings.warn(
+                f"model: found a graph with other {kind} ids than it was trained on ({other.size} of {len(was)}; row "
+                f"{row} is {value_at(found, row)!r} and was {value_at(was, row)!r}), so that its scores are those of "
+                "others; give the graph of training, or open the model with pyg_ckd.training.open_model(path, data)",
+                stacklevel=4,
+            )
+            return
 
 
 def initialise_lazy(model: nn.Module, data: HeteroData) -> None:

@@ -19,6 +19,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
 from pyg_ckd.data.impute import impute_mean
+from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.mapped import file_of, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -261,11 +262,14 @@ class RecordedTransform(FeatureTransform):
         earlier: The earlier graph, or its ``data.prepared``.
 
     Raises:
-        InputError: When it is applied, if the earlier graph does not know what became of a modality.
+        InputError: If ``earlier`` is neither; and when it is applied, if the earlier graph does not know what became of
+            a modality.
     """
 
     def __init__(self, earlier: HeteroData | Mapping[str, Any]) -> None:
         super().__init__()
+        if not isinstance(earlier, (HeteroData, Mapping)):
+            check_graph(earlier)
         self.records = dict(getattr(earlier, prepared.KEY, None) or {}) if isinstance(earlier, HeteroData) else earlier
 
     def transform_rows(self, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer, as_seed
-from pyg_ckd.data.inputs import embed, held_out
+from pyg_ckd.arguments import as_integer, as_number, as_seed
+from pyg_ckd.data.inputs import check_graph, embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError
@@ -99,11 +99,12 @@ def estimate_effects(
         seed: Seed of negatives and resamples.
 
     Raises:
-        InputError: If there is nothing to measure on, or an argument is out of its range.
+        InputError: If there is no graph or nothing to measure on, or an argument is out of its range.
     """
     import pandas as pd
 
-    k, seed = as_integer(k, "k"), as_seed(seed)
+    check_graph(data)
+    k, seed, confidence = as_integer(k, "k"), as_seed(seed), as_number(confidence, "confidence")
     num_negatives = as_integer(num_negatives, "num_negatives")
     num_bootstrap = as_integer(num_bootstrap, "num_bootstrap")
     if not 0 < confidence < 1 or num_negatives < 1 or num_bootstrap < 1:

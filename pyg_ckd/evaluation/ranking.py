@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integers, as_names, plain_number
-from pyg_ckd.data.inputs import RATES, as_tables, check_graph, held_out
+from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_no_view, held_out
 from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError, unknown_name
@@ -22,7 +22,7 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
-from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, Tables
+from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, Tables, check_best
 from pyg_ckd.scoring.views import as_view
 
 if TYPE_CHECKING:
@@ -92,7 +92,12 @@ class Evaluator:
     ) -> None:
         check_graph(data)
         k, mask = as_integers(k, "k"), as_names(mask, "mask")
-        metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else tuple(metrics)
+        metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else metrics
+        if not isinstance(metrics, Iterable):
+            raise InputError(
+                f"metrics: found {metrics!r}, expected names such as ['recall', 'ndcg'], or leave them out"
+            )
+        metrics = tuple(metrics)
         if split == "train":
             raise InputError("split: found 'train', expected 'val' or 'test': training items are masked in the ranking")
         if split in mask:
@@ -195,10 +200,18 @@ class Evaluator:
         ptr = self._seen_ptr[start : stop + 1]
         row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
         seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
+
+        def left() -> Tensor:
+            cell = (row * self.num_items + seen.cpu()).unique()
+            if self._excluded is not None:
+                cell = cell[~self._excluded.cpu()[cell % self.num_items]]
+            return self._num_candidates - torch.bincount(cell // self.num_items, minlength=stop - start)
+
         scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
         if self._excluded is not None:
             scores.masked_fill_(self._excluded.to(scores.device), -math.inf)
         top = scores.topk(self._depth, dim=1)
+        check_best(top.values.cpu(), left)
         return top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu()
 
     def _probe(self, scorer: Scorer) -> Tensor:
@@ -305,12 +318,20 @@ def evaluate(
         candidates: Items that are ranked: ``"all"``, ``"cold"`` (without a training interaction) or ``"warm"``.
 
     Raises:
-        InputError: If a name is unknown, a cut-off is out of range, or the split is empty or masked.
+        InputError: If a name is unknown, a cut-off is out of range, the split is empty or masked, scores are not
+            finite, or a view is asked for of what has none.
+
+    Warns:
+        UserWarning: If the model was trained on a graph with other ids.
     """
     with present().together():
         evaluator = Evaluator(data, split, k, metrics, mask, candidates)
         ready = isinstance(model, Scorer) and not isinstance(model, nn.Module)
-        tables: Any = model if ready else as_tables(model, data, as_view(view, data.modalities))
+        if ready:
+            check_no_view(model, view)
+        tables: Any = (
+            model if ready else as_tables(model, data, None if view is None else as_view(view, data.modalities))
+        )
     return evaluator(tables, per_user, cold)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
+from pyg_ckd.arguments import as_number
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,11 +62,12 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
         confidence: Level of the interval, between 0 and 1.
 
     Raises:
-        InputError: If the lengths or the users differ, there are fewer than two pairs, a value is not finite, or the
-            level is out of range.
+        InputError: If the lengths or the users differ, there are fewer than two pairs, a value is no finite number,
+            differences overflow, or the level is out of range.
     """
     from scipy import stats
 
+    confidence = as_number(confidence, "confidence")
     if not 0 < confidence < 1:
         raise InputError(f"confidence: found {confidence}, expected a level between 0 and 1, such as 0.95")
     first, second = _vector("a", a), _vector("b", b)
@@ -74,19 +77,25 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
             "one value per user (or seed) for each model, in the same order"
         )
     second = _in_order_of(a, b, second)
-    num, delta = first.size, first - second
-    difference, error = float(delta.mean()), float(delta.std(ddof=1)) / math.sqrt(num)
+    with np.errstate(over="ignore", invalid="ignore"):
+        num, delta = first.size, first - second
+        difference, error = float(delta.mean()), float(delta.std(ddof=1)) / math.sqrt(num)
+        means = float(first.mean()), float(second.mean())
+    if not all(map(math.isfinite, (difference, error, *means))):
+        raise InputError(
+            f"paired test: found values up to {max(np.abs(first).max(), np.abs(second).max()):.3g}, whose differences "
+            "overflow, expected smaller ones; divide both by the largest"
+        )
     # Equal differences leave a rounding error of about one unit in the last place, which is not a spread.
     if error <= 4 * np.finfo(np.float64).eps * max(np.abs(first).max(), np.abs(second).max()):
         error, p_value = 0.0, float(difference == 0.0)
     else:
         p_value = float(2 * stats.t.sf(abs(difference) / error, num - 1))
     half = float(stats.t.ppf((1 + confidence) / 2, num - 1)) * error
-    means = float(first.mean()), float(second.mean())
     return PairedTest(*means, difference, difference - half, difference + half, p_value, num)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Iterable[float]) -> list[float]:
     """Correct p-values for the number of comparisons by Holm's step-down procedure.
 
     From `"A Simple Sequentially Rejective Multiple Test Procedure" <https://www.jstor.org/stable/4615733>`_: the
@@ -95,20 +104,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     anywhere has at most that probability, whatever the dependence between the comparisons.
 
     Args:
-        p_values: The p-values of one family, in any order.
+        p_values: The p-values of one family, in any order; of a series of pandas, whatever its index.
 
     Returns:
         The corrected p-values in the same order.
 
     Raises:
-        InputError: If a value is not between 0 and 1.
+        InputError: If a value is no number between 0 and 1.
     """
+    if not isinstance(p_values, Iterable):
+        raise InputError(f"Holm's correction: found {p_values!r}, expected the p-values of one family, such as [0.01]")
+    p_values = [as_number(value, f"Holm's correction, p_values[{n}]") for n, value in enumerate(p_values)]
     for place, value in enumerate(p_values):
         if not 0 <= value <= 1:
             raise InputError(f"Holm's correction: found {value} at p_values[{place}], expected numbers from 0 to 1")
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * float(p_values[place])))
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = largest
     return corrected
 
@@ -148,9 +160,22 @@ def _in_order_of(a: Any, b: Any, second: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _vector(name: str, values: Any) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
+    hint = "such as metrics.per_user['recall@20'] of evaluate(..., per_user=True)"
+    expected = "expected one value per user (or seed)"
+    if isinstance(values, Mapping):
+        raise InputError(f"paired test: found {type(values).__name__} in the place of {name}, {expected}, {hint}")
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    try:
+        given = np.asarray(values)
+        if given.dtype.kind not in "biufO":
+            raise TypeError
+        array = given.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):  # PyTorch has the last one for tensors with gradient in a list.
+        found = f"{' '.join(repr(values).split())[:60]} ({type(values).__name__})"
+        raise InputError(f"paired test: found {found} in the place of {name}, {expected}, {hint}") from None
     if array.ndim != 1:
-        raise InputError(f"paired test: found {name} of shape {array.shape}, expected one value per user (or seed)")
+        raise InputError(f"paired test: found {name} of shape {array.shape}, {expected}")
     if not np.isfinite(array).all():
         place = int(np.flatnonzero(~np.isfinite(array))[0])
         raise InputError(f"paired test: found {array[place]} at {name}[{place}], expected finite numbers")

@@ -185,6 +185,8 @@ def unit(x: Tensor, least: float = NOTHING_LEFT) -> Tensor:
         x: Rows ``[N, D]``.
         least: Squared norm up to which a row is taken for zero.
     """
+    if x.dtype == torch.float16:  # In which `least` is zero.
+        return unit(x.float(), least).half()
     with torch.autocast(x.device.type, enabled=False):  # Under which products of rows are rounded.
         return _Unit.apply(x, least)
 

@@ -8,6 +8,9 @@ import warnings
 import torch
 from torch import Tensor
 
+_HALF = (torch.float16, torch.bfloat16)
+"""Types without sparse products on the CPU: there, products are made in float32 and rounded."""
+
 
 def csr_matrix(crow: Tensor, col: Tensor, value: Tensor, rows: int, cols: int | None = None) -> Tensor:
     """Return a CSR matrix, whose indices are not checked.
@@ -52,6 +55,8 @@ def inner_products(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
         left: Table ``[N, D]``.
         right: Table ``[K, D]``.
     """
+    if _lacks_kernel(left):
+        return inner_products(_in_single(pattern), left.float(), right.float()).to(left.dtype)
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
 
 
@@ -67,7 +72,18 @@ def product(matrix: Tensor, x: Tensor, start: Tensor | None = None, out: Tensor 
         start: Table ``[N, D]`` to add to.
         out: Memory of the result ``[N, D]``.
     """
+    if _lacks_kernel(x):
+        found = product(_in_single(matrix), x.float(), None if start is None else start.float())
+        return found.to(x.dtype) if out is None else out.copy_(found)
     out = x.new_empty(matrix.size(0), x.size(1)) if out is None else out
     if start is None:
         return torch.addmm(out, matrix, x, beta=0, out=out)
     return torch.addmm(start, matrix, x, out=out)
+
+
+def _lacks_kernel(x: Tensor) -> bool:
+    return x.dtype in _HALF and x.device.type == "cpu"
+
+
+def _in_single(matrix: Tensor) -> Tensor:
+    return csr_matrix(matrix.crow_indices(), matrix.col_indices(), matrix.values().float(), *matrix.shape)

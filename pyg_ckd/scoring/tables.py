@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,30 @@ from pyg_ckd.scoring.embeddings import Embeddings
 
 GPU_BLOCK_BYTES = 2**27
 """Scores held at once on a GPU, which is idle between small blocks."""
+
+
+def check_best(best: Tensor, left: Callable[[], Tensor]) -> None:
+    """Refuse the largest scores if they show that scores have overflowed.
+
+    Args:
+        best: The largest scores of every user, ``-inf`` in empty slots, ``[B, K]`` on the CPU.
+        left: Returns how many items could have been found for each of them, int64 ``[B]``; called only where a slot is
+            empty.
+
+    Raises:
+        InputError: If one is NaN or infinite, or slots are empty although items are left.
+    """
+    finite = torch.isfinite(best)
+    if bool(finite.all()):
+        return
+    if bool((finite | (best == -math.inf)).all()):
+        filled = finite.sum(dim=1)
+        if bool((filled >= left().clamp(max=best.size(1))).all()):
+            return
+    raise InputError(
+        f"scores: found NaN or infinite values, expected finite numbers: products are too large for {best.dtype}; "
+        "divide the tables by their largest value, or convert them with .double()"
+    )
 
 
 class Tables:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import __version__
-from pyg_ckd.data.inputs import RATES, as_tables, initialise_lazy, unpack
+from pyg_ckd.data.inputs import RATES, as_tables, check_graph, initialise_lazy, unpack
 from pyg_ckd.data.modules import dtype_of, module_views
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
@@ -47,7 +47,7 @@ class EmbeddingProgram(nn.Module):
         view: The modalities that stay factual. (default: :obj:`None`, all)
 
     Raises:
-        InputError: If it is no such model, or does not fit the graph.
+        InputError: If it is no such model, ``data`` is no graph, or the two do not fit.
 
     Example:
         >>> program = EmbeddingProgram(model, data)
@@ -57,6 +57,7 @@ class EmbeddingProgram(nn.Module):
 
     def __init__(self, model: nn.Module, data: HeteroData, view: Any = None) -> None:
         super().__init__()
+        check_graph(data)
         model = unwrap(model)
         if not isinstance(model, nn.Module):
             as_tables(model, data)  # Says what a model is, if it is none at all.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pyg_ckd.scoring.sparse import row_starts
-from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES
+from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, check_best
 
 BLOCK_BYTES = 2**25
 """Scores held at once; blocks that stay near the caches of a CPU are searched fastest."""
@@ -46,6 +47,9 @@ def search(
     Returns:
         Scores in decreasing order, of the dtype of ``query``, ``-inf`` in empty slots; and the rows of the items,
         int64, -1 in empty slots. Both are ``[n, k]`` on the CPU.
+
+    Raises:
+        InputError: If scores overflow.
     """
 
     def score(start: int, stop: int, out: Tensor) -> None:
@@ -77,7 +81,20 @@ def search_scores(
 
     Returns:
         As :func:`search`.
+
+    Raises:
+        InputError: If scores are not finite.
     """
+
+    def left(start: int, stop: int) -> Tensor:
+        """Return how many items each query of a block may find, int64 ``[block]``."""
+        out = torch.full((stop - start,), num_items)
+        without = torch.empty(0, dtype=torch.int64) if masked is None else _cells(masked(start, stop), num_items)
+        if among is None:
+            return out - torch.bincount(without // num_items, minlength=stop - start)
+        cells = _cells(among(start, stop), num_items)
+        return torch.bincount(cells[~torch.isin(cells, without)] // num_items, minlength=stop - start)
+
     num, num_items = shape
     width = -(-num_items // _GROUP) * _GROUP
     if block_bytes is None:
@@ -100,8 +117,15 @@ def search_scores(
             scores[row.to(scores.device), column.to(scores.device)] = -math.inf
         best, found = _largest(scores, k, groups[: stop - start])
         value[start:stop] = best
+        check_best(value[start:stop], partial(left, start, stop))
         index[start:stop] = found.masked_fill_(best == -math.inf, -1)
     return value, index
+
+
+def _cells(pairs: tuple[Tensor, Tensor], width: int) -> Tensor:
+    """Return pairs (row, column) as numbers, each once."""
+    row, column = (index.cpu() for index in pairs)
+    return (row * width + column).unique()
 
 
 def blocks(num: int, size: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from pyg_ckd.arguments import plain_number
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.matching import graph_record, matched
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
@@ -56,9 +57,10 @@ def save_model(
             :obj:`None`, nothing but the date)
 
     Raises:
-        InputError: If ``model`` is neither or a part of one, ``about`` holds anything but plain values, or the class of
-            a module of one's own cannot be imported by another program.
+        InputError: If ``model`` is neither or a part of one, ``data`` is no graph, ``about`` holds anything but plain
+            values, or the class of a module of one's own cannot be imported by another program.
     """
+    check_graph(data)
     if as_path(path).is_dir():
         raise InputError(f"save_model: found the folder {path}, expected the name of a file, such as {path}/model.pt")
     model = unwrap(model)
@@ -212,8 +214,8 @@ def open_model(
         The model, and ``data`` itself or a copy in the order of the model.
 
     Raises:
-        InputError: As :func:`load_model`; and if a user or an item is missing, new, or has other features or
-            interactions than in training.
+        InputError: As :func:`load_model`; and if ``data`` is no graph, or a user or an item is missing, new, or has
+            other features or interactions than in training.
     """
     content = read_model(path)
     graph = matched(data, content["data"], content.get("graph"), f"checkpoint {path}")

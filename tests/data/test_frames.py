@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from pyg_ckd import evaluate
 from pyg_ckd.data import Embeddings, build_data, fingerprint, k_core, leave_one_out_split, random_split
+from pyg_ckd.data.ids import as_ids, id_column
 from pyg_ckd.errors import InputError
 
 RATES = ("user", "rates", "item")
@@ -321,6 +322,24 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "options", "pattern"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_joined_is_named(arguments, options, pattern):
     refuses(pattern, *arguments, **options)
+
+
+@pytest.mark.parametrize("column", [[], np.array([]), pd.Series([], dtype="float64"), pd.Series([], dtype="Int64")])
+def test_no_ids_are_a_column_without_rows(column):
+    assert len(id_column(column, "items")) == 0
+
+
+def test_ids_of_several_levels_are_refused():
+    levels = pd.MultiIndex.from_arrays([["a", "b"], [1, 2]], names=["item", "size"])
+    with pytest.raises(InputError, match=r"^items: found an index of 2 levels \('item', 'size'\), expected one id"):
+        id_column(levels, "items")
+
+
+@pytest.mark.parametrize("kind", [np.array, pd.Series, torch.from_numpy], ids=["array", "series", "tensor"])
+def test_unsigned_integers_are_integers_where_they_fit_and_text_where_not(kind):
+    small, large = np.arange(3, dtype=np.uint64), np.arange(3, dtype=np.uint64) + np.uint64(2**63)
+    assert id_column(kind(small), "users").dtype == np.int64
+    assert as_ids(id_column(kind(large), "users")) == [str(2**63 + n) for n in range(3)]
 
 
 def test_frames_of_text_are_split_into_frames_that_are_joined_by_id():

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.objective import as_objective
+from pyg_ckd.data import fingerprint
 from pyg_ckd.data.inputs import RATES, held_out, unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import estimate_effects, evaluate
 from pyg_ckd.nn import VBPR
-from pyg_ckd.serving import Recommender
+from pyg_ckd.serving import Recommender, export_program
+from pyg_ckd.training import Trainer, save_model
 
 
 def test_features_come_in_the_order_of_the_modalities_and_graphs_by_edge_type(make_data):
@@ -61,8 +64,12 @@ def without_features() -> HeteroData:
         VBPR.from_data,
         lambda data: evaluate(MODEL, data),
         lambda data: Recommender(MODEL, data),
+        lambda data: estimate_effects(MODEL, data),
+        lambda data: export_program(MODEL, data, "never.pt2"),
+        lambda data: save_model("never.pt", MODEL, data),
+        fingerprint,
     ],
-    ids=["from_data", "evaluate", "recommender"],
+    ids=["from_data", "evaluate", "recommender", "effects", "program", "save", "fingerprint"],
 )
 @pytest.mark.parametrize(
     ("data", "message"),
@@ -83,3 +90,24 @@ def test_what_is_no_graph_is_refused_with_the_way_to_mend_it(call, data, message
 def test_tables_have_no_views(make_data):
     with pytest.raises(InputError, match="found tuple, expected a backbone"):
         estimate_effects((torch.zeros(12, 2), torch.zeros(9, 2)), make_data(), k=3)
+
+
+@pytest.mark.parametrize("use", [lambda *pair: evaluate(*pair, k=3), Recommender], ids=["evaluate", "recommender"])
+def test_a_model_warns_of_a_graph_with_other_ids_than_it_was_trained_on(use, make_data):
+    trained, other = make_data(), make_data()
+    users, items = trained["user"].num_nodes, trained["item"].num_nodes
+    model = VBPR.from_data(trained, embedding_dim=4)
+    other.user_id, other.item_id = list(range(users)), [f"i{n}" for n in range(items)]
+    use(model, other)  # Not trained yet.
+    trained.user_id, trained.item_id = torch.arange(users), [f"i{n}" for n in range(items)]
+    Trainer(max_epochs=1, monitor="recall@5", progress=False).fit(model, trained)
+    use(model, other)  # The same ids, in a list.
+    use(model, make_data())  # None.
+    other.item_id[2:4] = other.item_id[3], other.item_id[2]
+    with pytest.warns(
+        UserWarning, match=r"other item ids than it was trained on \(2 of 9; row 2 is 'i3' and was 'i2'\)"
+    ):
+        use(as_objective(model, trained) if use is not Recommender else model, other)
+    other.user_id = [str(number + 1) for number in range(users)]
+    with pytest.warns(UserWarning, match=r"other user ids .*\(12 of 12; row 0 is '1' and was '0'\).*open_model"):
+        use(model, other)

@@ -8,6 +8,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data import (
     L2NormalizeFeatures,
     PCAFeatures,
+    RecordedTransform,
     StandardizeFeatures,
     build_data,
     feature_transform,
@@ -136,3 +137,9 @@ def test_impute_mean_is_taken_over_the_items_that_have_the_modality():
     has = torch.tensor([True, True, False])
     assert impute_mean(x, has).tolist() == [[1, 2], [3, 6], [2, 4]]
     assert impute_mean(x, None) is x
+
+
+@pytest.mark.parametrize("earlier", ["monday.pt", None, 3])
+def test_what_is_no_earlier_graph_is_refused(earlier):
+    with pytest.raises(InputError, match=rf"^graph: found {type(earlier).__name__}, expected a HeteroData"):
+        RecordedTransform(earlier)

@@ -199,3 +199,10 @@ def test_arguments_out_of_range_are_refused(arguments):
     data = planted({"a": (2.0, 0.0)})
     with pytest.raises(InputError, match="expected 0 < confidence < 1 and at least one negative and one resample"):
         estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, **arguments)
+
+
+@pytest.mark.parametrize("level", ["0.9", None, True])
+def test_a_level_that_is_no_number_is_refused(level):
+    data = planted({"a": (2.0, 0.0)})
+    with pytest.raises(InputError, match=f"^confidence: found {level!r}, expected a number"):
+        estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, confidence=level)

@@ -11,7 +11,7 @@ import torch
 from pyg_ckd.data import build_data, cold_start_split
 from pyg_ckd.data.inputs import RATES, held_out
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation import Evaluator, embed, evaluate, popularity, ranking, unimodal_gap
+from pyg_ckd.evaluation import Evaluator, embed, evaluate, item_knn, popularity, ranking, unimodal_gap
 from pyg_ckd.nn import VBPR
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import Trainer
@@ -375,3 +375,48 @@ def test_a_number_of_users_can_be_one_of_numpy(given, plain, make_data):
     trainer = Trainer(eval_users=given)
     assert trainer.settings()["eval_users"] == plain
     assert type(trainer.eval_users) is type(plain)
+
+
+def overflowing(data, sign: int) -> Embeddings:
+    """Return finite tables whose scores are all infinite in single precision."""
+    return Embeddings(*(torch.full((data[kind].num_nodes, 4), 1e30) for kind in ("user", "item")))._replace(
+        item=torch.full((data["item"].num_nodes, 4), sign * 1e30)
+    )
+
+
+@pytest.mark.parametrize("candidates", ["all", "warm"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_overflow_are_refused(sign, candidates, make_data):
+    data = make_data()
+    with pytest.raises(InputError, match=r"scores: found NaN or infinite values.*too large for torch\.float32"):
+        evaluate(overflowing(data, sign), data, k=3, candidates=candidates)
+    mixed = overflowing(data, sign)
+    mixed.item[:, 1] *= -1
+    with pytest.raises(InputError, match="scores: found NaN or infinite values"):
+        evaluate(mixed, data, k=3, candidates=candidates)
+    double = Embeddings(*(table.double() for table in overflowing(data, sign)))
+    assert all(math.isfinite(value) for value in evaluate(double, data, k=3, candidates=candidates).values())
+
+
+def test_empty_slots_of_users_with_few_candidates_are_no_overflow(make_data):
+    data = make_data()
+    user = torch.arange(data["user"].num_nodes)
+    twice = torch.stack([user.repeat(2), torch.zeros_like(user).repeat(2)])  # Seen in two parts: masked twice.
+    data[RATES].val_edge_index = torch.cat([data[RATES].val_edge_index, data[RATES].edge_index, twice], dim=1)
+    metrics = evaluate(random_embeddings(data), data, k=7, mask=MASK, candidates="warm")
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("view", [["mod0"], [], "mod1", ["mod0", "mod1"]])
+def test_tables_and_scores_have_no_views(view, make_data):
+    data = make_data()
+    for model in (random_embeddings(data), tuple(random_embeddings(data)), item_knn(data)):
+        with pytest.raises(InputError, match=r"view: found .* of .*, expected a model: tables have no views"):
+            evaluate(model, data, k=3, view=view)
+
+
+@pytest.mark.parametrize("metrics", [None, 5])
+def test_metrics_that_are_no_names_are_refused(metrics, make_data):
+    data = make_data()
+    with pytest.raises(InputError, match=rf"^metrics: found {metrics}, expected names such as"):
+        evaluate(random_embeddings(data), data, k=3, metrics=metrics)

@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.statistics import mean_std, paired_test
+from pyg_ckd.evaluation import Metrics
+from pyg_ckd.evaluation.statistics import holm, mean_std, paired_test
 
 
 def test_per_user_recall_agrees_with_scipy():
@@ -92,3 +94,48 @@ def test_series_are_compared_by_their_index():
 def test_series_of_other_users_are_refused(index, found):
     with pytest.raises(InputError, match=found):
         paired_test(pd.Series([1.0, 2.0, 4.0], index=[5, 7, 9]), pd.Series([1.0, 0.0, 0.5], index=index))
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (Metrics({"recall@20": 0.5}), "found Metrics in the place of a"),
+        ("0.5", r"found '0.5' \(str\)"),
+        (["0.1", "0.2"], r"\(list\) in the place of a"),
+        ((x for x in [1.0, 2.0]), r"\(generator\)"),
+        ({1.0, 2.0}, r"\(set\)"),
+        ([[1.0, 2.0], [3.0]], r"found \[\[1.0, 2.0\], \[3.0\]\] \(list\)"),
+        (np.array([1 + 1j, 2]), r"\(ndarray\)"),
+    ],
+    ids=["metrics", "text", "texts", "generator", "set", "ragged", "complex"],
+)
+def test_what_is_no_list_of_numbers_is_refused_with_where_they_are(values, found):
+    with pytest.raises(InputError, match=rf"^paired test: .*{found}.*metrics\.per_user\['recall@20'\]") as error:
+        paired_test(values, [1.0, 2.0])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tensors_of_every_type_are_compared_with_or_without_a_gradient(dtype):
+    a = torch.tensor([1.0, 2.0, 4.0], dtype=dtype, requires_grad=True)
+    assert paired_test(a, torch.tensor([0, 1, 1])) == paired_test([1.0, 2.0, 4.0], [0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("level", ["0.95", None, True])
+def test_a_level_that_is_no_number_is_refused(level):
+    with pytest.raises(InputError, match=f"^confidence: found {level!r}, expected a number"):
+        paired_test([1.0, 2.0], [1.0, 3.0], confidence=level)
+
+
+@pytest.mark.parametrize("large", [1e308, 1e200])
+def test_differences_that_overflow_are_refused(large):
+    with pytest.raises(InputError, match=r"whose differences overflow.*divide both by the largest"):
+        paired_test([large, -large], [-large, large])
+
+
+def test_corrected_p_values_come_in_the_order_given_whatever_they_are_in():
+    for given in (pd.Series([0.02, 0.01], index=["b", "a"]), np.array([0.02, 0.01]), iter([0.02, 0.01])):
+        assert holm(given) == [0.02, 0.02]
+    for given, found in ((None, "found None"), (["a"], r"p_values\[0\]: found 'a', expected a number")):
+        with pytest.raises(InputError, match=f"^Holm's correction.*{found}"):
+            holm(given)

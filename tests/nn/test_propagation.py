@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from pyg_ckd.data.inputs import RATES, embed, unpack
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import Adjacency
+from pyg_ckd.nn import Adjacency, backbones
 from pyg_ckd.nn.propagation import NORMALIZATIONS
 
 USERS, ITEMS = 4, 3
@@ -264,3 +265,19 @@ def test_mean_of_powers_is_the_mean_over_layers_forward_and_backward(normalizati
     (a,), (b,) = (torch.autograd.grad((out * weight).sum(), x) for out in (found, expected))
     assert_close(a, b, atol=1e-12, rtol=0)
     assert torch.equal(x.detach(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["FISM", "GRCN", "LightGCN", "MMGCN"])
+def test_models_of_graphs_run_in_half_precision_on_the_cpu(name, dtype, make_data):
+    data = make_data()
+    data[RATES].edge_index = data[RATES].edge_index[:, data[RATES].edge_index[0] > 0]  # Somebody has met nothing.
+    model = backbones()[name].from_data(data, embedding_dim=8)
+    whole = embed(model, data)[0]
+    for found, expected in zip(embed(model.to(dtype), data)[0], whole, strict=True):
+        assert found.dtype == dtype
+        assert_close(found.float(), expected, atol=0.1, rtol=0.1)
+    batch = torch.tensor([[1, 2, 3], [0, 1, 2], [3, 4, 5]])
+    features, graph = unpack(data, dtype=dtype)
+    model.forward_views(features, graph, [None])[0].margin(*batch).sum().backward()
+    assert any(p.grad is not None and p.grad.dtype == dtype for p in model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pyg_ckd.errors import InputError
 from pyg_ckd.serving.search import SeenItems, search
 
 
@@ -49,3 +50,45 @@ def test_what_users_have_met_is_found_for_any_users_in_any_order() -> None:
     position, item = seen.of(torch.tensor([5, 3, 2, 0, 2]))
     found = {n: sorted(item[position == n].tolist()) for n in range(5)}
     assert found == {0: [7, 8], 1: [], 2: [3, 5], 3: [1, 4], 4: [3, 5]}
+
+
+@pytest.mark.parametrize("num_items", [5, 700])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_overflow_are_refused(sign: int, num_items: int) -> None:
+    query, items = torch.full((3, 4), 1e30), torch.full((num_items, 4), sign * 1e30)
+    with pytest.raises(InputError, match=r"scores: found NaN or infinite values.*too large for torch\.float32"):
+        search(query, items, 2)
+    items[:, 1] *= -1
+    with pytest.raises(InputError, match="scores: found NaN or infinite values"):
+        search(query, items, 2)
+    assert search(query.double(), items.double(), 2)[0].isfinite().all()
+
+
+def test_an_infinite_score_that_is_masked_is_none() -> None:
+    query, items = torch.tensor([[1e30], [1.0]]), torch.tensor([[1e30], [1.0], [2.0]])
+
+    def first(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)  # The same pair twice.
+
+    value, index = search(query, items, 3, first)
+    assert index.tolist() == [[2, 1, -1], [0, 2, 1]]
+    assert value[0, 2] == -torch.inf
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_slots_are_empty_without_candidates_and_not_by_overflow(sign: int) -> None:
+    query, items = torch.full((2, 4), 1.0), torch.full((6, 4), 1.0)
+
+    def among(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = torch.tensor([[1, 1, 1], [2, 4, 4]])
+        kept = pairs[:, (pairs[0] >= start) & (pairs[0] < stop)]
+        return kept[0] - start, kept[1]
+
+    def masked(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        row = torch.arange(stop - start)
+        return row, torch.full_like(row, 2)
+
+    index = search(query, items, 3, masked, among=among)[1]
+    assert index.tolist() == [[-1, -1, -1], [4, -1, -1]]
+    with pytest.raises(InputError, match="scores: found NaN or infinite values"):
+        search(query * 1e30, items * sign * 1e30, 3, masked, among=among)

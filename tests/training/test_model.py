@@ -11,7 +11,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import FREEDOM, VBPR
 from pyg_ckd.scoring import Embeddings
 from pyg_ckd.training import build
-from pyg_ckd.training.model import load_model, save_model
+from pyg_ckd.training.model import load_model, open_model, save_model
 from tests.training.problem import planted_data, same_bits
 
 
@@ -124,3 +124,11 @@ def test_a_folder_is_no_place_for_a_model(tmp_path):
     data = planted_data()
     with pytest.raises(InputError, match=r"save_model: found the folder .*model\.pt"):
         save_model(tmp_path, VBPR.from_data(data), data)
+
+
+@pytest.mark.parametrize("data", ["data.npz", [1], {"a": 1}, None], ids=["text", "list", "mapping", "none"])
+def test_what_is_no_graph_is_refused(data, saved):
+    path, model, _ = saved
+    for call in (lambda: open_model(path, data), lambda: save_model(path, model, data)):
+        with pytest.raises(InputError, match=rf"^graph: found {type(data).__name__}, expected a HeteroData"):
+            call()
