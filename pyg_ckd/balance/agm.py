@@ -48,7 +48,8 @@ class AGM(MaskedObjective):
     ``step_sizes=True`` multiplies the size of their steps by the mean of :math:`k_m` over the epoch before.
 
     Costs the views of :class:`DistillationWrapper` and the empty one, and overrides ``step_sizes``. A triple with an
-    item that lacks a modality is not modulated for it, and does not count for scores.
+    item that lacks a modality is not modulated for it, and does not count for scores, as long as enough triples of the
+    batch have all modalities, see :meth:`compared`.
 
     Differs from the published code in keeping factors between 0.1 and 10, and for four modalities and more in the
     values of :func:`~pyg_ckd.balance.shapley_values`.
@@ -95,6 +96,7 @@ class AGM(MaskedObjective):
         self.alpha, self.scales_steps = alpha, step_sizes
         self.store_masks(has)
         self.check_views()
+        self.warn_of_gaps()
         for name in ("running", "factor_sum"):
             self.register_buffer(name, torch.zeros(len(self.modalities), dtype=torch.float64))
         for name in ("iterations", "steps"):
@@ -113,7 +115,7 @@ class AGM(MaskedObjective):
             return {}
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
         contributions = shapley_values(margins, self.modalities)
-        factors = self._factors(batch.gathered(contributions.detach()), self.complete(*batch.whole[1:3]))
+        factors = self._factors(batch.gathered(contributions.detach()), self.compared(*batch.whole[1:3]))
         if known is not None:
             factors = torch.where(known, factors, 1)
         return {"agm": modulation_loss(margins[self.view], contributions, factors, batch.weight)}
@@ -122,10 +124,12 @@ class AGM(MaskedObjective):
     def _factors(self, contributions: Tensor, counted: Tensor | None) -> Tensor:
         """Return the factors ``[M]`` of a step and add its scores to the running ones."""
         score = contribution_score(contributions, counted)
-        if counted is not None:  # Without a triple there is nothing new.
+        begun, known = self.iterations > 0, None
+        if counted is not None:  # Without a triple there is nothing new; after one, a score is above zero.
             score = torch.where(counted.any(dim=0), score, self.running)
-        before = torch.where(self.iterations > 0, self.running, score)
-        factors = modulation_factors(score, before, self.alpha).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+            begun, known = begun & (self.running > 0), score > 0
+        before = torch.where(begun, self.running, score)
+        factors = modulation_factors(score, before, self.alpha, known).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
         self.iterations += 1
         self.running.copy_(running_mean(before, score, self.iterations))
         self.factor_sum += factors
@@ -173,25 +177,32 @@ def contribution_score(contributions: Tensor, available: Tensor | None = None) -
     return masked_mean(F.softplus(-contributions).clamp(max=-math.log(LEAST_PROBABILITY)), available)
 
 
-def lead(score: Tensor) -> Tensor:
+def lead(score: Tensor, known: Tensor | None = None) -> Tensor:
     r"""Return :math:`f(\mathbf{s})`, above 1 for modalities whose score is better than the mean, ``[M]``.
 
     Args:
         score: Scores ``[M]``, the lower the better.
+        known: Which modalities have a score, bool ``[M]``; the others are left out and get 1. (default: :obj:`None`,
+            all)
     """
-    num = score.numel()
-    return torch.exp(num / (num - 1) * (score.mean() - score))
+    if known is None:
+        num = score.numel()
+        return torch.exp(num / (num - 1) * (score.mean() - score))
+    number = known.sum(dtype=score.dtype)
+    mean = torch.where(known, score, 0).sum() / number.clamp(min=1)
+    return torch.where(known, torch.exp(number / (number - 1).clamp(min=1) * (mean - score)), 1)
 
 
-def modulation_factors(score: Tensor, running: Tensor, alpha: float) -> Tensor:
+def modulation_factors(score: Tensor, running: Tensor, alpha: float, known: Tensor | None = None) -> Tensor:
     r"""Return :math:`k_m`, below 1 for modalities that are further ahead than they have been on the whole, ``[M]``.
 
     Args:
         score: Scores :math:`\mathbf{s}` of the step, ``[M]``.
         running: Mean scores :math:`\mathbf{q}` of the steps before, ``[M]``.
         alpha: Strength :math:`\alpha`.
+        known: Which modalities have scores, bool ``[M]``; the others get 1. (default: :obj:`None`, all)
     """
-    return torch.exp(alpha * (lead(running) - lead(score)))
+    return torch.exp(alpha * (lead(running, known) - lead(score, known)))
 
 
 def running_mean(running: Tensor, score: Tensor, iteration: Tensor | int) -> Tensor:

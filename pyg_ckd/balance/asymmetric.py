@@ -1,4 +1,4 @@
-"""ARM: modalities that add little information are reinforced, those that add much are left alone."""
+"""ARM: modalities that add little information are reinforced, those that add much are slowed down."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOMENTUM = 0.9
 
 
 class ARM(MaskedObjective):
-    r"""Reinforces the modalities that tell little about the positive item, and does not hold back the others.
+    r"""Reinforces the modalities that tell little about the positive item, and slows down those that tell much.
 
     After `"Asymmetric Reinforcing against Multi-modal Representation Bias" <https://arxiv.org/abs/2501.01240>`_. With
     :math:`L(\cdot)` the mean BPR loss of margins times the scale that is best for them, see
@@ -59,7 +59,8 @@ class ARM(MaskedObjective):
 
     Each uni-modal loss brings the penalty of its view, without :math:`k_m`. Overrides ``views``, ``ranked`` and
     ``balance``. Costs the views of :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a
-    modality is neither modulated for it nor in its uni-modal loss, and does not count for values.
+    modality is neither modulated for it nor in its uni-modal loss, and does not count for values, as long as
+    enough triples of the batch have all modalities, see :meth:`compared`.
 
     Differs from the published code, which multiplies features by ratios of values, from one batch and crosswise, in
     training and in tests alike; and whose conditional information is none, so that values and ratios may be negative;
@@ -110,6 +111,7 @@ class ARM(MaskedObjective):
         self.beta, self.weight, self.gap = beta, weight, gap
         self.store_masks(has)
         self.check_views()
+        self.warn_of_gaps()
         self._alone, self._without = unimodal_views(self.modalities), leave_one_out_views(self.modalities)
         self._active = beta > 0 or weight > 0 or gap > 0
         self._views = counterfactual_views(self.modalities, empty=True) if self._active else [self.view]
@@ -134,7 +136,7 @@ class ARM(MaskedObjective):
         margins, known = self.margins(out, batch), self.available(batch.positive, batch.negative)
         alone = torch.stack([margins[view] for view in self._alone.values()], dim=-1)
         without = torch.stack([margins[view] for view in self._without.values()], dim=-1)
-        counted = self.complete(*batch.whole[1:3])
+        counted = self.compared(*batch.whole[1:3])
         full, base = batch.gathered(margins[self.view]), batch.gathered(margins[EMPTY].detach())
         values = information_values(full, batch.gathered(alone), batch.gathered(without.detach()), base, counted)
         factors = self._factors(values.detach(), counted)
@@ -144,7 +146,7 @@ class ARM(MaskedObjective):
             contributions = shapley_values(margins, self.modalities)
             terms["reinforced"] = modulation_loss(margins[self.view], contributions, shares, batch.weight)
         if self.gap > 0:
-            terms["gap"] = self.gap * (values.detach().max() - values.min())
+            terms["gap"] = self.gap * spread(values, counted)
         if self.weight > 0:
             losses = unimodal_losses({m: margins[view] for m, view in self._alone.items()}, known)
             shared = zip(losses.items(), factors.unbind(), strict=True)
@@ -154,12 +156,13 @@ class ARM(MaskedObjective):
     @torch.no_grad()
     def _factors(self, values: Tensor, counted: Tensor | None) -> Tensor:
         """Return the reinforcement ``[M]`` of a step, after its values have entered the running ones."""
-        values = values.clamp(min=0)
-        if counted is not None:  # Without a triple there is nothing new.
-            values = torch.where(counted.any(dim=0), values, self.value)
-        self.value.copy_(torch.where(self.begun, torch.lerp(values, self.value, MOMENTUM), values))
+        values, begun, known = values.clamp(min=0), self.begun, None
+        if counted is not None:  # Without a triple there is nothing new, and NaN if there never was one.
+            values = torch.where(counted.any(dim=0), values, torch.where(begun, self.value, torch.nan))
+            begun, known = begun & ~self.value.isnan(), ~values.isnan()
+        self.value.copy_(torch.where(begun, torch.lerp(values, self.value, MOMENTUM), values))
         self.begun.fill_(True)
-        factors = reinforcement(self.value, self.beta)
+        factors = reinforcement(self.value, self.beta, known)
         self.factor_sum += factors
         self.steps += 1
         return factors
@@ -198,15 +201,33 @@ def information_values(
     return sure * own + (1 - sure) * added
 
 
-def reinforcement(values: Tensor, beta: float) -> Tensor:
+def spread(values: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the largest value minus the smallest, with gradient through the smallest alone, a scalar.
+
+    Args:
+        values: What modalities are worth, ``[M]``.
+        counted: Which triples tell about which modality, bool ``[B, M]``; one that none tells about is left out.
+            (default: :obj:`None`, all)
+    """
+    if counted is None:
+        return values.detach().max() - values.min()
+    known = counted.any(dim=0)
+    largest = torch.where(known, values.detach(), -torch.inf).max()
+    return torch.where(known.any(), largest - torch.where(known, values, torch.inf).min(), 0)
+
+
+def reinforcement(values: Tensor, beta: float, known: Tensor | None = None) -> Tensor:
     r"""Return :math:`k_m`, above 1 for modalities that are worth less than the mean, ``[M]``.
 
     Args:
         values: What modalities are worth, zero or more, ``[M]``.
         beta: Power :math:`\beta`.
+        known: Of which modalities that is known, bool ``[M]``; the others get 1. (default: :obj:`None`, all)
     """
-    ratio = (values.mean() + LEAST_VALUE) / (values + LEAST_VALUE)
-    return (ratio**beta).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    mean = values.mean() if known is None else torch.where(known, values, 0).sum() / known.sum().clamp(min=1)
+    ratio = (mean + LEAST_VALUE) / (values + LEAST_VALUE)
+    factors = (ratio**beta).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    return factors if known is None else torch.where(known, factors, 1)
 
 
 class PublishedScales(NamedTuple):

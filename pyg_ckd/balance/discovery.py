@@ -168,7 +168,7 @@ def build_objective(
         options: Further arguments of the constructor.
 
     Raises:
-        InputError: If an option is unknown, or teachers are needed and not there.
+        InputError: If an option is unknown, one without a default is missing, or teachers are needed and not there.
     """
     return build_inner(cls, student, dict(options or {}), teachers, item_masks(data))
 
@@ -190,7 +190,7 @@ def build_inner(
         has: From modality to which items have it, of modalities that some items lack.
 
     Raises:
-        InputError: If an option is unknown, or teachers are needed and not there.
+        InputError: If an option is unknown, one without a default is missing, or teachers are needed and not there.
     """
     chosen, known = dict(options), options_of(cls)
     for name in chosen:
@@ -198,6 +198,7 @@ def build_inner(
             raise unknown_name(f"option of {cls.name}", name, known)
     if "has" in inspect.signature(cls.__init__).parameters:
         chosen["has"] = has
+    _check_required(cls, chosen)
     if not needs_teachers(cls, options):
         return cls(student, **chosen)
     if teachers is None:
@@ -205,3 +206,22 @@ def build_inner(
             f"{cls.name}: found no teachers, expected one for each modality; train them with train_teachers"
         )
     return cls(student, teachers=teachers, **chosen)  # type: ignore[call-arg]
+
+
+def _check_required(cls: type[Objective], given: Mapping[str, Any]) -> None:
+    """Refuse a constructor that has arguments without a default which nothing gives.
+
+    Args:
+        cls: The class of the strategy.
+        given: What it gets beside the student and the teachers.
+
+    Raises:
+        InputError: If there is one.
+    """
+    options = options_of(cls)
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[2:]:
+        if parameter.default is not parameter.empty or parameter.kind in kinds or name in given or name == "teachers":
+            continue
+        mend = f"give this option of {cls.name}" if name in options else f"write {name}=None in its constructor"
+        raise InputError(f"{name}: found no value, expected one, for there is no default; {mend}")

@@ -208,10 +208,12 @@ def score_ratios(score: Tensor, eps: float = 0.0) -> Tensor:
     """Return how many times the mean score of the others each modality has, ``[M]``.
 
     Args:
-        score: Scores of zero or more, ``[M]``.
+        score: Scores of zero or more, ``[M]``; those that are NaN are unknown and none of the others.
         eps: Added to the sum of the others, as in the published code; the default is exact.
     """
-    return score * (score.numel() - 1) / (score.sum() - score + eps)
+    known = ~score.isnan()
+    others = torch.where(known, score, 0).sum() - score
+    return score * (known.sum() - 1) / (others + eps)
 
 
 def dominance(ratio: Tensor) -> Tensor:

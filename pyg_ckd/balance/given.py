@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.rows import added_item_rows
 from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import EMPTY, View
+
+LEAST_COMPLETE = 0.05
+"""Share of a batch's triples with all modalities from which on modalities are compared on these alone."""
 
 
 class MaskedObjective(Objective):
@@ -93,6 +97,33 @@ class MaskedObjective(Objective):
         """
         known = self.available(first, second)
         return None if known is None else known.all(dim=-1, keepdim=True).expand_as(known)
+
+    def compared(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """Return on which triples modalities are compared, bool ``[B, M]``; None if all items have all.
+
+        It is on those that have all modalities, see :meth:`complete`. Where these are a share of the batch below
+        :data:`LEAST_COMPLETE`, as one rare modality can make them, it is on those that have the modality.
+
+        Args:
+            first: Items, int64 ``[B]``.
+            second: Items, int64 ``[B]``.
+        """
+        known, complete = self.available(first, second), self.complete(first, second)
+        if known is None or complete is None:
+            return None
+        return torch.where(complete.sum() >= LEAST_COMPLETE * complete.numel(), complete, known)
+
+    def warn_of_gaps(self) -> None:
+        """Warn if no two items have all modalities, so that no triple can compare them."""
+        if self._masked:
+            complete = int(torch.stack([getattr(self, f"item_mask_{m}") for m in self._masked]).all(dim=0).sum())
+            if complete < 2:
+                warnings.warn(
+                    f"{self.name}: found {complete} of {self.student.num_items} items with all modalities, expected "
+                    "some to compare modalities on; each is compared on the triples that have it, and one that no "
+                    "triple has is left as it is",
+                    stacklevel=3,
+                )
 
     def margins(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[View, Tensor]:
         """Return the margins of a batch in every view, ``[B]`` each, with gradient.

@@ -276,9 +276,9 @@ class ARL(PacedObjective):
 
     def next_factors(self) -> Tensor:
         """Return the weights of the epoch's mean sizes and entropies."""
-        number = self.count.clamp(min=1)
-        factors = scaled_softmax(arl_logits(self.strength / number, self.entropy / number, self.temperature))
-        factors = torch.where((self.count > 0).all(), factors, self.factors)
+        known, factors = self.count > 0, self.factors.clone()  # What no triple has keeps its factor.
+        strength, entropy = (gathered[known] / self.count[known] for gathered in (self.strength, self.entropy))
+        factors[known] = scaled_softmax(arl_logits(strength, entropy, self.temperature))
         for gathered in (self.count, self.strength, self.entropy):
             gathered.zero_()
         return factors
@@ -395,6 +395,6 @@ def arl_logits(strength: Tensor, entropy: Tensor, temperature: float) -> Tensor:
         temperature: Strength :math:`T`.
     """
     share = entropy / entropy.sum()
-    inverse = share.clamp(min=LEAST_SHARE / share.numel()).reciprocal()
+    inverse = share.clamp(min=LEAST_SHARE / max(share.numel(), 1)).reciprocal()
     others = 1 - strength / strength.sum()
     return temperature * others * inverse / inverse.sum()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Entry, Given
 from pyg_ckd.cli.common import SIZES, check_parts
+from pyg_ckd.cli.help import arguments_of
 from pyg_ckd.cli.options import Options
-from pyg_ckd.cli.values import as_list
+from pyg_ckd.cli.values import as_list, takes_mapping
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.study.settings import PARTS, REFERENCE, StudySettings
 
@@ -80,9 +81,13 @@ def add_strategy_options(
 
     best = backbone.recommended.get(PARTS.get(cls.name, "plain"), {})
     name = prefix.removeprefix("options.") if "." in prefix else cls.name
-    options.add_arguments_of(
-        cls, prefix, (), best, options_of(cls), group=f"Options of {name}", hidden=hidden, if_given=True
-    )
+    more: dict[str, Any] = {"group": f"Options of {name}", "hidden": hidden, "if_given": True}
+    own = options_of(cls)
+    options.add_arguments_of(cls, prefix, (), best, own, **more)
+    inside = f"{prefix}.inner_options"
+    if cls.wraps and "inner_options" in own and not takes_mapping(getattr(options.known.get(inside), "type", None)):
+        default = own["inner_options"].default  # Without an annotation, None says nothing of its type.
+        options.add(inside, dict[str, Any] | None, default, arguments_of(cls).get("inner_options", ""), **more)
 
 
 def resolve(names: Sequence[str], renamed: Mapping[str, str]) -> dict[str, type[Objective]]:

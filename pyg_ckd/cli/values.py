@@ -25,6 +25,8 @@ PLURAL = {bool: "true or false", int: "integers", float: "numbers", str: "names"
 SHORT = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT"}
 EXAMPLES = {int: "5,10", float: "0.8,0.1,0.1", str: "a,b", bool: "true,false"}
 SHOWN = 60
+ANYTHING = bool | int | float | str
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def option_type(hint: Any) -> Any:
@@ -69,7 +71,7 @@ def types_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the type of every argument that a command line can give, by name.
 
     An annotation may name what is imported for type checkers only; the rest of a union counts then. Without one, the
-    type is that of the default.
+    type is that of the default, and without a default it is any number, truth value or text.
 
     Args:
         target: A class or a function.
@@ -80,7 +82,8 @@ def types_of(target: Callable[..., Any]) -> dict[str, Any]:
     found = {name: option_type(hint) for name, hint in hints.items() if name != "return"}
     for name, parameter in inspect.signature(function).parameters.items():
         if name not in hints:
-            found[name] = option_type(type(parameter.default))
+            anything = parameter.default is parameter.empty and parameter.kind not in VARIABLE
+            found[name] = ANYTHING if anything else option_type(type(parameter.default))
     return {name: hint for name, hint in found.items() if hint not in (None, type(None))}
 
 

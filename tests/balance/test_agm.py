@@ -190,3 +190,45 @@ def test_bad_arguments_are_refused(make_data):
         AGM(VBPR.from_data(data), alpha=-1)
     with pytest.raises(InputError, match="agm: found LightGCN, which ignores features"):
         AGM(LightGCN.from_data(data))
+
+
+def test_leads_are_over_the_modalities_that_have_scores():
+    score, before = torch.tensor([0.4, 0.0, 0.9]).double(), torch.tensor([0.6, 0.0, 0.7]).double()
+    known = torch.tensor([True, False, True])
+    both = torch.tensor([0, 2])
+    assert lead(score, known)[both].tolist() == pytest.approx(lead(score[both]).tolist(), abs=1e-12)
+    found = modulation_factors(score, before, 0.8, known)
+    assert found[both].tolist() == pytest.approx(modulation_factors(score[both], before[both], 0.8).tolist(), abs=1e-12)
+    assert found[1] == 1.0
+    for few in ([True, False, False], [False] * 3):
+        assert modulation_factors(score, before, 0.8, torch.tensor(few)).tolist() == [1.0] * 3
+
+
+def test_a_modality_that_no_triple_has_leaves_the_factors_of_the_others(make_data):
+    data = make_data(modalities=3)
+    with pytest.warns(UserWarning, match="agm: found 1 of 9 items with all modalities"):
+        rare = AGM(built(BACKBONES["VBPR"], data), has={"mod1": torch.arange(9) == 0})
+    pair = torch.tensor([0, 2])
+    generator, counted = torch.Generator().manual_seed(0), torch.tensor([[True, False, True]]).expand(20, 3)
+    contributions = [torch.randn(20, 3, generator=generator) for _ in range(3)]
+    other = AGM(built(BACKBONES["VBPR"], make_data(modalities=2)))
+    for each in contributions:
+        factors = rare._factors(each, counted)
+        expected = other._factors(each[:, pair], None)
+        assert factors[pair].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+        assert factors[1] == 1.0
+    assert expected.min() < 1
+    rare._factors(contributions[0], torch.ones(20, 3, dtype=torch.bool))
+    score = contribution_score(contributions[0])[1]
+    assert float(rare.running[1]) == pytest.approx(float(score), abs=1e-12)  # Not its share of all steps.
+
+
+def test_triples_that_lack_a_rare_modality_are_compared_by_the_others(make_data):
+    data = make_data(modalities=2)
+    items = torch.arange(9)
+    rare = AGM(built(BACKBONES["VBPR"], data), has={"mod1": items < 2})
+    assert torch.equal(rare.compared(items, items), rare.complete(items, items))  # Two of nine are enough.
+    others = torch.arange(2, 9)
+    assert not rare.complete(others, others).any()
+    assert rare.compared(others, others).tolist() == [[True, False]] * 7
+    assert AGM(built(BACKBONES["VBPR"], data)).compared(items, items) is None

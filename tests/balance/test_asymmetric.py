@@ -20,6 +20,7 @@ from pyg_ckd.balance.asymmetric import (
     information_values,
     published_scales,
     reinforcement,
+    spread,
 )
 from pyg_ckd.balance.attribution import calibrated_loss, label_information, shapley_values
 from pyg_ckd.balance.gradients import gate
@@ -87,7 +88,8 @@ def test_reinforcement_is_large_for_what_is_worth_little_and_within_its_bounds()
     assert reinforcement(values, 0.5).tolist() == pytest.approx([math.sqrt(r) for r in ratio])
     assert reinforcement(values, 0.0).tolist() == [1.0] * 3
     assert reinforcement(torch.tensor([0.0, 1.0]), 1.0).tolist() == pytest.approx([4.0, 0.52 / 1.02])
-    assert reinforcement(torch.tensor([0.0, 1.0]), 9.0)[1].item() == 0.25
+    assert reinforcement(torch.tensor([0.0, 1.0]), 9.0)[1].item() == 0.25  # What is ahead is slowed down,
+    assert "slows down" in (ARM.__doc__ or "").splitlines()[0]  # and the list of strategies says so.
     assert reinforcement(torch.tensor([1e-5, 0.0]), 1.0).tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
@@ -182,3 +184,35 @@ def test_bad_arguments_are_refused(make_data):
             ARM(VBPR.from_data(data), **{name: -1})
     with pytest.raises(InputError, match="arm: found LightGCN, which ignores features"):
         ARM(LightGCN.from_data(data))
+
+
+def test_reinforcement_is_over_the_modalities_that_something_is_known_of():
+    values = torch.tensor([0.2, torch.nan, 0.05]).double()
+    known, both = ~values.isnan(), torch.tensor([0, 2])
+    found = reinforcement(values, 1.5, known)
+    assert found[both].tolist() == pytest.approx(reinforcement(values[both], 1.5).tolist(), abs=1e-12)
+    assert found[1] == 1.0
+
+
+def test_the_gap_is_between_modalities_that_some_triple_has():
+    values = torch.tensor([0.3, 0.0, 0.1], requires_grad=True)
+    counted = torch.tensor([[True, False, True], [True, False, False]])
+    spread(values, counted).backward()
+    assert spread(values, counted).item() == pytest.approx(0.2)
+    assert values.grad.tolist() == [0.0, 0.0, -1.0]
+    values.grad = None
+    spread(values, torch.zeros(2, 3, dtype=torch.bool)).backward()
+    assert values.grad.tolist() == [0.0] * 3
+    assert spread(values).item() == pytest.approx(0.3)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_modality_that_no_triple_has_leaves_the_reinforcement_of_the_others(make_data):
+    with pytest.warns(UserWarning, match="arm: found 1 of 9 items with all modalities"):
+        objective = ARM(built(BACKBONES["VBPR"], make_data()), has={"mod1": torch.arange(9) == 0})
+    counted, values = torch.tensor([[True, False]]), torch.tensor([0.2, 0.0])
+    assert objective._factors(values, counted).tolist() == [1.0, 1.0]
+    assert objective.value[0] == 0.2
+    assert objective.value[1].isnan()
+    objective._factors(torch.tensor([0.2, 0.4]), torch.ones(1, 2, dtype=torch.bool))
+    assert objective.value.tolist() == pytest.approx([0.2, 0.4])  # The first value, not a tenth of it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,9 @@ def test_a_curriculum_by_evaluations_needs_a_validation_part_and_one_by_epochs_d
     with pytest.raises(InputError, match="odsw: found a graph without a validation part"):
         fit(model(DifficultyCurriculum, data).float(), data)
     assert len(fit(model(DifficultyCurriculum, data, stage_epochs=1).float(), data, max_epochs=2).rows) == 2
+    table = (Path(__file__).parents[2] / "docs/strategies/README.md").read_text(encoding="utf-8")
+    row = next(line for line in table.splitlines() if line.startswith("| `odsw` |"))
+    assert "| needed, unless `stage_epochs` |" in row
 
 
 def margins_of(objective, data, batch) -> dict[frozenset, torch.Tensor]:

@@ -84,3 +84,25 @@ def test_unknown_options_are_refused_with_the_closest(make_data):
     with pytest.raises(InputError, match="unknown option of Mine 'strenght': did you mean 'strength'"):
         build_objective(Mine, built(BACKBONES["VBPR"], data), data, options={"strenght": 1})
     check_strategy("mine", Mine)
+
+
+class Demanding(Objective):
+    """Has an option without a default."""
+
+    def __init__(self, student, must, l2: float = 1e-2) -> None:
+        super().__init__(student, l2)
+        self.must = must
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(Demanding, {"l2": 0.1}), (strategies()["odsw"], {"inner": f"{__name__}.Demanding", "stage_epochs": 1})],
+    ids=["itself", "inside"],
+)
+def test_options_without_a_default_are_required_by_name(cls, options, make_data):
+    data = make_data()
+    model = built(BACKBONES["VBPR"], data)
+    with pytest.raises(InputError, match=r"^must: found no value, expected one.* of Demanding$") as error:
+        build_objective(cls, model, data, options=options)
+    assert "\n" not in str(error.value)
+    assert build_objective(Demanding, model, data, options={"must": 3}).options["must"] == 3

@@ -170,3 +170,29 @@ def test_a_view_is_never_empty():
 def test_bad_numbers_are_refused(options, message, make_data):
     with pytest.raises(InputError, match=message):
         PredictionModulation(built(BACKBONES["VBPR"], make_data()), **options)
+
+
+def test_a_modality_that_nothing_is_known_of_is_left_out_of_the_ratios_of_the_others():
+    score = torch.tensor([0.9, 0.5, torch.nan]).double()
+    found = score_ratios(score)
+    assert torch.equal(found[:2], score_ratios(score[:2]))
+    assert found[2].isnan()
+    assert drop_rates(dominance(found), 0.4, 0.5).tolist() == [
+        *drop_rates(dominance(found[:2]), 0.4, 0.5).tolist(),
+        0.0,
+    ]
+    assert not dominance(score_ratios(torch.tensor([0.9, torch.nan, torch.nan]))).any()
+    known = torch.tensor([0.9, 0.5, 0.31, 0.77]).double()
+    assert torch.equal(score_ratios(known), known * 3 / (known.sum() - known))
+
+
+def test_a_rare_modality_leaves_the_dropping_of_the_others_on(make_data):
+    data = make_data(modalities=3)
+    objective = PredictionModulation(built(BACKBONES["VBPR"], data), has={"mod2": torch.arange(9) == 0})
+    objective.score_sum += torch.tensor([9.0, 5.0, 0.0])
+    objective.count += torch.tensor([10.0, 10.0, 0.0])
+    objective.epoch_statistics()
+    objective.progress = Progress(epoch=2, max_epochs=9)
+    objective.begin_epoch(*unpack(data))
+    assert objective._rates[0] > 0.4
+    assert objective._rates[1:] == [0.0, 0.0]

@@ -329,3 +329,23 @@ class _Shared(VBPR):
     @property
     def modality_parameters(self):
         return {m: [] for m in self.modalities}
+
+
+def test_factors_of_arl_are_those_of_the_modalities_that_some_triple_had(make_data):
+    data = make_data(modalities=3)
+    whole, pair = (ARL(built(BACKBONES["VBPR"], data)) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    alone = torch.randn(30, 3, generator=generator) * torch.tensor([3.0, 1.0, 2.0])
+    known = torch.ones(30, 3, dtype=torch.bool)
+    known[:, 1] = False
+    pair.factors[1] = 0.7
+    pair.observe(alone, known)
+    mean = [f(alone[:, [0, 2]]).mean(dim=0, dtype=torch.float64) for f in (torch.abs, binary_entropy)]
+    logits = arl_logits(*mean, 8.0)
+    expected = (2 * logits.softmax(dim=0)).clamp(min=LEAST_STEP).tolist()
+    assert pair.next_factors().tolist() == pytest.approx([expected[0], 0.7, expected[1]], abs=1e-7)
+    assert pair.next_factors().tolist() == pytest.approx(pair.factors.tolist())  # Nothing new.
+    whole.observe(alone, None)
+    mean = [f(alone).mean(dim=0, dtype=torch.float64) for f in (torch.abs, binary_entropy)]
+    logits = arl_logits(*((x * 30) / 30 for x in mean), 8.0)
+    assert torch.equal(whole.next_factors(), (3 * logits.softmax(dim=0)).clamp(min=LEAST_STEP))

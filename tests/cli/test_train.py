@@ -398,3 +398,51 @@ def test_a_strategy_that_compares_views_says_that_all_of_bm3_rank_alike(name, sa
     line = fails(capsys, train(save(arrays), tmp_path / "run", "--backbone", "BM3", "--objective", name))
     assert f"{name}: found BM3, all of whose views rank alike" in line
     assert not (tmp_path / "run").exists()
+
+
+OWN = """
+from pyg_ckd import Objective
+from pyg_ckd.balance import ObjectiveWrapper
+
+
+class Demanding(Objective):
+    def __init__(self, student, must, l2: float = 0.01):
+        super().__init__(student, l2)
+
+
+class Odd(Objective):
+    def __init__(self, student, must: object, l2: float = 0.01):
+        super().__init__(student, l2)
+
+
+class Bare(ObjectiveWrapper):
+    def __init__(self, student, inner="plain", inner_options=None, teachers=None, has=None, power: float = 1.0):
+        super().__init__(student, inner, inner_options, teachers, has)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "unannotated_strategies.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "unannotated_strategies"
+    sys.modules.pop("unannotated_strategies", None)
+
+
+def test_options_of_ones_own_strategy_without_a_default_are_required(own, save, arrays, tmp_path, capsys) -> None:
+    args = train(save(arrays), tmp_path / "out", "--objective")
+    assert "required: --strategy.must" in fails(capsys, [*args, f"{own}.Demanding"])
+    assert "strategy.must: found no value, expected one" in fails(capsys, [*args, f"{own}.Odd"])
+    inside = [*args, "odsw", "--strategy.stage_epochs", "1", "--strategy.inner", f"{own}.Demanding"]
+    assert "must: found no value, expected one" in fails(capsys, inside)
+    assert not (tmp_path / "out").exists()
+    assert main([*args, f"{own}.Demanding", "--strategy.must", "0.5"]) == 0
+
+
+def test_options_inside_an_unannotated_wrapper_of_ones_own_are_taken(own, save, arrays, tmp_path, capsys) -> None:
+    args = train(save(arrays), tmp_path / "out", "--objective", f"{own}.Bare", "--strategy.inner", "multitask")
+    assert main([*args, "--strategy.inner_options.weight", "0.25"]) == 0
+    stored = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert "0.25" in json.dumps(stored, default=lambda value: "")
+    wrong = fails(capsys, [*args, "--out", str(tmp_path / "other"), "--strategy.inner_options.wieght", "0.25"])
+    assert "unknown option of multitask 'wieght': did you mean 'weight'" in wrong
