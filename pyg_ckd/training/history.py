@@ -33,6 +33,7 @@ class History:
         stopped: Why training ended: ``"no rise in the last 1015 steps"``; ``"budget: still rising at the end"``,
             ``"budget: no longer rising"`` or ``"budget: too early to tell"`` after the last epoch; ``"budget"`` without
             a validation part; ``"nothing to train"``; or what a callback wrote here to end it after the present epoch.
+            Such a reason holds until the training is given more epochs.
         converged: :obj:`False` if the metric was still rising at the end, or if it was too early to tell, so that more
             epochs might have been better; :obj:`None` if that is not known, as without a validation part.
     """
