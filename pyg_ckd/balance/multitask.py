@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_ckd.balance.attribution import shapley_values
 from pyg_ckd.balance.given import MaskedObjective, check_features
 from pyg_ckd.balance.objective import Objective, check_not_negative
+from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import Backbone
@@ -112,6 +113,11 @@ class MultitaskObjective(MaskedObjective):
                 self._weights.append(batch.gathered(counts).mean(dim=0).double())
         losses = unimodal_losses(margins, counts)
         return {f"alone/{m}": self.weight * loss for m, loss in losses.items()}
+
+    def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
+        """Forget the weights of an epoch that was broken off."""
+        self._weights = []
+        return super().begin_epoch(features, graphs)
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the mean weight of every modality over the finished epoch, with valuation."""

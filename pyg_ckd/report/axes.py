@@ -56,10 +56,15 @@ def style(ax: Axes, theme: Theme, title: str, xlabel: str, grid: Literal["x", "y
 
 
 def series(frame: pd.DataFrame, column: str) -> tuple[list[float], list[float]]:
-    """Return the epochs with a value and the values; nothing if there is no such column."""
+    """Return the epochs with a value and the values; nothing if there is no such column, or one without numbers."""
+    import pandas as pd
+
     if column not in frame:
         return [], []
-    values = frame[column].dropna()
+    try:
+        values = pd.to_numeric(frame[column]).dropna()
+    except (TypeError, ValueError):
+        return [], []
     return [float(x) for x in values.index], [float(y) for y in values]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,11 @@ history) and ``exception``.
 """
 
 
+_LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
+"""Libraries whose callbacks have all hooks of Lightning, most of which do nothing."""
+_CALLED = {"on_train_start": "on_fit_start", "on_train_end": "on_fit_end"}
+
+
 class CallbackError(InputError):
     """A callback or a logger that raised; what it raised is the cause."""
 
@@ -58,11 +65,12 @@ class Hooks:
         self._fabric.call(hook, **self._common, **arguments)
 
 
-def as_callbacks(given: Any) -> list[Any]:
+def as_callbacks(given: Any, warn: bool = True) -> list[Any]:
     """Return callbacks as a list, each such that what it raises names it.
 
     Args:
         given: One callback, several, or :obj:`None`.
+        warn: Whether to warn of methods that look like hooks and are none.
 
     Raises:
         InputError: If one has no hook.
@@ -73,6 +81,8 @@ def as_callbacks(given: Any) -> list[Any]:
             raise InputError(
                 f"callbacks: found {_name(callback)} without a hook, expected at least one of {', '.join(HOOKS)}"
             )
+        if warn:
+            _warn_of_other_hooks(callback)
     return [_Guarded(callback, "callback") for callback in found]
 
 
@@ -107,7 +117,7 @@ def open_fabric(device: Device, precision: str, callbacks: Any, loggers: Any) ->
     from lightning_fabric import Fabric
 
     accelerator, devices = fabric_device(device)
-    callbacks, loggers = as_callbacks(callbacks), as_loggers(loggers)
+    callbacks, loggers = as_callbacks(callbacks, warn=False), as_loggers(loggers)
     try:
         return Fabric(
             accelerator=accelerator,
@@ -131,6 +141,24 @@ def finish_loggers(fabric: Fabric, status: str) -> None:
         finalize = getattr(logger, "finalize", None)
         if finalize is not None:
             finalize(status)
+
+
+def _warn_of_other_hooks(callback: Any) -> None:
+    """Warn of methods of a callback that begin as hooks do and are never called."""
+    cls = callback if isinstance(callback, type) else type(callback)
+    own = [part for part in cls.__mro__ if part.__module__.partition(".")[0] not in _LIGHTNING]
+    names = dict.fromkeys(name for part in own for name in vars(part) if name.startswith("on_") and name not in HOOKS)
+    said = []
+    for name in names:
+        if callable(getattr(callback, name, None)):
+            close = _CALLED.get(name) or next(iter(difflib.get_close_matches(name, HOOKS, n=1)), "")
+            said.append(f"{name} (did you mean {close}?)" if close else name)
+    if said:
+        warnings.warn(
+            f"callbacks: found {', '.join(said)} of {_name(callback)}, never called, expected some of "
+            f"{', '.join(HOOKS)}; rename or remove what is not called",
+            stacklevel=4,
+        )
 
 
 def _as_list(given: Any) -> list[Any]:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.backward import backward, clip_gradients
 from pyg_ckd.training.callbacks import Hooks
 from pyg_ckd.training.groups import read_step_sizes, scaled_rates
+from pyg_ckd.training.history import as_plain_number
 from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.sampled import step_loss
 from pyg_ckd.training.schedule import scheduled_rates
@@ -115,12 +115,10 @@ def read_statistics(objective: Objective, row: Mapping[str, float]) -> dict[str,
     where = f"{type(objective).__name__}.epoch_statistics"
     if not isinstance(found, Mapping):
         raise InputError(f"{where}: found {type(found).__name__}, expected a dict from name to number, {{}} for none")
-    for name, value in found.items():
+    for name in found:
         if not isinstance(name, str) or name in row:
             raise InputError(f"{where}: found the name {name!r}, expected a text that is none of {', '.join(row)}")
-        if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.dim() == 0):
-            raise InputError(f"{where}: found {type(value).__name__} under {name!r}, expected a number")
-    return dict(found)
+    return {name: as_plain_number(value, where, name) for name, value in found.items()}
 
 
 def _step(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +33,7 @@ class History:
         stopped: Why training ended: ``"no rise in the last 1015 steps"``; ``"budget: still rising at the end"``,
             ``"budget: no longer rising"`` or ``"budget: too early to tell"`` after the last epoch; ``"budget"`` without
             a validation part; ``"nothing to train"``; or what a callback wrote here to end it after the present epoch.
+            Such a reason holds until the training is given more epochs.
         converged: :obj:`False` if the metric was still rising at the end, or if it was too early to tell, so that more
             epochs might have been better; :obj:`None` if that is not known, as without a validation part.
     """
@@ -54,3 +62,41 @@ class History:
     def seconds_per_epoch(self) -> float:
         """Median duration of an epoch in seconds."""
         return median(self.seconds) if self.seconds else float("nan")
+
+    def settle(self) -> None:
+        """Write what a callback put into the last row and into :attr:`stopped` as plain numbers and text.
+
+        Raises:
+            InputError: If the row holds something else than numbers, or under something else than names.
+        """
+        row: dict[Any, Any] = self.rows[-1] if self.rows else {}
+        for name, value in row.items():
+            where = f"row of epoch {row.get('epoch')} in the history"
+            if not isinstance(name, str):
+                raise InputError(f"{where}: found the name {name!r}, expected a text such as 'my/number'")
+            row[name] = as_plain_number(value, where, name)
+        reason: Any = self.stopped
+        self.stopped = " ".join(str(reason).split()) or type(reason).__name__ if reason else ""
+
+
+def as_plain_number(value: Any, where: str, name: str) -> float:
+    """Return a number of any library as one of Python, which every file can hold.
+
+    Args:
+        value: The number; a tensor or an array without dimensions is one, too.
+        where: What has it, for the message.
+        name: Its name there.
+
+    Raises:
+        InputError: If it is no number.
+    """
+    if type(value) in (bool, int, float):
+        return value
+    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0
+    plain = value.item() if single or isinstance(value, np.bool_) else value
+    with suppress(OverflowError):
+        if isinstance(plain, Integral):
+            return plain if isinstance(plain, bool) else int(plain)
+        if isinstance(plain, Real):
+            return float(plain)
+    raise InputError(f"{where}: found {type(value).__name__} under {name!r}, expected a number, such as float(x)")

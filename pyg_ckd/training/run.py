@@ -95,6 +95,7 @@ class Run:
         best_state: Weights of the best epoch so far.
         validates: Whether there is a validation part.
         taken: Steps that are taken.
+        budget: Epochs that it may last at most; 0 if that is not known.
     """
 
     objective: Objective
@@ -104,11 +105,24 @@ class Run:
     best_state: dict[str, Tensor]
     validates: bool = True
     taken: int = 0
+    budget: int = 0
 
     @property
     def epoch(self) -> int:
         """Epochs that are finished."""
         return len(self.history.rows)
+
+    def last(self, epochs: int) -> None:
+        """Take the number of epochs that it may last at most.
+
+        What a callback of an earlier call ended it for holds for the number of that call: with more it goes on.
+
+        Args:
+            epochs: The number.
+        """
+        if 0 < self.budget < epochs:
+            self.history.stopped = ""
+        self.budget = epochs
 
     def ended(self, max_epochs: int, times: int) -> str:
         """Return why training has ended, or nothing if it goes on.
@@ -150,6 +164,7 @@ class Run:
             "seconds": self.history.seconds,
             "validation_seconds": self.history.validation_seconds,
             "stopped": self.history.stopped,
+            "budget": self.budget,
             "best_state": self.best_state,
             "rng": torch.get_rng_state(),
             "other_rng": drawn_elsewhere(),
@@ -168,7 +183,7 @@ class Run:
         self.taken = state["taken"]
         self.history.rows, self.history.seconds = state["rows"], state["seconds"]
         self.history.validation_seconds, self.history.stopped = state["validation_seconds"], state["stopped"]
-        self.best_state = state["best_state"]
+        self.best_state, self.budget = state["best_state"], state.get("budget", 0)  # Not in a run of before.
         if self.steps is not None:
             self.steps.load_state_dict(state)
         torch.set_rng_state(state["rng"].cpu())

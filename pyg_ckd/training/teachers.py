@@ -29,6 +29,7 @@ from pyg_ckd.files import as_path
 from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.training.attributes import attributes_of
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.choice import open_processes
@@ -205,7 +206,7 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
 
 def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Module]]) -> None:
     """Refuse a module that another teacher has been trained in, and note this one."""
-    model: nn.Module = student.module if isinstance(student, AdaptedBackbone) else student
+    model = _module(student)
     for other, reference in built.items():
         if reference() is model:
             raise InputError(
@@ -213,6 +214,11 @@ def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Modu
                 "new module whenever it is called; build the module inside of the function"
             )
     built[modality] = weakref.ref(model)
+
+
+def _module(student: nn.Module) -> nn.Module:
+    """Return the module that the user made: the one that was adapted, or the backbone."""
+    return student.module if isinstance(student, AdaptedBackbone) else student
 
 
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
@@ -226,6 +232,9 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
         settings["callbacks"] = [f"{type(c).__module__}.{type(c).__qualname__}" for c in given]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(f"{fingerprint(data)}{objective.student!r}{_attributes(objective.student)}".encode())
+    own = attributes_of(_module(objective.student), whole=True)
+    if own:
+        digest.update(json.dumps(own, sort_keys=True).encode())
     for name, value in objective.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -323,6 +323,7 @@ class Trainer:
         run, features, graph, validation, file = begun.run, begun.features, begun.graph, begun.validation, begun.file
         hooks("on_fit_start", epoch=run.epoch)
         name, written = type(objective.student).__name__, time.monotonic()
+        run.last(self._times * self.max_epochs)
         ended = partial(run.ended, self.max_epochs, self._times)
         shown = self.progress and objective.trains and layout.processes.first
         with shown_progress(name, self.monitor, self.max_epochs, shown) as advance, run.capturing():
@@ -330,6 +331,7 @@ class Trainer:
                 row = self._epoch(fabric, hooks, run, features, graph, validation)
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
+                history.settle()
                 history.stopped = next((why for why in layout.processes.gather(history.stopped) if why), "")
                 fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
                 if layout.processes.first:
@@ -342,6 +344,7 @@ class Trainer:
         early = run.stopper.best_epoch < 0 and run.epoch > 0  # It ended before an evaluation was due.
         if validation is not None and early:  # Not part of the checkpoint, so that it leaves no trace in a longer run.
             self._validate(hooks, run, history.rows[-1], features, graph, validation)
+            history.settle()
             fabric.log_dict({k: v for k, v in history.rows[-1].items() if k != "epoch"}, step=run.epoch)
         if validation is None:
             with run.averaged():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import combinations, permutations
 
@@ -11,8 +12,11 @@ import torch
 from pyg_ckd.balance import MultitaskObjective
 from pyg_ckd.balance.multitask import valuation_weights
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR
+from pyg_ckd.training import build
 from tests.balance.test_ckd import one_batch
 from tests.nn.models.zoo import BACKBONES, built, doubled
+from tests.training.problem import planted_data, trainer
 
 
 @pytest.mark.usefixtures("double")
@@ -93,3 +97,19 @@ def test_a_triple_without_any_modality_has_weights_of_zero():
 def test_a_negative_valuation_is_refused(make_data):
     with pytest.raises(InputError, match=r"valuation: found -1\.0, expected a number of zero or more"):
         MultitaskObjective(built(BACKBONES["VBPR"], make_data()), valuation=-1.0)
+
+
+def test_an_epoch_that_was_broken_off_leaves_nothing_in_the_record_of_the_next():
+    class Breaks:
+        def on_train_batch_end(self, batch_idx):
+            if batch_idx == 1:
+                raise KeyboardInterrupt
+
+    data = planted_data()
+    student = build(VBPR, data, 0, embedding_dim=4)
+    objective = MultitaskObjective(copy.deepcopy(student), valuation=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(callbacks=Breaks()).fit(objective, data)
+    objective.student.load_state_dict(student.state_dict())
+    expected = trainer(max_epochs=1).fit(MultitaskObjective(student, valuation=1.0), data)
+    assert trainer(max_epochs=1).fit(objective, data).rows == expected.rows

@@ -149,3 +149,14 @@ def test_many_panels_unfold_on_a_click(tmp_path, monkeypatch):
     monkeypatch.setattr("pyg_ckd.report.records.MOST_OPEN", 4)
     page = Page(write_report(tmp_path, results, frames).read_text(encoding="utf-8"))
     assert "Over epochs" in page.text
+
+
+@pytest.mark.parametrize("value", ["tensor(0.5)", [1.0], None], ids=["text", "list", "none"])
+def test_a_column_without_numbers_is_left_out(value, tmp_path):
+    results, frames = teaching()
+    for name, seed in frames:
+        if name == "mine":
+            frames[name, seed]["odd/visual"] = [value] * len(frames[name, seed])
+    page = Page(write_report(tmp_path, results, frames).read_text(encoding="utf-8"))
+    assert "weight" in [row[0] for row in page.tables[CAPTION]]
+    assert "odd" not in [row[0] for row in page.tables[CAPTION]]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from fractions import Fraction
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +17,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import CallbackError, Trainer, build, load_checkpoint
 from pyg_ckd.training.callbacks import HOOKS
+from tests.training import problem
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
 
@@ -194,3 +198,94 @@ def test_every_epoch_is_a_record_of_the_logger_of_python(caplog):
 def test_what_is_no_callback_or_logger_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         trainer(**options)
+
+
+class Puts:
+    """Writes something into the row of every epoch, and a reason into the history of the second one."""
+
+    def __init__(self, value=None, reason=""):
+        self.value, self.reason = value, reason
+
+    def on_train_epoch_end(self, row, epoch, history):
+        if self.value is not None:
+            row["x"] = self.value
+        if epoch == 2:
+            history.stopped = self.reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.float64(0.5), np.float32(0.5), torch.tensor(0.5), np.array(0.5), Fraction(1, 2), np.int64(3), np.bool_(True)],
+    ids=["float64", "float32", "tensor", "array", "fraction", "int64", "bool"],
+)
+def test_numbers_of_other_libraries_in_a_row_are_plain_ones_in_files(value, tmp_path):
+    data = planted_data()
+    for epochs in (2, 3):
+        run = trainer(max_epochs=epochs, checkpoint_dir=tmp_path, callbacks=Puts(value))
+        history = run.fit(build(VBPR, data, 0), data)
+        assert [row["x"] for row in history.rows] == [float(value)] * epochs
+        assert {type(row["x"]) for row in history.rows} <= {bool, int, float}
+
+
+@pytest.mark.parametrize("value", ["hello", [1], torch.ones(2), 1j, object()], ids=lambda v: type(v).__name__)
+def test_what_is_no_number_is_refused_in_a_row_before_it_is_written(value, tmp_path):
+    data = planted_data()
+    message = rf"row of epoch 1 in the history: found {type(value).__name__} under 'x', expected a number"
+    with pytest.raises(InputError, match=message):
+        trainer(checkpoint_dir=tmp_path, callbacks=Puts(value)).fit(build(VBPR, data, 0), data)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"), [(True, "True"), (ValueError("no\nmore"), "no more"), (KeyError(), "KeyError")], ids=str
+)
+def test_a_reason_of_any_kind_is_text(reason, text, tmp_path):
+    data = planted_data()
+    for _ in range(2):
+        run = trainer(checkpoint_dir=tmp_path, callbacks=Puts(reason=reason))
+        history = run.fit(build(VBPR, data, 0), data)
+        assert (history.stopped, len(history.rows)) == (text, 2)
+
+
+def test_a_training_that_a_callback_ended_goes_on_with_a_larger_budget(tmp_path):
+    data = planted_data()
+    whole, model = build(VBPR, data, 0), build(VBPR, data, 0)
+    expected = trainer(max_epochs=6).fit(whole, data)
+    trainer(max_epochs=4, checkpoint_dir=tmp_path, callbacks=Puts(reason="time is up")).fit(build(VBPR, data, 0), data)
+    history = trainer(max_epochs=6, checkpoint_dir=tmp_path).fit(model, data)
+    assert (history.rows, history.stopped) == (expected.rows, expected.stopped)
+    assert same_bits(model.state_dict(), whole.state_dict())
+
+
+def test_a_checkpoint_that_knows_no_budget_is_read_and_stays_ended(tmp_path):
+    data = planted_data()
+    trainer(max_epochs=4, checkpoint_dir=tmp_path, callbacks=Puts(reason="time is up")).fit(build(VBPR, data, 0), data)
+    content = load_checkpoint(tmp_path / "last.pt", "run")
+    assert content["run"].pop("budget") == 4
+    torch.save(content, tmp_path / "last.pt")
+    history = trainer(max_epochs=6, checkpoint_dir=tmp_path).fit(build(VBPR, data, 0), data)
+    assert (len(history.rows), history.stopped) == (2, "time is up")
+
+
+def test_methods_that_look_like_hooks_and_are_none_are_named_in_a_warning():
+    class Lightnings:
+        def on_train_start(self):
+            raise AssertionError
+
+        def on_validation_epoch_end(self):
+            raise AssertionError
+
+        def on_train_epoch_end(self):
+            pass
+
+    data = planted_data()
+    words = (
+        r"on_train_start \(did you mean on_fit_start\?\), on_validation_epoch_end \(did you mean on_validation_end\?\)"
+    )
+    with pytest.warns(UserWarning, match=f"callbacks: found {words} of Lightnings, never called") as caught:
+        run = trainer(max_epochs=1, callbacks=[Lightnings()])
+    assert [warning.filename for warning in caught] == [problem.__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.fit(build(VBPR, data, 0), data)
+        trainer(callbacks=[Notes(), Puts()])

@@ -15,6 +15,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn import FREEDOM, VBPR, LightGCN, as_backbone
 from pyg_ckd.training import Trainer, build, train_teachers
+from pyg_ckd.training.attributes import attributes_of
 from pyg_ckd.training.teachers import code_of
 from tests.training.problem import planted_data, same_bits, trainer
 
@@ -383,3 +384,55 @@ def test_code_tells_apart_backbones_of_one_name_with_another_body():
     one, again, other = (code_of(make(body).from_data(data, embedding_dim=4)) for body in bodies)
     assert one == again
     assert one != other
+
+
+class Keeps(torch.nn.Module):
+    """A module that holds something that neither its repr nor its code shows, in an attribute of a name."""
+
+    def __init__(self, name: str, value) -> None:
+        super().__init__()
+        self.user, self.item = torch.nn.Parameter(torch.ones(40, 4)), torch.nn.Parameter(torch.ones(30, 4))
+        self.inner = torch.nn.ReLU()
+        setattr(self, name, value)
+
+    def forward(self, x_dict, edge_index):
+        return self.user, self.inner(self.item)
+
+
+class Options:
+    """Options of a class of one's own."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale, self.again = scale, [self]
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("_scale", 1.0, 100.0),
+        ("act", torch.relu, torch.tanh),
+        ("act", lambda x: x, lambda x: 2 * x),
+        ("act", torch.nn.functional.relu, torch.nn.functional.gelu),
+        ("options", {"a": {"scale": 1.0}}, {"a": {"scale": 2.0}}),
+        ("options", Options(1.0), Options(2.0)),
+        ("weights", torch.ones(3), torch.zeros(3)),
+        ("layers", [torch.nn.Dropout(0.1)], [torch.nn.Dropout(0.2)]),
+    ],
+    ids=["private", "builtin", "lambda", "function", "dict", "object", "tensor", "modules"],
+)
+def test_whatever_a_module_of_the_users_holds_is_part_of_what_decides(name, one, other, tmp_path, fits):
+    data = planted_data()
+    for value in (one, other, copy.deepcopy(one)):
+        train_teachers(
+            lambda data, v=value: as_backbone(Keeps(name, v), data),
+            data,
+            trainer(max_epochs=1),
+            ["visual"],
+            cache_dir=tmp_path,
+        )
+    assert fits == ["visual", "visual"]
+
+
+def test_the_attributes_of_the_packages_own_models_are_their_options():
+    for backbone in (VBPR, LightGCN):
+        assert attributes_of(build(backbone, planted_data(), 0), whole=True) == {}
