@@ -113,6 +113,17 @@ class ViewConsistency(MaskedObjective):
                 self.projectors[m] = nn.Parameter(torch.eye(row.size(1), dtype=row.dtype, device=row.device))
         return graphs
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Make the projectors that are stored and not there yet, before PyTorch copies them."""
+        stored = {m: state_dict.get(f"{prefix}projectors.{m}") for m in self.modalities}
+        whole = all(isinstance(value, Tensor) and value.dim() == 2 for value in stored.values())
+        if whole and self.projector and self.weight > 0 and not self.projectors:
+            device = next(self.student.parameters()).device
+            for m, value in stored.items():
+                assert value is not None
+                self.projectors[m] = nn.Parameter(torch.empty_like(value, device=device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return closeness within and between modalities, and what keeps rows apart."""
         if self.weight == 0:

@@ -158,6 +158,17 @@ class Incremental(MaskedObjective):
                 self.adapters[m] = Adapter(row.size(1), self.experts, self.rank, m).to(row)
         return graphs
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Make the adapters that are stored and not there yet, before PyTorch copies them."""
+        stored = {m: state_dict.get(f"{prefix}adapters.{m}.route") for m in self.modalities}
+        whole = all(isinstance(value, Tensor) and value.dim() == 2 for value in stored.values())
+        if whole and self.alignment > 0 and not self.adapters:
+            device = next(self.student.parameters()).device
+            for m, value in stored.items():
+                assert value is not None
+                self.adapters[m] = Adapter(value.size(1), self.experts, self.rank, m).to(device, value.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def begin_from(self, known: Known) -> None:
         """Keep a frozen copy of the student, which has the parameters of the earlier model."""
         self.previous = copy.deepcopy(self.student).requires_grad_(False)

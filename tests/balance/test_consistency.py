@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyg_ckd import Trainer
+from pyg_ckd import Objective, Trainer
+from pyg_ckd.balance import DifficultyCurriculum
 from pyg_ckd.balance.consistency import (
     CLOSENESS,
     ViewConsistency,
@@ -129,3 +130,23 @@ def test_in_late_fusion_the_fused_rows_of_a_modality_are_its_own(make_data):
 def test_options_that_cannot_be_are_refused(options, message, make_data):
     with pytest.raises(InputError, match=message):
         consistency(make_data(), **options)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_new_objective_takes_the_state_of_a_trained_one(wrapped, make_data):
+    data = make_data()
+
+    def made(**options) -> Objective:
+        objective = ViewConsistency(built(BACKBONES["VBPR"], data), **options)
+        return DifficultyCurriculum(objective, stage_epochs=1) if wrapped else objective
+
+    trained = made().float()
+    Trainer(max_epochs=1, progress=False, device="cpu", monitor="recall@5").fit(trained, data)
+    new, state = made().float(), trained.state_dict()
+    assert any(".projectors." in f".{name}" for name in state)
+    new.load_state_dict(state)
+    assert state.keys() == new.state_dict().keys()
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in state.items())
+    Trainer(max_epochs=1, progress=False, device="cpu", monitor="recall@5").fit(new, data)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        made(weight=0.0).float().load_state_dict(state)

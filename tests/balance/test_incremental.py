@@ -230,3 +230,23 @@ def test_nothing_counts_where_nobody_is_known():
 def test_options_that_cannot_be_are_refused(options, message, make_data):
     with pytest.raises(InputError, match=message):
         Incremental(build(VBPR, make_data(), 0), **options)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_new_objective_takes_the_state_of_a_trained_one(wrapped, make_data):
+    data = make_data()
+
+    def made(**options) -> Objective:
+        objective = Incremental(built(BACKBONES["VBPR"], data), **options)
+        return DifficultyCurriculum(objective, stage_epochs=1) if wrapped else objective
+
+    trained = made().float()
+    Trainer(max_epochs=1, progress=False, device="cpu", monitor="recall@5").fit(trained, data)
+    new, state = made().float(), trained.state_dict()
+    assert any(".adapters." in f".{name}" for name in state)
+    new.load_state_dict(state)
+    assert state.keys() == new.state_dict().keys()
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in state.items())
+    Trainer(max_epochs=1, progress=False, device="cpu", monitor="recall@5").fit(new, data)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        made(alignment=0.0).float().load_state_dict(state)
