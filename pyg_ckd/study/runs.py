@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -112,13 +113,31 @@ def trained(
         "seed": seed,
         "backbone": {**identity(backbone), "options": with_defaults(backbone, model)},
         "strategy": {**identity(strategy), "options": with_defaults(strategy, options)},
-        "trainer": {**chosen.settings(), **chosen.budget(), "seed": seed},
+        "trainer": {**chosen.settings(), **chosen.budget(), "seed": seed, **_brought(chosen)},
         "view": modality,
         "teachers": {run.modality: run.key for run in teachers},
     }
     return Run(
         name, kind, seed, decides, backbone, dict(model), strategy, dict(options), dict(trainer), modality, teachers
     )
+
+
+def _brought(trainer: Trainer) -> dict[str, Any]:
+    """Return classes of callbacks and the code of what a trainer was given to call, nothing where it was given none.
+
+    Callbacks count by their classes: what they hold changes from run to run.
+    """
+    given = trainer.callbacks if isinstance(trainer.callbacks, Sequence) else [trainer.callbacks]
+    callbacks = [one if isinstance(one, type) else type(one) for one in given if one is not None]
+    brought = [*callbacks, *([trainer.scheduler] if trainer.scheduler is not None else [])]
+    sampler = trainer.sampler
+    if sampler is not None:
+        sampler = sampler if callable(sampler) else type(sampler)
+        inner = sampler.func if isinstance(sampler, functools.partial) else sampler
+        if not is_packages(getattr(inner, "__module__", None)):
+            brought.append(sampler)
+    found: dict[str, Any] = {"brought": code_of(*brought, package=False)} if brought else {}
+    return found | ({"callbacks": [f"{c.__module__}.{c.__qualname__}" for c in callbacks]} if callbacks else {})
 
 
 def identity(cls: type | Callable[..., Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import nn
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.code import code_of, is_own, is_packages
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
+from pyg_ckd.training.attributes import attributes_of
 
 
 def made_of(objective: Objective) -> dict[str, Any]:
@@ -20,8 +21,7 @@ def made_of(objective: Objective) -> dict[str, Any]:
     Args:
         objective: What is trained.
     """
-    student = objective.student
-    model: nn.Module = student.module if isinstance(student, AdaptedBackbone) else student
+    model = _model(objective)
     found: dict[str, Any] = {}
     if not is_packages(type(model).__module__):
         found["model"] = _path(type(model))
@@ -33,6 +33,20 @@ def made_of(objective: Objective) -> dict[str, Any]:
     if codes:
         found["code"] = {path: " ".join(sorted(own)) for path, own in sorted(codes.items())}
     return {"made_of": found} if found else {}
+
+
+def own_attributes(objective: Objective) -> dict[str, str]:
+    """Return plain options of a model from outside of the package, such as the rate of a dropout, from name to text.
+
+    Args:
+        objective: What is trained.
+    """
+    return {f"model.{name}": text for name, text in attributes_of(_model(objective), whole=False).items()}
+
+
+def _model(objective: Objective) -> nn.Module:
+    student = objective.student
+    return student.module if isinstance(student, AdaptedBackbone) else student
 
 
 def _path(cls: type) -> str:

@@ -11,6 +11,7 @@ import torch
 from pyg_ckd.errors import InputError
 from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint
 from pyg_ckd.training.layouts.base import Layout
+from pyg_ckd.training.made_of import own_attributes
 from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts, write_whole
 from pyg_ckd.training.run import Run
 
@@ -34,6 +35,7 @@ class RunFile:
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], layout: Layout) -> None:
         self.path = None if folder is None else folder / CHECKPOINT_NAME
         self.settings, self.layout, self.processes = dict(settings), layout, layout.processes
+        self.attributes: dict[str, str] = {}  # Of the model when the training began.
 
     def resume(self, run: Run) -> None:
         """Bring a run to where the checkpoint is, if there is one.
@@ -42,6 +44,8 @@ class RunFile:
             InputError: If it is damaged, of other settings or of other parameters.
         """
         with self.processes.together():
+            if self.path is not None:
+                self.attributes = own_attributes(run.objective)
             if self.path is not None and self.path.exists():
                 optimizer = None if run.steps is None else run.steps.optimizer
                 state = self._read(self.path, run)
@@ -63,6 +67,11 @@ class RunFile:
         if content.get("kind") != IN_PARTS:
             check_content(path, content, "run")
         check_settings(path, content["settings"], self.settings)
+        stored = content.get("attributes")
+        if stored is not None and self.processes.first:  # Not in a run of before; of one process where they differ.
+            both = stored.keys() & self.attributes.keys()
+            self.attributes = {name: self.attributes[name] for name in sorted(both)}
+            check_settings(path, {name: stored[name] for name in both}, self.attributes)
         state = content["run"]
         if content["kind"] == IN_PARTS:
             return read_parts(path, state, content["parts"], rows)
@@ -75,7 +84,9 @@ class RunFile:
         if self.path is None:
             return
         optimizer = None if run.steps is None else run.steps.optimizer
-        rows, content, state = self.layout.rows, {"settings": self.settings}, run.state_dict()
+        now = own_attributes(run.objective)
+        kept = {name: text for name, text in self.attributes.items() if now.get(name) == text}  # Others are no options.
+        rows, content, state = self.layout.rows, {"settings": self.settings, "attributes": kept}, run.state_dict()
         if rows is not None:
             places = places_of(state, run, self.layout.cut_names, rows.own)
             write_parts(self.path, {"kind": IN_PARTS, **content}, state, places, rows, self.processes)

@@ -251,3 +251,57 @@ def test_weights_alone_are_no_model(kind, tmp_path):
     torch.save({"user.weight": torch.zeros(2)}, tmp_path / "weights.pt")
     with pytest.raises(InputError, match=r"such as a state_dict.*load_state_dict"):
         load_checkpoint(tmp_path / "weights.pt", kind)
+
+
+class Configured(nn.Module):
+    """Two tables, options that no code shows, and a number that changes in every step."""
+
+    def __init__(self, rate: float = 0.1, scale: float = 1.0, act=torch.relu) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
+        self.dropout, self._scale, self.act = nn.Dropout(rate), scale, act
+        self.calls, self.drawn, self.cache = 0, torch.randn(3), None
+
+    def forward(self, x_dict, edge_index):
+        self.calls, self.cache = self.calls + 1, self.drawn
+        return self.user.weight, self._scale * self.act(self.dropout(self.item.weight))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"rate": 0.9}, r"found model\.dropout = 'Dropout\(p=0\.1, inplace=False\)', expected 'Dropout\(p=0\.9, "),
+        ({"scale": 50.0}, r"found model\._scale = '1\.0', expected '50\.0' as in this run; choose another folder"),
+        ({"act": torch.tanh}, r"found model\.act = '\S+relu>', expected '\S+tanh>'"),
+    ],
+    ids=["dropout", "private", "function"],
+)
+def test_a_run_of_a_module_with_other_options_is_refused(other, words, tmp_path):
+    data = planted_data()
+    for epochs in (1, 2):  # Built again, with other weights, and trained on.
+        trainer = Trainer(max_epochs=epochs, monitor="ndcg@5", progress=False, checkpoint_dir=tmp_path)
+        module = Configured()
+        assert len(trainer.fit(module, data).rows) == epochs
+    assert len(trainer.fit(module, data).rows) == 2
+    assert len(trainer.fit(Configured(), data).rows) == 2
+    with pytest.raises(InputError, match=words):
+        trainer.fit(Configured(**other), data)
+
+
+def test_a_run_that_says_nothing_of_options_is_gone_on_with(tmp_path):
+    data = planted_data()
+    trainer = Trainer(max_epochs=1, monitor="ndcg@5", progress=False, checkpoint_dir=tmp_path)
+    trainer.fit(Configured(), data)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    told = content.pop("attributes")
+    assert told["model._scale"] == "1.0"
+    assert not {"model.calls", "model.drawn", "model.cache"} & told.keys()
+    torch.save(content, tmp_path / "last.pt")
+    assert len(trainer.fit(Configured(scale=2.0), data).rows) == 1
+
+
+def test_a_run_of_the_packages_own_models_has_no_options_beside_its_settings(tmp_path):
+    data = planted_data()
+    trainer = Trainer(max_epochs=1, monitor="ndcg@5", progress=False, checkpoint_dir=tmp_path)
+    trainer.fit(VBPR.from_data(data, embedding_dim=4), data)
+    assert load_checkpoint(tmp_path / "last.pt", "run")["attributes"] == {}
