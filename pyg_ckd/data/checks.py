@@ -273,7 +273,7 @@ def check_rows(features: Tensor, modality: str, num_items: int, source: str) -> 
         )
 
 
-def check_finite(features: Tensor, has: Tensor | None, modality: str, source: str) -> None:
+def check_finite(features: Tensor, has: Tensor | None, modality: str, source: str, mend: str = "") -> None:
     """Refuse NaN and infinite values in rows of items that have the modality; a matrix is looked through once."""
     if first_row_not_finite(features) < 0:
         return
@@ -286,10 +286,10 @@ def check_finite(features: Tensor, has: Tensor | None, modality: str, source: st
     row = int(rows[0])
     column = int((~torch.isfinite(features[row])).nonzero()[0])
     mask = "set them to False in" if has is not None else "give the mask"
+    mend = mend or f"{mask} has_{modality} if these items lack the modality"
     raise InputError(
         f"{file_of(features) or source}: features of {modality!r} are not finite in {rows.numel()} rows, first in row "
-        f"{row}, column {column}: {float(features[row, column])} as float32; repair them, or {mask} has_{modality} "
-        f"if these items lack the modality"
+        f"{row}, column {column}: {float(features[row, column])} as float32; repair them, or {mend}"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.checks import as_features, check_finite, finite_rows
+from pyg_ckd.data.checks import as_features, check_finite
 from pyg_ckd.data.frames import in_order_of
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.prepared import changed, current
@@ -109,7 +109,7 @@ def stack_features(
         old[m] = x
         if m in given:
             matrix = _checked(given[m], count, width, m, "new items")
-            _check_new(matrix, m)
+            check_finite(matrix, None, m, "new items", f"add items that lack the modality by themselves, without {m!r}")
             new[m] = matrix if record is None else prepare_rows(matrix, record)
     for m in modalities:
         if m not in new:
@@ -136,18 +136,6 @@ def _known(data: HeteroData, modality: str, x: Tensor, record: Mapping[str, Any]
     out = rows.double().mean(dim=0).to(rows.dtype).repeat(x.size(0), 1)
     out[has] = rows
     return out
-
-
-def _check_new(x: Tensor, modality: str) -> None:
-    bad = ~finite_rows(x)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        column = int((~torch.isfinite(x[row])).nonzero()[0])
-        raise InputError(
-            f"new items: features of {modality!r} are not finite in {int(bad.sum())} rows, first in row {row}, column "
-            f"{column}: {float(x[row, column])}; repair them, or add the items that lack the modality by themselves, "
-            f"without {modality!r}"
-        )
 
 
 def _checked(x: Tensor, rows: int, columns: int, modality: str, source: str) -> Tensor:

@@ -85,13 +85,16 @@ class Ids:
             InputError: If an id is missing, or neither text nor an integer.
         """
         given, rows = self._found(ids)
-        for place in np.flatnonzero(rows.numpy() < 0):
-            one = given[place]
-            if not isinstance(one, (str, int, np.integer, UUID)) or isinstance(one, bool):
-                raise InputError(
-                    f"{self.kind} ids: found {_plain(one)!r:.60} ({type(one).__name__}) at position {place}, expected "
-                    "text or an integer; drop those without an id"
-                )
+        unknown = np.flatnonzero(rows.numpy() < 0)
+        kinds = set(map(type, given[unknown].tolist()))
+        wrong = {kind for kind in kinds if kind is bool or not issubclass(kind, (str, int, np.integer, UUID))}
+        if wrong:
+            place = next(place for place in unknown if type(given[place : place + 1].tolist()[0]) in wrong)
+            one = given[place : place + 1].tolist()[0]
+            raise InputError(
+                f"{self.kind} ids: found {_plain(one)!r:.60} ({type(one).__name__}) at position {place}, expected "
+                "text or an integer; drop those without an id"
+            )
         return given, rows
 
     def _found(self, ids: Any) -> tuple[np.ndarray, Tensor]:

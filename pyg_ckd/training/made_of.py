@@ -21,7 +21,7 @@ def made_of(objective: Objective) -> dict[str, Any]:
     Args:
         objective: What is trained.
     """
-    model = _model(objective)
+    model = own_module(objective.student)
     found: dict[str, Any] = {}
     if not is_packages(type(model).__module__):
         found["model"] = _path(type(model))
@@ -41,11 +41,15 @@ def own_attributes(objective: Objective) -> dict[str, str]:
     Args:
         objective: What is trained.
     """
-    return {f"model.{name}": text for name, text in attributes_of(_model(objective), whole=False).items()}
+    return {f"model.{name}": text for name, text in attributes_of(own_module(objective.student), whole=False).items()}
 
 
-def _model(objective: Objective) -> nn.Module:
-    student = objective.student
+def own_module(student: nn.Module) -> nn.Module:
+    """Return the module that the user made: the one that was adapted, or the backbone.
+
+    Args:
+        student: The backbone.
+    """
     return student.module if isinstance(student, AdaptedBackbone) else student
 
 

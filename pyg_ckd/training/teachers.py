@@ -26,13 +26,14 @@ from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
-from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
+from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.attributes import attributes_of
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.choice import open_processes
+from pyg_ckd.training.made_of import own_module
 from pyg_ckd.training.run_file import CHECKPOINT_NAME
 from pyg_ckd.training.trainer import Trainer
 
@@ -206,7 +207,7 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
 
 def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Module]]) -> None:
     """Refuse a module that another teacher has been trained in, and note this one."""
-    model = _module(student)
+    model = own_module(student)
     for other, reference in built.items():
         if reference() is model:
             raise InputError(
@@ -214,11 +215,6 @@ def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Modu
                 "new module whenever it is called; build the module inside of the function"
             )
     built[modality] = weakref.ref(model)
-
-
-def _module(student: nn.Module) -> nn.Module:
-    """Return the module that the user made: the one that was adapted, or the backbone."""
-    return student.module if isinstance(student, AdaptedBackbone) else student
 
 
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
@@ -232,7 +228,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
         settings["callbacks"] = [f"{type(c).__module__}.{type(c).__qualname__}" for c in given]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(f"{fingerprint(data)}{objective.student!r}{_attributes(objective.student)}".encode())
-    own = attributes_of(_module(objective.student), whole=True)
+    own = attributes_of(own_module(objective.student), whole=True)
     if own:
         digest.update(json.dumps(own, sort_keys=True).encode())
     for name, value in objective.state_dict().items():
