@@ -100,3 +100,7 @@ def killed(folder: Path, moment: str, workers: int = 1) -> None:
     else:
         study.write_json = die_at(1, study.write_json)
     small(folder, settings={"trainer": {**TRAINER, "checkpoint_minutes": 0.0}}, workers=workers).run()
+
+
+def keys(study: Study, seed: int = 0) -> dict[str, str]:
+    return {run.name: run.key for run in study.plan([seed])}

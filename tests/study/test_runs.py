@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import inspect
@@ -15,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from pyg_ckd.balance import Objective
-from pyg_ckd.data import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import fit
 from pyg_ckd.evaluation.effects import estimate_effects
@@ -26,11 +23,10 @@ from pyg_ckd.evaluation.ranking import evaluate
 from pyg_ckd.files import read_json
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study import Contender, Study, StudySettings
-from pyg_ckd.study.runs import identity, trained, with_defaults
+from pyg_ckd.study.runs import identity
 from pyg_ckd.study.tables import escape
-from pyg_ckd.training import Trainer
 from pyg_ckd.training.model import load_model
-from tests.study.problem import FAST, TRAINER, Gentle, numbers, small
+from tests.study.problem import FAST, TRAINER, Gentle, keys, numbers, small
 from tests.training.problem import planted_data
 
 STRANGER = '''
@@ -60,10 +56,6 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 print([identity(cls) for cls in (Stranger, OfAFile, make(1.0), make(2.0))])
 """
-
-
-def keys(study: Study, seed: int = 0) -> dict[str, str]:
-    return {run.name: run.key for run in study.plan([seed])}
 
 
 def test_keys_do_not_depend_on_what_does_not_decide(tmp_path):
@@ -385,90 +377,3 @@ def test_a_study_needs_a_seed(tmp_path):
         small(tmp_path).run([])
     with pytest.raises(InputError, match=r"seeds: found 5, expected several seeds such as range\(5\), or one as"):
         small(tmp_path).run(5)
-
-
-class Watches:
-    """A callback that looks on."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def on_train_epoch_end(self) -> None:
-        self.seen += 1
-
-
-class WatchesOn(Watches):
-    """Another one."""
-
-
-def exponential(base: float):
-    """Return what makes a scheduler that no number tells apart."""
-    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: base**epoch)
-
-
-def own_sampler(last: int):
-    """Return what makes a sampler of a class of one's own, which leaves the last batches out."""
-
-    class Own(TripletSampler):
-        def __iter__(self):
-            yield from list(super().__iter__())[:-last]
-
-    return Own
-
-
-@pytest.mark.parametrize(
-    ("name", "one", "other"),
-    [
-        ("callbacks", Watches(), WatchesOn()),
-        ("callbacks", [Watches()], None),
-        ("scheduler", exponential(0.9), exponential(0.1)),
-        ("sampler", own_sampler(1), own_sampler(2)),
-        ("sampler", functools.partial(own_sampler(1), negatives="popularity"), functools.partial(own_sampler(2))),
-    ],
-    ids=["callbacks", "callbacks-or-none", "scheduler", "sampler", "partial"],
-)
-def test_keys_depend_on_callbacks_and_the_code_of_schedulers_and_samplers(name, one, other, tmp_path):
-    options = {"contenders": {"mine": Gentle}, "baselines": "popularity"}
-    first, again, second = (
-        keys(small(tmp_path / str(n), settings={"trainer": {**TRAINER, name: value}}, **options))
-        for n, value in enumerate((one, one, other))
-    )
-    assert first == again
-    assert {run for run in first if first[run] != second[run]} == first.keys() - {"popularity"}
-
-
-def test_what_a_callback_notes_changes_no_key(tmp_path):
-    watches = Watches()
-    options = {"settings": {"trainer": {**TRAINER, "callbacks": watches}}, "contenders": {"mine": Gentle}}
-    before = keys(small(tmp_path, **options))
-    watches.seen = 9
-    assert keys(small(tmp_path, **options)) == before
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"callbacks": None, "optimizer": None},
-        {"callbacks": []},
-        {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)},
-        {"sampler": functools.partial(TripletSampler, negatives="popularity")},
-        {"sampler": TripletSampler},
-    ],
-    ids=["nothing", "none", "no-callbacks", "optimizer", "partial-of-ours", "ours"],
-)
-def test_keys_of_runs_without_callbacks_schedulers_and_samplers_are_those_of_before(more):
-    options = {**TRAINER, **more}
-    chosen = Trainer(**options)
-    run = trained("mine", "contender", 3, "data", VBPR, {"embedding_dim": 4}, Gentle, {"share": 0.1}, options)
-    decides = {
-        "format": 3,
-        "data": "data",
-        "seed": 3,
-        "backbone": {**identity(VBPR), "options": with_defaults(VBPR, {"embedding_dim": 4})},
-        "strategy": {**identity(Gentle), "options": with_defaults(Gentle, {"share": 0.1})},
-        "trainer": {**chosen.settings(), **chosen.budget(), "seed": 3},
-        "view": None,
-        "teachers": {},
-    }
-    assert run.decides == decides

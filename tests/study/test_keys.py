@@ -1,0 +1,101 @@
+"""What a run is found by: all that decides about its result, and nothing else."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from pyg_ckd.data import TripletSampler
+from pyg_ckd.nn import VBPR
+from pyg_ckd.study.runs import identity, trained, with_defaults
+from pyg_ckd.training import Trainer
+from tests.study.problem import TRAINER, Gentle, keys, small
+
+
+class Watches:
+    """A callback that looks on."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_train_epoch_end(self) -> None:
+        self.seen += 1
+
+
+class WatchesOn(Watches):
+    """Another one."""
+
+
+def exponential(base: float):
+    """Return what makes a scheduler that no number tells apart."""
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: base**epoch)
+
+
+def own_sampler(last: int):
+    """Return what makes a sampler of a class of one's own, which leaves the last batches out."""
+
+    class Own(TripletSampler):
+        def __iter__(self):
+            yield from list(super().__iter__())[:-last]
+
+    return Own
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("callbacks", Watches(), WatchesOn()),
+        ("callbacks", [Watches()], None),
+        ("scheduler", exponential(0.9), exponential(0.1)),
+        ("sampler", own_sampler(1), own_sampler(2)),
+        ("sampler", functools.partial(own_sampler(1), negatives="popularity"), functools.partial(own_sampler(2))),
+    ],
+    ids=["callbacks", "callbacks-or-none", "scheduler", "sampler", "partial"],
+)
+def test_keys_depend_on_callbacks_and_the_code_of_schedulers_and_samplers(name, one, other, tmp_path):
+    options = {"contenders": {"mine": Gentle}, "baselines": "popularity"}
+    first, again, second = (
+        keys(small(tmp_path / str(n), settings={"trainer": {**TRAINER, name: value}}, **options))
+        for n, value in enumerate((one, one, other))
+    )
+    assert first == again
+    assert {run for run in first if first[run] != second[run]} == first.keys() - {"popularity"}
+
+
+def test_what_a_callback_notes_changes_no_key(tmp_path):
+    watches = Watches()
+    options = {"settings": {"trainer": {**TRAINER, "callbacks": watches}}, "contenders": {"mine": Gentle}}
+    before = keys(small(tmp_path, **options))
+    watches.seen = 9
+    assert keys(small(tmp_path, **options)) == before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"callbacks": None, "optimizer": None},
+        {"callbacks": []},
+        {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)},
+        {"sampler": functools.partial(TripletSampler, negatives="popularity")},
+        {"sampler": TripletSampler},
+    ],
+    ids=["nothing", "none", "no-callbacks", "optimizer", "partial-of-ours", "ours"],
+)
+def test_keys_of_runs_without_callbacks_schedulers_and_samplers_are_those_of_before(more):
+    options = {**TRAINER, **more}
+    chosen = Trainer(**options)
+    run = trained("mine", "contender", 3, "data", VBPR, {"embedding_dim": 4}, Gentle, {"share": 0.1}, options)
+    decides = {
+        "format": 3,
+        "data": "data",
+        "seed": 3,
+        "backbone": {**identity(VBPR), "options": with_defaults(VBPR, {"embedding_dim": 4})},
+        "strategy": {**identity(Gentle), "options": with_defaults(Gentle, {"share": 0.1})},
+        "trainer": {**chosen.settings(), **chosen.budget(), "seed": 3},
+        "view": None,
+        "teachers": {},
+    }
+    assert run.decides == decides
