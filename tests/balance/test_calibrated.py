@@ -295,7 +295,7 @@ def test_the_share_moves_by_the_cosine_of_two_gradients_and_the_gradient_stays_t
     twin.loss(*doubled(data), batch)["bpr"].backward()
     main = math.sqrt(sum(float(p.grad.to_dense().square().sum()) for p in twin.parameters() if p.grad is not None))
     cosine = slope / main / math.sqrt(sum(float(x.square().sum()) for x in aligned))
-    assert abs(cosine) > 1e-3
+    assert abs(cosine) > 1e-4
     assert float(objective.alignment_share) - 0.3 == pytest.approx(0.01 * cosine, abs=1e-7)
 
 

@@ -13,6 +13,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn.models.base import Inputs
 from pyg_ckd.nn.models.egogcn import EgoGCN
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -205,10 +206,11 @@ def test_distillation_step_has_finite_gradients(modulation, make_data):
 def test_training_lowers_the_loss_and_finds_held_out_items(modulation):
     data = synthetic_multimodal(num_users=150, num_items=80, num_interactions=3000, seed=0)
     model = build(EgoGCN, data, 0, embedding_dim=16, latent_dim=16, modulation=modulation)
+    untrained = evaluate(model, data, "val", k=20)["recall@20"]
     trainer = Trainer(max_epochs=8, batch_size=512, lr=0.01, device="cpu", progress=False, track_views=False)
     rows = trainer.fit(model, data).rows
     assert rows[-1]["loss/bpr"] < 0.7 * rows[0]["loss/bpr"]
-    assert max(row["val/recall@20"] for row in rows) > rows[0]["val/recall@20"] + 0.03
+    assert max(row["val/recall@20"] for row in rows) > untrained + 0.05
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn.loss import contrastive_loss
 from pyg_ckd.nn.models.base import Inputs
 from pyg_ckd.nn.models.mgcn import MGCN
@@ -226,11 +227,12 @@ def test_gradients_equal_finite_differences(make_data):
 def test_training_lowers_the_loss_and_finds_held_out_items():
     data = synthetic_multimodal(num_users=150, num_items=80, num_interactions=3000, seed=0)
     model = build(MGCN, data, 0, embedding_dim=16, contrastive_weight=0.01)
+    untrained = evaluate(model, data, "val", k=20)["recall@20"]
     trainer = Trainer(max_epochs=8, batch_size=128, lr=0.01, device="cpu", progress=False, track_views=False)
     rows = trainer.fit(model, data).rows
     for name in ("loss/bpr", "loss/contrastive"):
         assert rows[-1][name] < 0.8 * rows[0][name]
-    assert max(row["val/recall@20"] for row in rows) > 1.15 * rows[0]["val/recall@20"]
+    assert max(row["val/recall@20"] for row in rows) > untrained + 0.05
 
 
 @pytest.mark.parametrize(
