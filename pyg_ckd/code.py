@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -21,6 +22,7 @@ __all__ = ["code_of"]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
 _LIBRARIES = ("site-packages", "dist-packages")
+_WRITERS = ("add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update")
 _MOST = 20_000  # Functions, classes and objects that are looked at.
 
 
@@ -29,8 +31,9 @@ def code_of(*parts: Any, package: bool = True) -> str:
 
     Followed are what functions refer to (other functions, classes, constants, defaults, what closures hold), base
     classes, the attributes of objects, numbers in arrays and weights of modules among them, and plain values in
-    namespaces and dataclasses that functions of the user read. What functions only fill, lists and dicts outside of
-    them, is left out. Code of libraries counts by its name alone. Addresses, names of files and line numbers do not
+    namespaces, dataclasses and containers in capital letters, such as ``OPTIONS = {"dropout": 0.1}``, that functions
+    and classes of the user only read. Other lists and dicts outside of functions are left out: a cache is no setting.
+    Code of libraries counts by its name alone. Addresses, names of files and line numbers do not
     enter, so that it is the same in every process.
 
     Args:
@@ -112,14 +115,18 @@ class _Walk:
             for name, value in sorted(vars(cls).items())
             if isinstance(value, (FunctionType, staticmethod, classmethod, property)) or not name.startswith("__")
         }
-        return self.mention([list(cls.__bases__), {name: v for name, v in own.items() if _is_code(v) or _is_fixed(v)}])
+        kept = {name: v for name, v in own.items() if _is_code(v) or _is_fixed(v)}
+        if not is_packages(cls.__module__):
+            written = {name for v in own.values() if isinstance(v, FunctionType) for name in _written(v.__code__)}
+            kept |= {name: v for name, v in own.items() if _is_constant(name, v) and name not in written}
+        return self.mention([list(cls.__bases__), kept])
 
     def of_function(self, function: FunctionType) -> str:
         """Return what a function does, with its defaults and what its closure holds, and mention what it refers to."""
         function = inspect.unwrap(function)
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         cells = [value for value in cells if not isinstance(value, (list, dict, set))]
-        names = _names(function.__code__)
+        names, written = _names(function.__code__), _written(function.__code__)
         used: dict[str, Any] = {}
         for name in names:
             value = function.__globals__.get(name)
@@ -128,7 +135,8 @@ class _Walk:
             elif _is_code(value) or _is_fixed(value) or isinstance(value, (nn.Module, Tensor, np.ndarray)):
                 used[name] = value
             elif not is_packages(function.__module__):
-                used[name] = settings_in(value)
+                constant = _is_constant(name, value) and name not in written
+                used[name] = value if constant else settings_in(value)
         return instructions(function.__code__) + self.mention(
             [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
         )
@@ -193,6 +201,23 @@ def _names(code: CodeType) -> list[str]:
     return list(dict.fromkeys([*code.co_names, *inner]))
 
 
+def _written(code: CodeType) -> set[str]:
+    """Return the names in those lines of a function that write into a container, and of functions inside of it."""
+    found: set[str] = set()
+    lines: dict[int, set[str]] = {}
+    writes, line = set(), 0
+    for step in dis.get_instructions(code):
+        number = getattr(step, "line_number", step.starts_line)
+        line = line if number is None else number
+        if isinstance(step.argval, CodeType):
+            found |= _written(step.argval)
+        elif step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE") or step.argval in _WRITERS:
+            writes.add(line)
+        elif isinstance(step.argval, str):
+            lines.setdefault(line, set()).add(step.argval)
+    return found.union(*(lines.get(line, ()) for line in writes))
+
+
 def _is_code(value: Any) -> bool:
     return isinstance(value, (type, FunctionType, MethodType, staticmethod, classmethod, property, functools.partial))
 
@@ -200,6 +225,11 @@ def _is_code(value: Any) -> bool:
 def _is_fixed(value: Any) -> bool:
     """Return whether a value is plain and cannot be changed in its place, as a cache would be."""
     return all(map(_is_fixed, value)) if isinstance(value, (tuple, frozenset)) else isinstance(value, _PLAIN)
+
+
+def _is_constant(name: str, value: Any) -> bool:
+    """Return whether a container has the name of a constant and holds plain values alone."""
+    return name.isupper() and isinstance(value, (list, dict, set)) and len(value) > 0 and _is_plain(value)
 
 
 def _is_plain(value: Any) -> bool:

@@ -149,6 +149,31 @@ def test_settings_in_an_object_that_a_function_reads_count(head):
     assert len({code_of(reads(*values)) for values in ((1.0, 1), (2.0, 1), (1.0, 2))}) == 3
 
 
+@pytest.mark.parametrize(
+    "body", ["{c}\ndef f(x):\n    return x * C", "class f:\n    {c}"], ids=["global", "in a class"]
+)
+def test_containers_in_capital_letters_count_and_others_do_not(body):
+    def code(container: str):
+        space = {"__name__": "mine"}
+        exec(body.format(c=container), space)
+        return code_of(space["f"])
+
+    assert code("C = {'rate': 0.1}") == code("C = {'rate': 0.1}")
+    assert len({code(f"C = {value}") for value in ("{'rate': 0.1}", "{'rate': 0.2}", "[1]", "[2]", "{1}")}) == 5
+    assert code("C = {}") == code("C = {'kept': object()}")  # A cache, before and after its first use.
+    assert code("C = 1; found = [1]") == code("C = 1; found = [2]")
+
+
+@pytest.mark.parametrize("line", ["C[x] = 1", "C.update(x)", "x = [C.pop(y) for y in x]", "del C[x]"])
+def test_containers_in_capital_letters_that_a_function_writes_into_do_not_count(line):
+    def code(container: str):
+        space = {"__name__": "mine"}
+        exec(f"C = {container}\ndef f(x):\n    {line}\n    return x", space)
+        return code_of(space["f"])
+
+    assert code("{1: 2}") == code("{1: 3}")
+
+
 def test_an_object_that_holds_more_than_plain_values_does_not_count():
     space = {"__name__": "mine", "kept": types.SimpleNamespace(found={}, of=object())}
     exec("def f(x):\n    kept.found[x] = x\n    return x\n", space)

@@ -41,9 +41,11 @@ def module_views(
             ``features``)
 
     Raises:
-        InputError: If the module returns anything but a pair (user ``[U, D]``, item ``[I, D]``).
+        InputError: If the module returns anything but a pair (user ``[U, D]``, item ``[I, D]``), or changes features in
+            place.
     """
     out: dict[View, Embeddings] = {}
+    before = {m: _version(x) for m, x in features.items()}
     more = () if n_id_dict is None else (n_id_dict,)
     for view in dict.fromkeys(views):
         x_dict = {
@@ -51,7 +53,28 @@ def module_views(
             for m, x in features.items()  # do(X_m = mean)
         }
         out[view] = checked_tables(module(x_dict, edge_index, *more), type(module).__name__, sizes)
+    changed = [m for m, x in features.items() if _version(x) != before[m]]
+    if changed:
+        raise InputError(f"{changed_in_place(type(module).__name__, changed)}; build the graph again, it is changed")
     return [out[view] for view in views]
+
+
+def changed_in_place(name: str, modalities: Sequence[str]) -> str:
+    """Return what is wrong with a module that writes into the features that it is given.
+
+    Args:
+        name: Name of its class.
+        modalities: Of which it is known.
+    """
+    return (
+        f"{name}: found features of {', '.join(modalities)} changed in place, expected them as they were, for every view "
+        "and every epoch reads them; use what returns a new tensor, such as x.relu() and nn.ReLU(inplace=False)"
+    )
+
+
+def _version(x: Tensor) -> int:
+    """Return how often a tensor has been written to; zero where PyTorch does not count."""
+    return 0 if x.is_inference() or torch.compiler.is_compiling() else x._version
 
 
 @contextmanager

@@ -206,11 +206,14 @@ class RankedLists:
             chosen = self.catalogue(candidates, exclude, where, value)
             scores, items = self.rank(users, k, exclude_seen, chosen)
             worth, most = ((x - low).clamp(min=0).masked_fill(x == -torch.inf, 0).sum(dim=1) for x in (scores, best[0]))
+            share = torch.where(
+                most > 0, worth / most.clamp(min=1e-12), 1
+            )  # All lists are as good where scores are equal.
             kept = ((items.unsqueeze(2) == best[1].unsqueeze(1)) & (items >= 0).unsqueeze(2)).any(dim=2).sum(dim=1)
             rows.append(
                 {
                     "diversity": float(value),
-                    "relevance": float((worth / most.clamp(min=1e-12))[most > 0].double().mean()),
+                    "relevance": float(share[filled > 0].double().mean()),
                     "similarity": float(list_similarity(items, self.embeddings.item).double().nanmean()),
                     "kept": float((kept / filled)[filled > 0].double().mean()),
                 }

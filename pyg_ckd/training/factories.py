@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.code import code_of, is_own, is_packages
 from pyg_ckd.data.sampler import TripletBatch, TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.options import is_plain
@@ -268,7 +269,7 @@ def build_own_sampler(given: Any, *arguments: Any) -> TripletSampler:
 
 
 def describe_optimizer(given: Any, objective: Objective | None) -> dict[str, Any]:
-    """Return what tells optimizers apart: class, and plain options of every group.
+    """Return what tells optimizers apart: class, with its code if it is the user's, and plain options of every group.
 
     Args:
         given: A function or an optimizer.
@@ -279,7 +280,10 @@ def describe_optimizer(given: Any, objective: Objective | None) -> dict[str, Any
         optimizer = _call("optimizer", given, parameter_groups(objective) if objective else [_tiny_group()])
         if not isinstance(optimizer, Optimizer):
             raise InputError(f"optimizer: the function returned {_name(optimizer)}, expected a torch.optim.Optimizer")
-    return {"class": _path(type(optimizer)), "groups": [_plain(group) for group in optimizer.param_groups]}
+    cls = type(optimizer)
+    own = is_own(cls.__module__) and not is_packages(cls.__module__)
+    code = {"code": code_of(cls, package=False)} if own else {}
+    return {"class": _path(cls), "groups": [_plain(group) for group in optimizer.param_groups], **code}
 
 
 def describe_scheduler(given: Any, optimizer: Any, objective: Objective | None, lr: float) -> dict[str, Any]:

@@ -140,6 +140,12 @@ def test_the_trade_off_falls_from_the_best_lists_to_diverse_ones(data) -> None:
         NeighbourhoodRecommender(ease(data, ridge=1), data).recommend(k=3, diversity=0.5)
 
 
+def test_all_lists_are_worth_the_same_where_all_scores_are_equal(data) -> None:
+    user, item = tables()
+    shown = Recommender(Embeddings(torch.zeros_like(user), item), data).trade_off(3, [0.0, 0.5], exclude_seen=False)
+    assert shown.relevance.tolist() == [1.0, 1.0]
+
+
 def test_weights_between_items_take_candidates_of_every_user(data) -> None:
     source = NeighbourhoodRecommender(ease(data, ridge=1), data, columns=COLUMNS)
     everything = source.recommend(["u3"], ITEMS, exclude_seen=False)

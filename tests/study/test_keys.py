@@ -43,18 +43,32 @@ def own_sampler(last: int):
     return Own
 
 
+def own_optimizer(factor: float):
+    """Return what makes an optimizer of a class of one's own, whose options are those of another."""
+
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad = None if p.grad is None else factor * p.grad
+            return super().step(closure)
+
+    return lambda groups: Own(groups, lr=0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [
         ("callbacks", Watches(), WatchesOn()),
         ("callbacks", [Watches()], None),
         ("scheduler", exponential(0.9), exponential(0.1)),
+        ("optimizer", own_optimizer(1.0), own_optimizer(0.5)),
         ("sampler", own_sampler(1), own_sampler(2)),
         ("sampler", functools.partial(own_sampler(1), negatives="popularity"), functools.partial(own_sampler(2))),
     ],
-    ids=["callbacks", "callbacks-or-none", "scheduler", "sampler", "partial"],
+    ids=["callbacks", "callbacks-or-none", "scheduler", "optimizer", "sampler", "partial"],
 )
-def test_keys_depend_on_callbacks_and_the_code_of_schedulers_and_samplers(name, one, other, tmp_path):
+def test_keys_depend_on_callbacks_and_the_code_of_what_a_trainer_was_given(name, one, other, tmp_path):
     options = {"contenders": {"mine": Gentle}, "baselines": "popularity"}
     first, again, second = (
         keys(small(tmp_path / str(n), settings={"trainer": {**TRAINER, name: value}}, **options))

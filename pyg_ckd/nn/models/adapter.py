@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, EdgeType, check_graph, initialise_lazy
-from pyg_ckd.data.modules import MeanFeatures, checked_tables, module_views, takes_node_ids
+from pyg_ckd.data.modules import MeanFeatures, changed_in_place, checked_tables, module_views, takes_node_ids
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.nn.models.reach import parameters_by_modality
@@ -115,6 +115,8 @@ class AdaptedBackbone(Backbone):
             try:
                 self._groups = parameters_by_modality(self.module, call, own)
             except (RuntimeError, TypeError) as error:
+                if "used in an in-place operation" in str(error):
+                    raise InputError(changed_in_place(name, self.modalities)) from error
                 self._groups = {m: [] for m in self.modalities}
                 warnings.warn(
                     f"modality_parameters: could not follow the gradients of {type(self.module).__name__} "

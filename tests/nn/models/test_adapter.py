@@ -8,8 +8,10 @@ from torch import nn
 from torch.testing import assert_close
 from torch_geometric.nn import GATConv, SAGEConv
 
+from pyg_ckd import Trainer
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import evaluate
 from pyg_ckd.nn import VBPR, AdaptedBackbone, Adjacency, as_backbone
 from tests.nn.models.zoo import built, doubled
 
@@ -89,6 +91,36 @@ def test_module_that_returns_anything_else_is_refused_by_name(answer, make_data)
 
     with pytest.raises(InputError, match=r"Wrong.forward returned .*expected a pair \(user \[12, D\], item \[9, D\]\)"):
         as_backbone(Wrong(), data)(*doubled(data))
+
+
+class InPlace(nn.Module):
+    """Writes into the features of the second modality."""
+
+    def __init__(self, data) -> None:
+        super().__init__()
+        self.user = nn.Parameter(torch.ones(data["user"].num_nodes, 2))
+        self.lin = nn.Linear(data["item"]["mod1"].size(1), 2)
+
+    def forward(self, x_dict, edge_index):
+        return self.user, self.lin(torch.relu_(x_dict["mod1"]))
+
+
+def test_a_module_that_writes_into_features_is_refused_before_it_trains(make_data):
+    data = make_data(modalities=2)
+    before = data["item"]["mod1"].clone()
+    with pytest.raises(InputError, match=r"InPlace: found features of mod0, mod1 changed in place.*inplace=False"):
+        Trainer(max_epochs=1, progress=False, device="cpu").fit(InPlace(data), data)
+    assert torch.equal(data["item"]["mod1"], before)
+
+
+def test_a_module_that_writes_into_features_is_refused_wherever_it_is_called(make_data):
+    data = make_data(modalities=2)
+    module = InPlace(data)
+    with pytest.raises(InputError, match=r"InPlace: found features of mod1 changed in place.*build the graph again"):
+        evaluate(module, data, "val", k=5)
+    features, graph = doubled(data)
+    with pytest.raises(InputError, match="InPlace: found features of mod1 changed in place"):
+        as_backbone(module.double(), data, {"mod1": ["lin"]})(features, graph)
 
 
 def test_prepared_graphs_are_refused_and_sampled_ones_by_a_module_that_knows_of_none(make_data):
