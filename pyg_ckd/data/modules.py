@@ -67,8 +67,8 @@ def changed_in_place(name: str, modalities: Sequence[str]) -> str:
         modalities: Of which it is known.
     """
     return (
-        f"{name}: found features of {', '.join(modalities)} changed in place, expected them as they were, for every view "
-        "and every epoch reads them; use what returns a new tensor, such as x.relu() and nn.ReLU(inplace=False)"
+        f"{name}: found features of {', '.join(modalities)} changed in place, expected them as they were, for every "
+        "view and every epoch reads them; use what returns a new tensor, such as x.relu() and nn.ReLU(inplace=False)"
     )
 
 

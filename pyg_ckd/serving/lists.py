@@ -206,9 +206,7 @@ class RankedLists:
             chosen = self.catalogue(candidates, exclude, where, value)
             scores, items = self.rank(users, k, exclude_seen, chosen)
             worth, most = ((x - low).clamp(min=0).masked_fill(x == -torch.inf, 0).sum(dim=1) for x in (scores, best[0]))
-            share = torch.where(
-                most > 0, worth / most.clamp(min=1e-12), 1
-            )  # All lists are as good where scores are equal.
+            share = torch.where(most > 0, worth / most.clamp(min=1e-12), 1)  # Equal scores: all lists are best.
             kept = ((items.unsqueeze(2) == best[1].unsqueeze(1)) & (items >= 0).unsqueeze(2)).any(dim=2).sum(dim=1)
             rows.append(
                 {

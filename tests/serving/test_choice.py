@@ -141,8 +141,9 @@ def test_the_trade_off_falls_from_the_best_lists_to_diverse_ones(data) -> None:
 
 
 def test_all_lists_are_worth_the_same_where_all_scores_are_equal(data) -> None:
-    user, item = tables()
-    shown = Recommender(Embeddings(torch.zeros_like(user), item), data).trade_off(3, [0.0, 0.5], exclude_seen=False)
+    found = tables()
+    indifferent = found._replace(user=torch.zeros_like(found.user))
+    shown = Recommender(indifferent, data).trade_off(3, [0.0, 0.5], exclude_seen=False)
     assert shown.relevance.tolist() == [1.0, 1.0]
 
 
