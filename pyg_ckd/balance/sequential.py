@@ -68,7 +68,8 @@ class UnidirectionalInteraction(TaughtObjective):
     Validation, test and serving rank with the sum of the scores of all modalities that have begun, each divided by its
     spread and weighted by the weights that rank the triples of the validation part best; with ``fusion="confidence"``,
     as DI-MML, weighted for every user by :math:`\textrm{softmax}_m (\max_i p^m_{ui} / T)`, with the probability
-    :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there.
+    :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there. The epoch that
+    is kept is the one that ranks best, also where that is in an early stage: what has not begun by then is untrained.
 
     Overrides ``views``, ``balance``, ``backward``, ``triple_weights``, ``before_training``, ``before_validation`` and
     ``forward_views``. Costs the follower's view and the empty one, later stages the views of earlier followers as well.
