@@ -171,7 +171,7 @@ def test_the_trainer_settles_what_it_evaluates(tmp_path):
         state = torch.load(folder / CHECKPOINT_NAME, weights_only=True)["run"]["optimizer"]["state"]
         assert all(("last_step" in s) == (sparse and s["exp_avg"].size(0) in (USERS, ITEMS)) for s in state.values())
         assert all((s["last_step"] == s["step"]).all() for s in state.values() if "last_step" in s)
-    assert found[0] == pytest.approx(found[1], rel=0.03)
+    assert found[0] == pytest.approx(found[1], rel=0.1)
 
 
 @pytest.mark.parametrize("fused", [False, True])
