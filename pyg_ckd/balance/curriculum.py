@@ -109,6 +109,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
         self.patience = as_integer(patience, "patience", 1)
         self.stage_epochs = None if stage_epochs is None else as_integer(stage_epochs, "stage_epochs", 1)
         if stage_epochs is None and math.isfinite(temperature):
+            self.in_place_of_validation = "" if self.needs_validation else "stage_epochs"
             self.needs_validation = True
         self.stage = self.stages[0]
 

@@ -128,9 +128,10 @@ def begin(
             chosen = trainer.eval_users, trainer.seed, layout
             validation = Validation(data, *trainer.monitored, trainer.track_views, *chosen)
         elif objective.needs_validation:
+            option = objective.in_place_of_validation
             raise InputError(
                 f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
-                "one; split some of the training interactions off"
+                f"one; split some of the training interactions off{f', or give {option}' if option else ''}"
             )
         settings = {"data": fingerprint(data), **objective.settings(), **made}
         if start_from is not None:

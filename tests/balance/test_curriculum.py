@@ -18,6 +18,7 @@ from pyg_ckd.balance.curriculum import (
     stalled_stages,
 )
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from tests.balance.test_ckd import one_batch
 from tests.balance.test_strategies import fit
@@ -98,6 +99,15 @@ def margins_of(objective, data, batch) -> dict[frozenset, torch.Tensor]:
     return {
         frozenset(s): objective.student(*doubled(data), list(s)).margin(*batch[:3]).detach() for s in map(list, subsets)
     }
+
+
+@pytest.mark.parametrize(("inner", "named"), [("plain", True), ("g-blending", False)])
+def test_without_a_validation_part_the_option_that_does_without_it_is_named(inner, named, make_data):
+    data = make_data(modalities=2)
+    del data[RATES].val_edge_index
+    with pytest.raises(InputError, match="odsw: found a graph without a validation part") as caught:
+        fit(model(DifficultyCurriculum, data, inner=inner).float(), data, max_epochs=1)
+    assert ("or give stage_epochs" in str(caught.value)) == named
 
 
 @pytest.mark.parametrize("lacking", [False, True])
