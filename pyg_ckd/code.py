@@ -117,8 +117,7 @@ class _Walk:
         }
         kept = {name: v for name, v in own.items() if _is_code(v) or _is_fixed(v)}
         if not is_packages(cls.__module__):
-            written = {name for v in own.values() if isinstance(v, FunctionType) for name in _written(v.__code__)}
-            kept |= {name: v for name, v in own.items() if _is_constant(name, v) and name not in written}
+            kept |= {n: v for n, v in own.items() if _is_constant(n, v) and not _is_written(n, list(own.values()))}
         return self.mention([list(cls.__bases__), kept])
 
     def of_function(self, function: FunctionType) -> str:
@@ -126,7 +125,7 @@ class _Walk:
         function = inspect.unwrap(function)
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         cells = [value for value in cells if not isinstance(value, (list, dict, set))]
-        names, written = _names(function.__code__), _written(function.__code__)
+        names = _names(function.__code__)
         used: dict[str, Any] = {}
         for name in names:
             value = function.__globals__.get(name)
@@ -135,8 +134,10 @@ class _Walk:
             elif _is_code(value) or _is_fixed(value) or isinstance(value, (nn.Module, Tensor, np.ndarray)):
                 used[name] = value
             elif not is_packages(function.__module__):
-                constant = _is_constant(name, value) and name not in written
-                used[name] = value if constant else settings_in(value)
+                used[name] = settings_in(value)
+                if _is_constant(name, value):
+                    around = [v for v in function.__globals__.values() if _module_of(v) == function.__module__]
+                    used[name] = None if _is_written(name, [function, *around]) else value
         return instructions(function.__code__) + self.mention(
             [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
         )
@@ -199,6 +200,27 @@ def _names(code: CodeType) -> list[str]:
     """Return the names that a function and those inside of it refer to."""
     inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant)]
     return list(dict.fromkeys([*code.co_names, *inner]))
+
+
+def _is_written(name: str, parts: list[Any]) -> bool:
+    """Return whether functions, or methods of classes, write into a container of this name."""
+    left = list(parts)
+    while left:
+        part = left.pop()
+        if isinstance(part, FunctionType):
+            if name in _written(inspect.unwrap(part).__code__):
+                return True
+        elif isinstance(part, (staticmethod, classmethod)):
+            left.append(part.__func__)
+        elif isinstance(part, property):
+            left += [part.fget, part.fset]
+        elif isinstance(part, type):
+            left += vars(part).values()
+    return False
+
+
+def _module_of(value: Any) -> str | None:
+    return value.__module__ if isinstance(value, (type, FunctionType)) else None
 
 
 def _written(code: CodeType) -> set[str]:

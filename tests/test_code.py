@@ -174,6 +174,23 @@ def test_containers_in_capital_letters_that_a_function_writes_into_do_not_count(
     assert code("{1: 2}") == code("{1: 3}")
 
 
+WRITTEN_ELSEWHERE = {
+    "function": "C = {c}\ndef fill(x):\n    C[x] = x\ndef f(x):\n    return C[x]",
+    "method": "C = {c}\nclass Fills:\n    def fill(self, x):\n        C[x] = x\ndef f(x):\n    return C[x]",
+    "class method": "class f:\n    C = {c}\n    @classmethod\n    def fill(cls, x):\n        cls.C[x] = x",
+}
+
+
+@pytest.mark.parametrize("body", WRITTEN_ELSEWHERE.values(), ids=WRITTEN_ELSEWHERE.keys())
+def test_containers_in_capital_letters_that_others_write_into_do_not_count(body):
+    def code(container: str):
+        space = {"__name__": "mine"}
+        exec(body.format(c=container), space)
+        return code_of(space["f"])
+
+    assert code("{1: 2}") == code("{1: 3}")
+
+
 def test_an_object_that_holds_more_than_plain_values_does_not_count():
     space = {"__name__": "mine", "kept": types.SimpleNamespace(found={}, of=object())}
     exec("def f(x):\n    kept.found[x] = x\n    return x\n", space)
