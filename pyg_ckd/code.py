@@ -204,9 +204,12 @@ def _names(code: CodeType) -> list[str]:
 
 def _is_written(name: str, parts: list[Any]) -> bool:
     """Return whether functions, or methods of classes, write into a container of this name."""
-    left = list(parts)
+    left, seen = list(parts), set[int]()
     while left:
         part = left.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
         if isinstance(part, FunctionType):
             if name in _written(inspect.unwrap(part).__code__):
                 return True
@@ -215,7 +218,7 @@ def _is_written(name: str, parts: list[Any]) -> bool:
         elif isinstance(part, property):
             left += [part.fget, part.fset]
         elif isinstance(part, type):
-            left += vars(part).values()
+            left += [v for v in vars(part).values() if not isinstance(v, type)]
     return False
 
 

@@ -177,6 +177,7 @@ def test_containers_in_capital_letters_that_a_function_writes_into_do_not_count(
 WRITTEN_ELSEWHERE = {
     "function": "C = {c}\ndef fill(x):\n    C[x] = x\ndef f(x):\n    return C[x]",
     "method": "C = {c}\nclass Fills:\n    def fill(self, x):\n        C[x] = x\ndef f(x):\n    return C[x]",
+    "class of itself": "C = {c}\nclass A:\n    def g(self):\n        C.clear()\nA.of = A\ndef f(x):\n    return C",
     "class method": "class f:\n    C = {c}\n    @classmethod\n    def fill(cls, x):\n        cls.C[x] = x",
 }
 
