@@ -4,7 +4,8 @@
 plainly with its recommended settings (trial 0) and with ``--trials`` - 1 others, drawn once for all data sets, and
 prints two tables: what the recommended settings reach on the test part beside the baselines, with paired tests over
 users against each of them; and, for several trials, the regret on validation of the settings that are best on the
-*other* data sets against the best on the one left out. Runs that are in DIR are not made again.
+*other* data sets against the best on the one left out. Runs that are in DIR are not made again. With ``--keep FILE``,
+such as ``docs/results/runs/trials.json``, neither are trials that FILE has, and finished ones are added to it.
 """
 
 from __future__ import annotations
@@ -113,23 +114,38 @@ def main() -> None:
     parser.add_argument("--max-epochs", type=int, default=200)
     parser.add_argument("--capture", action="store_true", help="capture steps on a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what runs found in this JSON file as well")
     args = parser.parse_args()
     for path in args.data:
         data = load(path)
         for name, trial, seed in _planned(args):
             file = _file(args.out, path, name, trial, seed)
             closed = name in args.baselines
-            if file.exists():
-                found = read_json(file)
+            found = _found(args).get(file.stem)
+            if found is not None:
                 if not closed and (found["settings"], found["budget"]) != (settings_of(name, trial), args.max_epochs):
-                    parser.error(f"{file}: a run of other settings or another --max-epochs; choose another --out")
+                    of = file if file.exists() else f"{args.keep}, {file.stem}"
+                    parser.error(f"{of}: a run of other settings or another --max-epochs; choose another file")
                 continue
             record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs, args.capture)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file.with_suffix(".npz"), recall=users)
             write_json(file, record)  # Last: a record says that all is there.
+            _keep(args)
             print(f"{file.stem}: validation {record['val']:.4f}, test {record[METRIC]:.4f}", flush=True)
+    _keep(args)
     print("\n".join([*_reached(args), "", *_regrets(args)]))
+
+
+def _keep(args: argparse.Namespace) -> None:
+    if args.keep:
+        write_json(args.keep, dict(sorted(_found(args).items())))
+
+
+def _found(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the records of finished runs by how their files are called."""
+    kept = read_json(args.keep) if args.keep and args.keep.exists() else {}
+    return {**kept, **{file.stem: read_json(file) for file in sorted(args.out.glob("*.json"))}}
 
 
 def _planned(args: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
@@ -182,15 +198,15 @@ def _reached(args: argparse.Namespace) -> Iterator[str]:
 def _regrets(args: argparse.Namespace) -> Iterator[str]:
     if args.trials < 2 or len(args.data) < 2:
         return
-    regret = "regret of the default | regret of the choice"
+    found, regret = _found(args), "regret of the default | regret of the choice"
     yield f"| backbone | data left out | trials | default | tuned there | chosen on the others | {regret} |"
     yield "|" + " --- |" * 8
     for name in args.backbones:
         values = {
             path: {
-                trial: read_json(file)["val"]
+                trial: found[stem]["val"]
                 for trial in range(args.trials)
-                if (file := _file(args.out, path, name, trial, 0)).exists()
+                if (stem := _file(args.out, path, name, trial, 0).stem) in found
             }
             for path in args.data
         }

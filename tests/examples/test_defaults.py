@@ -1,0 +1,40 @@
+"""Trials of defaults are kept in one file and go on from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import defaults
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    options = ["--data", "synthetic", "--backbones", "VBPR", "--baselines", "--seeds", "1", "--max-epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["defaults", *options, *arguments])
+    defaults.main()
+
+
+def test_kept_trials_are_not_made_again(tmp_path: Path, monkeypatch, capsys) -> None:
+    file = tmp_path / "trials.json"
+    run(monkeypatch, "--trials", "2", "--out", str(tmp_path / "a"), "--keep", str(file))
+    kept = json.loads(file.read_text())
+    assert list(kept) == ["synthetic-VBPR-0-0", "synthetic-VBPR-1-0"]
+    assert kept["synthetic-VBPR-1-0"]["settings"] == defaults.settings_of("VBPR", 1)
+    capsys.readouterr()
+    run(monkeypatch, "--trials", "3", "--out", str(tmp_path / "b"), "--keep", str(file))
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "validation 0" in line] == [
+        "synthetic-VBPR-2-0"
+    ]
+    assert json.loads(file.read_text()).items() > kept.items()
+
+
+def test_trials_of_another_budget_are_refused(tmp_path: Path, monkeypatch, capsys) -> None:
+    file = tmp_path / "trials.json"
+    run(monkeypatch, "--out", str(tmp_path / "a"), "--keep", str(file))
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "--out", str(tmp_path / "b"), "--keep", str(file), "--max-epochs", "2")
+    assert ended.value.code == 2
+    assert "trials.json, synthetic-VBPR-0-0: a run of other settings" in capsys.readouterr().err
