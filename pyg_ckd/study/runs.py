@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.pruning import Pruning
 from pyg_ckd.training import Trainer
+from pyg_ckd.training.callbacks import classes_of, described
 from pyg_ckd.training.checkpoint import FORMAT
 
 IDS = ("user_id", "item_id")
@@ -125,10 +126,9 @@ def trained(
 def _brought(trainer: Trainer) -> dict[str, Any]:
     """Return classes of callbacks and the code of what a trainer was given to call, nothing where it was given none.
 
-    Callbacks count by their classes: what they hold changes from run to run.
+    Callbacks count by their classes and the plain arguments of their constructors: what else they hold changes.
     """
-    given = trainer.callbacks if isinstance(trainer.callbacks, Sequence) else [trainer.callbacks]
-    callbacks = [one if isinstance(one, type) else type(one) for one in given if one is not None]
+    callbacks = classes_of(trainer.callbacks)
     brought = [*callbacks, *([trainer.scheduler] if trainer.scheduler is not None else [])]
     sampler = trainer.sampler
     if sampler is not None:
@@ -137,7 +137,7 @@ def _brought(trainer: Trainer) -> dict[str, Any]:
         if not is_packages(getattr(inner, "__module__", None)):
             brought.append(sampler)
     found: dict[str, Any] = {"brought": code_of(*brought, package=False)} if brought else {}
-    return found | ({"callbacks": [f"{c.__module__}.{c.__qualname__}" for c in callbacks]} if callbacks else {})
+    return found | ({"callbacks": described(trainer.callbacks)} if callbacks else {})
 
 
 def identity(cls: type | Callable[..., Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,42 @@ def as_callbacks(given: Any, warn: bool = True) -> list[Any]:
         if warn:
             _warn_of_other_hooks(callback)
     return [_Guarded(callback, "callback") for callback in found]
+
+
+def classes_of(given: Any) -> list[type]:
+    """Return the classes of callbacks.
+
+    Args:
+        given: As the trainer takes them.
+    """
+    return [one if isinstance(one, type) else type(one) for one in _as_list(given) if one is not None]
+
+
+def described(given: Any) -> list[str]:
+    """Return the class of each callback, and the plain arguments of its constructor that it holds under their names.
+
+    Other attributes are left out: they change while a model is trained.
+
+    Args:
+        given: As the trainer takes them.
+    """
+    texts = []
+    for one, cls in zip([one for one in _as_list(given) if one is not None], classes_of(given), strict=True):
+        held = {} if isinstance(one, type) else getattr(one, "__dict__", {})
+        try:
+            names = list(inspect.signature(cls).parameters)
+        except (TypeError, ValueError):
+            names = []
+        found = {name: held.get(name, held.get(f"_{name}")) for name in names}
+        kept = {name: value for name, value in found.items() if _is_option(value)}
+        options = ", ".join(f"{name}={value!r}" for name, value in kept.items())
+        texts.append(f"{cls.__module__}.{cls.__qualname__}" + (f"({options})" if options else ""))
+    return texts
+
+
+def _is_option(value: Any) -> bool:
+    """Return whether a value cannot change: lists and mappings may collect what a callback sees."""
+    return all(map(_is_option, value)) if isinstance(value, tuple) else isinstance(value, (int, float, str))
 
 
 def as_loggers(given: Any) -> list[Any]:

@@ -30,6 +30,7 @@ from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.attributes import attributes_of
+from pyg_ckd.training.callbacks import classes_of, described
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.choice import open_processes
@@ -224,8 +225,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     settings["format"] = KEY_FORMAT
     settings["code"] = code_of(objective.student, *_parts(trainer))
     if trainer.callbacks:  # They can end a training.
-        given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
-        settings["callbacks"] = [f"{type(c).__module__}.{type(c).__qualname__}" for c in given]
+        settings["callbacks"] = described(trainer.callbacks)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(f"{fingerprint(data)}{objective.student!r}{_attributes(objective.student)}".encode())
     own = attributes_of(own_module(objective.student), whole=True)
@@ -250,8 +250,7 @@ def code_of(module: nn.Module, *more: Any) -> str:
 
 def _parts(trainer: Trainer) -> list[Any]:
     """Return what a trainer was given to call: metrics, samplers, optimizers, and the classes of its callbacks."""
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
-    return [*map(type, callbacks), *(value for value in vars(trainer).values() if callable(value))]
+    return [*classes_of(trainer.callbacks), *(value for value in vars(trainer).values() if callable(value))]
 
 
 def _claim(folder: Path) -> None:

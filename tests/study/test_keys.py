@@ -28,6 +28,18 @@ class WatchesOn(Watches):
     """Another one."""
 
 
+class Ends:
+    """One with an option, which it keeps beside what it counts."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.seen = after, []
+
+    def on_train_epoch_end(self, history, epoch) -> None:
+        self.seen.append(epoch)
+        if epoch >= self.after:
+            history.stopped = "enough"
+
+
 def exponential(base: float):
     """Return what makes a scheduler that no number tells apart."""
     return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: base**epoch)
@@ -61,12 +73,13 @@ def own_optimizer(factor: float):
     [
         ("callbacks", Watches(), WatchesOn()),
         ("callbacks", [Watches()], None),
+        ("callbacks", Ends(1), Ends(2)),
         ("scheduler", exponential(0.9), exponential(0.1)),
         ("optimizer", own_optimizer(1.0), own_optimizer(0.5)),
         ("sampler", own_sampler(1), own_sampler(2)),
         ("sampler", functools.partial(own_sampler(1), negatives="popularity"), functools.partial(own_sampler(2))),
     ],
-    ids=["callbacks", "callbacks-or-none", "scheduler", "optimizer", "sampler", "partial"],
+    ids=["callbacks", "callbacks-or-none", "options-of-callbacks", "scheduler", "optimizer", "sampler", "partial"],
 )
 def test_keys_depend_on_callbacks_and_the_code_of_what_a_trainer_was_given(name, one, other, tmp_path):
     options = {"contenders": {"mine": Gentle}, "baselines": "popularity"}

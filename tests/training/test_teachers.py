@@ -373,6 +373,23 @@ def penalty(self, out, batch):
     assert len(fits) == 3
 
 
+def test_teachers_under_callbacks_of_other_options_are_trained_again(tmp_path, fits):
+    class Ends:
+        def __init__(self, after: int, seen: list) -> None:
+            self.after, self.seen = after, seen
+
+        def on_train_epoch_end(self, history, epoch) -> None:
+            self.seen.append(epoch)
+            if epoch >= self.after:
+                history.stopped = "enough"
+
+    data = planted_data()
+    for after in (1, 1, 2):
+        run = trainer(max_epochs=3, callbacks=Ends(after, []))
+        train_teachers(VBPR, data, run, ["visual"], cache_dir=tmp_path, **WIDTH)
+    assert len(fits) == 2
+
+
 def test_code_tells_apart_backbones_of_one_name_with_another_body():
     def make(body: str) -> type[VBPR]:
         space: dict = {}
