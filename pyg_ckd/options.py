@@ -7,16 +7,19 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pyg_ckd.arguments import plain_number
+from pyg_ckd.arguments import as_integer, as_number, plain_number
+from pyg_ckd.errors import InputError
 from pyg_ckd.wrappers import unwrap
 
 
-def record_options(cls: type, leave_out: Collection[str] = ()) -> None:
+def record_options(cls: type, leave_out: Collection[str] = (), checked: bool = False) -> None:
     """Let the constructor of a class keep its plain arguments, defaults included, in the attribute ``options``.
 
     Args:
         cls: The class; nothing happens if it has no constructor of its own.
         leave_out: Names of arguments that are no options.
+        checked: Whether the constructor refuses options that are not of their annotated type, of those that are
+            integers, numbers, truth values or texts.
     """
     init = cls.__dict__.get("__init__")
     if init is None:
@@ -29,6 +32,9 @@ def record_options(cls: type, leave_out: Collection[str] = ()) -> None:
             args = (unwrap(args[0]), *args[1:])
         options = {name: unwrap(value) if name in leave_out else value for name, value in options.items()}
         args, options = plain_number(args), plain_number(options)  # np.int64(8) is the 8 that a file can hold.
+        if checked:
+            given = dict(zip(list(signature.parameters)[1:], args, strict=False)) | options
+            _check_types(signature, {name: value for name, value in given.items() if name not in leave_out})
         init(self, *args, **options)
         if type(self).__init__ is recorded:  # Not the constructor of a base class.
             bound = signature.bind(self, *args, **options)
@@ -36,6 +42,33 @@ def record_options(cls: type, leave_out: Collection[str] = ()) -> None:
             self.options = {k: v for k, v in list(bound.arguments.items())[1:] if k not in leave_out and is_plain(v)}
 
     cls.__init__ = recorded  # type: ignore[misc]
+
+
+def _check_types(signature: inspect.Signature, given: Mapping[str, Any]) -> None:
+    """Refuse values that are not of the annotated type; types other than the simplest ones are not looked at.
+
+    Args:
+        signature: The signature.
+        given: The values by the names of their parameters.
+
+    Raises:
+        InputError: If there is one.
+    """
+    for name, value in given.items():
+        annotation = getattr(signature.parameters.get(name), "annotation", "")
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        kinds = {part.strip() for part in text.split("|")}
+        if value is None and "None" in kinds:
+            continue
+        match kinds - {"None"}:
+            case names if names == {"int"}:
+                as_integer(value, name)
+            case names if names and names <= {"int", "float"}:
+                as_number(value, name)
+            case names if names == {"bool"} and not (isinstance(value, (bool, int)) and value in (0, 1)):
+                raise InputError(f"{name}: found {value!r}, expected true or false")
+            case names if names == {"str"} and not isinstance(value, str):
+                raise InputError(f"{name}: found {value!r}, expected a text")
 
 
 def is_plain(value: Any) -> bool:

@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import check_steerable, only
+from pyg_ckd.balance.numbers import check_share
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import Backbone
@@ -74,14 +76,12 @@ class ReconBoost(MaskedObjective):
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(student, l2)
-        if not 0 <= residual <= 1:
-            raise InputError(f"residual: found {residual}, expected a number from 0 to 1")
-        for name, value, least in (("epochs_alone", epochs_alone, 0), ("epochs_joint", epochs_joint, 1)):
-            if value < least:
-                raise InputError(f"{name}: found {value}, expected at least {least}")
-        self.residual, self.epochs_alone, self.epochs_joint = residual, epochs_alone, epochs_joint
+        check_share("residual", residual)
+        self.residual = residual
+        self.epochs_alone = as_integer(epochs_alone, "epochs_alone", 0)
+        self.epochs_joint = as_integer(epochs_joint, "epochs_joint", 1)
         self.store_masks(has)
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="steps" if self.epochs_alone else "")
         self._alone = unimodal_views(student.modalities)
         self._without = leave_one_out_views(student.modalities)
 

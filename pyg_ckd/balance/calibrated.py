@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import SHARED, assign, combine, inner_product, parameter_groups, per_term
 from pyg_ckd.balance.multitask import unimodal_losses
@@ -313,8 +314,7 @@ class ModalityGapObjective(MaskedObjective):
         check_not_negative("rate", rate)
         if not SMALLEST_SHARE <= share <= LARGEST_SHARE:
             raise InputError(f"share: found {share}, expected a number from {SMALLEST_SHARE} to {LARGEST_SHARE}")
-        if num_random_triples < 1:
-            raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
+        num_random_triples = as_integer(num_random_triples, "num_random_triples", 1)
         self.weight, self.rate = weight, rate
         if (weight == 0 or rate == 0) and type(self).needs_whole == ModalityGapObjective.needs_whole:
             self.needs_whole = ""

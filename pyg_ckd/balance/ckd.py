@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.given import TaughtObjective, check_features
+from pyg_ckd.balance.numbers import check_positive
 from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -139,10 +141,9 @@ class DistillationWrapper(TaughtObjective):
         super().__init__(student, l2)
         self.effects = ModalityEffectEstimator(student.modalities)
         weights = {"distillation_weight": distillation_weight, "generic_weight": generic_weight}
-        for name, value in (weights | {"rows_weight": rows_weight}).items():
+        for name, value in (weights | {"rows_weight": rows_weight, "log_eps": log_eps}).items():
             check_not_negative(name, value)
-        if not temperature > 0:
-            raise InputError(f"temperature: found {temperature}, expected a positive number")
+        check_positive("temperature", temperature)
         if effect_base not in EFFECT_BASES:
             raise unknown_name("effect_base", effect_base, EFFECT_BASES)
         if target not in TARGETS:
@@ -170,9 +171,7 @@ class DistillationWrapper(TaughtObjective):
         if teachers is not None:
             self.store_teachers(teachers)
             if generic:
-                if num_random_triples < 1:
-                    raise InputError(f"num_random_triples: found {num_random_triples}, expected at least 1")
-                self.num_random_triples = num_random_triples
+                self.num_random_triples = as_integer(num_random_triples, "num_random_triples", 1)
         self.store_masks(has)
         check_features(self)
         self._alone = unimodal_views(student.modalities)

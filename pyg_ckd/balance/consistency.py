@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.contrast import check_widths
 from pyg_ckd.balance.given import MaskedObjective, added_rows_of
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
@@ -89,9 +89,7 @@ class ViewConsistency(MaskedObjective):
         self.store_masks(has)
         self.check_views()
         check_not_negative("weight", weight)
-        if num_items < 2:
-            raise InputError(f"num_items: found {num_items}, expected at least 2 to have a variance")
-        self.weight, self.projector, self.num_items = weight, projector, num_items
+        self.weight, self.projector, self.num_items = weight, projector, as_integer(num_items, "num_items", 2)
         self._alone = unimodal_views(student.modalities)
         self.projectors = nn.ParameterDict()
 

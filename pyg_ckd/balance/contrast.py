@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.objective import Objective, check_not_negative, check_positive
 from pyg_ckd.data.sampler import TripletBatch
@@ -89,9 +90,7 @@ class CrossModalContrast(MaskedObjective):
         self.check_views()
         check_not_negative("weight", weight)
         check_positive("temperature", temperature)
-        if num_items < 2:
-            raise InputError(f"num_items: found {num_items}, expected at least 2 to contrast with each other")
-        self.weight, self.temperature, self.num_items = weight, temperature, num_items
+        self.weight, self.temperature, self.num_items = weight, temperature, as_integer(num_items, "num_items", 2)
         self._alone = unimodal_views(student.modalities)
         num = len(student.modalities)
         self.register_buffer("sums", torch.zeros(3, num, dtype=torch.float64))

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.balance.given import MaskedObjective, check_features, check_several
+from pyg_ckd.balance.numbers import check_share
 from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
@@ -128,13 +130,10 @@ class PredictionModulation(MaskedObjective):
         super().__init__(student, l2)
         check_rate("rate", rate)
         check_not_negative("strength", strength)
-        if not 0 <= execution <= 1:
-            raise InputError(f"execution: found {execution}, expected a probability from 0 to 1")
-        for name, value, least in (("warmup", warmup, 0), ("ramp", ramp, 0), ("measure_every", measure_every, 1)):
-            if value < least:
-                raise InputError(f"{name}: found {value}, expected at least {least}")
+        check_share("execution", execution)
         self.rate, self.strength, self.execution = rate, strength, execution
-        self.warmup, self.ramp, self.measure_every = warmup, ramp, measure_every
+        self.warmup, self.ramp = as_integer(warmup, "warmup", 0), as_integer(ramp, "ramp", 0)
+        self.measure_every = as_integer(measure_every, "measure_every", 1)
         self.store_masks(has)
         self.check_views()
         num = len(student.modalities)
@@ -238,5 +237,5 @@ def drop_rates(rho: Tensor, rate: float, strength: float) -> Tensor:
 
 def check_rate(name: str, rate: float) -> None:
     """Raise an InputError unless ``rate`` is a probability below 1."""
-    if not 0 <= rate < 1:
+    if not 0 <= as_number(rate, name) < 1:
         raise InputError(f"{name}: found {rate}, expected a probability of 0 or more and below 1")

@@ -190,7 +190,11 @@ class TaughtObjective(MaskedObjective):
             InputError: If a teacher is missing or unknown, or has other sizes than the student.
         """
         if not isinstance(teachers, Mapping):
-            raise InputError(f"teachers: found {type(teachers).__name__}, expected a dict from modality to embeddings")
+            found = "no teachers" if teachers is None else type(teachers).__name__
+            raise InputError(
+                f"{self.name}: found {found}, expected a dict with the embeddings of one for each modality; train them "
+                "with train_teachers"
+            )
         for m in teachers:
             if m not in self.modalities:
                 raise unknown_name("modality of a teacher", m, self.modalities)

@@ -41,7 +41,9 @@ def parameter_groups(model: Objective | Backbone) -> dict[str, list[nn.Parameter
     return groups
 
 
-def check_steerable(student: Backbone, strategy: str, margins: Iterable[Tensor] | None = None) -> None:
+def check_steerable(
+    student: Backbone, strategy: str, margins: Iterable[Tensor] | None = None, scores: str = ""
+) -> None:
     """Refuse a backbone on which a strategy that steers the parameters of modalities would do nothing.
 
     Args:
@@ -50,6 +52,9 @@ def check_steerable(student: Backbone, strategy: str, margins: Iterable[Tensor] 
         margins: Margins, or losses made of them, the first time that there are any; if they have a gradient, one of
             them must depend on a parameter that belongs to a modality. (default: :obj:`None`, it is enough that there
             is such a parameter)
+        scores: When scores must depend on such a parameter as far as the backbone says it, see
+            :attr:`~pyg_ckd.nn.Backbone.steered`: in all ``"steps"`` or, at least, in the first one of ``"epochs"``.
+            (default: ``""``, it is enough that losses do)
 
     Raises:
         InputError: If no trained parameter belongs to a modality alone, or no margin depends on one.
@@ -63,9 +68,11 @@ def check_steerable(student: Backbone, strategy: str, margins: Iterable[Tensor] 
     if with_graph:
         own &= {id(p) for p in leaves_behind(with_graph)}
         among = " that scores depend on"
+    if scores and student.steered not in ("steps", scores):
+        own, among = set(), " that scores depend on" + (" in every step" if student.steered == "epochs" else "")
     if not own:
         raise InputError(
-            f"{strategy}: found {name} without a trained parameter{among} of one modality alone, expected some, for "
+            f"{strategy}: found {name} without a trained parameter of one modality alone{among}, expected some, for "
             "it is these that the strategy steers; choose a strategy that adds losses on views, such as multitask"
         )
 

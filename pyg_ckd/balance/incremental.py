@@ -20,7 +20,6 @@ from pyg_ckd.balance.relational import distances, smooth_difference
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
@@ -126,11 +125,10 @@ class Incremental(MaskedObjective):
         self.check_views()
         for name, weight in (("preserve", preserve), ("rehearsal", rehearsal), ("alignment", alignment)):
             check_not_negative(name, weight)
-        if num_items < 2:
-            raise InputError(f"num_items: found {num_items}, expected at least 2 to have relations")
         self.preserve, self.rehearsal, self.alignment, self.best = preserve, rehearsal, alignment, best
         self.experts, self.rank = as_integer(experts, "experts", 1), as_integer(rank, "rank", 1)
-        self.epochs_alone, self.num_items = as_integer(epochs_alone, "epochs_alone", 0), num_items
+        self.epochs_alone = as_integer(epochs_alone, "epochs_alone", 0)
+        self.num_items = as_integer(num_items, "num_items", 2)
         self._triples = as_integer(num_random_triples, "num_random_triples", 1)
         self._alone = unimodal_views(student.modalities)
         self.adapters = nn.ModuleDict()

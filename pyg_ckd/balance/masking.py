@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_number
 from pyg_ckd.balance.attribution import RunningInformation
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import SHARED, check_steerable, edit, parameter_groups
@@ -86,11 +87,11 @@ class MaskedSubnetworks(MaskedObjective):
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(student, l2)
-        if not 0 < least <= 1:
+        if not 0 < as_number(least, "least") <= 1:
             raise InputError(f"least: found {least}, expected a share above 0 and at most 1")
         self.least, self.ids, self.unbiased = least, ids, unbiased
         self.store_masks(has)
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="epochs" if least < 1 else "")
         self._alone = unimodal_views(student.modalities)
         names = [*student.modalities, *([IDS] if ids else [])]
         self.information = RunningInformation(names)

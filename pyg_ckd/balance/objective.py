@@ -116,7 +116,7 @@ class Objective(Capturing, KnowsRows):
         """Let every constructor record its options, and give the strategy a name."""
         super().__init_subclass__(**kwargs)
         cls.sampled = cls.__dict__.get("sampled", False)
-        record_options(cls, NO_OPTIONS)
+        record_options(cls, NO_OPTIONS, checked=True)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
         if STEPS & cls.__dict__.keys():
@@ -133,6 +133,7 @@ class Objective(Capturing, KnowsRows):
                 "adapt any other module with as_backbone(module, data)"
             )
         check_not_negative("l2", l2)
+        check_not_negative("bpr_eps", bpr_eps)
         self.student, self.l2, self.bpr_eps = student, l2, bpr_eps
         self._bad_weights: Tensor | None = None
         self.view = as_view(view, student.modalities)

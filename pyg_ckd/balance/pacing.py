@@ -46,7 +46,7 @@ class PacedObjective(MaskedObjective):
         """
         self.store_masks(has)
         self.check_views()
-        check_steerable(self.student, self.name)
+        check_steerable(self.student, self.name, scores="epochs" if active else "")
         self._alone = unimodal_views(self.modalities)
         self._views = [self.view, *self._alone.values(), EMPTY] if active else [self.view]
         self._active, self._steerable = active, False

@@ -102,7 +102,7 @@ class MMPareto(MultitaskObjective):
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(student, weight, l2, has)
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="epochs" if weight > 0 else "")
         if shared not in RULES:
             raise unknown_name("shared", shared, RULES)
         self.shared = shared

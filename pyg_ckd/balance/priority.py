@@ -109,7 +109,7 @@ class G2D(DistillationWrapper):
         )
         if teachers is None:
             raise InputError("g2d: found no teachers, expected one for each modality; train them with train_teachers")
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="epochs")
         self.epochs = as_integer(epochs, "epochs", 0)
         self.register_buffer("quality", torch.full((len(self.modalities),), torch.nan, dtype=torch.float64))
         self._kept, self._steerable = self.modalities, False
@@ -209,7 +209,7 @@ class Greedy(Objective):
     def __init__(self, student: Backbone, window: int = 1, threshold: float = 0.1, l2: float = 1e-2) -> None:
         super().__init__(student, l2)
         check_several(student.modalities)
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="epochs")
         check_not_negative("threshold", threshold)
         self.window, self.threshold = as_integer(window, "window", 0), threshold
         self.register_buffer("speed", torch.zeros(len(self.modalities), dtype=torch.float64))

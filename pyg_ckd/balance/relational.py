@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.multitask import MultitaskObjective
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
@@ -89,9 +89,7 @@ class RelationalAlignment(MultitaskObjective):
         self.check_views()
         check_not_negative("relations", relations)
         check_not_negative("angles", angles)
-        if num_items < 2:
-            raise InputError(f"num_items: found {num_items}, expected at least 2 to have relations")
-        self.relations, self.angles, self.num_items = relations, angles, num_items
+        self.relations, self.angles, self.num_items = relations, angles, as_integer(num_items, "num_items", 2)
 
     @property
     def batch_items(self) -> int:  # type: ignore[override]

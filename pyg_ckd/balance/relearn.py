@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.attribution import RunningInformation, label_information, masked_mean
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import check_steerable, edit_with, inner_product
@@ -85,12 +86,9 @@ class Relearning(MaskedObjective):
     ) -> None:
         super().__init__(student, l2)
         check_not_negative("strength", strength)
-        for name, value, least in (("every", every, 1), ("times", times, 0)):
-            if value < least:
-                raise InputError(f"{name}: found {value}, expected at least {least}")
-        self.strength, self.every, self.times = strength, every, times
+        self.strength, self.every, self.times = strength, as_integer(every, "every", 1), as_integer(times, "times", 0)
         self.store_masks(has)
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="epochs" if strength > 0 and times > 0 else "")
         self._alone = unimodal_views(student.modalities)
         self._measured = [*self._alone.values(), EMPTY]
         self.information = RunningInformation(student.modalities)
@@ -247,11 +245,9 @@ class InformationRegulation(MaskedObjective):
         super().__init__(student, l2)
         check_not_negative("weight", weight)
         check_not_negative("growth", growth)
-        if window < 1:
-            raise InputError(f"window: found {window}, expected at least 1")
-        self.weight, self.growth, self.window = weight, growth, window
+        self.weight, self.growth, self.window = weight, growth, as_integer(window, "window", 1)
         self.store_masks(has)
-        check_steerable(student, self.name)
+        check_steerable(student, self.name, scores="epochs" if weight > 0 else "")
         num = len(student.modalities)
         self._alone = unimodal_views(student.modalities)
         self.register_buffer("traces", torch.zeros(window + 1, num, dtype=torch.float64))

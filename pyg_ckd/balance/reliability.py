@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.mapped import file_of, row_blocks
 from pyg_ckd.data.sampler import TripletBatch
-from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
@@ -98,9 +98,7 @@ class ReliabilityObjective(MaskedObjective):
         super().__init__(student, l2)
         check_not_negative("weight", weight)
         check_not_negative("supervision", supervision)
-        if warmup < 0:
-            raise InputError(f"warmup: found {warmup}, expected at least 0")
-        self.weight, self.supervision, self.warmup = weight, supervision, warmup
+        self.weight, self.supervision, self.warmup = weight, supervision, as_integer(warmup, "warmup", 0)
         self.store_masks(has)
         self.check_views()
         self.gates = nn.ModuleDict({m: nn.Linear(d, 1) for m, d in student.feature_dims.items()})

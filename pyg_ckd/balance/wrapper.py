@@ -69,6 +69,8 @@ class ObjectiveWrapper(Objective):
         nn.Module.__init__(self)  # Student, view and penalty are those of the objective inside.
         self.options: dict[str, Any] = {}
         student = unwrap(student)
+        if not isinstance(inner_options or {}, Mapping):
+            raise InputError(f"inner_options: found {inner_options!r}, expected a mapping from option to value")
         if not isinstance(student, Objective):
             student = build_inner(find_strategy(inner), student, dict(inner_options or {}), teachers, has)
         elif inner != "plain" or inner_options:

@@ -233,7 +233,7 @@ def check_models(
     check = partial(check_options, backbone, data, parts["model"])
     for prefix, contender in contenders.items():
         cls = contender.strategy
-        if cls.name != REFERENCE and not backbone.uses_features:
+        if cls.name != REFERENCE and not cls.wraps and not backbone.uses_features:
             continue  # Refused in words of its own.
         if contender.needs_teachers:
             teacher = side_by_side(parts["teacher"], backbone)

@@ -137,7 +137,10 @@ class Evaluator:
         positives = positives if among is None else positives[:, among[positives[1]]]
         if positives.size(1) == 0:
             with_items = f" with {of}items" if of else ""
-            raise InputError(f"split {split!r}: found no interaction{with_items}, expected at least one to evaluate on")
+            raise InputError(
+                f"split {split!r}: found no interaction{with_items}, expected at least one to evaluate on; hold some "
+                "out before the graph is built"
+            )
         if eval_users is not None:
             users = drawn_users(positives[0].unique(), eval_users, split, seed)
             positives = positives[:, torch.isin(positives[0], users)]

@@ -128,8 +128,8 @@ def check_distillable(
         data: The graph.
         backbone: Class of the student; its attribute ``uses_features`` says whether it looks at the features, which is
             taken for granted where it is missing.
-        strategies: Classes of strategies; plain training alone is never refused. (default: :obj:`None`, a study,
-            which has teachers)
+        strategies: Classes of strategies; plain training alone is never refused, and wrappers refuse it themselves.
+            (default: :obj:`None`, a study, which has teachers)
 
     Raises:
         InputError: If the backbone ignores the features, or the graph has fewer than two modalities.
@@ -138,8 +138,8 @@ def check_distillable(
     if isinstance(backbone, (str, nn.Module)) or not callable(backbone):
         found = f"the text {backbone!r}" if isinstance(backbone, str) else f"an object of {type(backbone).__name__}"
         raise InputError(f"backbone: found {found}, expected the class of the model, such as pyg_ckd.nn.VBPR")
-    if strategies is not None and all(cls is Objective for cls in strategies):
-        return
+    if strategies is not None and all(cls is Objective or cls.wraps for cls in strategies):
+        return  # What a wrapper can act on depends on its options; its constructor says so.
     if not getattr(backbone, "uses_features", True):
         name = backbone.__name__
         raise InputError(
@@ -173,6 +173,11 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
         raise InputError(
             f"trainer.monitor: found {name}, expected a cut-off between 1 and {items}, the number of items; set it, "
             f"e.g. with --trainer.monitor {family}@{min(5, items)}"
+        )
+    if not held_out(data, "val").size(1):
+        raise InputError(
+            "split 'val': found no interaction, expected at least one, by which the best epoch is chosen; split some "
+            "of the training interactions off, or train in Python: Trainer.fit does without, as most strategies do"
         )
     Evaluator(data, "val", [cutoff], [family])
     return name, family, cutoff

@@ -395,5 +395,5 @@ def test_a_teacher_that_is_no_pair_of_tables_is_refused(teacher, message, make_d
     tables = torch.ones(data["user"].num_nodes, 2), torch.ones(data["item"].num_nodes, 2)
     with pytest.raises(InputError, match=message):
         DistillationWrapper(model, {m: teacher(model, tables) for m in data.modalities})
-    with pytest.raises(InputError, match="teachers: found list, expected a dict"):
+    with pytest.raises(InputError, match="ckd: found list, expected a dict"):
         DistillationWrapper(model, [tables])

@@ -161,7 +161,7 @@ def test_a_view_is_never_empty():
     [
         ({"rate": 1.0}, r"rate: found 1\.0, expected a probability"),
         ({"strength": -0.1}, r"strength: found -0\.1, expected a number of zero or more"),
-        ({"execution": 1.5}, r"execution: found 1\.5, expected a probability from 0 to 1"),
+        ({"execution": 1.5}, r"execution: found 1\.5, expected a number from 0 to 1"),
         ({"warmup": -1}, "warmup: found -1, expected at least 0"),
         ({"ramp": -1}, "ramp: found -1, expected at least 0"),
         ({"measure_every": 0}, "measure_every: found 0, expected at least 1"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyg_ckd import evaluate
+from pyg_ckd import Objective, evaluate
 from pyg_ckd.balance.discovery import build_objective, strategies
+from pyg_ckd.balance.gradients import leaves_behind
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import BM3, FREEDOM, VBPR, LightGCN
 from pyg_ckd.scoring import Embeddings
+from pyg_ckd.study import Study, StudySettings
 from tests.balance.test_strategies import STRATEGIES, every_strategy, fit, objective_of, teachers_of
+from tests.nn.models import zoo
 
 STEERING = {"amss", "arl", "cggm", "g2d", "greedy", "inforeg", "mmpareto", "ogm-ge", "reconboost", "relearn"}
 """Strategies that act on the parameters of modalities, which scores of FREEDOM do not depend on."""
@@ -47,6 +50,40 @@ def test_a_strategy_trains_or_says_in_one_line_why_it_cannot(cls, backbone, make
     assert message.startswith(f"{cls.name}: found {backbone.__name__}")
     assert "expected" in message
     assert "\n" not in message
+
+
+class Watches(Objective):
+    """Notes in which steps of an epoch the margins depend on a parameter of a modality."""
+
+    def __init__(self, student, l2: float = 0.0) -> None:
+        super().__init__(student, l2)
+        self.steps: list[bool] = []
+
+    def balance(self, out, batch):
+        margin = out[self.view].margin(batch.user, batch.positive, batch.negative)
+        own = {id(p) for group in self.student.modality_parameters.values() for p in group}
+        self.steps.append(bool(own & {id(p) for p in leaves_behind([margin])}))
+        return {}
+
+
+@zoo.every_own_backbone
+def test_backbones_say_when_scores_depend_on_parameters_of_a_modality(make, make_data):
+    data = make_data(modalities=2)
+    objective = Watches(make(data))
+    if objective.student.uses_features and any(objective.student.modality_parameters.values()):
+        fit(objective, data, max_epochs=1)
+        first, *more = objective.steps
+        assert more
+        expected = {"steps": (True, True), "epochs": (True, False), "never": (False, False)}
+        assert expected[objective.student.steered] == (first, all(more))
+        assert all(more) == any(more)
+
+
+def test_a_study_refuses_a_backbone_that_cannot_be_steered_before_it_writes_anything(make_data, tmp_path):
+    settings = StudySettings(k=(5,), trainer={"monitor": "recall@5", "device": "cpu"})
+    with pytest.raises(InputError, match=r"amss: found FREEDOM without .* of one modality alone that scores depend on"):
+        Study(make_data(), FREEDOM, tmp_path / "study", settings, contenders=["multitask", "amss"]).run([0])
+    assert not (tmp_path / "study").exists()
 
 
 NAMES = [["user", "item"], ["student", "inner"], ["weight", "options"], ["user_embedding", "views"], ["rates", "plain"]]

@@ -192,11 +192,12 @@ def test_bad_arguments_are_refused(make_data):
         Greedy(without)
 
 
-def test_a_backbone_whose_scores_depend_on_no_parameter_of_a_modality_is_refused(make_data):
+def test_a_backbone_whose_scores_depend_on_no_parameter_of_a_modality_is_refused(make_data, monkeypatch):
     data = make_data()
+    monkeypatch.setattr(FREEDOM, "steered", "steps")  # As of a backbone that does not say it.
     student = built(lambda data: FREEDOM.from_data(data, embedding_dim=4, num_neighbors=3), data)
     features, graph = doubled(data)
     for objective in (Greedy(student), G2D(student, random_teachers(student), num_random_triples=5)):
         graphs = objective.begin_epoch(features, objective.prepare(features, graph))
-        with pytest.raises(InputError, match="found FREEDOM without a trained parameter that scores depend on"):
+        with pytest.raises(InputError, match=r"found FREEDOM without .* of one modality alone that scores depend on"):
             objective.loss(features, graphs, one_batch(data, 5))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import Objective, Trainer, estimate_effects, evaluate
-from pyg_ckd.balance.discovery import build_objective, reports_of, strategies
+from pyg_ckd.balance.discovery import build_objective, options_of, reports_of, strategies
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
@@ -102,6 +102,26 @@ def numbers(values: Any) -> Tensor:
 def test_a_single_modality_is_refused(cls, make_data):
     with pytest.raises(InputError, match="expected at least two"):
         objective_of(cls, make_data(modalities=1))
+
+
+WRONG: dict[str, list[Any]] = {
+    "int": [2.5, float("nan"), float("inf"), "x", [1], -1],
+    "float": ["x", [0.5], float("nan"), -1.0],
+    "bool": ["maybe", 2, [True]],
+    "str": [1, ["x"], "no such value"],
+}
+"""Values that no option of an annotated type can have."""
+
+
+@every_strategy
+def test_an_option_of_another_type_or_out_of_range_is_refused_by_name(cls, make_data):
+    data = make_data()
+    for name, parameter in options_of(cls).items():
+        kind = str(parameter.annotation).partition(" | ")[0]
+        for value in WRONG.get(kind, []):
+            with pytest.raises(InputError) as caught:
+                objective_of(cls, data, **{name: value})
+            assert str(caught.value).startswith((f"{name}: found", f"unknown {name}", "unknown strategy"))
 
 
 @every_kind

@@ -60,6 +60,9 @@ class Backbone(Capturing, nn.Module):
     """Whether features reach the embeddings or the losses; if not, there is no modality to balance."""
     views_differ: ClassVar[bool] = True
     """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
+    steered: ClassVar[str] = "steps"
+    """When scores depend on trained parameters of single modalities: in all ``"steps"``, in the first step of
+    ``"epochs"``, or ``"never"``. A subclass that does not say is found out in the first step."""
     users_of: ClassVar[Any] = None
     """How users follow from their items where they have no rows of their own: a static method ``(item, row, member,
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""

@@ -70,6 +70,7 @@ class FREEDOM(LightGCN):
     """
 
     capturable = True
+    steered: ClassVar[str] = "never"
     strategies: ClassVar[frozenset[str]] = frozenset({"users", "columns", "ddp"})
     column_dims: ClassVar[Mapping[str, int | None]] = {**LightGCN.column_dims, "project": 0}
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -80,6 +80,7 @@ class LatentStructure(LightGCN, ABC):
     """
 
     capturable = True
+    steered: ClassVar[str] = "epochs"
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3, "batch_size": 4096, "patience": 500},
