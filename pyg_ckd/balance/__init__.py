@@ -10,6 +10,7 @@ from pyg_ckd.balance.attribution import (
     gaussian_information,
     label_information,
     shapley_values,
+    unbiased_label_information,
 )
 from pyg_ckd.balance.blending import GBlending
 from pyg_ckd.balance.ckd import DistillationWrapper
@@ -74,4 +75,5 @@ __all__ = [
     "label_information",
     "shapley_values",
     "strategies",
+    "unbiased_label_information",
 ]

@@ -47,6 +47,9 @@ class AGM(MaskedObjective):
     modalities meet in one parameter, as in ids and in early fusion. For parameters that belong to a modality alone,
     ``step_sizes=True`` multiplies the size of their steps by the mean of :math:`k_m` over the epoch before.
 
+    Where the main loss is a softmax over items, as that of :class:`~pyg_ckd.nn.FISM` or with ``ranking="softmax"``, the
+    contributions of margins do not say what its gradient would be, and factors act on step sizes alone.
+
     Costs the views of :class:`DistillationWrapper` and the empty one, and overrides ``step_sizes``. A triple with an
     item that lacks a modality is not modulated for it, and does not count for scores, as long as enough triples of the
     batch have all modalities, see :meth:`compared`.
@@ -118,6 +121,8 @@ class AGM(MaskedObjective):
         factors = self._factors(batch.gathered(contributions.detach()), self.compared(*batch.whole[1:3]))
         if known is not None:
             factors = torch.where(known, factors, 1)
+        if not self.student.pairwise or self.shared_negatives is not None:
+            return {}  # The main loss is none of margins: what modulation would change of it is not known.
         return {"agm": modulation_loss(margins[self.view], contributions, factors, batch.weight)}
 
     @torch.no_grad()

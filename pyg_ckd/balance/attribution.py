@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NEWTON_STEPS = 8
 """On Gaussian margins, five leave 1e-5 nats while 93 of 100 are right, and eight while 99 are."""
+LEAST_TRIPLES = 8
+"""Of fewer, the best scale says nothing about others."""
 LARGEST_SQUARED_CORRELATION = 1 - 2**-23
 """Beyond it Gaussian information, then 8 nats, is rounding alone."""
 
@@ -237,6 +239,24 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
     return (math.log(2) * weight - loss).clamp(min=0)
 
 
+@torch.no_grad()
+def unbiased_label_information(margin: Tensor, available: Tensor | None = None) -> Tensor:
+    r"""Return :func:`label_information` without what the best scale finds in noise, about :math:`1 / 2n` nats.
+
+    A rare modality, of which a batch has few triples :math:`n`, would seem to know more than others.
+
+    Args:
+        margin: Margins ``[B]``, or of several views ``[B, V]``.
+        available: Which triples count, bool of the same shape. (default: :obj:`None`, all of them)
+
+    Returns:
+        A scalar, or one value for each view ``[V]``, in double precision; below zero where there is less.
+    """
+    found = label_information(margin, available)
+    count = torch.full_like(found, margin.size(0)) if available is None else available.sum(dim=0).to(found)
+    return found - 0.5 * (found > 0) / count.clamp(min=1)
+
+
 def calibrated_loss(margin: Tensor, available: Tensor | None = None) -> Tensor:
     r"""Return the mean BPR loss of margins times the scale :math:`t` that is best for them, with gradient.
 
@@ -322,14 +342,16 @@ def gaussian_information(margins: Tensor, base: Tensor | None = None, available:
 class RunningInformation(nn.Module):
     """The information of margins over all batches of an epoch, in buffers, so that a run can go on after a break.
 
-    Label information is the mean over the batches, weighted by their triples; Gaussian information is that of all the
-    epoch's triples together.
+    Label information is the mean of :func:`unbiased_label_information` over the batches, weighted by their triples;
+    batches in which a modality has fewer than eight triples are left out for it. Gaussian information is that of all
+    the epoch's triples together.
 
     Args:
         modalities: Names of the modalities.
 
     Attributes:
-        label: :func:`label_information` of every modality over the last finished epoch, ``[M]``; NaN before.
+        label: Label information of every modality over the last finished epoch, ``[M]``; NaN before.
+        known: Which modalities had enough triples in it, bool ``[M]``; the label information of others is zero.
         gaussian: :func:`gaussian_information` over the last finished epoch, ``[M, M]``; NaN before.
     """
 
@@ -337,6 +359,7 @@ class RunningInformation(nn.Module):
     count: Tensor
     moments: Tensor
     label: Tensor
+    known: Tensor
     gaussian: Tensor
 
     def __init__(self, modalities: Sequence[str]) -> None:
@@ -345,6 +368,7 @@ class RunningInformation(nn.Module):
         for name, shape in {"label_sum": (num,), "count": (num,), "moments": (4, num, num)}.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("label", torch.full((num,), torch.nan, dtype=torch.float64))
+        self.register_buffer("known", torch.zeros(num, dtype=torch.bool))
         self.register_buffer("gaussian", torch.full((num, num), torch.nan, dtype=torch.float64))
 
     @torch.no_grad()
@@ -358,18 +382,20 @@ class RunningInformation(nn.Module):
         """
         alone = margins if base is None else margins - base.unsqueeze(-1)
         count = self.count.new_full(self.count.shape, alone.size(0)) if available is None else available.sum(dim=0)
-        self.label_sum += count * label_information(alone, available)
+        count = torch.where(count >= LEAST_TRIPLES, count, 0)
+        self.label_sum += count * unbiased_label_information(alone, available)
         self.count += count
         self.moments += _moments(alone, None, available)
 
     def finish_epoch(self) -> None:
         """Keep what the epoch's batches say in :attr:`label` and :attr:`gaussian` and start the next epoch.
 
-        Without any triple of a modality, its label information is zero; without any batch, both stay as they are.
+        Without enough triples of a modality, its label information is zero; without any batch, both stay as they are.
         """
-        seen = self.count.sum() > 0
-        label = self.label_sum / self.count.clamp(min=1)
+        seen = self.moments[0].sum() > 0
+        label = (self.label_sum / self.count.clamp(min=1)).clamp(min=0)
         self.label.copy_(torch.where(seen, label, self.label))
+        self.known.copy_(torch.where(seen, self.count > 0, self.known))
         self.gaussian.copy_(torch.where(seen, _information(self.moments), self.gaussian))
         for total in (self.label_sum, self.count, self.moments):
             total.zero_()

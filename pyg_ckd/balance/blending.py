@@ -36,7 +36,9 @@ class GBlending(MaskedObjective):
     :math:`\Delta` since the last time,
 
     .. math::
-        G_k = \max(0, - \Delta L^*_k), \qquad O_k = \max(0, \Delta (L^*_k - L_k)), \qquad
+        G_k = \max(0, - \Delta L^*_k), \qquad
+        O_k = \max(\Delta_k, \tfrac{1}{10} \, \textrm{mean}_n \, |\Delta_n|), \quad \Delta_k = \Delta (L^*_k - L_k),
+        \qquad
         w_k = (M + 1) \, \frac{G_k / O_k^2}{\sum_n G_n / O_n^2}
 
     are the weights of the losses
@@ -45,8 +47,8 @@ class GBlending(MaskedObjective):
         \mathcal{L} = w_0 \, \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full}))
         + \lambda \, \mathcal{L}_2 + \gamma \sum_m w_m \, \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
 
-    They are 1 at first. :math:`O_k` is at least a tenth of its mean and :math:`w_k` at least 0.1; where no view has
-    improved, the weights stay. The triples of the validation part are its interactions, each with an item that is drawn
+    They are 1 at first. Those below 0.1 are raised to it, and all are then divided by their mean; where no view has
+    improved, they stay. The triples of the validation part are its interactions, each with an item that is drawn
     once. Where an item lacks a modality, a triple counts for neither loss of this modality.
 
     Each uni-modal loss brings the penalty of its view, without :math:`w_m`. Costs the uni-modal views, and now and then

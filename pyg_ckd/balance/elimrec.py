@@ -24,7 +24,7 @@ FUSIONS = ("rubi", "hm", "sum")
 
 
 class EliMRec(MultitaskObjective):
-    r"""Ranks with what modalities do together, less what a single one does by itself.
+    r"""Ranks by the indirect effect: the joint score, and how well an item fits in every single modality.
 
     From `"EliMRec: Eliminating Single-modal Bias in Multimedia Recommendation"
     <https://doi.org/10.1145/3503161.3548404>`_. Training is that of :class:`MultitaskObjective`. The paper ranks with
@@ -68,7 +68,7 @@ class EliMRec(MultitaskObjective):
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
-        "effect": "weight of what modalities do by themselves, which is taken off the score",
+        "effect": "weight of how well an item fits the user in every modality by itself, which is added to the score",
     }
     beta: Tensor
 

@@ -20,19 +20,19 @@ from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
 IDS = "ids"
-"""Name in the history of all parameters that belong to no modality."""
+"""Name in the history of all parameters that belong to no modality, unless a modality is called so."""
 ROUNDS = 6
 """How often probabilities are brought to their sum; where none comes to 1, once is enough."""
 
 
 class MaskedSubnetworks(MaskedObjective):
-    r"""Lets the modalities that already rank well update fewer of their parameters, the ids among them.
+    r"""Lets the modalities that already rank well learn from fewer rows of their gradients, the ids among them.
 
     AMSS of `"Learning to Rebalance Multi-Modal Optimization by Adaptively Masking Subnetworks"
     <https://arxiv.org/abs/2404.08347>`_, with the ids as one more modality, which in recommendation outrun all others.
     With the :func:`~pyg_ckd.balance.attribution.label_information` :math:`I_m` of what modality :math:`m` alone adds to
     the ids, :math:`\delta(\{m\}) - \delta(\emptyset)`, and that of the ids, :math:`\delta(\emptyset)`, over the last
-    epoch, the share of parameters that are updated in a step is
+    epoch, the share of rows of a gradient that a step learns from is
 
     .. math::
         k_m = \textrm{clamp} \left( \frac{\textrm{mean}_n \, I_n}{I_m}, k_{\min}, 1 \right)
@@ -48,14 +48,16 @@ class MaskedSubnetworks(MaskedObjective):
 
     Under Adam, which divides by the root of the mean square of a gradient, a factor of a gradient has no effect. A mask
     has: with or without the division by :math:`\pi`, the mean square grows beside the square of the mean by
-    :math:`1 / \pi`, so that a row moves more slowly by about :math:`\sqrt{\pi}`. The paper finds significance with
+    :math:`1 / \pi`, so that a row moves more slowly by about :math:`\sqrt{\pi}`. It does not stand still in a step
+    that masks it: Adam goes on by the moments of earlier steps. To leave such rows as they are, every step would have
+    to keep a copy of all tables. The paper finds significance with
     networks that estimate mutual information, and takes squared gradients for the probabilities; official code was not
     found.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
-        least: Smallest share that is updated, :math:`k_{\min}`, above 0 and at most 1; with 1 training is plain.
-        ids: Whether what belongs to no modality, such as ids, takes part as one more modality. If not, it is updated as
+        least: Smallest share that is kept, :math:`k_{\min}`, above 0 and at most 1; with 1 training is plain.
+        ids: Whether what belongs to no modality, such as ids, takes part as one more modality. If not, it learns as
             always.
         unbiased: Whether what is kept is divided by its probability.
         l2: Weight of the backbone's penalty.
@@ -73,7 +75,7 @@ class MaskedSubnetworks(MaskedObjective):
     needs_whole = "the gradients of a batch"
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
-        "keep": "share of the parameters that a step may update",
+        "keep": "share of the rows of the modality's gradients that a step learns from",
         "information": "what the modality alone, or the ids, tell about the positive item, in nats",
     }
 
@@ -93,13 +95,17 @@ class MaskedSubnetworks(MaskedObjective):
         self.store_masks(has)
         check_steerable(student, self.name, scores="epochs" if least < 1 else "")
         self._alone = unimodal_views(student.modalities)
-        names = [*student.modalities, *([IDS] if ids else [])]
+        shared = IDS
+        while shared in student.modalities:
+            shared += "_"
+        names = [*student.modalities, *([shared] if ids else [])]
         self.information = RunningInformation(names)
         self._keep = [1.0] * len(names)
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Choose the shares of the epoch by the information of the last one."""
-        self._keep = kept_shares(self.information.label, self.least).tolist()
+        known = self.information.known
+        self._keep = kept_shares(torch.where(known, self.information.label, torch.nan), self.least).tolist()
         return super().begin_epoch(features, graphs)
 
     @property
@@ -127,10 +133,9 @@ class MaskedSubnetworks(MaskedObjective):
         """Compute the gradients and mask those of strong modalities."""
         super().backward(terms, run)
         groups = parameter_groups(self.student)
-        for name, keep in zip(self.information.modalities, self._keep, strict=True):
+        for name, keep in zip([*self.modalities, SHARED], self._keep, strict=False):
             if keep < 1:
-                group = groups[SHARED if self.ids and name == IDS else name]
-                edit(group, lambda grad, keep=keep: masked_rows(grad, keep, self.unbiased))  # type: ignore[misc]
+                edit(groups[name], lambda grad, keep=keep: masked_rows(grad, keep, self.unbiased))  # type: ignore[misc]
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the share of every modality in the finished epoch, and the information that it ended with."""
@@ -149,7 +154,7 @@ def kept_shares(information: Tensor, least: float) -> Tensor:
         information: Information :math:`I_m` of zero or more, ``[M]``; where it is zero or unknown, NaN, the share is 1.
         least: :math:`k_{\min}`.
     """
-    return torch.nan_to_num(information.mean() / information, 1.0).clamp(least, 1.0)
+    return torch.nan_to_num(information.nanmean() / information, 1.0).clamp(least, 1.0)
 
 
 @torch.no_grad()

@@ -92,10 +92,12 @@ class OGM(PacedObjective):
 
     def next_factors(self) -> Tensor:
         """Return the published coefficients of the epoch's mean probabilities."""
-        score = torch.where(self.count > 0, self.score / self.count.clamp(min=1), 0.5)
+        known, factors = self.count > 0, torch.ones_like(self.factors)  # What no triple has is not compared.
+        if int(known.sum()) > 1:
+            factors[known] = ogm_coefficients(discrepancy(self.score[known] / self.count[known]), self.alpha)
         self.score.zero_()
         self.count.zero_()
-        return ogm_coefficients(discrepancy(score), self.alpha)
+        return factors
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute the gradients and add noise to those of modalities."""
@@ -177,12 +179,15 @@ class CGGM(PacedObjective):
     def next_factors(self) -> Tensor:
         """Return the softmax of the changes of label information, or ones as long as only one epoch is known."""
         self.information.finish_epoch()
-        change = self.information.label - self.before
-        self.before.copy_(self.information.label)
+        label = torch.where(self.information.known, self.information.label, torch.nan)
+        change = label - self.before
+        self.before.copy_(label)
+        factors, known = torch.ones_like(self.factors), ~change.isnan()  # Of the first epoch it is NaN.
+        change = change[known]
         scale = change.abs().mean()
-        even = ~(scale > 0)  # Of the first epoch the change is NaN.
-        step = torch.where(even, 0, change / torch.where(even, 1, scale))
-        return scaled_softmax(-self.sharpness * step)
+        if scale > 0:
+            factors[known] = scaled_softmax(-self.sharpness * change / scale)
+        return factors
 
     def terms(
         self, margins: Mapping[str, Tensor], out: Mapping[View, Output], batch: TripletBatch, known: Tensor | None
@@ -396,5 +401,7 @@ def arl_logits(strength: Tensor, entropy: Tensor, temperature: float) -> Tensor:
     """
     share = entropy / entropy.sum()
     inverse = share.clamp(min=LEAST_SHARE / max(share.numel(), 1)).reciprocal()
-    others = 1 - strength / strength.sum()
+    whole = strength.sum()
+    share_of = torch.where(whole > 0, strength / torch.where(whole > 0, whole, 1), 1 / max(strength.numel(), 1))
+    others = 1 - share_of
     return temperature * others * inverse / inverse.sum()

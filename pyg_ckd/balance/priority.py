@@ -29,17 +29,17 @@ class G2D(DistillationWrapper):
 
     From `"G2D: Boosting Multimodal Learning with Gradient-Guided Distillation" <https://arxiv.org/abs/2506.21514>`_,
     with the losses of :class:`DistillationWrapper`. Let :math:`r_m` be the rank of modality :math:`m` by the monitored
-    metric of its teacher on the validation part, 1 for the weakest. In epoch :math:`e` of the first :math:`E`, the
+    metric of its teacher on the validation part, 1 for the weakest. In epoch :math:`e` of 2 to :math:`E`, the
     gradients of the parameters of :math:`m` are kept if
 
     .. math::
         r_m \le 1 + \left\lfloor \frac{(e - 1) (M - 1)}{E} \right\rfloor
 
     and are :obj:`None` otherwise, so that an optimizer leaves the parameters and their moments alone; afterwards all
-    are kept. With two modalities, the stronger one waits for :math:`E` epochs. Parameters that belong to no modality
+    are kept. With two modalities, the stronger one waits until epoch :math:`E`. Parameters that belong to no modality
     are always trained.
 
-    The teachers are ranked in the first validation; until then, all modalities train. Overrides ``backward``. Costs
+    In the first epoch all modalities train. Overrides ``backward``. Costs
     what distillation costs.
 
     Differs from the published code, which compares teachers by the label probabilities of every training batch, where
@@ -116,7 +116,8 @@ class G2D(DistillationWrapper):
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Decide which modalities train in the next epoch."""
-        self._kept = trained_first(self.modalities, self.quality.tolist(), self.progress.epoch, self.epochs)
+        epoch, quality = self.progress.epoch, self.quality.tolist()
+        self._kept = self.modalities if epoch == 1 else trained_first(self.modalities, quality, epoch, self.epochs)
         return super().begin_epoch(features, graphs)
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
@@ -133,10 +134,9 @@ class G2D(DistillationWrapper):
         if len(self._kept) < len(self.modalities):
             only(self.student, self._kept)
 
-    def before_validation(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
-        """Rank the teachers, the first time."""
-        if bool(self.quality.isnan().any()):
-            self.quality.copy_(torch.tensor([score(self.teacher(m)) for m in self.modalities], dtype=torch.float64))
+    def before_training(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
+        """Rank the teachers."""
+        self.quality.copy_(torch.tensor([score(self.teacher(m)) for m in self.modalities], dtype=torch.float64))
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return mean effects and weights, and for every modality 1 if it trained in the finished epoch, else 0."""
@@ -241,7 +241,8 @@ class Greedy(Objective):
             only(self.student, self._slowest)
             return
         groups = parameter_groups(self.student)
-        self.speed += torch.stack([learning_speed(groups[m], self.speed) for m in self.modalities])
+        speed = torch.stack([learning_speed(groups[m], self.speed) for m in self.modalities])
+        self.speed += torch.where(speed.isfinite().all(), speed, 0)  # A scaler of gradients skips a step that is not.
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the share of every modality in the sum of speeds, and 1 for one that trained alone in some steps."""

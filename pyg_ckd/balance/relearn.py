@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.arguments import as_integer
-from pyg_ckd.balance.attribution import RunningInformation, label_information, masked_mean
+from pyg_ckd.balance.attribution import RunningInformation, masked_mean, unbiased_label_information
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import check_steerable, edit_with, inner_product
 from pyg_ckd.balance.objective import check_not_negative
@@ -29,9 +29,10 @@ class Relearning(MaskedObjective):
 
     From `"Diagnosing and Re-learning for Balanced Multimodal Learning" <https://arxiv.org/abs/2407.09705>`_. Every
     ``every`` epochs, at most ``times`` times, each modality is diagnosed by the
-    :func:`~pyg_ckd.balance.attribution.label_information` of what it alone adds to the ids, :math:`\delta(\{m\}) -
-    \delta(\emptyset)`, on the triples of the last epoch and on those of the validation part. A modality that knows more
-    about the former than about the latter has overfitted; its parameters :math:`\theta_m` move towards new random ones,
+    :func:`~pyg_ckd.balance.unbiased_label_information` of what it alone adds to the ids,
+    :math:`\delta(\{m\}) - \delta(\emptyset)`, on the triples of the last epoch and on those of the validation part. A
+    modality that knows more about the former than about the latter has overfitted; its parameters :math:`\theta_m` move
+    towards new random ones,
 
     .. math::
         g_m = \max \left( 0, \frac{I_m^{\textrm{train}} - I_m^{\textrm{val}}}{\ln 2} \right), \qquad
@@ -45,7 +46,8 @@ class Relearning(MaskedObjective):
     The published code diagnoses by the purity of clusters of the representations, for which recommenders have no
     classes, and mixes with the weights of the beginning; here they are drawn anew, which is the same in distribution
     and needs no second copy all the time. Parameters that their module cannot draw anew stay. As published, the
-    optimizer's moments stay too; Adam forgets them in some ten steps.
+    optimizer's moments stay too. Adam forgets directions in some ten steps, and the size of earlier gradients in some
+    thousand: until then steps are smaller where gradients have become smaller, and larger where they have grown.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
@@ -140,7 +142,7 @@ class Relearning(MaskedObjective):
         user, positive, negative = (ids.to(self.held_out.device) for ids in score.triples)
         margins = torch.stack([out.margin(user, positive, negative) for out in alone], dim=-1)
         added = margins - empty.margin(user, positive, negative).unsqueeze(-1)
-        self.held_out.copy_(label_information(added, self.available(positive, negative)))
+        self.held_out.copy_(unbiased_label_information(added, self.available(positive, negative)))
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return how far every modality started again at the beginning of the finished epoch."""
@@ -279,7 +281,10 @@ class InformationRegulation(MaskedObjective):
             with torch.no_grad():
                 margins = torch.stack([out[view].margin(*batch[:3]) for view in self._alone.values()], dim=-1)
                 prob = torch.sigmoid(margins - out[EMPTY].margin(*batch[:3]).unsqueeze(-1))
-                score = masked_mean(prob, self.available(batch.positive, batch.negative))
+                known = self.available(batch.positive, batch.negative)
+                score = masked_mean(prob, known)
+                if known is not None:  # Without a triple there is nothing to compare.
+                    score = torch.where(known.any(dim=0), score, torch.nan)
                 self._pull = pull_strengths(score, self.weight)
         return {}
 
@@ -316,10 +321,12 @@ def pull_strengths(score: Tensor, weight: float) -> Tensor:
     r"""Return :math:`\beta_m`, zero for modalities whose score is not above the mean of the others, ``[M]``.
 
     Args:
-        score: Scores :math:`s_m`, ``[M]``.
+        score: Scores :math:`s_m`, ``[M]``; those that are NaN are unknown and none of the others.
         weight: :math:`\kappa`.
     """
-    ahead = score - (score.sum() - score) / (score.numel() - 1)
+    known = ~score.isnan()
+    others = (torch.where(known, score, 0).sum() - score) / (known.sum() - 1)
+    ahead = torch.where(others.isfinite(), score - others, 0)
     return torch.where(ahead > 0, weight * torch.exp(torch.tanh(ahead)), 0)
 
 

@@ -207,18 +207,25 @@ class ReliabilityObjective(MaskedObjective):
         if fused:
             features, n_id_dict = self.student.as_parameters(features), kw.get("n_id_dict") or {}
             for view in fused:
-                tables[view] = self._fused(tables, self._weights(features, n_id_dict.get("item"), view)[1], view)
+                tables[view] = self._fused(tables, features, n_id_dict.get("item"), view)
         return [tables[view] for view in chosen]
 
-    def _fused(self, tables: Mapping[View, Embeddings], weights: Tensor, view: View) -> Embeddings:
+    def _fused(
+        self, tables: Mapping[View, Embeddings], features: Mapping[str, Tensor], number: Tensor | None, view: View
+    ) -> Embeddings:
         user, item = tables[EMPTY]
-        weights = weights.to(item.dtype)
-        users, items = [user], [item - weights.sum(dim=-1, keepdim=True) * (item - item.mean(dim=0))]
-        for m, weight in zip(self.modalities, weights.split(1, dim=-1), strict=True):
+        weights = self._weights(features, number, view)[1].to(item.dtype)
+        number = torch.arange(item.size(0), device=item.device) if number is None else number
+        known = self.available(number, number)
+        share = torch.ones_like(weights) if known is None else known.to(weights.dtype)
+        share = share / share.sum(dim=0).clamp(min=1)  # Means are over the items that have a modality.
+        users, items = [user], [item - weights.sum(dim=-1, keepdim=True) * item + weights @ (share.t() @ item)]
+        columns = zip(self.modalities, weights.split(1, dim=-1), share.split(1, dim=-1), strict=True)
+        for m, weight, mean in columns:
             if m in view:
                 user, item = tables[self._alone[m]]
                 users.append(user)
-                items.append(weight * (item - item.mean(dim=0)))
+                items.append(weight * (item - mean.t() @ item))
         return Embeddings(torch.cat(users, dim=1), torch.cat(items, dim=1))
 
     def epoch_sums(self) -> Sequence[Tensor]:

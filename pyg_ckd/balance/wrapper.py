@@ -13,6 +13,7 @@ from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress, Score
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
@@ -105,6 +106,21 @@ class ObjectiveWrapper(Objective):
     @progress.setter
     def progress(self, progress: Progress) -> None:
         self.inner.progress = progress
+
+    @property
+    def shared_negatives(self) -> SharedNegatives | None:
+        """What draws the items of a softmax, of the objective inside, which has the main loss."""
+        return self.inner.shared_negatives
+
+    @shared_negatives.setter
+    def shared_negatives(self, shared: SharedNegatives | None) -> None:
+        self.inner.shared_negatives = shared
+
+    def read_of_batch(self, batch: TripletBatch) -> tuple[Tensor, Tensor]:
+        """Return the items that the wrapper or the objective inside reads, by rows and by masks."""
+        pairs = zip(super().read_of_batch(batch), self.inner.read_of_batch(batch), strict=True)
+        rows, masked = (max(pair, key=Tensor.numel) for pair in pairs)
+        return rows, masked
 
     def further_views(self) -> Sequence[View]:
         """Return views that it wants beside those of the objective inside; here none."""

@@ -299,12 +299,19 @@ def _carry_own(objective: Objective, earlier: Mapping[str, Tensor], known: Known
     own = dict(_own_parameters(objective))
     for name in own.keys() & earlier.keys():
         new, old = own[name], earlier[name].to(own[name].device)
-        kind = objective.own_rows.get(name.partition(".")[0])
+        kind = _rows_of(objective, name)
         if kind is None and new.shape == old.shape:
             new.copy_(old)
         elif kind in rows and new.shape[1:] == old.shape[1:]:
             row = rows[kind].to(new.device)
             new[row >= 0] = old[row[row >= 0]]
+
+
+def _rows_of(objective: Objective, name: str) -> str | None:
+    """Return what the rows of a parameter of an objective stand for, or of one inside of wrappers."""
+    while objective.wraps and name.startswith("inner."):
+        objective, name = getattr(objective, "inner"), name.removeprefix("inner.")  # noqa: B009  Of wrappers alone.
+    return objective.own_rows.get(name.partition(".")[0])
 
 
 class _Newcomers:

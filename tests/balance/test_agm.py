@@ -26,6 +26,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
 from tests.balance.test_ckd import BACKBONES, one_batch
 from tests.conftest import TOLERANCE, Golden
+from tests.nn.models import zoo
 from tests.nn.models.zoo import built, doubled
 
 
@@ -232,3 +233,19 @@ def test_triples_that_lack_a_rare_modality_are_compared_by_the_others(make_data)
     assert not rare.complete(others, others).any()
     assert rare.compared(others, others).tolist() == [[True, False]] * 7
     assert AGM(built(BACKBONES["VBPR"], data)).compared(items, items) is None
+
+
+@pytest.mark.parametrize("ranking", ["bpr", "softmax"])
+def test_where_the_main_loss_is_a_softmax_factors_act_on_step_sizes_alone(ranking, make_data):
+    data = make_data(modalities=2)
+    model = built(zoo.BACKBONES["VBPR" if ranking == "softmax" else "FISM on content"], data)
+    objective = AGM(model, l2=0.0)
+    rows = (
+        Trainer(max_epochs=3, batch_size=8, lr=0.05, ranking=ranking, monitor="recall@5", device="cpu", progress=False)
+        .fit(objective.float(), data)
+        .rows
+    )
+    assert all("loss/softmax" in row and "loss/agm" not in row for row in rows)
+    assert rows[-1]["weight/mod0"] != 1
+    assert set(objective.step_sizes()) <= {"mod0", "mod1"}
+    assert any(k != 1 for k in objective.step_sizes().values())

@@ -21,6 +21,7 @@ from pyg_ckd.balance.attribution import (
     gaussian_information,
     label_information,
     shapley_values,
+    unbiased_label_information,
 )
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.effects import MAX_EFFECT, MIN_EFFECT
@@ -346,10 +347,43 @@ def test_running_information_over_batches_is_that_of_the_epoch_and_survives_a_br
     expected = gaussian_information(margins, base, available)
     assert torch.allclose(again.gaussian, expected, rtol=0, atol=1e-12)
     alone = margins - base.unsqueeze(-1)
-    parts = [label_information(alone[s], available[s]) for s in (slice(60), slice(60, 90))]
+    parts = [unbiased_label_information(alone[s], available[s]) for s in (slice(60), slice(60, 90))]
     counts = [available[:60].sum(dim=0), available[60:].sum(dim=0)]
     mean = (parts[0] * counts[0] + parts[1] * counts[1]) / (counts[0] + counts[1])
     assert torch.allclose(again.label, mean, rtol=0, atol=1e-12)
+    assert again.known.all()
     again.finish_epoch()  # An epoch without a batch changes nothing.
     assert torch.equal(again.label, mean)
     assert not again.count.any()
+
+
+@pytest.mark.parametrize("count", [8, 16, 64, 512])
+def test_noise_of_few_triples_in_a_batch_tells_no_more_than_noise_of_many(count):
+    generator = torch.Generator().manual_seed(count)
+    noise = torch.randn(4096, 2, generator=generator, dtype=torch.float64)
+    running, raw = RunningInformation(["rare", "common"]), []
+    for batch in noise.split(512):
+        available = torch.ones_like(batch, dtype=torch.bool)
+        available[:, 0] = torch.arange(512) < count
+        running.track(batch, None, available)
+        raw.append(label_information(batch, available))
+    running.finish_epoch()
+    assert (running.label < 1 / count).all()
+    assert running.label[0] < torch.stack(raw).mean(dim=0)[0]
+    running.track(noise[:512], None, torch.arange(512).unsqueeze(1) < torch.tensor([7, 512]))
+    running.finish_epoch()
+    assert running.known.tolist() == [False, True]
+    assert running.label[0] == 0
+
+
+def test_unbiased_information_takes_off_what_is_found_in_noise():
+    generator = torch.Generator().manual_seed(0)
+    margins = torch.randn(2000, 40, generator=generator, dtype=torch.float64)
+    for count in (16, 100):
+        found = torch.stack([unbiased_label_information(x) for x in margins.split(count)])
+        raw = torch.stack([label_information(x) for x in margins.split(count)])
+        assert abs(float(found.mean())) < 0.15 / count < float(raw.mean())
+    informed = gaussian_margins(1.0)
+    assert float(label_information(informed) - unbiased_label_information(informed)) == pytest.approx(
+        0.5 / informed.numel(), abs=1e-12
+    )

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pyg_ckd.balance.attribution import label_information
+from pyg_ckd.balance.attribution import LEAST_TRIPLES, unbiased_label_information
 from pyg_ckd.balance.gradients import SHARED, parameter_groups
 from pyg_ckd.balance.masking import IDS, MaskedSubnetworks, kept_shares, masked_rows, row_probabilities
 from pyg_ckd.data.inputs import unpack
@@ -66,6 +66,7 @@ def strong(data, model, **options) -> MaskedSubnetworks:
     """Return an objective at the beginning of an epoch, for which the first modality and the ids are strong."""
     objective = MaskedSubnetworks(model, **options)
     objective.information.label.copy_(torch.tensor([0.5, 0.1, 0.6])[: objective.information.label.numel()])
+    objective.information.known.fill_(True)
     objective.begin_epoch(*unpack(data))
     return objective
 
@@ -106,9 +107,11 @@ def test_information_is_that_of_what_each_adds_to_the_ids_and_of_the_ids(lacking
     empty = model(*doubled(data), []).margin(*batch[:3])
     for m in data.modalities:
         there = has[m][batch.positive] & has[m][batch.negative] if m in has else torch.ones(20, dtype=torch.bool)
-        expected = label_information((model(*doubled(data), m).margin(*batch[:3]) - empty)[there])
-        assert found[f"information/{m}"] == pytest.approx(expected.item(), abs=1e-10)
-    assert found[f"information/{IDS}"] == pytest.approx(label_information(empty).item(), abs=1e-10)
+        expected = unbiased_label_information((model(*doubled(data), m).margin(*batch[:3]) - empty)[there]).item()
+        expected = max(expected, 0) if there.sum() >= LEAST_TRIPLES else 0.0
+        assert found[f"information/{m}"] == pytest.approx(expected, abs=1e-10)
+    expected = max(unbiased_label_information(empty).item(), 0)
+    assert found[f"information/{IDS}"] == pytest.approx(expected, abs=1e-10)
     assert [found[f"keep/{name}"] for name in (*data.modalities, IDS)] == [1.0, 1.0, 1.0]
 
 
@@ -134,3 +137,27 @@ def test_a_share_out_of_its_range_is_refused(least, make_data):
 def test_a_backbone_without_parameters_of_modalities_is_refused(make_data):
     with pytest.raises(InputError, match="amss: found LightGCN without a trained parameter of one modality alone"):
         MaskedSubnetworks(built(BACKBONES["LightGCN"], make_data()))
+
+
+def test_a_modality_called_ids_is_masked_by_its_own_share(make_data):
+    data = make_data(modalities=["ids", "other"])
+    model = built(lambda data: VBPR.from_data(data, embedding_dim=4), data).float()
+    objective = MaskedSubnetworks(model, least=0.3)
+    assert objective.information.modalities == ("ids", "other", "ids_")
+    objective.information.label.copy_(torch.tensor([0.6, 0.05, 0.05]))
+    objective.information.known.fill_(True)
+    objective.begin_epoch(*unpack(data))
+    terms = objective.loss(*unpack(data), one_batch(data, 0))
+    super(MaskedSubnetworks, objective).backward(terms, lambda loss: loss.backward(retain_graph=True))
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    objective.backward(terms, lambda loss: loss.backward())
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p.grad, before[name])}
+    own = {id(p) for p in model.modality_parameters["ids"]}
+    assert changed
+    assert changed <= {name for name, p in model.named_parameters() if id(p) in own}
+
+
+def test_what_is_not_known_of_a_modality_is_left_out_of_the_mean():
+    nan = float("nan")
+    assert kept_shares(torch.tensor([0.4, 0.2, nan]), 0.1).tolist() == pytest.approx([0.75, 1.0, 1.0])

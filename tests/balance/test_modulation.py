@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd import Trainer
-from pyg_ckd.balance.attribution import label_information
+from pyg_ckd.balance.attribution import LEAST_TRIPLES, unbiased_label_information
 from pyg_ckd.balance.modulation import (
     ARL,
     CGGM,
@@ -204,7 +204,10 @@ def test_factors_follow_from_the_triples_of_an_epoch(cls, backbone, lacking, mak
         exponent = 8 * (1 - size / size.sum()) * (1 / share) / (1 / share).sum()
         expected = [max(3 * w, LEAST_STEP) for w in exponent.softmax(dim=0).tolist()]
     else:  # Nothing has changed but what was taken off above.
-        expected = (3 * torch.softmax(-0.5 * torch.tensor([0.1, 0.0, 0.05]) / 0.05, dim=0)).tolist()
+        enough = (torch.stack([part.sum(dim=0) for part in known.split([20, 7])]) >= LEAST_TRIPLES).any(dim=0)
+        change, expected = torch.tensor([0.1, 0.0, 0.05])[enough], torch.ones(3)
+        expected[enough] = int(enough.sum()) * torch.softmax(-0.5 * change / change.abs().mean(), dim=0)
+        expected = expected.tolist()
     assert list(objective.step_sizes()) == list(model.modalities)
     assert list(objective.step_sizes().values()) == pytest.approx(expected, abs=1e-9)
     assert len(set(expected)) > 1
@@ -217,7 +220,7 @@ def test_label_information_of_an_epoch_is_what_cggm_compares(make_data):
     objective = CGGM(model)
     objective.loss(*doubled(data), batch)
     objective.epoch_statistics()
-    expected = label_information(without_ids(model, data, batch))
+    expected = unbiased_label_information(without_ids(model, data, batch)).clamp(min=0)
     torch.testing.assert_close(objective.before, expected, rtol=0, atol=1e-10)
 
 
@@ -350,3 +353,31 @@ def test_factors_of_arl_are_those_of_the_modalities_that_some_triple_had(make_da
     mean = [f(alone).mean(dim=0, dtype=torch.float64) for f in (torch.abs, binary_entropy)]
     logits = arl_logits(*((x * 30) / 30 for x in mean), 8.0)
     assert torch.equal(whole.next_factors(), (3 * logits.softmax(dim=0)).clamp(min=LEAST_STEP))
+
+
+@pytest.mark.parametrize("cls", RULES)
+def test_a_modality_that_no_triple_has_leaves_the_factors_of_the_others(cls, make_data):
+    """Two modalities and a third that no item has: the factors are those of the two."""
+    data = make_data(modalities=3)
+    model = built(BACKBONES["VBPR"], data)
+    margins = without_ids(model, data, one_batch(data, 0))
+    known = torch.ones_like(margins, dtype=torch.bool)
+    known[:, 2] = False
+    objective, factors = cls(model), []
+    for keep in (slice(0, 3), slice(0, 2)):
+        small = objective
+        if keep.stop == 2:
+            pair = make_data(modalities=2)
+            small = cls(built(BACKBONES["VBPR"], pair))
+        for scale in (0.3, 1.0):
+            small.observe(margins[:, keep] + scale * torch.tensor([1.0, 0.2, 0.5])[keep], known[:, keep])
+            found = small.next_factors()
+        factors.append(found.tolist())
+    assert factors[0] == pytest.approx([*factors[1], 1.0], abs=1e-12)
+    assert factors[1] != [1.0, 1.0]
+
+
+def test_margins_that_are_all_zero_leave_all_modalities_alike():
+    found = arl_logits(torch.zeros(3), torch.full((3,), 0.7), 8.0)
+    assert torch.equal(found, found[:1].expand(3))
+    assert found.isfinite().all()

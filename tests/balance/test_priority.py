@@ -201,3 +201,26 @@ def test_a_backbone_whose_scores_depend_on_no_parameter_of_a_modality_is_refused
         graphs = objective.begin_epoch(features, objective.prepare(features, graph))
         with pytest.raises(InputError, match=r"found FREEDOM without .* of one modality alone that scores depend on"):
             objective.loss(features, graphs, one_batch(data, 5))
+
+
+def test_teachers_are_ranked_though_the_first_validation_comes_late(make_data):
+    data = make_data(modalities=2)
+    right = all_knowing(data)
+    teachers = {"mod1": right, "mod0": Embeddings(-right.user, right.item)}
+    objective = G2D(VBPR.from_data(data, embedding_dim=4), teachers, epochs=4, num_random_triples=10)
+    history = Trainer(max_epochs=5, **{**OPTIONS, "eval_every": 5}).fit(objective, data)
+    assert [row["trained/mod1"] for row in history.rows] == [1, 0, 0, 0, 1]
+
+
+def test_a_step_that_a_scaler_skips_leaves_the_speeds(make_data):
+    data = make_data(modalities=2)
+    objective = Greedy(built(lambda data: VBPR.from_data(data, embedding_dim=4), data))
+    terms = objective.loss(*doubled(data), one_batch(data, 0))
+    objective.backward(terms, lambda loss: (loss * torch.inf).backward())
+    assert not objective.speed.any()
+    objective.backward(objective.loss(*doubled(data), one_batch(data, 0)), lambda loss: loss.backward())
+    assert not objective.speed.any()  # This is the step of the slowest, or gradients are still infinite.
+    objective.zero_grad()
+    objective.begin_epoch(*doubled(data))
+    objective.backward(objective.loss(*doubled(data), one_batch(data, 0)), lambda loss: loss.backward())
+    assert (objective.speed > 0).all()

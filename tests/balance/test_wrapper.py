@@ -19,6 +19,7 @@ from pyg_ckd.study import Contender, StudySettings
 from pyg_ckd.study.contenders import default_options
 from pyg_ckd.study.runs import with_defaults
 from pyg_ckd.training.model import load_model, save_model
+from pyg_ckd.training.warm_start import _rows_of
 from tests.balance.test_ckd import one_batch, random_teachers
 from tests.balance.test_strategies import STRATEGIES, fit, objective_of
 from tests.nn.models.zoo import BACKBONES, built, doubled
@@ -205,3 +206,38 @@ def test_buffers_of_a_wrapper_may_be_called_like_those_inside(inner, make_data):
     names = {"item_mask_mod1", "inner.item_mask_mod1"} | ({"means", "inner.means"} if inner == "dyncim" else set())
     assert names <= wrapper.state_dict().keys()
     assert wrapper.item_mask_mod1 is not wrapper.inner.item_mask_mod1
+
+
+def test_a_softmax_takes_the_place_of_bpr_inside_of_a_wrapper(make_data):
+    data, options = make_data(), {"ranking": "softmax", "max_epochs": 1}
+    alone, inside = (objective_of(STRATEGIES["multitask"], data) for _ in range(2))
+    wrapped = Silent(inside)
+    rows = [fit(objective, data, **options).rows[0] for objective in (alone, wrapped)]
+    assert "loss/softmax" in rows[0]
+    assert {key: rows[0][key] for key in rows[0] if key.startswith("loss/")} == {
+        key: rows[1][key] for key in rows[1] if key.startswith("loss/")
+    }
+    assert wrapped.shared_negatives is inside.shared_negatives is not None
+
+
+def test_a_wrapper_reads_the_items_of_the_batch_that_the_objective_inside_reads(make_data):
+    data = make_data(modalities=2)
+    batch = one_batch(data, 0)
+    has = {"mod0": torch.arange(9) % 2 > 0}
+    for name, rows in (("margo", 40), ("umurl", 20), ("multitask", 0)):
+        inside = build_objective(STRATEGIES[name], BACKBONES["VBPR"](data), data)
+        inside.store_masks(has)
+        found = DifficultyCurriculum(inside).read_of_batch(batch)
+        assert [x.numel() for x in found] == [rows, 40] == [x.numel() for x in inside.read_of_batch(batch)]
+
+
+def test_own_parameters_inside_of_a_wrapper_are_carried_over_by_ids(make_data):
+    """Rows of the second users of ``unseen``, whose users come in another order on the next day."""
+    data = make_data(modalities=2)
+    student = BACKBONES["VBPR"](data)
+    objective = build_objective(STRATEGIES["unseen"], student, data, random_teachers(student))
+    wrapped = DifficultyCurriculum(objective)
+    fit(wrapped, data, max_epochs=1)
+    kinds = {name: _rows_of(wrapped, name) for name, _ in wrapped.named_parameters() if ".second." in name}
+    assert kinds
+    assert set(kinds.values()) == {"user"}

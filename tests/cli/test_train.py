@@ -386,10 +386,27 @@ def test_a_model_that_cannot_be_started_from_is_named(kind, words, arrays, save,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in strategies() if name != "plain"])
+@pytest.mark.parametrize("name", [name for name in strategies() if name not in ("plain", "odsw")])
 def test_a_strategy_that_has_nothing_to_act_on_says_so_at_once(name, save, arrays, tmp_path, capsys) -> None:
     line = fails(capsys, train(save(arrays), tmp_path / "run", "--backbone", "LightGCN", "--objective", name))
-    assert "LightGCN, which ignores all features" in line
+    own = f"{name}: found LightGCN, which ignores features"
+    assert (own if strategies()[name].wraps else "LightGCN, which ignores all features") in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_strategy_that_weighs_triples_trains_a_backbone_without_features(save, arrays, tmp_path, capsys) -> None:
+    more = ["--backbone", "LightGCN", "--objective", "odsw"]
+    assert main(train(save(arrays), tmp_path / "run", *more)) == 0
+    capsys.readouterr()
+    inside = fails(capsys, train(save(arrays), tmp_path / "ckd", *more, "--strategy.inner", "ckd"))
+    assert "ckd: found LightGCN" in inside
+    assert not (tmp_path / "ckd").exists()
+
+
+def test_options_of_what_is_inside_of_a_wrapper_are_checked(save, arrays, tmp_path, capsys) -> None:
+    more = ["--objective", "odsw", "--strategy.inner", "samm", "--strategy.inner_options.num_items", "2.5"]
+    line = fails(capsys, train(save(arrays), tmp_path / "run", *more))
+    assert "num_items: found 2.5, expected an integer" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -60,6 +60,8 @@ class Backbone(Capturing, nn.Module):
     """Whether features reach the embeddings or the losses; if not, there is no modality to balance."""
     views_differ: ClassVar[bool] = True
     """Whether views rank differently; if not, features enter the losses alone and views cannot be compared."""
+    pairwise: ClassVar[bool] = True
+    """Whether the main loss is BPR, of margins between pairs of items, in the term ``bpr``."""
     steered: ClassVar[str] = "steps"
     """When scores depend on trained parameters of single modalities: in all ``"steps"``, in the first step of
     ``"epochs"``, or ``"never"``. A subclass that does not say is found out in the first step."""

@@ -66,6 +66,7 @@ class BM3(LightGCN):
 
     capturable = True
     views_differ: ClassVar[bool] = False
+    pairwise: ClassVar[bool] = False
     steered: ClassVar[str] = "never"
     sampled = True
 

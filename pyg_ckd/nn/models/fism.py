@@ -93,6 +93,7 @@ class FISM(EarlyFusion):
     capturable = True
     normalization = "none"
     shuffle = "users"
+    pairwise: ClassVar[bool] = False
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3, "batch_size": 2048, "patience": 150},
