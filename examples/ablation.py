@@ -6,7 +6,8 @@ variants are found from the strategy's constructor, whatever strategy it is, one
 * every option that is true or false, turned round;
 * every option with a few named values, set to each of the others;
 * no teachers, of a strategy that can do without;
-* every option that a search may turn, set to what takes it out of the training: 0, or infinity or 1 where 0 is refused.
+* every option that a strategy names in ``neutral``, set to what takes its part out of the training;
+* every other option that a search may turn, set to 0, or to infinity or 1 where 0 is refused.
 
 Variants that the constructor refuses are named below the table. All are contenders of one study: runs are kept in
 ``--out``, teachers are trained once per seed, and the same call goes on after a break. Prints a Markdown table with
@@ -59,6 +60,9 @@ def variants(cls: type[Objective], refusal: Any, given: Mapping[str, Any]) -> It
             continue
         if isinstance(default, bool):
             yield name, not default
+        elif name in cls.neutral:
+            if default != cls.neutral[name]:
+                yield name, cls.neutral[name]
         elif isinstance(default, str):
             named = literals(cls, name) or names_in(refusal({**given, name: NONSENSE}))
             yield from ((name, value) for value in named if value != default)

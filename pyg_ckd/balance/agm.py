@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,7 @@ class AGM(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

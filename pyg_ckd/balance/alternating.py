@@ -86,6 +86,7 @@ class AlternatingAdaptation(MaskedObjective):
     name = "mla"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"ridge": (1e-3, 1.0), "temperature": (0.1, 10.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"alternate": False, "project": False, "gate": False}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {
         "weight": "weight of the modality's scores in the last evaluation, mean over users",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,7 @@ class ARM(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.25, 2.0), "weight": (0.01, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"beta": 0.0, "weight": 0.0, "gap": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

@@ -75,6 +75,7 @@ class GBlending(MaskedObjective):
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "period": (2, 20)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

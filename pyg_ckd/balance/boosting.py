@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ class ReconBoost(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"residual": (0.0, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"epochs_alone": 0}
     needs_whole = ""
     batch_items = 0
 

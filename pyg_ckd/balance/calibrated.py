@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,7 @@ class CalibratedObjective(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "view_weight": (0.01, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0, "view_weight": 0.0}
     needs_whole = ""
     batch_items = 0
 
@@ -178,6 +179,7 @@ class SelfDistillation(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "alone_weight": (0.01, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0, "alone_weight": 0.0}
     needs_whole = ""
     batch_items = 0
 
@@ -294,6 +296,7 @@ class ModalityGapObjective(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = "the gradients of single terms"
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"share": "share of the alignment in the loss"}

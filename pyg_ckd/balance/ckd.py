@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +115,7 @@ class DistillationWrapper(TaughtObjective):
     sampled = True
     capturable = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"distillation_weight": (1e-3, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"distillation_weight": 0.0, "generic": False}
     reports: ClassVar[Mapping[str, str]] = {
         "effect": "what the modality adds to the joint decision, relative to what it can do alone",
         "weight": "weight of what the modality learns from its teacher",

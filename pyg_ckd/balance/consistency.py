@@ -74,6 +74,7 @@ class ViewConsistency(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.1)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = ""
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +70,7 @@ class CrossModalContrast(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-3, 0.3), "temperature": (0.05, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = ""
     reports: ClassVar[Mapping[str, str]] = {"snr": "mean of the modality's margins by their deviation, without the ids"}
 

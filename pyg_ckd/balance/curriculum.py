@@ -80,6 +80,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
     name = "odsw"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.1, 10.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"temperature": math.inf}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"stage": "stage of the curriculum: 1 easy, 2 medium, 3 hard"}
@@ -196,6 +197,7 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
     name = "dyncim"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"gate_weight": (0.01, 1.0), "pace_epochs": (10, 200)}
+    neutral: ClassVar[Mapping[str, Any]] = {"samples": False, "gate_weight": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

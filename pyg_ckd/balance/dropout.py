@@ -41,6 +41,7 @@ class ModalityDropout(Objective):
     name = "modality-dropout"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7)}
+    neutral: ClassVar[Mapping[str, Any]] = {"rate": 0.0}
     needs_whole = ""
     batch_items = 0
 
@@ -105,6 +106,7 @@ class PredictionModulation(MaskedObjective):
     name = "opm"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (0.1, 0.7), "strength": (0.0, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"rate": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

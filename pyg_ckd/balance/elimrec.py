@@ -65,6 +65,7 @@ class EliMRec(MultitaskObjective):
     name = "elimrec"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0, "effect": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

@@ -103,6 +103,7 @@ class Incremental(MaskedObjective):
     sampled = True
     takes_new_modalities = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"preserve": (0.1, 10.0), "rehearsal": (0.01, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"alignment": 0.0}  # The rest asks for an earlier model.
     needs_whole = ""
 
     def __init__(

@@ -72,6 +72,7 @@ class MaskedSubnetworks(MaskedObjective):
     name = "amss"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"least": (0.05, 0.9)}
+    neutral: ClassVar[Mapping[str, Any]] = {"least": 1.0}
     needs_whole = "the gradients of a batch"
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

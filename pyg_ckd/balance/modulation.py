@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,7 @@ class OGM(PacedObjective):
     name = "ogm-ge"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 0.8), "noise": (0.0, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"alpha": 0.0, "noise": 0.0}
     needs_whole = "the gradients of a batch"
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
@@ -150,6 +151,7 @@ class CGGM(PacedObjective):
     name = "cggm"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"sharpness": (0.1, 2.0), "direction": (1e-3, 0.1)}
+    neutral: ClassVar[Mapping[str, Any]] = {"sharpness": 0.0, "direction": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}
@@ -245,6 +247,7 @@ class ARL(PacedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1.0, 16.0), "weight": (0.01, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"temperature": 0.0, "weight": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "factor of the modality's step size"}

@@ -64,6 +64,7 @@ class MultitaskObjective(MaskedObjective):
     sampled = True
     capturable = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = ""
     batch_items = 0
     strategies = Objective.strategies

@@ -89,6 +89,9 @@ class Objective(Capturing, KnowsRows):
     """Whether the first argument of the constructor may be another objective, which its option ``inner`` names."""
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """The one or two options that a search may turn, with the ends of their ranges."""
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    """Options with which training is plain, each of which takes a part of the strategy out; empty of one that trains
+    nothing. Tests hold a strategy to it, and ablations switch these off one by one."""
     takes_new_modalities: ClassVar[bool] = False
     """Whether it can start from a model that lacks some of the modalities, see :meth:`begin_from`."""
     own_rows: Mapping[str, str] = {}

@@ -70,6 +70,7 @@ class G2D(DistillationWrapper):
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"epochs": (2, 40), "distillation_weight": (1e-3, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"distillation_weight": 0.0, "generic": False, "epochs": 0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
@@ -197,6 +198,7 @@ class Greedy(Objective):
     name = "greedy"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"window": (1, 10), "threshold": (0.01, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"window": 0}
     needs_whole = "the gradients of a batch"
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

@@ -75,6 +75,7 @@ class PMR(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"weight": "weight of the modality's prototype loss, mean over the epoch"}

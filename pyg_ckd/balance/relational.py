@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,7 @@ class RelationalAlignment(MultitaskObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "relations": (0.1, 30.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = ""
 
     def __init__(

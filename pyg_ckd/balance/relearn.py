@@ -69,6 +69,7 @@ class Relearning(MaskedObjective):
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (1.0, 10.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {
@@ -229,6 +230,7 @@ class InformationRegulation(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.05, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
     needs_whole = "the gradients of a batch"
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {"pull": "how strongly the modality is held back, mean over the epoch"}

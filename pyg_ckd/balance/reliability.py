@@ -77,6 +77,7 @@ class ReliabilityObjective(MaskedObjective):
     capturable = True
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 1.0), "supervision": (0.01, 1.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"weight": 0.0, "supervision": 0.0}
     needs_whole = ""
     batch_items = None  # A third item may be that of any triple.
     reports: ClassVar[Mapping[str, str]] = {

@@ -102,6 +102,7 @@ class UnidirectionalInteraction(TaughtObjective):
     sampled = True
     needs_validation = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"strength": (0.01, 2.0), "temperature": (0.1, 5.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"sequential": False}
     needs_whole = ""
     batch_items = 0
     reports: ClassVar[Mapping[str, str]] = {

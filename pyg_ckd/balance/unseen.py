@@ -93,6 +93,7 @@ class UnseenInteraction(TaughtObjective):
     name = "unseen"
     sampled = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (0.3, 3.0)}
+    neutral: ClassVar[Mapping[str, Any]] = {"rate": 0.0, "weight": 0.0, "alignment": 0.0}
     needs_whole = ""
 
     own_rows: Mapping[str, str] = {"second": "user", "centres": "class"}

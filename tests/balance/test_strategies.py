@@ -33,42 +33,7 @@ BACKBONES: dict[str, Callable[[HeteroData], Backbone]] = {
     "adapted": adapted,
 }
 every_kind = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
-NEUTRAL = {
-    "agm": {"alpha": 0.0},
-    "amss": {"least": 1.0},
-    "arl": {"temperature": 0.0, "weight": 0.0},
-    "arm": {"beta": 0.0, "weight": 0.0, "gap": 0.0},
-    "cggm": {"sharpness": 0.0, "direction": 0.0},
-    "ckd": {"distillation_weight": 0.0, "generic": False},  # Random triples come from the generator of the others.
-    "cml": {"weight": 0.0, "view_weight": 0.0},
-    "dyncim": {"samples": False, "gate_weight": 0.0},
-    "elimrec": {"weight": 0.0, "effect": 0.0},
-    "g-blending": {"weight": 0.0},
-    "g2d": {"distillation_weight": 0.0, "generic": False, "epochs": 0},
-    "greedy": {"window": 0},
-    "incremental": {"alignment": 0.0},  # The rest asks for an earlier model.
-    "inforeg": {"weight": 0.0},
-    "lfm": {"weight": 0.0},
-    "margo": {"weight": 0.0, "supervision": 0.0},
-    "mbsd": {"weight": 0.0, "alone_weight": 0.0},
-    "mi-balance": {"pretrain_epochs": 0, "weight": 0.0},
-    "mla": {"alternate": False, "project": False, "gate": False},
-    "mmpareto": {"weight": 0.0},
-    "modality-dropout": {"rate": 0.0},
-    "multitask": {"weight": 0.0},
-    "odsw": {"temperature": float("inf")},
-    "ogm-ge": {"alpha": 0.0, "noise": 0.0},
-    "opm": {"rate": 0.0},
-    "pmr": {"alpha": 0.0},
-    "reconboost": {"epochs_alone": 0},
-    "relearn": {"strength": 0.0},
-    "samm": {"weight": 0.0},
-    "snr-contrast": {"weight": 0.0},
-    "udi": {"sequential": False},
-    "umurl": {"weight": 0.0},
-    "unseen": {"rate": 0.0, "weight": 0.0, "alignment": 0.0},
-}
-"""Options with which a strategy is plain training; the ensemble has none, for it trains nothing."""
+NEUTRAL = {name: cls.neutral for name, cls in STRATEGIES.items() if cls.trains}
 
 
 def teachers_of(data: HeteroData, seed: int = 0) -> dict[str, Embeddings]:
@@ -180,8 +145,10 @@ def test_with_neutral_settings_training_is_plain(name, make, make_data):
         torch.testing.assert_close(neutral.student.state_dict()[parameter], value, rtol=0, atol=tolerance)
 
 
-def test_every_strategy_that_trains_has_neutral_settings_here():
-    assert {name for name, cls in STRATEGIES.items() if cls.trains} == set(NEUTRAL)
+@every_strategy
+def test_every_strategy_that_trains_says_with_which_options_it_is_plain(cls):
+    assert bool(cls.__dict__.get("neutral")) == cls.trains
+    assert cls.neutral.keys() <= options_of(cls).keys()
 
 
 @every_strategy

@@ -144,3 +144,11 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert words in error
         assert error.count("\n") == 1
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, cls in strategies().items() if cls.neutral])
+def test_every_piece_that_a_strategy_calls_neutral_is_switched_off_by_itself(name):
+    cls = strategies()[name]
+    found = dict(variants(cls, lambda chosen: "", {}))
+    for option, value in cls.neutral.items():
+        assert found[option] == value
