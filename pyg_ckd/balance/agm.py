@@ -50,7 +50,8 @@ class AGM(MaskedObjective):
     Where the main loss is a softmax over items, as that of :class:`~pyg_ckd.nn.FISM` or with ``ranking="softmax"``, the
     contributions of margins do not say what its gradient would be, and factors act on step sizes alone.
 
-    Costs the views of :class:`DistillationWrapper` and the empty one, and overrides ``step_sizes``. A triple with an
+    Overrides ``views``, ``balance`` and ``step_sizes``. Costs the views of :class:`DistillationWrapper` and the empty
+    one. A triple with an
     item that lacks a modality is not modulated for it, and does not count for scores, as long as enough triples of the
     batch have all modalities, see :meth:`compared`.
 

@@ -52,7 +52,8 @@ class GBlending(MaskedObjective):
     once. Where an item lacks a modality, a triple counts for neither loss of this modality.
 
     Each uni-modal loss brings the penalty of its view, without :math:`w_m`. Costs the uni-modal views, and now and then
-    their scores on the validation part; overrides ``triple_weights``.
+    their scores on the validation part; overrides ``views``, ``ranked``, ``balance``, ``triple_weights`` and
+    ``before_validation``.
 
     Differs from the published code of the BalanceBenchmark toolkit, which trains a copy of the model on every view to
     measure how it generalises, compares sums over parts of different sizes, and gives a view that got worse as much

@@ -34,7 +34,7 @@ class ReconBoost(MaskedObjective):
     learner: what the others rank well hardly counts. Weights have no gradient. Other parameters have none, not zero,
     in a turn, so that Adam leaves them and their moments alone: no modality unlearns while it waits.
 
-    Hooks: ``views``, ``triple_weights`` and ``backward``. A step of a turn computes two views, the uni-modal and the
+    Hooks: ``views``, ``triple_weights`` and ``backward``. Costs two views in a step of a turn, the uni-modal and the
     leave-one-out one, and a joint step one. Triples with an item that lacks :math:`m` weigh 0 in its turn; where one of
     the others is missing, these count as undecided, :math:`\sigma = 1/2`.
 

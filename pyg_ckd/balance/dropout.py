@@ -24,7 +24,13 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 class ModalityDropout(Objective):
     r"""Trains a random non-empty view in every step.
 
-    Each modality is intervened on with probability :math:`p`, independently; a step that would lose all of them keeps
+    With draws that are new in every step, the trained view :math:`\mathcal{V}` and the loss are
+
+    .. math::
+        \mathcal{V} = \{ m : z_m = 1 \}, \quad z_m \sim \textrm{Bernoulli}(1 - p), \qquad
+        \mathcal{L} = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\mathcal{V})) + \lambda \, \mathcal{L}_2.
+
+    A modality outside of the view is intervened on; a step that would lose all of them keeps
     one at random. Every modality so learns to rank without the others. As in `"ModDrop: Adaptive Multi-modal Gesture
     Recognition" <https://arxiv.org/abs/1501.00102>`_, but that a dropped modality is replaced with its mean instead of
     zeros. Overrides ``views``. Costs no further view.
@@ -73,7 +79,7 @@ class PredictionModulation(MaskedObjective):
         q_m &= q (1 + a \rho_m) \; \textrm{where} \; \rho_m > 0, \; \textrm{else} \; 0
 
     In the next epoch, a step drops with probability :math:`p` every modality :math:`m` with probability :math:`q_m`,
-    independently but never all of them, and trains the view that is left. Hook: ``views``, for
+    independently but never all of them, and trains the view that is left. Hooks: ``views`` and ``balance``, for
     :class:`ModalityDropout` with rates that follow the training. Scores are measured on every ``measure_every``-th
     step, which costs the uni-modal views and the empty one there, without a backward pass; other steps cost no further
     view. Triples with an item that lacks :math:`m` do not count for :math:`s_m`.

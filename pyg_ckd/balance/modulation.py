@@ -40,7 +40,7 @@ class OGM(PacedObjective):
     belong to a modality, with the standard deviation of the gradient itself over the rows that the step reaches; other
     rows stay without.
 
-    Overrides ``step_sizes`` and ``backward``. Costs the uni-modal and the empty view.
+    Overrides ``views``, ``balance``, ``step_sizes`` and ``backward``. Costs the uni-modal and the empty view.
 
     Differs from the published code, which multiplies gradients, of which Adam takes no notice; which finds the factors
     in every step; which knows two modalities; and whose noise is as large as the gradient, too much for Adam's steps.
@@ -129,7 +129,7 @@ class CGGM(PacedObjective):
     brings the direction of the joint gradient nearer to that of each modality, the more the less it improves. Triples
     with an item that lacks a modality do not count for it.
 
-    Overrides ``step_sizes`` and ``balance``. Costs the uni-modal and the empty view.
+    Overrides ``views``, ``balance`` and ``step_sizes``. Costs the uni-modal and the empty view.
 
     Differs from the published code, which multiplies gradients by :math:`(\sum_n D_n - D_m) / \sum_n D_n`, negative
     where the metrics of two batches happen to change in opposite ways and without bound where the changes cancel;
@@ -225,7 +225,7 @@ class ARL(PacedObjective):
     Each brings the penalty of its view, without :math:`c_m`. A modality that is sure of itself should carry more of the
     decision: its factor is large while the others do.
 
-    Overrides ``step_sizes`` and ``balance``. Costs the uni-modal and the empty view.
+    Overrides ``views``, ``balance``, ``ranked`` and ``step_sizes``. Costs the uni-modal and the empty view.
 
     Differs from the published code, which prints its weights and never uses them, knows two modalities, and finds
     weights in every step.

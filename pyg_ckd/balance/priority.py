@@ -39,8 +39,8 @@ class G2D(DistillationWrapper):
     are kept. With two modalities, the stronger one waits until epoch :math:`E`. Parameters that belong to no modality
     are always trained.
 
-    In the first epoch all modalities train. Overrides ``backward``. Costs
-    what distillation costs.
+    In the first epoch all modalities train. Overrides ``balance``, ``backward`` and ``before_training``.
+    Costs what distillation costs.
 
     Differs from the published code, which compares teachers by the label probabilities of every training batch, where
     a teacher that has learnt the training part by heart would win; which sets gradients to zero, so that momentum goes
@@ -176,7 +176,7 @@ class Greedy(Objective):
     belong to none are trained; the gradients of the others are :obj:`None` there. A modality that no gradient reaches
     does not count.
 
-    Overrides ``backward``. Costs no further view.
+    Overrides ``balance`` and ``backward``. Costs no further view.
 
     Differs from the published code, which compares the path of a modality through the other's layers with its own, for
     two modalities in one architecture; which decides before every window and not before every epoch, for which it has

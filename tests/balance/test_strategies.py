@@ -145,6 +145,20 @@ def test_with_neutral_settings_training_is_plain(name, make, make_data):
         torch.testing.assert_close(neutral.student.state_dict()[parameter], value, rtol=0, atol=tolerance)
 
 
+HOOKS = (
+    *("views", "ranked", "balance", "triple_weights", "backward", "step_sizes", "begin_from"),
+    *("before_training", "before_validation", "forward_views", "further_views", "weigh", "add_terms"),
+)
+
+
+@every_strategy
+def test_every_docstring_says_which_hooks_the_strategy_overrides_and_what_it_costs(cls):
+    own = [hook for hook in HOOKS if hook in cls.__dict__]
+    assert not [hook for hook in own if f"``{hook}``" not in cls.__doc__]
+    assert "Costs" in cls.__doc__ or "costs" in cls.__doc__
+    assert ".. math::" in cls.__doc__
+
+
 @every_strategy
 def test_every_strategy_that_trains_says_with_which_options_it_is_plain(cls):
     assert bool(cls.__dict__.get("neutral")) == cls.trains
