@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_ckd.arguments import as_integer, as_names
+from pyg_ckd.arguments import as_integer, as_names, as_number
 from pyg_ckd.balance.attribution import shapley_values
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.objective import Objective, check_not_negative
@@ -26,6 +26,8 @@ from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, unimodal_vi
 STAGES = ("easy", "medium", "hard")
 ALL_WRONG = 0.25
 """Weight of what is never right in the last stage, as published."""
+FEWEST_RIGHT = 1 / 16
+"""Least accuracy above zero that 16 answers can show, as many as the published code takes."""
 MOMENTUM = 0.9
 """Share of the past in running means over steps."""
 ROUNDING = 1e-12
@@ -50,10 +52,13 @@ class DifficultyCurriculum(ObjectiveWrapper):
     hard     1                 :math:`s`         0.25
     ======== ================= ================= =======================
 
-    divided by the mean over the batch. Interactions that the model never gets right, often noise in implicit feedback,
-    count only in the last stage. A stage ends after ``patience`` evaluations without a better value of the monitored
-    metric, or after ``stage_epochs``; the last one lasts to the end. The gradient of the BPR loss alone, in which hard
-    triples weigh more, is a curriculum already: compare with plain training.
+    divided by the mean over the batch. No accuracy is exactly zero here: one below ``never_right`` counts as zero,
+    which by default is :math:`\delta < -2.7 \tau`. Such a triple, often noise in implicit feedback, counts only in the
+    last stage, and there least of all that the model gets wrong. It is told by the present margin, not by what was
+    ranked in earlier epochs: a batch does not say which interactions of the training data it holds. A stage ends after
+    ``patience`` evaluations without a better value of the monitored metric, or after ``stage_epochs``; the last one
+    lasts to the end. The gradient of the BPR loss alone, in which hard triples weigh more, is a curriculum already:
+    compare with plain training.
 
     Overrides ``weigh``. Costs no further view. The published code calls the easy stage the third; its reward for the
     length of an answer has no meaning here. Terms that the objective inside adds are not weighed.
@@ -68,6 +73,8 @@ class DifficultyCurriculum(ObjectiveWrapper):
         stage_epochs: Epochs after which a stage ends, whatever the evaluations say. (default: :obj:`None`, by
             ``patience``, which needs a validation part)
         binary: Whether weights are 0 or 1: easy from 1/2, medium from 1/4 to 3/4, hard above 0 up to 1/2.
+        never_right: Accuracy below which a triple counts as one that the model never gets right, from 0, where none
+            does, to 1/2. Of 16 answers, as many as the published code takes, one that is right makes 1/16.
         teachers: Teachers of the strategy inside, if it needs any.
         has: For the strategy inside, which items have modalities that some lack, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
@@ -94,6 +101,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
         patience: int = 5,
         stage_epochs: int | None = None,
         binary: bool = False,
+        never_right: float = FEWEST_RIGHT,
         teachers: Mapping[str, Embeddings] | None = None,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -107,6 +115,9 @@ class DifficultyCurriculum(ObjectiveWrapper):
             if stage not in STAGES:
                 raise unknown_name("stage", stage, STAGES)
         self.patience = as_integer(patience, "patience", 1)
+        if not 0 <= as_number(never_right, "never_right") <= 0.5:
+            raise InputError(f"never_right: found {never_right}, expected an accuracy from 0 to 0.5")
+        self.never_right = never_right
         self.stage_epochs = None if stage_epochs is None else as_integer(stage_epochs, "stage_epochs", 1)
         if stage_epochs is None and math.isfinite(temperature):
             self.in_place_of_validation = "" if self.needs_validation else "stage_epochs"
@@ -128,7 +139,9 @@ class DifficultyCurriculum(ObjectiveWrapper):
         joint = next(iter(out.values()))
         margin = joint.margin(batch.user, batch.positive, batch.negative)  # With gradient: the loss reads the same.
         with torch.no_grad():
-            weights = difficulty_weights(torch.sigmoid(margin / self.temperature), self.stage, self.binary)
+            accuracy = torch.sigmoid(margin / self.temperature)
+            above = accuracy.clamp(min=torch.finfo(accuracy.dtype).tiny)  # Rounding must not decide what is zero.
+            weights = difficulty_weights(torch.where(accuracy < self.never_right, 0, above), self.stage, self.binary)
             mean = batch.gathered(weights).mean()
             return torch.where(mean > 0, weights / torch.where(mean > 0, mean, 1), 1.0)
 

@@ -18,6 +18,7 @@ from pyg_ckd.balance.curriculum import (
     stalled_stages,
 )
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.data import TripletBatch
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from tests.balance.test_ckd import one_batch
@@ -54,11 +55,58 @@ def test_triples_are_weighed_by_how_sure_the_model_is(stage, make_data):
     for margin in margins.tolist():
         accuracy = 1 / (1 + math.exp(-margin / 0.7))
         peak, right = math.sin(math.pi * accuracy), accuracy > 0.5
-        weights.append({"easy": 1.0 if right else peak, "medium": peak, "hard": peak if right else 1.0}[stage])
+        weight = {"easy": 1.0 if right else peak, "medium": peak, "hard": peak if right else 1.0}[stage]
+        never = accuracy < 1 / 16
+        weights.append({"easy": 0.0, "medium": 0.0, "hard": 0.25}[stage] if never else weight)
+    assert 0 < sum(w in (0.0, 0.25) for w in weights) < len(weights)
     losses = [math.log1p(math.exp(-margin)) for margin in margins.tolist()]
     expected = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
     assert found["bpr"].item() == pytest.approx(expected, abs=1e-10)
     assert objective.statistics() == {"stage": ["easy", "medium", "hard"].index(stage) + 1}
+
+
+class Given:
+    """The output of a view with known margins."""
+
+    def __init__(self, margins: list[float], dtype: torch.dtype) -> None:
+        self.margins = torch.tensor(margins, dtype=dtype)
+
+    def margin(self, *triples: torch.Tensor) -> torch.Tensor:
+        return self.margins
+
+
+def weights_of(objective: DifficultyCurriculum, margins: list[float], dtype: torch.dtype = torch.float32):
+    nobody = torch.zeros(len(margins), dtype=torch.int64)
+    found = objective.weigh({None: Given(margins, dtype)}, TripletBatch(*[nobody] * 6))
+    return found / found.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_hopelessly_wrong_counts_in_the_last_stage_alone_and_least_of_all_wrong(dtype, make_data):
+    data, margins = make_data(), [-100.0, -30.0, -10.0, -2.9, -2.5, -1.0, 1.0]
+    weights = {
+        stage: weights_of(model(DifficultyCurriculum, data, stages=[stage]), margins, dtype)
+        for stage in ("easy", "medium", "hard")
+    }
+    assert weights["hard"][:6].tolist() == [0.25] * 4 + [1.0] * 2
+    for stage in ("easy", "medium"):
+        assert weights[stage][:4].tolist() == [0.0] * 4
+        assert bool((weights[stage][4:] > 0).all())
+    binary = model(DifficultyCurriculum, data, stages=["hard"], binary=True)
+    assert weights_of(binary, margins, dtype).tolist() == [0.0] * 4 + [1.0] * 2 + [0.0]
+
+
+def test_what_counts_as_never_right_is_an_option_and_scales_with_the_temperature(make_data):
+    data, margins = make_data(), [-1000.0, -5.0, -2.0, -1.0]
+    for options, expected in (
+        ({"never_right": 0.0}, [1.0, 1.0, 1.0, 1.0]),
+        ({"never_right": 0.2}, [0.25, 0.25, 0.25, 1.0]),
+        ({"never_right": 0.5}, [1.0, 1.0, 1.0, 1.0]),  # A quarter each, over their mean.
+        ({"temperature": 0.5}, [0.25, 0.25, 0.25, 1.0]),
+        ({"temperature": 2.0}, [0.25, 1.0, 1.0, 1.0]),
+    ):
+        found = weights_of(model(DifficultyCurriculum, data, stages=["hard"], **options), margins)
+        assert found.tolist() == pytest.approx(expected), options
 
 
 def test_a_stage_ends_after_evaluations_without_a_better_value_of_its_own():
@@ -233,6 +281,7 @@ def test_gates_follow_the_losses_of_the_last_two_epochs(make_data):
         (DifficultyCurriculum, {"stages": []}, "stages: found none, expected at least one of easy, medium, hard"),
         (DifficultyCurriculum, {"stages": "esay"}, "unknown stage 'esay': did you mean 'easy'"),
         (DifficultyCurriculum, {"patience": 0}, "patience: found 0"),
+        (DifficultyCurriculum, {"never_right": 0.6}, "never_right: found 0.6, expected an accuracy from 0 to 0.5"),
         (DynamicCurriculum, {"gate_weight": -1.0}, "gate_weight: found -1.0, expected a number of zero or more"),
         (DynamicCurriculum, {"pace_epochs": 0}, "pace_epochs: found 0"),
     ],
