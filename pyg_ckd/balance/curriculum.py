@@ -162,8 +162,9 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         E_2 = \underset{m}{\textrm{mean}} \, ( p(\{m\}) - p(\textrm{full}) )^2, \qquad E_3 = h ( p(\textrm{full}) ),
 
     deviation, inconsistency and instability. Each is divided by its running mean, and
-    :math:`E = \sum_k a_k E_k` with shares :math:`a_k` of their volatility, the running deviation of the batch means.
-    With the pace :math:`\rho`, which goes from 0 to 1 in ``pace_epochs``, the weights of the main loss are
+    :math:`E = \sum_k a_k E_k` with shares :math:`a_k` of their volatility, the running deviation of the batch means. It
+    is divided by the running mean as well, so that the unit of a signal decides nothing. With the pace :math:`\rho`,
+    which goes from 0 to 1 in ``pace_epochs``, the weights of the main loss are
     :math:`w = B \, \textrm{softmax}_{uij} ( -(1 - 2 \rho) E )`: easy triples first, all alike half-way, hard ones at
     the end.
 
@@ -281,8 +282,9 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         self.means.mul_(MOMENTUM).add_((1 - MOMENTUM) * torch.stack([mean, mean.square()]))
         running = self.means / (1 - MOMENTUM**self.steps)
         variance = running[1] - running[0].square()
-        self.volatility.copy_(torch.where(variance > ROUNDING * running[1], variance, 0).sqrt())
-        return running[0].clamp(min=torch.finfo(running.dtype).tiny)
+        level = running[0].clamp(min=torch.finfo(running.dtype).tiny)
+        self.volatility.copy_(torch.where(variance > ROUNDING * running[1], variance, 0).sqrt() / level)
+        return level
 
     def _shares(self) -> Tensor:
         total = self.volatility.sum()

@@ -205,9 +205,22 @@ def test_signals_that_vary_more_between_batches_have_the_larger_share(make_data)
     weight = weight / weight.sum()
     expected = (weight.unsqueeze(1) * torch.stack(means)).sum(dim=0)
     assert level.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
-    deviation = ((weight.unsqueeze(1) * torch.stack(means).square()).sum(dim=0) - expected.square()).clamp(min=0).sqrt()
-    assert objective._shares().tolist() == pytest.approx((deviation / deviation.sum()).tolist(), abs=1e-7)
+    variance = (weight.unsqueeze(1) * torch.stack(means).square()).sum(dim=0) - expected.square()
+    volatility = variance.clamp(min=0).sqrt() / expected
+    assert objective._shares().tolist() == pytest.approx((volatility / volatility.sum()).tolist(), abs=1e-7)
     assert objective._shares()[1].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_unit_of_a_signal_changes_neither_shares_nor_difficulty(make_data):
+    signals = torch.rand(4, 8, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = []
+    for unit in (torch.ones(3), torch.tensor([1.0, 1e-4, 1e4])):
+        objective = model(DynamicCurriculum, make_data())
+        found.append([x * unit / objective._running(x * unit) * objective._shares() for x in signals])
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-6, atol=0)
+    assert len({round(x, 3) for x in objective._shares().tolist()}) == 3
 
 
 @pytest.mark.usefixtures("double")
