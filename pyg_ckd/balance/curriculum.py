@@ -179,13 +179,13 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
     say what fusion gains over all and how evenly modalities improve; the gate
 
     .. math::
-        g_m = M \, \textrm{softmax}_m \Big( \eta \ln \frac{L}{L_m} + (1 - \eta) \ln \frac{\Delta_m + \epsilon}
-        {\textrm{HMIR} + \epsilon} \Big)
+        g_m = \kappa + (1 - \kappa) \, M \, \textrm{softmax}_m \Big( \eta \ln \frac{L}{L_m} + (1 - \eta)
+        \ln \frac{\Delta_m + \epsilon}{\textrm{HMIR} + \epsilon} \Big), \qquad \kappa = 0.1,
 
-    of at least 0.1 opens for modalities that rank well, or improve more than the others. With the Shapley values
-    :math:`\phi_m` of a margin, the gated decision :math:`\delta(\emptyset) + \sum_m g_m \phi_m` is trained beside the
-    main loss with weight :math:`\gamma`. The published gate acts in the fusion of the model as well; here a wrapper
-    leaves the ranking to what it wraps.
+    opens for modalities that rank well, or improve more than the others. Gates have a mean of one, and none is below
+    :math:`\kappa`. With the Shapley values :math:`\phi_m` of a margin, the gated decision
+    :math:`\delta(\emptyset) + \sum_m g_m \phi_m` is trained beside the main loss with weight :math:`\gamma`. The
+    published gate acts in the fusion of the model as well; here a wrapper leaves the ranking to what it wraps.
 
     Overrides ``further_views``, ``weigh`` and ``add_terms``. Costs the uni-modal views, for the gate the leave-one-out
     views and the empty one as well. Terms that the objective inside adds are not weighed.
@@ -389,7 +389,7 @@ def difficulty_signals(full: Tensor, alone: Tensor, known: Tensor | None = None)
 
 
 def modality_gates(losses: Tensor, before: Tensor) -> Tensor:
-    """Return the gates of modalities, see :class:`DynamicCurriculum`, ``[M]`` with a mean of one.
+    """Return the gates of modalities, see :class:`DynamicCurriculum`, ``[M]`` with a mean of one and none below 0.1.
 
     Args:
         losses: Mean losses of the full view and of every uni-modal one in the last epoch, ``[M + 1]``, above zero.
@@ -402,5 +402,4 @@ def modality_gates(losses: Tensor, before: Tensor) -> Tensor:
     rate = alone.numel() / (1 / (improved + SMALL)).sum()
     eta = ratio / (1 + ratio)
     score = eta * torch.log(full / alone) + (1 - eta) * torch.log((improved + SMALL) / (rate + SMALL))
-    gates = (alone.numel() * torch.softmax(score, dim=0)).clamp(min=LEAST_GATE)
-    return gates * alone.numel() / gates.sum()
+    return LEAST_GATE + (1 - LEAST_GATE) * alone.numel() * torch.softmax(score, dim=0)

@@ -259,13 +259,29 @@ def test_gates_by_hand():
         for x, d in zip(losses[1:], improved, strict=True)
     ]
     total = sum(map(math.exp, scores))
-    expected = [max(0.1, 3 * math.exp(s) / total) for s in scores]
-    expected = [3 * g / sum(expected) for g in expected]
+    expected = [0.1 + 0.9 * 3 * math.exp(s) / total for s in scores]
     found = modality_gates(torch.tensor(losses, dtype=torch.float64), torch.tensor(before, dtype=torch.float64))
     assert found.tolist() == pytest.approx(expected, abs=1e-12)
     assert found[0] > found[1] > found[2]
     nothing = torch.zeros(3, dtype=torch.float64)
     assert torch.isfinite(modality_gates(nothing, nothing)).all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "before"),
+    [
+        ([0.02, 0.02, 0.69], [0.03, 0.69, 0.69]),
+        ([0.05, 0.05, 0.69, 0.69, 0.69], [0.06, 0.4, 0.69, 0.69, 0.69]),
+        ([1e-9, 1e-9, 5.0, 5.0], [1e-9, 5.0, 5.0, 5.0]),
+        ([0.5, 0.6, 0.6], [0.5, 0.6, 0.6]),
+    ],
+)
+def test_no_gate_is_below_its_floor_and_their_mean_is_one(losses, before):
+    gates = modality_gates(torch.tensor(losses, dtype=torch.float64), torch.tensor(before, dtype=torch.float64))
+    assert bool((gates >= 0.1).all())
+    assert gates.mean().item() == pytest.approx(1, abs=1e-12)
+    if len(set(losses[1:])) == 1:
+        assert gates.tolist() == pytest.approx([1.0, 1.0], abs=1e-12)
 
 
 def test_gates_follow_the_losses_of_the_last_two_epochs(make_data):
