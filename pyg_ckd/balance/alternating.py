@@ -76,7 +76,8 @@ class AlternatingAdaptation(MaskedObjective):
         temperature: Temperature :math:`T` of the entropies.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
-            :func:`~pyg_ckd.data.item_masks`. Triples with such an item do not count in the steps of the modality.
+            :func:`~pyg_ckd.data.item_masks`. Triples with such an item do not count in the steps of the modality,
+            neither in the loss nor in :math:`\bar{\mathbf{r}}_t`; where no triple counts, the projection stays.
 
     Raises:
         InputError: If there are fewer than two modalities, no parameter belongs to one alone, ``project`` is on
@@ -145,17 +146,25 @@ class AlternatingAdaptation(MaskedObjective):
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return zero for triples with an item that lacks the modality, and one number for all others."""
-        known = self.available(*batch.whole[1:3]) if self.alternate else None
-        return None if known is None else batch.own(counted_weights(known[:, self.modalities.index(self.turn)]))
+        counted = self._counted(batch) if self.alternate else None
+        return None if counted is None else batch.own(counted)
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Keep the mean row of the batch for the projection; there is no further term."""
         if self.project:
             with torch.no_grad():
                 one, other = (item_rows(out[self._alone[self.turn]], x) for x in batch.whole[1:3])
-                mean = (one - other).mean(dim=0)
+                difference, counted = one - other, self._counted(batch)
+                if counted is not None:
+                    difference = difference * counted.to(difference.dtype).unsqueeze(-1)
+                mean = difference.mean(dim=0)
                 self._row = mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny)
         return {}
+
+    def _counted(self, batch: TripletBatch) -> Tensor | None:
+        """Return weights of the whole batch in the step of the modality whose turn it is; None if all items have it."""
+        known = self.available(*batch.whole[1:3])
+        return None if known is None else counted_weights(known[:, self.modalities.index(self.turn)])
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute the gradients of the modality's own parameters and of shared ones, and project the latter."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_ckd.arguments import as_integer, as_names
+from pyg_ckd.arguments import as_integer, as_names, as_number
 from pyg_ckd.balance.attribution import shapley_values
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.objective import Objective, check_not_negative
@@ -26,6 +26,8 @@ from pyg_ckd.scoring.views import EMPTY, View, counterfactual_views, unimodal_vi
 STAGES = ("easy", "medium", "hard")
 ALL_WRONG = 0.25
 """Weight of what is never right in the last stage, as published."""
+FEWEST_RIGHT = 1 / 16
+"""Least accuracy above zero that 16 answers can show, as many as the published code takes."""
 MOMENTUM = 0.9
 """Share of the past in running means over steps."""
 ROUNDING = 1e-12
@@ -50,10 +52,13 @@ class DifficultyCurriculum(ObjectiveWrapper):
     hard     1                 :math:`s`         0.25
     ======== ================= ================= =======================
 
-    divided by the mean over the batch. Interactions that the model never gets right, often noise in implicit feedback,
-    count only in the last stage. A stage ends after ``patience`` evaluations without a better value of the monitored
-    metric, or after ``stage_epochs``; the last one lasts to the end. The gradient of the BPR loss alone, in which hard
-    triples weigh more, is a curriculum already: compare with plain training.
+    divided by the mean over the batch. No accuracy is exactly zero here: one below ``never_right`` counts as zero,
+    which by default is :math:`\delta < -2.7 \tau`. Such a triple, often noise in implicit feedback, counts only in the
+    last stage, and there least of all that the model gets wrong. It is told by the present margin, not by what was
+    ranked in earlier epochs: a batch does not say which interactions of the training data it holds. A stage ends after
+    ``patience`` evaluations without a better value of the monitored metric, or after ``stage_epochs``; the last one
+    lasts to the end. The gradient of the BPR loss alone, in which hard triples weigh more, is a curriculum already:
+    compare with plain training.
 
     Overrides ``weigh``. Costs no further view. The published code calls the easy stage the third; its reward for the
     length of an answer has no meaning here. Terms that the objective inside adds are not weighed.
@@ -68,6 +73,8 @@ class DifficultyCurriculum(ObjectiveWrapper):
         stage_epochs: Epochs after which a stage ends, whatever the evaluations say. (default: :obj:`None`, by
             ``patience``, which needs a validation part)
         binary: Whether weights are 0 or 1: easy from 1/2, medium from 1/4 to 3/4, hard above 0 up to 1/2.
+        never_right: Accuracy below which a triple counts as one that the model never gets right, from 0, where none
+            does, to 1/2. Of 16 answers, as many as the published code takes, one that is right makes 1/16.
         teachers: Teachers of the strategy inside, if it needs any.
         has: For the strategy inside, which items have modalities that some lack, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
@@ -95,6 +102,7 @@ class DifficultyCurriculum(ObjectiveWrapper):
         patience: int = 5,
         stage_epochs: int | None = None,
         binary: bool = False,
+        never_right: float = FEWEST_RIGHT,
         teachers: Mapping[str, Embeddings] | None = None,
         has: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -108,6 +116,9 @@ class DifficultyCurriculum(ObjectiveWrapper):
             if stage not in STAGES:
                 raise unknown_name("stage", stage, STAGES)
         self.patience = as_integer(patience, "patience", 1)
+        if not 0 <= as_number(never_right, "never_right") <= 0.5:
+            raise InputError(f"never_right: found {never_right}, expected an accuracy from 0 to 0.5")
+        self.never_right = never_right
         self.stage_epochs = None if stage_epochs is None else as_integer(stage_epochs, "stage_epochs", 1)
         if stage_epochs is None and math.isfinite(temperature):
             self.in_place_of_validation = "" if self.needs_validation else "stage_epochs"
@@ -129,7 +140,9 @@ class DifficultyCurriculum(ObjectiveWrapper):
         joint = next(iter(out.values()))
         margin = joint.margin(batch.user, batch.positive, batch.negative)  # With gradient: the loss reads the same.
         with torch.no_grad():
-            weights = difficulty_weights(torch.sigmoid(margin / self.temperature), self.stage, self.binary)
+            accuracy = torch.sigmoid(margin / self.temperature)
+            above = accuracy.clamp(min=torch.finfo(accuracy.dtype).tiny)  # Rounding must not decide what is zero.
+            weights = difficulty_weights(torch.where(accuracy < self.never_right, 0, above), self.stage, self.binary)
             mean = batch.gathered(weights).mean()
             return torch.where(mean > 0, weights / torch.where(mean > 0, mean, 1), 1.0)
 
@@ -150,8 +163,9 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         E_2 = \underset{m}{\textrm{mean}} \, ( p(\{m\}) - p(\textrm{full}) )^2, \qquad E_3 = h ( p(\textrm{full}) ),
 
     deviation, inconsistency and instability. Each is divided by its running mean, and
-    :math:`E = \sum_k a_k E_k` with shares :math:`a_k` of their volatility, the running deviation of the batch means.
-    With the pace :math:`\rho`, which goes from 0 to 1 in ``pace_epochs``, the weights of the main loss are
+    :math:`E = \sum_k a_k E_k` with shares :math:`a_k` of their volatility, the running deviation of the batch means. It
+    is divided by the running mean as well, so that the unit of a signal decides nothing. With the pace :math:`\rho`,
+    which goes from 0 to 1 in ``pace_epochs``, the weights of the main loss are
     :math:`w = B \, \textrm{softmax}_{uij} ( -(1 - 2 \rho) E )`: easy triples first, all alike half-way, hard ones at
     the end.
 
@@ -166,13 +180,13 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
     say what fusion gains over all and how evenly modalities improve; the gate
 
     .. math::
-        g_m = M \, \textrm{softmax}_m \Big( \eta \ln \frac{L}{L_m} + (1 - \eta) \ln \frac{\Delta_m + \epsilon}
-        {\textrm{HMIR} + \epsilon} \Big)
+        g_m = \kappa + (1 - \kappa) \, M \, \textrm{softmax}_m \Big( \eta \ln \frac{L}{L_m} + (1 - \eta)
+        \ln \frac{\Delta_m + \epsilon}{\textrm{HMIR} + \epsilon} \Big), \qquad \kappa = 0.1,
 
-    of at least 0.1 opens for modalities that rank well, or improve more than the others. With the Shapley values
-    :math:`\phi_m` of a margin, the gated decision :math:`\delta(\emptyset) + \sum_m g_m \phi_m` is trained beside the
-    main loss with weight :math:`\gamma`. The published gate acts in the fusion of the model as well; here a wrapper
-    leaves the ranking to what it wraps.
+    opens for modalities that rank well, or improve more than the others. Gates have a mean of one, and none is below
+    :math:`\kappa`. With the Shapley values :math:`\phi_m` of a margin, the gated decision
+    :math:`\delta(\emptyset) + \sum_m g_m \phi_m` is trained beside the main loss with weight :math:`\gamma`. The
+    published gate acts in the fusion of the model as well; here a wrapper leaves the ranking to what it wraps.
 
     Overrides ``further_views``, ``weigh`` and ``add_terms``. Costs the uni-modal views, for the gate the leave-one-out
     views and the empty one as well. Terms that the objective inside adds are not weighed.
@@ -270,8 +284,9 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         self.means.mul_(MOMENTUM).add_((1 - MOMENTUM) * torch.stack([mean, mean.square()]))
         running = self.means / (1 - MOMENTUM**self.steps)
         variance = running[1] - running[0].square()
-        self.volatility.copy_(torch.where(variance > ROUNDING * running[1], variance, 0).sqrt())
-        return running[0].clamp(min=torch.finfo(running.dtype).tiny)
+        level = running[0].clamp(min=torch.finfo(running.dtype).tiny)
+        self.volatility.copy_(torch.where(variance > ROUNDING * running[1], variance, 0).sqrt() / level)
+        return level
 
     def _shares(self) -> Tensor:
         total = self.volatility.sum()
@@ -376,7 +391,7 @@ def difficulty_signals(full: Tensor, alone: Tensor, known: Tensor | None = None)
 
 
 def modality_gates(losses: Tensor, before: Tensor) -> Tensor:
-    """Return the gates of modalities, see :class:`DynamicCurriculum`, ``[M]`` with a mean of one.
+    """Return the gates of modalities, see :class:`DynamicCurriculum`, ``[M]`` with a mean of one and none below 0.1.
 
     Args:
         losses: Mean losses of the full view and of every uni-modal one in the last epoch, ``[M + 1]``, above zero.
@@ -389,5 +404,4 @@ def modality_gates(losses: Tensor, before: Tensor) -> Tensor:
     rate = alone.numel() / (1 / (improved + SMALL)).sum()
     eta = ratio / (1 + ratio)
     score = eta * torch.log(full / alone) + (1 - eta) * torch.log((improved + SMALL) / (rate + SMALL))
-    gates = (alone.numel() * torch.softmax(score, dim=0)).clamp(min=LEAST_GATE)
-    return gates * alone.numel() / gates.sum()
+    return LEAST_GATE + (1 - LEAST_GATE) * alone.numel() * torch.softmax(score, dim=0)

@@ -15,6 +15,7 @@ from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn import EarlyFusionLightGCN
 from tests.balance.test_ckd import one_batch
 from tests.conftest import TOLERANCE
 from tests.nn.models.zoo import BACKBONES, built, doubled
@@ -182,6 +183,50 @@ def test_triples_without_the_modality_of_the_turn_do_not_count(make_data):
     everything = objective.student(*doubled(data), "mod1").margin(*batch[:3])
     expected = torch.nn.functional.softplus(-everything).mean().item()
     assert objective.loss(*doubled(data), batch)["bpr"].item() == pytest.approx(expected, abs=1e-10)
+
+
+def masked(data, has: Tensor) -> AlternatingAdaptation:
+    """Return a model in which an item's row depends on its own features alone."""
+    student = built(lambda data: EarlyFusionLightGCN.from_data(data, embedding_dim=6, num_layers=0), data)
+    return AlternatingAdaptation(student, has={"mod0": has}, l2=0.0)
+
+
+@pytest.mark.usefixtures("double")
+def test_what_items_lack_decides_neither_the_projection_nor_a_gradient(make_data):
+    data, lacking = make_data(modalities=3), torch.tensor([1, 4, 6, 7])
+    has = ~torch.isin(torch.arange(9), lacking)
+    features, graph = doubled(data)
+    swapped = features["mod0"].clone()
+    swapped[lacking] = features["mod0"][lacking.flip(0)]  # Their mean, which interventions use, stays.
+    batch, gradients, projectors = one_batch(data, 0), [], []
+    for x in (features["mod0"], swapped):
+        objective, own = masked(data, has), {**features, "mod0": x}
+        assert objective.turn == "mod0"
+        seen = []
+        for _ in range(2):  # The second step is projected by the row of the first.
+            objective.zero_grad()
+            objective.backward(objective.loss(own, graph, batch), lambda loss: loss.backward())
+            seen += [p.grad.clone() for p in objective.student.parameters() if p.grad is not None]
+        gradients.append(seen)
+        projectors.append(objective._projector)
+    torch.testing.assert_close(*projectors, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_projection_is_of_triples_that_have_the_modality_and_stays_where_none_has(make_data):
+    data, has = make_data(modalities=3), torch.arange(9) % 3 > 0
+    objective, batch = masked(data, has), one_batch(data, 0)
+    counted = has[batch.positive] & has[batch.negative]
+    assert 0 < int(counted.sum()) < counted.numel()
+    item = objective.student(*doubled(data), "mod0").item.detach()
+    step(objective, data, batch)
+    mean = (item[batch.positive] - item[batch.negative])[counted].mean(dim=0)
+    expected = update_projector(torch.eye(6), mean / mean.norm(), objective.ridge)
+    torch.testing.assert_close(objective._projector, expected, rtol=0, atol=1e-12)
+    nobody = masked(data, torch.zeros(9, dtype=torch.bool))
+    step(nobody, data, batch)
+    assert torch.equal(nobody._projector, torch.eye(6))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pyg_ckd.balance.curriculum import (
     stalled_stages,
 )
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.data import TripletBatch
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from tests.balance.test_ckd import one_batch
@@ -54,11 +55,58 @@ def test_triples_are_weighed_by_how_sure_the_model_is(stage, make_data):
     for margin in margins.tolist():
         accuracy = 1 / (1 + math.exp(-margin / 0.7))
         peak, right = math.sin(math.pi * accuracy), accuracy > 0.5
-        weights.append({"easy": 1.0 if right else peak, "medium": peak, "hard": peak if right else 1.0}[stage])
+        weight = {"easy": 1.0 if right else peak, "medium": peak, "hard": peak if right else 1.0}[stage]
+        never = accuracy < 1 / 16
+        weights.append({"easy": 0.0, "medium": 0.0, "hard": 0.25}[stage] if never else weight)
+    assert 0 < sum(w in (0.0, 0.25) for w in weights) < len(weights)
     losses = [math.log1p(math.exp(-margin)) for margin in margins.tolist()]
     expected = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
     assert found["bpr"].item() == pytest.approx(expected, abs=1e-10)
     assert objective.statistics() == {"stage": ["easy", "medium", "hard"].index(stage) + 1}
+
+
+class Given:
+    """The output of a view with known margins."""
+
+    def __init__(self, margins: list[float], dtype: torch.dtype) -> None:
+        self.margins = torch.tensor(margins, dtype=dtype)
+
+    def margin(self, *triples: torch.Tensor) -> torch.Tensor:
+        return self.margins
+
+
+def weights_of(objective: DifficultyCurriculum, margins: list[float], dtype: torch.dtype = torch.float32):
+    nobody = torch.zeros(len(margins), dtype=torch.int64)
+    found = objective.weigh({None: Given(margins, dtype)}, TripletBatch(*[nobody] * 6))
+    return found / found.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_hopelessly_wrong_counts_in_the_last_stage_alone_and_least_of_all_wrong(dtype, make_data):
+    data, margins = make_data(), [-100.0, -30.0, -10.0, -2.9, -2.5, -1.0, 1.0]
+    weights = {
+        stage: weights_of(model(DifficultyCurriculum, data, stages=[stage]), margins, dtype)
+        for stage in ("easy", "medium", "hard")
+    }
+    assert weights["hard"][:6].tolist() == [0.25] * 4 + [1.0] * 2
+    for stage in ("easy", "medium"):
+        assert weights[stage][:4].tolist() == [0.0] * 4
+        assert bool((weights[stage][4:] > 0).all())
+    binary = model(DifficultyCurriculum, data, stages=["hard"], binary=True)
+    assert weights_of(binary, margins, dtype).tolist() == [0.0] * 4 + [1.0] * 2 + [0.0]
+
+
+def test_what_counts_as_never_right_is_an_option_and_scales_with_the_temperature(make_data):
+    data, margins = make_data(), [-1000.0, -5.0, -2.0, -1.0]
+    for options, expected in (
+        ({"never_right": 0.0}, [1.0, 1.0, 1.0, 1.0]),
+        ({"never_right": 0.2}, [0.25, 0.25, 0.25, 1.0]),
+        ({"never_right": 0.5}, [1.0, 1.0, 1.0, 1.0]),  # A quarter each, over their mean.
+        ({"temperature": 0.5}, [0.25, 0.25, 0.25, 1.0]),
+        ({"temperature": 2.0}, [0.25, 1.0, 1.0, 1.0]),
+    ):
+        found = weights_of(model(DifficultyCurriculum, data, stages=["hard"], **options), margins)
+        assert found.tolist() == pytest.approx(expected), options
 
 
 def test_a_stage_ends_after_evaluations_without_a_better_value_of_its_own():
@@ -157,9 +205,22 @@ def test_signals_that_vary_more_between_batches_have_the_larger_share(make_data)
     weight = weight / weight.sum()
     expected = (weight.unsqueeze(1) * torch.stack(means)).sum(dim=0)
     assert level.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
-    deviation = ((weight.unsqueeze(1) * torch.stack(means).square()).sum(dim=0) - expected.square()).clamp(min=0).sqrt()
-    assert objective._shares().tolist() == pytest.approx((deviation / deviation.sum()).tolist(), abs=1e-7)
+    variance = (weight.unsqueeze(1) * torch.stack(means).square()).sum(dim=0) - expected.square()
+    volatility = variance.clamp(min=0).sqrt() / expected
+    assert objective._shares().tolist() == pytest.approx((volatility / volatility.sum()).tolist(), abs=1e-7)
     assert objective._shares()[1].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_unit_of_a_signal_changes_neither_shares_nor_difficulty(make_data):
+    signals = torch.rand(4, 8, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = []
+    for unit in (torch.ones(3), torch.tensor([1.0, 1e-4, 1e4])):
+        objective = model(DynamicCurriculum, make_data())
+        found.append([x * unit / objective._running(x * unit) * objective._shares() for x in signals])
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-6, atol=0)
+    assert len({round(x, 3) for x in objective._shares().tolist()}) == 3
 
 
 @pytest.mark.usefixtures("double")
@@ -198,13 +259,29 @@ def test_gates_by_hand():
         for x, d in zip(losses[1:], improved, strict=True)
     ]
     total = sum(map(math.exp, scores))
-    expected = [max(0.1, 3 * math.exp(s) / total) for s in scores]
-    expected = [3 * g / sum(expected) for g in expected]
+    expected = [0.1 + 0.9 * 3 * math.exp(s) / total for s in scores]
     found = modality_gates(torch.tensor(losses, dtype=torch.float64), torch.tensor(before, dtype=torch.float64))
     assert found.tolist() == pytest.approx(expected, abs=1e-12)
     assert found[0] > found[1] > found[2]
     nothing = torch.zeros(3, dtype=torch.float64)
     assert torch.isfinite(modality_gates(nothing, nothing)).all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "before"),
+    [
+        ([0.02, 0.02, 0.69], [0.03, 0.69, 0.69]),
+        ([0.05, 0.05, 0.69, 0.69, 0.69], [0.06, 0.4, 0.69, 0.69, 0.69]),
+        ([1e-9, 1e-9, 5.0, 5.0], [1e-9, 5.0, 5.0, 5.0]),
+        ([0.5, 0.6, 0.6], [0.5, 0.6, 0.6]),
+    ],
+)
+def test_no_gate_is_below_its_floor_and_their_mean_is_one(losses, before):
+    gates = modality_gates(torch.tensor(losses, dtype=torch.float64), torch.tensor(before, dtype=torch.float64))
+    assert bool((gates >= 0.1).all())
+    assert gates.mean().item() == pytest.approx(1, abs=1e-12)
+    if len(set(losses[1:])) == 1:
+        assert gates.tolist() == pytest.approx([1.0, 1.0], abs=1e-12)
 
 
 def test_gates_follow_the_losses_of_the_last_two_epochs(make_data):
@@ -233,6 +310,7 @@ def test_gates_follow_the_losses_of_the_last_two_epochs(make_data):
         (DifficultyCurriculum, {"stages": []}, "stages: found none, expected at least one of easy, medium, hard"),
         (DifficultyCurriculum, {"stages": "esay"}, "unknown stage 'esay': did you mean 'easy'"),
         (DifficultyCurriculum, {"patience": 0}, "patience: found 0"),
+        (DifficultyCurriculum, {"never_right": 0.6}, "never_right: found 0.6, expected an accuracy from 0 to 0.5"),
         (DynamicCurriculum, {"gate_weight": -1.0}, "gate_weight: found -1.0, expected a number of zero or more"),
         (DynamicCurriculum, {"pace_epochs": 0}, "pace_epochs: found 0"),
     ],

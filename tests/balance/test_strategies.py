@@ -221,6 +221,17 @@ def test_works_with_sparse_gradients(cls, make_data):
         assert value == pytest.approx(loss[1][key], abs=1e-5), key
 
 
+MODULATION = {"reinforced"}
+"""Terms with a value of zero that scale the gradient of the joint loss, in which all items are."""
+
+
+def gradients_of(loss: Tensor, objective: Objective) -> dict[str, Tensor]:
+    """Return the gradient of every parameter that a loss reaches."""
+    named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    return {name: x for name, x in zip(named, found, strict=True) if x is not None}
+
+
 @every_strategy
 def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
     data = make_data(modalities=3)
@@ -231,7 +242,7 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
     swapped[lacking] = features["mod1"][lacking.flip(0)]  # Their mean, which interventions use, stays.
     sampler = TripletSampler(data[RATES].edge_index, 12, 9, batch_size=30, num_random_triples=50, seed=1)
     batch = next(iter(sampler))
-    terms, joint = [], []
+    terms, joint, gradients = [], [], []
     for x in (features["mod1"], swapped):
         objective = objective_of(cls, data)
         with torch.no_grad():
@@ -240,9 +251,13 @@ def test_what_items_lack_does_not_enter_the_terms_of_a_strategy(cls, make_data):
         with seeded(0):  # Some draw their views.
             terms.append(objective.loss({**features, "mod1": x}, graph, batch))
         joint.append(Objective(objective.student).loss({**features, "mod1": x}, graph, batch))
+        own = terms[-1].keys() - joint[-1].keys() - MODULATION
+        further = [terms[-1][name] for name in own if terms[-1][name].requires_grad]
+        gradients.append(gradients_of(sum(further), objective) if further else {})
     assert joint[0]["bpr"].item() != pytest.approx(joint[1]["bpr"].item(), abs=1e-6)
     for name in terms[0].keys() - joint[0].keys():
         assert terms[0][name].item() == pytest.approx(terms[1][name].item(), abs=1e-6), name
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
 
 
 @every_strategy
