@@ -59,8 +59,8 @@ class AlternatingAdaptation(MaskedObjective):
         s_{ui} = \sum_{m \in S} w_{um} s^m_{ui}, \qquad w_{um} = \frac{\exp(\max_n H_{un} - H_{um})}
         {\sum_{m'} \exp(\max_n H_{un} - H_{um'})}.
 
-    Overrides ``views``, ``backward`` and ``forward_views``. A step costs no further view, an evaluation the uni-modal
-    ones in the place of each view of several modalities.
+    Overrides ``views``, ``balance``, ``triple_weights``, ``backward`` and ``forward_views``. A step costs no further
+    view, an evaluation the uni-modal ones in the place of each view of several modalities.
 
     Differs from the published code, in which the projection is never reached (it looks for a parameter of another
     name), divides by a matrix instead of a number, and lets a step's own rows take part in its projection; the

@@ -59,8 +59,8 @@ class MMPareto(MultitaskObjective):
     their gradients conflict. The gradient of the penalties pulls against all losses. It takes no part in the comparison
     and is added afterwards, as weight decay is in the published code.
 
-    Overrides ``balance`` and ``backward``. Costs the uni-modal views, one backward pass for each of them and one for the
-    penalties.
+    Overrides ``balance`` and ``backward``. Costs the uni-modal views, one backward pass for each of them and one for
+    the penalties.
 
     Differs from the published code: the loss of a uni-modal view, which may reach the parameters of other modalities
     through their means, does not train these; the length is made up for over all parameters of a modality and not

@@ -51,8 +51,8 @@ class ReliabilityObjective(MaskedObjective):
     gradient. In a step, the mean over items is estimated by one random item for each triple: the negative of another
     triple, one that has the modality.
 
-    The loss of weighed scores brings the penalty of the full view. Hooks: ``views``, ``ranked``, ``balance`` and ``forward_views``.
-    Costs the uni-modal views and the empty one, in steps and when ranking, and one weight per feature. Where an item
+    The loss of weighed scores brings the penalty of the full view. Hooks: ``views``, ``ranked``, ``balance`` and
+    ``forward_views``. Costs the uni-modal views and the empty one, in steps and when ranking, and one weight per feature. Where an item
     lacks a modality, its weight is 0 and the others share it; in :math:`z`, both items must have it. The history shows
     the mean of :math:`M w^m_i` as ``weight/visual``.
 
