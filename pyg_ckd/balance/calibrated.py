@@ -41,8 +41,8 @@ class CalibratedObjective(MaskedObjective):
         + \kappa \max ( 0, c(T) - c(S) ) \right]
 
     Each BPR loss brings the penalty of its view. Hooks: ``views``, ``ranked`` and ``balance``. Costs the leave-one-out
-    views, which for two modalities are the uni-modal ones; a chain costs one view less than there are modalities. A triple with an
-    item that lacks a modality of :math:`S` does not count for the pair.
+    views, which for two modalities are the uni-modal ones; a chain costs one view less than there are modalities. A
+    triple with an item that lacks a modality of :math:`S` does not count for the pair.
 
     The published losses are a mean over the views with one weight for all, and the rises are summed over the batch;
     here the full view keeps its weight, and all are means. The toolkit BalanceBenchmark takes the hinge of the
@@ -157,8 +157,8 @@ class SelfDistillation(MaskedObjective):
         \sigma ( \delta_{uij}(\{m\}) ), \sigma ( \delta_{uij}(\{n\}) ) \right)
 
     where weights and the better modality's :math:`\sigma(\delta_{uij}(\{n\}))` have no gradient. Each BPR loss brings
-    the penalty of its view. Hooks: ``views``, ``ranked`` and ``balance``. Costs the uni-modal views and the empty one. A
-    triple with an item that lacks :math:`m` or :math:`n` adds nothing to their pair.
+    the penalty of its view. Hooks: ``views``, ``ranked`` and ``balance``. Costs the uni-modal views and the empty one.
+    A triple with an item that lacks :math:`m` or :math:`n` adds nothing to their pair.
 
     The toolkit's code pulls both modalities of a pair towards each other by the squared difference of their outputs
     and has probabilities where the Kullback-Leibler divergence has logarithms; here the worse follows the better one.

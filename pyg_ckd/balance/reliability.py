@@ -52,9 +52,9 @@ class ReliabilityObjective(MaskedObjective):
     triple, one that has the modality.
 
     The loss of weighed scores brings the penalty of the full view. Hooks: ``views``, ``ranked``, ``balance`` and
-    ``forward_views``. Costs the uni-modal views and the empty one, in steps and when ranking, and one weight per feature. Where an item
-    lacks a modality, its weight is 0 and the others share it; in :math:`z`, both items must have it. The history shows
-    the mean of :math:`M w^m_i` as ``weight/visual``.
+    ``forward_views``. Costs the uni-modal views and the empty one, in steps and when ranking, and one weight per
+    feature. Where an item lacks a modality, its weight is 0 and the others share it; in :math:`z`, both items must have
+    it. The history shows the mean of :math:`M w^m_i` as ``weight/visual``.
 
     The paper's functions of margins are known from summaries alone; the ones above are the simplest that fit. The
     paper trains in two stages, the second with weights, which is ``warmup``. Features are divided by the sum of their
