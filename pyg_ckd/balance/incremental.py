@@ -115,9 +115,6 @@ class Incremental(MaskedObjective):
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"preserve": (0.1, 10.0), "rehearsal": (0.01, 1.0)}
     needs_whole = ""
     carried_buffers = ("frozen",)
-    own_rows: Mapping[str, str] = {"user_number": "user"}
-
-    user_number: Tensor
 
     def __init__(
         self,
@@ -180,9 +177,6 @@ class Incremental(MaskedObjective):
             for m, value in stored.items():
                 assert value is not None
                 self.adapters[m] = Adapter(value.size(1), self.experts, self.rank, m).to(device, value.dtype)
-        rows = state_dict.get(f"{prefix}user_number")
-        if isinstance(rows, Tensor) and not hasattr(self, "user_number"):
-            self.register_buffer("user_number", torch.empty_like(rows))
         if self.previous is None:  # What it was begun from is no state of its own.
             state_dict = {k: v for k, v in state_dict.items() if not k.startswith(f"{prefix}previous.")}
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -198,7 +192,6 @@ class Incremental(MaskedObjective):
             self._keep(*inputs)
         self.num_random_triples = self._triples if self.rehearsal > 0 else 0
         device = next(self.student.parameters()).device
-        self.register_buffer("user_number", torch.arange(self.student.num_users, device=device))
         self._known_users, self._known_items = ((x >= 0).to(device) for x in (known.user, known.item))
 
     @torch.no_grad()
@@ -272,10 +265,8 @@ class Incremental(MaskedObjective):
     def _rehearse(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor:
         triples = (batch.random_user, batch.random_first, batch.random_second)
         first, second = (self.items_in_whole(items) for items in triples[1:])
-        here = self.users_in_whole(batch.random_user)
-        user = self.user_number[here]  # Of all users, where this process has some of them.
-        whole = (user if self.previous is None else here, first, second)
-        counted = self._known_users[user] & self._known_items[first] & self._known_items[second]
+        whole = (self.users_in_whole(batch.random_user), first, second)
+        counted = self._known_users[whole[0]] & self._known_items[first] & self._known_items[second]
         joint, *alone = self._old_views
         old = torch.stack([self._kept[view].margins(whole)[0] for view in (joint, *alone)])  # [1 + M, R]
         now = torch.stack([table_margins(out[view], triples)[0] for view in (self.view, *alone)])

@@ -28,7 +28,8 @@ from tests.balance.test_ckd import margin, one_batch
 from tests.balance.test_relational import by_hand, smooth
 from tests.conftest import random_data
 from tests.nn.models.zoo import BACKBONES, built, doubled
-from tests.training.problem import same_bits
+from tests.training.problem import planted_data, same_bits, trainer
+from tests.training.several import in_processes
 
 NEW_USERS, NEW_ITEMS = (2, 5), (1, 6)
 
@@ -331,21 +332,28 @@ def test_a_model_that_was_copied_or_pickled_still_knows_whose_its_rows_are():
     pickle.dumps(objective)
 
 
-@pytest.mark.usefixtures("double")
-def test_a_process_that_has_some_of_the_users_rehearses_theirs():
-    data, later = two_days()
-    objective = Incremental(built(BACKBONES["VBPR"], later), preserve=0.0, rehearsal=1.0, alignment=0.0)
-    objective.prepare(*doubled(later))
-    warm_start(objective, later, (built(BACKBONES["VBPR"], data), data))
-    out = dict(zip(objective.views, objective.student.outputs(*doubled(later), objective.views), strict=True))
-    generator = torch.Generator().manual_seed(0)
-    batch = TripletBatch(*(torch.randint(n, (40,), generator=generator) for n in (16, 12, 12) * 2))
-    expected = objective._rehearse(out, batch)
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
-    objective.user_number = order
-    objective.users_in_whole = order.argsort().__getitem__
-    assert objective._rehearse(out, batch).item() == pytest.approx(expected.item(), abs=1e-12)
-    assert expected > 0
+def two_periods(backbone: str) -> dict:
+    """Train on after a period in which only some of the users and items were there."""
+    later = planted_data()
+    earlier = subgraph(later, {"user": torch.arange(1, 31).flip(0), "item": torch.arange(0, 18)})
+    cls = backbones()[backbone]
+    first = build(cls, earlier, 0, embedding_dim=4).double()
+    objective = Incremental(build(cls, later, 1, embedding_dim=4).double(), rehearsal=1.0, num_random_triples=200)
+    history = trainer(max_epochs=2).fit(objective, later, (first, earlier))
+    assert objective.previous is None
+    state = {k: v for k, v in objective.state_dict().items() if v.is_floating_point()}
+    return {"rows": history.rows, "weights": state}
+
+
+@pytest.mark.parametrize("backbone", ["VBPR", "EarlyFusionLightGCN"])
+def test_several_processes_keep_the_margins_of_all_users(backbone):
+    expected = two_periods(backbone)
+    for found in in_processes(two_periods, backbone):
+        for row, other in zip(found["rows"], expected["rows"], strict=True):
+            for name in ("loss/rehearsal", "loss/relations", "loss/bpr"):
+                assert row[name] == pytest.approx(other[name], rel=0, abs=1e-9)
+        for name, weight in expected["weights"].items():
+            assert_close(found["weights"][name], weight, atol=1e-9, rtol=0)
 
 
 def test_an_expert_that_was_frozen_once_stays_so_in_all_later_periods(tmp_path):
