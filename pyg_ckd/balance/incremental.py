@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from pyg_ckd.balance.objective import check_not_negative
 from pyg_ckd.balance.relational import distances, smooth_difference
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import first_of_each
 from pyg_ckd.nn.models.base import Backbone, Graph
@@ -37,11 +39,11 @@ class Incremental(MaskedObjective):
     After `"Multi-modal Continual Learning via Cross-modality Adapters and Representation Alignment with Knowledge
     Preservation" <https://arxiv.org/abs/2511.06723>`_, and the rehearsal of `"Beyond Unimodal Learning: The Importance
     of Integrating Multiple Modalities for Lifelong Learning" <https://arxiv.org/abs/2405.02766>`_ (SAMM). The earlier
-    model, ``start_from`` of :meth:`Trainer.fit <pyg_ckd.Trainer.fit>`, gives its parameters to the student, and a
-    frozen copy of it says what is to be kept. With the distances :math:`\psi(\mathbf{x})` between the rows of the
-    positive items of a batch, relative to their mean, see :func:`~pyg_ckd.balance.relational.distances`,
-    :math:`\mathbf{x}` the fused rows, :math:`\mathbf{x}^m` what modality :math:`m` adds to the empty view, and
-    :math:`\mathbf{x}^\ast` the rows of the earlier model,
+    model, ``start_from`` of :meth:`Trainer.fit <pyg_ckd.Trainer.fit>`, gives its parameters to the student, and its
+    tables on the graph that it was trained on say what is to be kept. With the distances :math:`\psi(\mathbf{x})`
+    between the rows of the positive items of a batch, relative to their mean, see
+    :func:`~pyg_ckd.balance.relational.distances`, :math:`\mathbf{x}` the fused rows, :math:`\mathbf{x}^m` what modality
+    :math:`m` adds to the empty view, and :math:`\mathbf{x}^\ast` the rows of the earlier model,
 
     .. math::
         \mathcal{L} = \mathcal{L}_{BPR} + \lambda \, \mathcal{L}_2
@@ -58,8 +60,9 @@ class Incremental(MaskedObjective):
 
     learn to read from one modality which items are alike to the model as a whole, so that new items, which only have
     content, stand where they will stand later. Experts that an earlier period relied on (a mean routing weight above
-    :math:`1 / E` over the known items) are frozen. **Rehearsal**, :math:`r`: random triples of known users and items,
-    whose margins are kept. With the margin :math:`t` of the earlier model,
+    :math:`1 / E` over the known items) are frozen, with their row of :math:`\mathbf{R}`, and stay so in all later
+    periods; how much of the sum is theirs still moves with the rows of the others. **Rehearsal**, :math:`r`: random
+    triples of known users and items, whose margins are kept. With the margin :math:`t` of the earlier model,
 
     .. math::
         \mathcal{L}_{rehearsal} = \textrm{mean} \Big( h \big( \delta(\textrm{full}) - t \big)
@@ -71,9 +74,16 @@ class Incremental(MaskedObjective):
     A **new modality** trains alone, its parameters and its adapter, in the first ``epochs_alone`` epochs; what is kept
     is then that of the view of the modalities there were.
 
+    **What the earlier model says** is computed once, before the first epoch, by its backbone on its own graph. Of a
+    file, that graph is the recorded interactions with today's features of the users and items it knew; of a model, the
+    graph given beside it or, while it is there and unchanged, the one that it was trained on. Where it cannot be had
+    (an item has left the shop and only a file is given, or features are others), a warning says so, and a frozen copy
+    of the student is read on the graph of today: the margins are then not quite the earlier ones where a backbone
+    propagates over the graph or a modality is new.
+
     Without an earlier model, only the alignment is left. Overrides ``views``, ``balance``, ``backward``, ``prepare``,
     ``begin_epoch`` and ``begin_from``. Costs the uni-modal views and the empty one, one pass of the earlier model, and
-    its copy in memory.
+    its tables of the joint and the uni-modal views in memory.
 
     No code of the first paper was found: functional forms and constants are those of this package. It aligns rows
     where this aligns relations, which needs no common width. SAMM stores samples of earlier tasks; here they are drawn
@@ -105,6 +115,7 @@ class Incremental(MaskedObjective):
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"preserve": (0.1, 10.0), "rehearsal": (0.01, 1.0)}
     neutral: ClassVar[Mapping[str, Any]] = {"alignment": 0.0}  # The rest asks for an earlier model.
     needs_whole = ""
+    carried_buffers = ("frozen",)
 
     def __init__(
         self,
@@ -136,6 +147,7 @@ class Incremental(MaskedObjective):
         self.previous: Backbone | None = None
         self._known: Known | None = None
         self._kept: dict[View, Embeddings] = {}
+        self._relied: dict[str, Tensor] = {}  # Rows of known items in the earlier model, until experts are frozen.
 
     @property
     def batch_items(self) -> int:  # type: ignore[override]
@@ -166,15 +178,39 @@ class Incremental(MaskedObjective):
             for m, value in stored.items():
                 assert value is not None
                 self.adapters[m] = Adapter(value.size(1), self.experts, self.rank, m).to(device, value.dtype)
+        if self.previous is None:  # What it was begun from is no state of its own.
+            state_dict = {k: v for k, v in state_dict.items() if not k.startswith(f"{prefix}previous.")}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def begin_from(self, known: Known) -> None:
-        """Keep a frozen copy of the student, which has the parameters of the earlier model."""
-        self.previous = copy.deepcopy(self.student).requires_grad_(False)
-        self._known, self._kept = known, {}
+        """Keep what the earlier model says on its own graph, or else a frozen copy of the student."""
+        self._known, self._kept, self._relied = replace(known, earlier=None), {}, {}
+        self.previous = None
+        inputs = None if known.earlier is None else known.earlier()
+        if inputs is None:
+            self.previous = copy.deepcopy(self.student).requires_grad_(False)
+        else:
+            self._keep(*inputs)
         self.num_random_triples = self._triples if self.rehearsal > 0 else 0
         device = next(self.student.parameters()).device
         self._known_users, self._known_items = ((x >= 0).to(device) for x in (known.user, known.item))
+
+    @torch.no_grad()
+    def _keep(self, backbone: Backbone, features: Mapping[str, Tensor], edges: Mapping[EdgeType, Any]) -> None:
+        """Keep the tables of a backbone on its own graph, in the rows of today; those of newcomers count nowhere."""
+        assert self._known is not None
+        views, sample = self._old_views, next(self.student.parameters())
+        rows = [x.clamp(min=0).to(sample.device) for x in (self._known.user, self._known.item)]
+        with evaluating(backbone):
+            graphs = backbone.prepare(features, edges)
+            for view, tables in zip(views, backbone.forward_views(features, graphs, views), strict=True):
+                own = (x.to(sample).index_select(0, row) for x, row in zip(tables, rows, strict=True))
+                self._kept[view] = Embeddings(*own)
+        if self.alignment > 0:
+            known = self._known.item[self._known.item >= 0].to(next(iter(features.values())).device)
+            alone = {m: view for m, view in self._alone.items() if view in views}
+            added = added_rows_of(backbone, features, graphs, alone, known)
+            self._relied = {m: x.to(sample) for m, x in added.items()}
 
     @property
     def _old_views(self) -> list[View]:
@@ -184,19 +220,22 @@ class Incremental(MaskedObjective):
         return list(dict.fromkeys([frozenset(old), *(self._alone[m] for m in old)]))
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
-        """Read what the earlier model says, once, and freeze the experts that it relied on."""
+        """Read what the earlier model says, if that is not known yet, and freeze the experts that it relied on."""
         if self.previous is not None and not self._kept:
             views = self._old_views
             with torch.no_grad():
                 self.previous.eval()
                 self._kept = dict(zip(views, self.previous.forward_views(features, graphs, views), strict=True))
-            if self.alignment > 0 and self.progress.epoch == 1:
+            if self.alignment > 0:
                 items = self._known_items.nonzero()[:, 0]
                 alone = {m: view for m, view in self._alone.items() if view in views}
-                for m, rows in added_rows_of(self.previous, features, graphs, alone, items).items():
-                    adapter = self.adapters[m]
-                    assert isinstance(adapter, Adapter)
-                    adapter.freeze(rows)
+                self._relied = added_rows_of(self.previous, features, graphs, alone, items)
+        if self.progress.epoch == 1:
+            for m, rows in self._relied.items():
+                adapter = self.adapters[m]
+                assert isinstance(adapter, Adapter)
+                adapter.freeze(rows)
+        self._relied = {}
         return super().begin_epoch(features, graphs)
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
@@ -279,10 +318,12 @@ class Adapter(nn.Module):
         self.register_buffer("frozen", torch.zeros(experts, dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the rows ``[B, D]`` adapted; frozen experts get no gradient."""
-        frozen = self.frozen.view(-1, 1, 1)
-        down, up = (torch.where(frozen, w.detach(), w).to(x.dtype) for w in (self.down, self.up))
-        share = F.linear(x, self.route.to(x.dtype)).softmax(dim=-1)  # [B, E]
+        """Return the rows ``[B, D]`` adapted; frozen experts and their rows of the routing get no gradient."""
+        route, down, up = (
+            torch.where(self.frozen.view(-1, *[1] * (w.dim() - 1)), w.detach(), w).to(x.dtype)
+            for w in (self.route, self.down, self.up)
+        )
+        share = F.linear(x, route).softmax(dim=-1)  # [B, E]
         inside = torch.einsum("bd,erd->ber", x, down).relu()
         return x + torch.einsum("be,ber,edr->bd", share, inside, up)
 
@@ -290,11 +331,13 @@ class Adapter(nn.Module):
     def freeze(self, x: Tensor) -> None:
         """Freeze the experts that have learnt something and to which more than their share of rows is routed.
 
+        Those that are frozen already stay so.
+
         Args:
             x: Rows ``[B, D]``.
         """
         share = F.linear(x, self.route.to(x.dtype)).softmax(dim=-1).mean(dim=0)
-        self.frozen = (share > 1 / share.numel()) & (self.up != 0).flatten(1).any(dim=1)
+        self.frozen |= (share > 1 / share.numel()) & (self.up != 0).flatten(1).any(dim=1)
 
 
 def rehearsal_loss(margins: Tensor, target: Tensor, counted: Tensor, batch: TripletBatch) -> Tensor:

@@ -94,6 +94,8 @@ class Objective(Capturing, KnowsRows):
     nothing. Tests hold a strategy to it, and ablations switch these off one by one."""
     takes_new_modalities: ClassVar[bool] = False
     """Whether it can start from a model that lacks some of the modalities, see :meth:`begin_from`."""
+    carried_buffers: tuple[str, ...] = ()
+    """Last names of buffers that a model which starts from this one takes over, as it takes parameters over."""
     own_rows: Mapping[str, str] = {}
     """What the rows of parameters and buffers of its own stand for, by what stands before the first dot of their names:
     ``"user"``, ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""

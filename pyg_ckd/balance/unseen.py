@@ -283,14 +283,16 @@ class UnseenInteraction(TaughtObjective):
         ones = tables[0].new_ones(tables[0].size(0), 1)
         return torch.cat([self.second.get(str(n), ones) for n in range(blocks)], dim=1)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Copy weights; second users and vectors of classes that are not there yet get the sizes of the stored ones."""
-        for name, value in state_dict.items():
-            *_, part, key = ("", *name.split("."))
-            own = {"second": self.second, "centres": self.centres}.get(part)
-            if own is not None and key not in own and ".student." not in f".{name}":
-                own[key] = nn.Parameter(torch.empty_like(value))
-        return super().load_state_dict(state_dict, *args, **options)
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Make second users and vectors of classes that are stored and not there yet, before PyTorch copies them."""
+        device = next(self.student.parameters()).device
+        for part, own, weight in (("second", self.second, self.weight), ("centres", self.centres, self.alignment)):
+            start = f"{prefix}{part}."
+            for name, value in state_dict.items():
+                key = name.removeprefix(start)
+                if weight > 0 and name.startswith(start) and key not in own and isinstance(value, Tensor):
+                    own[key] = nn.Parameter(torch.empty_like(value, device=device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def item_classes(graph: Tensor, num_classes: int, seed: int = 0) -> Tensor:

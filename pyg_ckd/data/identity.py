@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.ids import as_ids, id_column, rows_among, value_at
-from pyg_ckd.data.inputs import check_whole
+from pyg_ckd.data.inputs import EdgeType, check_whole
 from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.prepared import current, settings_of
 from pyg_ckd.errors import InputError, unknown_name
@@ -52,6 +52,8 @@ class Known:
         modality: Position of every modality in the earlier graph, -1 for new ones, int64 ``[M]``.
         modalities: Names of the modalities.
         source: Where the earlier model is from.
+        earlier: Returns the earlier backbone, with the features and the interactions and graphs that it was trained on;
+            :obj:`None`, after a warning, where these cannot be had. (default: :obj:`None`, nobody knows it)
     """
 
     user: Tensor
@@ -59,6 +61,9 @@ class Known:
     modality: Tensor
     modalities: tuple[str, ...]
     source: str
+    earlier: Callable[[], tuple[Any, dict[str, Tensor], dict[EdgeType, Tensor]] | None] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def new_modalities(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,47 @@ def matched_newer(data: HeteroData, record: Mapping[str, Any], source: str) -> t
             stacklevel=3,
         )
     return known, whole
+
+
+def as_in_training(data: HeteroData, record: Mapping[str, Any], sizes: Sequence[int], source: str) -> HeteroData:
+    """Return the graph that a model was trained on, with features and further graphs from a later one.
+
+    Interactions are those that were recorded, whatever the later graph has; there are no held-out ones.
+
+    Args:
+        data: The later graph: all users and items of the model, and others beside them.
+        record: What :func:`graph_record` said of the graph that the model was trained on.
+        sizes: Its numbers of users and items.
+        source: Where both come from; begins every message.
+
+    Raises:
+        InputError: If a user or an item of the model is missing or has other features than in training, or there were
+            further graphs that the later graph has not.
+    """
+    marks = record.get("marks")
+    if not marks:
+        raise InputError(f"{source}: found a file without a record of its graph, expected one; save the model again")
+    later, ids = copy.copy(data), dict(record["ids"])
+    later.modalities = [m for m in data.modalities if m in marks]
+    for kind, size in zip(KINDS, sizes, strict=True):
+        if ids[kind] is None:  # Rows are the same by number.
+            ids[kind], later[f"{kind}_id"] = torch.arange(size), torch.arange(data[kind].num_nodes)
+    record = {**record, "ids": ids}
+    rows = _rows(later, record, source)
+    assert rows is not None
+    interactions = record["interactions"].long().cpu()
+    edges = torch.stack([rows[kind][side] for kind, side in zip(KINDS, interactions, strict=True)])
+    later[RATES].edge_index = edges.to(data[RATES].edge_index.device)
+    for name in HELD_OUT:
+        later[RATES].pop(name, None)
+    for kind in later.edge_types:
+        if kind != RATES and "/".join(kind) not in record["graphs"]:
+            del later[kind]
+    known, _ = matched_newer(later, record, source)
+    known[RATES].edge_index = interactions.to(known[RATES].edge_index.device)
+    if _graphs(known) != record["graphs"]:
+        raise InputError(f"{source}: found other graphs beside the interactions than in training, expected the same")
+    return known
 
 
 def reordered(

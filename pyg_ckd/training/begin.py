@@ -136,7 +136,7 @@ def begin(
         settings = {"data": fingerprint(data), **objective.settings(), **made}
         if start_from is not None:
             settings["start_from"] = warm_start(objective, data, start_from).digest
-        remember(objective.student, data)
+        remember(objective.student, data, settings["data"])
     if not processes.alone:
         cut = {"cut_features": layout.cut_features}
         processes.agree("data and settings of the training", settings | trainer.settings() | cut)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +20,18 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective, as_objective
+from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.identity import Identity, Known, identity_of, match
-from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.data.inputs import RATES, EdgeType, unpack
+from pyg_ckd.data.matching import as_in_training
+from pyg_ckd.data.modules import device_of, dtype_of, reads_rows
 from pyg_ckd.data.prepared import KEY, digest_of
 from pyg_ckd.data.ridge import Ridge
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.models.adapter import AdaptedBackbone
+from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.training.rebuild import path_of
+from pyg_ckd.training.checkpoint import seeded
+from pyg_ckd.training.rebuild import build_backbone, path_of
 from pyg_ckd.training.safe_file import read_model
 from pyg_ckd.wrappers import unwrap, unwrapped_state
 
@@ -33,7 +41,9 @@ StartFrom = str | os.PathLike[str] | nn.Module | tuple[nn.Module, HeteroData]
 LOGGER = logging.getLogger("pyg_ckd.training")
 KINDS = ("user", "item", "modality")
 TRAINED_ON = "trained_on"
-"""Attribute of a backbone that says what its rows stand for."""
+"""Attribute of a backbone that says what its rows stand for and which graph it was trained on."""
+Inputs = tuple[Backbone, dict[str, Tensor], dict[EdgeType, Tensor]]
+"""A backbone, and the features and graphs that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Earlier:
         own: Parameters of the objective itself.
         strategy: Import path of the objective's class.
         identity: What its rows stand for.
+        inputs: Returns the backbone with the features and graphs that it was trained on, given the graph of today.
     """
 
     name: str
@@ -55,6 +66,7 @@ class Earlier:
     own: Mapping[str, Tensor]
     strategy: str
     identity: Identity
+    inputs: Callable[[HeteroData], Inputs]
 
     def digest(self) -> str:
         """Return a digest of all of it, by which a checkpoint tells whether a run began from the same."""
@@ -66,6 +78,27 @@ class Earlier:
             text = ids.tolist() if isinstance(ids, Tensor) else ids
             digest.update(f"|{kind}:{text}".encode())
         return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a backbone remembers of its training: the graph itself only as long as somebody else has it.
+
+    Attributes:
+        identity: What its rows stand for; :obj:`None` of a graph that was cut.
+        graph: Returns the graph, or :obj:`None` if it is gone.
+        digest: Its fingerprint; empty if nobody took it.
+    """
+
+    identity: Identity | None
+    graph: Callable[[], HeteroData | None] = lambda: None
+    digest: str = ""
+
+    def __reduce__(self) -> tuple[type[TrainedOn], tuple[Identity | None]]:
+        return TrainedOn, (self.identity,)
+
+    def __deepcopy__(self, memo: Any) -> TrainedOn:
+        return self
 
 
 @dataclass(frozen=True)
@@ -104,6 +137,11 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     backbone's class in other sizes, without memory for it; of an adapted module, by comparing shapes with the numbers
     of users and items.
 
+    An objective that asks, as :class:`~pyg_ckd.balance.Incremental` does, is given the earlier backbone with the graph
+    that it was trained on: of a model, as long as that graph is there and unchanged, or where it is given beside the
+    model; of a file, the recorded interactions with the features of ``data``, if all users and items of the earlier
+    model are in ``data`` with the same features.
+
     Args:
         model: The model, a backbone or an objective, built for ``data``. New modalities are taken only by an objective
             whose ``takes_new_modalities`` is true.
@@ -117,7 +155,7 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     """
     objective = as_objective(model, data)
     student = objective.student
-    earlier = _read(start_from)
+    earlier = _read(start_from, student)
     if earlier.backbone != _class_name(student):
         raise InputError(
             f"start_from: found a {earlier.backbone} in {earlier.name}, expected a {_class_name(student)} as is to be "
@@ -126,7 +164,7 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     takes_new = bool(getattr(innermost(objective), "takes_new_modalities", False))
     known = match(earlier.identity, identity_of(data), f"start_from: {earlier.name}", takes_new)
     _carry(student, data, earlier, known)
-    objective.begin_from(known)
+    objective.begin_from(replace(known, earlier=lambda: _inputs(earlier, data)))
     if _path_of(objective) == earlier.strategy:
         _carry_own(innermost(objective), earlier.own, known)
     LOGGER.info("%s: %s", type(student).__name__, known)
@@ -145,19 +183,20 @@ def digest_of_start(start_from: StartFrom) -> str:
     return _read(start_from).digest()
 
 
-def remember(model: nn.Module, data: HeteroData) -> None:
+def remember(model: nn.Module, data: HeteroData, digest: str = "") -> None:
     """Let a model know what its rows stand for, so that another one can start from it.
 
     Args:
         model: The model.
         data: The graph that it is trained on.
+        digest: Its fingerprint, by which a graph that was changed in place is recognised.
     """
     identity: Identity | None = None
     with suppress(InputError):  # Of a graph that was cut nobody can tell.
         identity = identity_of(data)
     for part in (model, getattr(model, "module", None)):
         if isinstance(part, nn.Module):
-            object.__setattr__(part, TRAINED_ON, identity)
+            object.__setattr__(part, TRAINED_ON, TrainedOn(identity, weakref.ref(data), digest))
 
 
 def own_state(objective: Objective) -> dict[str, Any]:
@@ -166,7 +205,7 @@ def own_state(objective: Objective) -> dict[str, Any]:
     Args:
         objective: The objective.
     """
-    own = {name: p.detach().clone() for name, p in _own_parameters(objective)}
+    own = {name: p.detach().clone() for name, p in _own_tensors(objective)}
     return {"own": {"path": _path_of(objective), "state": own}} if own else {}
 
 
@@ -207,11 +246,13 @@ def table_dims(backbone: Backbone) -> dict[str, dict[int, str]] | None:
     return dims
 
 
-def _read(start_from: StartFrom) -> Earlier:
+def _read(start_from: StartFrom, student: Backbone | None = None) -> Earlier:
+    graph: HeteroData | None = None
     if isinstance(start_from, tuple):
         if len(start_from) != 2 or not isinstance(start_from[1], HeteroData):
             raise InputError("start_from: found a tuple, expected a model and the graph that it was trained on")
-        model, identity = unwrap(start_from[0]), identity_of(start_from[1])
+        model, graph = unwrap(start_from[0]), start_from[1]
+        identity: Identity | None = identity_of(graph)
     elif isinstance(start_from, nn.Module):
         model, identity = unwrap(start_from), None
     elif isinstance(start_from, (str, os.PathLike)):
@@ -224,7 +265,8 @@ def _read(start_from: StartFrom) -> Earlier:
     objective = innermost(model) if isinstance(model, Objective) else None
     backbone = model if objective is None else objective.student
     name = type(getattr(backbone, "module", backbone)).__name__
-    identity = getattr(backbone, TRAINED_ON, None) if identity is None else identity
+    known: TrainedOn = getattr(backbone, TRAINED_ON, None) or TrainedOn(None)
+    identity = known.identity if identity is None else identity
     if identity is None:
         raise InputError(
             f"start_from: found a {name} that no Trainer has trained, so that nobody knows whose its rows are, "
@@ -233,8 +275,10 @@ def _read(start_from: StartFrom) -> Earlier:
     state = {k: v.detach() for k, v in backbone.state_dict().items()}
     if not isinstance(backbone, Backbone):
         state = {f"module.{k}": v for k, v in state.items()}
-    own = {} if objective is None else {k: p.detach() for k, p in _own_parameters(objective)}
-    return Earlier(f"the {name} given", _class_name(backbone), state, own, _path_of(objective), identity)
+    own = {} if objective is None else {k: p.detach() for k, p in _own_tensors(objective)}
+    same = backbone is student  # It is about to change.
+    inputs = partial(_inputs_of_model, copy.deepcopy(backbone) if same else backbone, known, graph)
+    return Earlier(f"the {name} given", _class_name(backbone), state, own, _path_of(objective), identity, inputs)
 
 
 def _from_file(path: str | os.PathLike[str]) -> Earlier:
@@ -243,7 +287,42 @@ def _from_file(path: str | os.PathLike[str]) -> Earlier:
     graph = content.get("graph") or {"ids": {}, KEY: {}, "marks": {}}  # Older files say nothing of it.
     identity = Identity(sizes, content["feature_dims"], graph["ids"], graph[KEY], graph["marks"])
     own = content.get("own", {"path": "", "state": {}})
-    return Earlier(str(path), content["backbone"], content["state"], own["state"], own["path"], identity)
+    inputs = partial(_inputs_of_file, path, content)
+    return Earlier(str(path), content["backbone"], content["state"], own["state"], own["path"], identity, inputs)
+
+
+def _inputs(earlier: Earlier, data: HeteroData) -> Inputs | None:
+    """Return the earlier backbone with what it was trained on, or nothing, with a warning, if it cannot be had."""
+    try:
+        return earlier.inputs(data)
+    except InputError as error:
+        warnings.warn(
+            f"start_from: {earlier.name}: found no graph that it was trained on ({error}); what it says of users and "
+            "items is read off its parameters on the graph of today. Give start_from=(model, graph) to have it as it "
+            "was",
+            stacklevel=4,
+        )
+        return None
+
+
+def _inputs_of_model(backbone: nn.Module, known: TrainedOn, graph: HeteroData | None, data: HeteroData) -> Inputs:
+    if graph is None:
+        graph = known.graph()
+        if graph is None:
+            raise InputError("the graph is gone, and the model does not keep it")
+        if known.digest and fingerprint(graph) != known.digest:
+            raise InputError("the graph was changed in place since")
+    return _with_inputs(backbone if isinstance(backbone, Backbone) else as_backbone(backbone, graph), graph)
+
+
+def _inputs_of_file(path: str | os.PathLike[str], content: Mapping[str, Any], data: HeteroData) -> Inputs:
+    graph = as_in_training(data, content.get("graph") or {}, content["sizes"], str(path))
+    with seeded(0):  # What is drawn here is replaced by what is stored.
+        return _with_inputs(build_backbone(path, content, graph, None), graph)
+
+
+def _with_inputs(backbone: Backbone, graph: HeteroData) -> Inputs:
+    return backbone, *unpack(graph, device_of(backbone), dtype_of(backbone), reads_rows(backbone))
 
 
 def _class_name(backbone: nn.Module) -> str:
@@ -254,10 +333,12 @@ def _path_of(objective: Objective | None) -> str:
     return "" if objective is None else path_of(type(innermost(objective)))
 
 
-def _own_parameters(objective: Objective) -> list[tuple[str, nn.Parameter]]:
-    """Return the trained parameters of an objective, those of its student left out."""
+def _own_tensors(objective: Objective) -> list[tuple[str, Tensor]]:
+    """Return the trained parameters of an objective and the buffers that it hands on, its student's left out."""
     inside = innermost(objective)
-    return [(k, p) for k, p in inside.named_parameters() if p.requires_grad and not k.startswith("student.")]
+    parts: list[tuple[str, Tensor]] = [(k, p) for k, p in inside.named_parameters() if p.requires_grad]
+    parts += [(k, x) for k, x in inside.named_buffers() if k.rpartition(".")[2] in inside.carried_buffers]
+    return [(k, x) for k, x in parts if not k.startswith("student.")]
 
 
 @torch.no_grad()
@@ -296,7 +377,7 @@ def _carry(student: Backbone, data: HeteroData, earlier: Earlier, known: Known) 
 def _carry_own(objective: Objective, earlier: Mapping[str, Tensor], known: Known) -> None:
     """Copy the earlier parameters of the objective itself, as far as they fit; newcomers keep theirs."""
     rows = {"user": known.user, "item": known.item}
-    own = dict(_own_parameters(objective))
+    own = dict(_own_tensors(objective))
     for name in own.keys() & earlier.keys():
         new, old = own[name], earlier[name].to(own[name].device)
         kind = _rows_of(objective, name)

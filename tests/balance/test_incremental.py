@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import math
+import pickle
 
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
+from torch_geometric.data import HeteroData
 
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance import DifficultyCurriculum, Incremental
+from pyg_ckd.balance.given import added_rows_of
 from pyg_ckd.balance.incremental import Adapter, rehearsal_loss
-from pyg_ckd.data import TripletBatch, subgraph
+from pyg_ckd.data import RATES, TripletBatch, subgraph
 from pyg_ckd.data.identity import Known
+from pyg_ckd.data.inputs import embed, unpack
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR, EarlyFusionLightGCN
-from pyg_ckd.training import build
+from pyg_ckd.nn import GRCN, VBPR, EarlyFusionLightGCN, backbones
+from pyg_ckd.training import build, warm_start
 from pyg_ckd.training.model import save_model
 from tests.balance.test_ckd import margin, one_batch
 from tests.balance.test_relational import by_hand, smooth
+from tests.conftest import random_data
 from tests.nn.models.zoo import BACKBONES, built, doubled
-from tests.training.problem import same_bits
+from tests.training.problem import planted_data, same_bits, trainer
+from tests.training.several import in_processes
 
 NEW_USERS, NEW_ITEMS = (2, 5), (1, 6)
 
@@ -141,9 +150,13 @@ def test_an_adapter_begins_as_the_identity_and_its_frozen_experts_do_not_learn()
     adapter.freeze(x[:1])
     assert adapter.frozen.tolist() == [False, True, False]
     adapter(x).square().sum().backward()
-    for weight in (adapter.up, adapter.down):
+    for weight in (adapter.up, adapter.down, adapter.route):
         assert weight.grad[1].abs().max() == 0
         assert weight.grad[0].abs().max() > 0
+    with torch.no_grad():
+        adapter.route[2] = 10 * x[0]
+    adapter.freeze(x[:1])
+    assert adapter.frozen.tolist() == [False, True, True]
 
 
 def test_a_new_modality_trains_alone_at_first(make_data):
@@ -154,7 +167,6 @@ def test_a_new_modality_trains_alone_at_first(make_data):
     earlier = build(VBPR, before, 0, embedding_dim=4)
     Trainer(max_epochs=1, **options).fit(earlier, before)
     objective = Incremental(build(VBPR, whole, 1, embedding_dim=4), epochs_alone=1, l2=0.0)
-    fresh = {k: v.clone() for k, v in objective.student.state_dict().items()}
     changed = {}
 
     class Watch:
@@ -168,8 +180,6 @@ def test_a_new_modality_trains_alone_at_first(make_data):
     assert changed[1]
     assert all("mod1" in name for name in changed[1])
     assert {"student.user_embedding", "student.project.mod0.weight", "adapters.mod2.up"} <= changed[2]
-    assert torch.equal(objective.previous.project["mod2"].weight, earlier.project["mod2"].weight)
-    assert torch.equal(objective.previous.preference["mod1"], fresh["preference.mod1"])
     with pytest.raises(InputError, match=r"trained without modality 'mod1'.*such as incremental"):
         Trainer(max_epochs=1, **options).fit(build(VBPR, whole, 1, embedding_dim=4), whole, earlier)
 
@@ -198,6 +208,171 @@ def test_a_run_goes_on_with_the_same_bits_and_adapters_go_to_the_next_period(mak
     for m, adapter in whole.adapters.items():
         for kept in adapter.frozen.nonzero()[:, 0].tolist():
             assert torch.equal(adapter.up[kept], first.adapters[m].up[kept])
+
+
+KNOWN_USERS, KNOWN_ITEMS = torch.tensor([9, 3, 0, 12, 5, 7, 1, 11, 13, 2]), torch.tensor([8, 2, 0, 10, 4, 6, 1, 3])
+OPTIONS = {"lr": 0.05, "batch_size": 16, "monitor": "recall@5", "device": "cpu", "progress": False}
+
+
+def two_days(named: bool = True, added: bool = False) -> tuple[HeteroData, HeteroData]:
+    """Return a graph, and a later one with other clicks alone, new users and items, and perhaps a new modality."""
+    later = random_data(num_users=16, num_items=12, modalities=3 if added else 2)
+    rows = {"user": KNOWN_USERS, "item": KNOWN_ITEMS}
+    if named:
+        later.user_id, later.item_id = [f"u{n}" for n in range(16)], torch.arange(12) * 10 + 7
+    else:
+        rows = {"user": torch.arange(10), "item": torch.arange(8)}
+    earlier = subgraph(later, rows)
+    if added:
+        earlier.modalities = ["mod2", "mod0"]
+    edges = later[RATES].edge_index
+    new = ~(torch.isin(edges[0], rows["user"]) & torch.isin(edges[1], rows["item"]))
+    new[::5] = True
+    later[RATES].edge_index = edges[:, new]
+    return earlier, later
+
+
+def start_of(kind: str, model: Objective, data: HeteroData, folder) -> object:
+    if kind == "model":
+        return model
+    save_model(folder / "earlier.pt", model, data)
+    return (model, data) if kind == "pair" else folder / "earlier.pt"
+
+
+def every_margin(tables, user: Tensor, item: Tensor) -> Tensor:
+    scores = tables.user[user] @ tables.item[item].t()
+    return scores - scores[:, :1]
+
+
+@pytest.mark.parametrize("kind", ["model", "pair", "file"])
+@pytest.mark.parametrize("added", [False, True], ids=["", "new modality"])
+@pytest.mark.parametrize("backbone", ["EarlyFusionLightGCN", "GRCN", "MMGCN", "FREEDOM", "VBPR"])
+def test_margins_of_the_earlier_model_are_kept_as_they_were_on_its_own_graph(backbone, added, kind, tmp_path):
+    data, later = two_days(added=added)
+    cls = backbones()[backbone]
+    earlier = Incremental(build(cls, data, 0, embedding_dim=4), alignment=0.1)
+    Trainer(max_epochs=2, **OPTIONS).fit(earlier, data)
+    objective = Incremental(build(cls, later, 1, embedding_dim=4), alignment=0.1)
+    kept = {}
+
+    class Watch:
+        def on_train_epoch_end(self, epoch):
+            kept.update(objective._kept)
+
+    Trainer(max_epochs=1, callbacks=Watch(), **OPTIONS).fit(objective, later, start_of(kind, earlier, data, tmp_path))
+    views = [list(data.modalities), *([m] for m in data.modalities)]
+    assert set(kept) == {frozenset(view) for view in views}
+    for view, tables in zip(views, embed(earlier, data, views), strict=True):
+        own = every_margin(tables, torch.arange(10), torch.arange(8))
+        assert_close(every_margin(kept[frozenset(view)], KNOWN_USERS, KNOWN_ITEMS), own, atol=1e-6, rtol=0)
+        assert own.abs().max() > 1e-2
+    assert objective.previous is None
+    features, graph = unpack(data)
+    rows = added_rows_of(earlier.student, features, graph, earlier._alone, torch.arange(8))
+    for m, x in rows.items():  # Experts are frozen by what the earlier model routed to them.
+        route, up = earlier.adapters[m].route, earlier.adapters[m].up
+        share = (x @ route.detach().t()).softmax(dim=1).mean(dim=0)
+        relied = (share > 1 / 4) & (up != 0).flatten(1).any(dim=1)
+        assert torch.equal(objective.adapters[m].frozen, relied)
+
+
+def test_rows_without_ids_are_the_same_by_number_in_a_file(tmp_path):
+    data, later = two_days(named=False)
+    earlier = Objective(build(GRCN, data, 0, embedding_dim=4))
+    Trainer(max_epochs=1, **OPTIONS).fit(earlier, data)
+    objective = Incremental(build(GRCN, later, 1, embedding_dim=4))
+    warm_start(objective, later, start_of("file", earlier, data, tmp_path))
+    rows = torch.arange(10), torch.arange(8)
+    kept = next(iter(objective._kept.values()))
+    assert_close(every_margin(kept, *rows), every_margin(embed(earlier, data)[0], *rows), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("gone", r"the graph is gone.*Give start_from=\(model, graph\)"),
+        ("changed", "the graph was changed in place"),
+        ("left", "the graph lacks item"),
+        ("features", "has other features 'mod1'"),
+    ],
+)
+def test_where_the_earlier_graph_cannot_be_had_a_copy_is_read_on_that_of_today(case, message, tmp_path):
+    data, later = two_days()
+    earlier = Objective(build(GRCN, data, 0, embedding_dim=4))
+    Trainer(max_epochs=1, **OPTIONS).fit(earlier, data)
+    start = start_of("file" if case in ("left", "features") else "model", earlier, data, tmp_path)
+    if case == "gone":
+        del data
+        gc.collect()
+    elif case == "changed":
+        data[RATES].edge_index = data[RATES].edge_index[:, 1:]
+    elif case == "left":
+        later = subgraph(later, {"item": torch.arange(10)})
+    else:
+        later["item"]["mod1"][4] += 1
+    objective = Incremental(build(GRCN, later, 1, embedding_dim=4))
+    with pytest.warns(UserWarning, match=message):
+        Trainer(max_epochs=1, **OPTIONS).fit(objective, later, start)
+    assert objective.previous is not None
+    assert {len(tables.user) for tables in objective._kept.values()} == {16}
+    fresh = Incremental(build(GRCN, later, 1, embedding_dim=4))
+    fresh.load_state_dict(objective.state_dict())  # What it began from is no state of its own.
+
+
+def test_a_model_that_was_copied_or_pickled_still_knows_whose_its_rows_are():
+    data, later = two_days()
+    earlier = build(VBPR, data, 0, embedding_dim=4)
+    Trainer(max_epochs=1, **OPTIONS).fit(earlier, data)
+    objective = Incremental(build(VBPR, later, 1, embedding_dim=4))
+    warm_start(objective, later, copy.deepcopy(earlier))
+    assert objective.previous is None
+    again = pickle.loads(pickle.dumps(earlier))
+    with pytest.warns(UserWarning, match="the graph is gone"):
+        warm_start(objective, later, again)
+    pickle.dumps(objective)
+
+
+def two_periods(backbone: str) -> dict:
+    """Train on after a period in which only some of the users and items were there."""
+    later = planted_data()
+    earlier = subgraph(later, {"user": torch.arange(1, 31).flip(0), "item": torch.arange(0, 18)})
+    cls = backbones()[backbone]
+    first = build(cls, earlier, 0, embedding_dim=4).double()
+    objective = Incremental(build(cls, later, 1, embedding_dim=4).double(), rehearsal=1.0, num_random_triples=200)
+    history = trainer(max_epochs=2).fit(objective, later, (first, earlier))
+    assert objective.previous is None
+    state = {k: v for k, v in objective.state_dict().items() if v.is_floating_point()}
+    return {"rows": history.rows, "weights": state}
+
+
+@pytest.mark.parametrize("backbone", ["VBPR", "EarlyFusionLightGCN"])
+def test_several_processes_keep_the_margins_of_all_users(backbone):
+    expected = two_periods(backbone)
+    for found in in_processes(two_periods, backbone):
+        for row, other in zip(found["rows"], expected["rows"], strict=True):
+            for name in ("loss/rehearsal", "loss/relations", "loss/bpr"):
+                assert row[name] == pytest.approx(other[name], rel=0, abs=1e-9)
+        for name, weight in expected["weights"].items():
+            assert_close(found["weights"][name], weight, atol=1e-9, rtol=0)
+
+
+def test_an_expert_that_was_frozen_once_stays_so_in_all_later_periods(tmp_path):
+    data, later = two_days()
+    first = Incremental(build(VBPR, data, 0, embedding_dim=4), alignment=0.1)
+    Trainer(max_epochs=1, **OPTIONS).fit(first, data)
+    for adapter in first.adapters.values():
+        adapter.frozen[:] = torch.tensor([True, False, True, False])
+        with torch.no_grad():
+            adapter.route[1], adapter.route[0] = 0.0, -50.0  # Nothing is routed to the first any more.
+    for kind in ("model", "file"):
+        objective = Incremental(build(VBPR, later, 1, embedding_dim=4), alignment=0.1)
+        Trainer(max_epochs=2, **OPTIONS).fit(objective, later, start_of(kind, first, data, tmp_path))
+        for m, adapter in objective.adapters.items():
+            assert adapter.frozen[[0, 2]].all()
+            for name in ("route", "up", "down"):
+                now, before = getattr(adapter, name), getattr(first.adapters[m], name)
+                assert torch.equal(now[adapter.frozen], before[adapter.frozen])
+                assert adapter.frozen.all() or not torch.equal(now, before)
 
 
 def test_it_trains_inside_a_curriculum(make_data):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd import Objective, Trainer
+from pyg_ckd.balance import DifficultyCurriculum
 from pyg_ckd.balance.unseen import UnseenInteraction, item_classes
 from pyg_ckd.data import subgraph
 from pyg_ckd.errors import InputError
@@ -230,3 +231,28 @@ def test_a_backbone_that_ignores_features_is_refused(make_data):
     student = built(BACKBONES["LightGCN"], make_data())
     with pytest.raises(InputError, match="ignores features"):
         UnseenInteraction(student, random_teachers(student))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_new_objective_takes_the_state_of_a_trained_one(wrapped, make_data):
+    data = make_data()
+    student = BACKBONES["VBPR"](data)
+    teachers = {m: type(t)(t.user.float(), t.item.float()) for m, t in random_teachers(student).items()}
+
+    def made(**options) -> Objective:
+        options = {"alignment": 0.5, "num_classes": 3, **options}
+        objective = UnseenInteraction(BACKBONES["VBPR"](data), teachers, **options)
+        return DifficultyCurriculum(objective, stage_epochs=1) if wrapped else objective
+
+    trained = made()
+    trainer = Trainer(max_epochs=1, progress=False, device="cpu", monitor="recall@5")
+    trainer.fit(trained, data)
+    new, state = made(), trained.state_dict()
+    assert {part for name in state for part in name.split(".")} >= {"second", "centres"}
+    new.load_state_dict(state)
+    assert state.keys() == new.state_dict().keys()
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in state.items())
+    trainer.fit(new, data)
+    for option in ("weight", "alignment"):
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            made(**{option: 0.0}).load_state_dict(state)
