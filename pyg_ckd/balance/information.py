@@ -24,9 +24,6 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
-OWN = ("alone/", "teaching/")
-"""How the names of the terms begin that the first stage trains with."""
-
 
 class InformationBalancing(TaughtObjective):
     r"""Lets teachers of strong modalities teach weak ones, then weighs every modality's own loss by what it lacks.
@@ -219,9 +216,12 @@ class InformationBalancing(TaughtObjective):
         return terms
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
-        """Compute the gradients of all terms, in the first stage without the joint loss."""
+        """Compute the gradients of all terms, in the first stage without the joint loss.
+
+        Terms of a wrapper around the strategy are trained in both stages.
+        """
         if self.pretraining:
-            terms = {name: term for name, term in terms.items() if name.startswith(OWN) or name == "l2"}
+            terms = {name: term for name, term in terms.items() if name not in self.main_terms}
         run(total(terms))
 
     def epoch_statistics(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance.attribution import gaussian_information, label_information
 from pyg_ckd.balance.information import InformationBalancing, calibrated_weights, choose_teachers
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.balance.wrapper import ObjectiveWrapper
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring import Embeddings
 from tests.balance.test_ckd import one_batch, random_teachers
@@ -133,6 +134,26 @@ def test_the_joint_loss_has_no_gradient_in_the_first_stage(make_data):
     again = objective.loss(*doubled(data), batch)
     torch.stack([term for name, term in again.items() if name != "bpr"]).sum().backward()
     for p, grad in zip(objective.student.parameters(), found, strict=True):
+        assert torch.allclose(p.grad, grad, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("double")
+def test_what_a_wrapper_adds_is_trained_in_the_first_stage_too(make_data):
+    class Reminded(ObjectiveWrapper):
+        def add_terms(self, out, batch):
+            return {"reminder": 3.0 * next(iter(out.values())).margin(*batch[:3]).square().mean()}
+
+    data = make_data()
+    inside = balancing(data, "VBPR")
+    wrapper = Reminded(inside)
+    batch = one_batch(data, 10)
+    wrapper.backward(wrapper.loss(*doubled(data), batch), lambda loss: loss.backward())
+    found = [p.grad.clone() for p in inside.student.parameters()]
+    wrapper.zero_grad()
+    terms = wrapper.loss(*doubled(data), batch)
+    assert {"bpr", "l2", "reminder", "alone/mod0", "teaching/mod0"} <= terms.keys()
+    torch.stack([term for name, term in terms.items() if name != "bpr"]).sum().backward()
+    for p, grad in zip(inside.student.parameters(), found, strict=True):
         assert torch.allclose(p.grad, grad, rtol=0, atol=1e-6)
 
 
