@@ -48,8 +48,8 @@ class UnidirectionalInteraction(TaughtObjective):
         \textrm{corr} \big( \delta_{uij}(\{f\}) - \delta_{uij}(\emptyset), t_{uij} \big)^2 .
 
     The first of the two further terms makes its predictions consistent with the anchor's, on random triples; the second
-    makes it say what the anchor does not. The dynamic controller weighs them by the label information :math:`I` of the
-    epoch before,
+    makes it say what the anchor does not. The dynamic controller weighs them by the label information of the epoch
+    before, :math:`I_f` of :math:`\delta(\{f\})` and :math:`I_t` of :math:`t`, both with the ids,
 
     .. math::
         a = \kappa \, (1 - I_f / I_t)_+, \qquad b = \kappa \, \min (1, I_f / I_t) :
@@ -218,9 +218,10 @@ class UnidirectionalInteraction(TaughtObjective):
         own = out[self._alone[self.follower]].margins(*triples)
         before = self._before(out, triples)
         known = self._known(batch.whole[:3])
-        added, other = (batch.gathered(x) for x in (own[0] - out[EMPTY].margin(*training), before[0]))
+        base = out[EMPTY].margin(*training)
+        follower, added, other = (batch.gathered(x) for x in (own[0], own[0] - base, before[0]))
         seen = None if known is None else known.unsqueeze(-1).expand(-1, 2)
-        self.information.track(torch.stack([added, other], dim=-1), None, seen)
+        self.information.track(torch.stack([follower, other], dim=-1), None, seen)
         if self.consistency == "prediction":
             each = ranking_cross_entropies(own[1], before[1], self.temperature)
             first = batch.mean_of_random(each, self._known(random))
