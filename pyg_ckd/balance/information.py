@@ -142,6 +142,11 @@ class InformationBalancing(TaughtObjective):
         return self.progress.epoch <= self.pretrain_epochs
 
     @property
+    def stages_left(self) -> int:  # type: ignore[override]
+        """One in the first stage."""
+        return int(self.pretraining)
+
+    @property
     def views(self) -> Sequence[View]:
         """The full view, those of every modality, and in the second stage the empty one."""
         if self.pretraining:

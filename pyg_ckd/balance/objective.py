@@ -109,6 +109,12 @@ class Objective(Capturing, KnowsRows):
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
     around: Sequence[Around] = ()
     """The wrappers that an objective is inside of, in their steps."""
+    stages_left: int = 0
+    """Stages of a schedule that are still to come; the trainer reads it when an epoch begins. While there are any, it
+    does not stop for lack of a rise; when one begins, its patience begins anew."""
+    stage_of_best: int = 0
+    """Number of the stage whose epochs the best one is chosen from. When it grows, what was validated before counts no
+    longer; the trainer reads it when an epoch begins."""
     main_terms: Sequence[str] = ()
     """Names of the terms that the main loss had in the last step, without the penalty; :meth:`loss` sets it."""
     shared_negatives: SharedNegatives | None = None

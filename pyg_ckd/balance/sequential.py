@@ -68,8 +68,11 @@ class UnidirectionalInteraction(TaughtObjective):
     Validation, test and serving rank with the sum of the scores of all modalities that have begun, each divided by its
     spread and weighted by the weights that rank the triples of the validation part best; with ``fusion="confidence"``,
     as DI-MML, weighted for every user by :math:`\textrm{softmax}_m (\max_i p^m_{ui} / T)`, with the probability
-    :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there. The epoch that
-    is kept is the one that ranks best, also where that is in an early stage: what has not begun by then is untrained.
+    :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there.
+
+    Until the last follower has begun, the trainer does not stop for lack of a rise. With each stage, its patience and
+    its choice of the best epoch begin anew, so that the epoch that is kept is the best one of the last stage that was
+    reached. Where ``max_epochs`` ends a training before the last stage, ``history.stopped`` says so.
 
     Overrides ``views``, ``balance``, ``backward``, ``triple_weights``, ``before_training``, ``before_validation`` and
     ``forward_views``. Costs the follower's view and the empty one, later stages the views of earlier followers as well.
@@ -172,6 +175,16 @@ class UnidirectionalInteraction(TaughtObjective):
     def follower(self) -> str:
         """The modality that the present stage trains."""
         return self._begun[-1]
+
+    @property
+    def stages_left(self) -> int:  # type: ignore[override]
+        """Followers that are still to come."""
+        return len(self.modalities) - len(self._begun) if self.sequential else 0
+
+    @property
+    def stage_of_best(self) -> int:  # type: ignore[override]
+        """Number of the stage: scores of fewer modalities do not count any more."""
+        return len(self._begun) - 1 if self.sequential else 0
 
     @property
     def views(self) -> Sequence[View]:

@@ -255,6 +255,25 @@ def test_a_stage_ends_when_its_fused_scores_have_stalled(make_data):
     assert objective.follower == "mod2"
 
 
+def test_early_stopping_waits_for_the_last_modality_and_keeps_an_epoch_that_has_all(make_data):
+    data = make_data(modalities=4)
+    objective = sequential(data, stage_patience=2, num_random_triples=20).float()
+    assert objective.stages_left == 2
+    history = trainer(max_epochs=200, patience=2, lr=0.05).fit(objective, data)
+    stages = [row["stage"] for row in history.rows]
+    assert history.stopped.startswith("no rise")
+    assert sorted(set(stages)) == [1, 2, 3]
+    assert stages[history.best_epoch - 1] == 3
+    assert history.best_value == max(row["val/recall@5"] for row in history.rows if row["stage"] == 3)
+    assert int(objective.stage) == 3
+    short = trainer(max_epochs=stages.index(2.0) + 1, patience=2, lr=0.05).fit(
+        sequential(data, stage_patience=2, num_random_triples=20).float(), data
+    )
+    assert (short.stopped, short.best_epoch) == ("budget: stages still to come", len(short.rows))
+    plain = sequential(data, sequential=False)
+    assert (plain.stages_left, plain.stage_of_best) == (0, 0)
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("fusion", ["validation", "confidence"])
 def test_scores_are_sums_over_the_modalities_that_have_begun(fusion, make_data):
