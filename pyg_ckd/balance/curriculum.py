@@ -57,8 +57,9 @@ class DifficultyCurriculum(ObjectiveWrapper):
     last stage, and there least of all that the model gets wrong. It is told by the present margin, not by what was
     ranked in earlier epochs: a batch does not say which interactions of the training data it holds. A stage ends after
     ``patience`` evaluations without a better value of the monitored metric, or after ``stage_epochs``; the last one
-    lasts to the end. The gradient of the BPR loss alone, in which hard triples weigh more, is a curriculum already:
-    compare with plain training.
+    lasts to the end. Until it has begun, the trainer does not stop for lack of a rise, and with each stage its patience
+    begins anew; the best epoch may be one of any stage. The gradient of the BPR loss alone, in which hard triples weigh
+    more, is a curriculum already: compare with plain training.
 
     Overrides ``weigh``. Costs no further view. The published code calls the easy stage the third; its reward for the
     length of an answer has no meaning here. Terms that the objective inside adds are not weighed.
@@ -123,7 +124,13 @@ class DifficultyCurriculum(ObjectiveWrapper):
         if stage_epochs is None and math.isfinite(temperature):
             self.in_place_of_validation = "" if self.needs_validation else "stage_epochs"
             self.needs_validation = True
-        self.stage = self.stages[0]
+        self.stage, self._number = self.stages[0], 0
+
+    @property
+    def stages_left(self) -> int:  # type: ignore[override]
+        """Stages that are still to come, with those of the objective inside."""
+        own = 0 if math.isinf(self.temperature) else len(self.stages) - 1 - self._number
+        return own + self.inner.stages_left
 
     def begin(self) -> None:
         """Find out which stage the epoch belongs to."""
@@ -131,7 +138,8 @@ class DifficultyCurriculum(ObjectiveWrapper):
             number = stalled_stages(self.progress.evaluations(), self.patience)
         else:
             number = (self.progress.epoch - 1) // self.stage_epochs
-        self.stage = self.stages[min(number, len(self.stages) - 1)]
+        self._number = min(number, len(self.stages) - 1)
+        self.stage = self.stages[self._number]
 
     def weigh(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return the weight of every triple in the present stage."""

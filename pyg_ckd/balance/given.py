@@ -19,7 +19,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.rows import added_item_rows
+from pyg_ckd.scoring.rows import added_item_rows, moving_columns
 from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import EMPTY, View
 
@@ -213,10 +213,9 @@ class TaughtObjective(MaskedObjective):
                     f"teacher {m!r}: found user and item tables of widths {user.size(1)} and {item.size(1)}, expected "
                     "tables of one width without NaN or infinite values; train it again"
                 )
-            moves = (item != item[:1]).any(dim=0)
-            moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
-            self.register_buffer(f"teacher_user_{m}", user.detach()[:, moves])  # A copy.
-            self.register_buffer(f"teacher_item_{m}", item.detach()[:, moves])
+            user, item = moving_columns(Embeddings(user, item))
+            self.register_buffer(f"teacher_user_{m}", user)
+            self.register_buffer(f"teacher_item_{m}", item)
         rows = {f"teacher_{kind}_{m}": kind for m in self.modalities for kind in ("user", "item")}
         self.own_rows, self.has_teachers = {**self.own_rows, **rows}, True
         self.taught_on = getattr(teachers, "trained_on", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,9 +26,6 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import Triples
 from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
-OWN = ("alone/", "teaching/")
-"""How the names of the terms begin that the first stage trains with."""
-
 
 class InformationBalancing(TaughtObjective):
     r"""Lets teachers of strong modalities teach weak ones, then weighs every modality's own loss by what it lacks.
@@ -43,10 +42,13 @@ class InformationBalancing(TaughtObjective):
     the latter on random triples. Who teaches is decided once, on the triples of the validation part, by the
     criterion of `"Information-Theoretic Criteria for Knowledge Distillation in Multimodal Learning"
     <https://arxiv.org/abs/2510.13182>`_: teacher :math:`n` may teach modality :math:`m` if it ranks better and
-    :math:`I(t^n; t^m) > I(t^m; Y)`, that is, if it knows more of what :math:`m` says than the interactions do.
-    :math:`n(m)` is the best of them; where there is none, :math:`m` keeps its own teacher. Information is that of
+    :math:`I(b^n; b^m) > I(b^m; Y) + \epsilon`, that is, if it knows more of what :math:`m` says than the interactions
+    do. :math:`n(m)` is the best of them; where there is none, :math:`m` keeps its own teacher. Here
+    :math:`b^m = t^m(\{m\}) - t^m(\emptyset)` is a teacher's margin without what does not depend on its modality: users'
+    and items' ids are in all teachers, and would make them seem to know of each other. Information is that of
     :func:`~pyg_ckd.balance.attribution.gaussian_information` between margins and of
-    :func:`~pyg_ckd.balance.attribution.label_information` about which item is the positive one.
+    :func:`~pyg_ckd.balance.attribution.label_information` about which item is the positive one; :math:`\epsilon` is
+    what independent margins reach by chance, see :func:`chance_information`.
 
     In the second stage, modalities learn beside the joint model,
 
@@ -69,8 +71,9 @@ class InformationBalancing(TaughtObjective):
 
     Args:
         student: The backbone to train, with at least two modalities.
-        teachers: From modality to the teacher's embeddings, see :func:`~pyg_ckd.train_teachers`. Only the second stage
-            does without, :obj:`None`.
+        teachers: From modality to the teacher's embeddings, as :func:`~pyg_ckd.train_teachers` returns them: with their
+            tables of the empty view. Without these, as in a plain dict or in a cache of an earlier version, every
+            modality keeps its own teacher, with a warning. Only the second stage does without teachers, :obj:`None`.
         pretrain_epochs: Epochs of the first stage; 0 leaves it out.
         weight: Weight :math:`w` of the modalities' own losses in the second stage; with 0 it is plain training.
         teaching_weight: Weight :math:`\gamma` of what teachers say.
@@ -129,6 +132,7 @@ class InformationBalancing(TaughtObjective):
         self.temperature = temperature
         if teachers is not None:
             self.store_teachers(teachers)
+            self._store_bases(getattr(teachers, "bases", {}))
         elif pretrain_epochs:
             raise InputError("teachers: found none, expected one for each modality, or pretrain_epochs=0")
         if pretrain_epochs and teaching_weight:
@@ -140,10 +144,21 @@ class InformationBalancing(TaughtObjective):
         self.register_buffer("taught_by", torch.arange(num))
         self.register_buffer("weights", torch.ones(num, dtype=torch.float64))
 
+    def _store_bases(self, bases: Mapping[str, Embeddings]) -> None:
+        self.has_bases = set(self.modalities) <= bases.keys()
+        for m in self.modalities if self.has_bases else ():
+            for side, table in zip(("user", "item"), bases[m], strict=True):
+                self.register_buffer(f"base_{side}_{m}", table.detach().clone(), persistent=False)  # Asked for once.
+
     @property
     def pretraining(self) -> bool:
         """Whether the epoch belongs to the first stage."""
         return self.progress.epoch <= self.pretrain_epochs
+
+    @property
+    def stages_left(self) -> int:  # type: ignore[override]
+        """One in the first stage."""
+        return int(self.pretraining)
 
     @property
     def views(self) -> Sequence[View]:
@@ -156,13 +171,24 @@ class InformationBalancing(TaughtObjective):
         """Decide which teacher teaches which modality."""
         if not self.pretrain_epochs:
             return
-        triples = [x.to(self.taught_by.device) for x in score.triples]
-        known = self.available(*triples[1:])
-        teachers = [self.teacher(m) for m in self.modalities]
-        margins = torch.stack([teacher.margin(*triples) for teacher in teachers], dim=-1)
-        performance = torch.tensor([score(teacher) for teacher in teachers], dtype=torch.float64)
-        label, between = label_information(margins, known), gaussian_information(margins, None, known)
-        self.taught_by.copy_(choose_teachers(performance.to(label.device), label, between))
+        if not self.has_bases:
+            warnings.warn(
+                f"{self.name}: found teachers without their tables of the empty view, expected those of "
+                "train_teachers, to tell what modalities share from the ids that all share; every modality keeps its "
+                "own teacher. Train teachers from the cache of an earlier version again, with another cache_dir",
+                stacklevel=2,
+            )
+            return
+        user, first, second = (x.to(self.taught_by.device) for x in score.triples)
+        known, margins = self.available(first, second), []
+        for m in self.modalities:
+            base = Embeddings(getattr(self, f"base_user_{m}"), getattr(self, f"base_item_{m}"))
+            margins.append(self.teacher(m).margin(user, first, second) - base.margin(user, first, second))
+        added = torch.stack(margins, dim=-1)
+        performance = torch.tensor([score(self.teacher(m)) for m in self.modalities], dtype=torch.float64)
+        label, between = label_information(added, known), gaussian_information(added, None, known)
+        chance = chance_information(user, first, known).to(between)
+        self.taught_by.copy_(choose_teachers(performance.to(label.device), label, between - chance))
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Look up who teaches whom, or weigh the modalities anew."""
@@ -220,9 +246,12 @@ class InformationBalancing(TaughtObjective):
         return terms
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
-        """Compute the gradients of all terms, in the first stage without the joint loss."""
+        """Compute the gradients of all terms, in the first stage without the joint loss.
+
+        Terms of a wrapper around the strategy are trained in both stages.
+        """
         if self.pretraining:
-            terms = {name: term for name, term in terms.items() if name.startswith(OWN) or name == "l2"}
+            terms = {name: term for name, term in terms.items() if name not in self.main_terms}
         run(total(terms))
 
     def epoch_statistics(self) -> dict[str, float]:
@@ -241,13 +270,40 @@ class InformationBalancing(TaughtObjective):
         }
 
 
+def chance_information(user: Tensor, item: Tensor, known: Tensor | None = None) -> Tensor:
+    r"""Return the Gaussian information that margins of independent modalities stay below, but for one in a thousand.
+
+    A correlation of :math:`n` independent pairs lies within :math:`\tanh(3 / \sqrt{n - 3})`, so that the information
+    lies below :math:`\epsilon = \ln \cosh(3 / \sqrt{n - 3})`. Triples of one user or of one item are not independent:
+    :math:`n` is the number of users or of items, whichever is less.
+
+    Args:
+        user: Users of the triples, int64 ``[B]``.
+        item: Their positive items, int64 ``[B]``.
+        known: Which modalities the items of each triple have, bool ``[B, M]``; of two modalities, the triples that have
+            both count. (default: :obj:`None`, all of them)
+
+    Returns:
+        The information of all pairs in nats: a scalar, or ``[M, M]`` with ``known``.
+    """
+
+    def of(counted: Tensor) -> float:
+        number = min(user[counted].unique().numel(), item[counted].unique().numel())
+        return math.log(math.cosh(3 / math.sqrt(max(number - 3, 1))))
+
+    if known is None:
+        return torch.tensor(of(torch.ones_like(user, dtype=torch.bool)), dtype=torch.float64)
+    columns = known.unbind(dim=-1)
+    return torch.tensor([[of(m & n) for n in columns] for m in columns], dtype=torch.float64)
+
+
 def choose_teachers(performance: Tensor, label: Tensor, between: Tensor) -> Tensor:
     """Return for every modality the best teacher among those that rank better and say more about it than labels do.
 
     Args:
         performance: How well the teachers rank, ``[M]``.
         label: What the teachers' margins tell about which item is the positive one, in nats, ``[M]``.
-        between: What the margins of two teachers tell about each other, in nats, ``[M, M]``.
+        between: What the margins of two teachers tell about each other, in nats, ``[M, M]``, without what chance does.
 
     Returns:
         Numbers of modalities, int64 ``[M]``: a modality's own where no other may teach it.

@@ -114,6 +114,14 @@ class Objective(Capturing, KnowsRows):
     """How far the training is; the trainer sets it before :meth:`begin_epoch`."""
     around: Sequence[Around] = ()
     """The wrappers that an objective is inside of, in their steps."""
+    stages_left: int = 0
+    """Stages of a schedule that are still to come; the trainer reads it when an epoch begins. While there are any, it
+    does not stop for lack of a rise; when one begins, its patience begins anew."""
+    stage_of_best: int = 0
+    """Number of the stage whose epochs the best one is chosen from. When it grows, what was validated before counts no
+    longer; the trainer reads it when an epoch begins."""
+    main_terms: Sequence[str] = ()
+    """Names of the terms that the main loss had in the last step, without the penalty; :meth:`loss` sets it."""
     shared_negatives: SharedNegatives | None = None
     """Draws the items of a softmax that takes the place of the term ``bpr``; the trainer sets it."""
 
@@ -226,6 +234,7 @@ class Objective(Capturing, KnowsRows):
             terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
             if self.shared_negatives is not None:
                 terms = with_softmax(terms, joint, weighted, self.shared_negatives, type(self.student).__name__)
+            self.main_terms = tuple(terms)
             if self.l2 > 0:
                 terms["l2"] = self.l2 * self._penalty(out, batch)
         for source, further in added:

@@ -48,8 +48,8 @@ class UnidirectionalInteraction(TaughtObjective):
         \textrm{corr} \big( \delta_{uij}(\{f\}) - \delta_{uij}(\emptyset), t_{uij} \big)^2 .
 
     The first of the two further terms makes its predictions consistent with the anchor's, on random triples; the second
-    makes it say what the anchor does not. The dynamic controller weighs them by the label information :math:`I` of the
-    epoch before,
+    makes it say what the anchor does not. The dynamic controller weighs them by the label information of the epoch
+    before, :math:`I_f` of :math:`\delta(\{f\})` and :math:`I_t` of :math:`t`, both with the ids,
 
     .. math::
         a = \kappa \, (1 - I_f / I_t)_+, \qquad b = \kappa \, \min (1, I_f / I_t) :
@@ -68,8 +68,11 @@ class UnidirectionalInteraction(TaughtObjective):
     Validation, test and serving rank with the sum of the scores of all modalities that have begun, each divided by its
     spread and weighted by the weights that rank the triples of the validation part best; with ``fusion="confidence"``,
     as DI-MML, weighted for every user by :math:`\textrm{softmax}_m (\max_i p^m_{ui} / T)`, with the probability
-    :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there. The epoch that
-    is kept is the one that ranks best, also where that is in an early stage: what has not begun by then is untrained.
+    :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there.
+
+    Until the last follower has begun, the trainer does not stop for lack of a rise. With each stage, its patience and
+    its choice of the best epoch begin anew, so that the epoch that is kept is the best one of the last stage that was
+    reached. Where ``max_epochs`` ends a training before the last stage, ``history.stopped`` says so.
 
     Overrides ``views``, ``balance``, ``backward``, ``triple_weights``, ``before_training``, ``before_validation`` and
     ``forward_views``. Costs the follower's view and the empty one, later stages the views of earlier followers as well.
@@ -175,6 +178,16 @@ class UnidirectionalInteraction(TaughtObjective):
         return self._begun[-1]
 
     @property
+    def stages_left(self) -> int:  # type: ignore[override]
+        """Followers that are still to come."""
+        return len(self.modalities) - len(self._begun) if self.sequential else 0
+
+    @property
+    def stage_of_best(self) -> int:  # type: ignore[override]
+        """Number of the stage: scores of fewer modalities do not count any more."""
+        return len(self._begun) - 1 if self.sequential else 0
+
+    @property
     def views(self) -> Sequence[View]:
         """The follower's view, and what its further terms need: the empty one and those of earlier followers."""
         if not self.sequential:
@@ -219,9 +232,10 @@ class UnidirectionalInteraction(TaughtObjective):
         own = out[self._alone[self.follower]].margins(*triples)
         before = self._before(out, triples)
         known = self._known(batch.whole[:3])
-        added, other = (batch.gathered(x) for x in (own[0] - out[EMPTY].margin(*training), before[0]))
+        base = out[EMPTY].margin(*training)
+        follower, added, other = (batch.gathered(x) for x in (own[0], own[0] - base, before[0]))
         seen = None if known is None else known.unsqueeze(-1).expand(-1, 2)
-        self.information.track(torch.stack([added, other], dim=-1), None, seen)
+        self.information.track(torch.stack([follower, other], dim=-1), None, seen)
         if self.consistency == "prediction":
             each = ranking_cross_entropies(own[1], before[1], self.temperature)
             first = batch.mean_of_random(each, self._known(random))

@@ -99,6 +99,16 @@ class ObjectiveWrapper(Objective):
         super().register_buffer(name, tensor, persistent)
 
     @property
+    def stages_left(self) -> int:  # type: ignore[override]
+        """Stages of the objective inside that are still to come."""
+        return self.inner.stages_left
+
+    @property
+    def stage_of_best(self) -> int:  # type: ignore[override]
+        """Number of the stage inside whose epochs the best one is chosen from."""
+        return self.inner.stage_of_best
+
+    @property
     def progress(self) -> Progress:
         """How far the training is."""
         return self.inner.progress

@@ -125,14 +125,14 @@ def records_section(results: Mapping[str, Any], found: Mapping[str, Recorded], p
     """
     if not found:
         return ""
-    names, meanings = modality_names(results), _meanings(results)
+    names, meaning = modality_names(results), meanings(results)
     alone = any(ALL in row for one in found.values() for kind in one.kinds.values() for row in kind.values())
     note = (
         f"What strategies wrote down after every epoch, seed {min(one.seed for one in found.values())}: the value at "
         "the kept epoch and, smaller, that of the first epoch. What happens in some epochs alone is counted."
     )
     groups = {
-        ", ".join([name, *state(results, name)]): list(_rows(one, meanings.get(name, {}), names, alone))
+        ", ".join([name, *state(results, name)]): list(_rows(one, meaning.get(name, {}), names, alone))
         for name, one in found.items()
     }
     picture = details("Over epochs", picture) if len(drawn_panels(found)) > MOST_OPEN else picture
@@ -219,7 +219,12 @@ def records_words(found: Mapping[str, Recorded]) -> str:
     return " ".join(["What strategies recorded over epochs; values at the kept epoch.", *parts])
 
 
-def _meanings(results: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+def meanings(results: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """Return what the records of every contender mean, by their kind.
+
+    Args:
+        results: The results of a study.
+    """
     return {str(entry["name"]): entry.get("reports") or {} for entry in results.get("contenders") or ()}
 
 

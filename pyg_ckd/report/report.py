@@ -14,10 +14,17 @@ from pyg_ckd.report import words
 from pyg_ckd.report.axes import short_names
 from pyg_ckd.report.background import cold_section, cost_section, data_section, run_section
 from pyg_ckd.report.cells import LATE, state
-from pyg_ckd.report.curves import contender_curves, effect_kinds, effects_over_time, kept_epoch, learning_curves
+from pyg_ckd.report.curves import (
+    EFFECT_KINDS,
+    contender_curves,
+    effect_kinds,
+    effects_over_time,
+    kept_epoch,
+    learning_curves,
+)
 from pyg_ckd.report.html import box, details, figure, page, section
 from pyg_ckd.report.plots import effect_bars, metric_bars, teacher_shares
-from pyg_ckd.report.records import drawn_panels, record_curves, records, records_section, records_words
+from pyg_ckd.report.records import drawn_panels, meanings, record_curves, records, records_section, records_words
 from pyg_ckd.report.sections import effects_section, gap_section, results_section, winner_section
 from pyg_ckd.report.theme import DARK, LIGHT, Theme
 from pyg_ckd.report.tuning import search_curves, search_section, search_words
@@ -245,10 +252,11 @@ def _over_time_plot(results: Mapping[str, Any], histories: Histories) -> Plot | 
     if name is None:
         return None
     frame, kept, seed = found[name]
+    kinds, meaning = effect_kinds(frame, names), meanings(results).get(name, {})
+    said = "; ".join(f"{kind}: {meaning.get(kind, EFFECT_KINDS[kind].lower())}" for kind in kinds)
     caption = (
-        f"While {name} trains, seed {seed}: how much each modality adds to the joint decision relative to what it can "
-        "do alone, and the weight that the strategy gives it for that; at a weight of 1 all modalities are equal. The "
-        "dotted vertical line marks the epoch whose weights were kept, and the numbers are those at it."
+        f"While {name} trains, seed {seed}. What it records of every modality: {said}. The dotted vertical line marks "
+        "the epoch whose weights were kept, and the numbers are those at it."
     )
     alt = words.over_time_words(name, frame, names, kept)
     draw = _drawn(effects_over_time, frame, names, kept)

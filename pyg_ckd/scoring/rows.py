@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.column_sums import check_rows
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.triples import Triples
 
 
@@ -93,3 +94,15 @@ def table_margins(output: Output, *triples: Triples) -> list[Tensor]:
         *triples: Row numbers of users, preferred items and other items, int64 ``[B]`` each.
     """
     return getattr(output, "table_margins", output.margins)(*triples)
+
+
+def moving_columns(tables: Embeddings) -> Embeddings:
+    """Return copies of two tables without columns in which all items agree, which change no margin.
+
+    Args:
+        tables: The tables.
+    """
+    user, item = tables
+    moves = (item != item[:1]).any(dim=0)
+    moves[:1] |= ~moves.any()  # Even a teacher that likes all items alike has a table.
+    return Embeddings(user.detach()[:, moves], item.detach()[:, moves])

@@ -16,13 +16,22 @@ from pyg_ckd.data.solved import kept_in
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.evaluation.effects import estimate_effects
-from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.study.baselines import fit
 from pyg_ckd.study.pruning import MARK, Pruner, curve_of
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import RunStore
-from pyg_ckd.training import History, Trainer, build, load_checkpoint, parse_metric, seeded, train_teachers
+from pyg_ckd.training import (
+    History,
+    Teacher,
+    Teachers,
+    Trainer,
+    build,
+    load_checkpoint,
+    parse_metric,
+    seeded,
+    train_teachers,
+)
 from pyg_ckd.training.model import about_training, load_model, save_model
 
 EFFECTS_SPLIT = "val"
@@ -126,7 +135,7 @@ class Maker:
         assert run.backbone is not None
         assert run.strategy is not None
         self.say(f"seed {run.seed}: {run.name}")
-        teachers = {str(t.modality): self._teacher(t)[1] for t in run.teachers}
+        teachers = Teachers({str(t.modality): self._teacher(t)[1] for t in run.teachers})
         with seeded(run.seed):
             student = build(run.backbone, self.data, run.seed, **run.model)
             objective = build_objective(run.strategy, student, self.data, teachers or None, run.options)
@@ -152,7 +161,7 @@ class Maker:
         store.discard_checkpoint(run)
         return record
 
-    def _teacher(self, run: Run) -> tuple[dict[str, Any], Embeddings]:
+    def _teacher(self, run: Run) -> tuple[dict[str, Any], Teacher]:
         assert run.backbone is not None
         assert run.modality is not None
         store = self.stores[run.kind]
@@ -168,7 +177,7 @@ class Maker:
             history = found.histories[run.modality]
             if record is None or not self._complete(record, run):
                 record = self._keep(run, _facts(run, history) | _earlier(record), tables, history)
-            return record, tables[None]
+            return record, Teacher(tables[None], history, found.bases.get(run.modality))
 
     def _trainer(self, run: Run, **more: Any) -> Trainer:
         return Trainer(**{"checkpoint_minutes": 1.0, **run.trainer, "seed": run.seed, **more})

@@ -50,6 +50,7 @@ def train_epoch(
     objective.progress = Progress(epoch, max_epochs, tuple(run.history.rows))
     hooks("on_train_epoch_start", epoch=epoch)
     current = objective.begin_epoch(features, graph)
+    run.begin_epoch()
     if getattr(steps.sampler, "wants_embeddings", False):
         tables = trained_view(objective, features, graph)
         steps.sampler.update(tables if steps.draws_apart else steps.layout.whole_tables(tables))

@@ -31,11 +31,13 @@ class History:
         best_value: The monitored validation metric at that epoch; :obj:`nan` without a validation part.
         validation_seconds: Duration of every evaluation, in seconds; kept apart like :attr:`seconds`.
         stopped: Why training ended: ``"no rise in the last 1015 steps"``; ``"budget: still rising at the end"``,
-            ``"budget: no longer rising"`` or ``"budget: too early to tell"`` after the last epoch; ``"budget"`` without
-            a validation part; ``"nothing to train"``; or what a callback wrote here to end it after the present epoch.
-            Such a reason holds until the training is given more epochs.
-        converged: :obj:`False` if the metric was still rising at the end, or if it was too early to tell, so that more
-            epochs might have been better; :obj:`None` if that is not known, as without a validation part.
+            ``"budget: no longer rising"``, ``"budget: too early to tell"`` or, of a strategy with stages,
+            ``"budget: stages still to come"`` after the last epoch; ``"budget"`` without a validation part;
+            ``"nothing to train"``; or what a callback wrote here to end it after the present epoch. Such a reason holds
+            until the training is given more epochs.
+        converged: :obj:`False` if the metric was still rising at the end, if it was too early to tell, or if stages
+            were still to come, so that more epochs might have been better; :obj:`None` if that is not known, as without
+            a validation part.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)

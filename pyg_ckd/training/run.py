@@ -96,6 +96,7 @@ class Run:
         validates: Whether there is a validation part.
         taken: Steps that are taken.
         budget: Epochs that it may last at most; 0 if that is not known.
+        stages: The objective's ``stages_left`` and ``stage_of_best`` in the last epoch; :obj:`None` before the first.
     """
 
     objective: Objective
@@ -106,6 +107,7 @@ class Run:
     validates: bool = True
     taken: int = 0
     budget: int = 0
+    stages: tuple[int, int] | None = None
 
     @property
     def epoch(self) -> int:
@@ -124,6 +126,18 @@ class Run:
             self.history.stopped = ""
         self.budget = epochs
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether stages of the objective's schedule are still to come."""
+        return self.stages is not None and self.stages[0] > 0
+
+    def begin_epoch(self) -> None:
+        """Take note of the stage that the objective is in; with a new one, the early stopping begins anew."""
+        now = int(self.objective.stages_left), int(self.objective.stage_of_best)
+        before, self.stages = self.stages or now, now
+        if now[0] < before[0] or now[1] > before[1]:
+            self.stopper.restart(self.taken, now[1] > before[1])
+
     def ended(self, max_epochs: int, times: int) -> str:
         """Return why training has ended, or nothing if it goes on.
 
@@ -135,11 +149,11 @@ class Run:
             return self.history.stopped
         if self.steps is None:
             return "nothing to train" if self.epoch else ""
-        if self.stopper.should_stop:
+        if self.stopper.should_stop and not self.unfinished:
             return f"no rise in the last {self.stopper.waited} steps"
         if not self.validates:
             return "budget" if self.epoch >= max_epochs else ""
-        return self.stopper.end_of(self.epoch, max_epochs, times)
+        return self.stopper.end_of(self.epoch, max_epochs, times, self.unfinished)
 
     def capturing(self) -> AbstractContextManager[Any]:
         """Return a block at whose end what was captured is given back."""
@@ -165,6 +179,7 @@ class Run:
             "validation_seconds": self.history.validation_seconds,
             "stopped": self.history.stopped,
             "budget": self.budget,
+            "stages": self.stages,
             "best_state": self.best_state,
             "rng": torch.get_rng_state(),
             "other_rng": drawn_elsewhere(),
@@ -184,6 +199,8 @@ class Run:
         self.history.rows, self.history.seconds = state["rows"], state["seconds"]
         self.history.validation_seconds, self.history.stopped = state["validation_seconds"], state["stopped"]
         self.best_state, self.budget = state["best_state"], state.get("budget", 0)  # Not in a run of before.
+        stages = state.get("stages")  # Not in a run of before either.
+        self.stages = None if stages is None else tuple(stages)
         if self.steps is not None:
             self.steps.load_state_dict(state)
         torch.set_rng_state(state["rng"].cpu())

@@ -80,6 +80,8 @@ class EarlyStopping:
     _low: float = field(default=-math.inf, init=False, repr=False)
     _fell: bool = field(default=False, init=False, repr=False)
     _risen: int = field(default=0, init=False, repr=False)
+    _start: int = field(default=0, init=False, repr=False)
+    _restarts: list[tuple[int, int, bool]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.patience = as_integer(self.patience, "patience")
@@ -99,13 +101,27 @@ class EarlyStopping:
             value: The metric.
         """
         self._curve.append((step, epoch, value))
-        self._steps.append(step)
+        self._steps.append(step - self._start)
         self._values.append(value)
         self._follow()
         if value > self.best:
             self.best, self.best_epoch = value, epoch
             return True
         return False
+
+    def restart(self, step: int, choice: bool = False) -> None:
+        """Begin anew, as with a new stage of a training: what came before says nothing about when this one ends.
+
+        Args:
+            step: Steps that were taken before.
+            choice: Whether the best value begins anew as well.
+        """
+        fresh = EarlyStopping(self.patience, self.min_rise)
+        fresh._curve, fresh._start = self._curve, step
+        fresh._restarts = [*self._restarts, (len(self._curve), step, choice)]
+        if not choice:
+            fresh.best, fresh.best_epoch = self.best, self.best_epoch
+        self._become(fresh)
 
     @property
     def waited(self) -> int:
@@ -132,31 +148,44 @@ class EarlyStopping:
         """Whether patience is used up."""
         return not self.too_early and self.waited >= self.patience and self._evaluations_waited >= LEAST
 
-    def end_of(self, epoch: int, max_epochs: int, extend: int = 1) -> str:
+    def end_of(self, epoch: int, max_epochs: int, extend: int = 1, unfinished: bool = False) -> str:
         """Return why a budget of epochs ends a training after an epoch, or nothing if it goes on.
 
         Args:
             epoch: Epochs that are finished.
             max_epochs: The budget; a training that has not converged is given it once more.
             extend: How many times it is given at most.
+            unfinished: Whether stages of the training are still to come; it has then not converged.
         """
         most = extend * max_epochs
-        if epoch < max_epochs or (epoch < most and (epoch % max_epochs or not self.converged)):
+        converged = self.converged and not unfinished
+        if epoch < max_epochs or (epoch < most and (epoch % max_epochs or not converged)):
             return ""
+        if unfinished:
+            return "budget: stages still to come"
         if self.too_early:
             return "budget: too early to tell"
         return "budget: still rising at the end" if self.rising else "budget: no longer rising"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the curve so far, from which all else follows."""
-        return {"curve": list(self._curve)}
+        return {"curve": list(self._curve)} | ({"restarts": list(self._restarts)} if self._restarts else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored state."""
         fresh = EarlyStopping(self.patience, self.min_rise)
-        for step, epoch, value in state["curve"]:
-            fresh.update(step, epoch, value)
-        vars(self).update(vars(fresh))
+        restarts = [tuple(restart) for restart in state.get("restarts", [])]
+        for number, (step, epoch, value) in enumerate([*state["curve"], (0, 0, math.nan)]):
+            for before, at, choice in restarts:
+                if before == number:
+                    fresh.restart(at, choice)
+            if number < len(state["curve"]):
+                fresh.update(step, epoch, value)
+        self._become(fresh)
+
+    def _become(self, other: EarlyStopping) -> None:
+        vars(self).clear()  # What another has not set yet has its default.
+        vars(self).update(vars(other))
 
     @property
     def _evaluations_waited(self) -> int:

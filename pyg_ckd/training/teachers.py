@@ -29,6 +29,8 @@ from pyg_ckd.files import as_path
 from pyg_ckd.nn.models.adapter import as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.rows import moving_columns
+from pyg_ckd.scoring.views import EMPTY
 from pyg_ckd.training.attributes import attributes_of
 from pyg_ckd.training.callbacks import classes_of, described
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
@@ -42,6 +44,8 @@ KEY_FORMAT = 2
 """Raised whenever the same settings lead to other teachers than before."""
 RECORD = ("validation_seconds", "stopped", "converged")
 """What a file of the cache holds of the record since the second version of checkpoints."""
+BASE = ("base_user", "base_item")
+"""Under which names it holds the tables of the empty view, if an earlier version has not written it."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,14 @@ class Teacher:
     Attributes:
         embeddings: Its frozen tables.
         history: The record of its training, with the best validation value.
+        base: Its tables of the empty view, in which its modality is intervened on as well: what does not depend on it,
+            such as ids. Columns in which all items agree are left out. :obj:`None` for one that an earlier version
+            wrote into a cache.
     """
 
     embeddings: Embeddings
     history: History
+    base: Embeddings | None = None
 
 
 class Teachers(dict[str, Embeddings]):
@@ -62,6 +70,7 @@ class Teachers(dict[str, Embeddings]):
 
     Attributes:
         histories: From modality to the record of its teacher's training.
+        bases: From modality to the teacher's tables of the empty view, see :class:`Teacher`, where they are known.
         trained_on: :func:`~pyg_ckd.data.build.training_digest` of the graph: a student of another graph warns of them.
             ``dict(teachers)`` is without it.
     """
@@ -70,6 +79,7 @@ class Teachers(dict[str, Embeddings]):
         super().__init__({m: teacher.embeddings for m, teacher in teachers.items()})
         self.trained_on = trained_on
         self.histories = {m: teacher.history for m, teacher in teachers.items()}
+        self.bases = {m: teacher.base for m, teacher in teachers.items() if teacher.base is not None}
 
 
 def train_teachers(
@@ -87,7 +97,8 @@ def train_teachers(
     A teacher that was trained before on the same data with the same settings is read from the cache. A teacher whose
     training was broken off goes on from its checkpoint beside the cache, with the same bits as if there had been no
     break; the checkpoint is removed once the teacher is finished. A file of the cache that is damaged is reported with
-    a warning and its teacher trained again. Of several processes that work together, each trains some of the teachers
+    a warning and its teacher trained again; one of an earlier version is taken as it is, without :attr:`Teacher.base`,
+    which ``mi-balance`` asks for. Of several processes that work together, each trains some of the teachers
     by itself, to the bits of one process, and all get all of them.
 
     Args:
@@ -137,7 +148,8 @@ def train_teachers(
                 _claim(folder)
             _drop_damaged(run.checkpoint_dir, m)
             history = run.fit(objective, data)
-            teacher = Teacher(embed(objective, data, [m])[0].detach(), history)
+            base = moving_columns(embed(objective, data, [EMPTY])[0])
+            teacher = Teacher(embed(objective, data, [m])[0].detach(), history, base)
             if use_cache:
                 _write(path, teacher)
         _discard(run.checkpoint_dir)
@@ -165,7 +177,7 @@ def _one_per_process(
 
 
 def _as_dict(teachers: Teachers) -> dict[str, Teacher]:
-    return {m: Teacher(tables, teachers.histories[m]) for m, tables in teachers.items()}
+    return {m: Teacher(tables, teachers.histories[m], teachers.bases.get(m)) for m, tables in teachers.items()}
 
 
 def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **options: Any) -> Any:
@@ -274,6 +286,7 @@ def _read(path: Path, modality: str, data: HeteroData) -> Teacher | None:
         more = {name: content[name] for name in RECORD if name in content}
         history = History(content["rows"], content["seconds"], content["best_epoch"], content["best_value"], **more)
         embeddings = Embeddings(content["user"], content["item"])
+        base = Embeddings(*(content[name] for name in BASE)) if BASE[0] in content else None  # Not of before.
         sizes = tuple(table.size(0) for table in embeddings)
     except InputError as error:
         reason = str(error)
@@ -282,7 +295,7 @@ def _read(path: Path, modality: str, data: HeteroData) -> Teacher | None:
     else:
         expected = data["user"].num_nodes, data["item"].num_nodes
         if sizes == expected:
-            return Teacher(embeddings, history)
+            return Teacher(embeddings, history, base)
         reason = f"checkpoint {path}: found {sizes} users and items, expected {expected}; it is damaged"
     _warn(modality, reason)
     return None
@@ -316,6 +329,8 @@ def _write(path: Path, teacher: Teacher) -> None:
     history, (user, item) = teacher.history, teacher.embeddings
     names = ("rows", "seconds", "best_epoch", "best_value", *RECORD)
     content = {"kind": "teacher", "user": user, "item": item, **{name: getattr(history, name) for name in names}}
+    if teacher.base is not None:
+        content |= dict(zip(BASE, teacher.base, strict=True))
     save_checkpoint(path, content)
 
 

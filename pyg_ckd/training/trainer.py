@@ -83,7 +83,8 @@ class Trainer:
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
             :class:`~pyg_ckd.evaluation.CustomMetric`.
         patience: Steps of the optimizer without a rise of the metric after which training stops, see
-            :class:`EarlyStopping`.
+            :class:`EarlyStopping`. A strategy with stages, such as ``udi`` or ``odsw``, is not stopped before its last
+            one, and each stage has a patience of its own.
         eval_every: Epochs from one evaluation to the next.
         track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
         seed: Seed of sampling and of everything random inside the model's steps, drawn by PyTorch, NumPy or Python; the
@@ -356,7 +357,7 @@ class Trainer:
         layout.join(objective)
         history.stopped = ended()
         if validation is not None:
-            history.converged = run.steps is None or run.stopper.converged
+            history.converged = run.steps is None or (run.stopper.converged and not run.unfinished)
         if layout.processes.first:
             log_end(name, run)
 

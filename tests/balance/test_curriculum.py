@@ -25,6 +25,7 @@ from tests.balance.test_ckd import one_batch
 from tests.balance.test_strategies import fit
 from tests.conftest import TOLERANCE
 from tests.nn.models.zoo import BACKBONES, built, doubled
+from tests.training.problem import trainer
 
 
 def model(cls, data, backbone: str = "MMGCN", **options):
@@ -128,6 +129,18 @@ def test_stages_follow_evaluations_or_epochs(make_data):
         by_values.begin()
         seen.append(by_values.stage)
     assert seen == ["easy", "easy", "easy", "medium", "medium", "medium"]
+
+
+def test_early_stopping_waits_for_the_hard_triples(make_data):
+    data = make_data()
+    objective = DifficultyCurriculum(built(BACKBONES["VBPR"], data).float(), patience=4)
+    history = trainer(max_epochs=200, patience=2, lr=0.05).fit(objective, data)
+    stages = [row["stage"] for row in history.rows]
+    assert history.stopped.startswith("no rise")
+    assert sorted(set(stages)) == [1, 2, 3]
+    assert stages.count(3) >= 12
+    values = [row["val/recall@5"] for row in history.rows]
+    assert history.best_epoch == values.index(max(values)) + 1  # Of any stage: all of them rank with the whole model.
 
 
 def test_a_curriculum_by_evaluations_needs_a_validation_part_and_one_by_epochs_does_not(make_data):

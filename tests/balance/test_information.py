@@ -8,12 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyg_ckd import Objective, Trainer
+from pyg_ckd import Objective, Trainer, train_teachers
 from pyg_ckd.balance.attribution import gaussian_information, label_information
-from pyg_ckd.balance.information import InformationBalancing, calibrated_weights, choose_teachers
+from pyg_ckd.balance.information import (
+    InformationBalancing,
+    calibrated_weights,
+    chance_information,
+    choose_teachers,
+)
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.balance.wrapper import ObjectiveWrapper
+from pyg_ckd.datasets import SyntheticMultimodal
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR
 from pyg_ckd.scoring import Embeddings
+from pyg_ckd.training import History, Teacher, Teachers, build
 from tests.balance.test_ckd import one_batch, random_teachers
 from tests.nn.models.zoo import BACKBONES, built, doubled
 
@@ -136,29 +145,121 @@ def test_the_joint_loss_has_no_gradient_in_the_first_stage(make_data):
         assert torch.allclose(p.grad, grad, rtol=0, atol=1e-6)
 
 
-def test_who_teaches_is_decided_on_the_validation_part(make_data):
-    data = make_data(modalities=3)
-    objective = balancing(data)
-    triples = tuple(torch.randint(size, (300,), generator=torch.Generator().manual_seed(size)) for size in (12, 9, 8))
-    values = {"mod0": 0.1, "mod1": 0.3, "mod2": 0.2}
-    user, item = objective.teacher("mod1")
-    objective.teacher_user_mod0.copy_(user)
-    objective.teacher_item_mod0.copy_(item + 0.1 * torch.randn(item.shape, generator=torch.Generator().manual_seed(1)))
+@pytest.mark.usefixtures("double")
+def test_what_a_wrapper_adds_is_trained_in_the_first_stage_too(make_data):
+    class Reminded(ObjectiveWrapper):
+        def add_terms(self, out, batch):
+            return {"reminder": 3.0 * next(iter(out.values())).margin(*batch[:3]).square().mean()}
 
-    class Score:
-        def __call__(self, embeddings: Embeddings) -> float:
-            (name,) = (m for m in values if torch.equal(objective.teacher(m).item, embeddings.item))
-            return values[name]
+    data = make_data()
+    inside = balancing(data, "VBPR")
+    wrapper = Reminded(inside)
+    batch = one_batch(data, 10)
+    wrapper.backward(wrapper.loss(*doubled(data), batch), lambda loss: loss.backward())
+    found = [p.grad.clone() for p in inside.student.parameters()]
+    wrapper.zero_grad()
+    terms = wrapper.loss(*doubled(data), batch)
+    assert {"bpr", "l2", "reminder", "alone/mod0", "teaching/mod0"} <= terms.keys()
+    torch.stack([term for name, term in terms.items() if name != "bpr"]).sum().backward()
+    for p, grad in zip(inside.student.parameters(), found, strict=True):
+        assert torch.allclose(p.grad, grad, rtol=0, atol=1e-6)
 
-    score = Score()
-    score.triples = triples
+
+def with_bases(student, scale: float) -> Teachers:
+    """Return random teachers with an id part that all of them share, and its tables."""
+    tables = random_teachers(student)
+    generator = torch.Generator().manual_seed(5)
+    ids = [scale * torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (12, 9)]
+    both = {
+        m: Embeddings(*(torch.cat(pair, dim=1) for pair in zip(own, ids, strict=True))) for m, own in tables.items()
+    }
+    return Teachers({m: Teacher(own, History(), Embeddings(*ids)) for m, own in both.items()})
+
+
+class Score:
+    """Values teachers by their name."""
+
+    def __init__(self, objective: InformationBalancing, values: dict[str, float]) -> None:
+        self.objective, self.values = objective, values
+        sizes = (12, 9, 8)
+        self.triples = tuple(torch.randint(n, (300,), generator=torch.Generator().manual_seed(n)) for n in sizes)
+
+    def __call__(self, embeddings: Embeddings) -> float:
+        (name,) = (m for m in self.values if torch.equal(self.objective.teacher(m).item, embeddings.item))
+        return self.values[name]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("lacking", [False, True])
+def test_who_teaches_is_decided_on_the_validation_part_without_the_ids(lacking, make_data):
+    data, values = make_data(modalities=3), {"mod0": 0.1, "mod1": 0.3, "mod2": 0.2}
+    student = built(BACKBONES["VBPR"], data)
+    teachers = with_bases(student, scale=10.0)
+    user, item = random_teachers(student)["mod1"]
+    near = item + 0.1 * torch.randn(item.shape, generator=torch.Generator().manual_seed(1), dtype=item.dtype)
+    for table, own in zip(teachers["mod0"], (user, near), strict=True):
+        table[:, :3] = own
+    has = {"mod1": torch.arange(9) != 4} if lacking else {}
+    objective = InformationBalancing(student, teachers, has=has)
+    score = Score(objective, values)
     objective.before_training(*doubled(data), score)
-    margins = torch.stack([objective.teacher(m).margin(*triples) for m in data.modalities], dim=1)
-    between, label = gaussian_information(margins), label_information(margins)
-    assert between[0, 1] > label[0]
+    known = objective.available(*score.triples[1:])
+    whole = torch.stack([teachers[m].margin(*score.triples) for m in data.modalities], dim=1)
+    added = torch.stack(
+        [Embeddings(*(x[:, :3] for x in teachers[m])).margin(*score.triples) for m in data.modalities], dim=1
+    )
+    chance = chance_information(*score.triples[:2], known)
+    label, between = label_information(added, known), gaussian_information(added, None, known) - chance
     expected = choose_teachers(torch.tensor(list(values.values()), dtype=torch.float64), label, between)
-    assert expected.tolist()[:2] == [1, 1]
-    assert objective.taught_by.tolist() == expected.tolist()
+    assert objective.taught_by.tolist() == expected.tolist() == [1, 1, 2]
+    label, between = label_information(whole, known), gaussian_information(whole, None, known)
+    fooled = choose_teachers(torch.tensor(list(values.values()), dtype=torch.float64), label, between)
+    assert fooled.tolist() == [1, 1, 1]  # All share the ids.
+    assert not any("base_" in name for name in objective.state_dict())
+
+
+def test_without_tables_of_the_empty_view_every_modality_keeps_its_teacher(make_data):
+    data = make_data(modalities=3)
+    objective = balancing(data, "VBPR")
+    with pytest.warns(UserWarning, match="mi-balance: found teachers without their tables of the empty view"):
+        objective.before_training(*doubled(data), Score(objective, {"mod0": 0.1, "mod1": 0.3, "mod2": 0.2}))
+    assert objective.taught_by.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [10, 50, 400])
+def test_independent_margins_stay_below_what_chance_tells(number):
+    draws = torch.randn(4000, 2, number, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+    draws = draws - draws.mean(dim=-1, keepdim=True)
+    r = (draws[:, 0] * draws[:, 1]).sum(dim=-1) / draws.norm(dim=-1).prod(dim=-1)
+    user = torch.arange(number).repeat(7)  # Of seven triples each, and of more items.
+    chance = chance_information(user, torch.arange(user.numel()))
+    above = (-0.5 * torch.log1p(-r.square()) > chance).double().mean().item()
+    assert 0 < above < 0.01
+    known = torch.ones(user.numel(), 2, dtype=torch.bool)
+    assert torch.equal(chance_information(user, torch.arange(user.numel()), known), chance.expand(2, 2))
+
+
+SHARES = {"copy": {"a": 0.9, "b": 0.1}, "own": {"a": 0.6, "b": 0.4}, "noise": {"a": 0.6, "b": 0.4}}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", SHARES)
+def test_trained_teachers_teach_what_they_know_of_the_weaker_one_and_nothing_else(case, seed):
+    data = SyntheticMultimodal(
+        num_users=300, num_items=300, num_interactions=6000, modalities=SHARES[case], dim=8, latent_dim=4, seed=seed
+    )[0]
+    generator = torch.Generator().manual_seed(seed)
+    if case == "copy":  # The weaker one sees what the stronger one sees, less well.
+        x = data["item"].a
+        data["item"].b = x + 0.35 * torch.randn(x.shape, generator=generator)
+    elif case == "noise":
+        for m in data.modalities:
+            data["item"][m] = torch.randn(data["item"][m].shape, generator=generator)
+    options = {"lr": 0.01, "batch_size": 512, "device": "cpu", "progress": False, "track_views": False}
+    teachers = train_teachers(VBPR, data, Trainer(max_epochs=15, **options), use_cache=False, embedding_dim=16)
+    objective = InformationBalancing(build(VBPR, data, 0, embedding_dim=16), teachers, pretrain_epochs=1)
+    Trainer(max_epochs=1, **options).fit(objective, data)
+    assert objective.taught_by.tolist() == ([0, 0] if case == "copy" else [0, 1])
 
 
 def test_weights_follow_the_last_validation_and_the_last_epochs_information(make_data):

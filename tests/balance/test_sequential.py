@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from pyg_ckd import Trainer
+from pyg_ckd import Trainer, train_teachers
 from pyg_ckd.balance.attribution import label_information
 from pyg_ckd.balance.fusion import logistic_weights, score_spread
 from pyg_ckd.balance.progress import Progress
@@ -20,9 +20,12 @@ from pyg_ckd.balance.sequential import (
     controller,
     squared_correlation,
 )
+from pyg_ckd.datasets import SyntheticMultimodal
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR
 from pyg_ckd.nn.loss import contrastive_loss
 from pyg_ckd.scoring import Embeddings
+from pyg_ckd.training import build
 from pyg_ckd.training.model import load_model, save_model
 from tests.balance.test_ckd import one_batch, random_teachers
 from tests.conftest import TOLERANCE
@@ -113,6 +116,18 @@ def test_the_controller_turns_from_consistency_to_complement_as_the_follower_cat
     assert of(0.1, 0.0) == pytest.approx([0.0, 0.5])
 
 
+def test_a_follower_that_ranks_as_well_as_the_anchor_learns_to_differ():
+    data = SyntheticMultimodal(num_users=150, num_items=120, num_interactions=4000, modalities={"a": 0.5, "b": 0.5})[0]
+    options = {"batch_size": 512, "device": "cpu", "progress": False}
+    teachers = train_teachers(VBPR, data, Trainer(max_epochs=10, lr=0.01, **options), use_cache=False, embedding_dim=16)
+    objective = UnidirectionalInteraction(build(VBPR, data, 0, embedding_dim=16), teachers, strength=1.0)
+    rows = Trainer(max_epochs=30, lr=0.01, **options).fit(objective, data).rows
+    consistency, complement = ([row[f"strength/{name}"] for row in rows] for name in ("consistency", "complement"))
+    assert consistency[1] > complement[1]
+    assert complement[-1] > 0.9
+    assert consistency[-1] < 0.1
+
+
 def test_squared_correlation_of_what_counts():
     x, y = torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y, counted = y + 0.7 * x, torch.arange(40) % 3 > 0
@@ -148,13 +163,14 @@ def test_terms_of_a_stage_by_hand(stage, backbone, make_data):
     def margin(o: Embeddings, u: int, i: int, j: int) -> float:
         return float(o.user[u] @ (o.item[i] - o.item[j]))
 
-    losses, added, others = [], [], []
+    losses, added, alone, others = [], [], [], []
     for u, i, j in zip(*(x.tolist() for x in batch[:3]), strict=True):
         whole = known[i] and known[j]
         if stage == 2 or whole:  # The main loss asks for the follower's modality alone.
             losses.append(math.log1p(math.exp(-margin(out[follower], u, i, j))))
         if whole:
-            added.append(margin(out[follower], u, i, j) - margin(empty, u, i, j))
+            alone.append(margin(out[follower], u, i, j))
+            added.append(alone[-1] - margin(empty, u, i, j))
             others.append(before(u, i, j))
     assert 0 < len(added) < batch.user.numel()
     assert terms["bpr"].item() == pytest.approx(sum(losses) / len(losses), abs=1e-10)
@@ -167,7 +183,7 @@ def test_terms_of_a_stage_by_hand(stage, backbone, make_data):
             losses.append(-theirs * math.log(mine) - (1 - theirs) * math.log(1 - mine))
     assert terms["consistency"].item() == pytest.approx(0.3 * sum(losses) / len(losses), abs=1e-9)
     objective.epoch_statistics()
-    label = [label_information(torch.tensor(x, dtype=torch.float64)).item() for x in (added, others)]
+    label = [label_information(torch.tensor(x, dtype=torch.float64)).item() for x in (alone, others)]
     assert objective.information.label.tolist() == pytest.approx(label, abs=1e-9)
     objective.begin_epoch(*doubled(data))
     found = controller(*torch.tensor(label, dtype=torch.float64), 0.8)
@@ -237,6 +253,25 @@ def test_a_stage_ends_when_its_fused_scores_have_stalled(make_data):
         2,
     ]  # The best of the first stage is two evaluations ago before epoch 5.
     assert objective.follower == "mod2"
+
+
+def test_early_stopping_waits_for_the_last_modality_and_keeps_an_epoch_that_has_all(make_data):
+    data = make_data(modalities=4)
+    objective = sequential(data, stage_patience=2, num_random_triples=20).float()
+    assert objective.stages_left == 2
+    history = trainer(max_epochs=200, patience=2, lr=0.05).fit(objective, data)
+    stages = [row["stage"] for row in history.rows]
+    assert history.stopped.startswith("no rise")
+    assert sorted(set(stages)) == [1, 2, 3]
+    assert stages[history.best_epoch - 1] == 3
+    assert history.best_value == max(row["val/recall@5"] for row in history.rows if row["stage"] == 3)
+    assert int(objective.stage) == 3
+    short = trainer(max_epochs=stages.index(2.0) + 1, patience=2, lr=0.05).fit(
+        sequential(data, stage_patience=2, num_random_triples=20).float(), data
+    )
+    assert (short.stopped, short.best_epoch) == ("budget: stages still to come", len(short.rows))
+    plain = sequential(data, sequential=False)
+    assert (plain.stages_left, plain.stage_of_best) == (0, 0)
 
 
 @pytest.mark.usefixtures("double")

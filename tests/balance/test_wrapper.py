@@ -169,6 +169,21 @@ def test_the_strategy_inside_is_built_by_its_name_with_teachers_and_masks(make_d
         DifficultyCurriculum(Objective(model), inner="ckd")
 
 
+def test_stages_of_what_is_inside_are_those_of_the_wrapper(make_data):
+    data = make_data(modalities=3)
+    student = built(BACKBONES["VBPR"], data)
+    inside = UnidirectionalInteraction(student, random_teachers(student))
+    around = Silent(DynamicCurriculum(inside, gate_weight=0.0))
+    assert (around.stages_left, around.stage_of_best) == (1, 1)
+    inside.stage.fill_(2)
+    around.begin_epoch(*doubled(data))
+    assert (around.stages_left, around.stage_of_best) == (0, 2)
+    both = DifficultyCurriculum(inside)
+    assert both.stages_left == 2
+    assert DifficultyCurriculum(inside, temperature=float("inf")).stages_left == 0
+    assert Silent(Objective(student)).stages_left == 0
+
+
 def test_a_saved_model_is_that_of_the_objective_inside(make_data, tmp_path):
     data = make_data()
     student = built(BACKBONES["VBPR"], data)

@@ -343,3 +343,14 @@ def test_a_study_of_format_1_still_opens(tmp_path):
         assert f"{np.mean(values):.4f}" in page.text
     assert "ckd winner" in page.text
     assert "share of the lead" not in page.text  # Nobody measured it then.
+
+
+def test_the_picture_over_epochs_says_what_its_strategy_records(tmp_path):
+    results = small()
+    entry = next(entry for entry in results["contenders"] if entry["name"] == "mine")
+    entry["reports"] = {"weight": "weight of the modality's own loss"}
+    frames = {key: frame for key, frame in many.histories(results).items() if key[0] == "mine"}
+    frames = {key: frame.drop(columns=[c for c in frame if c.startswith("effect/")]) for key, frame in frames.items()}
+    text = read(tmp_path, results, frames).text
+    assert "While mine trains, seed 0. What it records of every modality: weight: weight of the modality's own" in text
+    assert "joint decision relative" not in text

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.balance.information import InformationBalancing
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study import Contender, Study, StudySettings
@@ -135,3 +136,16 @@ def test_an_option_that_the_trainer_does_not_have_is_named(own, tmp_path):
     given = {"contenders": {"x": Contender(Gentle, trainer=typo)}} if own else {"settings": StudySettings(trainer=typo)}
     with pytest.raises(InputError, match="option of the trainer 'max_epoch': did you mean 'max_epochs'"):
         Study(planted_data(), VBPR, tmp_path, **given)
+
+
+def test_teachers_of_a_study_come_with_their_tables_of_the_empty_view(tmp_path, monkeypatch):
+    seen = []
+    original = InformationBalancing.before_training
+
+    def before_training(self, *arguments) -> None:
+        seen.append(self.has_bases)
+        original(self, *arguments)
+
+    monkeypatch.setattr(InformationBalancing, "before_training", before_training)
+    small(tmp_path, contenders={"mi-balance": Contender("mi-balance", {"pretrain_epochs": 1})}).run()
+    assert seen == [True]

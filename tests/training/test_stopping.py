@@ -140,6 +140,30 @@ def test_stored_state_goes_on_as_if_there_had_been_no_break():
         assert second.should_stop
 
 
+@pytest.mark.parametrize("choice", [False, True])
+def test_a_restart_begins_as_a_new_training_and_keeps_the_best_value_unless_told(choice):
+    before = [0.1, 0.9, *[0.5] * 6]
+    after = [CURVES["dip"].value(50 * n) + NOISE * math.sin(n * n) for n in range(300)]
+    _, _, alone = run(after, every=50)
+    stopper, _, _ = run(before, every=50)
+    stopper.restart(50 * len(before), choice)
+    assert stopper.best_epoch == (-1 if choice else 2)
+    for epoch, value in enumerate(after[:alone], start=len(before) + 1):
+        assert not stopper.should_stop
+        stopper.update(50 * epoch, epoch, value)
+        again = EarlyStopping()
+        again.load_state_dict(stopper.state_dict())
+        assert again == stopper
+    assert stopper.should_stop
+    assert stopper.best == max(after[:alone] if choice else before)
+
+
+def test_a_budget_that_ends_before_the_last_stage_says_so_and_is_given_again():
+    stopper, _, _ = run([0.1 * n for n in range(12)] + [1.1] * 8, patience=6)
+    assert stopper.end_of(20, 10, 2, unfinished=True) == "budget: stages still to come"
+    assert stopper.end_of(20, 10, 3, unfinished=True) == ""
+
+
 @pytest.mark.parametrize("options", [{"patience": 0}, {"patience": -1}, {"min_rise": -0.1}, {"min_rise": 1.0}])
 def test_nonsense_is_refused(options):
     with pytest.raises(InputError, match="expected a positive patience and a min_rise from 0 to below 1"):

@@ -10,10 +10,10 @@ import torch
 
 from pyg_ckd.balance import DistillationWrapper, DynamicCurriculum, Objective
 from pyg_ckd.data.build import training_digest
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
-from pyg_ckd.nn import FREEDOM, VBPR, LightGCN, as_backbone
+from pyg_ckd.nn import FREEDOM, VBPR, EarlyFusionLightGCN, LightGCN, as_backbone
 from pyg_ckd.training import Trainer, build, train_teachers
 from pyg_ckd.training.attributes import attributes_of
 from pyg_ckd.training.teachers import code_of
@@ -74,6 +74,39 @@ def test_cache_gives_identical_teachers_without_training(tmp_path, fits):
     for m in first:
         assert same_bits(first[m]._asdict(), again[m]._asdict())
         assert first.histories[m] == again.histories[m]
+
+
+@pytest.mark.parametrize("backbone", [VBPR, EarlyFusionLightGCN])
+def test_a_teacher_comes_with_what_it_ranks_with_where_its_modality_is_intervened_on(backbone, tmp_path, fits):
+    data, models = planted_data(), []
+
+    def make(data):
+        models.append(backbone.from_data(data, **WIDTH))
+        return models[-1]
+
+    teachers = train_teachers(make, data, trainer(max_epochs=2), cache_dir=tmp_path)
+    triples = tuple(torch.randint(30, (50,), generator=torch.Generator().manual_seed(n)) for n in range(3))
+    for (m, base), model in zip(teachers.bases.items(), models, strict=True):
+        expected = embed(model, data, [[]])[0].margin(*triples)
+        assert torch.allclose(base.margin(*triples), expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(teachers[m].margin(*triples), expected, rtol=0, atol=1e-3)
+        assert not base.item.requires_grad
+    fits.clear()
+    again = train_teachers(make, data, trainer(max_epochs=2), cache_dir=tmp_path)
+    assert fits == []
+    assert all(same_bits(again.bases[m]._asdict(), base._asdict()) for m, base in teachers.bases.items())
+
+
+def test_a_teacher_that_an_earlier_version_cached_is_taken_without_them(tmp_path, fits):
+    data = planted_data()
+    first = train_teachers(VBPR, data, trainer(max_epochs=1), ["visual"], cache_dir=tmp_path, **WIDTH)
+    (path,) = tmp_path.iterdir()
+    content = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in content.items() if not k.startswith("base_")}, path)
+    fits.clear()
+    again = train_teachers(VBPR, data, trainer(max_epochs=1), ["visual"], cache_dir=tmp_path, **WIDTH)
+    assert (fits, again.bases) == ([], {})
+    assert same_bits(first["visual"]._asdict(), again["visual"]._asdict())
 
 
 def test_only_the_missing_teacher_is_trained(tmp_path, fits):

@@ -14,6 +14,7 @@ from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate, popularity
 from pyg_ckd.nn import MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
+from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.training import EarlyStopping, build, parse_metric
 from tests.nn.models.zoo import Toy
 from tests.training.problem import distilled, planted_data, same_bits, trainer
@@ -461,3 +462,56 @@ def test_a_training_that_is_ended_before_an_evaluation_was_due_is_evaluated_and_
     assert history.best_row["val/recall@5"] == history.best_value
     assert not history.converged
     assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+class Staged(Objective):
+    """Has three stages of a number of epochs each, and chooses the best epoch anew in each if it is told to."""
+
+    def __init__(self, student: Backbone, epochs: int = 15, anew: bool = False) -> None:
+        super().__init__(student)
+        self.epochs, self.anew = epochs, anew
+
+    @property
+    def stages_left(self) -> int:
+        return max(0, 2 - (self.progress.epoch - 1) // self.epochs)
+
+    @property
+    def stage_of_best(self) -> int:
+        return min(2, (self.progress.epoch - 1) // self.epochs) if self.anew else 0
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_every_stage_has_a_patience_of_its_own_and_none_is_cut_off(anew):
+    data, values = planted_data(), [0.5, *[0.4] * 29, 0.3, *[0.2] * 60]
+
+    def fit(model: nn.Module, max_epochs: int = 80):
+        options = {"patience": 4, "track_views": False, "max_epochs": max_epochs}
+        return trainer(monitor=_scripted(values), **options).fit(model, data)
+
+    plain = fit(build(VBPR, data, 0))
+    assert len(plain.rows) == 12  # Nothing rises, so that only the least number of evaluations is waited for.
+    staged = fit(Staged(build(VBPR, data, 0), anew=anew))
+    assert (len(staged.rows), staged.best_epoch) == (30 + len(plain.rows), 31 if anew else 1)
+    assert staged.stopped.startswith("no rise")
+    assert staged.converged
+    short = fit(Staged(build(VBPR, data, 0), anew=anew), 20)
+    assert (len(short.rows), short.stopped, short.converged) == (20, "budget: stages still to come", False)
+    assert short.best_epoch == (16 if anew else 1)
+
+
+@pytest.mark.parametrize("eval_every", [1, 2])
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_training_with_stages_goes_on_with_the_same_bits_wherever_it_was_broken_off(anew, eval_every, tmp_path):
+    data, options = planted_data(), {"patience": 4, "lr": 0.05, "eval_every": eval_every}
+    whole = Staged(build(VBPR, data, 0), epochs=7, anew=anew)
+    expected = trainer(max_epochs=60, **options).fit(whole, data)
+    assert 14 < len(expected.rows) < 60
+    for epochs in (6, 7, 8, 14, 15, 60, 60):
+        broken = Staged(build(VBPR, data, 0), epochs=7, anew=anew)
+        history = trainer(max_epochs=epochs, checkpoint_dir=tmp_path, **options).fit(broken, data)
+        assert history.best_epoch > 0
+        if anew and epochs == 8:
+            assert history.best_epoch == 8
+    assert history.rows == expected.rows
+    assert (history.best_epoch, history.stopped) == (expected.best_epoch, expected.stopped)
+    assert same_bits(broken.state_dict(), whole.state_dict())
