@@ -66,8 +66,8 @@ class InformationBalancing(TaughtObjective):
     factor of a modality's gradient.
 
     In both stages each uni-modal loss brings the penalty of its view, without :math:`w_m`. Overrides ``views``,
-    ``balance``, ``backward`` and ``before_training``. Costs the uni-modal views, in the second
-    stage the empty one as well. The joint loss is shown in the first stage, and not trained.
+    ``ranked``, ``balance``, ``backward`` and ``before_training``. Costs the uni-modal views, in the second stage the
+    empty one as well. The joint loss is shown in the first stage, and not trained.
 
     Args:
         student: The backbone to train, with at least two modalities.

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from pyg_ckd import Trainer, train_teachers
-from pyg_ckd.balance.attribution import label_information
+from pyg_ckd.balance.attribution import LEAST_TRIPLES, unbiased_label_information
 from pyg_ckd.balance.fusion import logistic_weights, score_spread
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.balance.sequential import (
@@ -183,7 +183,9 @@ def test_terms_of_a_stage_by_hand(stage, backbone, make_data):
             losses.append(-theirs * math.log(mine) - (1 - theirs) * math.log(1 - mine))
     assert terms["consistency"].item() == pytest.approx(0.3 * sum(losses) / len(losses), abs=1e-9)
     objective.epoch_statistics()
-    label = [label_information(torch.tensor(x, dtype=torch.float64)).item() for x in (alone, others)]
+    label = [unbiased_label_information(torch.tensor(x, dtype=torch.float64)).item() for x in (alone, others)]
+    label = [max(x, 0.0) for x in label]
+    assert len(alone) >= LEAST_TRIPLES
     assert objective.information.label.tolist() == pytest.approx(label, abs=1e-9)
     objective.begin_epoch(*doubled(data))
     found = controller(*torch.tensor(label, dtype=torch.float64), 0.8)
