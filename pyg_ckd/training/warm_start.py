@@ -94,6 +94,11 @@ class TrainedOn:
     graph: Callable[[], HeteroData | None] = lambda: None
     digest: str = ""
 
+    @property
+    def ids(self) -> Mapping[str, Any] | None:
+        """Ids of users and items."""
+        return None if self.identity is None else self.identity.ids
+
     def __reduce__(self) -> tuple[type[TrainedOn], tuple[Identity | None]]:
         return TrainedOn, (self.identity,)
 
