@@ -60,15 +60,16 @@ SETTINGS = StudySettings(
 TEACHER = f"teacher:{WEAK}"
 
 
-def options_of(contender: str) -> tuple[str, dict[str, Any]]:
+def options_of(contender: str, settings: StudySettings = SETTINGS) -> tuple[str, dict[str, Any]]:
     """Return the strategy of a contender and its options: those of a study, and those that the name holds.
 
     Args:
         contender: Name of a strategy, perhaps with options, as in ``mmpareto:weight=0.5,shared=project``.
+        settings: What the study is made of. (default: those of the catalogues)
     """
     name, _, rest = contender.partition(":")
     given = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
-    return name, default_options(find_strategy(name), SETTINGS, {key: _value(text) for key, text in given.items()})
+    return name, default_options(find_strategy(name), settings, {key: _value(text) for key, text in given.items()})
 
 
 def _value(text: str) -> Any:

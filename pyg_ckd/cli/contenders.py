@@ -79,7 +79,7 @@ def add_strategy_options(
     """
     from pyg_ckd.balance.discovery import options_of
 
-    best = backbone.recommended.get(PARTS.get(cls.name, "plain"), {})
+    best = {**cls.recommended, **backbone.recommended.get(PARTS.get(cls.name, "plain"), {})}
     name = prefix.removeprefix("options.") if "." in prefix else cls.name
     more: dict[str, Any] = {"group": f"Options of {name}", "hidden": hidden, "if_given": True}
     own = options_of(cls)

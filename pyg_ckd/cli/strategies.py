@@ -57,6 +57,9 @@ def _about(cls: type[Objective]) -> list[str]:
     if cls.search_space:
         ranges = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in cls.search_space.items())
         lines += ["", *paragraph(f"A search turns {ranges}.")]
+    if cls.recommended:
+        values = ", ".join(f"{name} {value:g}" for name, value in cls.recommended.items())
+        lines += ["", *paragraph(f"Chosen on validation parts, and set by commands and studies: {values}.")]
     return lines
 
 

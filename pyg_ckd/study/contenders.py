@@ -118,20 +118,22 @@ def default_options(
 
     Those of plain training and of distillation stand in the settings. Every other strategy takes over from plain
     training what it has in common with it, such as the weight of the penalty, so that the two differ in the strategy
-    alone. So does the strategy inside a wrapper.
+    alone. So does the strategy inside a wrapper. What a strategy recommends is set unless it is among all these.
 
     Args:
         cls: The strategy.
         settings: What the study is made of.
         given: Options that are given. (default: :obj:`None`, none)
     """
-    own = dict(given or {})
+    own, known = dict(given or {}), options_of(cls)
+    recommended = {name: value for name, value in cls.recommended.items() if name in known}
     if cls.name in PARTS:
-        return {**getattr(settings, PARTS[cls.name]), **own}
-    inner, known = inner_strategy(cls, own), options_of(cls)
+        return {**recommended, **getattr(settings, PARTS[cls.name]), **own}
+    inner = inner_strategy(cls, own)
     if inner is not None:
         own["inner_options"] = default_options(inner, settings, own.get("inner_options"))
-    return {**{name: value for name, value in settings.plain.items() if name in known}, **own}
+    common = {name: value for name, value in settings.plain.items() if name in known}
+    return {**recommended, **common, **own}
 
 
 def side_by_side(options: Mapping[str, Any], backbone: type[Backbone]) -> Contender:

@@ -166,6 +166,14 @@ def test_every_strategy_that_trains_says_with_which_options_it_is_plain(cls):
 
 
 @every_strategy
+def test_what_a_strategy_recommends_is_another_value_of_a_knob_that_a_search_could_find(cls):
+    for name, value in cls.recommended.items():
+        low, high = cls.search_space[name]
+        assert low <= value <= high
+        assert value != options_of(cls)[name].default
+
+
+@every_strategy
 def test_the_order_of_modalities_permutes_the_result_only(cls, make_data):
     data = make_data(modalities=["visual", "textual", "acoustic"])
     rows = []

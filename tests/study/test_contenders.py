@@ -10,7 +10,7 @@ from pyg_ckd.balance.information import InformationBalancing
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study import Contender, Study, StudySettings
-from pyg_ckd.study.contenders import as_contenders
+from pyg_ckd.study.contenders import as_contenders, default_options
 from tests.study.problem import Deadly, Gentle, NotAnObjective, small
 from tests.training.problem import planted_data
 
@@ -31,6 +31,14 @@ def test_without_any_they_are_plain_training_and_distillation_with_the_options_o
 def test_a_strategy_is_given_as_a_class_or_by_its_path_and_takes_over_what_it_has_in_common_with_plain(given):
     expected = {"plain": (Objective, {"l2": 0.5, "bpr_eps": 1e-9}), "mine": (Gentle, {"l2": 0.5})}
     assert chosen(as_contenders({"mine": given}, SETTINGS)) == expected
+
+
+def test_what_a_strategy_recommends_is_set_unless_another_value_is_given(monkeypatch):
+    monkeypatch.setattr(Gentle, "recommended", {"share": 0.2, "no_option_of_a_subclass": 1})
+    assert chosen(as_contenders({"mine": Gentle}, SETTINGS))["mine"] == (Gentle, {"share": 0.2, "l2": 0.5})
+    assert default_options(Gentle, SETTINGS, {"share": 0.3}) == {"share": 0.3, "l2": 0.5}
+    monkeypatch.setattr(DistillationWrapper, "recommended", {"temperature": 2.0, "distillation_weight": 0.2})
+    assert default_options(DistillationWrapper, SETTINGS) == {"temperature": 0.3, "distillation_weight": 0.2}
 
 
 def test_options_of_its_own_are_all_that_a_contender_has():
