@@ -37,6 +37,9 @@ from pyg_ckd.training import build
 LEAST_LEAD = 0.005
 """How far a setting has to be ahead of the default, as a share of its metric and in the mean over all columns."""
 
+LEAST_APART = 2.0
+"""How many times a value on a logarithmic scale has to be apart from the default to be tried."""
+
 
 def settings_of(backbone: type[Backbone]) -> StudySettings:
     """Return the settings of a study as the command line has them.
@@ -64,6 +67,8 @@ def with_defaults(setting: str, backbone: type[Backbone]) -> tuple[type[Objectiv
 def variants(name: str, backbone: type[Backbone]) -> Iterator[str]:
     """Yield a strategy with default options, and with one knob at a time halfway to either end of its range.
 
+    On a logarithmic scale, what is less than :data:`LEAST_APART` times apart from the default is left out.
+
     Args:
         name: The strategy.
         backbone: Class of the student.
@@ -78,7 +83,8 @@ def variants(name: str, backbone: type[Backbone]) -> Iterator[str]:
         for end in space.ends:
             between = math.sqrt(default * end) if space.log else (default + end) / 2
             value = round(between) if space.whole else float(f"{between:.2g}")
-            if value != default and space.low <= value <= space.high:
+            apart = max(value, default) / min(value, default) if space.log else math.inf
+            if value != default and space.low <= value <= space.high and apart >= LEAST_APART:
                 yield f"{name}:{option}={value}"
 
 

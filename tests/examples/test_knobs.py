@@ -26,7 +26,7 @@ def test_a_setting_is_recommended_that_is_ahead_in_every_column_and_in_the_mean(
 
 
 def test_settings_are_halfway_to_the_ends_of_every_knob_whatever_is_recommended(monkeypatch) -> None:
-    expected = ["elimrec", "elimrec:weight=0.1", "elimrec:weight=1.7"]
+    expected = ["elimrec", "elimrec:weight=0.1"]  # 1.7 is too close to the default, 1.
     assert list(knobs.variants("elimrec", VBPR)) == expected
     assert list(knobs.variants("modality-dropout", VBPR))[1:] == [
         "modality-dropout:rate=0.2",
