@@ -70,7 +70,6 @@ class Teachers(dict[str, Embeddings]):
 
     Attributes:
         histories: From modality to the record of its teacher's training.
-        bases: From modality to the teacher's tables of the empty view, see :class:`Teacher`, where they are known.
         trained_on: :func:`~pyg_ckd.data.build.training_digest` of the graph: a student of another graph warns of them.
             ``dict(teachers)`` is without it.
     """
@@ -79,7 +78,15 @@ class Teachers(dict[str, Embeddings]):
         super().__init__({m: teacher.embeddings for m, teacher in teachers.items()})
         self.trained_on = trained_on
         self.histories = {m: teacher.history for m, teacher in teachers.items()}
-        self.bases = {m: teacher.base for m, teacher in teachers.items() if teacher.base is not None}
+        self._bases = {m: (teacher.embeddings, teacher.base) for m, teacher in teachers.items()}
+
+    @property
+    def bases(self) -> dict[str, Embeddings]:
+        """From modality to the teacher's tables of the empty view, see :class:`Teacher`.
+
+        A teacher of which they are not known, or that others took the place of, has none.
+        """
+        return {m: base for m, (of, base) in self._bases.items() if base is not None and self.get(m) is of}
 
 
 def train_teachers(

@@ -95,6 +95,10 @@ def test_a_teacher_comes_with_what_it_ranks_with_where_its_modality_is_intervene
     again = train_teachers(make, data, trainer(max_epochs=2), cache_dir=tmp_path)
     assert fits == []
     assert all(same_bits(again.bases[m]._asdict(), base._asdict()) for m, base in teachers.bases.items())
+    copied = copy.deepcopy(again)
+    assert copied.bases.keys() == again.bases.keys() == set(data.modalities)
+    again["visual"] = teachers["visual"]  # Another teacher takes its place, of which the tables are not known.
+    assert again.bases.keys() == set(data.modalities) - {"visual"}
 
 
 def test_a_teacher_that_an_earlier_version_cached_is_taken_without_them(tmp_path, fits):
