@@ -66,7 +66,7 @@ def run(config: Namespace) -> int:
     with no_leftovers(*([config.out] if ranks.first() else [])), epoch_lines(parts["trainer"]["progress"]):
         objective, start = config.objective, config.start_from
         metrics = train_run(data, backbone, config.out, objective, options, config.k, config.seed, start)
-    say(str(metrics))
+    say(str(metrics) if metrics else "nothing was measured: the data have neither a validation nor a test part")
     ended = read_json(Path(config.out) / "metrics.json")
     if isinstance(ended, dict) and ended.get("converged") is False:
         anew = (

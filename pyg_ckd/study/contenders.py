@@ -153,7 +153,9 @@ def side_by_side(options: Mapping[str, Any], backbone: type[Backbone]) -> Conten
     return Contender(Objective, {n: value for n, value in options.items() if n in loss}, model, trainer)
 
 
-def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str, Any], contender: Contender) -> None:
+def check_options(
+    backbone: type[Backbone], data: HeteroData, model: Mapping[str, Any], contender: Contender
+) -> Objective | None:
     """Build a contender for a handful of users and items, so that a wrong option is found before anything is written.
 
     Args:
@@ -161,6 +163,9 @@ def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str
         data: The graph, read for its modalities.
         model: Options of the backbone, but for those of the contender's own.
         contender: The contender.
+
+    Returns:
+        What was built; :obj:`None` of a backbone that is not made for so few users.
 
     Raises:
         InputError: What the constructors raise.
@@ -176,10 +181,10 @@ def check_options(backbone: type[Backbone], data: HeteroData, model: Mapping[str
         except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, InputError):
                 raise
-            return  # Not made for so few users: the run itself will tell.
+            return None  # The run itself will tell.
         table = torch.zeros(2, 1)
         teachers = {m: Embeddings(table, table) for m in dims} if contender.needs_teachers else None
-        build_inner(contender.strategy, student, contender.options, teachers)
+        return build_inner(contender.strategy, student, contender.options, teachers)
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:

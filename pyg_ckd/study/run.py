@@ -21,6 +21,7 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.study.contenders import Contender, check_options, check_trainer, default_options, side_by_side
 from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
+from pyg_ckd.training.begin import check_validation
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.layouts import open_processes
 from pyg_ckd.training.model import about_training, save_model
@@ -51,6 +52,7 @@ def train_run(
     ``max_epochs`` and ``extend`` may differ as well. A run that stopped because of them goes on if they are larger now;
     one that stopped early, or has seen more epochs already, stays as it is. Those of a run with teachers must be the
     same, because the teachers depend on them. ``metrics.json`` says why the run stopped and whether it had converged.
+    Without a validation part, training lasts for ``max_epochs``, and the weights of the last epoch are kept.
 
     Args:
         data: The graph.
@@ -66,7 +68,7 @@ def train_run(
             goes on. (default: :obj:`None`, none)
 
     Returns:
-        Metrics on the test part, or on the validation part of a graph without one.
+        Metrics on the test part, or on the validation part of a graph without one; none of a graph without both.
 
     Raises:
         InputError: If the objective or one of its options is unknown, there is no modality to balance, the monitored
@@ -78,8 +80,13 @@ def train_run(
     contender = Contender(cls, default_options(cls, settings, chosen.pop(OBJECTIVE, {})))
     folder = as_path(folder)
     check_distillable(data, backbone, [cls])
-    monitored(data, chosen.get("trainer", {}))
-    check_options(backbone, data, chosen.get("model", {}), contender)
+    validated = held_out(data, "val").size(1) > 0
+    if validated:
+        monitored(data, chosen.get("trainer", {}))
+    check_trainer(chosen.get("trainer", {}))
+    built = check_options(backbone, data, chosen.get("model", {}), contender)
+    if built is not None:
+        check_validation(built, data)
     manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": cls.name, "seed": seed}
     if start_from is not None:
         manifest["start_from"] = digest_of_start(start_from)
@@ -92,7 +99,7 @@ def train_run(
         if processes.first:
             claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
     split = "test" if held_out(data, "test").size(1) else "val"
-    evaluator = Evaluator(data, split, k)
+    evaluator = Evaluator(data, split, k) if held_out(data, split).size(1) else None
 
     trainer, model = chosen.get("trainer", {}), chosen.get("model", {})
     student = build(backbone, data, seed, **model)
@@ -107,15 +114,16 @@ def train_run(
     own_trainer = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder})
     history = own_trainer.fit(trained, data, start_from)
 
-    metrics = evaluator(embed(trained, data)[0])
+    metrics = Metrics() if evaluator is None else evaluator(embed(trained, data)[0])
+    measured = {} if evaluator is None else {split: metrics}
     with processes.together():
         if processes.first:
-            about = about_training(history, seed, {split: metrics}, own_trainer.settings())
+            about = about_training(history, seed, measured, own_trainer.settings())
             save_model(folder / "model.pt", trained, data, about)
             with atomic_path(folder / "history.csv") as path:
                 history.frame.to_csv(path)
             ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
-            write_json(folder / "metrics.json", {**ended, split: dict(metrics)})
+            write_json(folder / "metrics.json", {**ended, **{part: dict(found) for part, found in measured.items()}})
     return metrics
 
 
@@ -177,7 +185,7 @@ def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, i
     if not held_out(data, "val").size(1):
         raise InputError(
             "split 'val': found no interaction, expected at least one, by which the best epoch is chosen; split some "
-            "of the training interactions off, or train in Python: Trainer.fit does without, as most strategies do"
+            "of the training interactions off, or train one model with pyg-ckd train, which does without"
         )
     Evaluator(data, "val", [cutoff], [family])
     return name, family, cutoff

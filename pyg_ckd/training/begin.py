@@ -127,12 +127,7 @@ def begin(
         if held_out(data, "val").size(1):
             chosen = trainer.eval_users, trainer.seed, layout
             validation = Validation(data, *trainer.monitored, trainer.track_views, *chosen)
-        elif objective.needs_validation:
-            option = objective.in_place_of_validation
-            raise InputError(
-                f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
-                f"one; split some of the training interactions off{f', or give {option}' if option else ''}"
-            )
+        check_validation(objective, data)
         settings = {"data": fingerprint(data), **objective.settings(), **made}
         if start_from is not None:
             settings["start_from"] = warm_start(objective, data, start_from).digest
@@ -161,6 +156,24 @@ def begin(
     if validation is not None and run.steps is not None and run.epoch == 0:
         validation.begin(run, features, graph)
     return Begun(run, features, graph, validation, file)
+
+
+def check_validation(objective: Objective, data: HeteroData) -> None:
+    """Refuse a graph without a validation part for a strategy that learns from it.
+
+    Args:
+        objective: What is to be trained.
+        data: The graph.
+
+    Raises:
+        InputError: If the strategy needs one and there is none.
+    """
+    if objective.needs_validation and not held_out(data, "val").size(1):
+        option = objective.in_place_of_validation
+        raise InputError(
+            f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
+            f"one; split some of the training interactions off{f', or give {option}' if option else ''}"
+        )
 
 
 def _check_teachers(objective: Objective, data: HeteroData) -> None:

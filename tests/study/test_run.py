@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
 from pyg_ckd.study.run import monitored, train_run
@@ -36,6 +38,32 @@ def test_a_second_call_may_change_options_that_its_objective_does_not_use(tmp_pa
     assert run(tmp_path, parts={"plain": {"l2": 0.1}, "teacher": {"l2": 0.2}}) == first
     with pytest.raises(InputError, match=r"found plain\.l2 = 0\.1, expected 0\.2"):
         run(tmp_path, parts={"plain": {"l2": 0.2}})
+
+
+@pytest.mark.parametrize(("objective", "parts"), [("plain", ["test"]), ("ckd", []), ("plain", [])])
+def test_without_a_validation_part_the_last_epoch_is_kept_and_what_there_is_measured(tmp_path, objective, parts):
+    data = planted_data()
+    for part in {"val", "test"} - set(parts):
+        data[RATES][f"{part}_edge_index"] = data[RATES][f"{part}_edge_index"][:, :0]
+    options = {"model": {"embedding_dim": 4}, "trainer": {**TRAINER, "monitor": "recall@20", "max_epochs": 3}}
+    metrics = train_run(data, VBPR, tmp_path / "a", objective, options, [5])
+    assert bool(metrics) == bool(parts)
+    found = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert found == {"best_epoch": 3, "stopped": "budget", "converged": None, **{part: dict(metrics) for part in parts}}
+    assert train_run(data, VBPR, tmp_path / "a", objective, options, [5]) == metrics  # It is finished.
+    options["trainer"]["max_epochs"] = 2
+    train_run(data, VBPR, tmp_path / "b", objective, options, [5])
+    last, before = (torch.load(tmp_path / name / "model.pt", weights_only=True)["state"] for name in ("a", "b"))
+    assert any(not torch.equal(last[key], before[key]) for key in last)
+
+
+@pytest.mark.parametrize("objective", ["g2d", "odsw"])
+def test_a_strategy_that_learns_from_the_validation_part_is_refused_before_anything_is_trained(tmp_path, objective):
+    data = planted_data()
+    data[RATES].val_edge_index = data[RATES].val_edge_index[:, :0]
+    with pytest.raises(InputError, match=f"{objective}: found a graph without a validation part"):
+        train_run(data, VBPR, tmp_path / "a", objective, {"trainer": TRAINER}, [5])
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_setting_that_differs_is_named(tmp_path):
