@@ -18,7 +18,7 @@ def test_a_setting_is_recommended_that_is_ahead_in_every_column_and_in_the_mean(
     other = {"a": {"0": 2.0}, "a:x=1": {"0": 2.02}, "a:x=2": {"0": 1.99}, "b": {"0": 1.0}}
     assert knobs.chosen({"one": one, "other": other}) == {"a": "a:x=1"}
     assert knobs.chosen({"one": one}) == {"a": "a:x=2"}
-    assert knobs.chosen({"one": {"a": {"0": 1.0}, "a:x=1": {"0": 1.004}}}) == {}
+    assert knobs.chosen({"one": {"a": {"0": 1.0}, "a:x=1": {"0": 1.009}}}) == {}
     assert knobs.chosen({"one": one, "other": {"a": other["a"], "a:x=2": {"0": 2.5}}}) == {"a": "a:x=2"}
     lines = list(knobs.table({"one": one, "other": other}))
     assert len({line.count("|") for line in lines}) == 1
