@@ -60,8 +60,8 @@ def with_defaults(setting: str, backbone: type[Backbone]) -> tuple[type[Objectiv
         backbone: Class of the student.
     """
     name, options = options_of(setting, settings_of(backbone))
-    cls, given = find_strategy(name), setting.partition(":")[2]
-    left = {knob for knob in cls.recommended if f"{knob}=" not in given}
+    cls, given = find_strategy(name), {pair.partition("=")[0] for pair in setting.partition(":")[2].split(",")}
+    left = cls.recommended.keys() - given
     return cls, {option: value for option, value in options.items() if option not in left}
 
 

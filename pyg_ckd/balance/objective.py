@@ -90,8 +90,8 @@ class Objective(Capturing, KnowsRows):
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """The one or two options that a search may turn, with the ends of their ranges."""
     recommended: ClassVar[Mapping[str, Any]] = {}
-    """Values of these that were better on validation parts than the defaults, which are the published ones. Commands
-    and studies set them unless another value is given; empty where no other value was better."""
+    """Values of these that were better on validation parts than the defaults of the constructor. Commands and studies
+    set them unless another value is given; empty where no other value was better."""
     neutral: ClassVar[Mapping[str, Any]] = {}
     """Options with which training is plain, each of which takes a part of the strategy out; empty of one that trains
     nothing. Tests hold a strategy to it, and ablations switch these off one by one."""

@@ -36,6 +36,8 @@ def test_settings_are_halfway_to_the_ends_of_every_knob_whatever_is_recommended(
     assert list(knobs.variants("elimrec", VBPR)) == expected
     assert "weight" not in knobs.with_defaults("elimrec", VBPR)[1]
     assert knobs.with_defaults("elimrec:weight=0.1", VBPR)[1]["weight"] == 0.1
+    monkeypatch.setattr(strategies()["cml"], "recommended", {"weight": 3.0})
+    assert "weight" not in knobs.with_defaults("cml:view_weight=0.1", VBPR)[1]
 
 
 def test_runs_are_made_once_and_refused_with_another_budget(tmp_path, monkeypatch, capsys) -> None:
