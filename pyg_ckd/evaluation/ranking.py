@@ -19,6 +19,7 @@ from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
 from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
@@ -198,7 +199,7 @@ class Evaluator:
     def _best(self, scorer: Scorer, start: int, stop: int) -> Tensor:
         """Return the lists of a block of users, int64 ``[stop - start, K]`` on the CPU."""
         scores = scorer.scores(self.users[start:stop])
-        if not isinstance(scorer, Tables) and not torch.isfinite(scores).all():
+        if not isinstance(scorer, Tables) and not all_finite(scores):
             raise InputError("scores: found NaN or infinite values, expected finite numbers")
         ptr = self._seen_ptr[start : stop + 1]
         row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())

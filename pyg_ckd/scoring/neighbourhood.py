@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.sparse import csr_matrix, product
 
 
@@ -55,7 +56,7 @@ class Neighbourhood:
             raise InputError(f"neighbourhood: found weights and factors {shapes}, expected [{items}, {items}] and rows")
         for name, table in (("weights", weights), ("factors", factors)):
             values = torch.from_numpy(table.data) if isinstance(table, csr_array) else table
-            if values is not None and not bool(torch.isfinite(values).all()):
+            if values is not None and not all_finite(values):
                 raise InputError(f"neighbourhood {name}: found NaN or infinite values, expected finite numbers")
         self.history, self.weights, self.factors = history, weights, factors
         self._norms = None if factors is None else factors.square().sum(dim=1)

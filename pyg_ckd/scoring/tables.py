@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.finite import all_finite
 
 GPU_BLOCK_BYTES = 2**27
 """Scores held at once on a GPU, which is idle between small blocks."""
@@ -65,7 +66,7 @@ class Tables:
                 f"[{sizes[1]}, D], a row for every user and item of the graph"
             )
         for name, table in (("user", user), ("item", item)):
-            if not torch.isfinite(table).all():
+            if not all_finite(table):
                 raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
         self.user, self.transposed, self.dtype = user, item.t().contiguous(), item.dtype
         self.users = None if users is None else users.to(user.device)

@@ -17,6 +17,7 @@ from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_whole, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.serving.catalogue import Catalogue, Where, catalogue, item_columns
 from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size
@@ -80,7 +81,7 @@ class RankedLists:
                     f"{kind} embeddings: found {table.dtype} of width {table.size(1)}, expected floating-point numbers "
                     f"of one type and width for users and items, but users have {user.dtype} of width {user.size(1)}"
                 )
-            if not bool(torch.isfinite(table).all()):
+            if not all_finite(table):
                 raise InputError(f"{kind} embeddings: found NaN or infinite values, expected finite numbers")
         if any(getattr(data, f"{kind}_id", None) is not None for kind in ("user", "item")):
             check_whole(data, with_ids=True)  # They would be those of other rows.

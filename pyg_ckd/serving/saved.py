@@ -16,6 +16,7 @@ from torch import Tensor
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.serving.export import writing
 from pyg_ckd.serving.fold_in import Ridge, RidgeUsers
 from pyg_ckd.serving.growth import GrowingLists
@@ -98,7 +99,7 @@ def restored(
         out = cls.__new__(cls)
         out.model, out.data = None, None
         out.embeddings = Embeddings(*(state["tables"][kind].to(device) for kind in ("user", "item")))
-        if not all(bool(torch.isfinite(table).all()) for table in out.embeddings):
+        if not all(map(all_finite, out.embeddings)):
             raise ValueError("embeddings that are not finite")
         sizes = [table.size(0) for table in out.embeddings]
         out.users, out.items = (

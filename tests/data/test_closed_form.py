@@ -26,6 +26,12 @@ def test_weights_are_those_of_the_whole_inverse_whatever_is_mirrored_at_once(row
     np.testing.assert_allclose(item_weights(gram, 2.0).numpy(), expected, atol=1e-6)
 
 
+def test_weights_of_single_precision_are_near_those_of_double_precision(gram):
+    rows = torch.rand(13, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    single = item_weights(gram.float(), 2.0, rows.float(), 0.7)
+    torch.testing.assert_close(single, item_weights(gram, 2.0, rows, 0.7), atol=1e-4, rtol=0)
+
+
 def test_the_gram_matrix_stays_what_it_is(gram):
     before, rows = gram.clone(), torch.ones(13, 2, dtype=torch.float64)
     item_weights(gram, 2.0)

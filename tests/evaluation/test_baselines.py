@@ -30,7 +30,7 @@ from pyg_ckd.evaluation import (
 )
 from pyg_ckd.evaluation.baselines import neighbours
 from pyg_ckd.evaluation.baselines.fit import climb
-from pyg_ckd.evaluation.baselines.linear import content_weights
+from pyg_ckd.evaluation.baselines.linear import content_weights, item_weights
 from pyg_ckd.scoring import Embeddings, Neighbourhood, Scorer
 from pyg_ckd.scoring.neighbourhood import history_matrix
 
@@ -367,6 +367,28 @@ def test_what_was_chosen_without_content_is_not_sought_again_with_it(
         monkeypatch.setattr(solved, "_solved", {})  # As in another process.
         fit_baseline(first, data, "ndcg@5")
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("name", ["ease", "ease-content"])
+def test_where_single_precision_fails_a_ridge_is_tried_in_double_precision(
+    name: str, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyg_ckd.data import solved
+    from pyg_ckd.evaluation.baselines import linear
+
+    expected, tried = fit_baseline(name, data, "ndcg@5"), []
+
+    def fails(gram: Tensor, *args: Any) -> Tensor:
+        tried.append(gram.dtype)
+        if gram.dtype == torch.float32:
+            raise InputError("too small for the matrix to be inverted")
+        return item_weights(gram, *args)
+
+    monkeypatch.setattr(linear, "item_weights", fails)
+    monkeypatch.setattr(solved, "_solved", {})
+    found = fit_baseline(name, data, "ndcg@5")
+    assert (found.settings, found.value) == (expected.settings, expected.value)
+    assert tried[:2] == [torch.float32, torch.float64]
 
 
 def _counted(function: Callable[..., Any], made: list[str]) -> Callable[..., Any]:

@@ -9,14 +9,13 @@ from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.solved import solved
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.baselines import linear, neighbours
 from pyg_ckd.evaluation.baselines.content import content_rows
 from pyg_ckd.evaluation.metrics import parse_metric
@@ -97,9 +96,9 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
     ==================== ============================================ =================================================
 
     Neighbours and shrinkage are tried on a whole grid. All else starts from the defaults and moves one step of a fixed
-    grid at a time for as long as the metric rises, so that a closed form is solved a few times only. What was chosen
-    for a baseline without content is known to the one with content in the same process or study. Without a validation
-    part, the defaults stand. Nothing is random.
+    grid at a time for as long as the metric rises, so that a closed form is solved a few times only, in float32; what
+    is chosen is solved in float64. What was chosen for a baseline without content is known to the one with content in
+    the same process or study. Without a validation part, the defaults stand. Nothing is random.
 
     Args:
         name: One of :data:`BASELINES`.
@@ -223,66 +222,96 @@ def _item_knn_content(data: HeteroData, value: _Validation | None) -> _Choice[Ne
 
 
 def _ease(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
-    return _choose_ridge(data, linear.gram_of(data), value)
+    return _solved(linear.ease, data, {"ridge": _choose_ridge(data, value)}, value)
 
 
 def _ease_content(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
     rows = linear.stacked(content_rows(data))
-    gram, history = linear.gram_of(data), neighbours.history_of(data)
-    base = _choose_ridge(data, gram, value)
-    alone = cast(Tensor, base.model.weights)
+    start = {"weight": linear.CONTENT_WEIGHT, "content_ridge": linear.CONTENT_RIDGE}
+    settings = {"form": "additive", "ridge": _choose_ridge(data, value)} | start
+    if value is not None:
+        settings = _choose_content(_Search(data), rows, settings, value)
+    return _solved(linear.ease_content, data, settings, value)
 
-    def collective(ridge: float, weight: float) -> Neighbourhood:
-        return Neighbourhood(history, linear.item_weights(gram, ridge, rows, weight))
+
+def _solved(
+    make: Callable[..., Neighbourhood], data: HeteroData, settings: dict[str, Any], value: _Validation | None
+) -> _Choice[Neighbourhood]:
+    model = make(data, **settings)
+    return _Choice(model, settings, None if value is None else value(model))
+
+
+class _Search:
+    """The closed form of the interactions for knobs that are tried, in float32.
+
+    That is half the time and memory; where it fails, float64 takes its place.
+
+    Args:
+        data: The graph.
+    """
+
+    def __init__(self, data: HeteroData) -> None:
+        self._history, self._gram = neighbours.history_of(data), linear.gram_of(data).float()
+
+    def weights(self, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
+        """Return the weights of a ridge, and of content, as :func:`~pyg_ckd.data.closed_form.item_weights` does."""
+        try:
+            return linear.item_weights(self._gram, ridge, None if rows is None else rows.float(), weight)
+        except InputError:
+            return linear.item_weights(self._gram.double(), ridge, rows, weight)
+
+    def model(self, weights: Tensor) -> Neighbourhood:
+        """Return the model of weights."""
+        return Neighbourhood(self._history, weights)
+
+
+def _choose_ridge(data: HeteroData, value: _Validation | None) -> float:
+    if value is None:
+        return linear.RIDGE
+    (ridge,) = solved((*value.key, RIDGES, linear.RIDGE), _best_ridge, data, value)
+    return float(ridge)
+
+
+def _best_ridge(data: HeteroData, value: Value) -> tuple[Tensor, ...]:
+    """Return the ridge that is best.
+
+    Args:
+        data: The graph.
+        value: What is to be large.
+    """
+    search = _Search(data)
+    found = climb({"ridge": RIDGES}, {"ridge": linear.RIDGE}, lambda ridge: search.model(search.weights(ridge)), value)
+    return (torch.tensor(found.settings["ridge"], dtype=torch.float64),)
+
+
+def _choose_content(search: _Search, rows: Tensor, start: dict[str, Any], value: Value) -> dict[str, Any]:
+    """Return the settings of the better form of EASE with content.
+
+    Args:
+        search: The closed form.
+        rows: What the kernels are made of, float64 ``[num_items, d]``.
+        start: Settings of the additive form to start from; their ridge is the best without content.
+        value: What is to be large.
+    """
+    alone = search.weights(start["ridge"])
 
     @lru_cache(maxsize=2)
     def content(ridge: float) -> Tensor:
         return linear.content_weights(rows, ridge)
 
     def additive(content_ridge: float, weight: float) -> Neighbourhood:
-        return Neighbourhood(history, torch.add(alone, content(content_ridge), alpha=weight))
+        return search.model(torch.add(alone, content(content_ridge), alpha=weight))
 
-    start = {"weight": linear.CONTENT_WEIGHT, "content_ridge": linear.CONTENT_RIDGE}
-    form = {"form": "additive"} | base.settings
-    if value is None:
-        return _Choice(additive(**start), form | start)
-    grids = {"weight": ADDITIVE_WEIGHTS, "content_ridge": CONTENT_RIDGES}
-    found = climb(grids, start, additive, value)
-    best = _Choice(found.model, form | found.settings, found.value)
+    def collective(ridge: float, weight: float) -> Neighbourhood:
+        return search.model(search.weights(ridge, rows, weight))
+
+    grids: dict[str, Sequence[float]] = {"weight": ADDITIVE_WEIGHTS, "content_ridge": CONTENT_RIDGES}
+    found = climb(grids, {knob: start[knob] for knob in grids}, additive, value)
+    best = _Choice(found.model, start | found.settings, found.value)
     content.cache_clear()
     grids = {"weight": COLLECTIVE_WEIGHTS, "ridge": RIDGES}
-    found = climb(grids, base.settings | {"weight": COLLECTIVE_START}, collective, value)
-    return _better(best, _Choice(found.model, {"form": "collective"} | found.settings, found.value))
-
-
-def _choose_ridge(data: HeteroData, gram: Tensor, value: _Validation | None) -> _Choice[Neighbourhood]:
-    build = partial(_with_ridge, neighbours.history_of(data), gram)
-    if value is None:
-        return _Choice(build(linear.RIDGE), {"ridge": linear.RIDGE})
-    built: list[_Choice[Neighbourhood]] = []
-    (ridge,) = solved((*value.key, RIDGES, linear.RIDGE), _best_ridge, build, value, built)
-    if built:
-        return built[0]
-    model = build(float(ridge))
-    return _Choice(model, {"ridge": float(ridge)}, value(model))
-
-
-def _with_ridge(history: csr_array, gram: Tensor, ridge: float) -> Neighbourhood:
-    return Neighbourhood(history, linear.item_weights(gram, ridge))
-
-
-def _best_ridge(
-    build: Callable[..., Neighbourhood], value: Value, built: list[_Choice[Neighbourhood]]
-) -> tuple[Tensor, ...]:
-    """Return the ridge that is best, whose model is added to a list.
-
-    Args:
-        build: Makes the model of a ridge.
-        value: What is to be large.
-        built: The list.
-    """
-    built.append(climb({"ridge": RIDGES}, {"ridge": linear.RIDGE}, build, value))
-    return (torch.tensor(built[0].settings["ridge"], dtype=torch.float64),)
+    found = climb(grids, {"ridge": start["ridge"], "weight": COLLECTIVE_START}, collective, value)
+    return _better(best, _Choice(found.model, {"form": "collective"} | found.settings, found.value)).settings
 
 
 def _better(first: _Choice[Neighbourhood] | None, second: _Choice[Neighbourhood]) -> _Choice[Neighbourhood]:
