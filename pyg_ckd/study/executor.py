@@ -23,7 +23,7 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.processes import started
-from pyg_ckd.study.baselines import LONG
+from pyg_ckd.study.baselines import LONGEST
 from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker
@@ -285,13 +285,13 @@ def _maker(workplace: Workplace) -> Maker:
 def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[Run]:
     """Yield teachers, what needs them, and the rest; what would have to wait lets others go before.
 
-    The rest are long closed forms, trainings and short closed forms, so that workers end at about the same time.
+    The rest are EASE with content, trainings and shorter closed forms, so that workers end at about the same time.
     """
 
     def rank(run: Run) -> int:
         if run.kind == "baseline" and run.backbone is None:
-            return 2 + LONG.index(run.name) if run.name in LONG else 5
-        return 0 if run.kind == "teacher" else 1 if run.teachers else 4
+            return {LONGEST: 2, "item-knn-content": 5}.get(run.name, 6)  # What forms without content need comes first.
+        return 0 if run.kind == "teacher" else 1 if run.teachers else 4 if run.kind == "baseline" else 3
 
     left = sorted(runs, key=rank)
 
