@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clip_norm 0.1": {"clip_norm": 0.1},
     "averaging 0.99": {"averaging": 0.99},
     "num_negatives 4": {"num_negatives": 4},
+    "num_negatives 16": {"num_negatives": 16},
     "negatives popularity": {"negatives": "popularity"},
     "negatives hard": {"negatives": "hard"},
     "ranking softmax": {"ranking": "softmax", "num_negatives": 512},

@@ -214,7 +214,18 @@ def _maker(trainer: Plan, objective: Objective) -> Any:
     """Return what makes the sampler: what was brought, or that of the options."""
     if trainer.sampler is not None:
         return trainer.sampler
-    return trainer.options.sampler(trainer.negatives, objective.student.shuffle)
+    each = default_negatives(objective, trainer.num_neighbors)
+    return trainer.options.sampler(trainer.negatives, objective.student.shuffle, each)
+
+
+def default_negatives(objective: Objective, num_neighbors: list[int] | None) -> int:
+    """Return how many negatives of an interaction a training draws for BPR unless told otherwise.
+
+    Args:
+        objective: What is trained.
+        num_neighbors: Neighbours that a node keeps in every layer, or :obj:`None` for the whole graph.
+    """
+    return objective.student.bpr_negatives if num_neighbors is None else 1
 
 
 def _draws_own(trainer: Plan, objective: Objective, fabric: Fabric, layout: Layout) -> bool:

@@ -130,14 +130,15 @@ class Options:
             found["schedule"] = {"kind": self.schedule, "max_epochs": max_epochs}
         return found
 
-    def sampler(self, negatives: str, order: str) -> Callable[..., TripletSampler]:
+    def sampler(self, negatives: str, order: str, each: int) -> Callable[..., TripletSampler]:
         """Return what makes the sampler of a training without one of its own.
 
         Args:
             negatives: How negatives are drawn.
             order: What ``"auto"`` is for the backbone, see :attr:`~pyg_ckd.nn.models.base.Backbone.shuffle`.
+            each: Negatives of an interaction for BPR where ``num_negatives`` is :obj:`None`.
         """
-        each = (self.num_negatives or 1) if self.ranking == "bpr" else 1
+        each = (self.num_negatives or each) if self.ranking == "bpr" else 1
         shuffle = order if self.shuffle == "auto" else self.shuffle
         return partial(TripletSampler, negatives=negatives, num_negatives=each, shuffle=shuffle)
 

@@ -25,7 +25,7 @@ from pyg_ckd.files import as_path
 from pyg_ckd.memory import kept_memory
 from pyg_ckd.training import sampled
 from pyg_ckd.training.batches import as_batch_size
-from pyg_ckd.training.begin import begin
+from pyg_ckd.training.begin import begin, default_negatives
 from pyg_ckd.training.callbacks import (
     CallbackError,
     Hooks,
@@ -134,8 +134,10 @@ class Trainer:
             share, see :func:`~pyg_ckd.nn.softmax_loss`. It takes the place of the term ``bpr`` of the backbone's
             losses alone; where there is none, it is refused.
         num_negatives: Items that a positive is compared with. With BPR, negatives of every interaction, over which the
-            loss is a mean (default 1). With the softmax, items that a step draws, uniformly or by popularity with logQ
-            correction, as ``negatives`` says (default: all up to 20,000, else 4,096).
+            loss is a mean (default: what the backbone names, 4 for VBPR and LightGCN and 1 for others, see
+            :attr:`~pyg_ckd.nn.models.base.Backbone.bpr_negatives`; 1 beside ``num_neighbors``). With the softmax, items
+            that a step draws, uniformly or by popularity with logQ correction, as ``negatives`` says (default: all up
+            to 20,000, else 4,096).
         devices: Processes on this machine that share the training, each on a device of its own: a number, or ``"auto"``
             for those that this one was started with, as by ``torchrun``, and else one.
         num_nodes: Machines that share the training.
@@ -255,6 +257,9 @@ class Trainer:
         if self.sampler is not None:
             settings["sampler"] = describe_sampler(self.sampler)
         settings |= sampled.describe_neighbors(self.num_neighbors, self.neighbor_sampler)
+        if objective is not None and self.sampler is None and self.options.ranking == "bpr":
+            each = default_negatives(objective, self.num_neighbors)
+            settings |= {"num_negatives": each} if each > 1 else {}
         return settings | self.options.changed(self.max_epochs)
 
     def budget(self) -> dict[str, int]:

@@ -48,7 +48,7 @@ def test_hooks_are_called_in_lightnings_order():
 
 def test_hooks_get_what_they_name():
     data, notes = planted_data(), Notes()
-    run = trainer(max_epochs=1, batch_size=200, callbacks=notes)
+    run = trainer(max_epochs=1, batch_size=200, num_negatives=1, callbacks=notes)
     model = Objective(build(VBPR, data, 0))
     history = run.fit(model, data)
     for _, arguments in notes.calls:
@@ -73,7 +73,7 @@ def test_a_callback_of_lightning_gets_the_arguments_of_its_signature():
             seen.append((type(trainer), type(pl_module), sorted(outputs), batch.user.numel(), batch_idx))
 
     data = planted_data()
-    trainer(max_epochs=1, batch_size=1000, callbacks=[Callback()]).fit(build(VBPR, data, 0), data)
+    trainer(max_epochs=1, batch_size=1000, num_negatives=1, callbacks=[Callback()]).fit(build(VBPR, data, 0), data)
     assert seen == [(Trainer, Objective, ["bpr", "l2"], 240, 0)]
 
 

@@ -187,7 +187,7 @@ def test_a_break_changes_no_bit_with_what_a_user_brings(kind, strategy, tmp_path
             {"scheduler": lambda o: lr_scheduler.StepLR(o, 4)},
             "found scheduler.step_size = 3, expected 4",
         ),
-        ({"sampler": Reversed}, {}, "found sampler.batch_size = 1, expected None"),
+        ({"sampler": Reversed}, {}, "found num_negatives = None, expected 4"),
         (
             {"sampler": functools.partial(TripletSampler, negatives="popularity", alpha=0.5)},
             {"sampler": lambda *a: TripletSampler(*a, negatives="popularity", alpha=1.0)},
@@ -211,9 +211,9 @@ def test_a_sampler_given_as_an_object_is_seeded_anew_by_every_training():
     edge_index = data[RATES].edge_index
     sampler = TripletSampler(edge_index, USERS, ITEMS, 64, seed=99)
     runs = []
-    for given in (None, sampler, sampler):
+    for given in ({"num_negatives": 1}, {"sampler": sampler}, {"sampler": sampler}):
         model = vbpr(data)
-        runs.append((trainer(seed=3, sampler=given).fit(model, data).rows, model.state_dict()))
+        runs.append((trainer(seed=3, **given).fit(model, data).rows, model.state_dict()))
     for rows, state in runs[1:]:
         assert rows == runs[0][0]
         assert same_bits(state, runs[0][1])

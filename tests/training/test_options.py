@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from pyg_ckd.balance import Objective
+from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import FISM, FREEDOM, LightGCN
+from pyg_ckd.nn import BM3, FISM, FREEDOM, VBPR, LightGCN
 from pyg_ckd.training import Trainer, build
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 from tests.training.test_factories import Reversed, adamw
@@ -135,10 +136,45 @@ def test_the_backbone_says_how_an_epoch_is_shuffled_unless_the_trainer_does(name
             users.append(batch.user)
 
     data, users = planted_data(), list[torch.Tensor]()
-    seen = Trainer(max_epochs=1, batch_size=16, progress=False, track_views=False, callbacks=[Sees()], **options)
-    seen.fit(Objective(build(name, data, 0)), data)
+    given = {"max_epochs": 1, "batch_size": 16, "num_negatives": 1, "track_views": False, "callbacks": [Sees()]}
+    trainer(**given, **options).fit(Objective(build(name, data, 0)), data)
     order = torch.cat(users)
     assert (order.unique_consecutive().numel() == order.unique().numel()) == together
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "each"),
+    [
+        (VBPR, {}, 4),
+        (VBPR, {"num_negatives": 2}, 2),
+        (VBPR, {"ranking": "softmax"}, 1),
+        (VBPR, {"sampler": TripletSampler}, 1),
+        (LightGCN, {}, 4),
+        (LightGCN, {"num_neighbors": [2, 2, 2]}, 1),
+        (BM3, {}, 1),
+    ],
+)
+def test_the_backbone_says_how_many_negatives_an_interaction_has_unless_the_trainer_does(backbone, options, each):
+    class Sees:
+        def on_train_batch_start(self, batch):
+            sizes.append(batch.user.numel())
+
+    data, sizes = planted_data(), list[int]()
+    run, model = (
+        trainer(max_epochs=1, batch_size=60, callbacks=[Sees()], **options),
+        Objective(build(backbone, data, 0)),
+    )
+    run.fit(model, data)
+    assert set(sizes) == {60 * each}
+    whole = "sampler" not in options and "ranking" not in options
+    assert run.settings(model).get("num_negatives", 1) == (each if whole else 1)
+
+
+def test_a_training_does_not_go_on_with_another_number_of_negatives(tmp_path):
+    data = planted_data()
+    trainer(max_epochs=1, num_negatives=1, checkpoint_dir=tmp_path).fit(Objective(build(VBPR, data, 0)), data)
+    with pytest.raises(InputError, match="num_negatives = 1, expected 4"):
+        trainer(checkpoint_dir=tmp_path).fit(Objective(build(VBPR, data, 0)), data)
 
 
 def test_a_softmax_of_one_training_is_not_that_of_the_next():

@@ -257,7 +257,7 @@ def test_weights_of_triples_of_another_size_are_refused():
             return torch.ones(batch.user.numel() + 1)
 
     with pytest.raises(InputError, match=r"Wrong.triple_weights: found shape \[65\], expected \[64\]"):
-        trainer().fit(Wrong(vbpr(data)), data)
+        trainer(num_negatives=1).fit(Wrong(vbpr(data)), data)
 
 
 def test_a_strategy_prepares_for_every_validation_with_the_metric_that_is_monitored():

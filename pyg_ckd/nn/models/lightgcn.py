@@ -61,6 +61,7 @@ class LightGCN(EarlyFusion):
     user_rows: ClassVar[frozenset[str]] = frozenset({"user_embedding"})
     column_dims: ClassVar[Mapping[str, int | None]] = {"user_embedding": 1, "item_embedding": 1}
     sampled = True
+    bpr_negatives = 4
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},
@@ -68,9 +69,11 @@ class LightGCN(EarlyFusion):
     }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A model that builds on this one does so in order to use features."""
+        """A model that builds on this one does so in order to use features; it names its own number of negatives."""
         super().__init_subclass__(**kwargs)
         cls.uses_features = True
+        if LightGCN in cls.__bases__ and "bpr_negatives" not in vars(cls):
+            cls.bpr_negatives = EarlyFusion.bpr_negatives
 
     def __init__(
         self,

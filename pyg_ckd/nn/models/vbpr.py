@@ -66,6 +66,7 @@ class VBPR(LateFusion):
     }
     sampled = True
     num_hops = 0
+    bpr_negatives = 4
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.03},
