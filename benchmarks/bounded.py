@@ -184,7 +184,7 @@ def train(kind: str, place: str) -> dict[str, float]:
     data = load(Path(place) / kind if kind.startswith("float") else folder, "standardize" if kind != "none" else cut)
     opened, seen = time.process_time() - start, [anonymous()]
     model = VBPR.from_data(data, sparse=True)
-    watch, options = _Watch(seen), {"track_views": False, "progress": False}
+    watch, options = _Watch(seen), {"num_negatives": 1, "track_views": False, "progress": False}
     trainer = Trainer(max_epochs=1, batch_size=2048, eval_users=0.1, callbacks=watch, **options)
     start = time.process_time()
     trainer.fit(model, data)

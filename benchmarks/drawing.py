@@ -62,6 +62,7 @@ def measure(folder: Path, memory: bool, shuffle: str, batch_size: int = 65_536) 
     """
     tiny = SyntheticMultimodal(num_users=40, num_items=30, num_interactions=400)[0]
     options = {"track_views": False, "progress": False, "device": "cpu", "strategy": "users", "shuffle": shuffle}
+    options["num_negatives"] = 1
     Trainer(max_epochs=1, **options).fit(VBPR.from_data(tiny, sparse=True), tiny)  # Loads what a training loads.
     before = anonymous()
     data = load(folder, "none")

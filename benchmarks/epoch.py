@@ -47,7 +47,8 @@ def epochs(suite: Suite, batch_size: int) -> Table:
     seconds: dict[tuple[type[Backbone], type[Objective], float], list[float]] = {case: [] for case in CASES}
     kept = 3 if suite.full else 2
     last = kept + 1
-    options: dict[str, Any] = {"max_epochs": last, "eval_every": last, "track_views": False, "progress": False}
+    options: dict[str, Any] = {"max_epochs": last, "eval_every": last, "num_negatives": 1}
+    options |= {"track_views": False, "progress": False}
     for _ in range(suite.rounds):
         for case, model in models.items():
             trainer = Trainer(batch_size=batch_size, device=suite.device.type, **options)

@@ -92,7 +92,8 @@ def run(seed: int, args: argparse.Namespace) -> dict[str, tuple[list[float], np.
     cls = backbones()[args.backbone]
     old, new, both = graphs_of(seed, args.users)
     measure = Measure(old, both, args.split)
-    options: dict[str, Any] = {"lr": args.lr, "batch_size": 256, "track_views": False, "seed": seed, "progress": False}
+    options: dict[str, Any] = {"lr": args.lr, "batch_size": 256, "num_negatives": 1, "seed": seed}
+    options |= {"track_views": False, "progress": False}
     yesterday = Objective(build(cls, old, seed))
     Trainer(max_epochs=args.first_epochs, patience=300, **options).fit(yesterday, old)
     before = measure.first(embed(yesterday, old)[0], per_user=True)

@@ -104,7 +104,7 @@ def train(
     steps = -(-data[RATES].edge_index.size(1) // trainer["batch_size"])
     objective = Objective(build(cls, data, trainer["seed"], **model), **cls.recommended.get("plain", {}))
     fixed = {"eval_every": -(-STEPS // steps), "track_views": False, "checkpoint_dir": folder, "progress": False}
-    history = Trainer(**trainer, **fixed, callbacks=[Clock(limit)]).fit(objective, data)
+    history = Trainer(**trainer, **fixed, num_negatives=1, callbacks=[Clock(limit)]).fit(objective, data)
     rows, spent = [], 0.0
     for row in history.rows:
         spent += row.get("cpu", 0.0)

@@ -49,6 +49,7 @@ TRAINER: dict[str, Any] = {
     "batch_size": 3000,
     "patience": 80,
     "eval_every": 2,
+    "num_negatives": 1,
 }
 SETTINGS = StudySettings(
     model={"embedding_dim": 32},

@@ -76,7 +76,8 @@ def train(
     best = cls.recommended
     objective = Objective(build(cls, data, seed, num_layers=len(args.num_neighbors)), **best.get("plain", {}))
     options = {**best.get("trainer", {}), "max_epochs": args.max_epochs, "eval_every": args.eval_every, "seed": seed}
-    trainer = Trainer(**options, track_views=False, num_neighbors=num_neighbors, device="cpu", progress=False)
+    options |= {"num_negatives": 1, "track_views": False, "device": "cpu", "progress": False}
+    trainer = Trainer(**options, num_neighbors=num_neighbors)
     start = time.process_time()
     history = trainer.fit(objective, data)
     seconds = (time.process_time() - start) / len(history.rows)

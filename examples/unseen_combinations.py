@@ -146,7 +146,7 @@ def run(args: argparse.Namespace, path: str, contender: str, seed: int) -> None:
     options = {part: dict(values) for part, values in cls.recommended.items()}
     model, plain = options.get("model", {}), options.get("plain", {})
     fixed = {"max_epochs": args.max_epochs, "seed": seed, "track_views": False, "progress": False, "eval_every": 10}
-    trainer = Trainer(**{**options.get("trainer", {}), **fixed})
+    trainer = Trainer(**{"num_negatives": 1, **options.get("trainer", {}), **fixed})
     objective: Objective
     if not _taught(contender):
         objective = Objective(build(cls, training, seed, **model), **plain)
