@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weight_decay 0.01": {"weight_decay": 0.01},
     "clip_norm 0.1": {"clip_norm": 0.1},
     "averaging 0.99": {"averaging": 0.99},
+    "num_negatives 1": {"num_negatives": 1},
     "num_negatives 4": {"num_negatives": 4},
     "num_negatives 16": {"num_negatives": 16},
     "negatives popularity": {"negatives": "popularity"},
