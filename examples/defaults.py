@@ -41,19 +41,24 @@ RATES, PENALTIES, WIDTHS, BATCHES = (
 
 
 def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
-    """Return the settings of a trial; the first one is what is recommended.
+    """Return the settings of a trial; the first one is what is recommended, and no two drawn ones are the same.
 
     Args:
         name: The backbone.
         trial: Number of the trial.
     """
+    drawn: list[dict[str, Any]] = []
+    for number in range(1, trial + 1):
+        draw = random.Random(f"{name} {number}")
+        while len(drawn) < number:
+            found = {"lr": draw.choice(RATES), "batch_size": draw.choice(BATCHES)}
+            found |= {"l2": draw.choice(PENALTIES), "embedding_dim": draw.choice(WIDTHS)}
+            drawn += [found] if found not in drawn else []
     best = {part: dict(values) for part, values in backbones()[name].recommended.items()}
     best = {part: best.get(part, {}) for part in ("model", "trainer", "plain")}
-    if trial:
-        draw = random.Random(f"{name} {trial}")
-        best["trainer"] |= {"lr": draw.choice(RATES), "batch_size": draw.choice(BATCHES)}
-        best["plain"]["l2"] = draw.choice(PENALTIES)
-        best["model"]["embedding_dim"] = draw.choice(WIDTHS)
+    if drawn:
+        best["plain"]["l2"], best["model"]["embedding_dim"] = drawn[-1]["l2"], drawn[-1]["embedding_dim"]
+        best["trainer"] |= {name: drawn[-1][name] for name in ("lr", "batch_size")}
     return best
 
 

@@ -38,3 +38,12 @@ def test_trials_of_another_budget_are_refused(tmp_path: Path, monkeypatch, capsy
         run(monkeypatch, "--out", str(tmp_path / "b"), "--keep", str(file), "--max-epochs", "2")
     assert ended.value.code == 2
     assert "trials.json, synthetic-VBPR-0-0: a run of other settings" in capsys.readouterr().err
+
+
+def test_no_two_trials_are_the_same() -> None:
+    from pyg_ckd.nn import backbones
+
+    for name in backbones():
+        drawn = [defaults.settings_of(name, trial) for trial in range(1, 12)]
+        assert all(one not in drawn[:place] for place, one in enumerate(drawn))
+    assert defaults.settings_of("VBPR", 7) == defaults.settings_of("VBPR", 7)
