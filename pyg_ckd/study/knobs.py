@@ -28,6 +28,8 @@ DEFAULT: dict[str, Any] = {
 """What a search turns by itself, where a contender has it, beside the ``search_space`` of its strategy."""
 FIXED = (*FREE, "seed", "monitor", "eval_every", "eval_users", "track_views", "precision")
 """Options of the trainer that say how a search measures, or how long."""
+NEGATIVES = "trainer.num_negatives"
+"""The one knob whose default is the backbone's."""
 DECADES = 10.0
 """A range whose ends are this many times apart is searched on a logarithmic scale."""
 FORMS = "a range such as 1e-4:1e-2, or values such as 64,128"
@@ -157,6 +159,7 @@ def known_knobs(contender: Contender, backbone: type[Backbone]) -> set[str]:
         for name, p in inspect.signature(Trainer).parameters.items()
         if name not in FIXED and p.default is not None and is_plain(p.default)
     }
+    trainer |= {NEGATIVES.partition(".")[2]} if backbone.pairwise else set()
     model = {name for name in inspect.signature(backbone).parameters if name not in SIZES}
     parts = {"trainer": trainer, "model": model} if contender.strategy.trains else {}
     parts["strategy"] = set(options_of(contender.strategy))
@@ -174,7 +177,8 @@ def default_of(knob: str, contender: Contender, backbone: type[Backbone]) -> Any
     part, _, option = knob.partition(".")
     target: Any = {"trainer": Trainer, "model": backbone, "strategy": contender.strategy}[part]
     given = getattr(contender, PARTS[part])
-    return given[option] if option in given else inspect.signature(target).parameters[option].default
+    value = given[option] if option in given else inspect.signature(target).parameters[option].default
+    return backbone.bpr_negatives if knob == NEGATIVES and value is None else value
 
 
 def turned(contender: Contender, values: Mapping[str, Any]) -> Contender:

@@ -6,7 +6,7 @@ import pytest
 
 from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import BM3, VBPR, EarlyFusionLightGCN
+from pyg_ckd.nn import BM3, FISM, VBPR, EarlyFusionLightGCN
 from pyg_ckd.study import Contender
 from pyg_ckd.study.knobs import DEFAULT, check_knobs, default_of, parse_knobs, space_of, turned
 
@@ -64,6 +64,17 @@ def test_whole_numbers_values_and_texts_keep_their_kind():
     assert found["model.fusion"].values == ("concat", "sum")
     assert found["model.item_bias"].values == (True, False)
     assert space_of("plain", PLAIN, VBPR, {"trainer.lr": "1e-3,1e-2"})["trainer.lr"].values == (1e-3, 1e-2)
+
+
+def test_the_number_of_negatives_begins_at_what_the_backbone_draws():
+    given = {"trainer.num_negatives": "1:16"}
+    found = space_of("plain", PLAIN, VBPR, given)["trainer.num_negatives"]
+    assert (found.ends, found.whole) == ((1, 16), True)
+    assert default_of("trainer.num_negatives", PLAIN, VBPR) == 4
+    assert default_of("trainer.num_negatives", PLAIN, EarlyFusionLightGCN) == 1
+    assert default_of("trainer.num_negatives", turned(PLAIN, {"trainer.num_negatives": 8}), VBPR) == 8
+    with pytest.raises(InputError, match=r"unknown knob 'trainer.num_negatives'"):
+        check_knobs(given, {"plain": (PLAIN, FISM)})  # Its softmax has an option of its own.
 
 
 def test_a_turned_contender_has_the_values_where_they_belong():
