@@ -38,6 +38,7 @@ RATES, PENALTIES, WIDTHS, BATCHES = (
     (64, 128),
     (1024, 4096),
 )
+MOST = 1 + len(RATES) * len(PENALTIES) * len(WIDTHS) * len(BATCHES)
 
 
 def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
@@ -56,6 +57,8 @@ def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
             drawn += [found] if found not in drawn else []
     best = {part: dict(values) for part, values in backbones()[name].recommended.items()}
     best = {part: best.get(part, {}) for part in ("model", "trainer", "plain")}
+    if backbones()[name].pairwise:
+        best["trainer"]["num_negatives"] = backbones()[name].bpr_negatives  # A default that may change.
     if drawn:
         best["plain"]["l2"], best["model"]["embedding_dim"] = drawn[-1]["l2"], drawn[-1]["embedding_dim"]
         best["trainer"] |= {name: drawn[-1][name] for name in ("lr", "batch_size")}
@@ -121,8 +124,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what runs found in this JSON file as well")
     args = parser.parse_args()
+    if args.trials > MOST:
+        parser.error(f"--trials: found {args.trials}, expected at most {MOST}, for there are no more settings to draw")
     for path in args.data:
-        data = load(path)
+        data: HeteroData | None = None
         for name, trial, seed in _planned(args):
             file = _file(args.out, path, name, trial, seed)
             closed = name in args.baselines
@@ -132,6 +137,7 @@ def main() -> None:
                     of = file if file.exists() else f"{args.keep}, {file.stem}"
                     parser.error(f"{of}: a run of other settings or another --max-epochs; choose another file")
                 continue
+            data = load(path) if data is None else data
             record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs, args.capture)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file.with_suffix(".npz"), recall=users)

@@ -44,8 +44,8 @@ def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight:
     r"""Return the weights :math:`\mathbf{B}(\mathbf{G} + w \mathbf{F} \mathbf{F}^\top, \lambda)` of EASE.
 
     Args:
-        gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``; in float32, weights are within some 1e-4 of those
-            and take half the time and memory.
+        gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``; in float32, weights are near those and take half
+            the time and memory.
         ridge: :math:`\lambda`, positive.
         rows: :math:`\mathbf{F}` in the same type, ``[num_items, d]``. (default: :obj:`None`, none)
         weight: :math:`w`, 0 or more.

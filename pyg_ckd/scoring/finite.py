@@ -9,8 +9,8 @@ from torch import Tensor
 def all_finite(x: Tensor) -> bool:
     """Return whether no number is NaN or infinite.
 
-    A finite sum says so by itself, in a thirtieth of the time on a CPU; one that overflows or is not has every number
-    looked at.
+    The sum tells, in a thirtieth of the time on a CPU; only where it is not finite, for it may have overflowed, every
+    number is looked at.
 
     Args:
         x: The numbers, of any shape.

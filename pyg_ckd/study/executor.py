@@ -140,7 +140,7 @@ def run_all(
     """Make all runs and yield each with its record as soon as it is there.
 
     One worker of ``"loky"`` is this process, which takes the runs in order. Several take teachers first, then what
-    needs them, then what takes long; a run whose teachers are not there yet lets others go before.
+    needs them, and then the rest; a run whose teachers are not there yet lets others go before.
 
     Args:
         runs: The runs, each once.
@@ -290,7 +290,7 @@ def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[R
 
     def rank(run: Run) -> int:
         if run.kind == "baseline" and run.backbone is None:
-            return {LONGEST: 2, "item-knn-content": 5}.get(run.name, 6)  # What forms without content need comes first.
+            return {LONGEST: 2, "item-knn-content": 5}.get(run.name, 6)  # Others reuse its knobs.
         return 0 if run.kind == "teacher" else 1 if run.teachers else 4 if run.kind == "baseline" else 3
 
     left = sorted(runs, key=rank)

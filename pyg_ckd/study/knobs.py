@@ -15,6 +15,7 @@ from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.contenders import Contender
 from pyg_ckd.training import Trainer
+from pyg_ckd.training.begin import default_negatives
 from pyg_ckd.training.trainer import FREE
 
 PARTS = {"trainer": "trainer", "model": "model", "strategy": "options"}
@@ -29,7 +30,7 @@ DEFAULT: dict[str, Any] = {
 FIXED = (*FREE, "seed", "monitor", "eval_every", "eval_users", "track_views", "precision")
 """Options of the trainer that say how a search measures, or how long."""
 NEGATIVES = "trainer.num_negatives"
-"""The one knob whose default is the backbone's."""
+"""The knob of BPR whose default is the backbone's."""
 DECADES = 10.0
 """A range whose ends are this many times apart is searched on a logarithmic scale."""
 FORMS = "a range such as 1e-4:1e-2, or values such as 64,128"
@@ -159,7 +160,8 @@ def known_knobs(contender: Contender, backbone: type[Backbone]) -> set[str]:
         for name, p in inspect.signature(Trainer).parameters.items()
         if name not in FIXED and p.default is not None and is_plain(p.default)
     }
-    trainer |= {NEGATIVES.partition(".")[2]} if backbone.pairwise else set()
+    if backbone.pairwise and contender.trainer.get("ranking", "bpr") == "bpr":
+        trainer.add(NEGATIVES.partition(".")[2])
     model = {name for name in inspect.signature(backbone).parameters if name not in SIZES}
     parts = {"trainer": trainer, "model": model} if contender.strategy.trains else {}
     parts["strategy"] = set(options_of(contender.strategy))
@@ -178,7 +180,9 @@ def default_of(knob: str, contender: Contender, backbone: type[Backbone]) -> Any
     target: Any = {"trainer": Trainer, "model": backbone, "strategy": contender.strategy}[part]
     given = getattr(contender, PARTS[part])
     value = given[option] if option in given else inspect.signature(target).parameters[option].default
-    return backbone.bpr_negatives if knob == NEGATIVES and value is None else value
+    if knob == NEGATIVES and value is None:
+        return default_negatives(backbone, contender.trainer.get("num_neighbors"))
+    return value
 
 
 def turned(contender: Contender, values: Mapping[str, Any]) -> Contender:

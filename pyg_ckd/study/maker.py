@@ -12,6 +12,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.solved import kept_in
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
@@ -223,7 +224,9 @@ class Maker:
 
         def save(metrics: Mapping[str, Mapping[str, float]]) -> None:
             if history is not None and trainer is not None:
-                about = about_training(history, run.seed, metrics, trainer.settings())
+                about = about_training(
+                    history, run.seed, metrics, trainer.settings(model if isinstance(model, Objective) else None)
+                )
                 save_model(self.stores[run.kind].path(run) / "model.pt", model, self.data, about)  # type: ignore[arg-type]
 
         return self._keep(run, record, tables, history, save)

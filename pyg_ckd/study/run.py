@@ -118,7 +118,7 @@ def train_run(
     measured = {} if evaluator is None else {split: metrics}
     with processes.together():
         if processes.first:
-            about = about_training(history, seed, measured, own_trainer.settings())
+            about = about_training(history, seed, measured, own_trainer.settings(trained))
             save_model(folder / "model.pt", trained, data, about)
             with atomic_path(folder / "history.csv") as path:
                 history.frame.to_csv(path)

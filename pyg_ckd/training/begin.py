@@ -37,6 +37,8 @@ from pyg_ckd.training.warm_start import StartFrom, remember, warm_start
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from pyg_ckd.nn.models.base import Backbone
+
 
 class Plan(Protocol):
     """How to train: what :class:`~pyg_ckd.training.Trainer` was given."""
@@ -214,18 +216,18 @@ def _maker(trainer: Plan, objective: Objective) -> Any:
     """Return what makes the sampler: what was brought, or that of the options."""
     if trainer.sampler is not None:
         return trainer.sampler
-    each = default_negatives(objective, trainer.num_neighbors)
+    each = default_negatives(objective.student, trainer.num_neighbors)
     return trainer.options.sampler(trainer.negatives, objective.student.shuffle, each)
 
 
-def default_negatives(objective: Objective, num_neighbors: list[int] | None) -> int:
+def default_negatives(backbone: Backbone | type[Backbone], num_neighbors: Any = None) -> int:
     """Return how many negatives of an interaction a training draws for BPR unless told otherwise.
 
     Args:
-        objective: What is trained.
+        backbone: The backbone, or its class.
         num_neighbors: Neighbours that a node keeps in every layer, or :obj:`None` for the whole graph.
     """
-    return objective.student.bpr_negatives if num_neighbors is None else 1
+    return backbone.bpr_negatives if num_neighbors is None else 1
 
 
 def _draws_own(trainer: Plan, objective: Objective, fabric: Fabric, layout: Layout) -> bool:

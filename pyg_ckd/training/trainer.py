@@ -76,8 +76,8 @@ class Trainer:
 
     Args:
         max_epochs: Epochs at most.
-        batch_size: Triples in a step, or ``"large"``, whose ``lr`` and ``patience`` are those for the batch that the
-            backbone recommends (2,048 where it names none), see :class:`~pyg_ckd.training.Pace`.
+        batch_size: Interactions in a step, or ``"large"``, whose ``lr`` and ``patience`` are those for the batch that
+            the backbone recommends (2,048 where it names none), see :class:`~pyg_ckd.training.Pace`.
         lr: Learning rate of Adam; an ``optimizer`` of one's own has its own.
         monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
@@ -258,7 +258,7 @@ class Trainer:
             settings["sampler"] = describe_sampler(self.sampler)
         settings |= sampled.describe_neighbors(self.num_neighbors, self.neighbor_sampler)
         if objective is not None and self.sampler is None and self.options.ranking == "bpr":
-            each = default_negatives(objective, self.num_neighbors)
+            each = default_negatives(objective.student, self.num_neighbors)
             settings |= {"num_negatives": each} if each > 1 else {}
         return settings | self.options.changed(self.max_epochs)
 

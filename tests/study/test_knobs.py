@@ -6,7 +6,7 @@ import pytest
 
 from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import BM3, FISM, VBPR, EarlyFusionLightGCN
+from pyg_ckd.nn import BM3, FISM, VBPR, EarlyFusionLightGCN, LightGCN
 from pyg_ckd.study import Contender
 from pyg_ckd.study.knobs import DEFAULT, check_knobs, default_of, parse_knobs, space_of, turned
 
@@ -73,8 +73,10 @@ def test_the_number_of_negatives_begins_at_what_the_backbone_draws():
     assert default_of("trainer.num_negatives", PLAIN, VBPR) == 4
     assert default_of("trainer.num_negatives", PLAIN, EarlyFusionLightGCN) == 1
     assert default_of("trainer.num_negatives", turned(PLAIN, {"trainer.num_negatives": 8}), VBPR) == 8
-    with pytest.raises(InputError, match=r"unknown knob 'trainer.num_negatives'"):
-        check_knobs(given, {"plain": (PLAIN, FISM)})  # Its softmax has an option of its own.
+    assert default_of("trainer.num_negatives", turned(PLAIN, {"trainer.num_neighbors": [5]}), LightGCN) == 1
+    for contender, backbone in ((PLAIN, FISM), (turned(PLAIN, {"trainer.ranking": "softmax"}), VBPR)):
+        with pytest.raises(InputError, match=r"unknown knob 'trainer.num_negatives'"):
+            check_knobs(given, {"plain": (contender, backbone)})  # Of a softmax it is the number of all its items.
 
 
 def test_a_turned_contender_has_the_values_where_they_belong():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, cast
@@ -21,6 +22,7 @@ from pyg_ckd.evaluation.baselines.content import content_rows
 from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.evaluation.ranking import Evaluator, popularity
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.neighbourhood import Neighbourhood
 
 NEIGHBOURS = (20, 50, 100, 200, 1000)
@@ -222,7 +224,7 @@ def _item_knn_content(data: HeteroData, value: _Validation | None) -> _Choice[Ne
 
 
 def _ease(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
-    return _solved(linear.ease, data, {"ridge": _choose_ridge(data, value)}, value)
+    return _at(linear.ease, data, {"ridge": _choose_ridge(data, value)}, value)
 
 
 def _ease_content(data: HeteroData, value: _Validation | None) -> _Choice[Neighbourhood]:
@@ -231,10 +233,10 @@ def _ease_content(data: HeteroData, value: _Validation | None) -> _Choice[Neighb
     settings = {"form": "additive", "ridge": _choose_ridge(data, value)} | start
     if value is not None:
         settings = _choose_content(_Search(data), rows, settings, value)
-    return _solved(linear.ease_content, data, settings, value)
+    return _at(linear.ease_content, data, settings, value)
 
 
-def _solved(
+def _at(
     make: Callable[..., Neighbourhood], data: HeteroData, settings: dict[str, Any], value: _Validation | None
 ) -> _Choice[Neighbourhood]:
     model = make(data, **settings)
@@ -255,10 +257,11 @@ class _Search:
 
     def weights(self, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
         """Return the weights of a ridge, and of content, as :func:`~pyg_ckd.data.closed_form.item_weights` does."""
-        try:
-            return linear.item_weights(self._gram, ridge, None if rows is None else rows.float(), weight)
-        except InputError:
-            return linear.item_weights(self._gram.double(), ridge, rows, weight)
+        with suppress(InputError):
+            weights = linear.item_weights(self._gram, ridge, None if rows is None else rows.float(), weight)
+            if all_finite(weights):
+                return weights
+        return linear.item_weights(self._gram.double(), ridge, rows, weight)
 
     def model(self, weights: Tensor) -> Neighbourhood:
         """Return the model of weights."""

@@ -88,7 +88,7 @@ class Backbone(Capturing, nn.Module):
     """How the trainer shuffles an epoch unless told otherwise, see :class:`~pyg_ckd.data.TripletSampler`."""
     bpr_negatives: ClassVar[int] = 1
     """Negatives of an interaction that the trainer draws for BPR unless told otherwise. With ``num_neighbors`` it draws
-    one, for every negative adds a neighbourhood to the step."""
+    one, for every negative adds a neighbourhood to the step. A subclass of LightGCN that does not say has one."""
     num_hops: int | None = None
     """How many edges away the nodes are that a row depends on; :obj:`None` if unknown."""
     sparse_rows = False

@@ -72,7 +72,7 @@ class LightGCN(EarlyFusion):
         """A model that builds on this one does so in order to use features; it names its own number of negatives."""
         super().__init_subclass__(**kwargs)
         cls.uses_features = True
-        if LightGCN in cls.__bases__ and "bpr_negatives" not in vars(cls):
+        if not any("bpr_negatives" in vars(base) for base in cls.__mro__[: cls.__mro__.index(LightGCN)]):
             cls.bpr_negatives = EarlyFusion.bpr_negatives
 
     def __init__(
