@@ -9,8 +9,7 @@ from torch import Tensor
 def all_finite(x: Tensor) -> bool:
     """Return whether no number is NaN or infinite.
 
-    The sum tells, in a thirtieth of the time on a CPU; only where it is not finite, for it may have overflowed, every
-    number is looked at.
+    The sum tells, and is faster; only where it is not finite, for it may have overflowed, every number is looked at.
 
     Args:
         x: The numbers, of any shape.

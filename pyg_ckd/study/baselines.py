@@ -20,8 +20,6 @@ from pyg_ckd.study.settings import StudySettings
 
 TRAINED = "lightgcn"
 DEFAULT = ("popularity", "item-knn", "item-knn-content", "ease", "ease-content", TRAINED)
-LONGEST = "ease-content"
-"""The closed form that takes longest."""
 TAKEN_OVER = ("max_epochs", "extend", "monitor", "device", "capture", "precision", "checkpoint_minutes", "progress")
 """What the training of LightGCN takes over from the student's; the rest are its own recommended settings."""
 

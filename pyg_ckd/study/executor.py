@@ -23,7 +23,6 @@ from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import atomic_path, read_json, write_json
 from pyg_ckd.processes import started
-from pyg_ckd.study.baselines import LONGEST
 from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker
@@ -289,9 +288,13 @@ def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[R
     """
 
     def rank(run: Run) -> int:
-        if run.kind == "baseline" and run.backbone is None:
-            return {LONGEST: 2, "item-knn-content": 5}.get(run.name, 6)  # Others reuse its knobs.
-        return 0 if run.kind == "teacher" else 1 if run.teachers else 4 if run.kind == "baseline" else 3
+        if run.kind == "teacher":
+            return 0
+        if run.kind == "contender":
+            return 1 if run.teachers else 3
+        if run.backbone is not None:
+            return 4
+        return {"ease-content": 2, "item-knn-content": 5}.get(run.name, 6)  # The others reuse their knobs.
 
     left = sorted(runs, key=rank)
 

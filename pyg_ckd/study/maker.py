@@ -12,7 +12,6 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective
-from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.solved import kept_in
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
@@ -158,7 +157,7 @@ class Maker:
                 record = {**_facts(run, history), PRUNED: {"best": history.best_value, "curve": curve}}
                 store.write_pruned(run, record)
                 return record
-        record = self._measured(run, _facts(run, history), objective, history, trainer)
+        record = self._measured(run, _facts(run, history), objective, history, trainer.settings(objective))
         store.discard_checkpoint(run)
         return record
 
@@ -208,9 +207,9 @@ class Maker:
         record: dict[str, Any],
         model: torch.nn.Module,
         history: History | None = None,
-        trainer: Trainer | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Measure a trained model and keep the result, and the model before it if its trainer is given."""
+        """Measure a trained model and keep the result, and the model before it if its training's settings are given."""
         views: dict[str | None, Any] = {None: None}
         if run.kind == "contender" and self.test:
             for m, view in unimodal_views(self.data.modalities).items():
@@ -223,10 +222,8 @@ class Maker:
         tables = dict(zip(views, embed(model, self.data, list(views.values())), strict=True))
 
         def save(metrics: Mapping[str, Mapping[str, float]]) -> None:
-            if history is not None and trainer is not None:
-                about = about_training(
-                    history, run.seed, metrics, trainer.settings(model if isinstance(model, Objective) else None)
-                )
+            if history is not None and settings is not None:
+                about = about_training(history, run.seed, metrics, settings)
                 save_model(self.stores[run.kind].path(run) / "model.pt", model, self.data, about)  # type: ignore[arg-type]
 
         return self._keep(run, record, tables, history, save)

@@ -216,8 +216,8 @@ def _maker(trainer: Plan, objective: Objective) -> Any:
     """Return what makes the sampler: what was brought, or that of the options."""
     if trainer.sampler is not None:
         return trainer.sampler
-    each = default_negatives(objective.student, trainer.num_neighbors)
-    return trainer.options.sampler(trainer.negatives, objective.student.shuffle, each)
+    usual = default_negatives(objective.student, trainer.num_neighbors)
+    return trainer.options.sampler(trainer.negatives, objective.student.shuffle, usual)
 
 
 def default_negatives(backbone: Backbone | type[Backbone], num_neighbors: Any = None) -> int:

@@ -130,17 +130,24 @@ class Options:
             found["schedule"] = {"kind": self.schedule, "max_epochs": max_epochs}
         return found
 
-    def sampler(self, negatives: str, order: str, each: int) -> Callable[..., TripletSampler]:
+    def each(self, usual: int) -> int:
+        """Return the negatives of an interaction in a batch.
+
+        Args:
+            usual: Their number for BPR where ``num_negatives`` is :obj:`None`.
+        """
+        return (self.num_negatives or usual) if self.ranking == "bpr" else 1
+
+    def sampler(self, negatives: str, order: str, usual: int) -> Callable[..., TripletSampler]:
         """Return what makes the sampler of a training without one of its own.
 
         Args:
             negatives: How negatives are drawn.
             order: What ``"auto"`` is for the backbone, see :attr:`~pyg_ckd.nn.models.base.Backbone.shuffle`.
-            each: Negatives of an interaction for BPR where ``num_negatives`` is :obj:`None`.
+            usual: As in :meth:`each`.
         """
-        each = (self.num_negatives or each) if self.ranking == "bpr" else 1
         shuffle = order if self.shuffle == "auto" else self.shuffle
-        return partial(TripletSampler, negatives=negatives, num_negatives=each, shuffle=shuffle)
+        return partial(TripletSampler, negatives=negatives, num_negatives=self.each(usual), shuffle=shuffle)
 
     def schedule_of(self, sampler: Any, max_epochs: int) -> Schedule | None:
         """Return the schedule of a training, or :obj:`None` if rates stay what they are.

@@ -257,8 +257,8 @@ class Trainer:
         if self.sampler is not None:
             settings["sampler"] = describe_sampler(self.sampler)
         settings |= sampled.describe_neighbors(self.num_neighbors, self.neighbor_sampler)
-        if objective is not None and self.sampler is None and self.options.ranking == "bpr":
-            each = default_negatives(objective.student, self.num_neighbors)
+        if objective is not None and self.sampler is None:
+            each = self.options.each(default_negatives(objective.student, self.num_neighbors))
             settings |= {"num_negatives": each} if each > 1 else {}
         return settings | self.options.changed(self.max_epochs)
 

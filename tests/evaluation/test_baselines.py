@@ -370,8 +370,9 @@ def test_what_was_chosen_without_content_is_not_sought_again_with_it(
 
 
 @pytest.mark.parametrize("name", ["ease", "ease-content"])
+@pytest.mark.parametrize("how", ["is refused", "is not finite"])
 def test_where_single_precision_fails_a_ridge_is_tried_in_double_precision(
-    name: str, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+    name: str, how: str, data: HeteroData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pyg_ckd.data import solved
     from pyg_ckd.evaluation.baselines import linear
@@ -380,6 +381,8 @@ def test_where_single_precision_fails_a_ridge_is_tried_in_double_precision(
 
     def fails(gram: Tensor, *args: Any) -> Tensor:
         tried.append(gram.dtype)
+        if gram.dtype == torch.float32 and how == "is not finite":
+            return torch.full_like(gram, math.nan)
         if gram.dtype == torch.float32:
             raise InputError("too small for the matrix to be inverted")
         return item_weights(gram, *args)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pyg_ckd.balance import Objective
 from pyg_ckd.data import build_data
@@ -178,6 +179,12 @@ def test_a_checkpoint_that_a_killed_call_left_behind_is_removed(study):
     left.write_bytes(b"left between writing run.json and removing this file")
     make(study).run()
     assert not left.exists()
+
+
+def test_models_say_with_how_many_negatives_they_were_trained(study):
+    for name, each in (("ckd", 4), ("plain", 4), ("lightgcn", 4)):
+        content = torch.load(run_folder(study, name) / "model.pt", weights_only=True)
+        assert content["about"]["settings"]["num_negatives"] == each, name
 
 
 def test_a_damaged_model_is_refused_with_what_to_remove(study):
