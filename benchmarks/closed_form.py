@@ -23,6 +23,8 @@ def run(suite: Suite, sizes: tuple[int, ...] | None = None) -> list[Table]:
         gram = rows @ rows.t()
         ways = {PYTORCH: lambda gram=gram: by_pytorch(gram, 10.0), "ours": lambda gram=gram: item_weights(gram, 10.0)}
         torch.testing.assert_close(ways["ours"](), ways[PYTORCH](), atol=1e-5, rtol=0)
+        single = gram.float()
+        ways["ours, float32"] = lambda gram=single: item_weights(gram, 10.0)
         found = suite.compare(ways)
         table.rows += [
             {
