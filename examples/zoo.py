@@ -2,11 +2,12 @@
 
 Each study stands in ``DIR/<data>-<backbone>`` and all runs in ``DIR/runs``, each made once: the same command goes on
 after a break, and studies of a data set that train for as many epochs share the runs of the LightGCN baseline; a table
-shows those of the longest. Settings are those that the backbones name as ``recommended``, or a file
-``<data>_<backbone>.yaml`` in ``--configs``. The tables are written to ``DIR/zoo.md`` after every study; those in
-``docs/results/zoo.md`` came from::
+shows those of the longest. Settings are those that the backbones name as ``recommended``, one for all data sets, or a
+file ``<data>_<backbone>.yaml`` in ``--configs``, such as ``examples/configs/zoo``. A run whose metric still rises at
+the end goes on, as in any study; runs that had not converged are counted. The tables are written to ``DIR/zoo.md``
+after every study; that of Last.fm in ``docs/results/zoo.md`` came from::
 
-    python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --out DIR
+    python -m examples.zoo --data lastfm.npz --seeds 3 --out DIR
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.nn.models.discovery import backbones, fusion_of
 from pyg_ckd.report.report import write_report
 from pyg_ckd.study import Study, StudySettings
+from pyg_ckd.study.baselines import DEFAULT as BASELINES
+from pyg_ckd.study.results import not_converged
 from pyg_ckd.training import Trainer
 
 PARTS = ("model", "plain", "teacher", "distillation", "trainer")
-BASELINES = ("popularity", "lightgcn")
 DEFAULT_EPOCHS = signature(Trainer).parameters["max_epochs"].default
 DEFAULT_WEIGHT = signature(DistillationWrapper).parameters["distillation_weight"].default
 HEAD = ["backbone", "fusion", "seeds", "weight", "plain", "CKD", "difference", "p (users)", "p (seeds)"]
-HEAD += ["view / teacher, plain", "view / teacher, CKD", "s/epoch plain, CKD"]
+HEAD += ["view / teacher, plain", "view / teacher, CKD", "s/epoch plain, CKD", "not converged"]
 
 
-def settings_of(cls: type[Backbone], config: Path, max_epochs: int | None) -> StudySettings:
+def settings_of(cls: type[Backbone], config: Path | None, max_epochs: int | None) -> StudySettings:
     """Return the settings of a study: the backbone's own, those of a file if it exists, and the number of epochs."""
     chosen: dict[str, Any] = {part: dict(cls.recommended.get(part, {})) for part in PARTS}
-    if config.exists():
+    if config is not None and config.exists():
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
         for part in PARTS:
             chosen[part] |= content.get(part, {})
@@ -50,6 +52,12 @@ def settings_of(cls: type[Backbone], config: Path, max_epochs: int | None) -> St
     if max_epochs is not None:
         chosen["trainer"]["max_epochs"] = max_epochs
     return StudySettings(**chosen)
+
+
+def late(results: dict[str, Any]) -> str:
+    """Return which students had not converged, under how many seeds."""
+    counts = {name: not_converged(results, name) for name in ("plain", "ckd")}
+    return ", ".join(f"{name} {count} of {seeds}" for name, (count, seeds) in counts.items() if count) or "–"
 
 
 def row(results: dict[str, Any], cls: type[Backbone]) -> list[str]:
@@ -68,6 +76,7 @@ def row(results: dict[str, Any], cls: type[Backbone]) -> list[str]:
         *(p_value(results, over) for over in ("users", "seeds")),
         *(views(results, name) for name in mean),
         seconds(results),
+        late(results),
     ]
 
 
@@ -89,7 +98,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
     parser.add_argument("--max_epochs", type=int, default=None, help="instead of what the files of settings say")
-    parser.add_argument("--configs", type=Path, default=Path(__file__).parent / "configs" / "zoo")
+    parser.add_argument("--configs", type=Path, default=None, help="folder of files <data>_<backbone>.yaml")
     parser.add_argument("--out", type=Path, default=Path("zoo"))
     args = parser.parse_args()
     names = [Path(source).stem for source in args.data]
@@ -104,7 +113,8 @@ def main() -> None:
         for backbone in args.backbones:
             cls, folder = found[backbone], args.out / f"{name}-{backbone}"
             sys.stderr.write(f"{name}, {backbone}\n")
-            settings = settings_of(cls, args.configs / f"{name}_{backbone}.yaml", args.max_epochs)
+            config = args.configs / f"{name}_{backbone}.yaml" if args.configs else None
+            settings = settings_of(cls, config, args.max_epochs)
             epochs = settings.trainer.get("max_epochs", DEFAULT_EPOCHS)
             study = Study(
                 data,

@@ -76,9 +76,9 @@ class FREEDOM(LightGCN):
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4, "dropout": 0.5},
         "trainer": {"lr": 5e-3},
-        "plain": {"l2": 0.01},
-        "teacher": {"l2": 0.01},
-        "distillation": {"l2": 0.01, "distillation_weight": 0.01},
+        "plain": {"l2": 0.0},
+        "teacher": {"l2": 0.0},
+        "distillation": {"l2": 0.0, "distillation_weight": 0.01},
     }
 
     def __init__(
