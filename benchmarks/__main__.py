@@ -43,6 +43,7 @@ BENCHMARKS = (
     "bounded",
     "inference",
     "closed_form",
+    "dropout",
     "import_time",
     "study",
     "scale",

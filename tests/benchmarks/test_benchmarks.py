@@ -49,6 +49,7 @@ def _suite() -> Suite:
         ("inference", {"sizes": (30_000, 10_000, 20_000), "backbones": ["MMGCN"]}, ["peak / table"]),
         ("memory", {"sizes": (60_000,)}, ["beyond / needed", "peak / needed"]),
         ("closed_form", {"sizes": (60,)}, ["ratio to PyTorch", "of minima"]),
+        ("dropout", {"sizes": ((20, 6),)}, ["ratio to PyTorch", "of minima"]),
         ("import_time", {}, ["seconds"]),
         ("study", {"epochs": 1, "seeds": 1, "batch_size": 256}, ["ratio to one worker"]),
     ],

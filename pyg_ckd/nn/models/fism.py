@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.negatives import softmax_size
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.nn.dropout import dropout
 from pyg_ckd.nn.loss import l2_penalty, mean_of_triples
 from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
@@ -195,7 +195,7 @@ class FISM(EarlyFusion):
         inputs = inputs._replace(graphs=self._with_content(inputs.features, inputs.graphs))  # A subgraph comes without.
         rows = {m: inputs.of_features("unit rows", m, unit_rows) for m in self.modalities}
         if self.training and self.feature_dropout > 0:
-            rows = {m: F.dropout(x, self.feature_dropout) for m, x in rows.items()}
+            rows = {m: dropout(x, self.feature_dropout) for m, x in rows.items()}
         content = {m: self.project[m](rows[m]) for m in self.modalities if any(m in view for view in views)}
         num_users = inputs.graph.num_nodes - inputs.take_items(self.item_bias).numel()
         users, selections = inputs.graph.to_users(num_users), selections_of(inputs.graph, num_users)
