@@ -77,7 +77,7 @@ class MGCN(LightGCN):
 
     capturable = True
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trainer": {"lr": 1e-3, "batch_size": 4096},
+        "trainer": {"lr": 3e-3, "batch_size": 4096},
         "plain": {"l2": 1e-3},
         "teacher": {"l2": 1e-3},
         "distillation": {"l2": 1e-3, "distillation_weight": 0.01},
