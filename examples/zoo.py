@@ -5,9 +5,9 @@ after a break, and studies of a data set that train for as many epochs share the
 shows those of the longest. Settings are those that the backbones name as ``recommended``, one for all data sets, or a
 file ``<data>_<backbone>.yaml`` in ``--configs``, such as ``examples/configs/zoo``. A run whose metric still rises at
 the end goes on, as in any study; runs that had not converged are counted. The tables are written to ``DIR/zoo.md``
-after every study; that of Last.fm in ``docs/results/zoo.md`` came from::
+after every study; those in ``docs/results/zoo.md`` came from::
 
-    python -m examples.zoo --data lastfm.npz --seeds 3 --out DIR
+    python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --configs examples/configs/zoo --out DIR
 """
 
 from __future__ import annotations
