@@ -121,6 +121,17 @@ def test_neighbours_do_not_depend_on_the_blocks_they_are_counted_in(data, monkey
     assert np.array_equal(all_scores(item_knn(data, 3, 1.0), data), whole)
 
 
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_neighbours_are_those_of_a_whole_sort_also_where_they_are_level_or_nearly_so(
+    k: int, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = [neighbours.nearest(data, k, shrinkage) for shrinkage in (0.0, 1.0, 1e9, 1e300)]  # Up to all level.
+    monkeypatch.setattr(neighbours, "_among_largest", lambda row, similarity, k: np.ones(len(row), dtype=bool))
+    for shrinkage, found in zip((0.0, 1.0, 1e9, 1e300), fast, strict=True):
+        whole = neighbours.nearest(data, k, shrinkage)
+        assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
+
+
 @pytest.mark.parametrize("limit", [0, 10_000])
 def test_sparse_and_dense_weights_give_the_same_scores(data, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "DENSE_ITEMS", limit)

@@ -137,6 +137,8 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
         similarity = block.data / (root[item] * root[other] + shrinkage)
         apart = item != other
         item, other, similarity = item[apart], other[apart], similarity[apart]
+        large = _among_largest(item - first, similarity, k)  # Sorting all of them would take most of the time.
+        item, other, similarity = item[large], other[large], similarity[large]
         order = np.lexsort((-similarity, item))  # Equal similarities stay in the order of items.
         item, other, similarity = item[order], other[order], similarity[order]
         count = np.bincount(item - first, minlength=shared.shape[0])
@@ -145,6 +147,22 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
         parts.append((item[keep], rank[keep], other[keep], similarity[keep].astype(np.float32)))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Nearest(columns[0], columns[1], columns[2], columns[3], items)
+
+
+def _among_largest(row: np.ndarray, similarity: np.ndarray, k: int) -> np.ndarray:
+    """Return which similarities may be among the ``k`` largest of their row: these, and what is as large in float32.
+
+    Args:
+        row: Rows in order, int64 ``[N]``.
+        similarity: 0 or more, float64 ``[N]``.
+        k: At least 1.
+    """
+    # The bits of such numbers are in the order of the numbers, so that one fast sort of integers finds the k-th ones.
+    descending = ~similarity.astype(np.float32).view(np.uint32)
+    key = row.astype(np.uint64) << np.uint64(32) | descending
+    count = np.bincount(row)
+    kth = np.cumsum(count) - count + np.minimum(count, k) - 1
+    return key <= np.sort(key)[kth][row]
 
 
 class ContentScores:
