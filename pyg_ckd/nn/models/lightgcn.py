@@ -231,9 +231,9 @@ class EarlyFusionLightGCN(LightGCN):
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": {"num_layers": 4},
         "trainer": {"lr": 5e-3},
-        "plain": {"l2": 0.03},
-        "teacher": {"l2": 0.03},
-        "distillation": {"l2": 0.03, "distillation_weight": 0.1},
+        "plain": {"l2": 0.01},
+        "teacher": {"l2": 0.01},
+        "distillation": {"l2": 0.01, "distillation_weight": 0.1},
     }
 
     def __init__(
