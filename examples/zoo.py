@@ -97,10 +97,12 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=order, choices=order, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
-    parser.add_argument("--max_epochs", type=int, default=None, help="instead of what the files of settings say")
+    parser.add_argument("--max_epochs", type=int, default=None, help="instead of what the settings say")
     parser.add_argument("--configs", type=Path, default=None, help="folder of files <data>_<backbone>.yaml")
     parser.add_argument("--out", type=Path, default=Path("zoo"))
     args = parser.parse_args()
+    if args.configs and not args.configs.is_dir():
+        parser.error(f"--configs: found no folder {args.configs}, expected one with files <data>_<backbone>.yaml")
     names = [Path(source).stem for source in args.data]
     if len(set(names)) < len(names):
         parser.error(
@@ -112,8 +114,9 @@ def main() -> None:
         rows, baselines, longest = [], {}, 0
         for backbone in args.backbones:
             cls, folder = found[backbone], args.out / f"{name}-{backbone}"
-            sys.stderr.write(f"{name}, {backbone}\n")
             config = args.configs / f"{name}_{backbone}.yaml" if args.configs else None
+            source_of = config if config is not None and config.exists() else "recommended"
+            sys.stderr.write(f"{name}, {backbone}, settings: {source_of}\n")
             settings = settings_of(cls, config, args.max_epochs)
             epochs = settings.trainer.get("max_epochs", DEFAULT_EPOCHS)
             study = Study(
@@ -132,7 +135,8 @@ def main() -> None:
             rows.append(row(results, cls))
             if epochs > longest:
                 longest = epochs
-                baselines = {base: cell(results, base) for base in BASELINES}
+                made = {run["name"] for run in results["runs"]}  # A closed form of too many items is left out.
+                baselines = {base: cell(results, base) if base in made else "–" for base in BASELINES}
             tables[name] = table(f"{name}: test {METRIC}", rows, baselines)
             with atomic_path(args.out / "zoo.md") as path:
                 path.write_text("\n".join(tables.values()), encoding="utf-8")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHOICES = 2**16
-"""Random numbers of 16 bits: the share that is dropped is met to 1 / 131,072."""
+"""Random numbers of 16 bits: the share that is dropped is met to 1 / 65,536."""
 
 
 def dropout(x: Tensor, share: float) -> Tensor:
