@@ -46,3 +46,13 @@ def test_a_seed_decides_and_gradients_flow_where_entries_are_kept() -> None:
     (grad,) = torch.autograd.grad(first.sum(), x)
     assert_close(grad, first.detach(), atol=1e-12, rtol=0)
     assert dropout(x[:0], 0.5).shape == (0, 3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_of_all_draws_the_kept_ones_are_counted_exactly(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda self, *bounds: self.copy_(every))
+    found = dropout(torch.ones(2**16, dtype=torch.float64), share)
+    kept = round((1 - share) * 2**16)
+    assert int((found != 0).sum()) == kept
+    assert_close(found.sum(), torch.tensor(2.0**16).double(), atol=1e-6, rtol=0)
