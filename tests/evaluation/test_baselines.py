@@ -126,6 +126,8 @@ def test_neighbours_are_those_of_a_whole_sort_also_where_they_are_level_or_nearl
     k: int, data: HeteroData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = [neighbours.nearest(data, k, shrinkage) for shrinkage in (0.0, 1.0, 1e9, 1e300)]  # Up to all level.
+    row, value = np.repeat([0, 2], 9), np.tile(np.arange(9.0), 2)
+    assert neighbours._among_largest(row, value, k).sum() == 2 * min(k, 9)  # No more than that is sorted.
     monkeypatch.setattr(neighbours, "_among_largest", lambda row, similarity, k: np.ones(len(row), dtype=bool))
     for shrinkage, found in zip((0.0, 1.0, 1e9, 1e300), fast, strict=True):
         whole = neighbours.nearest(data, k, shrinkage)
