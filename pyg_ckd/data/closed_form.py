@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyg_ckd.data.neighbors import shared_counts
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.finite import all_finite
 
 MAX_ITEMS = 20_000
 """Items up to which a closed form is solved by default: three matrices of them in float64, 10 GB."""
+
+FEW = 8
+"""How many times more items than columns there must be for an inverse to be corrected, in the place of a new one."""
+
+LOST = 1e-3
+"""Share of its diagonal up to which too many digits of an inverse are lost by a correction."""
 
 _ROWS = 512  # Rows that are mirrored at once.
 
@@ -44,8 +53,7 @@ def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight:
     r"""Return the weights :math:`\mathbf{B}(\mathbf{G} + w \mathbf{F} \mathbf{F}^\top, \lambda)` of EASE.
 
     Args:
-        gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``; in float32, weights are near those and take half
-            the time and memory.
+        gram: :math:`\mathbf{G}`, float64 ``[num_items, num_items]``.
         ridge: :math:`\lambda`, positive.
         rows: :math:`\mathbf{F}` in the same type, ``[num_items, d]``. (default: :obj:`None`, none)
         weight: :math:`w`, 0 or more.
@@ -56,10 +64,72 @@ def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight:
     Raises:
         InputError: If ``ridge`` is not positive, or so small that the matrix cannot be inverted.
     """
-    _check_ridge(ridge)
-    matrix = gram.clone() if rows is None else torch.addmm(gram, rows, rows.t(), alpha=weight)
-    matrix.diagonal().add_(ridge)
-    return _weights(_invert(matrix, ridge))
+    return _weights(_inverse(gram, ridge, rows, weight))
+
+
+class FastItemWeights:
+    r"""Weights of one Gram matrix near those of :func:`item_weights`, solved in float32.
+
+    That is half the time and memory; where it fails, float64 takes its place. For a ridge whose inverse
+    :math:`\mathbf{P}` without content is kept, the one with content comes from a matrix of columns (`Woodbury
+    <https://en.wikipedia.org/wiki/Woodbury_matrix_identity>`_) where there are few of them:
+
+    .. math::
+        (\mathbf{P}^{-1} + w \mathbf{F} \mathbf{F}^\top)^{-1} = \mathbf{P} - \mathbf{P} \mathbf{F}
+        (\tfrac{1}{w} \mathbf{I} + \mathbf{F}^\top \mathbf{P} \mathbf{F})^{-1} \mathbf{F}^\top \mathbf{P}
+
+    Args:
+        gram: The Gram matrix, float64 ``[num_items, num_items]``.
+    """
+
+    def __init__(self, gram: Tensor) -> None:
+        self._gram = gram.float()
+        self._kept: tuple[float, Tensor] | None = None
+
+    def __call__(self, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
+        """Return the weights of a ridge, and of content.
+
+        Args:
+            ridge: Positive.
+            rows: Rows of the content, float64 ``[num_items, d]``. (default: :obj:`None`, none)
+            weight: 0 or more.
+
+        Raises:
+            InputError: As :func:`item_weights`.
+        """
+        single = None if rows is None else rows.float()
+        with suppress(InputError):
+            weights = _weights(self._inverse(ridge, single, weight))
+            if all_finite(weights):
+                return weights
+        return item_weights(self._gram.double(), ridge, rows, weight)
+
+    def keep(self, ridge: float) -> None:
+        """Keep the inverse of a ridge in the place of the one before.
+
+        Args:
+            ridge: Positive.
+        """
+        self._kept = None
+        with suppress(InputError):
+            self._kept = ridge, _inverse(self._gram, ridge)
+
+    def _inverse(self, ridge: float, rows: Tensor | None, weight: float) -> Tensor:
+        if self._kept is None or self._kept[0] != ridge:
+            return _inverse(self._gram, ridge, rows, weight)
+        kept = self._kept[1]
+        if rows is None or weight == 0:
+            return kept.clone()
+        if rows.size(1) * FEW > len(kept):
+            return _inverse(self._gram, ridge, rows, weight)
+        read = kept @ rows
+        columns = rows.t() @ read
+        columns.diagonal().add_(1 / weight)
+        half = torch.linalg.solve_triangular(_cholesky(columns, ridge), read.t(), upper=False)  # [d, I]
+        found = torch.addmm(kept, half.t(), half, alpha=-1)
+        if bool((found.diagonal() > LOST * kept.diagonal()).all()):
+            return found
+        return _inverse(self._gram, ridge, rows, weight)
 
 
 def content_weights(rows: Tensor, ridge: float) -> Tensor:
@@ -94,6 +164,13 @@ def content_weights(rows: Tensor, ridge: float) -> Tensor:
 def _check_ridge(ridge: float) -> None:
     if not 0 < ridge < float("inf"):
         raise InputError(f"ease ridge: found {ridge}, expected a finite positive number")
+
+
+def _inverse(gram: Tensor, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
+    _check_ridge(ridge)
+    matrix = gram.clone() if rows is None else torch.addmm(gram, rows, rows.t(), alpha=weight)
+    matrix.diagonal().add_(ridge)
+    return _invert(matrix, ridge)
 
 
 def _invert(matrix: Tensor, ridge: float) -> Tensor:

@@ -30,7 +30,7 @@ from pyg_ckd.evaluation import (
 )
 from pyg_ckd.evaluation.baselines import neighbours
 from pyg_ckd.evaluation.baselines.fit import climb
-from pyg_ckd.evaluation.baselines.linear import content_weights, item_weights
+from pyg_ckd.evaluation.baselines.linear import content_weights
 from pyg_ckd.scoring import Embeddings, Neighbourhood, Scorer
 from pyg_ckd.scoring.neighbourhood import history_matrix
 
@@ -387,10 +387,9 @@ def test_what_was_chosen_without_content_is_not_sought_again_with_it(
 def test_where_single_precision_fails_a_ridge_is_tried_in_double_precision(
     name: str, how: str, data: HeteroData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyg_ckd.data import solved
-    from pyg_ckd.evaluation.baselines import linear
+    from pyg_ckd.data import closed_form, solved
 
-    expected, tried = fit_baseline(name, data, "ndcg@5"), []
+    expected, tried, inverse = fit_baseline(name, data, "ndcg@5"), [], closed_form._inverse
 
     def fails(gram: Tensor, *args: Any) -> Tensor:
         tried.append(gram.dtype)
@@ -398,9 +397,9 @@ def test_where_single_precision_fails_a_ridge_is_tried_in_double_precision(
             return torch.full_like(gram, math.nan)
         if gram.dtype == torch.float32:
             raise InputError("too small for the matrix to be inverted")
-        return item_weights(gram, *args)
+        return inverse(gram, *args)
 
-    monkeypatch.setattr(linear, "item_weights", fails)
+    monkeypatch.setattr(closed_form, "_inverse", fails)
     monkeypatch.setattr(solved, "_solved", {})
     found = fit_baseline(name, data, "ndcg@5")
     assert (found.settings, found.value) == (expected.settings, expected.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, cast
@@ -13,16 +12,16 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.closed_form import FastItemWeights
 from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.solved import solved
-from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines import linear, neighbours
 from pyg_ckd.evaluation.baselines.content import content_rows
 from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.evaluation.ranking import Evaluator, popularity
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.neighbourhood import Neighbourhood
 
 NEIGHBOURS = (20, 50, 100, 200, 1000)
@@ -232,7 +231,7 @@ def _ease_content(data: HeteroData, value: _Validation | None) -> _Choice[Neighb
     start = {"weight": linear.CONTENT_WEIGHT, "content_ridge": linear.CONTENT_RIDGE}
     settings = {"form": "additive", "ridge": _choose_ridge(data, value)} | start
     if value is not None:
-        settings = _choose_content(_Search(data), rows, settings, value)
+        settings = _choose_content(data, rows, settings, value)
     return _at(linear.ease_content, data, settings, value)
 
 
@@ -241,31 +240,6 @@ def _at(
 ) -> _Choice[Neighbourhood]:
     model = make(data, **settings)
     return _Choice(model, settings, None if value is None else value(model))
-
-
-class _Search:
-    """The closed form of the interactions for knobs that are tried, in float32.
-
-    That is half the time and memory; where it fails, float64 takes its place.
-
-    Args:
-        data: The graph.
-    """
-
-    def __init__(self, data: HeteroData) -> None:
-        self._history, self._gram = neighbours.history_of(data), linear.gram_of(data).float()
-
-    def weights(self, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
-        """Return the weights of a ridge, and of content, as :func:`~pyg_ckd.data.closed_form.item_weights` does."""
-        with suppress(InputError):
-            weights = linear.item_weights(self._gram, ridge, None if rows is None else rows.float(), weight)
-            if all_finite(weights):
-                return weights
-        return linear.item_weights(self._gram.double(), ridge, rows, weight)
-
-    def model(self, weights: Tensor) -> Neighbourhood:
-        """Return the model of weights."""
-        return Neighbourhood(self._history, weights)
 
 
 def _choose_ridge(data: HeteroData, value: _Validation | None) -> float:
@@ -282,31 +256,37 @@ def _best_ridge(data: HeteroData, value: Value) -> tuple[Tensor, ...]:
         data: The graph.
         value: What is to be large.
     """
-    search = _Search(data)
-    found = climb({"ridge": RIDGES}, {"ridge": linear.RIDGE}, lambda ridge: search.model(search.weights(ridge)), value)
+    history, weights = neighbours.history_of(data), FastItemWeights(linear.gram_of(data))
+
+    def build(ridge: float) -> Neighbourhood:
+        return Neighbourhood(history, weights(ridge))
+
+    found = climb({"ridge": RIDGES}, {"ridge": linear.RIDGE}, build, value)
     return (torch.tensor(found.settings["ridge"], dtype=torch.float64),)
 
 
-def _choose_content(search: _Search, rows: Tensor, start: dict[str, Any], value: Value) -> dict[str, Any]:
+def _choose_content(data: HeteroData, rows: Tensor, start: dict[str, Any], value: Value) -> dict[str, Any]:
     """Return the settings of the better form of EASE with content.
 
     Args:
-        search: The closed form.
+        data: The graph.
         rows: What the kernels are made of, float64 ``[num_items, d]``.
         start: Settings of the additive form to start from; their ridge is the best without content.
         value: What is to be large.
     """
-    alone = search.weights(start["ridge"])
+    history, weights = neighbours.history_of(data), FastItemWeights(linear.gram_of(data))
+    weights.keep(start["ridge"])
+    alone = weights(start["ridge"])
 
     @lru_cache(maxsize=2)
     def content(ridge: float) -> Tensor:
         return linear.content_weights(rows, ridge)
 
     def additive(content_ridge: float, weight: float) -> Neighbourhood:
-        return search.model(torch.add(alone, content(content_ridge), alpha=weight))
+        return Neighbourhood(history, torch.add(alone, content(content_ridge), alpha=weight))
 
     def collective(ridge: float, weight: float) -> Neighbourhood:
-        return search.model(search.weights(ridge, rows, weight))
+        return Neighbourhood(history, weights(ridge, rows, weight))
 
     grids: dict[str, Sequence[float]] = {"weight": ADDITIVE_WEIGHTS, "content_ridge": CONTENT_RIDGES}
     found = climb(grids, {knob: start[knob] for knob in grids}, additive, value)
