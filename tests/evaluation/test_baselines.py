@@ -121,17 +121,25 @@ def test_neighbours_do_not_depend_on_the_blocks_they_are_counted_in(data, monkey
     assert np.array_equal(all_scores(item_knn(data, 3, 1.0), data), whole)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 2**20])
+@pytest.mark.parametrize("shrinkage", [0.0, 1.0, 1e9, 1e300])  # Up to all level.
 @pytest.mark.parametrize("k", [1, 3, 40])
-def test_neighbours_are_those_of_a_whole_sort_also_where_they_are_level_or_nearly_so(
-    k: int, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+def test_neighbours_are_the_most_similar_items_and_the_lowest_of_those_that_are_level(
+    k: int, shrinkage: float, rows: int, data: HeteroData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fast = [neighbours.nearest(data, k, shrinkage) for shrinkage in (0.0, 1.0, 1e9, 1e300)]  # Up to all level.
-    row, value = np.repeat([0, 2], 9), np.tile(np.arange(9.0), 2)
-    assert neighbours._among_largest(row, value, k).sum() == 2 * min(k, 9)  # No more than that is sorted.
-    monkeypatch.setattr(neighbours, "_among_largest", lambda row, similarity, k: np.ones(len(row), dtype=bool))
-    for shrinkage, found in zip((0.0, 1.0, 1e9, 1e300), fast, strict=True):
-        whole = neighbours.nearest(data, k, shrinkage)
-        assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
+    monkeypatch.setattr(neighbours, "_ROW_BITS", ITEMS.bit_length() + rows.bit_length() - 1)
+    x = neighbours.history_of(data).astype(np.int64).toarray()
+    shared = x.T @ x
+    root = np.sqrt(shared.diagonal())
+    expected = []
+    for i in range(ITEMS):
+        others = [j for j in range(ITEMS) if j != i and shared[i, j]]
+        of = {j: np.float32(shared[i, j] / (root[i] * root[j] + shrinkage)) for j in others}
+        nearest = sorted(others, key=lambda j: (-of[j], j))[:k]
+        expected += [(i, rank, j, of[j]) for rank, j in enumerate(nearest)]
+    found = neighbours.nearest(data, k, shrinkage)
+    assert [*zip(*found[:4], strict=True)] == expected
+    assert found.similarity.dtype == np.float32
 
 
 @pytest.mark.parametrize("limit", [0, 10_000])

@@ -23,6 +23,9 @@ K, SHRINKAGE, CONTENT_WEIGHT = 100, 10.0, 0.2
 DENSE_ITEMS = 10_000
 """Items up to which weights may be held as one dense matrix, of 400 MB then."""
 
+_SIMILARITY_BITS = 30  # Of a float32 from 0 to below 2.
+_ROW_BITS = 63 - _SIMILARITY_BITS  # Bits of an int64 that rows of a block and items share.
+_ONE_BITS = np.int64((1 << _SIMILARITY_BITS) - 1)
 _FULL = 32  # An entry of a sparse product takes about as long as so many of a dense one.
 _BLOCK = 4096  # Users whose scores are summed up at a time.
 
@@ -38,8 +41,9 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
         s_{ij} = \frac{n_{ij}}{\sqrt{n_i n_j} + h}
 
     where :math:`\mathcal{N}_k(i)` are the :math:`k` other items with the largest similarity to :math:`i`, lowest item
-    first among equals. The shrinkage :math:`h` distrusts similarities that rest on few users. Only the training
-    interactions are used. Counts are made block by block: memory grows with :math:`k` times the number of items.
+    first among equals in float32. The shrinkage :math:`h` distrusts similarities that rest on few users. Only the
+    training interactions are used. Counts are made block by block: memory grows with :math:`k` times the number of
+    items.
 
     Args:
         data: The graph.
@@ -131,38 +135,49 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
     root = np.sqrt(np.bincount(history_of(data).indices, minlength=items))
     parts = []
     for first, shared in shared_counts(data[RATES].edge_index.flip(0), items, users):
-        shared.sort_indices()
-        block = shared.tocoo()
-        item, other = block.row.astype(np.int64) + first, block.col.astype(np.int64)
-        similarity = block.data / (root[item] * root[other] + shrinkage)
-        apart = item != other
-        item, other, similarity = item[apart], other[apart], similarity[apart]
-        large = _among_largest(item - first, similarity, k)  # Sorting all of them would take most of the time.
-        item, other, similarity = item[large], other[large], similarity[large]
-        order = np.lexsort((-similarity, item))  # Equal similarities stay in the order of items.
-        item, other, similarity = item[order], other[order], similarity[order]
-        count = np.bincount(item - first, minlength=shared.shape[0])
-        rank = np.arange(item.size) - (np.cumsum(count) - count)[item - first]
-        keep = rank < k
-        parts.append((item[keep], rank[keep], other[keep], similarity[keep].astype(np.float32)))
+        most = 1 << (_ROW_BITS - items.bit_length())
+        for row in range(0, shared.shape[0], most):
+            block = shared[row : row + most].tocoo()
+            item, other = block.row + np.int64(first + row), block.col.astype(np.int64)
+            apart = item != other
+            item, other = item[apart], other[apart]
+            similarity = block.data[apart] / (root[item] * root[other] + shrinkage)
+            parts.append(_largest(item, other, similarity.astype(np.float32), k, first + row, items.bit_length()))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Nearest(columns[0], columns[1], columns[2], columns[3], items)
 
 
-def _among_largest(row: np.ndarray, similarity: np.ndarray, k: int) -> np.ndarray:
-    """Return which similarities may be among the ``k`` largest of their row: these, and what is as large in float32.
+def _largest(
+    item: np.ndarray, other: np.ndarray, similarity: np.ndarray, k: int, first: int, bits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the columns of :class:`Nearest` for the ``k`` most similar items of every item.
+
+    One sort of integers orders all, which is ten times as fast as one by two keys: the bits of a number from 0 to below
+    2 are in the order of the numbers, and leave two for other things.
 
     Args:
-        row: Rows in order, int64 ``[N]``.
-        similarity: 0 or more, float64 ``[N]``.
+        item: Items, int64 ``[N]``.
+        other: Other items, int64 ``[N]``.
+        similarity: From 0 to below 2, float32 ``[N]``.
         k: At least 1.
+        first: The smallest item.
+        bits: Bits of an item.
     """
-    # The bits of such numbers are in the order of the numbers, so that one fast sort of integers finds the k-th ones.
-    descending = ~similarity.astype(np.float32).view(np.uint32)
-    key = row.astype(np.uint64) << np.uint64(32) | descending
+    descending = _ONE_BITS - similarity.view(np.int32).astype(np.int64)
+    key = ((item - first) << np.int64(_SIMILARITY_BITS) | descending) << np.int64(bits) | other
+    key.sort()
+    row = key >> np.int64(_SIMILARITY_BITS + bits)
     count = np.bincount(row)
-    kth = np.cumsum(count) - count + np.minimum(count, k) - 1
-    return key <= np.sort(key)[kth][row]
+    rank = np.arange(key.size) - np.repeat(np.cumsum(count) - count, count)
+    keep = rank < k
+    key, row, rank = key[keep], row[keep], rank[keep]
+    descending = key >> np.int64(bits) & _ONE_BITS
+    return (
+        row + first,
+        rank,
+        key & np.int64((1 << bits) - 1),
+        (_ONE_BITS - descending).astype(np.int32).view(np.float32),
+    )
 
 
 class ContentScores:
