@@ -1,13 +1,15 @@
-"""Closed forms of items on items: the inverse in place against that of PyTorch."""
+"""Closed forms of items on items: the inverse in place, and corrected for content, against that of PyTorch."""
 
 from __future__ import annotations
 
 import torch
 
 from benchmarks.common import Bars, Suite, Table
-from pyg_ckd.data.closed_form import item_weights
+from pyg_ckd.data.closed_form import FastItemWeights, item_weights
 
 PYTORCH = "PyTorch's Cholesky and inverse"
+COLUMNS = 128
+"""Columns of the content."""
 
 
 def run(suite: Suite, sizes: tuple[int, ...] | None = None) -> list[Table]:
@@ -23,8 +25,12 @@ def run(suite: Suite, sizes: tuple[int, ...] | None = None) -> list[Table]:
         gram = rows @ rows.t()
         ways = {PYTORCH: lambda gram=gram: by_pytorch(gram, 10.0), "ours": lambda gram=gram: item_weights(gram, 10.0)}
         torch.testing.assert_close(ways["ours"](), ways[PYTORCH](), atol=1e-5, rtol=0)
-        single = gram.float()
-        ways["ours, float32"] = lambda gram=single: item_weights(gram, 10.0)
+        fast, kept = FastItemWeights(gram), FastItemWeights(gram)
+        kept.keep(10.0)
+        content = torch.rand(items, COLUMNS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        ways["ours, float32"] = lambda fast=fast: fast(10.0)
+        ways["with content"] = lambda fast=fast, content=content: fast(10.0, content)
+        ways["with content, corrected"] = lambda kept=kept, content=content: kept(10.0, content)
         found = suite.compare(ways)
         table.rows += [
             {
