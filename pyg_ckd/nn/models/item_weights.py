@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -111,8 +112,8 @@ def neighbours(
     items = sizes[1]
     mean = max(1.0, edges.size(1) / items)
     rows = torch.cat([unit_rows(x.detach().cpu().double()) for x in features], dim=1) if features else None
-    gram, knobs = gram_matrix(edges, *sizes), (ridge * mean, rows, kernel * mean)
-    weights = (item_weights(gram, *knobs) if exact else FastItemWeights(gram)(*knobs)).t()
+    solve = partial(item_weights, gram_matrix(edges, *sizes)) if exact else FastItemWeights(gram_matrix(edges, *sizes))
+    weights = solve(ridge * mean, rows, kernel * mean).t()
     value, neighbor = weights.topk(min(k, items), dim=1)
     value = value.clamp(min=0)
     value = value / value.sum(dim=1, keepdim=True).clamp(min=1e-9)
