@@ -42,9 +42,9 @@ HEAD += ["view / teacher, plain", "view / teacher, CKD", "s/epoch plain, CKD", "
 
 
 def settings_of(cls: type[Backbone], config: Path | None, max_epochs: int | None) -> StudySettings:
-    """Return the settings of a study: the backbone's own, those of a file if it exists, and the number of epochs."""
+    """Return the settings of a study: the backbone's own, those of a file if there is one, and the number of epochs."""
     chosen: dict[str, Any] = {part: dict(cls.recommended.get(part, {})) for part in PARTS}
-    if config is not None and config.exists():
+    if config is not None:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
         for part in PARTS:
             chosen[part] |= content.get(part, {})
@@ -115,8 +115,8 @@ def main() -> None:
         for backbone in args.backbones:
             cls, folder = found[backbone], args.out / f"{name}-{backbone}"
             config = args.configs / f"{name}_{backbone}.yaml" if args.configs else None
-            source_of = config if config is not None and config.exists() else "recommended"
-            sys.stderr.write(f"{name}, {backbone}, settings: {source_of}\n")
+            config = config if config is not None and config.exists() else None
+            sys.stderr.write(f"{name}, {backbone}, settings: {config or 'recommended'}\n")
             settings = settings_of(cls, config, args.max_epochs)
             epochs = settings.trainer.get("max_epochs", DEFAULT_EPOCHS)
             study = Study(
