@@ -19,7 +19,7 @@ FEW = 8
 """How many times more items than columns there must be for an inverse to be corrected, in the place of a new one."""
 
 LOST = 1e-3
-"""Share of its diagonal up to which too many digits of an inverse are lost by a correction."""
+"""A correction that leaves less than this share of an entry of the diagonal is not used, for digits are lost by it."""
 
 _ROWS = 512  # Rows that are mirrored at once.
 
@@ -70,7 +70,8 @@ def item_weights(gram: Tensor, ridge: float, rows: Tensor | None = None, weight:
 class FastItemWeights:
     r"""Weights of one Gram matrix near those of :func:`item_weights`, solved in float32.
 
-    That is half the time and memory; where it fails, float64 takes its place. For a ridge whose inverse
+    That is half the time and memory; where it fails, float64 takes its place. Weights are near as long as the largest
+    count and :math:`w` times the largest kernel are far below :math:`10^7` ridges. For a ridge whose inverse
     :math:`\mathbf{P}` without content is kept, the one with content comes from a matrix of columns (`Woodbury
     <https://en.wikipedia.org/wiki/Woodbury_matrix_identity>`_) where there are few of them:
 
@@ -79,7 +80,7 @@ class FastItemWeights:
         (\tfrac{1}{w} \mathbf{I} + \mathbf{F}^\top \mathbf{P} \mathbf{F})^{-1} \mathbf{F}^\top \mathbf{P}
 
     Args:
-        gram: The Gram matrix, float64 ``[num_items, num_items]``.
+        gram: The Gram matrix ``[num_items, num_items]`` of whole numbers up to :math:`2^{24}`, which float32 holds.
     """
 
     def __init__(self, gram: Tensor) -> None:
@@ -104,15 +105,17 @@ class FastItemWeights:
                 return weights
         return item_weights(self._gram.double(), ridge, rows, weight)
 
-    def keep(self, ridge: float) -> None:
-        """Keep the inverse of a ridge in the place of the one before.
+    def keep(self, ridge: float, columns: int) -> None:
+        """Keep the inverse of a ridge in the place of the one before, if content of so many columns can correct it.
 
         Args:
             ridge: Positive.
+            columns: Columns of the content that is to come.
         """
         self._kept = None
-        with suppress(InputError):
-            self._kept = ridge, _inverse(self._gram, ridge)
+        if columns * FEW <= len(self._gram):
+            with suppress(InputError):
+                self._kept = ridge, _inverse(self._gram, ridge)
 
     def _inverse(self, ridge: float, rows: Tensor | None, weight: float) -> Tensor:
         if self._kept is None or self._kept[0] != ridge:
@@ -120,8 +123,6 @@ class FastItemWeights:
         kept = self._kept[1]
         if rows is None or weight == 0:
             return kept.clone()
-        if rows.size(1) * FEW > len(kept):
-            return _inverse(self._gram, ridge, rows, weight)
         read = kept @ rows
         columns = rows.t() @ read
         columns.diagonal().add_(1 / weight)

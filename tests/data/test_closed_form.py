@@ -55,7 +55,7 @@ def test_content_of_few_columns_corrects_the_inverse_that_is_kept(weight, invert
     x = np.random.default_rng(1).random((60, 5 * FEW))
     gram, rows = torch.from_numpy(x.T @ x), rows_of(5, 5 * FEW)
     fast = FastItemWeights(gram)
-    fast.keep(2.0)
+    fast.keep(2.0, 5)
     for args in ((2.0, rows, weight), (2.0,), (2.0, rows, weight)):
         torch.testing.assert_close(fast(*args), item_weights(gram, *args), atol=1e-4, rtol=0)
     assert inverted.count(torch.float32) == 1  # The one that is kept.
@@ -68,16 +68,18 @@ def test_an_inverse_that_cannot_be_corrected_is_made_anew(why, gram, inverted, m
     rows = rows_of(13 // FEW if why == "lost digits" else 13 // FEW + 1)
     monkeypatch.setattr(closed_form, "LOST", 1.0 if why == "lost digits" else 0.0)
     fast = FastItemWeights(gram)
-    fast.keep(2.0)
+    fast.keep(2.0, rows.size(1))
+    kept = inverted.count(torch.float32)
+    assert kept == (why == "lost digits")  # What nothing can correct is not kept.
     torch.testing.assert_close(fast(2.0, rows, 0.7), item_weights(gram, 2.0, rows, 0.7), atol=1e-4, rtol=0)
-    assert inverted.count(torch.float32) == 2
+    assert inverted.count(torch.float32) == kept + 1
 
 
 def test_what_single_precision_cannot_invert_is_inverted_in_double_precision(inverted):
     """The smaller eigenvalue, of 1e-5, is below the rounding of the larger one in float32."""
     gram = torch.full((2, 2), 1e4, dtype=torch.float64)
     fast = FastItemWeights(gram)
-    fast.keep(1e-5)
+    fast.keep(1e-5, 0)
     torch.testing.assert_close(fast(1e-5), item_weights(gram, 1e-5))
     assert inverted == [torch.float32, torch.float32, torch.float64, torch.float64]
 

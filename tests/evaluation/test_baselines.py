@@ -121,7 +121,22 @@ def test_neighbours_do_not_depend_on_the_blocks_they_are_counted_in(data, monkey
     assert np.array_equal(all_scores(item_knn(data, 3, 1.0), data), whole)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 2**20])
+def test_keys_of_the_largest_block_of_a_large_catalogue_are_no_longer_than_an_integer() -> None:
+    first, bits = 7, (2**20 + 5).bit_length()
+    last = (1 << (neighbours._ROW_BITS - bits)) - 1
+    item = np.array([0, last, last, last], dtype=np.int32) + np.int32(first)
+    other = np.array([3, 5, 2**20 + 4, 4], dtype=np.int32)
+    similarity = np.array([0.5, 1e-45, 1.0, 0.0], dtype=np.float32)
+    found = neighbours._largest(item.astype(np.int64), other.astype(np.int64), similarity, 2, first, bits)
+    assert [x.tolist() for x in found] == [
+        [first, first + last, first + last],
+        [0, 0, 1],
+        [3, 2**20 + 4, 5],
+        similarity[[0, 2, 1]].tolist(),
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 2**20])
 @pytest.mark.parametrize("shrinkage", [0.0, 1.0, 1e9, 1e300])  # Up to all level.
 @pytest.mark.parametrize("k", [1, 3, 40])
 def test_neighbours_are_the_most_similar_items_and_the_lowest_of_those_that_are_level(

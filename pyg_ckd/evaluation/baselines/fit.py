@@ -275,7 +275,7 @@ def _choose_content(data: HeteroData, rows: Tensor, start: dict[str, Any], value
         value: What is to be large.
     """
     history, weights = neighbours.history_of(data), FastItemWeights(linear.gram_of(data))
-    weights.keep(start["ridge"])
+    weights.keep(start["ridge"], rows.size(1))
     alone = weights(start["ridge"])
 
     @lru_cache(maxsize=2)

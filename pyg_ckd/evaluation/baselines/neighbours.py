@@ -131,14 +131,14 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
     if k < 1:
         raise InputError(f"item-knn k: found {k}, expected a positive number of neighbours")
     check_not_negative("item-knn shrinkage", shrinkage)
-    users, items = data["user"].num_nodes, data["item"].num_nodes
+    users, items = data["user"].num_nodes, int(data["item"].num_nodes)
     root = np.sqrt(np.bincount(history_of(data).indices, minlength=items))
+    most = 1 << (_ROW_BITS - items.bit_length())
     parts = []
     for first, shared in shared_counts(data[RATES].edge_index.flip(0), items, users):
-        most = 1 << (_ROW_BITS - items.bit_length())
         for row in range(0, shared.shape[0], most):
-            block = shared[row : row + most].tocoo()
-            item, other = block.row + np.int64(first + row), block.col.astype(np.int64)
+            block = (shared if most >= shared.shape[0] else shared[row : row + most]).tocoo()
+            item, other = block.row.astype(np.int64) + (first + row), block.col.astype(np.int64)
             apart = item != other
             item, other = item[apart], other[apart]
             similarity = block.data[apart] / (root[item] * root[other] + shrinkage)
@@ -152,8 +152,8 @@ def _largest(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the columns of :class:`Nearest` for the ``k`` most similar items of every item.
 
-    One sort of integers orders all, which is ten times as fast as one by two keys: the bits of a number from 0 to below
-    2 are in the order of the numbers, and leave two for other things.
+    One sort of integers orders all, which is several times as fast as one by two keys: the bits of numbers from 0 to
+    below 2 are in the order of the numbers, and two of the 32 are zero.
 
     Args:
         item: Items, int64 ``[N]``.
@@ -161,7 +161,7 @@ def _largest(
         similarity: From 0 to below 2, float32 ``[N]``.
         k: At least 1.
         first: The smallest item.
-        bits: Bits of an item.
+        bits: Bits of an item; with those of the span of ``item``, 33 at most.
     """
     descending = _ONE_BITS - similarity.view(np.int32).astype(np.int64)
     key = ((item - first) << np.int64(_SIMILARITY_BITS) | descending) << np.int64(bits) | other

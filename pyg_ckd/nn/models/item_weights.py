@@ -97,7 +97,7 @@ def neighbours(
     sizes: tuple[int, int],
     options: tuple[float, float, int],
     features: Sequence[Tensor],
-    exact: bool = True,
+    exact: bool,
 ) -> tuple[Tensor, Tensor]:
     """Solve the closed form and return the edges ``[2, E]`` of the largest weights and what they weigh, ``[E]``.
 
