@@ -14,7 +14,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -66,7 +66,13 @@ def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
 
 
 def train(
-    data: HeteroData, name: str, trial: int, seed: int, max_epochs: int, capture: bool = False
+    data: HeteroData,
+    name: str,
+    trial: int,
+    seed: int,
+    max_epochs: int,
+    capture: bool = False,
+    model: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Train once; return a record, and the recall of every test user.
 
@@ -77,8 +83,10 @@ def train(
         seed: The seed.
         max_epochs: The budget in epochs.
         capture: Whether steps on a GPU are captured.
+        model: Options of the model beside those of the trial.
     """
     chosen = settings_of(name, trial)
+    chosen["model"] |= model or {}
     start = time.process_time()
     objective = Objective(build(backbones()[name], data, seed, **chosen["model"]), **chosen["plain"])
     trainer = Trainer(

@@ -2,8 +2,9 @@
 
 ``python -m examples.parts --data FILE --users 400`` keeps some users, ``--share 0.3`` some of the training
 interactions, both drawn with ``--seed`` and with the first interaction of every user kept, and ``--modalities NAME...``
-some modalities. ``--no-content`` gives all items the same features, so that what a model has is from interactions. It
-prints validation and test Recall@20 of EASE, EASE with content and the backbone.
+some modalities. ``--no-content`` gives all items the same features, so that what a model has is from interactions, and
+``--model temperature=0.2`` sets options of the backbone. It prints validation and test Recall@20 of EASE, EASE with
+content and the backbone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import yaml
 from torch_geometric.data import HeteroData
 
 from examples.defaults import METRIC, fit, train
@@ -59,9 +61,13 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+")
     parser.add_argument("--no-content", action="store_true")
     parser.add_argument("--backbone", default="FISM", choices=list(backbones()))
+    parser.add_argument("--model", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--max-epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if wrong := [given for given in args.model if "=" not in given]:
+        parser.error(f"--model: found {wrong[0]!r}, expected NAME=VALUE, such as temperature=0.2")
+    model = {name: yaml.safe_load(value) for name, value in (given.split("=", 1) for given in args.model)}
     data = part(load(args.data, transform="none"), args.users, args.share, args.modalities, args.seed)
     if args.no_content:
         for m in data.modalities:
@@ -69,7 +75,7 @@ def main() -> None:
     print(f"| model | validation | test {METRIC} |\n| --- | --- | --- |")
     for name in ("ease", *(() if args.no_content else ("ease-content",)), args.backbone):
         closed = name != args.backbone
-        found = (fit(data, name) if closed else train(data, name, 0, args.seed, args.max_epochs))[0]
+        found = (fit(data, name) if closed else train(data, name, 0, args.seed, args.max_epochs, model=model))[0]
         print(f"| {name} | {found['val']:.4f} | {found[METRIC]:.4f} |", flush=True)
 
 

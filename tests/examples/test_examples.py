@@ -52,7 +52,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ["--users", "200", "--share", "0.5", "--modalities", "visual", "--max-epochs", "1"],
             ["| ease |", "| ease-content |", "| FISM |"],
         ),
-        ("parts.py", ["--users", "200", "--no-content", "--max-epochs", "1"], ["| ease |", "| FISM |"]),
+        (
+            "parts.py",
+            ["--users", "200", "--no-content", "--max-epochs", "1", "--model", "embedding_dim=8"],
+            ["| ease |", "| FISM |"],
+        ),
         ("blend.py", ["--max-epochs", "1"], ["| synthetic | FISM |", "| synthetic | FISM and ease-content | 0."]),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),
         (
