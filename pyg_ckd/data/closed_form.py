@@ -99,7 +99,7 @@ class FastItemWeights:
             InputError: As :func:`item_weights`.
         """
         single = None if rows is None else rows.float()
-        with suppress(InputError):
+        with torch.autocast("cpu", enabled=False), suppress(InputError):  # Lower precision would not do.
             weights = _weights(self._inverse(ridge, single, weight))
             if all_finite(weights):
                 return weights

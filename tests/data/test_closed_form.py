@@ -63,6 +63,18 @@ def test_content_of_few_columns_corrects_the_inverse_that_is_kept(weight, invert
     assert inverted.count(torch.float32) == 2  # Another ridge.
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_weights_are_not_solved_in_the_precision_of_a_training(kept):
+    x = np.random.default_rng(1).random((60, 2 * FEW))
+    gram, rows = torch.from_numpy(x.T @ x), rows_of(2, 2 * FEW)
+    fast = FastItemWeights(gram)
+    if kept:
+        fast.keep(2.0, 2)
+    expected = fast(2.0, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(2.0, rows), expected)
+
+
 @pytest.mark.parametrize("why", ["many columns", "lost digits"])
 def test_an_inverse_that_cannot_be_corrected_is_made_anew(why, gram, inverted, monkeypatch):
     rows = rows_of(13 // FEW if why == "lost digits" else 13 // FEW + 1)
