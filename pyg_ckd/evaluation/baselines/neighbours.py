@@ -152,8 +152,8 @@ def _largest(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the columns of :class:`Nearest` for the ``k`` most similar items of every item.
 
-    One sort of integers orders all, which is several times as fast as one by two keys: the bits of numbers from 0 to
-    below 2 are in the order of the numbers, and two of the 32 are zero.
+    One sort of integers orders all, which is faster than one by two keys: the bits of numbers from 0 to below 2 are in
+    the order of the numbers, and two of the 32 are zero.
 
     Args:
         item: Items, int64 ``[N]``.
