@@ -4,8 +4,9 @@
 plainly with its recommended settings (trial 0) and with ``--trials`` - 1 others, drawn once for all data sets, and
 prints two tables: what the recommended settings reach on the test part beside the baselines, with paired tests over
 users against each of them; and, for several trials, the regret on validation of the settings that are best on the
-*other* data sets against the best on the one left out. Runs that are in DIR are not made again. With ``--keep FILE``,
-such as ``docs/results/runs/trials.json``, neither are trials that FILE has, and finished ones are added to it.
+*other* data sets against the best on the one left out. ``--max-epochs`` is one number for all data sets, or one for
+each. Runs that are in DIR are not made again. With ``--keep FILE``, such as ``docs/results/runs/trials.json``, neither
+are trials that FILE has, and finished ones are added to it.
 """
 
 from __future__ import annotations
@@ -127,26 +128,31 @@ def main() -> None:
     parser.add_argument("--baselines", nargs="*", default=list(CLOSED))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=1)
-    parser.add_argument("--max-epochs", type=int, default=200)
+    text = "budget of a training: one number for all data sets, or one for each"
+    parser.add_argument("--max-epochs", type=int, nargs="+", default=[200], metavar="N", help=text)
     parser.add_argument("--capture", action="store_true", help="capture steps on a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what runs found in this JSON file as well")
     args = parser.parse_args()
     if args.trials > MOST:
         parser.error(f"--trials: found {args.trials}, expected at most {MOST}, for there are no more settings to draw")
-    for path in args.data:
+    if len(args.max_epochs) not in (1, len(args.data)):
+        expected = f"one number, or one for each of {len(args.data)} data sets"
+        parser.error(f"--max-epochs: found {len(args.max_epochs)} numbers, expected {expected}")
+    budgets = args.max_epochs * (len(args.data) if len(args.max_epochs) == 1 else 1)
+    for path, budget in zip(args.data, budgets, strict=True):
         data: HeteroData | None = None
         for name, trial, seed in _planned(args):
             file = _file(args.out, path, name, trial, seed)
             closed = name in args.baselines
             found = _found(args).get(file.stem)
             if found is not None:
-                if not closed and (found["settings"], found["budget"]) != (settings_of(name, trial), args.max_epochs):
+                if not closed and (found["settings"], found["budget"]) != (settings_of(name, trial), budget):
                     of = file if file.exists() else f"{args.keep}, {file.stem}"
                     parser.error(f"{of}: a run of other settings or another --max-epochs; choose another file")
                 continue
             data = load(path) if data is None else data
-            record, users = fit(data, name) if closed else train(data, name, trial, seed, args.max_epochs, args.capture)
+            record, users = fit(data, name) if closed else train(data, name, trial, seed, budget, args.capture)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file.with_suffix(".npz"), recall=users)
             write_json(file, record)  # Last: a record says that all is there.

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from examples import defaults
+from pyg_ckd.datasets import load
+from pyg_ckd.datasets.npz import write_npz
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -38,6 +40,25 @@ def test_trials_of_another_budget_are_refused(tmp_path: Path, monkeypatch, capsy
         run(monkeypatch, "--out", str(tmp_path / "b"), "--keep", str(file), "--max-epochs", "2")
     assert ended.value.code == 2
     assert "trials.json, synthetic-VBPR-0-0: a run of other settings" in capsys.readouterr().err
+
+
+def test_every_data_set_can_have_a_budget_of_its_own(tmp_path: Path, monkeypatch, capsys) -> None:
+    copy = tmp_path / "copy.npz"
+    write_npz(load("synthetic"), copy)
+    file = tmp_path / "trials.json"
+    options = ["--data", "synthetic", str(copy), "--trials", "2", "--out", str(tmp_path / "a"), "--keep", str(file)]
+    run(monkeypatch, *options, "--max-epochs", "1", "2")
+    assert {name: kept["budget"] for name, kept in json.loads(file.read_text()).items()} == {
+        "copy-VBPR-0-0": 2,
+        "copy-VBPR-1-0": 2,
+        "synthetic-VBPR-0-0": 1,
+        "synthetic-VBPR-1-0": 1,
+    }
+    assert "| VBPR | copy | 2 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *options, "--max-epochs", "1", "2", "3")
+    assert ended.value.code == 2
+    assert "--max-epochs: found 3 numbers, expected one number, or one for each of 2" in capsys.readouterr().err
 
 
 def test_no_two_trials_are_the_same() -> None:
