@@ -31,11 +31,11 @@ def as_device(device: Device | None) -> torch.device:
     name: torch.device | str | int = "cpu" if device is None else device
     if isinstance(name, str):
         name = "cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name
-        name = f"cuda{name[3:]}" if name.split(":")[0] == "gpu" else name
+        name = f"cuda{name[3:]}" if _kind(name) == "gpu" else name
     try:
         found = torch.device(name)
         torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise InputError(
             f"device: found {str(device)!r}, which cannot be used here ({reason}), expected one that this machine has: "
@@ -57,6 +57,28 @@ def fabric_device(device: Device) -> tuple[str, int | list[int]]:
         return str(device), 1
     found = as_device(device)
     return found.type, 1 if found.index is None else [found.index]
+
+
+def on_gpu(device: Device | None) -> bool:
+    """Return whether the option ``device`` of a trainer means a GPU on this machine.
+
+    Args:
+        device: As in :func:`fabric_device`.
+    """
+    return device is not None and _kind(device) != "cpu" and torch.cuda.is_available()
+
+
+def on_any_gpu(device: Device | None) -> bool:
+    """Return whether the option means a GPU, and any of them, as ``"cuda"`` does and ``"cuda:1"`` and ``1`` do not.
+
+    Args:
+        device: As in :func:`fabric_device`.
+    """
+    return on_gpu(device) and ":" not in str(device) and not str(device).isdecimal()
+
+
+def _kind(device: Device) -> str:
+    return str(device).split(":")[0]
 
 
 def _there() -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
-from pyg_ckd.devices import as_device, fabric_device
+from pyg_ckd.cli import main
+from pyg_ckd.devices import as_device, fabric_device, on_any_gpu, on_gpu
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.serving import Recommender
@@ -67,3 +70,35 @@ def test_the_number_of_a_device_reaches_lightning_fabric(monkeypatch):
     assert fabric_device(torch.device("cuda", 0)) == ("cuda", [0])
     assert fabric_device("cuda") == ("cuda", 1)
     assert fabric_device("auto") == ("auto", 1)
+
+
+@pytest.mark.parametrize("name", ["hpu", "tpu"])
+def test_accelerators_whose_packages_are_missing_are_refused(name, make_data):
+    data = make_data()
+    trainer = Trainer(max_epochs=1, monitor="recall@3", progress=False, device=name)
+    with pytest.raises(InputError, match=f"^device: found '{name}', .*expected one that this machine has"):
+        trainer.fit(VBPR.from_data(data, embedding_dim=4), data)
+
+
+def test_options_that_mean_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not any(on_gpu(name) for name in CPUS)
+    assert all(on_gpu(name) and on_any_gpu(name) for name in ("auto", "cuda", "gpu", torch.device("cuda")))
+    assert all(on_gpu(name) and not on_any_gpu(name) for name in ("cuda:1", "gpu:0", torch.device("cuda:1"), 1, "1"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not on_gpu("auto")
+    assert not on_gpu("cuda")
+
+
+def test_commands_take_the_names_that_the_trainer_takes(tmp_path, capsys):
+    options = ["--data", "synthetic", "--backbone", "VBPR", "--trainer.max_epochs", "1", "--trainer.device"]
+    assert main(["train", *options, "cpu:0", "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    for command, name in product(("train", "compare", "tune"), ("cuda:99", "hpu", "tpu", "meta", "CPU")):
+        assert main([command, *options, name, "--out", str(tmp_path / "other")]) == 2
+        error = capsys.readouterr().err
+        assert f"trainer.device: found '{name}', " in error
+        assert "expected one that this machine has" in error
+        assert "invalid accelerator name" not in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "other").exists()

@@ -217,18 +217,13 @@ def check_models(
         contenders: The strategies with their options, by what precedes the names of these on the command line.
         seed: Seed of the models.
     """
-    from lightning_fabric import Fabric
-
     from pyg_ckd.balance.discovery import options_of
     from pyg_ckd.study.contenders import check_options, side_by_side
     from pyg_ckd.training import Trainer, build
+    from pyg_ckd.training.callbacks import open_fabric
 
     trainer = check_parts("trainer", parts["trainer"], lambda: Trainer(**parts["trainer"]))
-    try:
-        Fabric(accelerator=trainer.device, devices=1)
-    except (ValueError, RuntimeError) as error:
-        found = f"trainer.device: found {trainer.device!r}, expected one that this machine has"
-        raise InputError(f"{found} ({error})") from None
+    check_parts("trainer", ("device",), lambda: open_fabric(trainer.device, "32-true", None, None))
     check_parts("model", parts["model"], lambda: build(backbone, data, seed, **parts["model"]))
     check = partial(check_options, backbone, data, parts["model"])
     for prefix, contender in contenders.items():

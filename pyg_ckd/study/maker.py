@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective
 from pyg_ckd.data.solved import kept_in
+from pyg_ckd.devices import Device, on_gpu
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.evaluation.effects import estimate_effects
@@ -270,7 +271,7 @@ class Maker:
 
 
 @contextmanager
-def single_threaded(device: str) -> Iterator[None]:
+def single_threaded(device: Device | None) -> Iterator[None]:
     """Compute with one thread inside the block, so that results do not depend on how many runs there are at a time.
 
     Args:
@@ -288,15 +289,6 @@ def single_threaded(device: str) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def on_gpu(device: str) -> bool:
-    """Return whether a trainer's option ``device`` means a GPU on this machine.
-
-    Args:
-        device: The option.
-    """
-    return device != "cpu" and torch.cuda.is_available()
 
 
 def _name(run: Run) -> str:

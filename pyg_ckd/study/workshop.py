@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.devices import Device, on_any_gpu
 from pyg_ckd.study.executor import Pair, Workplace, run_all
-from pyg_ckd.study.maker import Maker, on_gpu
+from pyg_ckd.study.maker import Maker
 from pyg_ckd.study.runs import Run, training_data
 from pyg_ckd.study.store import RunStore
 
@@ -39,7 +40,7 @@ class Workshop:
     stores: Mapping[str, RunStore]
     monitor: str
     cutoffs: Sequence[int]
-    device: str = "auto"
+    device: Device | None = "auto"
     workers: int = 1
     backend: str = "loky"
     say: Callable[[str], object] = lambda line: None
@@ -63,7 +64,7 @@ class Workshop:
             self.monitor,
             tuple(self.cutoffs),
             parent=os.getpid() if several else 0,
-            cards=torch.cuda.device_count() if several and on_gpu(self.device) else 0,
+            cards=torch.cuda.device_count() if several and on_any_gpu(self.device) else 0,
             test=test,
         )
         return run_all(runs, maker, place, self.workers, self.backend)

@@ -163,8 +163,8 @@ def open_fabric(device: Device, precision: str, callbacks: Any, loggers: Any) ->
             callbacks=callbacks,
             loggers=loggers,
         )
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"device: found {device!r}, expected one that this machine has ({error})") from None
+    except (ValueError, RuntimeError, ImportError) as error:  # An accelerator whose package is not installed, too.
+        raise InputError(f"device: found {str(device)!r}, expected one that this machine has ({error})") from None
 
 
 def finish_loggers(fabric: Fabric, status: str) -> None:
