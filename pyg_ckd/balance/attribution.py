@@ -72,7 +72,8 @@ class ModalityEffectEstimator(nn.Module):
         if len(modalities) < 2:
             raise InputError(
                 f"modality effects: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at "
-                "least two to balance; train a single modality without the wrapper"
+                "least two to balance; train a single one plainly, on the command line with --objective plain or "
+                "--contenders plain"
             )
         self.modalities = tuple(modalities)
         for name in ("effect_sum", "weight_sum"):

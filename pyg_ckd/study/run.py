@@ -128,7 +128,7 @@ def train_run(
 
 
 def check_distillable(
-    data: HeteroData, backbone: type[Backbone], strategies: Iterable[type[Objective]] | None = None
+    data: HeteroData, backbone: type[Backbone], strategies: Iterable[type[Objective]], study: bool = False
 ) -> None:
     """Refuse a graph or a backbone in which there are no modalities to balance.
 
@@ -136,17 +136,19 @@ def check_distillable(
         data: The graph.
         backbone: Class of the student; its attribute ``uses_features`` says whether it looks at the features, which is
             taken for granted where it is missing.
-        strategies: Classes of strategies; plain training alone is never refused, and wrappers refuse it themselves.
-            (default: :obj:`None`, a study, which has teachers)
+        strategies: Classes of strategies. Wrappers refuse what they cannot act on themselves.
+        study: Whether it is for a study, which looks at modalities even where all training is plain.
 
     Raises:
-        InputError: If the backbone ignores the features, or the graph has fewer than two modalities.
+        InputError: If the backbone ignores the features, or the graph has fewer than two modalities for a strategy
+            that balances them.
     """
     check_graph(data)
     if isinstance(backbone, (str, nn.Module)) or not callable(backbone):
         found = f"the text {backbone!r}" if isinstance(backbone, str) else f"an object of {type(backbone).__name__}"
         raise InputError(f"backbone: found {found}, expected the class of the model, such as pyg_ckd.nn.VBPR")
-    if strategies is not None and all(cls is Objective or cls.wraps for cls in strategies):
+    balances = any(cls is not Objective and not cls.wraps for cls in strategies)
+    if not (balances or study):
         return  # What a wrapper can act on depends on its options; its constructor says so.
     if not getattr(backbone, "uses_features", True):
         name = backbone.__name__
@@ -155,7 +157,28 @@ def check_distillable(
             "otherwise, expected one that uses them; train it alone with: "
             f"pyg-ckd train --backbone {name} --objective {Objective.name}"
         )
-    ModalityEffectEstimator(data.modalities)
+    if balances:
+        ModalityEffectEstimator(data.modalities)
+
+
+def check_cutoffs(data: HeteroData, cutoffs: Sequence[int]) -> None:
+    """Refuse cut-offs that the test part cannot be measured at.
+
+    Args:
+        data: The graph.
+        cutoffs: The cut-offs.
+
+    Raises:
+        InputError: If one is larger than the number of items, or the test part is empty.
+    """
+    items, small = data["item"].num_nodes, min(5, data["item"].num_nodes)
+    for cutoff in cutoffs:
+        if cutoff > items:
+            raise InputError(
+                f"k: found {cutoff}, expected cut-offs between 1 and {items}, the number of items; set them, and the "
+                f"metric that decides, e.g. with --k {small} --trainer.monitor recall@{small}"
+            )
+    Evaluator(data, "test", list(cutoffs), [])
 
 
 def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -15,7 +15,6 @@ from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
-from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.metrics import USER_METRICS
 from pyg_ckd.files import as_path, read_json, write_json
 from pyg_ckd.nn import Backbone
@@ -27,7 +26,7 @@ from pyg_ckd.study.executor import Pair, alone, check_executor, one_device_each
 from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.results import StudyResults
-from pyg_ckd.study.run import check_distillable, monitored
+from pyg_ckd.study.run import check_cutoffs, check_distillable, monitored
 from pyg_ckd.study.runs import Run, identity
 from pyg_ckd.study.settings import EXTEND, PARTS, StudySettings
 from pyg_ckd.study.store import RunStore
@@ -114,12 +113,13 @@ class Study:
         shared = as_path(baselines) if isinstance(baselines, os.PathLike) else None
         self.baselines = as_baselines(DEFAULT if isinstance(baselines, os.PathLike) else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
-        check_distillable(data, backbone)
+        strategies = [contender.strategy for contender in self.contenders.values()]
+        check_distillable(data, backbone, strategies, study=True)
         self.folder = as_path(folder)
         self.backend = backend
         self._device = str(self.settings.trainer.get("device", "auto"))
         self.workers = check_executor(workers, backend)
-        Evaluator(data, "test", self.settings.k, [])  # Fails early with cut-offs of the user's that cannot be.
+        check_cutoffs(data, self.settings.k)
         self.monitor, family, self.cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, self.cutoff}))
         for contender in self.contenders.values():

@@ -124,9 +124,10 @@ class Tuning:
         self.seed, self.prune = as_seed(seed), prune
         self.backend, self.source = backend, list(source)
         check_data(data)
-        check_distillable(data, backbone)
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)
         self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
+        strategies = [contender.strategy for contender in self.contenders.values()]
+        check_distillable(data, backbone, strategies, study=True)
         self._device = str(self.settings.trainer.get("device", "auto"))
         self.workers = check_executor(workers, backend)
         self.monitor, _, cutoff = monitored(data, self.settings.trainer)

@@ -214,7 +214,7 @@ BAD = {
     "l2 of lightgcn": (["--lightgcn.l2", "-1"], ["lightgcn.l2: found -1.0"]),
     "size": (["--model.embedding_dim", "99999999999"], ["model: cannot be built"]),
     "device": (["--trainer.device", "abacus"], ["trainer.device: found 'abacus'"]),
-    "cut-off": (["--k", "21"], ["k: found 21", "20"]),
+    "cut-off": (["--k", "21"], ["k: found 21", "between 1 and 20", "--k 5 --trainer.monitor recall@5"]),
 }
 
 
@@ -226,3 +226,10 @@ def test_bad_input_gives_one_line_and_no_folder(case: str, arrays, save, capsys,
     for word in words:
         assert word in line
     assert {path.name for path in tmp_path.iterdir()} == {"data.npz"}
+
+
+def test_a_study_of_one_modality_compares_plain_training(arrays, save, capsys, tmp_path) -> None:
+    del arrays["acoustic"]
+    args = compare(save(arrays), tmp_path / "study", "--contenders", "plain")
+    assert main(args) == 0
+    assert "There is one modality only, visual" in capsys.readouterr().out

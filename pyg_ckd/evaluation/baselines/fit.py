@@ -26,7 +26,7 @@ from pyg_ckd.scoring.neighbourhood import Neighbourhood
 
 NEIGHBOURS = (20, 50, 100, 200, 1000)
 SHRINKAGES = (0.0, 10.0, 30.0, 100.0, 1000.0)
-CONTENT_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+CONTENT_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 RIDGES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
 COLLECTIVE_WEIGHTS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 ADDITIVE_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
