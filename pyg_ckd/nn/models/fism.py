@@ -78,7 +78,7 @@ class FISM(EarlyFusion):
             ``"weights"`` takes up to 20,000.
         graph_weight: Share :math:`\gamma` of the graph.
         num_neighbors: Neighbours of an item in the graph; of fewer items than that, all.
-        ridge: Ridge of EASE, in units of the mean number of interactions of an item.
+        ridge: Ridge of EASE, in units of the mean number of interactions of an item, of 8 at least.
         kernel_weight: Weight of a modality's cosine kernel in EASE, in the same units.
         feature_dropout: Share of the features that a training step goes without.
         num_negatives: Items that the softmax of a step is over, drawn uniformly, beside the positive; :obj:`None` means

@@ -20,6 +20,11 @@ from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View
 
 
+LEAST_MEAN = 8.0
+"""Mean number of interactions of an item below which a closed form is regularised as if items had so many. On parts of
+data sets with 1.5 to 7 interactions of an item, ridges of the mean itself are too small."""
+
+
 class ItemWeights:
     """The item graphs of all views that are asked for, each solved once, see :func:`~pyg_ckd.data.solved.solved`.
 
@@ -29,7 +34,7 @@ class ItemWeights:
     Args:
         graph: The interactions.
         num_items: Number of items.
-        ridge: Ridge of EASE, in units of the mean number of interactions of an item.
+        ridge: Ridge of EASE, in units of the mean number of interactions of an item, of 8 at least.
         kernel_weight: Weight of a modality's cosine kernel, in the same units.
         num_neighbors: Neighbours of an item; of fewer items than that, all.
 
@@ -64,7 +69,7 @@ class ItemWeights:
             chosen = {m: features[m] for m in sorted(view)}
             digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
             exact = self._dtype == torch.float64
-            key = (self._options, self._sizes, digests, exact)
+            key = (self._options, LEAST_MEAN, self._sizes, digests, exact)
             inputs = (self._edges, self._sizes, self._options, list(chosen.values()), exact)
             edges, value = solved(key, neighbours, *inputs)
             with torch.inference_mode(False), torch.no_grad():
@@ -110,7 +115,7 @@ def neighbours(
     """
     ridge, kernel, k = options
     items = sizes[1]
-    mean = max(1.0, edges.size(1) / items)
+    mean = max(LEAST_MEAN, edges.size(1) / items)
     rows = torch.cat([unit_rows(x.detach().cpu().double()) for x in features], dim=1) if features else None
     solve = partial(item_weights, gram_matrix(edges, *sizes)) if exact else FastItemWeights(gram_matrix(edges, *sizes))
     weights = solve(ridge * mean, rows, kernel * mean).t()

@@ -72,14 +72,17 @@ def test_in_training_the_preferred_item_is_left_out_of_its_user(make_data):
     assert_close(tables.user, summed(out, edges, data["user"].num_nodes), atol=1e-10, rtol=0)
 
 
-def test_the_graph_holds_the_largest_weights_of_ease_with_the_content_of_the_view(make_data):
-    data = make_data(num_users=20, num_items=12)
+@pytest.mark.parametrize(("users", "sparse"), [(20, True), (60, False)])
+def test_the_graph_holds_the_largest_weights_of_ease_with_the_content_of_the_view(users, sparse, make_data):
+    data = make_data(num_users=users, num_items=12)
     for m in data.modalities:
         data["item"][m] = data["item"][m] - data["item"][m].mean(dim=0)
     model = model_of(data, ridge=3.0, kernel_weight=0.5).eval()
     features, graph = doubled(data)
     prepared = model.prepare(features, graph)
     mean = data[RATES].edge_index.unique(dim=1).size(1) / 12
+    assert (mean < 8) == sparse
+    mean = max(mean, 8.0)
     for view in (list(data.modalities), [data.modalities[0]]):
         kept = {"modalities": view, "form": "collective", "ridge": 3.0 * mean, "weight": 0.5 * mean}
         expected = ease_content(data, **kept).weights.t().clamp(min=0).double()
