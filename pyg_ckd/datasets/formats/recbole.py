@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
-from pyg_ckd.data.feedback import Positive, feedback_columns, liked
+from pyg_ckd.data.feedback import Positive, feedback_columns, liked_parts
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
 from pyg_ckd.datasets.folder import TIMED, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.origins import Origin, put_together
 from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.datasets.tables import map_ids
@@ -100,28 +102,33 @@ def read_recbole(
     if "whole" not in files and split not in ("auto", "given"):
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
     timed = "whole" in files and split in TIMED
-    frame = pd.concat([_read_inter(file, timed).assign(split=part) for part, file in files.items()], ignore_index=True)
-    file = next(iter(files.values()))
-    mask = liked(frame, min_rating, positive, str(file))
-    frame = frame if mask is None else frame[mask].reset_index(drop=True)
+    frames = {file: _read_inter(file, timed) for file in files.values()}
+    file = next(iter(frames))
+    source = file if len(frames) == 1 else folder
+    masks = liked_parts(frames, min_rating, positive, str(source))
+    # Rows keep their index from here on, which tells where they are from.
+    frame, origin = put_together(frames, {file: part for part, file in files.items()})
+    frame = frame if masks is None else frame[np.concatenate(masks)]
     if keep != "error":
         codes = np.stack([pd.factorize(frame[column])[0] for column in (_USER, _ITEM)])
-        frame = frame[~repeated(codes, keep)].reset_index(drop=True)
-    users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), file)
-    items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), file)
+        frame = frame[~repeated(codes, keep)]
+    users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), origin)
+    items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), origin)
     pairs = np.stack([users, items])
     if strict and keep == "error":
         for part in files:
             rows = (frame["split"] == part).to_numpy()
-            check_unique_rows(pairs[:, rows], frame[_USER][rows], frame[_ITEM][rows], str(files[part]))
+            there = frame[rows]
+            row_of = partial(origin.row, there)
+            check_unique_rows(pairs[:, rows], there[_USER], there[_ITEM], str(files[part]), row_of)
     if "whole" in files:
         frame = frame.drop(columns="split")
-    with naming(folder):
+    with naming(source):
         parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share), strict=True))
     if not parts["train"].size:
         raise InputError(f"{file}: has no rows, expected at least one training interaction")
     data = build(
-        Contents(folder, file, parts, len(user_id), num_items=None if item_id is None else len(item_id)),
+        Contents(folder, file, parts, len(user_id), num_items=None if item_id is None else len(item_id), files=files),
         transform,
         impute,
         strict,
@@ -242,25 +249,26 @@ def _check_blanks(column: pd.Series, file: Path) -> None:
         )
 
 
-def _users(column: pd.Series, file: Path, inter: Path) -> tuple[np.ndarray, Tensor | list[str]]:
+def _users(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, Tensor | list[str]]:
     if file.is_file():
-        return _listed(column, file, _USER, inter)
+        return _listed(column, file, _USER, origin)
     integers = _as_integers(column)
     return map_ids(column if integers is None else pd.Series(integers))
 
 
-def _items(column: pd.Series, file: Path, inter: Path) -> tuple[np.ndarray, Tensor | list[str] | None]:
+def _items(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, Tensor | list[str] | None]:
     if file.is_file():
-        return _listed(column, file, _ITEM, inter)
+        return _listed(column, file, _ITEM, origin)
     wrong = np.flatnonzero(~column.str.fullmatch(r"\d{1,18}").to_numpy(dtype=bool))
     if wrong.size:
         mend = f"number the items from 0, or add {file.name} with the column {_ITEM}, one per feature row"
-        raise _wrong(inter, _ITEM, int(wrong[0]), column.iloc[wrong[0]], "the number of a feature row, from 0", mend)
+        inter, row = origin.of(column, wrong[0])
+        raise _wrong(inter, _ITEM, row, column.iloc[wrong[0]], "the number of a feature row, from 0", mend)
     rows = column.astype(np.int64).to_numpy()
     return rows, None  # One for each feature row; their number is known later.
 
 
-def _listed(column: pd.Series, file: Path, name: str, inter: Path) -> tuple[np.ndarray, Tensor | list[str]]:
+def _listed(column: pd.Series, file: Path, name: str, origin: Origin) -> tuple[np.ndarray, Tensor | list[str]]:
     listed = _read_tokens(file, (name,))[name]
     repeated = np.flatnonzero(listed.duplicated())
     if repeated.size:
@@ -269,7 +277,8 @@ def _listed(column: pd.Series, file: Path, name: str, inter: Path) -> tuple[np.n
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
         mend = f"add it to {file.name}"
-        raise _wrong(inter, name, int(unknown[0]), column.iloc[unknown[0]], f"a token that {file.name} lists", mend)
+        inter, row = origin.of(column, unknown[0])
+        raise _wrong(inter, name, row, column.iloc[unknown[0]], f"a token that {file.name} lists", mend)
     integers = _as_integers(listed)
     return rows, listed.tolist() if integers is None else torch.from_numpy(integers)
 
