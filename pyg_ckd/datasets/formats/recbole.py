@@ -64,9 +64,9 @@ def read_recbole(
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ============================ ==========================================================================
 
-    Tokens are ids of any kind. Without the file ``.item``, item tokens are the rows of the features, counted from 0;
-    without ``.user``, users are numbered in ascending order. If both kinds of ``.inter`` are there, the parts count.
-    Names of columns may be in capitals.
+    Tokens are ids of any kind; blanks around them are no part of them. Without the file ``.item``, item tokens are the
+    rows of the features, counted from 0; without ``.user``, users are numbered in ascending order. If both kinds of
+    ``.inter`` are there, the parts count. Names of columns may be in capitals.
 
     Args:
         path: The folder.
@@ -227,19 +227,21 @@ def _read_tokens(file: Path, required: Sequence[str], time: str | None = None) -
         frame = read_tab_separated(file, [*columns, *feedback], dict.fromkeys([*columns, *feedback], str))
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
+    frame = frame.assign(**{column: _without_blanks(frame[column], file) for column in names})
     for column in columns:
         missing = np.flatnonzero(frame[column].isna() | (frame[column] == ""))
         if missing.size:
             raise _wrong(file, column, int(missing[0]), "", "a token", "repair or drop the line")
-    for column in names:
-        _check_blanks(frame[column], file)
     return frame.rename(columns=names)
 
 
-def _check_blanks(column: pd.Series, file: Path) -> None:
-    """Refuse two tokens that differ by the blanks around them alone."""
-    tokens = pd.Series(column.unique(), dtype=object)
-    twice = tokens[tokens.str.strip().duplicated(keep=False)]
+def _without_blanks(column: pd.Series, file: Path) -> pd.Series:
+    """Return tokens without the blanks around them; two that differ by these alone are refused."""
+    tokens = pd.Series(column.unique(), dtype=object).dropna()
+    bare = tokens.str.strip()
+    if bare.equals(tokens):
+        return column
+    twice = tokens[bare.duplicated(keep=False)]
     if len(twice):
         one = twice.iloc[0]
         other = next(token for token in twice.iloc[1:] if token.strip() == one.strip())
@@ -247,6 +249,7 @@ def _check_blanks(column: pd.Series, file: Path) -> None:
             f"{file}: column {column.name!r} holds {one!r} and {other!r}, expected tokens that differ by more than "
             f"blanks; take the blanks out"
         )
+    return column.str.strip()
 
 
 def _users(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, Tensor | list[str]]:
@@ -292,7 +295,7 @@ def _as_integers(tokens: pd.Series) -> np.ndarray | None:
 
 def _with_type(kept: Tensor | list[str] | None, ids: Tensor | list[str]) -> Tensor | list[str]:
     """Return the ids of the sidecar, which knows text that looks like an integer, if they are those of the tokens."""
-    return ids if kept is None or _texts(kept) != _texts(ids) else kept
+    return ids if kept is None or list(map(str.strip, _texts(kept))) != _texts(ids) else kept
 
 
 def _texts(ids: Tensor | list[str]) -> list[str]:
