@@ -180,8 +180,8 @@ def sections(config: Namespace, names: Sequence[str]) -> dict[str, dict[str, Any
     return {name: section(config, name) for name in names}
 
 
-def read_lines(path: str, option: str) -> list[str]:
-    """Return the lines of a text file that are not blank.
+def read_lines(path: str, option: str) -> dict[int, str]:
+    """Return the lines of a text file that are not blank, without blanks around them, by their numbers from 1.
 
     Args:
         path: The file.
@@ -197,7 +197,7 @@ def read_lines(path: str, option: str) -> list[str]:
         raise InputError(f"{option} {path}: cannot be read ({reason}), expected a text file of ids") from None
     if not any(lines):
         raise InputError(f"{option} {path}: found no id, expected one in every line")
-    return [line for line in lines if line]
+    return {number: line for number, line in enumerate(lines, start=1) if line}
 
 
 def save_json(path: str | None, content: Mapping[Any, Any]) -> None:

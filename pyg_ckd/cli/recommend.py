@@ -15,8 +15,13 @@ from pyg_ckd.cli.yaml_files import parse_word
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import pandas as pd
     from jsonargparse import Namespace
+
+    from pyg_ckd.serving.ids import Ids
 
 
 def add_options(options: Options, given: Given) -> None:
@@ -74,17 +79,21 @@ def run(config: Namespace) -> int:
         if config.users is not None and config.users_file is not None:
             raise InputError("users_file: found it beside --users, expected one of the two")
         check_format(config.out, folder=True)  # Before the work, not after it.
-        users = read_lines(config.users_file, "users_file") if config.users_file is not None else config.users
-        candidates = None if config.candidates_file is None else read_lines(config.candidates_file, "candidates_file")
-        excluded = None if config.exclude_file is None else read_lines(config.exclude_file, "exclude_file")
+        names = [name for name in ("users_file", "candidates_file", "exclude_file") if config[name] is not None]
+        lists = {name: read_lines(config[name], name) for name in names}
         columns = None if config.items_file is None else _table(config.items_file)
         import_strategy(config)
         data = None if config.data is None else load_data(config)
         device = own_device(present(), config.device)  # Of several, each has a card of its own.
         recommender = Recommender.load(config.checkpoint, data, None, device, config.seen, columns)
-        asked = None if users is None else recommender.users.parse(users)
-        chosen = None if candidates is None else recommender.items.parse(candidates)
-        without = None if excluded is None else recommender.items.parse(excluded)
+        asked = None if config.users is None else recommender.users.parse(config.users)
+        if "users_file" in lists:
+            may_be_new = config.unknown != "error"
+            asked = _ids(lists["users_file"], recommender.users, f"users_file {config.users_file}", may_be_new)
+        chosen, without = (
+            _ids(lists[name], recommender.items, f"{name} {config[name]}") if name in lists else None
+            for name in ("candidates_file", "exclude_file")
+        )
     for note in recommender.notes:
         sys.stderr.write(f"note: {note}\n")
     path = recommender.export_top_k(
@@ -102,6 +111,28 @@ def run(config: Namespace) -> int:
     return 0
 
 
+def _ids(lines: Mapping[int, str], known: Ids, source: str, may_be_new: bool = False) -> list[Any]:
+    """Return the ids in the lines of a file; one that is unknown is refused with its line.
+
+    Args:
+        lines: The ids by the numbers of their lines.
+        known: The ids of the graph.
+        source: The file, for messages.
+        may_be_new: Whether ids may be unknown; they are of the type of those of the graph then, too.
+    """
+    ids = known.parse(lines.values())
+    asked = [one for one in ids if known.integers and isinstance(one, str)] if may_be_new else ids
+    unknown = [one for one, row in zip(asked, known.find(asked)[1].tolist(), strict=True) if row < 0]
+    if unknown:
+        line = next(number for number, one in zip(lines, ids, strict=True) if one == unknown[0])
+        try:
+            known.rows(unknown)
+        except InputError as error:
+            header = "; if this line is a header, remove it" if line == next(iter(lines)) else ""
+            raise InputError(f"{source}: line {line}: {error}{header}") from None
+    return ids
+
+
 def _like(columns: pd.DataFrame | None, name: str, value: Any) -> Any:
     """Return what a column shall be: texts as numbers or truth values where the column holds such."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -114,6 +145,15 @@ def _like(columns: pd.DataFrame | None, name: str, value: Any) -> Any:
     several = isinstance(value, list)
     found = [parse_word(part) if isinstance(part, str) else part for part in (value if several else [value])]
     return found if several else found[0]
+
+
+def _id_column(frame: pd.DataFrame, file: Path) -> tuple[str, str | None]:
+    """Return what the column of ids is called by us and in a file, where any letters may be capital."""
+    from pyg_ckd.datasets.columns import find_column
+    from pyg_ckd.serving.catalogue import ID_COLUMNS
+
+    found = {name: find_column([str(column) for column in frame.columns], name, file) for name in ID_COLUMNS}
+    return next(((name, column) for name, column in found.items() if column is not None), (ID_COLUMNS[0], None))
 
 
 def _table(path: str) -> pd.DataFrame:
@@ -130,10 +170,13 @@ def _table(path: str) -> pd.DataFrame:
         else:
             with decompressed(place) as file:
                 frame = read_csv(file, ID_COLUMNS[:1])
-                name = next((name for name in ID_COLUMNS if name in frame.columns), ID_COLUMNS[0])
-                if name in frame.columns:  # Once more: an id such as 01001 stays what it is.
+                name, found = _id_column(frame, place)
+                if found is not None:  # Once more: an id such as 01001 stays what it is.
                     read_csv(file, (name,))
-                    frame = read_csv(file, (name,), {name: str})
+                    frame = read_csv(file, (name,), {found: str})
+                    frame[found] = frame[found].str.strip()
+        name, found = _id_column(frame, place)
+        frame = frame if found is None else frame.rename(columns={found: name})
     except InputError as error:
         raise InputError(f"items_file {error}") from None
     except Exception as error:  # Readers raise whatever they like.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -33,7 +32,7 @@ from pyg_ckd.data.checks import (
     without_repetition,
 )
 from pyg_ckd.data.cut import keep_whole
-from pyg_ckd.data.feedback import Positive, check_feedback, feedback_columns, liked
+from pyg_ckd.data.feedback import Positive, check_feedback, liked_parts
 from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
 from pyg_ckd.data.inputs import RATES, check_graph, check_whole
@@ -126,8 +125,8 @@ def build_data(
     given = {"train": as_frame(train), "val": as_frame(val), "test": as_frame(test)}
     num_users, num_items = check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
     _check_names(features, has or {}, source)
-    given = _likes(given, min_rating, positive, source)
-    joined = join(given, features, has or {}, user_id, item_id, num_users, source)
+    given, kept = _likes(given, min_rating, positive, source)
+    joined = join(given, features, has or {}, user_id, item_id, num_users, source, kept)
     known = checked_before(joined.parts, (num_users, num_items))
     edges = {
         split: as_edge_index([] if part is None else part, split, source, known) for split, part in joined.parts.items()
@@ -141,7 +140,8 @@ def build_data(
     if strict:
         for split in filter(lambda split: is_frame(given[split]) and repeated(edges[split]).any(), SPLITS):
             columns = pair_columns(given[split], source)  # Named as they were given.
-            check_unique_rows(edges[split], columns["user"], columns["item"], f"{source}: {split}")
+            row_of = kept[split].__getitem__ if split in kept else None
+            check_unique_rows(edges[split], columns["user"], columns["item"], f"{source}: {split}", row_of)
         if not known:
             check_repetition(edges, sizes, source, (joined.user_id, joined.item_id))
 
@@ -249,26 +249,23 @@ def training_digest(data: HeteroData) -> str:
     return f"{users}-{items}-{total % 2**64:016x}"
 
 
-def _likes(parts: dict[str, Any], min_rating: float | None, positive: Positive, source: str) -> dict[str, Any]:
-    """Return interactions without those that are no likes; all frames together are asked once."""
+def _likes(
+    parts: dict[str, Any], min_rating: float | None, positive: Positive, source: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return interactions without those that are no likes, and which rows of the frames are left, if some are not."""
     check_feedback(min_rating, positive)
     frames = {split: part for split, part in parts.items() if is_frame(part)}
     for split, part in parts.items():
         if part is not None and split not in frames and (min_rating is not None or positive is not None):
             raise InputError(f"{source}: {split} is no frame with ratings or labels; leave out min_rating and positive")
-    if not frames:
-        return parts
-    columns = [
-        pd.DataFrame(
-            {name: frame[name].to_numpy() for name in feedback_columns(frame.columns)}, index=range(len(frame))
-        )
-        for frame in frames.values()
-    ]
-    mask = liked(pd.concat(columns, ignore_index=True), min_rating, positive, f"{source}: {', '.join(frames)}")
-    if mask is None:
-        return parts
-    masks = np.split(mask, np.cumsum([len(frame) for frame in frames.values()])[:-1])
-    return parts | {split: frame[keep] for (split, frame), keep in zip(frames.items(), masks, strict=True)}
+    asked = {f"{source}: {split}": frame for split, frame in frames.items()}
+    masks = liked_parts(asked, min_rating, positive, f"{source}: {', '.join(frames)}") if frames else None
+    if masks is None:
+        return parts, {}
+    for where, frame in asked.items():
+        pair_columns(frame, where)  # Its messages have the rows that were given.
+    kept = {split: np.flatnonzero(mask) for split, mask in zip(frames, masks, strict=True)}
+    return parts | {split: frames[split][mask] for split, mask in zip(frames, masks, strict=True)}, kept
 
 
 def _check_names(features: Mapping[str, Any], has: Mapping[str, Any], source: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,9 @@ def repeated(pairs: np.ndarray, keep: str = "first") -> np.ndarray:
     return pd.Series(key).duplicated(keep=keep).to_numpy(dtype=bool)
 
 
-def check_unique_rows(pairs: np.ndarray, users: pd.Series, items: pd.Series, where: str) -> None:
+def check_unique_rows(
+    pairs: np.ndarray, users: pd.Series, items: pd.Series, where: str, row_of: Callable[[int], object] | None = None
+) -> None:
     """Refuse repeated interactions of one file, naming the ids that the user knows.
 
     Args:
@@ -76,16 +78,18 @@ def check_unique_rows(pairs: np.ndarray, users: pd.Series, items: pd.Series, whe
         users: The id of the user of each.
         items: The id of the item of each.
         where: What the file is, for messages.
+        row_of: From the position of an interaction to its row, for messages. (default: :obj:`None`, the same)
 
     Raises:
         InputError: If an interaction is there again.
     """
     again = np.flatnonzero(repeated(pairs))
     if again.size:
-        user, item = value_at(users, again[0]), value_at(items, again[0])
+        first = int(again[0])
+        user, item = value_at(users, first), value_at(items, first)
         raise InputError(
             f"{where} has {again.size} duplicate interactions, the first is user {user!r}, item {item!r} again in row "
-            f"{again[0]}; keep one of each, with keep='first' or keep='last'"
+            f"{first if row_of is None else row_of(first)}; keep one of each, with keep='first' or keep='last'"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,33 +53,65 @@ def liked(frame: Any, min_rating: float | None, positive: Positive, where: str) 
     Warns:
         UserWarning: If there is a column whose values differ, and neither option is given.
     """
+    masks = liked_parts({where: frame}, min_rating, positive, where)
+    return None if masks is None else masks[0]
+
+
+def liked_parts(
+    frames: Mapping[Any, Any], min_rating: float | None, positive: Positive, where: str
+) -> list[np.ndarray] | None:
+    """Return which interactions of several frames count, bool ``[E]`` each, or :obj:`None` if all do.
+
+    Args:
+        frames: From what a frame is, for messages, to the frame, see :func:`liked`; the same kind of column is taken in
+            all of them, though its name may differ.
+        min_rating: The lowest rating that counts.
+        positive: The value or values that count.
+        where: What the frames are together, for messages.
+
+    Raises:
+        InputError: If a frame has no such column, a value is missing or no number, or nothing is left of all frames.
+
+    Warns:
+        UserWarning: If there is a column whose values differ, and neither option is given.
+    """
     check_feedback(min_rating, positive)
-    names = feedback_columns(frame.columns)
     if min_rating is None and positive is None:
-        for name in names:
-            _warn(_column(frame, name), name, where)
+        columns = [
+            {name: _column(frame, name) for name in feedback_columns(frame.columns)} for frame in frames.values()
+        ]
+        sizes = [range(len(frame)) for frame in frames.values()]
+        together = pd.concat([pd.DataFrame(*part) for part in zip(columns, sizes, strict=True)], ignore_index=True)
+        for name in together.columns:
+            _warn(together[name], name, where)
         return None
-    keep = np.ones(len(frame), dtype=bool)
+    keep = [np.ones(len(frame), dtype=bool) for frame in frames.values()]
     if min_rating is not None:
-        name = _choose(names, RATINGS, "min_rating", frame.columns, where)
-        ratings = pd.to_numeric(_column(frame, name), errors="coerce").to_numpy(dtype=np.float64)
-        _refuse_missing(np.isnan(ratings), _column(frame, name), name, "a number", where)
-        keep &= ratings >= float(min_rating)
-        if not keep.any() and keep.size:
+        ratings = {}
+        for part, (name, column) in _chosen(frames, RATINGS, "min_rating").items():
+            numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+            _refuse_missing(np.isnan(numbers), column, name, "a number", part)
+            ratings[part] = pd.Series(numbers, name=name)
+        keep = [
+            one & (rating >= float(min_rating)).to_numpy() for one, rating in zip(keep, ratings.values(), strict=True)
+        ]
+        if not any(map(np.any, keep)) and any(map(len, keep)):
+            every = pd.concat([*ratings.values()])
             raise InputError(
-                f"{where}: min_rating={min_rating} leaves no interaction, as {name!r} goes from {ratings.min():g} to "
-                f"{ratings.max():g}; lower it"
+                f"{where}: min_rating={min_rating} leaves no interaction, as {_name_of(ratings)!r} goes from "
+                f"{every.min():g} to {every.max():g}; lower it"
             )
     if positive is not None:
-        name = _choose(names, LABELS, "positive", frame.columns, where)
-        column = _column(frame, name)
-        _refuse_missing(column.isna().to_numpy(dtype=bool), column, name, "a value", where)
-        wanted = _values(positive)
-        values, numbers = _numbers(column), _numbers(pd.Series(wanted))
-        keep &= (column.astype(str).isin(list(map(str, wanted))) | values.isin(numbers.dropna())).to_numpy(dtype=bool)
-        if not keep.any() and keep.size:
+        labels = {}
+        for part, (name, column) in _chosen(frames, LABELS, "positive").items():
+            _refuse_missing(column.isna().to_numpy(dtype=bool), column, name, "a value", part)
+            labels[part] = column.rename(name)
+        keep = [one & _are(label, positive) for one, label in zip(keep, labels.values(), strict=True)]
+        if not any(map(np.any, keep)) and any(map(len, keep)):
+            every = pd.concat([*labels.values()], ignore_index=True)
             raise InputError(
-                f"{where}: positive={positive!r} leaves no interaction, as {name!r} holds {_some(column)}; mend it"
+                f"{where}: positive={positive!r} leaves no interaction, as {_name_of(labels)!r} holds {_some(every)}; "
+                f"mend it"
             )
     return keep
 
@@ -95,11 +127,32 @@ def _warn(column: pd.Series, name: str, where: str) -> None:
         )
 
 
-def _choose(names: Sequence[Any], first: Sequence[str], option: str, columns: Iterable[Any], where: str) -> Any:
-    if not names:
-        found = ", ".join(map(str, columns)) or "none"
-        raise InputError(f"{where}: {option} needs a column 'rating' or 'label', but found {found}; add it")
-    return next((name for name in names if _plain(name) in first), names[0])
+def _chosen(frames: Mapping[Any, Any], first: Sequence[str], option: str) -> dict[Any, tuple[Any, pd.Series]]:
+    """Return the name and the values of the column of each frame that an option goes by."""
+    names = {part: feedback_columns(frame.columns) for part, frame in frames.items()}
+    usual = {part: [name for name in found if _plain(name) in first] for part, found in names.items()}
+    names = usual if any(usual.values()) else names
+    taken = next((_plain(found[0]) for found in names.values() if found), "")
+    chosen = {}
+    for part, frame in frames.items():
+        name = next((name for name in names[part] if _plain(name) == taken), next(iter(names[part]), None))
+        if name is None and (len(frame) or len(frames) == 1):
+            columns = ", ".join(map(str, frame.columns)) or "none"
+            wanted = f"{taken!r}, as the others have" if taken else "'rating' or 'label'"
+            raise InputError(f"{part}: {option} needs a column {wanted}, but found {columns}; add it")
+        chosen[part] = (name, pd.Series(dtype=object) if name is None else _column(frame, name))
+    return chosen
+
+
+def _name_of(columns: Mapping[Any, pd.Series]) -> str:
+    return str(next(column.name for column in columns.values() if column.name is not None))
+
+
+def _are(column: pd.Series, positive: Positive) -> np.ndarray:
+    """Return which values are one of those that count, as numbers or as text."""
+    wanted = _values(positive)
+    numbers = _numbers(pd.Series(wanted)).dropna()
+    return (column.astype(str).isin(list(map(str, wanted))) | _numbers(column).isin(numbers)).to_numpy(dtype=bool)
 
 
 def _refuse_missing(missing: np.ndarray, column: pd.Series, name: Any, expected: str, where: str) -> None:

@@ -94,6 +94,7 @@ def join(
     item_id: Any,
     num_users: int | None,
     source: str,
+    kept: Mapping[str, np.ndarray] | None = None,
 ) -> Joined:
     """Return interactions, features and masks by row number, with the ids behind the rows.
 
@@ -105,6 +106,7 @@ def join(
         item_id: The id of each item row, if it is given.
         num_users: The number of users, if it is given.
         source: Where the input came from, for messages.
+        kept: Which rows are left of the frames that were given, for messages. (default: :obj:`None`, all)
 
     Raises:
         InputError: If an id has no row, a row has no id, an id is there twice, or rows cannot be told.
@@ -115,7 +117,7 @@ def join(
     with_ids = any(rows.ids is not None for rows in (*tables.values(), *masks.values()))
     if not frames and not with_ids and user_id is None and item_id is None:
         return Joined(dict(parts), _values(tables), _values(masks))
-    pairs = {split: _pairs(part, split, source) for split, part in parts.items()}
+    pairs = {split: _pairs(part, split, source, (kept or {}).get(split)) for split, part in parts.items()}
     users, user_ids = _users(
         {split: pair["user"] for split, pair in pairs.items()}, parts, user_id, num_users if frames else None, source
     )
@@ -157,9 +159,10 @@ def in_order_of(tables: Mapping[str, Any], ids: Any, where: str) -> tuple[dict[s
     return matrices, as_ids(wanted) if ids is None else ids
 
 
-def _pairs(part: Any, split: str, source: str) -> dict[str, pd.Series]:
+def _pairs(part: Any, split: str, source: str, kept: np.ndarray | None) -> dict[str, pd.Series]:
     if is_frame(part):
-        return pair_columns(part, f"{source}: {split}")
+        columns = pair_columns(part, f"{source}: {split}")
+        return columns if kept is None else {kind: column.set_axis(kept) for kind, column in columns.items()}
     rows = as_edge_index([] if part is None else part, split, source)
     return {kind: pd.Series(row) for kind, row in zip(COLUMNS, rows, strict=True)}
 
@@ -220,7 +223,8 @@ def _found(column: pd.Series, ids: pd.Series, where: str, problem: str) -> np.nd
     if unknown.size:
         raise InputError(
             f"{where} has {unknown.size} interactions with {problem}, the first is {value_at(column, unknown[0])!r} in "
-            f"row {unknown[0]}, but ids are like {value_at(ids, 0)!r}; add the ids, or drop the interactions"
+            f"row {column.index[unknown[0]]}, but ids are like {value_at(ids, 0)!r}; add the ids, or drop the "
+            f"interactions"
         )
     return rows
 

@@ -287,7 +287,11 @@ def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
         if value is np.ma.masked or pd.isna(value):
             raise InputError(f"split: {missing.size} timestamps are missing, first in row {missing[0]}; drop them")
         raise InputError(
-            f"split: {missing.size} timestamps are neither numbers nor dates, the first is {value!r} in row "
+            f"split: {missing.size} timestamps are neither numbers nor dates, the first is {_plain(value)!r} in row "
             f"{missing[0]}; write dates like 2024-05-31 12:00:00"
         )
     return array
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -37,8 +37,7 @@ def as_dates(values: Any) -> np.ndarray:
         if array.dtype.kind in "iufM" or array.ndim != 1:
             return array
         if array.dtype.kind == "U":
-            dates = _parsed(pd.Series(array.tolist()))
-            return array if dates.dtype.kind == "M" and np.isnat(dates).any() else dates
+            return _parsed(pd.Series(array.tolist()))
         values = pd.Series(values if isinstance(values, pd.Index) else list(values))
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)

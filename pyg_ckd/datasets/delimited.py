@@ -12,29 +12,30 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import plain
+from pyg_ckd.datasets.separators import NUMBER, advice_on_tabs, separator_of
 from pyg_ckd.datasets.signatures import refuse_other
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import encoding_of
 
-SEPARATORS = (",", ";", "\t", "|", "::")
-
-_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "double colons"}
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_MARKS = ("\x1f", "\x1e", "\x1d", "\x1c")
+"""Characters that texts do not hold, to stand in for ``::``."""
 
 
 def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | None = None) -> pd.DataFrame:
     r"""Read a table in which only an empty field is missing, so that a user may be called ``NA``.
 
     Fields are separated by ``,``, ``;``, a tab, ``|`` or ``::``, whichever the header is. Quotation marks hold a field
-    together, except where tabs or ``::`` separate and the header has none.
+    together, except where tabs or ``::`` separate and neither the header nor every id has them.
 
     Args:
         path: The file.
@@ -42,30 +43,22 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
         dtypes: The types of some columns. (default: :obj:`None`, those that pandas infers)
 
     Raises:
-        InputError: If there is no header, lines are longer than it, blanks separate the fields, or a quotation mark
-            that is not closed swallows lines.
+        InputError: If there is no header, lines are longer than it, something else separates the fields, or a quotation
+            mark that is not closed swallows lines.
         ValueError: If the file cannot be parsed.
     """
-    header, encoding = _first_line(path), encoding_of(path)
-    separator = _separator(header, required, path)
+    skipped, header = _first_line(path)
+    separator = separator_of(header, required, path)
     quoting = csv.QUOTE_NONE if separator in ("\t", "::") and '"' not in header else csv.QUOTE_MINIMAL
-    options: dict[str, Any] = {"engine": "python"} if len(separator) > 1 else {"low_memory": False}
-    if f"{separator} " in header:  # Written for people: "user, item".
-        options["skipinitialspace"] = True
-    try:
-        with warnings.catch_warnings():
-            # Else pandas takes the first field of lines that are longer than the header for a name of the row.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                path, sep=separator, index_col=False, dtype=dtypes, keep_default_na=False, na_values=[""],
-                encoding=encoding, quoting=quoting, **options,
-            )  # fmt: skip
-    except pd.errors.ParserWarning:
-        raise _long_line(path, separator, encoding) from None
-    if quoting == csv.QUOTE_MINIMAL and len(separator) == 1 and dtypes is None:
+    layout = _Layout(path, separator, encoding_of(path), quoting, skipped, f"{separator} " in header)
+    frame = _parsed(layout, dtypes)
+    if quoting == csv.QUOTE_NONE and _quoted(frame, required):
+        layout = replace(layout, quoting=csv.QUOTE_MINIMAL)
+        frame = _parsed(layout, dtypes)
+    if layout.quoting == csv.QUOTE_MINIMAL and len(separator) == 1 and dtypes is None:
         ids = [name for name in frame.columns if plain(name) in required]
         if len(ids) == len(required):
-            _check_lines(path, separator, encoding, frame, ids)
+            _check_lines(layout, frame, ids)
     return frame
 
 
@@ -112,7 +105,7 @@ def read_header(file: Path) -> list[str]:
     """Return the column names of a tab-separated file."""
     refuse_other(file, "cannot be read as a tab-separated table")
     try:
-        return _first_line(file).split("\t")
+        return _first_line(file)[1].split("\t")
     except (ValueError, OSError) as error:
         raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
 
@@ -125,15 +118,7 @@ def missing_column(file: Path, advice: str, header: Sequence[str]) -> InputError
         advice: What is missing, and how to mend it.
         header: The column names that were found.
     """
-    line = "\t".join(header)
-    other = next((mark for mark in SEPARATORS if mark != "\t" and mark in line and "\t" not in line), None)
-    if other is None and len(header) == 1 and len(line.split()) > 1:
-        advice += "; the header is separated by blanks, expected tabs: write the file with sep='\\t'"
-    elif other is not None:
-        advice += f"; the header is separated by {_NAMES[other]}, expected tabs: write the file with sep='\\t'"
-    elif any(_NUMBER.fullmatch(field) for field in header):
-        advice += f"; the first line {line!r:.60} is no header: put one above it"
-    return InputError(f"{file}: {advice}")
+    return InputError(f"{file}: {advice}{advice_on_tabs(header)}")
 
 
 def read_tab_separated(file: Path, columns: Sequence[str], dtypes: Mapping[str, type]) -> pd.DataFrame:
@@ -142,84 +127,142 @@ def read_tab_separated(file: Path, columns: Sequence[str], dtypes: Mapping[str, 
     Raises:
         ValueError: If values do not fit ``dtypes``, or a line has more fields than the header.
     """
-    encoding = encoding_of(file)
+    encoding, (skipped, _) = encoding_of(file), _first_line(file)
     # All columns are read, as pandas ignores further fields of a line when it is given `usecols`.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Of long lines, which are refused below.
         frame = pd.read_csv(
             file, sep="\t", dtype=dict(dtypes), index_col=False, keep_default_na=False, low_memory=False,
-            quoting=csv.QUOTE_NONE, encoding=encoding,
+            quoting=csv.QUOTE_NONE, encoding=encoding, skiprows=skipped,
         )  # fmt: skip
     with file.open(encoding=encoding) as lines:  # pandas takes the width of the first line of data on trust.
-        widths = [next(lines, "").count("\t") for _ in range(2)]
-    if widths[1] > widths[0]:
-        raise ValueError(f"Expected {widths[0] + 1} fields in line 2, saw {widths[1] + 1}")
+        filled = ((number, line.count("\t")) for number, line in enumerate(lines, start=1) if line.strip())
+        (_, header), (number, width) = next(filled, (1, 0)), next(filled, (2, 0))
+    if width > header:
+        raise ValueError(f"Expected {header + 1} fields in line {number}, saw {width + 1}")
     return frame[list(columns)]
 
 
-def _first_line(path: Path) -> str:
+@dataclass(frozen=True)
+class _Layout:
+    """How a table is written: what separates and holds fields, lines above the header, blanks behind separators."""
+
+    path: Path
+    separator: str
+    encoding: str
+    quoting: int
+    skipped: int
+    blanks: bool
+
+    def rows(self, taken: list[str] | None = None) -> Iterator[list[str]]:
+        """Yield the fields of each row below the lines that are skipped, as pandas reads them, also of blank lines.
+
+        Args:
+            taken: Where to put the lines that a row is made of. (default: :obj:`None`, nowhere)
+        """
+        with self.path.open(encoding=self.encoding, newline="") as file:
+            lines = islice(file, self.skipped, None)
+            mark = self.separator if len(self.separator) == 1 else _MARKS[0]
+            marked = lines if mark == self.separator else (line.replace(self.separator, mark) for line in lines)
+            yield from csv.reader(_recorded(marked, taken), delimiter=mark, quoting=self.quoting)  # type: ignore[arg-type]
+
+
+def _first_line(path: Path) -> tuple[int, str]:
+    """Return how many blank lines a file begins with, and the line behind them."""
     with path.open(encoding=encoding_of(path)) as file:
-        return next((line.rstrip("\r\n") for line in file if line.strip()), "")
+        return next(((n, line.rstrip("\r\n")) for n, line in enumerate(file) if line.strip()), (0, ""))
 
 
-def _separator(header: str, required: Sequence[str], path: Path) -> str:
-    """Return what separates the fields of a header."""
-    found = {mark: [plain(field.strip().strip('"')) for field in header.split(mark)] for mark in SEPARATORS}
-    for mark, fields in found.items():
-        if all(name in fields for name in required):
-            return mark
-    best = max(SEPARATORS, key=lambda mark: len(found[mark]))
-    if header.lstrip().startswith(("#", "%", "//")):
-        raise InputError(
-            f"{path}: begins with a comment, {header!r:.60}, expected the names of the columns in the first line; "
-            f"remove the comment, or the mark in front of the names"
-        )
-    words = [plain(field.strip('"')) for field in header.split()]
-    if len(found[best]) == 1 < len(words) and (set(required) <= set(words) or any(map(_NUMBER.fullmatch, words))):
-        raise InputError(
-            f"{path}: blanks separate the fields of the first line, {header!r:.60}, expected one of , ; | :: or tabs, "
-            f"below a line like {','.join(required)!r}; write it with pandas.read_csv(..., sep=r'\\s+').to_csv(...)"
-        )
-    if any(_NUMBER.fullmatch(field) for field in found[best]):
-        raise InputError(
-            f"{path}: has no header, the first line is {header!r:.60}, expected the names of the columns with the same "
-            f"separator; put the line {best.join(required)!r} above it"
-        )
-    return best
+def _parsed(layout: _Layout, dtypes: Mapping[str, type] | None) -> pd.DataFrame:
+    source: Path | BytesIO = layout.path
+    separator, encoding = layout.separator, layout.encoding
+    if len(separator) > 1:  # Which the fast parser, the only one that knows quotation marks, does not read.
+        content = layout.path.read_bytes()
+        if encoding == "utf-16":
+            content, encoding = content.decode(encoding).encode(), "utf-8"
+        mark = next((mark for mark in _MARKS if mark.encode() not in content), _MARKS[0])
+        source, separator = BytesIO(content.replace(separator.encode(), mark.encode())), mark
+    try:
+        with warnings.catch_warnings():
+            # Else pandas takes the first field of lines that are longer than the header for a name of the row.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                source, sep=separator, index_col=False, dtype=dtypes, keep_default_na=False, na_values=[""],
+                encoding=encoding, quoting=layout.quoting, skiprows=layout.skipped, skipinitialspace=layout.blanks,
+                low_memory=False,
+            )  # fmt: skip
+    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+        if "inside string" in str(error):
+            raise _unclosed(layout) from None
+        raise _long_line(layout, error) from None
 
 
-def _long_line(path: Path, separator: str, encoding: str) -> InputError:
-    """Return the error for lines that have more fields than the header, with the first of them."""
-    with path.open(encoding=encoding, newline="") as file:
-        rows = csv.reader(file, delimiter=separator) if len(separator) == 1 else (row.split(separator) for row in file)
-        filled = ((number, row) for number, row in enumerate(rows, start=1) if row)
-        _, header = next(filled)
-        number, row = next((found for found in filled if len(found[1]) > len(header)), (2, []))
-    return InputError(
-        f"{path}: line {number} has {len(row)} fields, but the header names {len(header)}, "
-        f"{separator.join(header)!r:.60}; name all of them, or write the table without names of rows (row.names=FALSE "
-        f"in R, index=False in pandas)"
+def _quoted(frame: pd.DataFrame, required: Sequence[str]) -> bool:
+    """Return whether every id is between quotation marks."""
+    ids = [frame[name] for name in frame.columns if plain(name) in required]
+    return (
+        len(ids) > 0
+        and len(frame) > 0
+        and all(str(column.iloc[0]).startswith('"') for column in ids)
+        and all(column.astype(str).str.fullmatch(r'".*"').all() for column in ids)
     )
 
 
-def _check_lines(path: Path, separator: str, encoding: str, frame: pd.DataFrame, ids: Sequence[str]) -> None:
+def _long_line(layout: _Layout, error: Exception) -> Exception:
+    """Return the error for lines that have more fields than the header, with the first of them."""
+    taken: list[str] = []
+    header: list[str] = []
+    number = layout.skipped + 1
+    try:
+        for row in layout.rows(taken):
+            if row and not header:
+                header = row
+            elif len(row) > len(header):
+                break
+            number += len(taken)
+            taken.clear()
+        else:
+            return error if isinstance(error, ValueError) else ValueError(one_line(error))
+    except csv.Error:
+        return error if isinstance(error, ValueError) else ValueError(one_line(error))
+    named, mark = layout.separator.join(header), layout.separator
+    mend = "name all of them, or write the table without names of rows (row.names=FALSE in R, index=False in pandas)"
+    if layout.quoting == csv.QUOTE_NONE and any('"' in field for field in row):
+        mend = "put the names of the header between quotation marks too, if these hold fields together, or " + mend
+    elif number > layout.skipped + 2:
+        mend = f"repair the line, or put a field that holds {mark!r} between quotation marks"
+    return InputError(
+        f"{layout.path}: line {number} has {len(row)} fields, but the header names {len(header)}, {named!r:.60}; {mend}"
+    )
+
+
+def _unclosed(layout: _Layout) -> InputError:
+    """Return the error for a quotation mark that is not closed up to the end of the file, with its line."""
+    taken: list[str] = []
+    number = first = layout.skipped + 1
+    try:
+        for _ in layout.rows(taken):
+            first = number
+            number += len(taken)
+            taken.clear()
+    except csv.Error:  # A field that is too long.
+        first = number
+    return InputError(
+        f"{layout.path}: a quotation mark in line {first} is not closed, so that its field runs to the end of the "
+        f"file; close or remove it, or write the table as Parquet"
+    )
+
+
+def _check_lines(layout: _Layout, frame: pd.DataFrame, ids: Sequence[str]) -> None:
     """Refuse a field that runs over lines which are rows of their own: its quotation mark is not closed."""
+    path, separator = layout.path, layout.separator
     if not _may_run_over_lines(path, len(frame)) or not set(ids) <= set(frame.columns):
         return
     tests = {frame.columns.get_loc(name): _id_test(frame[name]) for name in ids}
     taken: list[str] = []
-    number = 1
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(_recorded(file, taken), delimiter=separator)
-        while True:
-            try:
-                if next(reader, None) is None:
-                    return
-            except csv.Error as error:
-                raise InputError(
-                    f"{path}: line {number}: cannot be read ({one_line(error)}); a quotation mark may not be closed: "
-                    f"remove it, or write the table as Parquet"
-                ) from None
+    number = layout.skipped + 1
+    try:
+        for _ in layout.rows(taken):
             for line in taken[1:]:
                 fields = line.rstrip("\r\n").split(separator)
                 if len(fields) == len(frame.columns) and all(test(fields[at]) for at, test in tests.items()):
@@ -230,11 +273,17 @@ def _check_lines(path: Path, separator: str, encoding: str, frame: pd.DataFrame,
                     )
             number += len(taken)
             taken.clear()
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {number}: cannot be read ({one_line(error)}); a quotation mark may not be closed: "
+            f"remove it, or write the table as Parquet"
+        ) from None
 
 
-def _recorded(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+def _recorded(lines: Iterable[str], taken: list[str] | None) -> Iterator[str]:
     for line in lines:
-        taken.append(line)
+        if taken is not None:
+            taken.append(line)
         yield line
 
 
@@ -263,7 +312,7 @@ class _id_test:
     def __call__(self, text: str) -> bool:
         text = text.strip('"')
         if self.integers:
-            return _NUMBER.fullmatch(text) is not None
+            return NUMBER.fullmatch(text) is not None
         return text in self.known if self.known is not None else bool(text) and not _has_space(text)
 
 

@@ -15,12 +15,13 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
-from pyg_ckd.data.feedback import Positive, liked
+from pyg_ckd.data.feedback import Positive, liked_parts
 from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.origins import Origin, put_together
 from pyg_ckd.datasets.overlooked import warn_of_overlooked
 from pyg_ckd.datasets.parts import find_part, parts_in
 from pyg_ckd.datasets.places import files_in
@@ -128,16 +129,18 @@ def read_folder(
             )
         return read_stored(folder, transform, impute, strict, keep)
     features, has = _read_features(folder)
-    frame = _read_interactions(folder, split)
-    mask = liked(frame, min_rating, positive, str(folder))
-    frame = frame if mask is None else frame[mask].reset_index(drop=True)
+    frames, splits = _read_interactions(folder, split)
+    source = next(iter(frames)) if len(frames) == 1 else folder
+    masks = liked_parts(frames, min_rating, positive, str(source))
+    frame, origin = put_together(frames, splits)  # Rows keep their index from here on, which tells where they are from.
+    frame = frame if masks is None else frame[np.concatenate(masks)]
     num_items = next(iter(features.values())).shape[0]
-    pairs, user_id, item_id = _map(frame, folder, num_items)
+    pairs, user_id, item_id = _map(frame, origin, folder, num_items)
     if keep != "error":
-        frame = frame[~repeated(pairs, keep)].reset_index(drop=True)
-        pairs, user_id, item_id = _map(frame, folder, num_items)
+        frame = frame[~repeated(pairs, keep)]
+        pairs, user_id, item_id = _map(frame, origin, folder, num_items)
     elif strict:
-        check_unique_rows(pairs, frame["user"], frame["item"], f"{folder}: interactions")
+        check_unique_rows(pairs, frame["user"], frame["item"], f"{source}: interactions", origin.named(frame))
     k_core = as_integer(k_core, f"{folder}: k_core")
     if k_core:
         with naming(folder):
@@ -145,7 +148,7 @@ def read_folder(
         frame = frame[core]
         users, user_id = map_ids(frame["user"])
         pairs = np.stack([users, pairs[1, core]])
-    with naming(folder):
+    with naming(source):
         train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share)
     data = build_data(
         train,
@@ -164,8 +167,11 @@ def read_folder(
     return data
 
 
-def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
-    """Return one frame with the columns ``user``, ``item`` and, if there, ``timestamp`` and ``split``."""
+def _read_interactions(folder: Path, split: str) -> tuple[dict[Path, pd.DataFrame], dict[Path, str]]:
+    """Return the frame of each file, and the split of each that holds one.
+
+    Frames have the columns ``user``, ``item`` and, if there, ``timestamp``, ``split`` and those of feedback.
+    """
     whole = find_table(folder, "interactions")
     parts = {name: table for name in SPLITS if (table := find_part(folder, name, *SUFFIXES)) is not None}
     if whole is not None and parts:
@@ -175,7 +181,7 @@ def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
     if whole is not None:
         frame = read_table(whole, ("user", "item"), _deciding(split))
         _check_frame(frame, whole, filled=True)
-        return frame
+        return {whole: frame}, {}
     if "train" not in parts:
         raise InputError(
             f"{folder}: no interactions found, expected interactions or train as {', '.join(SUFFIXES)}, with the "
@@ -189,10 +195,10 @@ def _read_interactions(folder: Path, split: str) -> pd.DataFrame:
     for name, table in parts.items():
         part = read_table(table, ("user", "item"))
         _check_frame(part, table, filled=name == "train")
-        frames.append(part.assign(split=name))
+        frames.append(part)
     alike = {name: comparable(*(frame[name] for frame in frames)) for name in ("user", "item")}
     frames = [frame.assign(**{name: alike[name][n] for name in alike}) for n, frame in enumerate(frames)]
-    return pd.concat(frames, ignore_index=True)
+    return dict(zip(parts.values(), frames, strict=True)), {table: name for name, table in parts.items()}
 
 
 def _deciding(split: str) -> tuple[str, ...]:
@@ -213,24 +219,29 @@ def _check_frame(frame: pd.DataFrame, path: Path, filled: bool) -> None:
 
 
 def _map(
-    frame: pd.DataFrame, folder: Path, num_items: int
+    frame: pd.DataFrame, origin: Origin, folder: Path, num_items: int
 ) -> tuple[np.ndarray, Tensor | list[str], Tensor | list[str]]:
     """Return interactions as rows ``[2, E]`` and the ids behind the rows of users and items."""
     users, user_id = map_ids(frame["user"])
     listed = find_table(folder, "items")
     if listed is not None:
         item_id = _listed_items(listed, num_items)
-        return np.stack([users, rows_of(frame["item"], item_id, folder, listed)]), user_id, item_id
+        return np.stack([users, rows_of(frame["item"], item_id, origin, listed)]), user_id, item_id
     if not pd.api.types.is_integer_dtype(frame["item"]):
+        words = np.flatnonzero(~frame["item"].astype(str).str.fullmatch(r"\d+").to_numpy(dtype=bool))
+        first = int(words[0]) if words.size else 0
+        file, row = origin.of(frame, first)
         raise InputError(
-            f"{folder}: items have dtype {frame['item'].dtype}, e.g. {value_at(frame['item'], 0)!r}, leaving open "
-            f"what the order of the feature rows is; add items.csv with the column 'item', one id per feature row"
+            f"{file}: items have dtype {frame['item'].dtype}, e.g. {value_at(frame['item'], first)!r} in row {row}, "
+            f"leaving open what the order of the feature rows is; add items.csv with the column 'item', one id per "
+            f"feature row"
         )
     items = frame["item"].to_numpy()
     outside = np.flatnonzero((items < 0) | (items >= num_items))
     if outside.size:
+        file, row = origin.of(frame, outside[0])
         raise InputError(
-            f"{folder}: item {items[outside[0]]} in row {outside[0]} is none of the {num_items} feature rows; number "
+            f"{file}: item {items[outside[0]]} in row {row} is none of the {num_items} feature rows; number "
             f"items from 0, or add items.csv with the column 'item', one id per feature row"
         )
     return np.stack([users, items.astype(np.int64)]), user_id, as_ids(np.arange(num_items))
@@ -250,12 +261,12 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
 
 
 @contextmanager
-def naming(folder: Path) -> Iterator[None]:
-    """Put the folder in front of every message from inside the block."""
+def naming(path: Path) -> Iterator[None]:
+    """Put the folder or the file in front of every message from inside the block."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def split_method(name: str) -> str:

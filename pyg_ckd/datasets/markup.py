@@ -13,27 +13,40 @@ from torch import Tensor
 
 from pyg_ckd.errors import InputError
 
+_INSIDE = "b|big|del|em|i|ins|mark|nobr|s|small|strike|strong|sub|sup|tt|u|wbr"  # Inside of words, like <b>R</b>ed.
 _NAMES = (
-    r"a|abbr|acronym|address|area|article|aside|audio|b|base|bdi|bdo|big|blockquote|body|br|button|canvas"
-    r"|caption|center|cite|code|col|colgroup|data|datalist|dd|del|details|dfn|dialog|dir|div|dl|dt|em|embed"
+    r"a|abbr|acronym|address|applet|area|article|aside|audio|base|basefont|bdi|bdo|bgsound|blink|blockquote|body|br"
+    r"|button|canvas|caption|center|cite|code|col|colgroup|data|datalist|dd|details|dfn|dialog|dir|div|dl|dt|embed"
     r"|fieldset|figcaption|figure|font|footer|form|frame|frameset|h1|h2|h3|h4|h5|h6|head|header|hgroup|hr|html"
-    r"|i|iframe|img|input|ins|kbd|label|legend|li|link|main|map|mark|marquee|math|menu|meta|meter|nav|nobr"
-    r"|noscript|object|ol|optgroup|option|output|p|param|path|picture|pre|progress|q|rp|rt|ruby|s|samp|script"
-    r"|search|section|select|slot|small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody|td"
-    r"|template|textarea|tfoot|th|thead|time|title|tr|track|tt|u|ul|var|video|wbr"
+    r"|iframe|img|input|isindex|kbd|keygen|label|legend|li|link|main|map|marquee|math|menu|menuitem|meta|meter"
+    r"|mfrac|mi|mn|mo|mrow|msqrt|msub|msubsup|msup|mtext|multicol|nav|noembed|noframes|noscript|object|ol|optgroup"
+    r"|option|output|p|param|path|picture|plaintext|pre|progress|q|rb|rect|rp|rt|rtc|ruby|samp|script|search|section"
+    r"|select|slot|source|span|style|summary|svg|table|tbody|td|template|textarea|tfoot|th|thead|time|title|tr|track"
+    r"|tspan|ul|var|video|xmp"
 )
+_WORDS = r"circle|defs|ellipse|g|ilayer|image|layer|line|listing|polygon|polyline|spacer|stop|symbol|text|use"
+"""Names of tags that people write between angle brackets, too: they are tags with an attribute or a slash."""
 _ATTRIBUTE = r"""(?:\s+|(?<=["']))[\w:@.-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+)"""
+_USUAL, _OTHER = (
+    r"alt|class|href|src|style",
+    r"align|border|dir|height|id|lang|name|rel|role|target|title|type|value|width",
+)
 _FLAG = (
     r"\s+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden"
     r"|ismap|itemscope|loop|multiple|muted|noshade|novalidate|nowrap|open|playsinline|readonly|required|reversed"
-    r"|selected|webkitallowfullscreen|mozallowfullscreen|data-[\w-]+)"
+    rf"|selected|webkitallowfullscreen|mozallowfullscreen|data-[\w-]+|{_USUAL})(?=[\s/>])"
+    rf"|\s+(?:{_USUAL}|{_OTHER})=(?=\s*/?\s*>)"  # Without a value.
     r"|(?<=[\"'])\s+[\w:@.-]+(?=[\s/>])"  # Any word behind a value in quotation marks.
 )
+_BARE = rf"\s+(?:{_OTHER})(?=[\s/>])"  # Words, which have to follow an attribute.
+_REST = rf"(?:{_FLAG})*(?:{_ATTRIBUTE}(?:{_FLAG}|{_BARE})*)*"
+_END = r"(?:\s*/)?\s*>"
 _TAG = re.compile(
-    rf"<(?:/\s*)?(?:{_NAMES}|\w+:\w+)\b(?:{_ATTRIBUTE}|{_FLAG})*\s*/?>|<!doctype[^<>]*>|<\?xml[^<>]*>",
+    rf"<(?:/\s*)?(?:{_NAMES}|\w+:\w+)\b{_REST}{_END}|<!doctype[^<>]*>|<\?(?:xml|php)[^<>]*>"
+    rf"|<(?:{_WORDS})\b(?={_ATTRIBUTE}|\s*/){_REST}{_END}|</\s*(?:{_WORDS})\s*>",
     re.IGNORECASE,
 )
-_JOINED = re.compile(r"</?(?:sub|sup|wbr)\b\s*/?>", re.IGNORECASE)  # Inside of words.
+_JOINED = re.compile(rf"<(?:/\s*)?(?:{_INSIDE})\b{_REST}{_END}", re.IGNORECASE)
 _HIDDEN = re.compile(
     r"<(script|style|template|noscript|head)\b[^<>]*>.*?(?:</\s*\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<!\[CDATA\[|\]\]>",
     re.IGNORECASE | re.DOTALL,

@@ -16,6 +16,7 @@ from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import find_column, plain
 from pyg_ckd.datasets.delimited import decompressed, has_padding, read_csv
+from pyg_ckd.datasets.origins import Origin
 from pyg_ckd.datasets.places import find_among
 from pyg_ckd.datasets.signatures import refuse_other
 from pyg_ckd.errors import InputError, unknown_name
@@ -88,7 +89,14 @@ def check_ids(frame: pd.DataFrame, name: str, path: Path) -> None:
 
 
 def as_timestamps(column: pd.Series) -> np.ndarray:
-    """Return numbers as they are and anything else as dates; text that is no date is refused."""
+    """Return numbers as they are and anything else as dates; text that is no date is refused.
+
+    Args:
+        column: The column; its index has the number of each row in the file.
+
+    Raises:
+        InputError: If a text is no date; the message has its row.
+    """
     dates = as_dates(column)
     if dates.dtype.kind != "M":
         return dates
@@ -96,24 +104,31 @@ def as_timestamps(column: pd.Series) -> np.ndarray:
     if wrong.size:
         raise InputError(
             f"column {column.name!r} has {wrong.size} values that are neither numbers nor dates, the first is "
-            f"{value_at(column, wrong[0])!r} in row {wrong[0]}; write dates like 2024-05-31 12:00:00"
+            f"{value_at(column, wrong[0])!r} in row {column.index[wrong[0]]}; write dates like 2024-05-31 12:00:00"
         )
     return dates
 
 
-def rows_of(column: pd.Series, ids: Tensor | list[str], path: Path, source: Path) -> np.ndarray:
+def rows_of(column: pd.Series, ids: Tensor | list[str], origin: Origin, source: Path) -> np.ndarray:
     """Return the row of each id of ``column`` in ``ids``, compared as text unless both are integers.
+
+    Args:
+        column: The ids of interactions.
+        ids: The ids that are known.
+        origin: Where the rows of the column are from.
+        source: Where the known ids are from.
 
     Raises:
         InputError: If an id is not there.
     """
     known = id_column(ids, str(source))
-    rows = rows_among(id_column(column, str(path)), known)
+    rows = rows_among(id_column(column, "items"), known)
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
+        path, row = origin.of(column, unknown[0])
         raise InputError(
             f"{path}: {unknown.size} interactions are with items that {source.name} does not list, the first is "
-            f"{value_at(column, unknown[0])!r} in row {unknown[0]}, but ids are like {value_at(known, 0)!r}; "
+            f"{value_at(column, unknown[0])!r} in row {row}, but ids are like {value_at(known, 0)!r}; "
             f"add them to {source.name} with their features, or mend the ids"
         )
     return rows

@@ -148,5 +148,8 @@ def _tfidf(texts: list[str], dim: int, seed: int) -> tuple[np.ndarray, np.ndarra
         ) from None
     known = weights.getnnz(axis=1) > 0
     weights = weights[known]
+    if weights.shape[1] == 1:  # A single word, which has nothing to be reduced to.
+        return weights.toarray().astype(np.float32), known
     svd = TruncatedSVD(min(dim, *weights.shape), random_state=seed)
-    return svd.fit_transform(weights).astype(np.float32), known
+    with np.errstate(invalid="ignore"):  # Texts that are all alike explain no variance, which nobody asks for.
+        return svd.fit_transform(weights).astype(np.float32), known

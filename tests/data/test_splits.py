@@ -243,7 +243,7 @@ def test_ratios_that_are_no_shares_are_refused(ratios):
     ("timestamps", "pattern"),
     [
         ([1.0], r"timestamps are float64 of shape \[1\], expected 2 numbers or dates"),
-        (["a", "b"], "timestamps are <U1"),
+        (["a", "b"], "2 timestamps are neither numbers nor dates, the first is 'a' in row 0"),
         ([0.0, np.nan], "1 timestamps are missing, first in row 1"),
         (np.array(["NaT", "2024-01-01"], "datetime64[D]"), "1 timestamps are missing, first in row 0"),
         (np.ma.masked_equal([5, -1], -1), "1 timestamps are missing, first in row 1"),

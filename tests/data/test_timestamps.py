@@ -102,6 +102,20 @@ def test_what_is_no_moment_is_named(when, pattern):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, pd.Index, pd.Series, lambda when: np.array(when, dtype=object)]
+)
+@pytest.mark.parametrize("wrong", ["31/12/2021", "soon", "2021-13-01"])
+def test_texts_that_are_no_dates_are_named_in_collections_of_every_kind(kind, wrong):
+    with pytest.raises(InputError, match=rf"2 timestamps are neither .*first is '{wrong}' in row 1; write dates like"):
+        leave_one_out_split([[0] * 4, range(4)], kind(["2021-01-01", wrong, "2021-01-03", wrong]))
+
+
+def test_a_missing_moment_beside_texts_is_missing():
+    with pytest.raises(InputError, match="1 timestamps are missing, first in row 1"):
+        leave_one_out_split([[0, 0], [0, 1]], ["2021-01-01", float("nan")])
+
+
 def test_a_word_among_numbers_of_a_table_is_named_with_its_row():
     with pytest.raises(InputError, match=r"'when' has 1 values that are neither numbers nor dates.*'x' in row 1"):
         as_timestamps(pd.Series(["2020", "x"], name="when"))

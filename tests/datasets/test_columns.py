@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from pyg_ckd.datasets import load, read_vectors
+from pyg_ckd.datasets import load, read_vectors, write_recbole
 from pyg_ckd.datasets.tables import _without_blanks
 from pyg_ckd.errors import InputError
+from tests.conftest import random_data
 from tests.datasets.test_files_as_they_are import ITEMS, RATES, ROWS, USERS, features, inter, lines, pairs, table
 
 LAST = sorted(max((i, u) for v, i in ROWS if v == u)[::-1] for u in range(USERS))
@@ -118,6 +120,25 @@ def test_tokens_that_differ_by_blanks_alone_are_refused(tmp_path):
         InputError, match="'user_id:token' holds 'u5' and 'u5 ', expected tokens that differ by more than"
     ):
         load(inter(tmp_path / "d", lines(rows, "\t", "user_id:token,item_id:token")))
+
+
+def test_blanks_around_tokens_are_no_part_of_them(tmp_path):
+    rows = [(f" {u}", f"{i} ") for u, i in ROWS]
+    folder = inter(tmp_path / "d", lines(rows, "\t", "user_id:token,item_id:token"))
+    assert pairs(load(folder)) == sorted(ROWS)
+    for kind, size in (("user", 6), ("item", ITEMS)):
+        (folder / f"shop.{kind}").write_text(lines([(f"{n}  ",) for n in range(size)], "\t", f"{kind}_id:token"))
+    assert pairs(load(folder)) == sorted(ROWS)
+    with pytest.raises(InputError, match=r"holds nothing .*in row 1 "):
+        load(inter(tmp_path / "e", lines([rows[0], (" ", "3")], "\t", "user_id:token,item_id:token")))
+
+
+def test_ids_with_blanks_around_them_survive_in_atomic_files(tmp_path):
+    data = random_data(modalities=["visual"])
+    data.user_id = [f" u{n}" for n in range(data["user"].num_nodes)]
+    write_recbole(data, tmp_path / "d")
+    assert load(tmp_path / "d", transform="none").user_id == data.user_id
+    assert np.array_equal(load(tmp_path / "d").item_id, np.arange(data["item"].num_nodes))
 
 
 def test_vectors_find_their_list_in_any_case(tmp_path):

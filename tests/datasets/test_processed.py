@@ -155,7 +155,7 @@ def test_whole_items_are_held_out_of_a_folder(folder, name):
     data = read_folder(folder, split=name, cold_share=0.3)
     edges = data["user", "rates", "item"]
     assert 20 - edges.edge_index[1].unique().numel() == 6
-    with pytest.raises(InputError, match=r"source: split: cold_share is 2"):
+    with pytest.raises(InputError, match=r"interactions\.parquet: split: cold_share is 2"):
         read_folder(folder, split=name, cold_share=2.0)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,7 @@ class Contents:
         num_users: Number of users, as far as the interactions tell.
         num_items: Number of items, if it is known.
         feature_folders: Where to look for the feature files; the first folder that has any is taken.
+        files: The file of each split, for messages, where there are several.
     """
 
     folder: Path
@@ -65,6 +66,11 @@ class Contents:
     num_users: int | None = None
     num_items: int | None = None
     feature_folders: Sequence[Path] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def file_of(self, split: str) -> Path:
+        """Return the file of a split, for messages."""
+        return self.files.get(split, self.interactions)
 
 
 def build(
@@ -94,12 +100,13 @@ def build(
     files = feature_files(folders, _order(extras, sidecar))
     features = {m: _read_features(file) for m, file in files.items()}
     _check_rows(features, files, contents)
-    users = 1 + max(int(part[0].max(initial=-1)) for part in contents.parts.values())
+    reached = {split: 1 + int(part[0].max(initial=-1)) for split, part in contents.parts.items()}
+    widest, users = max(reached.items(), key=lambda found: found[1])
     known = as_size(extras, "num_users", sidecar)
     if known is not None and known < users:
         raise InputError(
-            f"{sidecar}: says that there are {known} users, but {contents.interactions} reaches user {users - 1}; "
-            f"delete {SIDECAR}, it belongs to other interactions"
+            f"{sidecar}: says that there are {known} users, but {contents.file_of(widest)} reaches user "
+            f"{users - 1}; delete {SIDECAR}, it belongs to other interactions"
         )
     num_users = known or contents.num_users or users
     masks = {m: find_file(files[m].parent, f"has_{m}.npy") for m in files}
@@ -236,6 +243,7 @@ def _check_rows(features: Mapping[str, np.ndarray], files: Mapping[str, Path], c
         outside = np.flatnonzero(part[1] >= rows)
         if outside.size:
             raise InputError(
-                f"{files[first]}: has {rows} rows, but {contents.interactions} reaches item {part[1].max()} ({split}, "
-                f"the first beyond the rows is item {part[1, outside[0]]}); give one row per item, numbered from 0"
+                f"{files[first]}: has {rows} rows, but {contents.file_of(split)} reaches item {part[1].max()} "
+                f"({split}, the first beyond the rows is item {part[1, outside[0]]}); give one row per item, numbered "
+                f"from 0"
             )

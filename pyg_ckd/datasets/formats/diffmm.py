@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.feedback import Positive, liked
+from pyg_ckd.data.feedback import Positive, liked_parts
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.formats.coo import read_entries
 from pyg_ckd.datasets.npz import Impute, Transform
@@ -71,22 +71,21 @@ def read_diffmm(
         InputError: If a file is missing, damaged, holds anything else, or is inconsistent with another.
     """
     folder = as_path(path)
-    parts, shapes, values = {}, {}, {}
+    parts, shapes, values, files = {}, {}, {}, {}
     for split, name in _FILES.items():
         file = find_part(folder, split, MATRIX) or folder / name
         if split == "train" or file.is_file():
-            parts[split], shapes[split], values[split] = read_entries(file)
+            parts[split], shapes[split], entries = read_entries(file)
+            values[file], files[split] = pd.DataFrame({"rating": entries}), file
             if any(np.greater(shapes[split], shapes["train"])):
                 raise InputError(
                     f"{file}: has shape {list(shapes[split])}, but trnMat.pkl has {list(shapes['train'])}, expected "
                     f"[num_users, num_items] in each; write them for the same users and items"
                 )
-    frame = pd.DataFrame({"rating": np.concatenate([*values.values()])})
-    mask = liked(frame, min_rating, positive, str(folder / "trnMat.pkl"))
-    if mask is not None:
-        masks = np.split(mask, np.cumsum([part.shape[1] for part in parts.values()])[:-1])
+    masks = liked_parts(values, min_rating, positive, str(files["train"] if len(files) == 1 else folder))
+    if masks is not None:
         parts = {split: part[:, mask] for (split, part), mask in zip(parts.items(), masks, strict=True)}
-    contents = Contents(folder, folder / "trnMat.pkl", parts, *shapes["train"])
+    contents = Contents(folder, files["train"], parts, *shapes["train"], files=files)
     return build(contents, transform, impute, strict, keep=keep)
 
 

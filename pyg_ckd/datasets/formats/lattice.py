@@ -72,16 +72,17 @@ def read_lattice(
     """
     folder = as_path(path)
     home = json_folder(folder, core)
-    parts, num_users = {}, 0
+    parts, files, num_users = {}, {}, 0
     extras = read_sidecar(folder)
     for split in SPLITS:
         file = find_part(home, split, ".json") or home / f"{split}.json"
         if split == "train" or file.is_file():
             part, users = _read_split(file)
+            files[split] = file
             parts[split] = _in_order(part, extras, split, folder / SIDECAR, file)
             num_users = max(num_users, users)
     places = list(dict.fromkeys([folder, home, home.absolute().parent]))
-    contents = Contents(folder, home / "train.json", parts, num_users, None, places)
+    contents = Contents(folder, files["train"], parts, num_users, None, places, files)
     return build(contents, transform, impute, strict, extras, keep)
 
 

@@ -76,7 +76,13 @@ def read_mmrec(
     if strict and keep == "error":
         for number in range(len(SPLITS)):
             part = frame[label == number]
-            check_unique_rows(part[["userID", "itemID"]].to_numpy().T, part["userID"], part["itemID"], str(file))
+            check_unique_rows(
+                part[["userID", "itemID"]].to_numpy().T,
+                part["userID"],
+                part["itemID"],
+                str(file),
+                part.index.__getitem__,
+            )
     if not parts["train"].size:
         raise InputError(f"{file}: no row has x_label 0, expected at least one training interaction")
     return build(Contents(folder, file, parts), transform, impute, strict, keep=keep)

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
-from pyg_ckd.data.feedback import Positive, feedback_columns, liked
+from pyg_ckd.data.feedback import Positive, feedback_columns, liked_parts
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
 from pyg_ckd.datasets.folder import TIMED, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
+from pyg_ckd.datasets.origins import Origin, put_together
 from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.datasets.places import files_in, find_file
 from pyg_ckd.datasets.tables import map_ids
@@ -62,9 +64,9 @@ def read_recbole(
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ============================ ==========================================================================
 
-    Tokens are ids of any kind. Without the file ``.item``, item tokens are the rows of the features, counted from 0;
-    without ``.user``, users are numbered in ascending order. If both kinds of ``.inter`` are there, the parts count.
-    Names of columns may be in capitals.
+    Tokens are ids of any kind; blanks around them are no part of them. Without the file ``.item``, item tokens are the
+    rows of the features, counted from 0; without ``.user``, users are numbered in ascending order. If both kinds of
+    ``.inter`` are there, the parts count. Names of columns may be in capitals.
 
     Args:
         path: The folder.
@@ -100,28 +102,33 @@ def read_recbole(
     if "whole" not in files and split not in ("auto", "given"):
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
     timed = "whole" in files and split in TIMED
-    frame = pd.concat([_read_inter(file, timed).assign(split=part) for part, file in files.items()], ignore_index=True)
-    file = next(iter(files.values()))
-    mask = liked(frame, min_rating, positive, str(file))
-    frame = frame if mask is None else frame[mask].reset_index(drop=True)
+    frames = {file: _read_inter(file, timed) for file in files.values()}
+    file = next(iter(frames))
+    source = file if len(frames) == 1 else folder
+    masks = liked_parts(frames, min_rating, positive, str(source))
+    # Rows keep their index from here on, which tells where they are from.
+    frame, origin = put_together(frames, {file: part for part, file in files.items()})
+    frame = frame if masks is None else frame[np.concatenate(masks)]
     if keep != "error":
         codes = np.stack([pd.factorize(frame[column])[0] for column in (_USER, _ITEM)])
-        frame = frame[~repeated(codes, keep)].reset_index(drop=True)
-    users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), file)
-    items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), file)
+        frame = frame[~repeated(codes, keep)]
+    users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), origin)
+    items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), origin)
     pairs = np.stack([users, items])
     if strict and keep == "error":
         for part in files:
             rows = (frame["split"] == part).to_numpy()
-            check_unique_rows(pairs[:, rows], frame[_USER][rows], frame[_ITEM][rows], str(files[part]))
+            there = frame[rows]
+            row_of = partial(origin.row, there)
+            check_unique_rows(pairs[:, rows], there[_USER], there[_ITEM], str(files[part]), row_of)
     if "whole" in files:
         frame = frame.drop(columns="split")
-    with naming(folder):
+    with naming(source):
         parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share), strict=True))
     if not parts["train"].size:
         raise InputError(f"{file}: has no rows, expected at least one training interaction")
     data = build(
-        Contents(folder, file, parts, len(user_id), num_items=None if item_id is None else len(item_id)),
+        Contents(folder, file, parts, len(user_id), num_items=None if item_id is None else len(item_id), files=files),
         transform,
         impute,
         strict,
@@ -220,19 +227,21 @@ def _read_tokens(file: Path, required: Sequence[str], time: str | None = None) -
         frame = read_tab_separated(file, [*columns, *feedback], dict.fromkeys([*columns, *feedback], str))
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise InputError(f"{file}: cannot be read as a tab-separated table ({one_line(error)})") from None
+    frame = frame.assign(**{column: _without_blanks(frame[column], file) for column in names})
     for column in columns:
         missing = np.flatnonzero(frame[column].isna() | (frame[column] == ""))
         if missing.size:
             raise _wrong(file, column, int(missing[0]), "", "a token", "repair or drop the line")
-    for column in names:
-        _check_blanks(frame[column], file)
     return frame.rename(columns=names)
 
 
-def _check_blanks(column: pd.Series, file: Path) -> None:
-    """Refuse two tokens that differ by the blanks around them alone."""
-    tokens = pd.Series(column.unique(), dtype=object)
-    twice = tokens[tokens.str.strip().duplicated(keep=False)]
+def _without_blanks(column: pd.Series, file: Path) -> pd.Series:
+    """Return tokens without the blanks around them; two that differ by these alone are refused."""
+    tokens = pd.Series(column.unique(), dtype=object).dropna()
+    bare = tokens.str.strip()
+    if bare.equals(tokens):
+        return column
+    twice = tokens[bare.duplicated(keep=False)]
     if len(twice):
         one = twice.iloc[0]
         other = next(token for token in twice.iloc[1:] if token.strip() == one.strip())
@@ -240,27 +249,29 @@ def _check_blanks(column: pd.Series, file: Path) -> None:
             f"{file}: column {column.name!r} holds {one!r} and {other!r}, expected tokens that differ by more than "
             f"blanks; take the blanks out"
         )
+    return column.str.strip()
 
 
-def _users(column: pd.Series, file: Path, inter: Path) -> tuple[np.ndarray, Tensor | list[str]]:
+def _users(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, Tensor | list[str]]:
     if file.is_file():
-        return _listed(column, file, _USER, inter)
+        return _listed(column, file, _USER, origin)
     integers = _as_integers(column)
     return map_ids(column if integers is None else pd.Series(integers))
 
 
-def _items(column: pd.Series, file: Path, inter: Path) -> tuple[np.ndarray, Tensor | list[str] | None]:
+def _items(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, Tensor | list[str] | None]:
     if file.is_file():
-        return _listed(column, file, _ITEM, inter)
+        return _listed(column, file, _ITEM, origin)
     wrong = np.flatnonzero(~column.str.fullmatch(r"\d{1,18}").to_numpy(dtype=bool))
     if wrong.size:
         mend = f"number the items from 0, or add {file.name} with the column {_ITEM}, one per feature row"
-        raise _wrong(inter, _ITEM, int(wrong[0]), column.iloc[wrong[0]], "the number of a feature row, from 0", mend)
+        inter, row = origin.of(column, wrong[0])
+        raise _wrong(inter, _ITEM, row, column.iloc[wrong[0]], "the number of a feature row, from 0", mend)
     rows = column.astype(np.int64).to_numpy()
     return rows, None  # One for each feature row; their number is known later.
 
 
-def _listed(column: pd.Series, file: Path, name: str, inter: Path) -> tuple[np.ndarray, Tensor | list[str]]:
+def _listed(column: pd.Series, file: Path, name: str, origin: Origin) -> tuple[np.ndarray, Tensor | list[str]]:
     listed = _read_tokens(file, (name,))[name]
     repeated = np.flatnonzero(listed.duplicated())
     if repeated.size:
@@ -269,7 +280,8 @@ def _listed(column: pd.Series, file: Path, name: str, inter: Path) -> tuple[np.n
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
         mend = f"add it to {file.name}"
-        raise _wrong(inter, name, int(unknown[0]), column.iloc[unknown[0]], f"a token that {file.name} lists", mend)
+        inter, row = origin.of(column, unknown[0])
+        raise _wrong(inter, name, row, column.iloc[unknown[0]], f"a token that {file.name} lists", mend)
     integers = _as_integers(listed)
     return rows, listed.tolist() if integers is None else torch.from_numpy(integers)
 
@@ -283,7 +295,7 @@ def _as_integers(tokens: pd.Series) -> np.ndarray | None:
 
 def _with_type(kept: Tensor | list[str] | None, ids: Tensor | list[str]) -> Tensor | list[str]:
     """Return the ids of the sidecar, which knows text that looks like an integer, if they are those of the tokens."""
-    return ids if kept is None or _texts(kept) != _texts(ids) else kept
+    return ids if kept is None or list(map(str.strip, _texts(kept))) != _texts(ids) else kept
 
 
 def _texts(ids: Tensor | list[str]) -> list[str]:
