@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
-from pyg_ckd.data.inputs import HELD_OUT, RATES, check_whole
+from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_whole
 from pyg_ckd.errors import InputError, unknown_name
 
 REVERSE = ("item", "rev_rates", "user")
@@ -65,6 +65,7 @@ def subgraph(data: HeteroData, subset_dict: Mapping[str, Any]) -> HeteroData:
         >>> popular = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes) >= 5
         >>> small = subgraph(data, {"item": popular})  # doctest: +SKIP
     """
+    check_graph(data)
     check_whole(data)
     for kind in subset_dict:
         if kind not in data.node_types:
@@ -114,6 +115,7 @@ def training_graph(data: HeteroData) -> HeteroData:
         >>> batch = next(iter(loader))  # doctest: +SKIP
         >>> model(features, batch.edge_index_dict, n_id_dict=batch.n_id_dict)  # doctest: +SKIP
     """
+    check_graph(data)
     whole = keep_whole(copy.copy(data))
     out = HeteroData()
     for kind in data.node_types:

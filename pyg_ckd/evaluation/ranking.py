@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integers, as_names, plain_number
-from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_no_view, held_out
+from pyg_ckd.data.inputs import as_tables, check_graph, check_no_view, held_out
 from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError, unknown_name
@@ -389,7 +389,7 @@ def popularity(data: HeteroData) -> Embeddings:
     Args:
         data: The graph.
     """
-    count = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes)
+    count = torch.bincount(held_out(data, "train")[1], minlength=data["item"].num_nodes)
     count = count.float().unsqueeze(-1)
     return Embeddings(count.new_ones(data["user"].num_nodes, 1), count)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -30,6 +31,7 @@ def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> d
     Raises:
         InputError: If a modality is unknown, or none has content.
     """
+    check_graph(data)
     rows, found = {}, []
     for m in data.modalities if modalities is None else modalities:
         if m not in data.modalities:

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.neighbors import shared_counts
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines.content import content_rows
@@ -135,7 +135,7 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
     root = np.sqrt(np.bincount(history_of(data).indices, minlength=items))
     most = 1 << (_ROW_BITS - items.bit_length())
     parts = []
-    for first, shared in shared_counts(data[RATES].edge_index.flip(0), items, users):
+    for first, shared in shared_counts(held_out(data, "train").flip(0), items, users):
         for row in range(0, shared.shape[0], most):
             block = (shared if most >= shared.shape[0] else shared[row : row + most]).tocoo()
             item, other = block.row.astype(np.int64) + (first + row), block.col.astype(np.int64)
@@ -245,7 +245,7 @@ def history_of(data: HeteroData) -> csr_array:
     Args:
         data: The graph.
     """
-    return history_matrix(data[RATES].edge_index, data["user"].num_nodes, data["item"].num_nodes)
+    return history_matrix(held_out(data, "train"), data["user"].num_nodes, data["item"].num_nodes)
 
 
 def check_not_negative(name: str, value: float) -> None:
