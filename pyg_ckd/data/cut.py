@@ -67,6 +67,11 @@ def subgraph(data: HeteroData, subset_dict: Mapping[str, Any]) -> HeteroData:
     """
     check_graph(data)
     check_whole(data)
+    if not isinstance(subset_dict, Mapping):
+        raise InputError(
+            f"subset_dict: found {type(subset_dict).__name__}, expected a dict from node type to the nodes to keep, "
+            "such as {'item': [0, 1]}"
+        )
     for kind in subset_dict:
         if kind not in data.node_types:
             raise unknown_name("node type", kind, data.node_types)
@@ -136,7 +141,10 @@ def training_graph(data: HeteroData) -> HeteroData:
 
 
 def _rows(subset: Any, size: int, kind: str) -> Tensor:
-    chosen = torch.as_tensor(subset if isinstance(subset, Tensor) else np.asarray(subset)).view(-1)
+    array = subset if isinstance(subset, Tensor) else np.asarray(subset)
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "biuf":
+        raise InputError(f"subgraph: found {subset!r} for {kind!r}, expected row numbers or a bool mask")
+    chosen = torch.as_tensor(array).view(-1)
     if chosen.dtype == torch.bool:
         if chosen.numel() != size:
             raise InputError(f"subgraph: found a mask of {chosen.numel()} for {kind!r}, expected [{size}]")

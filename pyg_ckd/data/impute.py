@@ -222,7 +222,7 @@ def imputation(name: Impute) -> Callable[[HeteroData], HeteroData]:
     """
     if callable(name):
         return name
-    if name not in _IMPUTATIONS:
+    if not isinstance(name, str) or name not in _IMPUTATIONS:
         raise unknown_name("imputation", name, _IMPUTATIONS)
     return _IMPUTATIONS[name]()
 

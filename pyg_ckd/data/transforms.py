@@ -355,6 +355,6 @@ def feature_transform(name: str | Callable[[HeteroData], HeteroData] | None) -> 
     if callable(name):
         return name
     key: Any = "none" if name is None else name
-    if key not in _TRANSFORMS:
+    if not isinstance(key, str) or key not in _TRANSFORMS:
         raise unknown_name("transform", name, _TRANSFORMS)
     return _TRANSFORMS[key]()

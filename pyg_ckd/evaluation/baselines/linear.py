@@ -86,7 +86,7 @@ def ease_content(
     """
     if form not in FORMS:
         raise unknown_name("form of EASE with content", form, FORMS)
-    check_not_negative("ease-content weight", weight)
+    weight = check_not_negative("ease-content weight", weight)
     gram, rows = gram_of(data, max_items), stacked(content_rows(data, modalities))
     if form == "collective":
         return Neighbourhood(history_of(data), item_weights(gram, ridge, rows, weight))
