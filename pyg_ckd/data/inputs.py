@@ -14,9 +14,18 @@ from torch_geometric.data import Batch, HeteroData
 
 from pyg_ckd.data.ids import comparable, id_column, value_at
 from pyg_ckd.data.mapped import file_of
-from pyg_ckd.data.modules import device_of, dtype_of, evaluating, lazy_parameters, module_views, reads_rows
+from pyg_ckd.data.modules import (
+    check_forward,
+    device_of,
+    dtype_of,
+    evaluating,
+    lazy_parameters,
+    module_views,
+    reads_rows,
+)
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.tables import check_dense
 from pyg_ckd.scoring.views import as_views
 from pyg_ckd.wrappers import unwrap
 
@@ -84,6 +93,7 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
     with evaluating(model):
         if hasattr(model, "forward_views"):
             return model.forward_views(features, graph, views)  # type: ignore[operator]
+        check_forward(model)
         sizes = (data["user"].num_nodes, data["item"].num_nodes)
         found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)
         return [out.detach() for out in found]
@@ -193,7 +203,7 @@ def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
         view: The view; tables have but one, which is that of :obj:`None`.
 
     Raises:
-        InputError: If it is neither, or a view of tables is asked for.
+        InputError: If it is neither, tables are sparse or hold no numbers, or a view of tables is asked for.
 
     Warns:
         UserWarning: If a model was trained on other ids, see :func:`warn_of_other_ids`.
@@ -202,19 +212,44 @@ def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
         warn_of_other_ids(model, data)
         return embed(model, data, [view])[0]
     check_no_view(model, view)
-    if isinstance(model, Embeddings):
+    if isinstance(model, Embeddings) and all(isinstance(x, Tensor) and x.layout == torch.strided for x in model):
         return model
-    dense: Any = getattr(model, "dense", None)
-    if dense is not None:  # Embeddings that are computed when they are read.
-        return dense()
-    if isinstance(model, (tuple, list)) and len(model) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in model):
-        user, item = (torch.as_tensor(x) for x in model)
+    pair = isinstance(model, (tuple, list)) and len(model) == 2
+    if pair and all(isinstance(x, (Tensor, np.ndarray)) for x in model):
+        user, item = (as_table(x) for x in model)
         dtype = torch.promote_types(user.dtype, item.dtype)
         return Embeddings(user.to(dtype), item.to(dtype))
+    dense: Any = None if isinstance(model, Embeddings) else getattr(model, "dense", None)
+    if dense is not None:  # Embeddings that are computed when they are read.
+        return dense()
+    parts = f" of {' and '.join(type(x).__name__ for x in model)}" if pair else ""
     raise InputError(
-        f"model: found {type(model).__name__}, expected a backbone, an objective, a module with forward(x_dict, "
+        f"model: found {type(model).__name__}{parts}, expected a backbone, an objective, a module with forward(x_dict, "
         "edge_index) -> (user, item), or a pair of tables (user [U, D], item [I, D])"
     )
+
+
+def as_table(x: Tensor | np.ndarray) -> Tensor:
+    """Return a table as a tensor, in the memory of an array where PyTorch can read it.
+
+    Args:
+        x: A tensor or an array, of any byte order and with steps of any sign.
+
+    Raises:
+        InputError: If it is sparse, or an array that holds no numbers.
+    """
+    if isinstance(x, Tensor):
+        check_dense(x)
+        return x
+    if x.dtype.kind not in "biufc":
+        raise InputError(
+            f"embeddings: found an array of {x.dtype}, expected floating-point numbers; convert it with "
+            ".astype('float32')"
+        )
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    return torch.as_tensor(np.ascontiguousarray(x) if min(x.strides, default=0) < 0 else x)
 
 
 def check_no_view(model: Any, view: Any) -> None:
