@@ -123,9 +123,10 @@ def as_names(value: Any, name: str) -> tuple[str, ...]:
     """
     if isinstance(value, str):
         return (str(value),)
-    if not isinstance(value, Iterable):
-        raise InputError(f"{name}: found {value!r}, expected a name or a list of names")
-    names = tuple(value)
+    try:
+        names = tuple(value)
+    except TypeError:  # Of no collection, and of an array without dimensions.
+        raise InputError(f"{name}: found {value!r}, expected a name or a list of names") from None
     for one in names:
         if not isinstance(one, str):
             raise InputError(f"{name}: found {one!r}, expected names only")

@@ -35,7 +35,7 @@ from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, liked_parts
 from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
-from pyg_ckd.data.inputs import RATES, check_graph, check_whole
+from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_interactions, check_kind, check_whole
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
@@ -175,8 +175,10 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
     Raises:
         InputError: As :func:`build_data`, and if a node type, the edge type or a modality is missing.
     """
+    check_kind(data)
     source = getattr(data, "source", "data")
     modalities = _declared_modalities(data, source)
+    data = _with_tensors(data, source)
     check_whole(data)
     rates, item = data[RATES], data["item"]
     checked = build_data(
@@ -336,10 +338,10 @@ def _declared_modalities(data: HeteroData, source: str) -> list[str]:
             raise InputError(f"{source}: {unknown_name('node type', kind, data.node_types)}")
     if "num_nodes" not in data["user"] and "x" not in data["user"]:
         raise InputError(f"{source}: the number of users is unknown; set data['user'].num_nodes")
-    if RATES not in data.edge_types or "edge_index" not in data[RATES]:
+    if RATES not in data.edge_types:
         raise InputError(f"{source}: data[{RATES}].edge_index is missing; it holds the training interactions [2, E]")
     modalities = getattr(data, "modalities", None)
-    if modalities is None or isinstance(modalities, str):
+    if not isinstance(modalities, (list, tuple)) or not all(isinstance(m, str) for m in modalities):
         candidates = [k for k, v in data["item"].items() if isinstance(v, Tensor) and v.dim() == 2]
         raise InputError(
             f"{source}: data.modalities is {modalities!r}, expected the list of feature matrices of data['item'], "
@@ -351,6 +353,19 @@ def _declared_modalities(data: HeteroData, source: str) -> list[str]:
                 f"{source}: data['item'] has no features for {unknown_name('modality', m, data['item'].keys())}"
             )
     return list(modalities)
+
+
+def _with_tensors(data: HeteroData, source: str) -> HeteroData:
+    """Return a graph whose interactions are tensors ``[2, E]``; one in which they are not is left alone and copied."""
+    given = {name: data[RATES].get(name) for name in ("edge_index", *HELD_OUT)}
+    others = {name: edges for name, edges in given.items() if edges is not None and not isinstance(edges, Tensor)}
+    if others:
+        data = copy.copy(data)
+    for name, edges in others.items():
+        split = SPLITS[("edge_index", *HELD_OUT).index(name)]
+        data[RATES][name] = torch.from_numpy(as_edge_index(edges, split, source))
+    check_interactions(data)
+    return data
 
 
 def _update(digest: Any, name: str, tensor: Tensor | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.data.neighbors import shared_counts
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.finite import all_finite
@@ -36,7 +37,7 @@ def gram_matrix(edge_index: Tensor, num_users: int, num_items: int, max_items: i
     Raises:
         InputError: If there are more items than that.
     """
-    items = num_items
+    items, max_items = num_items, as_integer(max_items, "max_items")
     if items > max_items:
         raise InputError(
             f"ease: found {items} items, expected at most {max_items}: a closed form holds three matrices of {items} x "
@@ -153,7 +154,7 @@ def content_weights(rows: Tensor, ridge: float) -> Tensor:
     Raises:
         InputError: As :func:`item_weights`.
     """
-    _check_ridge(ridge)
+    ridge = _check_ridge(ridge)
     columns = rows.t() @ rows
     columns.diagonal().add_(ridge)
     half = torch.linalg.solve_triangular(_cholesky(columns, ridge), rows.t(), upper=False)  # [d, I]
@@ -162,13 +163,15 @@ def content_weights(rows: Tensor, ridge: float) -> Tensor:
     return _weights(inverse)  # The factor 1 / ridge leaves the weights as they are.
 
 
-def _check_ridge(ridge: float) -> None:
-    if not 0 < ridge < float("inf"):
+def _check_ridge(ridge: float) -> float:
+    number = as_number(ridge, "ease ridge")
+    if not 0 < number < float("inf"):
         raise InputError(f"ease ridge: found {ridge}, expected a finite positive number")
+    return number
 
 
 def _inverse(gram: Tensor, ridge: float, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
-    _check_ridge(ridge)
+    ridge = _check_ridge(ridge)
     matrix = gram.clone() if rows is None else torch.addmm(gram, rows, rows.t(), alpha=weight)
     matrix.diagonal().add_(ridge)
     return _invert(matrix, ridge)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
-from pyg_ckd.data.inputs import HELD_OUT, RATES, check_whole
+from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_whole
 from pyg_ckd.errors import InputError, unknown_name
 
 REVERSE = ("item", "rev_rates", "user")
@@ -65,7 +65,13 @@ def subgraph(data: HeteroData, subset_dict: Mapping[str, Any]) -> HeteroData:
         >>> popular = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes) >= 5
         >>> small = subgraph(data, {"item": popular})  # doctest: +SKIP
     """
+    check_graph(data)
     check_whole(data)
+    if not isinstance(subset_dict, Mapping):
+        raise InputError(
+            f"subset_dict: found {type(subset_dict).__name__}, expected a dict from node type to the nodes to keep, "
+            "such as {'item': [0, 1]}"
+        )
     for kind in subset_dict:
         if kind not in data.node_types:
             raise unknown_name("node type", kind, data.node_types)
@@ -114,6 +120,7 @@ def training_graph(data: HeteroData) -> HeteroData:
         >>> batch = next(iter(loader))  # doctest: +SKIP
         >>> model(features, batch.edge_index_dict, n_id_dict=batch.n_id_dict)  # doctest: +SKIP
     """
+    check_graph(data)
     whole = keep_whole(copy.copy(data))
     out = HeteroData()
     for kind in data.node_types:
@@ -134,7 +141,10 @@ def training_graph(data: HeteroData) -> HeteroData:
 
 
 def _rows(subset: Any, size: int, kind: str) -> Tensor:
-    chosen = torch.as_tensor(subset if isinstance(subset, Tensor) else np.asarray(subset)).view(-1)
+    array = subset if isinstance(subset, Tensor) else np.asarray(subset)
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "biuf":
+        raise InputError(f"subgraph: found {subset!r} for {kind!r}, expected row numbers or a bool mask")
+    chosen = torch.as_tensor(array).view(-1)
     if chosen.dtype == torch.bool:
         if chosen.numel() != size:
             raise InputError(f"subgraph: found a mask of {chosen.numel()} for {kind!r}, expected [{size}]")

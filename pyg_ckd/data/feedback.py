@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def feedback_columns(names: Iterable[Any]) -> list[Any]:
 
 
 def check_feedback(min_rating: float | None, positive: Positive) -> None:
-    """Refuse a lowest rating that is no number, and no values that count as a like.
+    """Refuse a lowest rating that is no number, and what is no value, or no values, that count as a like.
 
     Raises:
         InputError: If one is wrong.
@@ -175,7 +175,11 @@ def _column(frame: Any, name: Any) -> pd.Series:
 def _values(positive: Any) -> list[Any]:
     if hasattr(positive, "tolist"):  # Of NumPy or PyTorch.
         positive = positive.tolist()
-    return [positive] if isinstance(positive, (str, int, float)) else list(positive)
+    if isinstance(positive, (str, int, float)):
+        return [positive]
+    if not isinstance(positive, Iterable) or isinstance(positive, Iterator):  # Which could be gone through only once.
+        raise InputError(f"positive: found {positive!r}, expected a value that counts as a like, or a list of values")
+    return list(positive)
 
 
 def _numbers(column: pd.Series) -> pd.Series:

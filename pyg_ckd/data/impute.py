@@ -20,7 +20,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import prepared
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import RATES, check_kind
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.neighbors import knn
 from pyg_ckd.errors import InputError, unknown_name
@@ -74,6 +74,7 @@ class Imputation(BaseTransform):
 
     def forward(self, data: HeteroData) -> HeteroData:
         """Fill in a shallow copy of ``data``; the matrices of the given graph stay as they are."""
+        check_kind(data)
         item, filled = data["item"], {}
         records = {m: prepared.current(data, m) for m in data.modalities}
         own = prepared.step_of(self)
@@ -221,7 +222,7 @@ def imputation(name: Impute) -> Callable[[HeteroData], HeteroData]:
     """
     if callable(name):
         return name
-    if name not in _IMPUTATIONS:
+    if not isinstance(name, str) or name not in _IMPUTATIONS:
         raise unknown_name("imputation", name, _IMPUTATIONS)
     return _IMPUTATIONS[name]()
 

@@ -10,13 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch_geometric.data import HeteroData
+from torch_geometric.data import Batch, HeteroData
 
 from pyg_ckd.data.ids import comparable, id_column, value_at
 from pyg_ckd.data.mapped import file_of
-from pyg_ckd.data.modules import device_of, dtype_of, evaluating, lazy_parameters, module_views, reads_rows
+from pyg_ckd.data.modules import (
+    check_forward,
+    device_of,
+    dtype_of,
+    evaluating,
+    lazy_parameters,
+    module_views,
+    reads_rows,
+)
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.tables import check_dense
 from pyg_ckd.scoring.views import as_views
 from pyg_ckd.wrappers import unwrap
 
@@ -52,6 +61,7 @@ def unpack(
         ``features``, from modality to the float matrix ``[num_items, d_m]`` or its own rows, and ``edge_index_dict``,
         from edge type to the int64 indices ``[2, E]`` of the training interactions and of every further graph.
     """
+    check_graph(data)
     features = {m: data["item"][m] for m in data.modalities}
     features |= {m: features[m][items] for m, items in (own or {}).items()}
     for m, x in features.items():
@@ -83,20 +93,26 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
     with evaluating(model):
         if hasattr(model, "forward_views"):
             return model.forward_views(features, graph, views)  # type: ignore[operator]
+        check_forward(model)
         sizes = (data["user"].num_nodes, data["item"].num_nodes)
         found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)
         return [out.detach() for out in found]
 
 
-def check_graph(data: Any) -> None:
-    """Refuse what is no graph of :func:`~pyg_ckd.data.build_data`, such as a data set in the place of its graph.
+def check_kind(data: Any) -> None:
+    """Refuse what is no heterogeneous graph, such as a data set or a batch in the place of its graph.
 
     Args:
         data: What was given as the graph.
 
     Raises:
-        InputError: If it is none, or lacks interactions, the names of its modalities or one of these.
+        InputError: If it is none.
     """
+    if isinstance(data, Batch):
+        raise InputError(
+            "graph: found a batch of a loader, expected the graph that was batched; pass that graph, or one of "
+            "batch.to_data_list()"
+        )
     if not isinstance(data, HeteroData):
         mend = "make one with pyg_ckd.data.build_data"
         if isinstance(data, Dataset):
@@ -104,11 +120,26 @@ def check_graph(data: Any) -> None:
         elif isinstance(data, nn.Module):
             mend = "the model comes first, as in fit(model, data)"
         raise InputError(f"graph: found {type(data).__name__}, expected a HeteroData; {mend}")
+
+
+def check_graph(data: Any) -> None:
+    """Refuse what is no graph of :func:`~pyg_ckd.data.build_data`, such as a data set in the place of its graph.
+
+    Only kinds, names and shapes are looked at, whatever the size of the graph.
+
+    Args:
+        data: What was given as the graph.
+
+    Raises:
+        InputError: If it is none, or lacks interactions, the names of its modalities or one of these, or interactions
+            are no integers ``[2, E]``.
+    """
+    check_interactions(data)
     modalities = getattr(data, "modalities", None)
-    if RATES not in data.edge_types:
-        found = f"no interactions of the type {RATES}"
-    elif not isinstance(modalities, (list, tuple)):
+    if not isinstance(modalities, (list, tuple)):
         found = f"modalities {modalities!r} in the place of a list of names"
+    elif any(not isinstance(m, str) for m in modalities):
+        found = f"modalities {modalities!r} that are no names"
     elif any(m not in data["item"] for m in modalities):
         found = f"no features of items named {next(m for m in modalities if m not in data['item'])!r}"
     else:
@@ -117,6 +148,49 @@ def check_graph(data: Any) -> None:
         f"graph: found {found}, expected a graph of pyg_ckd.data.build_data; build it with that, or set "
         "data.modalities and call pyg_ckd.data.check_data(data)"
     )
+
+
+def check_interactions(data: Any) -> None:
+    """Refuse what is no graph with training interactions in ``edge_index``, or has interactions of other shapes.
+
+    Args:
+        data: What was given as the graph.
+
+    Raises:
+        InputError: If it is none, has no training interactions, or interactions that are no integers ``[2, E]``.
+    """
+    check_kind(data)
+    if RATES not in data.edge_types:
+        raise InputError(
+            f"graph: found no interactions of the type {RATES}, expected a graph of pyg_ckd.data.build_data; build it "
+            "with that"
+        )
+    store = data[RATES]
+    if store.get("edge_index") is None:
+        adjacency = next((name for name in ("adj_t", "adj") if name in store), None)
+        found, mend = "none", "it holds the training interactions"
+        if adjacency is not None:
+            found, mend = f"{adjacency} in its place", "leave ToSparseTensor out, or set its remove_edge_index=False"
+        raise InputError(
+            f"graph: data[{RATES}].edge_index is missing: found {found}, expected int64 [2, E] (user row, item row); "
+            f"{mend}"
+        )
+    for name in ("edge_index", *HELD_OUT):
+        edges = store.get(name)
+        if edges is None:
+            continue
+        if not isinstance(edges, Tensor):
+            found, mend = type(edges).__name__, "call pyg_ckd.data.check_data(data), which converts it"
+        elif edges.dim() != 2 or edges.size(0) != 2:
+            found = f"shape {list(edges.shape)}"
+            mend = "transpose it with .t()" if edges.dim() == 2 and edges.size(1) == 2 else "give two rows"
+        elif edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool:
+            found, mend = str(edges.dtype), "give row numbers"
+        else:
+            continue
+        raise InputError(
+            f"graph: data[{RATES}].{name}: found {found}, expected a tensor int64 [2, E] (user row, item row); {mend}"
+        )
 
 
 def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
@@ -129,7 +203,7 @@ def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
         view: The view; tables have but one, which is that of :obj:`None`.
 
     Raises:
-        InputError: If it is neither, or a view of tables is asked for.
+        InputError: If it is neither, tables are sparse or hold no numbers, or a view of tables is asked for.
 
     Warns:
         UserWarning: If a model was trained on other ids, see :func:`warn_of_other_ids`.
@@ -138,19 +212,44 @@ def as_tables(model: Any, data: HeteroData, view: Any = None) -> Embeddings:
         warn_of_other_ids(model, data)
         return embed(model, data, [view])[0]
     check_no_view(model, view)
-    if isinstance(model, Embeddings):
+    if isinstance(model, Embeddings) and all(isinstance(x, Tensor) and x.layout == torch.strided for x in model):
         return model
-    dense: Any = getattr(model, "dense", None)
-    if dense is not None:  # Embeddings that are computed when they are read.
-        return dense()
-    if isinstance(model, (tuple, list)) and len(model) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in model):
-        user, item = (torch.as_tensor(x) for x in model)
+    pair = isinstance(model, (tuple, list)) and len(model) == 2
+    if pair and all(isinstance(x, (Tensor, np.ndarray)) for x in model):
+        user, item = (as_table(x) for x in model)
         dtype = torch.promote_types(user.dtype, item.dtype)
         return Embeddings(user.to(dtype), item.to(dtype))
+    dense: Any = None if isinstance(model, Embeddings) else getattr(model, "dense", None)
+    if dense is not None:  # Embeddings that are computed when they are read.
+        return dense()
+    parts = f" of {' and '.join(type(x).__name__ for x in model)}" if pair else ""
     raise InputError(
-        f"model: found {type(model).__name__}, expected a backbone, an objective, a module with forward(x_dict, "
+        f"model: found {type(model).__name__}{parts}, expected a backbone, an objective, a module with forward(x_dict, "
         "edge_index) -> (user, item), or a pair of tables (user [U, D], item [I, D])"
     )
+
+
+def as_table(x: Tensor | np.ndarray) -> Tensor:
+    """Return a table as a tensor, in the memory of an array where PyTorch can read it.
+
+    Args:
+        x: A tensor or an array, of any byte order and with steps of any sign.
+
+    Raises:
+        InputError: If it is sparse, or an array that holds no numbers.
+    """
+    if isinstance(x, Tensor):
+        check_dense(x)
+        return x
+    if x.dtype.kind not in "biufc":
+        raise InputError(
+            f"embeddings: found an array of {x.dtype}, expected floating-point numbers; convert it with "
+            ".astype('float32')"
+        )
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    return torch.as_tensor(np.ascontiguousarray(x) if min(x.strides, default=0) < 0 else x)
 
 
 def check_no_view(model: Any, view: Any) -> None:
@@ -233,8 +332,10 @@ def held_out(data: HeteroData, split: str) -> Tensor:
         The interactions, none where the graph has no such part.
 
     Raises:
-        InputError: If ``split`` is not one of them, or the graph was cut, see :func:`check_whole`.
+        InputError: If ``split`` is not one of them, the graph is none, see :func:`check_interactions`, or was
+            cut, see :func:`check_whole`.
     """
+    check_interactions(data)
     names = dict(zip(("train", "val", "test"), ("edge_index", *HELD_OUT), strict=True))
     if not isinstance(split, str) or split not in names:
         raise unknown_name("split", split, names)
@@ -282,5 +383,6 @@ def item_masks(data: HeteroData) -> dict[str, Tensor]:
     Args:
         data: The graph.
     """
+    check_graph(data)
     masks = {m: data["item"].get(f"has_{m}") for m in data.modalities}
     return {m: has for m, has in masks.items() if has is not None and not bool(has.all())}

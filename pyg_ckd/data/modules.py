@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -137,15 +137,52 @@ def checked_tables(result: object, name: str, sizes: tuple[int, int]) -> Embeddi
         sizes: Numbers of users and items.
 
     Raises:
-        InputError: If it is anything but a pair (user ``[U, D]``, item ``[I, D]``).
+        InputError: If it is anything but a pair (user ``[U, D]``, item ``[I, D]``) of dense floating-point tensors.
     """
     expected = f"expected a pair (user [{sizes[0]}, D], item [{sizes[1]}, D])"
     if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(x, Tensor) for x in result):
-        raise InputError(f"{name}.forward returned {type(result).__name__}, {expected}")
+        parts = f" of {', '.join(type(x).__name__ for x in result)}" if isinstance(result, tuple) else ""
+        raise InputError(f"{name}.forward returned {type(result).__name__}{parts}, {expected} of tensors")
     user, item = result
     if user.dim() != 2 or item.dim() != 2 or (user.size(0), item.size(0)) != sizes or user.size(1) != item.size(1):
         raise InputError(f"{name}.forward returned shapes {tuple(user.shape)} and {tuple(item.shape)}, {expected}")
+    for table in (user, item):
+        if table.layout != torch.strided:
+            raise InputError(f"{name}.forward returned a sparse table, {expected} of dense ones; use .to_dense()")
+        if not table.is_floating_point():
+            raise InputError(
+                f"{name}.forward returned a table of {table.dtype}, {expected} of floating-point numbers, which can be "
+                "trained; leave out what converts them"
+            )
     return Embeddings(user, item)
+
+
+def check_forward(module: nn.Module) -> None:
+    """Refuse a module that cannot be called with ``x_dict`` and ``edge_index``.
+
+    Args:
+        module: The module; nothing is said of one whose call or whose hooks decide what ``forward`` is given.
+
+    Raises:
+        InputError: If it has no ``forward``, or one with other arguments.
+    """
+    if type(module).__call__ is not nn.Module.__call__ or module._forward_pre_hooks:
+        return
+    found = "no forward"
+    if getattr(module.forward, "__func__", None) is not nn.Module.forward:
+        try:
+            signature = inspect.signature(module.forward)
+        except (TypeError, ValueError):  # Of a program that was compiled.
+            return
+        with suppress(TypeError):
+            signature.bind({}, None)
+            return
+        found = f"forward{signature}"
+    raise InputError(
+        f"{type(module).__name__}: found {found}, expected forward(x_dict, edge_index) -> (user, item), with x_dict "
+        "from modality to features [I, d_m], edge_index int64 [2, E], and embeddings user [U, D] and item [I, D]; "
+        "further arguments need defaults"
+    )
 
 
 def device_of(model: nn.Module) -> torch.device | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.patterns import pattern_of, row_blocks
@@ -168,7 +169,7 @@ class HardNegatives:
     wants_embeddings = True
 
     def __init__(self, positives: Positives, candidates: int = 8) -> None:
-        if candidates < 1:
+        if (candidates := as_integer(candidates, "candidates")) < 1:
             raise InputError(f"candidates: found {candidates}, expected at least 1")
         self._uniform, self._candidates = UniformNegatives(positives), candidates
         self._embeddings: Embeddings | None = None
@@ -245,7 +246,7 @@ def popularity_weight(popularity: Tensor, alpha: float = 0.75) -> Tensor:
     Raises:
         InputError: If ``alpha`` is negative or not finite.
     """
-    if not 0 <= alpha < math.inf:
+    if not 0 <= as_number(alpha, "alpha") < math.inf:
         raise InputError(f"alpha: found {alpha}, expected a finite number of zero or more")
     popularity = popularity.clamp(min=1).double()
     return (popularity / popularity.max()) ** alpha

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyg_ckd.arguments import as_integer
+from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.data.checks import as_edge_index
 from pyg_ckd.data.frames import as_frame, is_frame, pair_columns
 from pyg_ckd.data.timestamps import as_dates
@@ -126,6 +126,7 @@ def cold_start_split(
     interactions, pairs = _as_pairs(interactions, "split")
     shares = check_ratios(ratios)
     items, item = np.unique(pairs[1], return_inverse=True)
+    cold_share = as_number(cold_share, "cold_share")
     num_cold = round(cold_share * items.size) if 0 < cold_share < 1 else 0
     if not 0 < num_cold < items.size:
         raise InputError(

@@ -19,7 +19,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
 from pyg_ckd.data.impute import impute_mean
-from pyg_ckd.data.inputs import check_graph
+from pyg_ckd.data.inputs import check_graph, check_kind
 from pyg_ckd.data.mapped import file_of, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -47,6 +47,7 @@ class FeatureTransform(BaseTransform):
         Raises:
             InputError: If a modality is not one of ``data.modalities``.
         """
+        check_kind(data)
         item = data["item"]
         names = [self.modalities] if isinstance(self.modalities, str) else self.modalities
         for m in data.modalities if names is None else names:
@@ -278,6 +279,7 @@ class RecordedTransform(FeatureTransform):
 
     def forward(self, data: HeteroData) -> HeteroData:
         """Transform a shallow copy of ``data``."""
+        check_kind(data)
         item = data["item"]
         for m in data.modalities:
             record, has, x = self.records.get(m), item.get(f"has_{m}"), item[m]
@@ -353,6 +355,6 @@ def feature_transform(name: str | Callable[[HeteroData], HeteroData] | None) -> 
     if callable(name):
         return name
     key: Any = "none" if name is None else name
-    if key not in _TRANSFORMS:
+    if not isinstance(key, str) or key not in _TRANSFORMS:
         raise unknown_name("transform", name, _TRANSFORMS)
     return _TRANSFORMS[key]()

@@ -36,7 +36,7 @@ class CachedGraph(InMemoryDataset):
         force_reload: If set to :obj:`True`, make the graph anew. (default: :obj:`False`)
 
     Raises:
-        InputError: If the cached file cannot be read or written, or ``root`` is a file.
+        InputError: If a transform is no function, the cached file cannot be read or written, or ``root`` is a file.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class CachedGraph(InMemoryDataset):
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
         force_reload: bool = False,
     ) -> None:
+        check_functions(transform=transform, pre_transform=pre_transform)
         super().__init__(
             None if root is None else str(as_path(root)), transform, pre_transform, force_reload=force_reload
         )
@@ -67,6 +68,21 @@ class CachedGraph(InMemoryDataset):
         text = repr((_named(key), None if before is None else repr(_named(before))))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return Path(self.processed_dir) / f"{type(self).__name__.lower()}-{digest}.pt"
+
+
+def check_functions(**transforms: Any) -> None:
+    """Refuse transforms of a dataset that are no functions, such as the name of a feature transform.
+
+    Args:
+        **transforms: By argument what is applied to the graph, or :obj:`None`.
+
+    Raises:
+        InputError: If one is neither.
+    """
+    for name, transform in transforms.items():
+        if transform is not None and not callable(transform):
+            mend = f"; the feature transform is features={transform!r}" if isinstance(transform, str) else ""
+            raise InputError(f"{name}: found {transform!r}, expected a function{mend}")
 
 
 def _named(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pyg_ckd.data import build_data, check_data
 from pyg_ckd.data.impute import Impute
 from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_arrays
+from pyg_ckd.datasets.cached import check_functions
 from pyg_ckd.datasets.left_out import left_out_of, warn_of
 from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.errors import InputError, unknown_name
@@ -37,7 +38,7 @@ class MultimodalNpz(InMemoryDataset):
         pre_transform: Applied to the graph once. (default: :obj:`None`)
 
     Raises:
-        InputError: As :func:`read_npz`.
+        InputError: As :func:`read_npz`, and if a transform is no function.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class MultimodalNpz(InMemoryDataset):
         transform: Callable[[HeteroData], Any] | None = None,
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
     ) -> None:
+        check_functions(transform=transform, pre_transform=pre_transform)
         super().__init__(None, transform, pre_transform)
         data = read_npz(path, features)
         self.data, self.slices = self.collate([data if pre_transform is None else pre_transform(data)])

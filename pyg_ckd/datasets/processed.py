@@ -32,7 +32,7 @@ class MultimodalFolder(CachedGraph):
         **options: Further arguments of the reader of the format, *e.g.*, ``split`` of :func:`read_folder`.
 
     Raises:
-        InputError: As :func:`load`, or if the processed file cannot be read.
+        InputError: As :func:`load`, or if a transform is no function or the processed file cannot be read.
 
     Example:
         >>> data = MultimodalFolder("my_data", root="processed", split="leave-one-out")[0]  # doctest: +SKIP

@@ -42,7 +42,7 @@ def parse_metric(name: str) -> tuple[str, int]:
     Raises:
         InputError: If it has another form.
     """
-    metric, _, cutoff = name.partition("@")
+    metric, _, cutoff = name.partition("@") if isinstance(name, str) else ("", "", "")
     if not cutoff.isdecimal():
         raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
     return metric, int(cutoff)

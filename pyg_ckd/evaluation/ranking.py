@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integers, as_names, plain_number
-from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_no_view, held_out
+from pyg_ckd.arguments import as_integers, as_names, as_seed, plain_number
+from pyg_ckd.data.inputs import as_tables, check_graph, check_no_view, held_out
 from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError, unknown_name
@@ -349,7 +349,7 @@ def drawn_users(users: Tensor, eval_users: int | float, split: str, seed: int) -
         seed: Seed of the draw; the same one draws the same users on any device.
 
     Raises:
-        InputError: If ``eval_users`` is out of range.
+        InputError: If ``eval_users`` or ``seed`` is out of range.
     """
     eval_users = check_eval_users(eval_users) or 0
     count = eval_users if isinstance(eval_users, int) else max(1, round(eval_users * users.numel()))
@@ -358,7 +358,7 @@ def drawn_users(users: Tensor, eval_users: int | float, split: str, seed: int) -
             f"eval_users: found {eval_users}, expected at most {users.numel()}, the number of users with an "
             f"interaction in split {split!r}"
         )
-    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(as_seed(seed)))
     return users[order[:count].sort().values.to(users.device)]
 
 
@@ -389,7 +389,7 @@ def popularity(data: HeteroData) -> Embeddings:
     Args:
         data: The graph.
     """
-    count = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes)
+    count = torch.bincount(held_out(data, "train")[1], minlength=data["item"].num_nodes)
     count = count.float().unsqueeze(-1)
     return Embeddings(count.new_ones(data["user"].num_nodes, 1), count)
 

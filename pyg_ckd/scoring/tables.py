@@ -40,6 +40,19 @@ def check_best(best: Tensor, left: Callable[[], Tensor]) -> None:
     )
 
 
+def check_dense(table: Tensor) -> None:
+    """Refuse a sparse table.
+
+    Args:
+        table: The table.
+
+    Raises:
+        InputError: If it is sparse.
+    """
+    if table.layout != torch.strided:
+        raise InputError("embeddings: found sparse tensors, expected dense ones; pass table.to_dense()")
+
+
 class Tables:
     """Two tables as a :class:`~pyg_ckd.scoring.neighbourhood.Scorer`, checked and laid out once for all blocks.
 
@@ -49,11 +62,17 @@ class Tables:
         users: The users whose rows these are, increasing, int64 ``[U]``. (default: :obj:`None`, all)
 
     Raises:
-        InputError: If types or shapes are others, or a number is not finite.
+        InputError: If they are no dense tensors, types or shapes are others, or a number is not finite.
     """
 
     def __init__(self, embeddings: Embeddings, sizes: tuple[int, int], users: Tensor | None = None) -> None:
         user, item = embeddings
+        for table in embeddings:
+            if not isinstance(table, Tensor):
+                raise InputError(
+                    f"embeddings: found {type(table).__name__}, expected tensors; convert arrays with torch.from_numpy"
+                )
+            check_dense(table)
         if user.dtype != item.dtype or not user.is_floating_point():
             raise InputError(
                 f"embeddings: found {user.dtype} for users and {item.dtype} for items, expected floating-point "

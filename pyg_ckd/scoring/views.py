@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence, Set
+from typing import Any
 
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.errors import InputError, unknown_name
 
 View = frozenset[str]
 """The modalities that stay factual; features and preferences of every other one are replaced with their mean."""
@@ -22,11 +23,19 @@ def as_view(view: Collection[str] | str | None, modalities: Sequence[str]) -> Vi
         modalities: The modalities that there are.
 
     Raises:
-        InputError: If a name is not one of ``modalities``.
+        InputError: If it is no text and no collection of texts, or a name is not one of ``modalities``.
     """
     if view is None or (isinstance(view, str) and view == "full"):
         return frozenset(modalities)
-    chosen = frozenset([view] if isinstance(view, str) else view)
+    try:
+        names: list[Any] = [view] if isinstance(view, str) else list(view)
+    except TypeError:  # Nothing to go through.
+        names = [view]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"view: found {view!r}, expected names of modalities such as {list(modalities)[:1]}, or 'full'"
+        )
+    chosen = frozenset(names)
     for name in sorted(chosen):
         if name not in modalities:
             raise unknown_name("modality", name, modalities)
@@ -41,9 +50,9 @@ def as_views(views: Iterable[Collection[str] | str | None] | str | None, modalit
         modalities: The modalities that there are.
 
     Raises:
-        InputError: If a name is not one of ``modalities``.
+        InputError: If one is no text and no collection of texts, or a name is not one of ``modalities``.
     """
-    several = [views] if views is None or isinstance(views, (str, Set)) else views
+    several = [views] if isinstance(views, (str, Set)) or not isinstance(views, Iterable) else views
     return [as_view(view, modalities) for view in several]
 
 

@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names
 from pyg_ckd.data.checks import SPLITS
-from pyg_ckd.data.inputs import RATES, as_tables, check_graph, check_whole, held_out
+from pyg_ckd.data.inputs import RATES, as_table, as_tables, check_graph, check_whole, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
@@ -65,8 +65,6 @@ class RankedLists:
             raise InputError("recommender: found weights between items, expected tables; use NeighbourhoodRecommender")
         self.model = embeddings if isinstance(embeddings, nn.Module) else None
         tables = as_tables(embeddings, data)
-        if any(table.layout != torch.strided for table in tables):
-            raise InputError("embeddings: found sparse tensors, expected dense ones; pass table.to_dense()")
         user, item = (x.float() if x.dtype in HALF else x for x in _kept(embeddings, tables))
         self.embeddings = Embeddings(user, item)
         self.data: HeteroData | None = data
@@ -358,7 +356,7 @@ def _kept(given: Any, tables: Embeddings) -> list[Tensor]:
     if isinstance(given, nn.Module):
         theirs: list[Tensor] = [*given.parameters(), *given.buffers()]
     else:
-        theirs = [torch.as_tensor(x) for x in given] if isinstance(given, (tuple, list)) else [*tables]
+        theirs = [as_table(x) for x in given] if isinstance(given, (tuple, list)) else [*tables]
     shared = {x.untyped_storage().data_ptr() for x in theirs if x.layout == torch.strided}
     own = (x.detach() for x in (tables.user, tables.item))
     return [x.clone() if x.untyped_storage().data_ptr() in shared else x for x in own]

@@ -18,7 +18,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd import __version__
 from pyg_ckd.data.inputs import RATES, as_tables, check_graph, initialise_lazy, unpack
-from pyg_ckd.data.modules import dtype_of, module_views
+from pyg_ckd.data.modules import check_forward, dtype_of, module_views
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
 from pyg_ckd.scoring.views import as_views
@@ -62,6 +62,8 @@ class EmbeddingProgram(nn.Module):
         if not isinstance(model, nn.Module):
             as_tables(model, data)  # Says what a model is, if it is none at all.
             raise InputError(f"model: found {type(model).__name__}, expected a model: tables are no function of inputs")
+        if not hasattr(model, "forward_views"):
+            check_forward(model)
         initialise_lazy(model, data)
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
         self.view = next(iter(as_views([view], data.modalities)))

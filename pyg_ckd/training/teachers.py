@@ -23,7 +23,7 @@ from pyg_ckd import code
 from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint, training_digest
-from pyg_ckd.data.inputs import embed
+from pyg_ckd.data.inputs import check_graph, embed
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
 from pyg_ckd.nn.models.adapter import as_backbone
@@ -125,6 +125,7 @@ def train_teachers(
         InputError: If a modality is unknown, ``backbone`` is no class and no function of ``data`` or returns one module
             twice, the folder of the cache cannot be written to, or training fails.
     """
+    check_graph(data)
     trainer = Trainer() if trainer is None else trainer
     if not isinstance(trainer, Trainer):
         raise InputError(

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_names
+from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -30,8 +32,9 @@ def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> d
     Raises:
         InputError: If a modality is unknown, or none has content.
     """
+    check_graph(data)
     rows, found = {}, []
-    for m in data.modalities if modalities is None else modalities:
+    for m in data.modalities if modalities is None else as_names(modalities, "modalities"):
         if m not in data.modalities:
             raise unknown_name("modality", m, data.modalities)
         x = data["item"][m].detach().cpu()

@@ -110,7 +110,7 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
         InputError: If the name or the metric is unknown, a closed form does not fit (more than 20 000 items), or no
             modality has content for a baseline with content.
     """
-    if name not in _FITS:
+    if not isinstance(name, str) or name not in _FITS:
         raise unknown_name("baseline", name, BASELINES)
     metric, cutoff = parse_metric(monitor)
     start = time.perf_counter()

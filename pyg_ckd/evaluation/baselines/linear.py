@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.closed_form import MAX_ITEMS as MAX_ITEMS
 from pyg_ckd.data.closed_form import content_weights, gram_matrix, item_weights
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.data.inputs import held_out
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines.content import content_rows
 from pyg_ckd.evaluation.baselines.neighbours import check_not_negative, history_of
@@ -86,7 +86,7 @@ def ease_content(
     """
     if form not in FORMS:
         raise unknown_name("form of EASE with content", form, FORMS)
-    check_not_negative("ease-content weight", weight)
+    weight = check_not_negative("ease-content weight", weight)
     gram, rows = gram_of(data, max_items), stacked(content_rows(data, modalities))
     if form == "collective":
         return Neighbourhood(history_of(data), item_weights(gram, ridge, rows, weight))
@@ -106,4 +106,4 @@ def stacked(rows: Mapping[str, Tensor]) -> Tensor:
 
 def gram_of(data: HeteroData, max_items: int = MAX_ITEMS) -> Tensor:
     """Return how many users every two items of a graph share, see :func:`~pyg_ckd.data.closed_form.gram_matrix`."""
-    return gram_matrix(data[RATES].edge_index, data["user"].num_nodes, data["item"].num_nodes, max_items)
+    return gram_matrix(held_out(data, "train"), data["user"].num_nodes, data["item"].num_nodes, max_items)

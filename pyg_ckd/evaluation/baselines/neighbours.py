@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.inputs import RATES
+from pyg_ckd.arguments import as_integer, as_number
+from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.neighbors import shared_counts
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines.content import content_rows
@@ -56,7 +57,7 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(k))
+    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(_check_k(k)))
 
 
 def item_knn_content(
@@ -86,7 +87,7 @@ def item_knn_content(
         InputError: If an argument is out of range, a modality is unknown, or none has content.
     """
     history, content = history_of(data), ContentScores(data, modalities)
-    return blend(history, normalised(history, nearest(data, k, shrinkage).weights(k)), content, weight)
+    return blend(history, normalised(history, nearest(data, k, shrinkage).weights(_check_k(k))), content, weight)
 
 
 class Nearest(NamedTuple):
@@ -128,14 +129,12 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    if k < 1:
-        raise InputError(f"item-knn k: found {k}, expected a positive number of neighbours")
-    check_not_negative("item-knn shrinkage", shrinkage)
+    k, shrinkage = _check_k(k), check_not_negative("item-knn shrinkage", shrinkage)
     users, items = data["user"].num_nodes, int(data["item"].num_nodes)
     root = np.sqrt(np.bincount(history_of(data).indices, minlength=items))
     most = 1 << (_ROW_BITS - items.bit_length())
     parts = []
-    for first, shared in shared_counts(data[RATES].edge_index.flip(0), items, users):
+    for first, shared in shared_counts(held_out(data, "train").flip(0), items, users):
         for row in range(0, shared.shape[0], most):
             block = (shared if most >= shared.shape[0] else shared[row : row + most]).tocoo()
             item, other = block.row.astype(np.int64) + (first + row), block.col.astype(np.int64)
@@ -221,7 +220,7 @@ def blend(history: csr_array, neighbours: csr_array, content: ContentScores, wei
     Raises:
         InputError: If the weight is out of range.
     """
-    check_not_negative("item-knn-content weight", weight)
+    weight = check_not_negative("item-knn-content weight", weight)
     rows = content.rows.float() * weight**0.5
     if rows.size(0) > DENSE_ITEMS:
         return Neighbourhood(history, neighbours, rows)
@@ -245,21 +244,30 @@ def history_of(data: HeteroData) -> csr_array:
     Args:
         data: The graph.
     """
-    return history_matrix(data[RATES].edge_index, data["user"].num_nodes, data["item"].num_nodes)
+    return history_matrix(held_out(data, "train"), data["user"].num_nodes, data["item"].num_nodes)
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Refuse what is not a finite number from 0 on.
+def check_not_negative(name: str, value: float) -> float:
+    """Return a finite number from 0 on as :obj:`float`, and refuse anything else.
 
     Args:
         name: What it is, for the message.
         value: The number.
 
     Raises:
-        InputError: If it is negative or not finite.
+        InputError: If it is negative, not finite or no number.
     """
-    if not 0 <= value < float("inf"):
+    number = as_number(value, name)
+    if not 0 <= number < float("inf"):
         raise InputError(f"{name}: found {value}, expected a finite number that is 0 or more")
+    return number
+
+
+def _check_k(k: int) -> int:
+    number = as_integer(k, "item-knn k", expected="a positive number of neighbours")
+    if number < 1:
+        raise InputError(f"item-knn k: found {k}, expected a positive number of neighbours")
+    return number
 
 
 def _sparse_deviation(history: csr_array, weights: csr_array) -> float:

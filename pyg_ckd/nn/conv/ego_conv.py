@@ -13,7 +13,7 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 from torch_geometric.utils import softmax
 
-from pyg_ckd.arguments import as_integer
+from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.dot_attention_conv import edge_softmax
 from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, check_aggregation
@@ -72,7 +72,7 @@ class EgoConv(MessagePassing):
             )
         if modulation not in MODULATIONS:
             raise unknown_name("modulation", modulation, MODULATIONS)
-        if not 0 <= threshold <= 1:
+        if not 0 <= as_number(threshold, "threshold") <= 1:
             raise InputError(f"threshold: found {threshold}, expected a number from 0 to 1")
         kwargs.setdefault("aggr", "add")
         super().__init__(**kwargs)

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.inputs import RATES, EdgeType, check_graph, initialise_lazy
-from pyg_ckd.data.modules import MeanFeatures, changed_in_place, checked_tables, module_views, takes_node_ids
+from pyg_ckd.data.modules import (
+    MeanFeatures,
+    changed_in_place,
+    check_forward,
+    checked_tables,
+    module_views,
+    takes_node_ids,
+)
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
 from pyg_ckd.nn.models.reach import parameters_by_modality
@@ -46,8 +53,9 @@ class AdaptedBackbone(Backbone):
             (default: :obj:`None`, found by following gradients, see :attr:`modality_parameters`)
 
     Raises:
-        InputError: If ``modality_parameters`` names an unknown modality, something that the module does not have, or a
-            parameter twice; at the first call, if the module returns anything else than two tables.
+        InputError: If the module takes other arguments, or ``modality_parameters`` names an unknown modality, something
+            that the module does not have, or a parameter twice; at the first call, if the module returns anything else
+            than two tables.
     """
 
     sampled = True
@@ -64,6 +72,7 @@ class AdaptedBackbone(Backbone):
     ) -> None:
         super().__init__(num_users, num_items, feature_dims)
         self.module, self._sizes = unwrap(module), (num_users, num_items)
+        check_forward(self.module)
         self._groups = None if modality_parameters is None else self._named(modality_parameters)
         self._mean = MeanFeatures()
 

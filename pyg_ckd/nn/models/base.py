@@ -110,7 +110,7 @@ class Backbone(Capturing, nn.Module):
         super().__init_subclass__(**kwargs)
         cls.sampled = cls.__dict__.get("sampled", False)
         cls.projected = cls.__dict__.get("projected", ())
-        record_options(cls, SIZES)
+        record_options(cls, SIZES, checked=True)
         if "strategies" not in cls.__dict__:  # How its base class computes says nothing about how it does.
             own = {"losses", "penalty", "outputs"} & cls.__dict__.keys()
             cls.strategies = frozenset() if own else cls.strategies & {"ddp"}

@@ -139,9 +139,9 @@ class EgoGCN(EarlyFusion):
     def content(self, modality: str, starts: Mapping[str, Tensor], graph: Adjacency) -> Tensor:
         r"""Return the block :math:`\mathbf{X}_m^{(T)}` of a modality, given where all modalities start, ``[N, C]``."""
         others = [x for m, x in starts.items() if m != modality]
-        x = F.normalize(self.modulate[modality](starts[modality], graph, others))
+        x = _unit(self.modulate[modality](starts[modality], graph, others))
         for _ in range(self.num_routing):
-            x = F.normalize(x + self.attend(x, graph))
+            x = _unit(x + self.attend(x, graph))
         return x
 
     def ids(self, inputs: Inputs) -> Tensor:
@@ -155,6 +155,11 @@ class EgoGCN(EarlyFusion):
         rows = ids.rows(whole.user, whole.positive, whole.negative)
         rows += [preference.index_select(0, whole.user) for preference in self.preference.values()]
         return l2_penalty(*rows)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return rows of length one; those of nodes without neighbours stay zero, in half precision too."""
+    return F.normalize(x, eps=max(1e-12, torch.finfo(x.dtype).tiny))
 
 
 def _kinds(modality: str, views: Sequence[View]) -> list[bool]:

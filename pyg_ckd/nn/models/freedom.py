@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pyg_ckd.arguments import as_number
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -242,11 +243,16 @@ def prune(graph: Adjacency, num_users: int, kept: Tensor, eps: float = 0.0) -> A
 
 def _scaled(weights: Mapping[str, float] | None, modalities: Mapping[str, int]) -> dict[str, float]:
     weights = dict.fromkeys(modalities, 1.0) if weights is None else weights
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            f"modality_weights: found {weights!r}, expected a weight for each modality, such as "
+            f"{dict.fromkeys(modalities, 1.0)}"
+        )
     for m in weights:
         if m not in modalities:
             raise unknown_name("modality", m, modalities)
     for m in modalities:
-        if not 0 <= weights.get(m, -1.0) < math.inf:
+        if not 0 <= as_number(weights.get(m, -1.0), f"modality_weights of {m!r}") < math.inf:
             raise InputError(f"modality_weights: found {weights.get(m)} for {m!r}, expected a number of zero or more")
     total = math.fsum(weights.values())
     if total == 0:

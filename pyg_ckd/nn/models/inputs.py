@@ -61,7 +61,7 @@ class Inputs(NamedTuple):
         return graph.constant((name, modality), x, compute)
 
     def mean_feature(self, modality: str, beyond_rounding: bool = False) -> Tensor:
-        """Return the mean of a modality's features over all items, ``[1, d_m]``.
+        """Return the mean of a modality's features over all items, ``[1, d_m]``, in the type of the graph.
 
         Args:
             modality: The modality.
@@ -69,8 +69,10 @@ class Inputs(NamedTuple):
                 scale a row to length one before anything else.
         """
         if beyond_rounding:
-            return self.of_features("mean beyond rounding", modality, mean_beyond_rounding)
-        return self.of_features("mean", modality, mean_of_rows)
+            mean = self.of_features("mean beyond rounding", modality, mean_beyond_rounding)
+        else:
+            mean = self.of_features("mean", modality, mean_of_rows)
+        return mean.to(self.graph.dtype)  # That of the parameters; means of half precision are summed in another.
 
     def mean_of_users(self, x: Tensor) -> Tensor:
         """Return the mean over all users, ``[1, D]``, also where each of several processes has some of them.

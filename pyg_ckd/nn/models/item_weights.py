@@ -19,7 +19,6 @@ from pyg_ckd.nn.structure import interactions
 from pyg_ckd.scoring.tracing import exporting
 from pyg_ckd.scoring.views import View
 
-
 LEAST_MEAN = 8.0
 """Mean number of interactions of an item below which a closed form is regularised as if items had so many. On parts of
 data sets with 1.5 to 7 interactions of an item, ridges of the mean itself are too small."""
