@@ -236,11 +236,11 @@ def _regrets(args: argparse.Namespace) -> Iterator[str]:
             for path in args.data
         }
         for path, here in values.items():
-            others = [v for other, v in values.items() if other != path and v]
+            others = [v for other, v in values.items() if other != path and len(v) == args.trials]
             common = set(here).intersection(*others) if others else set()
             if not common or 0 not in here:
                 continue
-            best = max(here[trial] for trial in common)
+            best = max(here.values())
             chosen = max(sorted(common), key=lambda trial: fmean(v[trial] / max(v.values()) for v in others))
             regrets = [f"{100 * (1 - here[trial] / best):.1f} %" for trial in (0, chosen)]
             row = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_every_data_set_can_have_a_budget_of_its_own(tmp_path: Path, monkeypatch
         run(monkeypatch, *options, "--max-epochs", "1", "2", "3")
     assert ended.value.code == 2
     assert "--max-epochs: found 3 numbers, expected one number, or one for each of 2" in capsys.readouterr().err
+
+
+def test_regrets_are_of_all_trials_and_choices_of_data_sets_with_all_of_them(tmp_path: Path, monkeypatch) -> None:
+    values = {"a": [0.3, 0.4, 0.2], "b": [0.2, 0.1, 0.4], "c": [0.5, 0.8]}
+    for name, found in values.items():
+        for trial, value in enumerate(found):
+            (tmp_path / f"{name}-VBPR-{trial}-0.json").write_text(json.dumps({"val": value}))
+    args = argparse.Namespace(data=list(values), backbones=["VBPR"], trials=3, out=tmp_path, keep=None)
+    rows = [row.strip("| ").split(" | ") for row in list(defaults._regrets(args))[2:]]
+    assert [row[1:] for row in rows] == [
+        ["a", "3", "0.3000", "0.4000", "0.2000", "25.0 %", "50.0 %"],  # Chosen on b: the third.
+        ["b", "3", "0.2000", "0.4000", "0.1000", "50.0 %", "75.0 %"],  # Chosen on a: the second.
+        ["c", "2", "0.5000", "0.8000", "0.5000", "37.5 %", "37.5 %"],  # Chosen on a and b, of the first two.
+    ]
 
 
 def test_no_two_trials_are_the_same() -> None:
