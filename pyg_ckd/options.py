@@ -55,7 +55,10 @@ def _check_types(signature: inspect.Signature, given: Mapping[str, Any]) -> None
         InputError: If there is one.
     """
     for name, value in given.items():
-        annotation = getattr(signature.parameters.get(name), "annotation", "")
+        parameter = signature.parameters.get(name)
+        if parameter is not None and (value is parameter.default or _same(value, parameter.default)):
+            continue  # Whatever it is annotated as, such as width: int = None.
+        annotation = getattr(parameter, "annotation", "")
         text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
         kinds = {part.strip() for part in text.split("|")}
         if value is None and "None" in kinds:
@@ -69,6 +72,10 @@ def _check_types(signature: inspect.Signature, given: Mapping[str, Any]) -> None
                 raise InputError(f"{name}: found {value!r}, expected true or false")
             case names if names == {"str"} and not isinstance(value, str):
                 raise InputError(f"{name}: found {value!r}, expected a text")
+
+
+def _same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and is_plain(other) and value == other
 
 
 def is_plain(value: Any) -> bool:

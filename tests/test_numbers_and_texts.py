@@ -28,6 +28,8 @@ from pyg_ckd.evaluation import (
 from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.nn import BM3, FISM, FREEDOM, GRCN, LATTICE, MGCN, MICRO, VBPR, EgoConv, EgoGCN
 from pyg_ckd.scoring.views import as_views
+from pyg_ckd.serving import Recommender
+from pyg_ckd.training.model import save_model
 
 PAIRS = np.array([[0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 3]])
 LIKES = pd.DataFrame({"user": PAIRS[0], "item": PAIRS[1], "label": [1, 1, 1, 0, 1, 1]})
@@ -130,6 +132,34 @@ def test_options_of_models_are_of_their_annotated_type(make_data):
         VBPR.from_data(make_data(), fusion=["sum"])
     with pytest.raises(InputError, match=r"modality_weights: found \[1.0\], expected a weight for each modality"):
         FREEDOM.from_data(make_data(), modality_weights=[1.0])
+
+
+class Implied(VBPR):
+    """Annotated as many people do, with defaults of other types."""
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        feature_dims: dict[str, int],
+        width: int = None,  # noqa: RUF013
+        rate: float = "auto",
+        sizes: int = (4, 4),
+    ) -> None:
+        super().__init__(num_users, num_items, feature_dims)
+        self.chosen = width, rate, sizes
+
+
+def test_defaults_of_options_are_taken_whatever_their_annotations_say(make_data, tmp_path):
+    data = make_data()
+    model = Implied.from_data(data)
+    again = Implied.from_data(data, **model.options)
+    assert again.chosen == model.chosen == (None, "auto", (4, 4))
+    save_model(tmp_path / "model.pt", model, data)
+    served = Recommender.load(tmp_path / "model.pt", data, {"Implied": Implied})
+    assert np.array_equal(served.recommend(k=2).items, Recommender(model, data).recommend(k=2).items)
+    with pytest.raises(InputError, match="width: found '8', expected an integer"):
+        Implied.from_data(data, width="8")
 
 
 @pytest.mark.parametrize("view", [2, 2.5, [1], [["mod0"]], torch.tensor(2), True], ids=repr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -340,8 +340,10 @@ def _declared_modalities(data: HeteroData, source: str) -> list[str]:
         raise InputError(f"{source}: the number of users is unknown; set data['user'].num_nodes")
     if RATES not in data.edge_types:
         raise InputError(f"{source}: data[{RATES}].edge_index is missing; it holds the training interactions [2, E]")
-    modalities = getattr(data, "modalities", None)
-    if not isinstance(modalities, (list, tuple)) or not all(isinstance(m, str) for m in modalities):
+    declared: Any = getattr(data, "modalities", None)
+    listed = isinstance(declared, (Iterable, np.ndarray)) and not isinstance(declared, (str, Iterator))
+    modalities = list(declared) if listed else declared
+    if not listed or not all(isinstance(m, str) for m in modalities):
         candidates = [k for k, v in data["item"].items() if isinstance(v, Tensor) and v.dim() == 2]
         raise InputError(
             f"{source}: data.modalities is {modalities!r}, expected the list of feature matrices of data['item'], "
@@ -352,7 +354,7 @@ def _declared_modalities(data: HeteroData, source: str) -> list[str]:
             raise InputError(
                 f"{source}: data['item'] has no features for {unknown_name('modality', m, data['item'].keys())}"
             )
-    return list(modalities)
+    return [str(m) for m in modalities]
 
 
 def _with_tensors(data: HeteroData, source: str) -> HeteroData:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
-from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_whole
+from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_interactions, check_whole
 from pyg_ckd.errors import InputError, unknown_name
 
 REVERSE = ("item", "rev_rates", "user")
@@ -65,7 +65,7 @@ def subgraph(data: HeteroData, subset_dict: Mapping[str, Any]) -> HeteroData:
         >>> popular = torch.bincount(data[RATES].edge_index[1], minlength=data["item"].num_nodes) >= 5
         >>> small = subgraph(data, {"item": popular})  # doctest: +SKIP
     """
-    check_graph(data)
+    check_interactions(data)
     check_whole(data)
     if not isinstance(subset_dict, Mapping):
         raise InputError(

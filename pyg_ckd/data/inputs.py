@@ -177,7 +177,7 @@ def check_interactions(data: Any) -> None:
         )
     for name in ("edge_index", *HELD_OUT):
         edges = store.get(name)
-        if edges is None:
+        if edges is None or (name in HELD_OUT and isinstance(edges, Tensor) and not edges.numel()):
             continue
         if not isinstance(edges, Tensor):
             found, mend = type(edges).__name__, "call pyg_ckd.data.check_data(data), which converts it"
@@ -246,10 +246,11 @@ def as_table(x: Tensor | np.ndarray) -> Tensor:
             f"embeddings: found an array of {x.dtype}, expected floating-point numbers; convert it with "
             ".astype('float32')"
         )
-    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
-        x = x.astype(np.float64)
+    if x.dtype.kind in "fc" and x.dtype.itemsize > 8 * (1 + (x.dtype.kind == "c")):
+        x = x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
-    return torch.as_tensor(np.ascontiguousarray(x) if min(x.strides, default=0) < 0 else x)
+    readable = all(step >= 0 and step % x.itemsize == 0 for step in x.strides)
+    return torch.as_tensor(x if readable else np.ascontiguousarray(x))
 
 
 def check_no_view(model: Any, view: Any) -> None:
@@ -342,7 +343,7 @@ def held_out(data: HeteroData, split: str) -> Tensor:
     if split != "train":
         check_whole(data)
     edges = data[RATES].get(names[split])
-    return data[RATES].edge_index[:, :0] if edges is None else edges
+    return data[RATES].edge_index[:, :0] if edges is None or not edges.numel() else edges
 
 
 def check_whole(data: HeteroData, with_ids: bool = False) -> None:

@@ -171,7 +171,7 @@ def check_forward(module: nn.Module) -> None:
     found = "no forward"
     if getattr(module.forward, "__func__", None) is not nn.Module.forward:
         try:
-            signature = inspect.signature(module.forward)
+            signature = inspect.signature(module.forward, follow_wrapped=False)
         except (TypeError, ValueError):  # Of a program that was compiled.
             return
         with suppress(TypeError):

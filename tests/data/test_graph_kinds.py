@@ -68,7 +68,7 @@ USES = {
     "baseline": lambda data: fit_baseline("popularity", data),
     "from_data": VBPR.from_data,
 }
-INTERACTIONS_ALONE = ("held_out", "knn", "ease", "popularity")
+INTERACTIONS_ALONE = ("subgraph", "held_out", "knn", "ease", "popularity")
 """Functions that ask for no modalities."""
 
 every_use = pytest.mark.parametrize("use", USES.values(), ids=USES)
@@ -194,3 +194,24 @@ def test_interactions_are_enough_where_no_features_are_used(name, make_data):
     data = make_data()
     del data.modalities
     USES[name](data)
+
+
+@pytest.mark.parametrize("empty", [torch.zeros(0), torch.empty(2, 0), []], ids=["flat", "of floats", "list"])
+def test_held_out_interactions_may_be_empty_in_any_form(empty, make_data):
+    data = check_data(make_data())
+    data[RATES].val_edge_index = empty
+    checked = check_data(data)
+    assert checked[RATES].get("val_edge_index") is None or checked[RATES].val_edge_index.shape == (2, 0)
+    assert held_out(checked, "val").shape == (2, 0)
+    if not isinstance(empty, list):
+        assert held_out(data, "val").shape == (2, 0)
+
+
+@pytest.mark.parametrize("kind", [dict.fromkeys, np.array, tuple, lambda names: dict.fromkeys(names).keys()])
+def test_names_of_modalities_may_be_any_collection(kind, make_data):
+    data = make_data()
+    names = list(data.modalities)
+    data.modalities = kind(names)
+    found = check_data(data).modalities
+    assert found == names
+    assert all(type(name) is str for name in found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,13 @@ class Module(nn.Module):
         return self.user, self.item
 
 
+def field(x, kind):
+    """Return the same numbers as a field of an array whose rows are no multiple of a number apart."""
+    rows = np.zeros(len(x), dtype=[("id", "i4"), ("values", kind, x.shape[1:])])
+    rows["values"] = x
+    return rows["values"]
+
+
 def module(forward):
     return type("Own", (Module,), {"forward": forward})()
 
@@ -55,8 +64,10 @@ def module(forward):
         np.asfortranarray,
         lambda x: np.repeat(x, 2, axis=0)[::2],
         lambda x: x.astype(np.longdouble),
+        lambda x: field(x, "<f8"),
+        lambda x: field(x, ">f8"),
     ],
-    ids=["rows turned", "columns turned", "big-endian", "by column", "every second", "long"],
+    ids=["rows turned", "columns turned", "big-endian", "by column", "every second", "long", "field", "big field"],
 )
 @pytest.mark.parametrize("kind", [lambda *pair: pair, Embeddings, lambda *pair: [*pair]], ids=["pair", "named", "list"])
 def test_arrays_of_any_layout_are_ranked(change, kind, make_data):
@@ -123,6 +134,16 @@ def test_modules_that_return_other_tables_are_refused(use, change, found, make_d
         use(model, make_data())
 
 
+def decorated(forward):
+    """Return a forward that supplies an argument of another one."""
+
+    @functools.wraps(forward)
+    def inner(self, x_dict, edge_index):
+        return forward(self, x_dict, edge_index, "view")
+
+    return inner
+
+
 def no_argument(self):
     return self.user, self.item
 
@@ -164,8 +185,10 @@ def test_programs_ask_for_the_same_arguments(make_data):
         lambda self, x, e, n_id_dict=None: (self.user, self.item),
         lambda self, *args: (self.user, self.item),
         lambda self, x, e, **options: (self.user, self.item),
+        decorated(lambda self, x, e, view: (self.user, self.item)),
+        functools.singledispatchmethod(lambda self, x, e: (self.user, self.item)),
     ],
-    ids=["third", "any", "options"],
+    ids=["third", "any", "options", "decorated", "dispatched"],
 )
 def test_modules_with_further_arguments_of_their_own_are_taken(use, forward, make_data):
     use(module(forward), make_data())
