@@ -85,7 +85,10 @@ def run(config: Namespace) -> int:
         import_strategy(config)
         data = None if config.data is None else load_data(config)
         device = own_device(present(), config.device)  # Of several, each has a card of its own.
-        recommender = Recommender.load(config.checkpoint, data, None, device, config.seen, columns)
+        recommender = Recommender.load(config.checkpoint, data, None, device, config.seen)
+        if columns is not None:
+            columns = _without_blanks(columns, recommender.items)
+            recommender = recommender.with_columns(columns)
         asked = None if config.users is None else recommender.users.parse(config.users)
         if "users_file" in lists:
             may_be_new = config.unknown != "error"
@@ -125,10 +128,15 @@ def _ids(lines: Mapping[int, str], known: Ids, source: str, may_be_new: bool = F
     unknown = [one for one, row in zip(asked, known.find(asked)[1].tolist(), strict=True) if row < 0]
     if unknown:
         line = next(number for number, one in zip(lines, ids, strict=True) if one == unknown[0])
+        header = "; if this line is a header, remove it" if line == next(iter(lines)) else ""
+        if may_be_new:
+            raise InputError(
+                f"{source}: line {line}: found {unknown[0]!r:.60}, expected an integer, as ids of {known.kind}s are, "
+                f"also of new ones; mend or remove the line{header}"
+            )
         try:
             known.rows(unknown)
         except InputError as error:
-            header = "; if this line is a header, remove it" if line == next(iter(lines)) else ""
             raise InputError(f"{source}: line {line}: {error}{header}") from None
     return ids
 
@@ -148,12 +156,40 @@ def _like(columns: pd.DataFrame | None, name: str, value: Any) -> Any:
 
 
 def _id_column(frame: pd.DataFrame, file: Path) -> tuple[str, str | None]:
-    """Return what the column of ids is called by us and in a file, where any letters may be capital."""
+    """Return what the column of ids is called by us and in a file: just so, else with capital letters or blanks."""
     from pyg_ckd.datasets.columns import find_column
     from pyg_ckd.serving.catalogue import ID_COLUMNS
 
-    found = {name: find_column([str(column) for column in frame.columns], name, file) for name in ID_COLUMNS}
-    return next(((name, column) for name, column in found.items() if column is not None), (ID_COLUMNS[0], None))
+    for name in ID_COLUMNS:
+        if name in frame.columns:
+            return name, name
+    for name in ID_COLUMNS:
+        found = find_column([str(column) for column in frame.columns], name, file)
+        if found is not None:
+            return name, found
+    return ID_COLUMNS[0], None
+
+
+def _without_blanks(frame: pd.DataFrame, known: Ids) -> pd.DataFrame:
+    """Return columns of items without the blanks around ids that are unknown with them, and known without."""
+    import numpy as np
+    from pandas.api.types import infer_dtype
+
+    from pyg_ckd.serving.catalogue import ID_COLUMNS
+
+    name = next(name for name in ID_COLUMNS if name in frame.columns)
+    ids = frame[name]
+    if infer_dtype(ids, skipna=True) != "string":
+        return frame
+    bare = ids.str.strip()
+    rows = np.flatnonzero((ids.notna() & (ids != bare)).to_numpy(dtype=bool))
+    if rows.size:
+        was, now = (known.find(column.iloc[rows].tolist())[1].numpy() for column in (ids, bare))
+        mended = rows[(was < 0) & (now >= 0)]
+        values = ids.astype(object)
+        values.iloc[mended] = bare.iloc[mended]
+        frame = frame.assign(**{name: values})
+    return frame
 
 
 def _table(path: str) -> pd.DataFrame:
@@ -174,7 +210,6 @@ def _table(path: str) -> pd.DataFrame:
                 if found is not None:  # Once more: an id such as 01001 stays what it is.
                     read_csv(file, (name,))
                     frame = read_csv(file, (name,), {found: str})
-                    frame[found] = frame[found].str.strip()
         name, found = _id_column(frame, place)
         frame = frame if found is None else frame.rename(columns={found: name})
     except InputError as error:

@@ -264,8 +264,6 @@ def _likes(
     masks = liked_parts(asked, min_rating, positive, f"{source}: {', '.join(frames)}") if frames else None
     if masks is None:
         return parts, {}
-    for where, frame in asked.items():
-        pair_columns(frame, where)  # Its messages have the rows that were given.
     kept = {split: np.flatnonzero(mask) for split, mask in zip(frames, masks, strict=True)}
     return parts | {split: frames[split][mask] for split, mask in zip(frames, masks, strict=True)}, kept
 

@@ -77,13 +77,17 @@ def liked_parts(
     """
     check_feedback(min_rating, positive)
     if min_rating is None and positive is None:
-        columns = [
-            {name: _column(frame, name) for name in feedback_columns(frame.columns)} for frame in frames.values()
-        ]
-        sizes = [range(len(frame)) for frame in frames.values()]
-        together = pd.concat([pd.DataFrame(*part) for part in zip(columns, sizes, strict=True)], ignore_index=True)
-        for name in together.columns:
-            _warn(together[name], name, where)
+        names: dict[Any, Any] = {}
+        columns = []
+        for frame in frames.values():
+            own = {name: _plain(name) for name in feedback_columns(frame.columns)}
+            keys = {name: kind if [*own.values()].count(kind) == 1 else name for name, kind in own.items()}
+            names = {key: name for name, key in keys.items()} | names
+            own_columns = {key: _column(frame, name) for name, key in keys.items()}
+            columns.append(pd.DataFrame(own_columns, index=range(len(frame))))
+        together = pd.concat(columns, ignore_index=True)
+        for key in together.columns:
+            _warn(together[key], names[key], where)
         return None
     keep = [np.ones(len(frame), dtype=bool) for frame in frames.values()]
     if min_rating is not None:

@@ -61,12 +61,13 @@ def as_frame(values: Any) -> Any:
     return values.to_pandas() if other else values
 
 
-def pair_columns(frame: Any, where: str) -> dict[str, pd.Series]:
+def pair_columns(frame: Any, where: str, rows: np.ndarray | None = None) -> dict[str, pd.Series]:
     """Return the ids of users and items of interactions, as columns.
 
     Args:
         frame: A data frame with the columns ``user`` and ``item``, or ``user_id`` and ``item_id``.
         where: What the frame is, for messages.
+        rows: Which rows are left of the frame that was given, for messages. (default: :obj:`None`, all)
 
     Raises:
         InputError: If a column is missing, or holds something else than ids.
@@ -82,7 +83,7 @@ def pair_columns(frame: Any, where: str) -> dict[str, pd.Series]:
         column = frame[name]
         if not isinstance(column, pd.Series):
             column = column.to_numpy()
-        found[kind] = id_column(column, f"{where}, column {name!r}")
+        found[kind] = id_column(column, f"{where}, column {name!r}", rows)
     return found
 
 
@@ -161,7 +162,7 @@ def in_order_of(tables: Mapping[str, Any], ids: Any, where: str) -> tuple[dict[s
 
 def _pairs(part: Any, split: str, source: str, kept: np.ndarray | None) -> dict[str, pd.Series]:
     if is_frame(part):
-        columns = pair_columns(part, f"{source}: {split}")
+        columns = pair_columns(part, f"{source}: {split}", kept)
         return columns if kept is None else {kind: column.set_axis(kept) for kind, column in columns.items()}
     rows = as_edge_index([] if part is None else part, split, source)
     return {kind: pd.Series(row) for kind, row in zip(COLUMNS, rows, strict=True)}

@@ -17,12 +17,13 @@ _LARGEST = np.iinfo(np.int64).max
 _IDS = (str, int, np.integer, UUID)
 
 
-def id_column(values: Any, where: str) -> pd.Series:
+def id_column(values: Any, where: str, rows: np.ndarray | None = None) -> pd.Series:
     """Return ids as a column of integers if all are, else of text.
 
     Args:
         values: A column, an index, an array, a tensor or a list of integers, strings or UUIDs.
         where: What the ids are, for messages.
+        rows: The row of each id, for messages. (default: :obj:`None`, its position)
 
     Raises:
         InputError: If an id is missing, or of another type; the message has its row.
@@ -45,8 +46,9 @@ def id_column(values: Any, where: str) -> pd.Series:
         column = column.astype(column.cat.categories.dtype)
     missing = np.flatnonzero(column.isna())
     if missing.size:
+        first = missing[0] if rows is None else rows[missing[0]]
         raise InputError(
-            f"{where} has {missing.size} rows without an id, the first is row {missing[0]} (rows count from zero); "
+            f"{where} has {missing.size} rows without an id, the first is row {first} (rows count from zero); "
             f"fill or drop them"
         )
     if pd.api.types.is_integer_dtype(column):
@@ -62,15 +64,16 @@ def id_column(values: Any, where: str) -> pd.Series:
             whole = kinds.map(lambda kind: issubclass(kind, (int, np.integer))).all()
             numbers = pd.Series(column.tolist()) if whole else column
             return numbers if pd.api.types.is_integer_dtype(numbers) else column.astype(str)
-    raise wrong_id(column, where)
+    raise wrong_id(column, where, rows)
 
 
-def wrong_id(column: pd.Series, where: str) -> InputError:
+def wrong_id(column: pd.Series, where: str, rows: np.ndarray | None = None) -> InputError:
     """Return the error for a column of which some values are no ids, with the row of the first one.
 
     Args:
         column: The column.
         where: What the ids are.
+        rows: The row of each value. (default: :obj:`None`, its position)
     """
     mend = ""
     if pd.api.types.is_float_dtype(column):
@@ -86,7 +89,7 @@ def wrong_id(column: pd.Series, where: str) -> InputError:
     row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
     return InputError(
         f"{where} has dtype {column.dtype}, expected integers or strings as ids; found {value_at(column, row)!r} in "
-        f"row {row} (rows count from zero, without the header){mend}"
+        f"row {row if rows is None else rows[row]} (rows count from zero, without the header){mend}"
     )
 
 

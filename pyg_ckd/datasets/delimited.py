@@ -35,7 +35,8 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
     r"""Read a table in which only an empty field is missing, so that a user may be called ``NA``.
 
     Fields are separated by ``,``, ``;``, a tab, ``|`` or ``::``, whichever the header is. Quotation marks hold a field
-    together, except where tabs or ``::`` separate and neither the header nor every id has them.
+    together, except where tabs or ``::`` separate and neither the header nor every id has them, or where lines would be
+    lost by it.
 
     Args:
         path: The file.
@@ -53,9 +54,15 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
     layout = _Layout(path, separator, encoding_of(path), quoting, skipped, f"{separator} " in header)
     frame = _parsed(layout, dtypes)
     if quoting == csv.QUOTE_NONE and _quoted(frame, required):
-        layout = replace(layout, quoting=csv.QUOTE_MINIMAL)
-        frame = _parsed(layout, dtypes)
-    if layout.quoting == csv.QUOTE_MINIMAL and len(separator) == 1 and dtypes is None:
+        held = replace(layout, quoting=csv.QUOTE_MINIMAL)
+        try:
+            again = _parsed(held, dtypes)
+        except ValueError:  # An InputError is one, too.
+            again = frame.iloc[:0]
+        if len(again) < len(frame):  # Marks in other columns are characters: each line was a row.
+            return _bare(frame, required, dtypes)
+        layout, frame = held, again
+    if layout.quoting == csv.QUOTE_MINIMAL and dtypes is None:
         ids = [name for name in frame.columns if plain(name) in required]
         if len(ids) == len(required):
             _check_lines(layout, frame, ids)
@@ -163,8 +170,9 @@ class _Layout:
         with self.path.open(encoding=self.encoding, newline="") as file:
             lines = islice(file, self.skipped, None)
             mark = self.separator if len(self.separator) == 1 else _MARKS[0]
-            marked = lines if mark == self.separator else (line.replace(self.separator, mark) for line in lines)
-            yield from csv.reader(_recorded(marked, taken), delimiter=mark, quoting=self.quoting)  # type: ignore[arg-type]
+            marked = (line.replace(self.separator, mark) for line in _recorded(lines, taken))
+            for row in csv.reader(marked, delimiter=mark, quoting=self.quoting):  # type: ignore[arg-type]
+                yield [field.replace(mark, self.separator) for field in row]
 
 
 def _first_line(path: Path) -> tuple[int, str]:
@@ -186,7 +194,7 @@ def _parsed(layout: _Layout, dtypes: Mapping[str, type] | None) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Else pandas takes the first field of lines that are longer than the header for a name of the row.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
+            frame = pd.read_csv(
                 source, sep=separator, index_col=False, dtype=dtypes, keep_default_na=False, na_values=[""],
                 encoding=encoding, quoting=layout.quoting, skiprows=layout.skipped, skipinitialspace=layout.blanks,
                 low_memory=False,
@@ -195,6 +203,41 @@ def _parsed(layout: _Layout, dtypes: Mapping[str, type] | None) -> pd.DataFrame:
         if "inside string" in str(error):
             raise _unclosed(layout) from None
         raise _long_line(layout, error) from None
+    held = separator != layout.separator and layout.quoting == csv.QUOTE_MINIMAL
+    return _put_back(frame, separator, layout.separator) if held else frame
+
+
+def _put_back(frame: pd.DataFrame, mark: str, separator: str) -> pd.DataFrame:
+    """Return a frame with what separates fields in the place of the mark that stood in for it between quotation marks.
+
+    Args:
+        frame: The frame.
+        mark: What stood in for the separator.
+        separator: What separates fields.
+    """
+    texts = {name: column.str.replace(mark, separator, regex=False) for name, column in frame.items() if _text(column)}
+    return frame.assign(**texts).rename(columns=lambda name: name.replace(mark, separator))
+
+
+def _bare(frame: pd.DataFrame, required: Sequence[str], dtypes: Mapping[str, type] | None) -> pd.DataFrame:
+    """Return a frame without the quotation marks around ids, which are integers if all are written as such.
+
+    Args:
+        frame: The frame.
+        required: Names of the columns of ids, in small letters.
+        dtypes: The types of some columns.
+    """
+    ids = {name: frame[name].str[1:-1].str.replace('""', '"') for name in frame.columns if plain(name) in required}
+    for name, column in ids.items():
+        if name not in (dtypes or {}) and column.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all():
+            ids[name] = column.astype(np.int64)
+        else:
+            ids[name] = column.mask(column == "")
+    return frame.assign(**ids)
+
+
+def _text(column: pd.Series) -> bool:
+    return pd.api.types.infer_dtype(column, skipna=True) == "string"
 
 
 def _quoted(frame: pd.DataFrame, required: Sequence[str]) -> bool:
@@ -229,6 +272,8 @@ def _long_line(layout: _Layout, error: Exception) -> Exception:
     mend = "name all of them, or write the table without names of rows (row.names=FALSE in R, index=False in pandas)"
     if layout.quoting == csv.QUOTE_NONE and any('"' in field for field in row):
         mend = "put the names of the header between quotation marks too, if these hold fields together, or " + mend
+    elif len(taken) > 1:
+        mend = f"if a quotation mark in line {number} is not closed, close or remove it, else {mend}"
     elif number > layout.skipped + 2:
         mend = f"repair the line, or put a field that holds {mark!r} between quotation marks"
     return InputError(

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from pyg_ckd.cli import main
+from pyg_ckd.data import build_data
 from pyg_ckd.datasets import load
 from pyg_ckd.nn import backbones
+from pyg_ckd.serving import Recommender
 from pyg_ckd.training import build
 from pyg_ckd.training.model import save_model
 from tests.cli.problem import fails
@@ -82,7 +84,12 @@ def test_new_users_of_a_file_are_of_the_type_of_the_others(command, tmp_path, ca
     path.write_text("\n".join([*known, "ann"]), encoding="utf-8")
     if known[1] == "7":
         said = fails(capsys, [*command, "--users_file", str(path), "--unknown", "popular"])
-        assert f"users.txt: line {USERS + 1}: unknown user 'ann'" in said
+        assert f"users.txt: line {USERS + 1}: found 'ann', expected an integer, as ids of users are" in said
+        assert "unknown" not in said
+        path.write_text("\n".join(["user", *known]), encoding="utf-8")
+        said = fails(capsys, [*command, "--users_file", str(path), "--unknown", "popular"])
+        assert "users.txt: line 1: found 'user'" in said
+        assert "if this line is a header, remove it" in said
     capsys.readouterr()
 
 
@@ -97,10 +104,23 @@ def test_the_column_of_items_is_found_in_any_case(command, tmp_path, name, suffi
     assert set(pd.read_csv(tmp_path / "a.csv").item) == {"B1", "B3"}
 
 
+@pytest.mark.parametrize("names", [("item_id", "Item"), ("Item", "item"), ("Item", "item_id"), ("item", "ITEM_ID")])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_column_of_items_is_the_one_of_exactly_that_name(command, tmp_path, names, suffix):
+    frame = pd.DataFrame({name: [f"Name {n}" for n in range(ITEMS)] for name in names})
+    frame[min(names, key=lambda name: not name.islower())] = [f"B{n}" for n in range(ITEMS)]
+    frame["kind"] = ["hat", "shoe", "hat", "shoe", "hat"]
+    path = tmp_path / f"items.{suffix}"
+    frame.to_parquet(path) if suffix == "parquet" else frame.to_csv(path, index=False)
+    more = ["--items_file", str(path), "--where.kind", "shoe", "--exclude_seen", "false"]
+    assert main([*command, *more]) == 0
+    assert set(pd.read_csv(tmp_path / "a.csv").item) == {"B1", "B3"}
+
+
 def test_two_columns_of_items_are_refused(command, tmp_path, capsys):
-    (tmp_path / "items.csv").write_text("Item,item,kind\nB0,B1,hat\n", encoding="utf-8")
+    (tmp_path / "items.csv").write_text("Item,ITEM,kind\nB0,B1,hat\n", encoding="utf-8")
     said = fails(capsys, [*command, "--items_file", str(tmp_path / "items.csv")])
-    assert "items.csv: has the columns 'Item' and 'item', expected one column 'item'" in said
+    assert "items.csv: has the columns 'Item' and 'ITEM', expected one column 'item'" in said
 
 
 def test_blanks_around_ids_of_items_are_no_part_of_them(command, tmp_path):
@@ -109,3 +129,18 @@ def test_blanks_around_ids_of_items_are_no_part_of_them(command, tmp_path):
     more = ["--items_file", str(tmp_path / "items.csv"), "--where.kind", "hat", "--exclude_seen", "false"]
     assert main([*command, *more]) == 0
     assert set(pd.read_csv(tmp_path / "a.csv").item) == {"B1", "B3"}
+
+
+def test_blanks_that_ids_of_the_graph_have_stay(tmp_path):
+    kinds = {" a": "hat", "a": "shoe", "b": "hat", "c": "shoe"}
+    frame = pd.DataFrame([(u, item) for u in range(3) for item in list(kinds)[:3]], columns=["user", "item"])
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 3)), index=list(kinds))
+    data = build_data(frame, {"visual": table, "text": table})
+    recommender = Recommender(build(backbones()["VBPR"], data, 0), data)
+    recommender.save(tmp_path / "served.pt")
+    rows = "".join(f"{name}{' ' * (name == 'b')},{kind}\n" for name, kind in kinds.items())
+    (tmp_path / "items.csv").write_text(f"item,kind\n{rows} unknown,hat\n", encoding="utf-8")
+    command = ["recommend", "--checkpoint", str(tmp_path / "served.pt"), "--out", str(tmp_path / "a.csv"), "--k", "2"]
+    more = ["--items_file", str(tmp_path / "items.csv"), "--where.kind", "hat", "--exclude_seen", "false"]
+    assert main([*command, *more]) == 0
+    assert set(pd.read_csv(tmp_path / "a.csv").item) == {" a", "b"}

@@ -78,3 +78,26 @@ def test_readers_take_truth_values(tmp_path):
 def test_a_missing_label_is_named_where_labels_choose():
     with pytest.raises(InputError, match=r"column 'label' holds .* in row 1 .*expected a value; fill or drop the row"):
         build_data(log([1, None, 0, 1]), {"visual": np.eye(4)}, positive=1)
+
+
+@pytest.mark.parametrize("names", [("Rating", "rating"), ("rating:float", "rating"), ("Label", "LABEL")])
+def test_columns_of_parts_that_only_differ_in_case_are_one_column(names):
+    train, val = log([1, 1, 1, 1], names[0]), log([1, 1, 1, 1], names[1]).assign(item=[1, 2, 3, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_data(train, {"visual": np.eye(4)}, val=val)
+    with pytest.warns(UserWarning, match=rf"the column '{names[0]}' \(0 4x, 1 4x\) is not used") as said:
+        build_data(train, {"visual": np.eye(4)}, val=val.assign(**{names[1]: 0}))
+    assert len(said) == 1
+
+
+def test_rows_that_are_no_likes_need_no_ids():
+    frame = pd.DataFrame({"user": ["a", "b", None, "c"], "item": [0, 1, 2, 0], "rating": [5, 5, 1, 5]})
+    data = build_data(frame, {"visual": np.eye(3)}, min_rating=3)
+    assert data.user_id == ["a", "b", "c"]
+    frame.loc[3, "user"] = None
+    with pytest.raises(InputError, match="train, column 'user' has 1 rows without an id, the first is row 3 "):
+        build_data(frame, {"visual": np.eye(3)}, min_rating=3)
+    frame["user"] = [0.0, 1.0, 2.0, 3.5]
+    with pytest.raises(InputError, match=r"train, column 'user' .* found 3\.5 in row 3 "):
+        build_data(frame, {"visual": np.eye(3)}, min_rating=3)

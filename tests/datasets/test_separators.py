@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyg_ckd.datasets import load
+from pyg_ckd.datasets.delimited import read_csv
 from pyg_ckd.errors import InputError
 from tests.datasets.test_files_as_they_are import ITEMS, ROWS, inter, lines, pairs, table
 
@@ -107,3 +108,41 @@ def test_blank_lines_above_the_header_are_skipped(tmp_path, above, header):
     assert pairs(load(table(tmp_path / "t", above + lines(ROWS, "\t")))) == sorted(ROWS)
     with pytest.raises(InputError, match=f"Expected 3 fields in line {above.count(chr(10)) + 2}, saw 4"):
         load(inter(tmp_path / "e", above + lines([(*row, 0, 0) for row in ROWS], "\t", header)))
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|", "::"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_separators_between_quotation_marks_are_characters(tmp_path, sep, encoding):
+    content = f'"item"{sep}"a{sep}b"{sep}"n"\n"x{sep}1"{sep}"Se7en{sep} y"{sep}1\n"z"{sep}{sep}2\n'
+    (tmp_path / "a.csv").write_text(content, encoding=encoding, newline="")
+    frame = read_csv(tmp_path / "a.csv", ("item",))
+    assert frame.columns.tolist() == ["item", f"a{sep}b", "n"]
+    assert frame.iloc[0].tolist() == [f"x{sep}1", f"Se7en{sep} y", 1]
+    assert frame.isna().sum().tolist() == [0, 1, 0]
+    (tmp_path / "a.csv").write_text(content + f"1{sep}2{sep}3{sep}4\n", encoding=encoding, newline="")
+    with pytest.raises(InputError, match="line 4 has 4 fields, but the header names 3") as error:
+        read_csv(tmp_path / "a.csv", ("item",))
+    assert repr(f"item{sep}a{sep}b{sep}n") in str(error.value)
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|", "::"])
+def test_an_open_quotation_mark_that_a_later_one_closes_is_named(tmp_path, sep):
+    lines_of_text = ['"item"::"title"', '1::"a', "2::b", '3::c"', "4::d"]
+    (tmp_path / "a.csv").write_text("\n".join(lines_of_text).replace("::", sep))
+    with pytest.raises(InputError, match=r"begins in line 2 runs to line 4, .* remove the quotation mark in line 2"):
+        read_csv(tmp_path / "a.csv", ("item",))
+    lines_of_text[2] = '"2"::"b"'
+    (tmp_path / "a.csv").write_text("\n".join(lines_of_text).replace("::", sep))
+    with pytest.raises(InputError, match=r"if a quotation mark in line 2 is not closed, close or remove it, else name"):
+        read_csv(tmp_path / "a.csv", ("item",))
+
+
+@pytest.mark.parametrize("sep", ["\t", "::"])
+@pytest.mark.parametrize("last", ["x", '5"', '"y'])
+def test_quotation_marks_that_lose_lines_are_characters(tmp_path, sep, last):
+    rows = [(f'"{u}"', f'"{i}"', '"5"" disc' if n == 0 else last) for n, (u, i) in enumerate(ROWS)]
+    assert pairs(load(table(tmp_path / "d", lines(rows, sep, "user,item,title")))) == sorted(ROWS)
+    rows = [(f'"0{u}"', i, title) for u, (_, i, title) in zip([u for u, _ in ROWS], rows, strict=True)]
+    assert pairs(load(table(tmp_path / "e", lines(rows, sep, "user,item,title")))) == sorted(
+        (f"0{u}", i) for u, i in ROWS
+    )
