@@ -169,8 +169,7 @@ class HardNegatives:
     wants_embeddings = True
 
     def __init__(self, positives: Positives, candidates: int = 8) -> None:
-        if (candidates := as_integer(candidates, "candidates")) < 1:
-            raise InputError(f"candidates: found {candidates}, expected at least 1")
+        candidates = as_integer(candidates, "candidates", 1)
         self._uniform, self._candidates = UniformNegatives(positives), candidates
         self._embeddings: Embeddings | None = None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,9 @@ from pyg_ckd.datasets.separators import NUMBER, advice_on_tabs, separator_of
 from pyg_ckd.datasets.signatures import refuse_other
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import encoding_of
+
+Quoting: TypeAlias = Literal[0, 3]
+"""``csv.QUOTE_MINIMAL`` or ``csv.QUOTE_NONE``."""
 
 _MARKS = ("\x1f", "\x1e", "\x1d", "\x1c")
 """Characters that texts do not hold, to stand in for ``::``."""
@@ -50,7 +54,7 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
     """
     skipped, header = _first_line(path)
     separator = separator_of(header, required, path)
-    quoting = csv.QUOTE_NONE if separator in ("\t", "::") and '"' not in header else csv.QUOTE_MINIMAL
+    quoting: Quoting = csv.QUOTE_NONE if separator in ("\t", "::") and '"' not in header else csv.QUOTE_MINIMAL
     layout = _Layout(path, separator, encoding_of(path), quoting, skipped, f"{separator} " in header)
     frame = _parsed(layout, dtypes)
     if quoting == csv.QUOTE_NONE and _quoted(frame, required):
@@ -157,7 +161,7 @@ class _Layout:
     path: Path
     separator: str
     encoding: str
-    quoting: int
+    quoting: Quoting
     skipped: int
     blanks: bool
 
@@ -171,7 +175,7 @@ class _Layout:
             lines = islice(file, self.skipped, None)
             mark = self.separator if len(self.separator) == 1 else _MARKS[0]
             marked = (line.replace(self.separator, mark) for line in _recorded(lines, taken))
-            for row in csv.reader(marked, delimiter=mark, quoting=self.quoting):  # type: ignore[arg-type]
+            for row in csv.reader(marked, delimiter=mark, quoting=self.quoting):
                 yield [field.replace(mark, self.separator) for field in row]
 
 

@@ -57,7 +57,7 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(_check_k(k)))
+    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(int(k)))
 
 
 def item_knn_content(
@@ -87,7 +87,7 @@ def item_knn_content(
         InputError: If an argument is out of range, a modality is unknown, or none has content.
     """
     history, content = history_of(data), ContentScores(data, modalities)
-    return blend(history, normalised(history, nearest(data, k, shrinkage).weights(_check_k(k))), content, weight)
+    return blend(history, normalised(history, nearest(data, k, shrinkage).weights(int(k))), content, weight)
 
 
 class Nearest(NamedTuple):
@@ -129,7 +129,7 @@ def nearest(data: HeteroData, k: int, shrinkage: float) -> Nearest:
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    k, shrinkage = _check_k(k), check_not_negative("item-knn shrinkage", shrinkage)
+    k, shrinkage = as_integer(k, "item-knn k", 1), check_not_negative("item-knn shrinkage", shrinkage)
     users, items = data["user"].num_nodes, int(data["item"].num_nodes)
     root = np.sqrt(np.bincount(history_of(data).indices, minlength=items))
     most = 1 << (_ROW_BITS - items.bit_length())
@@ -260,13 +260,6 @@ def check_not_negative(name: str, value: float) -> float:
     number = as_number(value, name)
     if not 0 <= number < float("inf"):
         raise InputError(f"{name}: found {value}, expected a finite number that is 0 or more")
-    return number
-
-
-def _check_k(k: int) -> int:
-    number = as_integer(k, "item-knn k", expected="a positive number of neighbours")
-    if number < 1:
-        raise InputError(f"item-knn k: found {k}, expected a positive number of neighbours")
     return number
 
 
