@@ -115,7 +115,7 @@ def liked_parts(
             every = pd.concat([*labels.values()], ignore_index=True)
             raise InputError(
                 f"{where}: positive={positive!r} leaves no interaction, as {_name_of(labels)!r} holds {_some(every)}; "
-                f"mend it"
+                "name one of these values, or several as a list such as [buy, cart]"
             )
     return keep
 
