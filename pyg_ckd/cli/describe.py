@@ -37,13 +37,14 @@ def run(config: Namespace) -> int:
     """
     from pyg_ckd.data import describe_data
     from pyg_ckd.datasets import load
+    from pyg_ckd.evaluation.content import with_content
     from pyg_ckd.report import render_description, write_description
 
     options: dict[str, Any] = {"transform": "none"}
     if config.source != "synthetic":
         options |= {"impute": "given", "strict": False}  # The data as it is.
     data = load(config.source, **{**options, **config.data_options})
-    description = describe_data(data, config.k, config.sample, config.seed)
+    description = with_content(describe_data(data, config.k, config.sample, config.seed), data)
     show(render_description(description))
     if config.out is not None:
         with writable("out", config.out):

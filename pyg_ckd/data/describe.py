@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.neighbors import knn_graph
 from pyg_ckd.data.summary import describe
 from pyg_ckd.data.transforms import StandardizeFeatures
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 SCALES_APART = 100.0
@@ -88,6 +91,8 @@ class DataDescription:
         agreement: Each pair of modalities that some items have both.
         k: Neighbours of an item that :attr:`agreement` looks at.
         warnings: What is wrong or remarkable, one line each: what, where, and what to do about it.
+        content: Recall of ranking by each modality alone, as of :func:`pyg_ckd.evaluation.content_ranking`, or
+            :obj:`None` where that was not measured; :func:`describe_data` does not.
     """
 
     facts: dict[str, Any]
@@ -97,6 +102,7 @@ class DataDescription:
     agreement: list[Agreement]
     k: int
     warnings: list[str]
+    content: pd.DataFrame | None = None
 
     def degree_quantiles(self) -> dict[str, dict[str, float]]:
         """Return mean and quantiles of the number of training interactions of users and of items."""

@@ -12,6 +12,7 @@ from pyg_ckd.evaluation.baselines import (
     item_knn,
     item_knn_content,
 )
+from pyg_ckd.evaluation.content import content_ranking
 from pyg_ckd.evaluation.custom import CustomMetric
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 from pyg_ckd.evaluation.metrics import parse_metric, user_metrics
@@ -26,6 +27,7 @@ __all__ = [
     "Evaluator",
     "Metrics",
     "PairedTest",
+    "content_ranking",
     "ease",
     "ease_content",
     "embed",

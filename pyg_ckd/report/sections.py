@@ -26,6 +26,7 @@ from pyg_ckd.study.results import (
     best_runs,
     best_views,
     contender_names,
+    content_alone,
     gaps,
     headline_metric,
     main_metrics,
@@ -39,7 +40,7 @@ from pyg_ckd.study.results import (
     run_values,
     strongest_baseline,
 )
-from pyg_ckd.study.text import DASH, NAN, joined, number, percent, show
+from pyg_ckd.study.text import DASH, NAN, joined, number, p_number, percent, show
 
 WIDEST = 3
 """Modalities in one table: more would not fit on paper."""
@@ -133,7 +134,26 @@ def gap_section(results: Mapping[str, Any], pictures: str) -> str:
             cells = [cell for m in chunk for cell in _gap_cells(own.get(m), name in best[m])]
             body += [[name_cell(results, name), *cells]] if own else []
         parts.append(table(f"Views of every contender against their teachers: {joined(chunk)}", header, body, spans))
-    return "".join([paragraph(note), *parts, pictures])
+    return "".join([paragraph(note), *parts, pictures, _content_table(results)])
+
+
+def _content_table(results: Mapping[str, Any]) -> str:
+    """Return how every modality ranks by its features alone."""
+    alone = content_alone(results)
+    if not alone:
+        return ""
+    metric, colors = str(results["content"].get("metric", "recall")), modality_colors(modality_names(results))
+    note = (
+        f"By features alone: {metric} on the validation part where items are ranked by the cosine with the mean of "
+        "the user's training items, without any training, and the same with shuffled rows of features. Where the two "
+        "are level (p of 0.05 and more), the features say nothing by themselves."
+    )
+    rows: list[Row] = [
+        [Cell(m, color=colors.get(m, "")), show(found.recall), show(found.shuffled), p_number(found.p_value)]
+        for m, found in alone.items()
+    ]
+    header = ["modality", "by its features", "by shuffled ones", "p"]
+    return paragraph(note) + table("Ranking by one modality alone", header, rows)
 
 
 def effects_section(results: Mapping[str, Any], pictures: str) -> str:

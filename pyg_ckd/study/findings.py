@@ -8,7 +8,7 @@ they are worth is read on the test part.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyg_ckd.study.formats import PLAIN, TEACHER, current_results
@@ -18,6 +18,7 @@ from pyg_ckd.study.results import (
     baseline_names,
     comparison,
     contender_names,
+    content_alone,
     gaps,
     headline_metric,
     modality_names,
@@ -124,14 +125,39 @@ def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
 
 def _modalities(results: Mapping[str, Any], metric: str) -> list[str]:
     found = [row for row in gaps(results, metric) if not math.isnan(row.reach)]
-    rows = sorted((row for row in found if row.contender == PLAIN), key=lambda row: row.reach)
-    if not rows:
+    every = sorted((row for row in found if row.contender == PLAIN), key=lambda row: row.reach)
+    if not every:
         return []
     if len(modality_names(results)) == 1:
-        return [f"There is one modality only, {rows[0].modality}: nothing is there to balance."]
+        return [f"There is one modality only, {every[0].modality}: nothing is there to balance."]
+    alone = content_alone(results)
+    silent = [row for row in every if row.reach < STARVING and row.modality in alone and alone[row.modality].silent]
+    rows = [row for row in every if row not in silent]
+    return [*_starving(results, metric, rows, found), *_silent(results, silent)]
+
+
+def _silent(results: Mapping[str, Any], rows: Sequence[Gap]) -> list[str]:
+    """Return what is said of modalities that are short of their teachers, but whose features say nothing alone."""
+    if not rows:
+        return []
+    alone = content_alone(results)
+    who = joined([f"{row.modality} (view at {percent(row.reach)} of its teacher)" for row in rows])
+    found = joined([f"{show(alone[row.modality].recall)} against {show(alone[row.modality].shuffled)}" for row in rows])
+    return [
+        f"The features of {who} rank no better by themselves than shuffled ones "
+        f"({results['content'].get('metric', 'recall')} on validation {found}), so there may be nothing in them to "
+        "learn."
+    ]
+
+
+def _starving(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], found: Sequence[Gap]) -> list[str]:
+    """Return who starves among modalities from the one that is furthest behind its teacher to the one that is least."""
+    if not rows:
+        return []
     worst = rows[0]
     if worst.reach >= STARVING:
-        who = "every modality" if len(rows) > 1 else worst.modality
+        whole = len(rows) == sum(row.contender == PLAIN for row in found)
+        who = worst.modality if len(rows) == 1 else "every modality" if whole else "every other modality"
         return [
             f"No modality starves: {who} reaches at least {percent(worst.reach)} of its teacher's test {metric} in "
             f"{PLAIN}."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.display import Best, html_table
+from pyg_ckd.evaluation.content import is_silent
 from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.study.formats import HEADLINE, PLAIN, TEACHER, current_results
 from pyg_ckd.study.text import NAN, number, show
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+ALONE = ("recall", "shuffled", "p_value", "users")
 FAMILIES = ("recall", "ndcg", "precision", "map", "mrr", "hit", "coverage", "personalization")
 TITLES = {
     "popularity": "Popularity",
@@ -35,6 +37,28 @@ SIGNIFICANT = 0.05
 CONSOLE_TITLE = "Test metrics, mean ± standard deviation over seeds"
 MARKS = {"users": "*", "seeds": "†"}
 MARKS_NOTE = f"* differs from {PLAIN} over users, † over seeds (p < {SIGNIFICANT} after Holm's correction)"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How a modality ranks by its features alone, without any training.
+
+    Attributes:
+        recall: Recall of its features.
+        shuffled: Recall of its features in the rows of other items.
+        p_value: Whether the two differ, after Holm's correction over modalities.
+        users: How many users that was measured on.
+    """
+
+    recall: float
+    shuffled: float
+    p_value: float
+    users: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether the features rank no better than shuffled ones, of users enough to tell."""
+        return is_silent(self.recall, self.shuffled, self.p_value, self.users)
 
 
 @dataclass(frozen=True)
@@ -207,6 +231,16 @@ def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
         for modality in modality_names(results)
     ]
     return [row for row in rows if not math.isnan(row.view)]
+
+
+def content_alone(results: Mapping[str, Any]) -> dict[str, Alone]:
+    """Return, by modality, how its features rank alone; nothing of studies that did not measure it.
+
+    Args:
+        results: The results in format 2.
+    """
+    found = (results.get("content") or {}).get("modalities") or {}
+    return {m: Alone(*(number(row.get(key)) for key in ALONE)) for m, row in found.items()}
 
 
 def best_views(rows: Iterable[Gap]) -> dict[str, set[str]]:

@@ -15,6 +15,7 @@ from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
+from pyg_ckd.evaluation.content import validated_ranking
 from pyg_ckd.evaluation.metrics import USER_METRICS
 from pyg_ckd.files import as_path, read_json, write_json
 from pyg_ckd.nn import Backbone
@@ -23,7 +24,7 @@ from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
 from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check_options
 from pyg_ckd.study.executor import Pair, alone, check_executor, one_device_each
-from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT
+from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT, single_threaded
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.results import StudyResults
 from pyg_ckd.study.run import check_cutoffs, check_distillable, monitored
@@ -216,6 +217,7 @@ class Study:
             "left_out": left_out,
             "winner": winner(records, list(self.contenders), self.monitor),
             "runs": [{k: v for k, v in record.items() if k not in ONLY_KEPT} for record in records],
+            "content": self._content(),
             "effects_split": EFFECTS_SPLIT,
             "effects": {
                 name: mean_effects([record for record in records if record["name"] == name], self.cutoff)
@@ -278,6 +280,13 @@ class Study:
         own = {"name": run.name, "kind": run.kind, "seed": run.seed}
         views = {m: chosen(metrics) for m, metrics in record["views"].items()}
         return {**record, **own, "val": chosen(record["val"]), "test": chosen(record["test"]), "views": views}
+
+    def _content(self) -> dict[str, Any] | None:
+        with single_threaded("cpu"):
+            found = validated_ranking(self.data, self.cutoff)
+        if found is None:
+            return None
+        return {"metric": f"recall@{self.cutoff}", "split": "val", "modalities": found.to_dict("index")}
 
     def _contenders(self) -> list[dict[str, Any]]:
         return [

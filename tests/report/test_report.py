@@ -273,6 +273,13 @@ def test_hostile_names_are_text(tmp_path):
     assert page.text.count(evil) >= 8
 
 
+def test_modalities_have_what_their_features_rank_alone(tmp_path, page):
+    rows = page.tables["Ranking by one modality alone"]
+    assert rows[1:3] == [["visual", "0.0300", "0.0100", "< 0.001"], ["textual", "0.0200", "0.0100", "< 0.001"]]
+    older = read(tmp_path, many.study() | {"content": None})
+    assert "Ranking by one modality alone" not in older.tables
+
+
 def test_baselines_that_were_left_out_are_named_with_the_reason(page):
     assert "EASE with content was left out: 5,631 items and 1,024 columns need 2.1 GiB" in page.text
 
@@ -294,7 +301,7 @@ def test_one_modality_and_one_contender_still_have_a_report(tmp_path):
     "part",
     [
         *("data", "settings", "versions", "effects", "comparisons", "duration_seconds", "contenders", "winner"),
-        *("left_out", "effects_split", "monitor", "started"),
+        *("left_out", "content", "effects_split", "monitor", "started"),
     ],
 )
 def test_any_part_may_be_missing(tmp_path, part):

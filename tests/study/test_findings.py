@@ -252,3 +252,31 @@ def test_another_name_tells_the_same_story():
     results = many.study(contenders=("plain", "ckd"))
     renamed = many.renamed(results, {"ckd": "zebra"})
     assert [line.replace("zebra", "ckd") for line in verdict(renamed)] == verdict(results)
+
+
+def alone(**recalls) -> dict:
+    names = ("recall", "shuffled", "p_value", "users")
+    rows = {m: dict(zip(names, (*found, 500)[:4], strict=True)) for m, found in recalls.items()}
+    return {"content": {"metric": "recall@20", "split": "val", "modalities": rows}}
+
+
+def test_modalities_whose_features_say_nothing_do_not_starve():
+    results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.8, "c": 0.97}})
+    assert any(line.startswith("a starves: ") and "short as well: b (80 %)" in line for line in verdict(results))
+    said = verdict(results | alone(a=(0.01, 0.012, 0.4), b=(0.05, 0.01, 0.001), c=(0.05, 0.05, 1.0)))
+    assert any(line.startswith("b starves: ") and "short as well" not in line for line in said)
+    assert (
+        "The features of a (view at 50 % of its teacher) rank no better by themselves than shuffled ones (recall@20 on "
+        "validation 0.0100 against 0.0120), so there may be nothing in them to learn."
+    ) in said
+    said = verdict(results | alone(a=(0.01, 0.012, 0.4), b=(0.01, 0.03, 0.001), c=(0.05, 0.01, 0.001)))
+    assert any(line.startswith("No modality starves: c reaches at least 97 %") for line in said)
+    assert any("a (view at 50 % of its teacher) and b (view at 80 % of its teacher)" in line for line in said)
+    said = verdict(results | alone(a=(0.01, 0.012, 0.4, 60), b=(0.01, 0.03, 0.001, 60), c=(0.05, 0.01, 0.001, 60)))
+    assert any(line.startswith("a starves: ") for line in said)
+
+
+def test_modalities_that_nobody_measured_alone_are_judged_by_their_views():
+    results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.95, "c": 0.97}})
+    for content in (None, {}, {"modalities": {}}):
+        assert any(line.startswith("a starves: ") for line in verdict(results | {"content": content}))

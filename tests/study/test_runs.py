@@ -18,6 +18,7 @@ import pytest
 from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines import fit
+from pyg_ckd.evaluation.content import content_ranking
 from pyg_ckd.evaluation.effects import estimate_effects
 from pyg_ckd.evaluation.ranking import evaluate
 from pyg_ckd.files import read_json
@@ -236,6 +237,8 @@ def test_results_hold_what_the_kept_models_rank(tmp_path):
     for m in data.modalities:
         expected = evaluate(model, data, k=5, view=[m])["recall@5"]
         assert run["views"][m]["recall@5"] == pytest.approx(expected, abs=1e-12)
+    expected = content_ranking(data, "val", 5).to_dict("index")
+    assert results["content"] == {"metric": "recall@5", "split": "val", "modalities": expected}
     assert results["effects_split"] == "val"
     table = estimate_effects(model, data, "val", k=5).table
     for m, row in results["effects"]["mine"].items():
