@@ -32,6 +32,7 @@ def the_model(file: Golden) -> tuple[FREEDOM, dict[str, Tensor], dict[str, str]]
         features[m] = file[f"param/{THEIRS[m]}_embedding.weight"].clone().requires_grad_()
         assert torch.equal(features[m], file[f"feat/{m}"])
     omega = file.number("hyper/mm_image_weight")
+    weights = {"visual": omega, "textual": 1 - omega}
     model = FREEDOM(
         file.integer("n_users"),
         file.integer("n_items"),
@@ -40,7 +41,7 @@ def the_model(file: Golden) -> tuple[FREEDOM, dict[str, Tensor], dict[str, str]]
         num_layers=file.integer("hyper/n_ui_layers"),
         num_item_layers=file.integer("hyper/n_mm_layers"),
         num_neighbors=file.integer("hyper/knn_k"),
-        modality_weights={"visual": omega, "textual": 1 - omega},
+        modality_weights={m: weights[m] for m in modalities},
         dropout=file.number("hyper/dropout"),
         modality_loss_weight=file.number("hyper/reg_weight"),
     ).to(file.device, torch.float64)
