@@ -18,7 +18,7 @@ from pyg_ckd.scoring.views import EMPTY, View
 if TYPE_CHECKING:
     import pandas as pd
 
-NEWTON_STEPS = 8
+NEWTON_STEPS = 16
 """On Gaussian margins, five leave 1e-5 nats while 93 of 100 are right, and eight while 99 are."""
 LEAST_TRIPLES = 8
 """Of fewer, the best scale says nothing about others."""
@@ -152,8 +152,9 @@ def shapley_values(margins: Mapping[View, Tensor], modalities: Sequence[str]) ->
         \phi_m = \sum_{S \not\ni m} \frac{|S|! \, (M - |S| - 1)!}{M!} \left( \delta(S \cup m) - \delta(S) \right),
         \qquad \sum_m \phi_m = \delta(\textrm{full}) - \delta(\emptyset)
 
-    Up to three modalities, the full, uni-modal, leave-one-out and empty views are all subsets and the values are exact.
-    For more, the mean of a modality's first and last contribution takes their place,
+    The values are exact where there are margins of all subsets; up to three modalities, the full, uni-modal,
+    leave-one-out and empty views are that. Otherwise the mean of a modality's first and last contribution takes their
+    place,
 
     .. math::
         \phi_m = \tfrac{1}{2} \left( \delta(\{m\}) - \delta(\emptyset) + \delta(\textrm{full})
@@ -164,7 +165,8 @@ def shapley_values(margins: Mapping[View, Tensor], modalities: Sequence[str]) ->
 
     Args:
         margins: Margins ``[B]`` of the views of
-            :func:`counterfactual_views(modalities, empty=True) <pyg_ckd.scoring.views.counterfactual_views>`.
+            :func:`counterfactual_views(modalities, empty=True) <pyg_ckd.scoring.views.counterfactual_views>`, or of
+            all subsets.
         modalities: The modalities, in order.
 
     Returns:
@@ -184,10 +186,11 @@ def shapley_values(margins: Mapping[View, Tensor], modalities: Sequence[str]) ->
             )
         return margins[view]
 
+    exact = num <= 3 or sum(view <= full for view in margins) == 2**num
     values = []
     for m in modalities:
         others = [n for n in modalities if n != m]
-        if num > 3:
+        if not exact:
             alone, last = frozenset([m]), full - {m}
             values.append((value(alone) - value(EMPTY) + value(full) - value(last)) / 2)
             continue

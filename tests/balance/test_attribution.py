@@ -178,11 +178,17 @@ def test_shapley_values_of_more_modalities_are_exact_where_only_pairs_act_togeth
 def test_shapley_values_of_four_modalities_are_the_mean_of_first_and_last_contribution():
     names, game = NAMES[:4], random_game(4)
     full, empty = game[frozenset(names)], game[frozenset()]
-    phi = shapley_values(game, names)
+    phi = shapley_values({view: game[view] for view in counterfactual_views(names, empty=True)}, names)
     for n, m in enumerate(names):
         first, last = game[frozenset([m])] - empty, full - game[frozenset(names) - {m}]
         assert torch.allclose(phi[:, n], (first + last) / 2, rtol=0, atol=1e-12)
     assert not torch.allclose(phi, shapley_by_orders(game, names), atol=0.1)  # With triples acting together.
+
+
+@pytest.mark.parametrize("num", [3, 4, 5])
+def test_shapley_values_of_all_subsets_are_means_over_all_orders(num):
+    names, game = NAMES[:num], random_game(num)
+    assert torch.allclose(shapley_values(game, names), shapley_by_orders(game, names), rtol=0, atol=1e-12)
 
 
 def test_shapley_values_carry_the_gradient_of_their_weights():
@@ -240,6 +246,16 @@ def test_label_information_is_the_best_over_all_scales(seed):
     )
     expected = max(0.0, math.log(2) - found.fun)
     assert float(label_information(margin)) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("strength", [1.5, 2.0, 2.5])
+def test_label_information_of_margins_that_are_hardly_ever_wrong_has_the_best_scale(strength):
+    margin = torch.randn(2000, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + strength
+    assert margin.min() < 0
+    found = minimize_scalar(
+        lambda t: np.logaddexp(0, -t * margin.numpy()).mean(), bounds=(0, 50), method="bounded", options={"xatol": 1e-9}
+    )
+    assert float(label_information(margin)) == pytest.approx(math.log(2) - found.fun, abs=1e-12)
 
 
 EXTREME = {

@@ -25,7 +25,7 @@ def test_weights_and_new_gradients_equal_the_published_code(golden: Callable[[st
     assert cases
     for case in cases:
         joint, alone, summed = (
-            [file[key] for key in sorted(file) if key.startswith(f"{case}/{kind}")]
+            [file[key] for key in sorted(file, key=lambda key: (len(key), key)) if key.startswith(f"{case}/{kind}")]
             for kind in ("joint", "alone", "total")
         )
         whole = gram_matrix([joint, alone])

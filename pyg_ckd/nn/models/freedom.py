@@ -59,7 +59,7 @@ class FREEDOM(LightGCN):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width :math:`D` of the embeddings.
         num_layers: Number of layers :math:`L_{ui}` on the graph of users and items.
-        num_item_layers: Number of layers :math:`L_{ii}` on the graph of items.
+        num_item_layers: Number of layers :math:`L_{ii}` on the graph of items; with 0, content changes no embedding.
         num_neighbors: Neighbours ``k`` of an item, itself among them; of fewer items than that, all.
         modality_weights: :math:`\alpha_m` for every modality, scaled to sum to one; :obj:`None` weighs all alike. (The
             published settings have ``{"visual": 0.1, "textual": 0.9}``.)
@@ -97,7 +97,7 @@ class FREEDOM(LightGCN):
     ) -> None:
         check_size("number of modalities", len(feature_dims))
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
-        check_size("num_item_layers", num_item_layers)
+        check_size("num_item_layers", num_item_layers, least=0)
         check_size("num_neighbors", num_neighbors)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout: found {dropout}, expected a share from 0 to below 1")

@@ -69,7 +69,7 @@ class LatentStructure(LightGCN, ABC):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width :math:`D` of the embeddings.
         num_layers: Number of layers of :class:`LightGCN`.
-        num_item_layers: Number of layers over the item-item graphs.
+        num_item_layers: Number of layers over the item-item graphs; with 0, content changes no embedding.
         latent_dim: Width that features are projected to.
         num_neighbors: Neighbours :math:`k` of an item, itself among them; where there are fewer items, all of them.
         skip_weight: Weight :math:`\lambda` of the graph of raw features.
@@ -104,7 +104,7 @@ class LatentStructure(LightGCN, ABC):
     ) -> None:
         check_size("number of modalities", len(feature_dims))
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
-        check_size("num_item_layers", num_item_layers)
+        check_size("num_item_layers", num_item_layers, least=0)
         check_size("latent_dim", latent_dim)
         check_size("num_neighbors", num_neighbors)
         if not 0 <= skip_weight <= 1:
@@ -226,7 +226,7 @@ class LATTICE(LatentStructure):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width :math:`D` of the embeddings.
         num_layers: Number of layers of :class:`LightGCN`.
-        num_item_layers: Number of layers :math:`T` over the item-item graph.
+        num_item_layers: Number of layers :math:`T` over the item-item graph; with 0, content changes no embedding.
         latent_dim: Width that features are projected to.
         num_neighbors: Neighbours :math:`k` of an item, itself among them; where there are fewer items, all of them.
         skip_weight: Weight :math:`\lambda` of the graphs of raw features.

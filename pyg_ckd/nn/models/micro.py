@@ -54,7 +54,7 @@ class MICRO(LatentStructure):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width :math:`D` of the embeddings.
         num_layers: Number of layers of :class:`LightGCN`.
-        num_item_layers: Number of layers :math:`T` over the item-item graphs.
+        num_item_layers: Number of layers :math:`T` over the item-item graphs; with 0, content changes no embedding.
         latent_dim: Width that features are projected to.
         num_neighbors: Neighbours :math:`k` of an item, itself among them; where there are fewer items, all of them.
         skip_weight: Weight :math:`\lambda` of the graphs of raw features.
@@ -126,7 +126,7 @@ class MICRO(LatentStructure):
                     x = graph.matmul(x)
                 rows[m, True] = x
             if any(m not in view for view in views):
-                rows[m, False] = mean_row(self.item_embedding)
+                rows[m, False] = mean_row(self.item_embedding) if self.num_item_layers else self.item_embedding
         scores = {key: self.query(x).expand(self.num_items, 1) for key, x in rows.items()}
         out = {}
         for view in views:

@@ -46,7 +46,7 @@ def neighbours(x: Tensor, k: int) -> Tensor:
     return matrix
 
 
-@pytest.mark.parametrize("num_item_layers", [1, 2])
+@pytest.mark.parametrize("num_item_layers", [0, 1, 2])
 @pytest.mark.parametrize("num_modalities", [1, 3])
 def test_views_are_lightgcn_plus_the_mixed_item_graph_of_the_equation(num_modalities, num_item_layers, make_data):
     data = make_data(modalities=num_modalities)
@@ -267,7 +267,7 @@ def test_training_learns_and_touches_the_modalities_of_the_view_only(view):
         ({"modality_loss_weight": -1.0}, "modality_loss_weight: found -1.0"),
         ({"modality_loss_weight": math.nan}, "modality_loss_weight: found nan"),
         ({"num_layers": -1}, "num_layers: found -1"),
-        ({"num_item_layers": 0}, "num_item_layers: found 0"),
+        ({"num_item_layers": -1}, "num_item_layers: found -1"),
         ({"num_neighbors": 0}, "num_neighbors: found 0"),
         ({"modality_weights": {"visul": 1.0}}, "unknown modality 'visul': did you mean 'visual'"),
         ({"modality_weights": {"visual": 1.0}}, "modality_weights: found None for 'textual', expected a number"),

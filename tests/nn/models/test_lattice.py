@@ -65,7 +65,7 @@ def batch_of(num_users: int, num_items: int, size: int = 30) -> TripletBatch:
 
 @pytest.mark.parametrize("num_modalities", [1, 3])
 @pytest.mark.parametrize("keep_negative", [False, True])
-@pytest.mark.parametrize("num_item_layers", [1, 2])
+@pytest.mark.parametrize("num_item_layers", [0, 1, 2])
 def test_every_view_equals_its_dense_definition(num_modalities, keep_negative, num_item_layers, make_data):
     data = make_data(modalities=num_modalities)
     options = {"num_neighbors": 4, "skip_weight": 0.6, "keep_negative": keep_negative, "latent_dim": 5}
@@ -273,7 +273,7 @@ def test_base_class_cannot_be_built():
     [
         ({"latent_dim": 0}, "latent_dim: found 0, expected at least 1"),
         ({"num_neighbors": 0}, "num_neighbors: found 0, expected at least 1"),
-        ({"num_item_layers": 0}, "num_item_layers: found 0, expected at least 1"),
+        ({"num_item_layers": -1}, "num_item_layers: found -1, expected at least 0"),
         ({"num_layers": -1}, "num_layers: found -1"),
         ({"skip_weight": 1.5}, "skip_weight: found 1.5, expected a number from 0 to 1"),
         ({"skip_weight": float("nan")}, "skip_weight: found nan"),

@@ -82,7 +82,7 @@ def test_contrast_is_computed_in_single_precision_under_autocast():
 
 
 @pytest.mark.parametrize("num_modalities", [1, 3])
-@pytest.mark.parametrize("num_item_layers", [1, 2])
+@pytest.mark.parametrize("num_item_layers", [0, 1, 2])
 def test_every_view_equals_its_dense_definition(num_modalities, num_item_layers, make_data):
     data = make_data(modalities=num_modalities)
     options = {"num_neighbors": 4, "skip_weight": 0.6, "embedding_dim": 5, "num_item_layers": num_item_layers}
