@@ -26,7 +26,7 @@ LARGEST_FACTOR = 10.0
 
 
 class AGM(MaskedObjective):
-    r"""Multiplies the gradient through every modality's Shapley value, the more the less it is ahead.
+    r"""Scales the gradient of every modality's Shapley value: down if the modality gets ahead, up if it falls behind.
 
     From `"Boosting Multi-modal Model Performance with Adaptive Gradient Modulation"
     <https://arxiv.org/abs/2308.07686>`_. With the Shapley values :math:`\phi_m` of the margin, see

@@ -28,7 +28,7 @@ SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
 
 
 class CalibratedObjective(MaskedObjective):
-    r"""Keeps the model from being surer of a triple when it knows less.
+    r"""Penalises the model if it is more confident about a triple without a modality than with it.
 
     From `"Calibrating Multimodal Learning" <https://arxiv.org/abs/2306.01265>`_. The confidence of view :math:`S` in a
     triple is :math:`c(S) = \sigma(\delta_{uij}(S))`, its probability that the user prefers the positive item. Where it
@@ -249,7 +249,7 @@ def distillation_weights(prob: Tensor, right: Tensor) -> Tensor:
 
 
 class ModalityGapObjective(MaskedObjective):
-    r"""Draws the modalities' decisions together, as far as that serves the ranking.
+    r"""Aligns the decisions of the modalities, with a weight that is learned from the ranking loss.
 
     From LFM, "Facilitating Multimodal Classification via Dynamically Learning Modality Gap" (Yang, Wan, Jiang, Xu,
     NeurIPS 2024; https://github.com/njustkmg/NeurIPS24-LFM). With :math:`p_m = \sigma(\delta_{ujk}(\{m\}))` on random

@@ -37,7 +37,7 @@ LEAST_GATE, SMALL = 0.1, 1e-2
 
 
 class DifficultyCurriculum(ObjectiveWrapper):
-    r"""Weighs triples by how difficult they are at present, from easy to hard in three stages, around any objective.
+    r"""Weighs triples by their current difficulty, from easy to hard in three stages, around any objective.
 
     The online difficulty soft weighting of `"VL-Cogito: Progressive Curriculum Reinforcement Learning for Advanced
     Multimodal Reasoning" <https://arxiv.org/abs/2507.22607>`_. A triple's accuracy, which is a share of right answers

@@ -34,7 +34,7 @@ UNIMODAL_WEIGHT = 0.01
 
 
 class Incremental(MaskedObjective):
-    r"""Trains on while the relations between known items, and what was ranked before, are kept.
+    r"""Trains an earlier model further, and preserves the relations between known items and earlier rankings.
 
     After `"Multi-modal Continual Learning via Cross-modality Adapters and Representation Alignment with Knowledge
     Preservation" <https://arxiv.org/abs/2511.06723>`_, and the rehearsal of `"Beyond Unimodal Learning: The Importance

@@ -26,7 +26,7 @@ ROUNDS = 6
 
 
 class MaskedSubnetworks(MaskedObjective):
-    r"""Lets the modalities that already rank well learn from fewer rows of their gradients, the ids among them.
+    r"""Masks a random part of the gradient rows of modalities that already rank well, and of the ids.
 
     AMSS of `"Learning to Rebalance Multi-Modal Optimization by Adaptively Masking Subnetworks"
     <https://arxiv.org/abs/2404.08347>`_, with the ids as one more modality, which in recommendation outrun all others.

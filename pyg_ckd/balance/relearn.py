@@ -25,7 +25,7 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
 
 class Relearning(MaskedObjective):
-    r"""Starts modalities that have learned their training triples by heart partly again.
+    r"""Partly re-initialises the modalities that overfit their training triples.
 
     From `"Diagnosing and Re-learning for Balanced Multimodal Learning" <https://arxiv.org/abs/2407.09705>`_. Every
     ``every`` epochs, at most ``times`` times, each modality is diagnosed by the
@@ -185,7 +185,7 @@ def start_again(student: Backbone, weights: Mapping[str, float]) -> None:
 
 
 class InformationRegulation(MaskedObjective):
-    r"""Holds the modality that learns most back while the model learns most.
+    r"""Holds back the modality that is ahead, in the epochs in which the model learns most.
 
     InfoReg of `"Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition"
     <https://arxiv.org/abs/2503.18595>`_. With what modality :math:`m` alone adds to the ids on the triples of a step,
