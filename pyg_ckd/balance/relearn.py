@@ -190,18 +190,18 @@ class InformationRegulation(MaskedObjective):
     InfoReg of `"Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition"
     <https://arxiv.org/abs/2503.18595>`_. With what modality :math:`m` alone adds to the ids on the triples of a step,
     :math:`s_m = \textrm{mean} \; \sigma( \delta(\{m\}) - \delta(\emptyset) )`, the parameters :math:`\theta_m` of a
-    modality whose score is above the mean of the others are pulled back to where they were at the beginning of the
-    epoch, :math:`\theta_m^0`. Its gradient becomes
+    modality whose score is above the mean of the others are pulled back to their values at the start of the epoch,
+    :math:`\theta_m^0`. Its gradient becomes
 
     .. math::
         \mathbf{g}_m + \beta_m \lVert \mathbf{g}_m \rVert \frac{\theta_m - \theta_m^0}{\lVert \theta_m - \theta_m^0
         \rVert}, \qquad \beta_m = \kappa \exp \left( \tanh \left( s_m - \underset{n \neq m}{\textrm{mean}} \; s_n
         \right) \right)
 
-    A modality is held back in its prime learning window only, as long as its Fisher information grows: the trace, the
-    mean squared length of :math:`\mathbf{g}_m` over an epoch, summed over the last ``window`` epochs, must have grown
-    by more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count
-    as zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
+    A modality is only held back in its prime learning window, while its Fisher information grows: the trace, the mean
+    squared length of :math:`\mathbf{g}_m` over an epoch, summed over the last ``window`` epochs, must have grown by
+    more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count as
+    zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
 
     Hooks: ``views``, ``balance`` and ``backward``. While a window is open, costs the uni-modal views and the empty
     one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing. Triples with an item
