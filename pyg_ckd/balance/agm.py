@@ -26,29 +26,28 @@ LARGEST_FACTOR = 10.0
 
 
 class AGM(MaskedObjective):
-    r"""Multiplies the gradient through every modality's Shapley value, the more the less it is ahead.
+    r"""Scales the gradient of every modality's Shapley value: down if the modality gets ahead, up if it falls behind.
 
     From `"Boosting Multi-modal Model Performance with Adaptive Gradient Modulation"
     <https://arxiv.org/abs/2308.07686>`_. With the Shapley values :math:`\phi_m` of the margin, see
-    :func:`~pyg_ckd.balance.shapley_values`, and the id part :math:`\delta(\emptyset)` in the place of the published
-    zero,
+    :func:`~pyg_ckd.balance.shapley_values`, and the id part :math:`\delta(\emptyset)` instead of the published zero,
 
     .. math::
         s_m = \underset{uij}{\textrm{mean}} \; \ell(\phi_m), \qquad
         f(\mathbf{s})_m = \exp \left( \tfrac{M}{M - 1} \left( \tfrac{1}{M} \textstyle\sum_n s_n - s_m \right) \right),
         \qquad k_m = \exp \left( \alpha \left( f(\mathbf{q})_m - f(\mathbf{s})_m \right) \right)
 
-    with the mean :math:`\mathbf{q}` of :math:`\mathbf{s}` over all steps so far: a modality is slowed down where it is
-    further ahead than it has been on the whole. The loss is the mean of
-    :math:`\ell(\delta(\emptyset) + \sum_m \phi_m)`, where the gradient through :math:`\phi_m` is multiplied by
-    :math:`k_m`. Here the main loss stays as it is, and a term whose value is zero adds the rest of the gradient.
+    with the mean :math:`\mathbf{q}` of :math:`\mathbf{s}` over all steps so far: a modality is slowed down if it is
+    further ahead than before. The loss is the mean of :math:`\ell(\delta(\emptyset) + \sum_m \phi_m)`, where the
+    gradient through :math:`\phi_m` is multiplied by :math:`k_m`. Here the main loss stays as it is, and a term whose
+    value is zero adds the rest of the gradient.
 
-    Adam divides the gradient of a parameter by its own size. Factors therefore act where the contributions of several
-    modalities meet in one parameter, as in ids and in early fusion. For parameters that belong to a modality alone,
-    ``step_sizes=True`` multiplies the size of their steps by the mean of :math:`k_m` over the epoch before.
+    Adam divides the gradient of a parameter by its size. So factors only act on parameters that several modalities
+    share, such as ids and those of early fusion. For parameters that belong to a modality alone, ``step_sizes=True``
+    multiplies the size of their steps by the mean of :math:`k_m` over the epoch before.
 
-    Where the main loss is a softmax over items, as that of :class:`~pyg_ckd.nn.FISM` or with ``ranking="softmax"``, the
-    contributions of margins do not say what its gradient would be, and factors act on step sizes alone.
+    Where the main loss is a softmax over items, as that of :class:`~pyg_ckd.nn.FISM` or with ``ranking="softmax"``,
+    contributions to margins do not determine its gradient, and factors only act on step sizes.
 
     Overrides ``views``, ``balance`` and ``step_sizes``. Costs the views of :class:`DistillationWrapper` and the empty
     one. A triple with an

@@ -25,7 +25,7 @@ FORMS = ("rls", "normalised", "published")
 
 
 class AlternatingAdaptation(MaskedObjective):
-    r"""Trains one modality per step, each without the others, and fuses their scores only to rank.
+    r"""Trains one modality per step, without the others, and fuses their scores only for ranking.
 
     From `"Multimodal Representation Learning by Alternating Unimodal Adaptation" <https://arxiv.org/abs/2311.10707>`_
     (MLA). In step :math:`t` it is the turn of one modality :math:`m`, in alphabetical order, and

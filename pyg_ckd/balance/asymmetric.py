@@ -27,7 +27,7 @@ MOMENTUM = 0.9
 
 
 class ARM(MaskedObjective):
-    r"""Reinforces the modalities that tell little about the positive item, and slows down those that tell much.
+    r"""Strengthens the gradients of modalities that tell little about the positive item, and weakens the others.
 
     After `"Asymmetric Reinforcing against Multi-modal Representation Bias" <https://arxiv.org/abs/2501.01240>`_. With
     :math:`L(\cdot)` the mean BPR loss of margins times the scale that is best for them, see

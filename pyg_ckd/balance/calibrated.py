@@ -28,12 +28,12 @@ SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
 
 
 class CalibratedObjective(MaskedObjective):
-    r"""Keeps the model from being surer of a triple when it knows less.
+    r"""Penalises the model if it is more confident about a triple without a modality than with it.
 
     From `"Calibrating Multimodal Learning" <https://arxiv.org/abs/2306.01265>`_. The confidence of view :math:`S` in a
-    triple is :math:`c(S) = \sigma(\delta_{uij}(S))`, its probability that the user prefers the positive item. Where it
-    rises as a modality is removed, the model does not use what the modality says. With
-    :math:`\ell(x) = \ln(1 + e^{-x})` and the views :math:`T` that are left when a modality is removed from :math:`S`,
+    triple is :math:`c(S) = \sigma(\delta_{uij}(S))`, its probability that the user prefers the positive item. If it
+    rises when a modality is removed, the model does not use the information of that modality. With :math:`\ell(x) =
+    \ln(1 + e^{-x})` and the views :math:`T` that are left when a modality is removed from :math:`S`,
 
     .. math::
         \mathcal{L} = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full})) + \lambda \, \mathcal{L}_2
@@ -249,7 +249,7 @@ def distillation_weights(prob: Tensor, right: Tensor) -> Tensor:
 
 
 class ModalityGapObjective(MaskedObjective):
-    r"""Draws the modalities' decisions together, as far as that serves the ranking.
+    r"""Aligns the decisions of the modalities, with a weight that is learned from the ranking loss.
 
     From LFM, "Facilitating Multimodal Classification via Dynamically Learning Modality Gap" (Yang, Wan, Jiang, Xu,
     NeurIPS 2024; https://github.com/njustkmg/NeurIPS24-LFM). With :math:`p_m = \sigma(\delta_{ujk}(\{m\}))` on random
@@ -269,10 +269,10 @@ class ModalityGapObjective(MaskedObjective):
         \alpha \leftarrow \textrm{clamp} \left( \alpha + \eta \frac{g^\top h}{\lVert g \rVert \lVert h \rVert}, 0.05,
         0.95 \right)
 
-    Alignment gets more weight while it moves the model where the other losses move it. Both gradients come from the
-    same step, but from different triples. Hooks: ``views``, ``balance`` and ``backward``. Costs the uni-modal views,
-    random triples and, unless :math:`\eta` is 0, a second backward pass. Random triples with an item that lacks one of
-    two modalities do not count for the pair.
+    Alignment gets more weight if it moves the model in the same direction as the other losses. Both gradients come from
+    the same step, but from different triples. Hooks: ``views``, ``balance`` and ``backward``. Costs the uni-modal
+    views, random triples and, unless :math:`\eta` is 0, a second backward pass. Random triples with an item that lacks
+    one of two modalities do not count for the pair.
 
     The published code measures divergences from the mean to each side, which is the other direction of what the paper
     names; :func:`jensen_shannon` has both. Its derivative of the share is the mean of a part of a product with the

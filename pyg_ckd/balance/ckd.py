@@ -46,10 +46,10 @@ class DistillationWrapper(TaughtObjective):
 
     The generic loss is a mean over random triples ``(u, j, k)`` of any user and any items.
 
-    The margin of a uni-modal view holds what the ids say, besides what the modality says, and so does the denominator
-    of the effect in :math:`w_m`; from its numerator the ids cancel out. Where ids decide most of a margin, the effects
-    of all modalities are near zero and say little about these. With ``effect_base="id"`` the margin of the empty view,
-    in which every modality is intervened on, is taken from the denominator,
+    The margin of a uni-modal view includes the contribution of the ids, and so does the denominator of the effect in
+    :math:`w_m`; in its numerator the ids cancel out. If ids make up most of a margin, the effects of all modalities are
+    near zero and say little about the modalities. With ``effect_base="id"`` the margin of the empty view, in which
+    every modality is intervened on, is subtracted from the denominator,
 
     .. math::
         e_m = \textrm{clamp} \left( \frac{\delta(\textrm{full}) - \delta(\textrm{full} \setminus m)}
@@ -61,30 +61,31 @@ class DistillationWrapper(TaughtObjective):
     With ``target="best"``, every modality learns on a triple from the teacher that is best on it, as in SAMM, `"Beyond
     Unimodal Learning: The Importance of Integrating Multiple Modalities for Lifelong Learning"
     <https://arxiv.org/abs/2405.02766>`_: :math:`t^m_{uij}` becomes :math:`\max_n t^n_{uij}`, and on random triples, of
-    which no item is the right one, the margin :math:`t^n_{ujk}` of the largest size. SAMM has a stored prediction of
-    the joint model among its targets; here that would be the student's own, which a hinge would drive up without end.
+    which no item is the right one, the margin :math:`t^n_{ujk}` of the largest size. SAMM also uses a stored prediction
+    of the joint model as a target; here this would be the student's own, which a hinge loss would increase without
+    limit.
 
-    With ``rows_weight``, the rows of items in uni-modal views are drawn to those of the teachers as well, as the
+    With ``rows_weight``, the item rows of uni-modal views are also pulled towards those of the teachers, like the
     features of encoders in UMT, `"On Uni-Modal Feature Learning in Supervised Multi-Modal Learning"
     <https://arxiv.org/abs/2305.01233>`_,
 
     .. math::
         \mathcal{L}_{row}^m = \tfrac{1}{2} \sum_{k \in \{i, j\}} \textrm{MSE} ( \mathbf{x}_k(\{m\}), \mathbf{t}^m_k ),
 
-    in the columns that tell items apart. Margins are the better target where both are possible: tables of two models
-    may say the same and differ by a rotation. UMT alone is ``specific=False, generic=False, reweight=False``; its
+    in the columns that differ between items. Margins are the better target if both are possible: the embeddings of two
+    equivalent models may differ by a rotation. UMT alone is ``specific=False, generic=False, reweight=False``; its
     weight is 10.
 
-    What is not there is not distilled: where an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0
-    and the other modalities share the weight, and random triples with such an item do not count for
+    Missing modalities are not distilled: if an item of a training triple lacks modality :math:`m`, :math:`w_m` is 0 and
+    the other modalities share the weight, and random triples with such an item do not count for
     :math:`\mathcal{L}_{gen}^m`. Overrides ``views`` and ``balance``. Costs the uni-modal and the leave-one-out views,
     which for two modalities are the same, and random triples.
 
     Args:
         student: The backbone to train, with at least two modalities.
         teachers: From modality to the teacher's embeddings, see :func:`~pyg_ckd.train_teachers`. With :obj:`None` there
-            are no teachers, and every uni-modal view learns from the interactions instead: its BPR loss takes the
-            place of both distillation losses.
+            are no teachers, and every uni-modal view learns from the interactions instead: its BPR loss replaces both
+            distillation losses.
         distillation_weight: :math:`\kappa`.
         generic_weight: :math:`g`.
         temperature: :math:`\tau`.
@@ -97,10 +98,10 @@ class DistillationWrapper(TaughtObjective):
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
         effect_base: What effects are relative to: ``"paper"``, the margin of the modality alone, or ``"id"``, that
-            margin without what the ids say.
+            margin minus that of the ids.
         target: Whose margins a modality learns from: ``"own"``, its own teacher's, or ``"best"``, those of the teacher
             that is best on the triple.
-        rows_weight: Weight of :math:`\mathcal{L}_{row}^m` in the place of :math:`g`.
+        rows_weight: Weight of :math:`\mathcal{L}_{row}^m`, which is used like :math:`g`.
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the

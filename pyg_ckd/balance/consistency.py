@@ -27,7 +27,7 @@ SMALL = 1e-4
 
 
 class ViewConsistency(MaskedObjective):
-    r"""Keeps the rows of every modality alone close to what a projector reads from the fused rows.
+    r"""Keeps the rows of every modality alone close to a projection of the fused rows.
 
     The consistency learning of `"Unified Multi-modal Unsupervised Representation Learning for Skeleton-based Action
     Understanding" <https://arxiv.org/abs/2311.03106>`_ (UmURL), beside the ranking loss. With :math:`\mathbf{z}_m`,

@@ -26,7 +26,7 @@ SHORTEST = 1e-6
 
 
 class CrossModalContrast(MaskedObjective):
-    r"""Contrasts the items' rows of a noisy modality with those of modalities that have more signal, one way.
+    r"""Pulls the item rows of a noisy modality towards those of modalities with more signal, by a contrastive loss.
 
     After the theory of `"On the Comparison between Multi-modal and Single-modal Contrastive Learning"
     <https://arxiv.org/abs/2411.02837>`_: two views of one modality share its noise, which a contrast between them

@@ -37,12 +37,12 @@ LEAST_GATE, SMALL = 0.1, 1e-2
 
 
 class DifficultyCurriculum(ObjectiveWrapper):
-    r"""Weighs triples by how difficult they are at present, from easy to hard in three stages, around any objective.
+    r"""Weighs triples by their current difficulty, from easy to hard in three stages, around any objective.
 
     The online difficulty soft weighting of `"VL-Cogito: Progressive Curriculum Reinforcement Learning for Advanced
-    Multimodal Reasoning" <https://arxiv.org/abs/2507.22607>`_. A triple's accuracy, which is a share of right answers
-    there, is how sure the model is of it, :math:`A = \sigma(\delta_{uij} / \tau)` in the trained view. With
-    :math:`s = \sin(\pi A)`, which is largest where a triple may go either way, its weight in the main loss is
+    Multimodal Reasoning" <https://arxiv.org/abs/2507.22607>`_. The accuracy of a triple, which is a share of right
+    answers there, is the confidence of the model here, :math:`A = \sigma(\delta_{uij} / \tau)` in the trained view.
+    With :math:`s = \sin(\pi A)`, which is largest for uncertain triples, its weight in the main loss is
 
     ======== ================= ================= =======================
     stage    :math:`A \le 1/2` :math:`A > 1/2`   :math:`A = 0`
@@ -54,8 +54,8 @@ class DifficultyCurriculum(ObjectiveWrapper):
 
     divided by the mean over the batch. No accuracy is exactly zero here: one below ``never_right`` counts as zero,
     which by default is :math:`\delta < -2.7 \tau`. Such a triple, often noise in implicit feedback, counts only in the
-    last stage, and there least of all that the model gets wrong. It is told by the present margin, not by what was
-    ranked in earlier epochs: a batch does not say which interactions of the training data it holds. A stage ends after
+    last stage, and there least of all that the model gets wrong. It is detected from the current margin, not from
+    earlier epochs, because a batch does not tell which interactions of the training data it holds. A stage ends after
     ``patience`` evaluations without a better value of the monitored metric, or after ``stage_epochs``; the last one
     lasts to the end. Until it has begun, the trainer does not stop for lack of a rise, and with each stage its patience
     begins anew; the best epoch may be one of any stage. The gradient of the BPR loss alone, in which hard triples weigh

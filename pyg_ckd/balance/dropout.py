@@ -67,7 +67,7 @@ class ModalityDropout(Objective):
 
 
 class PredictionModulation(MaskedObjective):
-    r"""Drops the modalities that dominate, in every step at random, so that the others have to rank.
+    r"""Drops dominant modalities at random in every step, so that the others have to rank.
 
     OPM of `"On-the-fly Modulation for Balanced Multimodal Learning" <https://arxiv.org/abs/2410.11582>`_. With what
     modality :math:`m` alone adds to the ids on a triple and its mean over an epoch,

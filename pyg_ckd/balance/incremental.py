@@ -34,13 +34,13 @@ UNIMODAL_WEIGHT = 0.01
 
 
 class Incremental(MaskedObjective):
-    r"""Trains on while the relations between known items, and what was ranked before, are kept.
+    r"""Trains an earlier model further, and preserves the relations between known items and earlier rankings.
 
     After `"Multi-modal Continual Learning via Cross-modality Adapters and Representation Alignment with Knowledge
     Preservation" <https://arxiv.org/abs/2511.06723>`_, and the rehearsal of `"Beyond Unimodal Learning: The Importance
     of Integrating Multiple Modalities for Lifelong Learning" <https://arxiv.org/abs/2405.02766>`_ (SAMM). The earlier
     model, ``start_from`` of :meth:`Trainer.fit <pyg_ckd.Trainer.fit>`, gives its parameters to the student, and its
-    tables on the graph that it was trained on say what is to be kept. With the distances :math:`\psi(\mathbf{x})`
+    embeddings on its own graph are the targets of what is preserved. With the distances :math:`\psi(\mathbf{x})`
     between the rows of the positive items of a batch, relative to their mean, see
     :func:`~pyg_ckd.balance.relational.distances`, :math:`\mathbf{x}` the fused rows, :math:`\mathbf{x}^m` what modality
     :math:`m` adds to the empty view, and :math:`\mathbf{x}^\ast` the rows of the earlier model,
@@ -58,11 +58,11 @@ class Incremental(MaskedObjective):
         A_m \mathbf{x} = \mathbf{x} + \sum_e \textrm{softmax}(\mathbf{R} \mathbf{x})_e \, \mathbf{W}^2_e \,
         \textrm{relu}(\mathbf{W}^1_e \mathbf{x})
 
-    learn to read from one modality which items are alike to the model as a whole, so that new items, which only have
-    content, stand where they will stand later. Experts that an earlier period relied on (a mean routing weight above
-    :math:`1 / E` over the known items) are frozen, with their row of :math:`\mathbf{R}`, and stay so in all later
-    periods; how much of the sum is theirs still moves with the rows of the others. **Rehearsal**, :math:`r`: random
-    triples of known users and items, whose margins are kept. With the margin :math:`t` of the earlier model,
+    learn to predict from one modality which items are similar in the whole model, so that new items, which only have
+    content, get useful positions. Experts that an earlier period relied on (a mean routing weight above :math:`1 / E`
+    over the known items) are frozen, with their row of :math:`\mathbf{R}`, and stay so in all later periods; how much
+    of the sum is theirs still moves with the rows of the others. **Rehearsal**, :math:`r`: random triples of known
+    users and items, whose margins are kept. With the margin :math:`t` of the earlier model,
 
     .. math::
         \mathcal{L}_{rehearsal} = \textrm{mean} \Big( h \big( \delta(\textrm{full}) - t \big)

@@ -26,13 +26,13 @@ ROUNDS = 6
 
 
 class MaskedSubnetworks(MaskedObjective):
-    r"""Lets the modalities that already rank well learn from fewer rows of their gradients, the ids among them.
+    r"""Masks a random part of the gradient rows of modalities that already rank well, and of the ids.
 
     AMSS of `"Learning to Rebalance Multi-Modal Optimization by Adaptively Masking Subnetworks"
-    <https://arxiv.org/abs/2404.08347>`_, with the ids as one more modality, which in recommendation outrun all others.
-    With the :func:`~pyg_ckd.balance.attribution.label_information` :math:`I_m` of what modality :math:`m` alone adds to
-    the ids, :math:`\delta(\{m\}) - \delta(\emptyset)`, and that of the ids, :math:`\delta(\emptyset)`, over the last
-    epoch, the share of rows of a gradient that a step learns from is
+    <https://arxiv.org/abs/2404.08347>`_, with the ids as one more modality, because in recommendation they usually
+    learn fastest. With the :func:`~pyg_ckd.balance.attribution.label_information` :math:`I_m` of what modality
+    :math:`m` alone adds to the ids, :math:`\delta(\{m\}) - \delta(\emptyset)`, and that of the ids,
+    :math:`\delta(\emptyset)`, over the last epoch, the share of rows of a gradient that a step learns from is
 
     .. math::
         k_m = \textrm{clamp} \left( \frac{\textrm{mean}_n \, I_n}{I_m}, k_{\min}, 1 \right)
@@ -47,12 +47,11 @@ class MaskedSubnetworks(MaskedObjective):
     history shows the shares as ``keep/visual`` and ``keep/ids``.
 
     Under Adam, which divides by the root of the mean square of a gradient, a factor of a gradient has no effect. A mask
-    has: with or without the division by :math:`\pi`, the mean square grows beside the square of the mean by
-    :math:`1 / \pi`, so that a row moves more slowly by about :math:`\sqrt{\pi}`. It does not stand still in a step
-    that masks it: Adam goes on by the moments of earlier steps. To leave such rows as they are, every step would have
-    to keep a copy of all tables. The paper finds significance with
-    networks that estimate mutual information, and takes squared gradients for the probabilities; official code was not
-    found.
+    has: with or without the division by :math:`\pi`, the mean square grows beside the square of the mean by :math:`1 /
+    \pi`, so that a row moves more slowly by about :math:`\sqrt{\pi}`. A masked row still moves, because Adam continues
+    with the moments of earlier steps. To leave such rows as they are, every step would have to keep a copy of all
+    tables. The paper finds significance with networks that estimate mutual information, and takes squared gradients for
+    the probabilities; official code was not found.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.

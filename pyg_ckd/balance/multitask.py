@@ -23,8 +23,8 @@ from pyg_ckd.scoring.views import View, counterfactual_views, unimodal_views
 class MultitaskObjective(MaskedObjective):
     r"""Trains the joint view and, with one weight, every uni-modal view on the same triples.
 
-    The yardstick of all balancing strategies: supervision of every modality without teachers and without weights that
-    adapt. With margins :math:`\delta(S)` of the student in view :math:`S` and :math:`\ell(x) = \ln(1 + e^{-x})`,
+    The baseline for all balancing strategies: supervision of every modality without teachers and adaptive weights. With
+    margins :math:`\delta(S)` of the student in view :math:`S` and :math:`\ell(x) = \ln(1 + e^{-x})`,
 
     .. math::
         \mathcal{L} = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\textrm{full})) + \lambda \, \mathcal{L}_2
@@ -54,7 +54,7 @@ class MultitaskObjective(MaskedObjective):
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
-        valuation: How much weights follow the contributions, :math:`a`; with 0 all are alike.
+        valuation: How much weights depend on the contributions, :math:`a`; with 0 all are alike.
 
     Raises:
         InputError: If there are fewer than two modalities, a number is negative or a mask does not fit.

@@ -38,8 +38,8 @@ from pyg_ckd.wrappers import unwrap, unwrapped_state
 class Objective(Capturing, KnowsRows):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
-    A balancing strategy asks for further views in :attr:`views` and overrides one or more of these methods. All that
-    it leaves alone is plain training, to the bit.
+    A balancing strategy returns further views in :attr:`views` and overrides one or more of these methods. Methods that
+    it does not override are those of plain training.
 
     ========================= ======================================================================================
     method                    what it is for
@@ -57,8 +57,8 @@ class Objective(Capturing, KnowsRows):
     :meth:`forward_views`     what validation, test and serving rank with
     ========================= ======================================================================================
 
-    State that must survive a break lives in buffers. What is random draws from PyTorch's generators, which the trainer
-    seeds and stores. An objective is called like the backbone it holds and gives the same embeddings.
+    Keep state that must survive an interruption in buffers, and draw random numbers from PyTorch's generators, which
+    the trainer seeds and stores. An objective is called like its backbone and returns the same embeddings.
 
     Args:
         student: The backbone to train.

@@ -36,7 +36,7 @@ RULES = ("sum", "pareto")
 
 
 class MMPareto(MultitaskObjective):
-    r"""Trains every uni-modal view beside the joint one, and where their gradients conflict, mixes them without harm.
+    r"""Trains every uni-modal view together with the joint one, and resolves conflicts of their gradients.
 
     From `"MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance"
     <https://arxiv.org/abs/2405.17730>`_. The losses are those of :class:`MultitaskObjective`,

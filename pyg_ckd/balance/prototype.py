@@ -25,7 +25,7 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
 
 class PMR(MaskedObjective):
-    r"""Draws the items of a user towards their mean in the modality that is behind.
+    r"""Pulls the items of a user towards their mean, in the modality that is behind.
 
     From `"PMR: Prototypical Modal Rebalance for Multimodal Learning" <https://arxiv.org/abs/2211.07089>`_. Where a
     class has a prototype there, a user :math:`u` has one here: the mean of the user's items in the training part. Rows

@@ -25,7 +25,7 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
 
 class Relearning(MaskedObjective):
-    r"""Starts modalities that have learned their training triples by heart partly again.
+    r"""Partly re-initialises the modalities that overfit their training triples.
 
     From `"Diagnosing and Re-learning for Balanced Multimodal Learning" <https://arxiv.org/abs/2407.09705>`_. Every
     ``every`` epochs, at most ``times`` times, each modality is diagnosed by the
@@ -185,23 +185,23 @@ def start_again(student: Backbone, weights: Mapping[str, float]) -> None:
 
 
 class InformationRegulation(MaskedObjective):
-    r"""Holds the modality that learns most back while the model learns most.
+    r"""Holds back the modality that is ahead, in the epochs in which the model learns most.
 
     InfoReg of `"Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition"
     <https://arxiv.org/abs/2503.18595>`_. With what modality :math:`m` alone adds to the ids on the triples of a step,
     :math:`s_m = \textrm{mean} \; \sigma( \delta(\{m\}) - \delta(\emptyset) )`, the parameters :math:`\theta_m` of a
-    modality whose score is above the mean of the others are pulled back to where they were at the beginning of the
-    epoch, :math:`\theta_m^0`. Its gradient becomes
+    modality whose score is above the mean of the others are pulled back to their values at the start of the epoch,
+    :math:`\theta_m^0`. Its gradient becomes
 
     .. math::
         \mathbf{g}_m + \beta_m \lVert \mathbf{g}_m \rVert \frac{\theta_m - \theta_m^0}{\lVert \theta_m - \theta_m^0
         \rVert}, \qquad \beta_m = \kappa \exp \left( \tanh \left( s_m - \underset{n \neq m}{\textrm{mean}} \; s_n
         \right) \right)
 
-    A modality is held back in its prime learning window only, as long as its Fisher information grows: the trace, the
-    mean squared length of :math:`\mathbf{g}_m` over an epoch, summed over the last ``window`` epochs, must have grown
-    by more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count
-    as zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
+    A modality is only held back in its prime learning window, while its Fisher information grows: the trace, the mean
+    squared length of :math:`\mathbf{g}_m` over an epoch, summed over the last ``window`` epochs, must have grown by
+    more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count as
+    zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
 
     Hooks: ``views``, ``balance`` and ``backward``. While a window is open, costs the uni-modal views and the empty
     one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing. Triples with an item

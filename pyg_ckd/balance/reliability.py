@@ -26,7 +26,7 @@ HIDDEN = -1e4
 
 
 class ReliabilityObjective(MaskedObjective):
-    r"""Learns how far each modality of an item can be relied on, and ranks with what it learned.
+    r"""Learns how reliable each modality of an item is, and weighs its scores accordingly.
 
     MARGO of `"Modality Reliability Guided Multimodal Recommendation" <https://arxiv.org/abs/2504.16524>`_, for any
     backbone. With what modality :math:`m` alone adds to the ids in a score, :math:`a^m_{ui} = s_{ui}(\{m\}) -

@@ -28,8 +28,8 @@ INNER = ("inner", "inner_options")
 class ObjectiveWrapper(Objective):
     """Base of strategies that take any objective as their first argument and change how it trains.
 
-    All that an objective does is left to the one inside: its views, losses, gradients, step sizes, teachers, and what
-    is ranked with. A subclass adds to it by overriding one or more of these methods; what is added comes on top.
+    It delegates everything to the wrapped objective: views, losses, gradients, step sizes, teachers, and the scores for
+    ranking. A subclass adds to it by overriding one or more of these methods.
 
     ======================= ===========================================================================
     method                  what it is for
@@ -41,11 +41,11 @@ class ObjectiveWrapper(Objective):
     :meth:`statistics`      what it wants in the history
     ======================= ===========================================================================
 
-    Attributes of the objective inside, such as ``effects`` of a distillation, are those of the wrapper as well. A saved
-    model is that of the objective inside. The objective may be a wrapper itself.
+    Attributes of the wrapped objective, such as ``effects`` of a distillation, can be read from the wrapper. A saved
+    model is that of the wrapped objective. The objective may be a wrapper itself.
 
     Args:
-        student: The objective, or a backbone, around which one is built by its name.
+        student: The objective; or a backbone, for which an objective is built by its name.
         inner: Name or import path of the strategy to build.
         inner_options: Options of that strategy.
         teachers: Teachers of that strategy, if it needs any.

@@ -33,9 +33,9 @@ def add_options(options: Options, given: Given) -> None:
     options.add("root", str, "data/amazon", "folder of downloads and finished batches", path=True)
     text = "fields of the metadata that make up the text; [] leaves it out"
     options.add("text", list[str], ["title", "description"], text, blank=True)
-    options.add("encoder", str, "tfidf", "or sentence-transformers:MODEL")
+    options.add("encoder", str, "tfidf", "tfidf, or sentence-transformers:MODEL")
     options.add("vectors", dict[str, str], {}, "files of further modalities, by name", path=True, metavar="MAPPING")
-    files = "a folder that holds the files already, in the place of a download"
+    files = "a folder that holds the files already, instead of a download"
     options.add("files", str | None, None, files, path=True)
     options.add_arguments_of(AmazonReviews, skip=(*OWN, *FIXED), group="Reviews")
 

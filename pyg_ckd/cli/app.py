@@ -20,23 +20,23 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 DESCRIPTIONS = {
-    "compare": "the whole study: baselines, plain training, teachers and strategies, with a report",
-    "train": "train one model, or go on with a run that was broken off",
-    "tune": "search settings of every contender with equal budgets, and test the best one, with a report",
+    "compare": "run a study: baselines, plain training, teachers and strategies, with a report",
+    "train": "train one model, or resume an interrupted run",
+    "tune": "search settings of every strategy with equal budgets, and test the best one, with a report",
     "evaluate": "rank all items with a trained model",
     "effects": "measure how much every modality contributes to a trained model",
-    "show": "print the model card of a trained model: what it is, what it knows, how it was trained",
-    "export": "write a trained model as safetensors, ONNX or a program of torch.export",
-    "recommend": "write the best items of every user, or of some, to a file",
+    "show": "print the model card of a trained model: settings, data and training",
+    "export": "convert a trained model to safetensors, ONNX or torch.export",
+    "recommend": "write the best items of all or some users to a file",
     "data": "describe data sets and convert them between formats",
     "models": "list the backbones",
     "strategies": "list the strategies that balance modalities, or show the options of one",
-    "doctor": "show what this machine has",
+    "doctor": "show versions, devices and optional packages",
 }
 DATA_DESCRIPTIONS = {
     "amazon": "download the Amazon reviews of a category and write them with features of texts and images",
-    "convert": "write a data set in another format; that of the source is recognised",
-    "describe": "show statistics of a data set and what is wrong with it",
+    "convert": "convert a data set to another format; the format of the source is recognised",
+    "describe": "show statistics and problems of a data set",
 }
 HELP = ("-h", "--help")
 
@@ -159,7 +159,7 @@ def _overview(usage: str, descriptions: Mapping[str, str]) -> str:
 
     lines = [f"usage: {usage}", ""]
     if descriptions is DESCRIPTIONS:
-        lines += ["Modality-balanced graph recommenders: who is starving, and what balancing buys.", ""]
+        lines += ["Multimodal graph recommenders: measure which modality starves, and balance it.", ""]
     lines.append("Commands:")
     for name, text in descriptions.items():
         lines += item(name, text)

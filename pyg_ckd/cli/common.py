@@ -40,8 +40,8 @@ def add_data(options: Options, required: bool = True) -> None:
         options.add("data", default=REQUIRED, help=SOURCE, path=True)
     else:
         options.add("data", str | None, None, f"{SOURCE} (default: none)", path=True)
-    options.add("transform", default="standardize", help="of the features; also l2, none, pca")
-    impute = "what stands in for features of items that lack a modality; also zero, graph, neighbors, given"
+    options.add("transform", default="standardize", help="transform of the features; also l2, none, pca")
+    impute = "how to impute features of items that lack a modality; also zero, graph, neighbors, given"
     options.add("impute", default="mean", help=impute)
     add_data_options(options)
 
@@ -118,7 +118,7 @@ def add_origin(options: Options) -> None:
     """
     text = "strategy that the model ranks with, if it is outside the library: its import path (default: none)"
     options.add("strategy", str | None, None, text)
-    text = "modules to import first, of models of your own, such as my_file; with commas between them"
+    text = "modules of your own models to import first, such as my_file, separated by commas"
     options.add("imports", list[str], [], text, metavar="MODULE,...", many=True)
 
 

@@ -28,21 +28,21 @@ def add_options(options: Options, given: Given) -> None:
     from pyg_ckd.study.baselines import DEFAULT
 
     add_data(options)
-    options.add("out", default=REQUIRED, help="folder of the report; the same call goes on in it", path=True)
+    options.add("out", default=REQUIRED, help="folder of the report; run the same command again to resume", path=True)
     options.add("seeds", int, 1, "number of repetitions")
-    k_help = "cut-offs of the test metrics; that of --trainer.monitor is always among them"
+    k_help = "cut-offs of the test metrics; that of --trainer.monitor is always included"
     options.add("k", list[int], [10, 20], k_help)
     text = "strategies to compare: names of pyg-ckd strategies, or import paths such as my_file.Mine"
-    options.add("contenders", list[str], list(PARTS), f"{text}; plain training is always among them")
-    text = "models to compare with, closed forms and lightgcn; [] is none"
+    options.add("contenders", list[str], list(PARTS), f"{text}; plain training is always included")
+    text = "baselines to compare with; [] for none"
     options.add("baselines", list[str], list(DEFAULT), text, metavar="NAME,...")
     options.add("workers", int, 1, "processes that train at the same time")
-    options.add("backend", str, "loky", "who starts them: loky, dask or ray, as joblib calls them")
+    options.add("backend", str, "loky", "joblib backend of these processes: loky, dask or ray")
     text = "folder of runs that several studies can share (default: one in the folder of the report)"
     options.add("runs", str | None, None, text, path=True)
     options.notes["--options FILE"] = (
-        "YAML file with options of contenders by their names, such as ckd: {generic: false}; with strategy: NAME among "
-        "them, a strategy has another name; also --options.NAME.OPTION VALUE"
+        "YAML file with options of contenders by their names, such as ckd: {generic: false}; strategy: NAME gives a "
+        "contender of another name its strategy; also --options.NAME.OPTION VALUE"
     )
     backbone = add_backbone(options, given, {"extend": EXTEND})
     add_parts(options, backbone)

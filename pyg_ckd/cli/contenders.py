@@ -62,7 +62,7 @@ def add_parts(options: Options, backbone: type[Backbone]) -> None:
     own: dict[str, Any] = {"hidden": True, "if_given": True}
     options.add_arguments_of(Trainer, "teacher", (*FREE, "seed", "track_views", *taken), **own)
     options.add_arguments_of(backbone, "teacher", (*SIZES, *taken), **own)
-    options.notes["--teacher.OPTION VALUE"] = "an option of model or trainer that is to be another one for the teachers"
+    options.notes["--teacher.OPTION VALUE"] = "an option of model or trainer for the teachers only"
 
 
 def add_strategy_options(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TARGET = "the file or folder to write; must be new"
 FEATURES = "transform of the features, for --format folder: they stay in their files and are not transformed again"
-DTYPE = "float32, or float16 for half the room; for --format folder"
+DTYPE = "float32, or float16 for half the size; for --format folder"
 
 
 def add_options(options: Options, given: Given) -> None:

@@ -29,7 +29,12 @@ def add_options(options: Options, given: Given) -> None:
     add_checkpoint(options)
     options.add("json", str | None, None, "also write the metrics to this file", path=True)
     options.add_arguments_of(evaluate, only=NAMES)
-    options.add("view", list[str] | None, None, "modalities that stay factual; [] is none of them")
+    options.add(
+        "view",
+        list[str] | None,
+        None,
+        "modalities to keep, all others are replaced by their mean; [] replaces all (default: all are kept)",
+    )
 
 
 def run(config: Namespace) -> int:

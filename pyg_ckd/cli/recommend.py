@@ -39,12 +39,10 @@ def add_options(options: Options, given: Given) -> None:
     add_checkpoint(options)
     text = "a model.pt of train or compare, or a saved recommender"
     options.known["checkpoint"] = replace(options.known["checkpoint"], help=text)
-    text = (
-        "a .parquet, .csv or .jsonl file, the last two also with .gz behind: user, rank, item, score; a name without "
-    )
-    text += "ending is a folder of Parquet files, of which each of several processes writes one"
+    text = "a .parquet, .csv or .jsonl file, the last two also with .gz: user, rank, item, score; a name without "
+    text += "suffix is a folder of Parquet files, to which each process writes one"
     options.add("out", default=REQUIRED, help=text, path=True)
-    users = "ids of users, with commas or blanks between them; by default all users"
+    users = "ids of users, separated by commas or blanks; by default all users"
     options.add("users", list[str] | None, None, users, metavar="ID,...", many=True)
     users = "a text file with the id of a user in every line, instead of --users"
     options.add("users_file", str | None, None, users, path=True)
@@ -53,15 +51,17 @@ def add_options(options: Options, given: Given) -> None:
     options.add("seen", list[str], list(SPLITS), "splits whose interactions count as seen")
     candidates = "a text file with the id of an item in every line; only these are recommended"
     options.add("candidates_file", str | None, None, candidates, path=True)
-    exclude = "a text file with the id of an item in every line; nobody gets these"
+    exclude = "a text file with the id of an item in every line; these are never recommended"
     options.add("exclude_file", str | None, None, exclude, path=True)
-    items = "a .csv, .csv.gz or .parquet file with a row for every item: a column item or item_id, columns for --where"
+    items = (
+        "a .csv, .csv.gz or .parquet file with a row for every item: a column item or item_id, and columns for --where"
+    )
     options.add("items_file", str | None, None, items, path=True)
     where = "which items to choose from by their columns, such as --where.category shoes"
     options.add("where", dict[str, Any], {}, where, texts=True)
     text = "what unknown users of --users get: error, or popular, the items with most interactions, marked in a column"
     options.add("unknown", str, "error", text)
-    options.add("diversity", float, 0.0, "how unlike the items of a list shall be, from 0 to 1")
+    options.add("diversity", float, 0.0, "how different the items of a list should be, from 0 to 1")
     options.add("device", str, "cpu", "where to compute, such as cpu or cuda")
 
 

@@ -23,7 +23,7 @@ def add_options(options: Options, given: Given) -> None:
     """
     options.add("model", default=REQUIRED, help="a model.pt of train or compare", path=True, positional=True)
     options.add("html", str | None, None, "also write it to this .html file", path=True)
-    options.add("json", str | None, None, "also write it to this file; - prints it in the place of the card", path=True)
+    options.add("json", str | None, None, "also write it to this file; - prints it instead of the card", path=True)
 
 
 def run(config: Namespace) -> int:

@@ -56,7 +56,7 @@ def _about(cls: type[Objective]) -> list[str]:
         lines += item(name, f"{text} (required)" if required else with_default(name, text, parameter.default))
     if cls.search_space:
         ranges = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in cls.search_space.items())
-        lines += ["", *paragraph(f"A search turns {ranges}.")]
+        lines += ["", *paragraph(f"pyg-ckd tune searches {ranges}.")]
     if cls.recommended:
         values = ", ".join(f"{name} {value:g}" for name, value in cls.recommended.items())
         lines += ["", *paragraph(f"Chosen on validation parts, and set by commands and studies: {values}.")]

@@ -26,11 +26,11 @@ def add_options(options: Options, given: Given) -> None:
         given: The arguments.
     """
     add_data(options)
-    options.add("out", default=REQUIRED, help="folder of the run; the same call goes on in it", path=True)
-    start = "model.pt of an earlier run to begin with, users and items matched by their ids"
+    options.add("out", default=REQUIRED, help="folder of the run; run the same command again to resume", path=True)
+    start = "model.pt of an earlier run to start from; users and items are matched by id"
     options.add("start_from", str | None, None, help=start, path=True, metavar="FILE")
     options.add("seed", int, 0, "seed of everything random")
-    text = "what is trained: a name of pyg-ckd strategies, or an import path such as my_file.Mine"
+    text = "what to train: a name from pyg-ckd strategies, or an import path such as my_file.Mine"
     options.add("objective", str, "plain", text, metavar="NAME")
     options.notes["--strategy.OPTION VALUE"] = "an option of the objective; pyg-ckd strategies NAME lists them"
     options.add("k", list[int], [10, 20], "cut-offs of the test metrics")

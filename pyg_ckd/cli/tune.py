@@ -32,28 +32,24 @@ def add_options(options: Options, given: Given) -> None:
     from pyg_ckd.study.tune import Tuning
 
     add_data(options)
-    options.add("out", default=REQUIRED, help="folder of the report; the same call goes on in it", path=True)
+    options.add("out", default=REQUIRED, help="folder of the report; run the same command again to resume", path=True)
     text = "strategies to tune: names of pyg-ckd strategies, or import paths such as my_file.Mine"
-    options.add("contenders", list[str], list(PARTS), f"{text}; plain training is always among them")
-    text = (
-        "models to compare with; lightgcn is tuned as well, closed forms choose their knobs by themselves; [] is none"
-    )
+    options.add("contenders", list[str], list(PARTS), f"{text}; plain training is always included")
+    text = "baselines to compare with; lightgcn is tuned too, closed-form models choose their own knobs; [] for none"
     options.add("baselines", list[str], list(known_baselines()), text, metavar="NAME,...")
     options.add_arguments_of(Tuning, only=SEARCH)
-    text = "what to turn: trainer.lr=1e-4:1e-2 model.embedding_dim=64,128 strategy.l2 ckd.distillation_weight=0.01:1"
-    usual = "learning rate, penalty, width, layers and what strategies name"
-    options.add("knobs", list[str] | None, None, f"{text} (without it: {usual})", metavar="NAME=RANGE...", many=True)
+    text = "what to search: trainer.lr=1e-4:1e-2 model.embedding_dim=64,128 strategy.l2 ckd.distillation_weight=0.01:1"
+    usual = "learning rate, penalty, width, layers and the search_space of strategies"
+    options.add("knobs", list[str] | None, None, f"{text} (by default {usual})", metavar="NAME=RANGE...", many=True)
     options.add("seeds", int, 1, "number of repetitions of the winner's training")
-    options.add(
-        "k", list[int], [10, 20], "cut-offs of the test metrics; that of --trainer.monitor is always among them"
-    )
+    options.add("k", list[int], [10, 20], "cut-offs of the test metrics; that of --trainer.monitor is always included")
     options.add("workers", int, 1, "processes that train at the same time")
-    options.add("backend", str, "loky", "who starts them: loky, dask or ray, as joblib calls them")
+    options.add("backend", str, "loky", "joblib backend of these processes: loky, dask or ray")
     text = "folder of runs that several studies can share (default: one in the folder of the report)"
     options.add("runs", str | None, None, text, path=True)
     options.notes["--options FILE"] = (
         "YAML file with options of contenders by their names, such as ckd: {generic: false}; also "
-        "--options.NAME.OPTION VALUE; they are the first trial's"
+        "--options.NAME.OPTION VALUE; used in the first trial"
     )
     backbone = add_backbone(options, given)
     del options.known["trainer.track_views"]

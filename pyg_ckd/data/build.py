@@ -66,10 +66,11 @@ def build_data(
     positive: Positive = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> HeteroData:
-    r"""Build and check the graph that everything else in the package works on.
+    r"""Build and check the graph that all other parts of the package use.
 
-    Ids may be integers, strings or UUIDs; where they are text in one place and numbers in another, they are compared as
-    text. Frames are joined by id, never by position: what has an id and no row, or a row and no id, is refused by name.
+    Ids may be integers, strings or UUIDs; if they are text in one place and numbers in another, they are compared as
+    text. Frames are joined by id, never by position. An id without a feature row, or a row without an id, raises an
+    error that names it.
 
     Args:
         train: Training interactions: integers of shape ``[2, E]`` (zero-based user row, item row), or a data frame
@@ -83,28 +84,28 @@ def build_data(
         num_users: Number of users. (default: :obj:`None`, the largest user index plus one)
         num_items: Number of items. (default: :obj:`None`, the larger of the largest item index plus one and the
             number of feature rows)
-        has: For some modalities, a bool mask ``[num_items]`` of the items that really have it, or a series indexed by
-            item id. Rows of the others may be NaN or, in frames, be left out; ``impute`` says what they are replaced
-            with. (default: :obj:`None`)
-        source: Where the input came from; begins every message. (default: :obj:`"input"`)
+        has: For some modalities, a bool mask ``[num_items]`` of the items that have it, or a series indexed by item id.
+            Rows of the others may be NaN or, in frames, be left out; ``impute`` says how they are replaced. (default:
+            :obj:`None`)
+        source: Name of the input, with which every message begins. (default: :obj:`"input"`)
         transform: Name or callable of the feature transform, see :func:`feature_transform`.
             (default: :obj:`"standardize"`)
-        impute: Name or callable of what stands in for missing features after the transform, see :func:`imputation`.
+        impute: Name or callable of the imputation of missing features after the transform, see :func:`imputation`.
             (default: :obj:`"mean"`, over the items that have the modality)
-        strict: If set to :obj:`False`, let repeated interactions, held-out parts of cold users only and features that
-            are not finite pass: to look at the data with :func:`describe_data`, not to train on. (default: :obj:`True`)
+        strict: If set to :obj:`False`, accept repeated interactions, held-out parts with only cold users, and features
+            that are not finite. This is for :func:`describe_data`, not for training. (default: :obj:`True`)
         user_id: The id of each user row. (default: :obj:`None`, the ids of the frames in ascending order, if there are
             any)
         item_id: The id of each item row: that of arrays. (default: :obj:`None`, the ids of the features in ascending
             order, if there are any)
-        keep: Which of repeated interactions stays, within a split or across them in their order: ``"first"``,
+        keep: Which of repeated interactions to keep, within a split or across splits in their order: ``"first"``,
             ``"last"``, or ``"error"``, which refuses them. (default: :obj:`"error"`)
-        min_rating: Keep interactions whose rating is at least so high, for frames with a column ``rating``. (default:
+        min_rating: Keep interactions with at least this rating, for frames with a column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
         positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
             with a warning if labels differ)
-        prepared: What became of the features before, ``data.prepared`` of the graph that they come from. (default:
-            :obj:`None`, they are as they were read)
+        prepared: Record of how the features were made, ``data.prepared`` of the graph that they come from. (default:
+            :obj:`None`, they are raw)
 
     Returns:
         A graph with the node types ``user`` and ``item``; ``data['item'][m]`` float32 ``[num_items, d_m]`` and, where

@@ -49,8 +49,8 @@ def keep_whole(data: HeteroData) -> HeteroData:
 def subgraph(data: HeteroData, subset_dict: Mapping[str, Any]) -> HeteroData:
     """Return the graph of some users and items, with the interactions of all splits among them in the new numbers.
 
-    Unlike :meth:`HeteroData.subgraph`, it cuts the held-out interactions and ``data.user_id`` and ``data.item_id`` as
-    well. Features stay as they are: they are not standardised anew.
+    Unlike :meth:`HeteroData.subgraph`, it also selects and renumbers the held-out interactions, ``data.user_id`` and
+    ``data.item_id``. Features are not standardised again.
 
     Args:
         data: The graph.

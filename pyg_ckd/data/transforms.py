@@ -257,7 +257,8 @@ class PCAFeatures(FittedTransform):
 class RecordedTransform(FeatureTransform):
     r"""Prepare features as those of an earlier graph were, with its means, deviations and components.
 
-    Features of tomorrow's graph then have the same meaning as today's, for models that go on from one to the other.
+    Use it for a new graph on which an earlier model is trained further: its features then have the same meaning as
+    before.
 
     Args:
         earlier: The earlier graph, or its ``data.prepared``.

@@ -77,15 +77,15 @@ def estimate_effects(
 
     For every held-out interaction ``(u, i)`` and random items ``j`` that the user never interacted with, the causal
     effect of modality ``m`` is :math:`\delta_{uij}(\textrm{full}) - \delta_{uij}(\textrm{full} \setminus m)`. Effects
-    and leads :math:`\delta_{uij}(\textrm{full})` are averaged per user first and over users then; intervals are
-    percentiles over resampled users. The share of a modality in the mean lead does not depend on the scale of the
-    scores, so that it can be compared between models. Shares sum to one where scores are additive over modalities and
-    have no id part; ids take theirs, and where modalities act together a lead is lost with each of them.
+    and margins :math:`\delta_{uij}(\textrm{full})` are averaged per user and then over users; intervals are bootstrap
+    percentiles over users. The share of a modality is its effect divided by the mean margin. It does not depend on the
+    scale of the scores, so it can be compared between models. Shares sum to one if scores are additive over modalities
+    and have no id part. With ids the sum is smaller; if modalities interact, it may be larger.
 
     The signal-to-noise ratio of a modality is the mean of :math:`\delta_{uij}(\{m\}) - \delta_{uij}(\emptyset)` over
     all triples divided by its standard deviation, at least zero, as explained in
-    :func:`~pyg_ckd.scoring.effects.signal_to_noise`: how far what the modality says about an interaction stands out
-    from how much that varies.
+    :func:`~pyg_ckd.scoring.effects.signal_to_noise`: how large the contribution of the modality to a margin is,
+    relative to its variation.
 
     Args:
         model: A backbone, an objective, or any module with ``forward(x_dict, edge_index) -> (user, item)``, with one

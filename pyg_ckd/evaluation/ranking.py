@@ -317,7 +317,7 @@ def evaluate(
         view: The view to evaluate; :obj:`None` means all modalities, an empty list the view in which every modality is
             intervened on.
         per_user: Whether to keep the values of every user.
-        cold: Whether to tell cold items from warm ones.
+        cold: Whether to report metrics of cold and of warm items too.
         mask: Splits whose interactions count as seen; not ``split`` itself.
         candidates: Items that are ranked: ``"all"``, ``"cold"`` (without a training interaction) or ``"warm"``.
 

@@ -43,17 +43,17 @@ class PairedTest:
 def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedTest:
     """Compare paired values with a paired t-test.
 
-    The t-test is the right one of the two usual choices here. What is reported is a *mean* over users, and the t-test
-    is about the mean of the differences, so that the p-value and the interval speak of the printed number and agree
-    with each other. The Wilcoxon signed-rank test is about the pseudo-median of a symmetric, tie-free distribution:
-    recall of a user with one or two held-out items is 0, 1/2 or 1, most differences are exactly zero and would be
-    dropped, and the rest are ties. With hundreds of users the mean of bounded differences is normal whatever their
-    distribution. With few seeds the signed-rank test cannot reach 5 % below six pairs at all (its smallest p-value
-    with three is 1/4), whereas a mean over users and items is close enough to normal for a t-test with ``num - 1``
-    degrees of freedom; it stays wide, as it should.
+    The t-test is the better of the two usual choices here. The reported number is a *mean* over users, and the t-test
+    is about the mean of the differences, so p-value and interval belong to that number and agree with each other. The
+    Wilcoxon signed-rank test is about the pseudo-median of a symmetric, tie-free distribution: recall of a user with
+    one or two held-out items is 0, 1/2 or 1, most differences are exactly zero and would be dropped, and the rest are
+    ties. With hundreds of users the mean of bounded differences is normal whatever their distribution. With few seeds
+    the signed-rank test cannot reach 5 % below six pairs at all (its smallest p-value with three is 1/4), whereas a
+    mean over users and items is close enough to normal for a t-test with ``num - 1`` degrees of freedom; it stays wide,
+    as it should.
 
-    Where all differences are equal, there is no spread to measure chance with: the p-value is 1 if they are zero and 0
-    if they are not, and the interval is the difference itself.
+    If all differences are equal, their variance is zero: the p-value is 1 if they are zero and 0 if they are not, and
+    the interval is the difference itself.
 
     Args:
         a: Values of the first model, one per user or seed, ``[num]``.

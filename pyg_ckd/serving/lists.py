@@ -114,14 +114,14 @@ class RankedLists:
             candidates: Ids of the items to choose from, such as those in stock; or a mapping from ids of known users to
                 such ids, in which a user who is not there has no candidate, unknown ones included. (default:
                 :obj:`None`, all items)
-            exclude: Ids of items that nobody gets; or a mapping from ids of known users to such ids. (default:
-                :obj:`None`, none)
+            exclude: Ids of items that are never recommended; or a mapping from ids of known users to such ids.
+                (default: :obj:`None`, none)
             where: Which items to choose from by their columns: from the name of a column to a value, a list of values,
                 or a function of the column that returns a mask, such as ``{"price": lambda x: x < 20}``.
-            diversity: How unlike the items of a list shall be, from 0 to 1, see
-                :func:`~pyg_ckd.serving.diversity.mmr`; :meth:`trade_off` shows what it costs.
-            unknown: What users get whom nobody knows: ``"error"``, or ``"popular"``, the items with most interactions;
-                then a warning says how many, and :attr:`Recommendations.fallback` which.
+            diversity: How different the items of a list should be, from 0 to 1, see
+                :func:`~pyg_ckd.serving.diversity.mmr`; :meth:`trade_off` shows its cost.
+            unknown: What unknown users get: ``"error"``, or ``"popular"``, the items with most interactions; then a
+                warning says how many, and :attr:`Recommendations.fallback` which.
 
         Raises:
             InputError: If an id or a column is unknown, a number is out of range, or nothing is left to recommend to

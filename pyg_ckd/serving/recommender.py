@@ -36,17 +36,17 @@ _VIEW_BYTES = 2**30  # Tables of views held at once by `explain`.
 class Recommender(GrowingLists):
     r"""Lists of items for users, from two tables of embeddings.
 
-    Ids are those that the graph carries in ``data.user_id`` and ``data.item_id``, in and out, or else row numbers.
-    Every method takes one id or many in the same call. Search is exact, runs on the device of the tables, and holds one
-    block of scores at a time.
+    Methods take and return the ids in ``data.user_id`` and ``data.item_id``, or row numbers if the graph has no ids.
+    Every method accepts one id or many. Search is exact, runs on the device of the embeddings, and holds one block of
+    scores at a time.
 
     Args:
         embeddings: The two tables; or a backbone, an objective, or any module with ``forward(x_dict, edge_index) ->
             (user, item)``, called once for them and kept for :meth:`explain`.
         data: The graph.
-        seen: Splits whose interactions count as seen. By default all that is known; ``("train",)`` gives the lists that
-            :func:`~pyg_ckd.evaluate` measures, but for the order of items of the same score.
-        columns: What is known of items, a data frame with a row for each by id (its index, or a column ``item`` or
+        seen: Splits whose interactions count as seen. By default all splits; ``("train",)`` gives the lists that
+            :func:`~pyg_ckd.evaluate` measures, except for the order of items with the same score.
+        columns: Columns of the items, a data frame with a row for each by id (its index, or a column ``item`` or
             ``item_id``), for ``where`` of :meth:`recommend`. (default: :obj:`None`, nothing)
 
     Raises:

@@ -29,13 +29,13 @@ from pyg_ckd.training import Trainer
 
 @dataclass(frozen=True)
 class Contender:
-    """A strategy with its options, as a study compares it.
+    """A strategy with its options, for a comparison in a study.
 
     Args:
         strategy: The class, or its name or import path, see :func:`~pyg_ckd.balance.find_strategy`.
-        options: Further arguments of its constructor; only numbers, texts, lists and mappings, because runs are found
-            again by them.
-        model: Options of the backbone that take the place of the study's. Teachers have the study's.
+        options: Further arguments of its constructor; only numbers, texts, lists and mappings, because they are part of
+            the key of a run.
+        model: Options of the backbone that replace the study's. Teachers use the study's.
         trainer: The same of the trainer.
 
     Raises:

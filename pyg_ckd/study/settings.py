@@ -19,19 +19,19 @@ PARTS = {"plain": "plain", "ckd": "distillation"}
 
 @dataclass
 class StudySettings:
-    """What a study is made of, beside the data.
+    """Options of all parts of a study.
 
     Args:
         model: Options of the backbone.
         plain: Options of :class:`~pyg_ckd.Objective` for the plain student.
-        teacher: Options of :class:`~pyg_ckd.Objective` for the teachers; those of the backbone and of the trainer among
-            them take the place of the student's.
+        teacher: Options of :class:`~pyg_ckd.Objective` for the teachers; options of the backbone and of the trainer are
+            allowed too, and replace the student's.
         distillation: Options of :class:`~pyg_ckd.DistillationWrapper`.
-        lightgcn: Options of the LightGCN baseline; ``l2`` and those of the trainer, such as ``lr``, may be among them.
-        trainer: Options of :class:`~pyg_ckd.Trainer`; the baseline takes over only what does not touch its quality, and
-            ``monitor``, by which all runs are chosen and compared. In a study, ``extend`` is 3 by default: a run that
-            still rises after ``max_epochs`` goes on for as many epochs again, and once more if need be.
-        k: Cut-offs of the test metrics; that of the monitored metric is always added.
+        lightgcn: Options of the LightGCN baseline; ``l2`` and options of the trainer, such as ``lr``, are allowed too.
+        trainer: Options of :class:`~pyg_ckd.Trainer`; the baseline only uses ``monitor``, by which all runs are chosen
+            and compared, and options that do not influence its quality. In a study, ``extend`` is 3 by default: a run
+            whose metric still rises after ``max_epochs`` is extended by as many epochs, at most twice.
+        k: Cut-offs of the test metrics; that of the monitored metric is always included.
     """
 
     model: dict[str, Any] = field(default_factory=dict)

@@ -51,22 +51,23 @@ ONLY_KEPT = ("effects", "made_of")
 class Study:
     """Compares contenders with plain training, with baselines and with uni-modal teachers, over several seeds.
 
-    Every run has a key, made of what decides about it: data, backbone, strategy and their own files, options, seed,
-    teachers. A run is made once and kept in a folder of its own, and one that was broken off goes on from its last
-    checkpoint: the same call on the same folder continues the study. Studies that share the folder ``runs`` share every
-    run of the same key, whatever else they compare, and may be under way at the same time. Cut-offs are no part of the
-    key: runs are measured again from what is kept.
+    Every run has a key, computed from everything that influences its result: data, backbone, strategy and their own
+    files, options, seed, teachers. A run is made once and kept in its own folder. An interrupted run resumes from its
+    last checkpoint: the same call on the same folder continues the study. Studies that share the folder ``runs`` share
+    all runs with the same key, and may run at the same time. Cut-offs are not part of the key: metrics are computed
+    again from the saved models.
 
     In the same folder, ``device``, ``progress`` and ``checkpoint_minutes`` of the trainer and the cut-offs may differ
-    from call to call, and contenders and baselines may come and go. What decides about a run may not.
+    between calls, and contenders and baselines may be added or removed. Settings that influence the results may not
+    change.
 
-    Runs are made one after the other in this process, or by several processes or a cluster. On the CPU, each computes
-    with one thread, and results are the same to the bit whoever makes the runs.
+    Runs are made one after the other in this process, or by several processes or a cluster. On the CPU, each uses one
+    thread, and results are bitwise the same in all cases.
 
-    A run whose metric still rises after ``max_epochs`` goes on, up to ``extend`` times as many epochs; the teachers and
-    the LightGCN baseline do as well. What has not converged then is called that wherever it is shown.
+    A run whose metric still rises after ``max_epochs`` is extended, up to ``extend`` times as many epochs; so are
+    teachers and the LightGCN baseline. Tables and reports mark the runs that have not converged by then.
 
-    Best epochs are chosen, effects measured and contenders compared by the metric that the trainer monitors.
+    The metric that the trainer monitors decides about best epochs, effects and the comparison of contenders.
 
     Args:
         data: The graph.

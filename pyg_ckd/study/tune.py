@@ -45,24 +45,24 @@ RESULTS = "results.json"
 
 
 class Tuning:
-    r"""Searches settings of every contender with the same number of trials, and tests the one that is best.
+    r"""Searches settings of every contender with the same number of trials, and tests the best contender.
 
-    1. Every contender, plain training among them, and LightGCN have the same number of trials. The first one has the
-       defaults, which are what the settings say. Optuna's TPE proposes the others. A trial is a run of a
-       study, measured on the validation part; closed forms choose their knobs there by themselves.
+    1. Every contender, including plain training, and LightGCN have the same number of trials. The first trial has the
+       defaults, given by the settings. Optuna's TPE proposes the others. A trial is a run of a study, evaluated on the
+       validation part, on which closed forms choose their own knobs.
     2. The winner is the contender with the best trial, the strongest baseline the one that is best on the validation
-       part. Both are written to ``chosen.json``. Up to here nothing has read the test part.
+       part. Both are written to ``chosen.json``. Until then the test part is not read.
     3. A :class:`Study` in the folder ``study`` retrains the winner and plain training, each with the settings of its
        best trial, and the strongest baseline, under several seeds, reads the test part and compares them.
 
-    Trials are compared at budgets in steps: the warm-up, twice the warm-up, and so on. One whose best value is below
-    the median of the earlier trials of the same contender at that budget is pruned, unless its metric rises so fast
-    that it would get there: a model that climbs out of a dip goes on. Only finished trials can win.
+    Trials are compared after the warm-up, after twice as many steps, and so on. A trial is pruned if its best value is
+    below the median of the earlier trials of the same contender after as many steps, unless its metric rises fast
+    enough to reach the median by the end. Only finished trials can win.
 
-    Runs have the keys of studies, so that what is there is not made again: teachers, which have the settings of the
-    study and not those of a trial, are trained once. What a trial is depends on seed and earlier trials of the same
-    contender alone. Results are therefore the same for any number of workers, and after a call was killed at any moment
-    and made again. Only with several calls on one storage do proposals depend on who is faster.
+    Runs have the keys of studies and are reused. Teachers have the settings of the study instead of those of a trial,
+    so they are trained once. A trial depends only on the seed and on earlier trials of the same contender. So results
+    are the same for any number of workers, and if a call is killed at any moment and made again. Only with several
+    calls on one storage do proposals depend on timing.
 
     Args:
         data: The graph.

@@ -14,9 +14,9 @@ class WeightAverage:
     r"""An exponential moving average of trainable parameters.
 
     After step :math:`t = 1, 2, \ldots`, the average moves to :math:`d_t \bar{\theta} + (1 - d_t) \theta` with
-    :math:`d_t = \min \left( d, \frac{t}{t + 9} \right)`, so that the initial weights are soon forgotten. A
-    step costs one pass over all parameters, whatever its gradients hold; rows that :class:`RowAdam` has still to make
-    up for enter as they are. Buffers are not averaged.
+    :math:`d_t = \min \left( d, \frac{t}{t + 9} \right)`, so that the initial weights are soon forgotten. A step costs
+    one pass over all parameters, also with sparse gradients; rows with missed steps of :class:`RowAdam` are averaged as
+    they are. Buffers are not averaged.
 
     Args:
         parameters: The parameters.

@@ -33,8 +33,8 @@ class History:
         stopped: Why training ended: ``"no rise in the last 1015 steps"``; ``"budget: still rising at the end"``,
             ``"budget: no longer rising"``, ``"budget: too early to tell"`` or, of a strategy with stages,
             ``"budget: stages still to come"`` after the last epoch; ``"budget"`` without a validation part;
-            ``"nothing to train"``; or what a callback wrote here to end it after the present epoch. Such a reason holds
-            until the training is given more epochs.
+            ``"nothing to train"``; or the reason that a callback wrote here to end training after the current epoch,
+            which is cleared when the training gets more epochs.
         converged: :obj:`False` if the metric was still rising at the end, if it was too early to tell, or if stages
             were still to come, so that more epochs might have been better; :obj:`None` if that is not known, as without
             a validation part.

@@ -32,8 +32,8 @@ class EarlyStopping:
 
     A *unit* is the standard error of a level as the curve itself shows it: from second differences of neighbouring
     evaluations and of neighbouring levels, the larger of the two, over the last two and four times the patience. It is
-    at least ``min_rise`` / 2 of the level. A climb counts however far it is below an early peak, but each height only
-    once, so that noise runs out of rises.
+    at least ``min_rise`` / 2 of the level. A climb counts even if it is far below an early peak, but each height counts
+    only once, so noise cannot cause rises forever.
 
     Training stops when the last rise lies ``patience`` steps and 8 evaluations back, and not before twice the patience.
     For patience :math:`P` and noise of deviation :math:`\sigma` this means, as planted curves show:

@@ -101,20 +101,19 @@ def train_teachers(
 ) -> Teachers:
     """Train one teacher per modality: the backbone alone on the view in which only that modality is factual.
 
-    A teacher that was trained before on the same data with the same settings is read from the cache. A teacher whose
-    training was broken off goes on from its checkpoint beside the cache, with the same bits as if there had been no
-    break; the checkpoint is removed once the teacher is finished. A file of the cache that is damaged is reported with
-    a warning and its teacher trained again; one of an earlier version is taken as it is, without :attr:`Teacher.base`,
-    which ``mi-balance`` asks for. Of several processes that work together, each trains some of the teachers
-    by itself, to the bits of one process, and all get all of them.
+    Teachers that were trained before on the same data with the same settings are read from the cache. An interrupted
+    training resumes from its checkpoint next to the cache, with bitwise the same result; the checkpoint is removed once
+    the teacher is finished. For a damaged cache file, a warning is raised and the teacher is trained again. A file of
+    an earlier version is used without :attr:`Teacher.base`, which ``mi-balance`` needs. With several processes, each
+    trains some of the teachers, bitwise as in one process, and all get all of them.
 
     Args:
         backbone: A backbone class, or a function of ``data`` that returns a backbone or any module with
             ``forward(x_dict, edge_index) -> (user, item)``.
         data: The graph.
-        trainer: How to train; its seed also seeds the initial weights. Its ``checkpoint_minutes`` hold for every
-            teacher, its ``checkpoint_dir`` only without a cache: each teacher has a folder of its own below it.
-            (default: :obj:`None`, ``Trainer()``)
+        trainer: The trainer; its seed also seeds the initial weights. Its ``checkpoint_minutes`` apply to every
+            teacher, its ``checkpoint_dir`` only without a cache: each teacher has its own folder in it. (default:
+            :obj:`None`, ``Trainer()``)
         modalities: Which teachers to train; all by default.
         l2: Weight of the backbone's penalty.
         cache_dir: Folder of the cache; by default ``pyg_ckd/teachers`` in PyG's home folder.

@@ -75,91 +75,91 @@ class Trainer:
     ``max_epochs``, and the weights of the last epoch stay.
 
     Args:
-        max_epochs: Epochs at most.
-        batch_size: Interactions in a step, or ``"large"``, whose ``lr`` and ``patience`` are those for the batch that
-            the backbone recommends (2,048 where it names none), see :class:`~pyg_ckd.training.Pace`.
-        lr: Learning rate of Adam; an ``optimizer`` of one's own has its own.
-        monitor: Validation metric that decides about stopping and the best epoch: a name with cut-off such as
+        max_epochs: Maximum number of epochs.
+        batch_size: Interactions in a step, or ``"large"``, with which ``lr`` and ``patience`` are adapted from the
+            batch size that the backbone recommends (2,048 if it names none), see :class:`~pyg_ckd.training.Pace`.
+        lr: Learning rate of Adam; an ``optimizer`` of your own has its own.
+        monitor: Validation metric that decides when to stop and which epoch is best: a name with cut-off such as
             ``"recall@20"``, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function, see
             :class:`~pyg_ckd.evaluation.CustomMetric`.
         patience: Steps of the optimizer without a rise of the metric after which training stops, see
             :class:`EarlyStopping`. A strategy with stages, such as ``udi`` or ``odsw``, is not stopped before its last
-            one, and each stage has a patience of its own.
-        eval_every: Epochs from one evaluation to the next.
-        track_views: Whether every uni-modal view is evaluated beside the trained one, for the learning curves.
+            one, and each stage has its own patience.
+        eval_every: Number of epochs between evaluations.
+        track_views: Whether every uni-modal view is evaluated as well, for the learning curves.
         seed: Seed of sampling and of everything random inside the model's steps, drawn by PyTorch, NumPy or Python; the
             same seed gives the same bits on the CPU. The model's initial weights are the caller's.
-        device: ``"auto"``, or a name or :class:`torch.device` as PyTorch has them, such as ``"cpu"`` or ``"cuda:1"``;
-            of several processes, each takes its own device of a kind such as ``"cuda"``.
-        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, the words of lightning-fabric. Propagation over
-            the graph stays in single precision.
-        checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and goes on from; :obj:`None` writes nothing.
+        device: ``"auto"``, or a name or :class:`torch.device`, such as ``"cpu"`` or ``"cuda:1"``; with several
+            processes and a kind such as ``"cuda"``, each has its own device.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, as in lightning-fabric. Propagation over the
+            graph stays in single precision.
+        checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and resumes from; :obj:`None` writes nothing.
         checkpoint_minutes: Minutes between checkpoints; 0 writes one after every evaluation.
-        progress: Whether to show a progress bar on a terminal. Every epoch is a record of level ``INFO`` of the logger
-            ``pyg_ckd.training`` as well.
+        progress: Whether to show a progress bar on a terminal. Every epoch is also logged at level ``INFO`` by the
+            logger ``pyg_ckd.training``.
         negatives: How the negative of a training interaction is drawn: ``"uniform"``, ``"popularity"`` or ``"hard"``,
             see :class:`~pyg_ckd.data.TripletSampler`.
-        eval_users: Validation users that are evaluated, drawn with ``seed``: a number, or a share such as ``0.1``;
+        eval_users: Number of validation users to evaluate, drawn with ``seed``, or a share such as ``0.1``;
             :obj:`None` evaluates all.
         optimizer: A function that returns an optimizer, such as ``lambda groups: torch.optim.AdamW(groups, lr=1e-3)``.
-            Its argument is a list of groups of parameters, each with the modality that they belong to alone under
-            ``"modality"``, or :obj:`None` for shared ones. A new optimizer over all trainable parameters is taken too,
-            for a single training. :obj:`None` is :class:`RowAdam`.
+            Its argument is a list of parameter groups; ``group["modality"]`` is the modality that the parameters
+            belong to, or :obj:`None` for shared ones. A new optimizer over all trainable parameters works too, for a
+            single training. :obj:`None` is :class:`RowAdam`.
         scheduler: A function that returns a scheduler, such as
             ``lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)``. It is stepped after every epoch;
             :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau`, with ``mode="max"``, after every evaluation, with the
-            monitored metric. Factors of a strategy (:meth:`Objective.step_sizes`) come on top of the scheduled rates.
-            Objects are refused, because the optimizer is built when training begins.
+            monitored metric. Factors of a strategy (:meth:`Objective.step_sizes`) multiply the scheduled rates.
+            Objects are refused, because the optimizer does not exist before training begins.
         sampler: A function of ``(edge_index, num_users, num_items, batch_size, num_random_triples, seed)`` that returns
             a sampler, such as :class:`~pyg_ckd.data.TripletSampler` or a :func:`functools.partial` of it. A sampler
             iterates over the :class:`~pyg_ckd.data.TripletBatch` of an epoch and draws from its ``generator``, whose
             state is stored in checkpoints. If its ``wants_embeddings`` is true, ``update(embeddings)`` is called before
-            every epoch, with the present tables of the trained view without gradient. An object is taken too; its
-            generator is seeded anew by every training.
+            every epoch, with the current embeddings of the trained view without gradient. An object works too; every
+            training seeds its generator again.
         callbacks: One or several objects with methods named as in Lightning; see
             :data:`pyg_ckd.training.callbacks.HOOKS` for their names and arguments. One that writes a reason to
             ``history.stopped`` ends training after the epoch.
         loggers: One or several loggers of lightning-fabric. They get the row of every epoch.
-        extend: How many times ``max_epochs`` a training may last. One that still rises after ``max_epochs``, or cannot
-            be told yet from one that does, goes on for as many epochs again, as often as needed. One with a scheduler
-            of its own or a ``schedule`` never does, because these are made for ``max_epochs``.
+        extend: Maximum length of a training as a multiple of ``max_epochs``. If the metric still rises after
+            ``max_epochs``, or it is too early to tell, training is extended by ``max_epochs``, as often as needed. A
+            training with a ``scheduler`` or ``schedule`` is never extended, because these are made for ``max_epochs``.
         schedule: How the learning rate follows the steps of ``max_epochs``: ``"constant"``, ``"cosine"`` or ``"step"``,
-            see :class:`~pyg_ckd.training.Schedule`. It excludes a ``scheduler``.
-        warmup_steps: Steps at the beginning in which the rate rises linearly to ``lr``.
+            see :class:`~pyg_ckd.training.Schedule`. It cannot be combined with ``scheduler``.
+        warmup_steps: Number of steps at the start in which the learning rate rises linearly to ``lr``.
         weight_decay: Decoupled weight decay of :class:`RowAdam`, as in AdamW, of all trainable parameters.
-        clip_norm: Largest norm of all gradients of a step together; :obj:`None` clips none.
+        clip_norm: Maximum norm of all gradients of a step together; :obj:`None` does not clip.
         averaging: Decay of an exponential moving average of the weights, such as ``0.99``, see
-            :class:`~pyg_ckd.training.WeightAverage`. What is validated and kept is the average; 0 is none.
+            :class:`~pyg_ckd.training.WeightAverage`. The average is validated and kept; 0 is none.
         ranking: The main loss: ``"bpr"``, or ``"softmax"`` of the positive among items that all triples of a step
-            share, see :func:`~pyg_ckd.nn.softmax_loss`. It takes the place of the term ``bpr`` of the backbone's
-            losses alone; where there is none, it is refused.
-        num_negatives: Items that a positive is compared with. With BPR, negatives of every interaction, over which the
-            loss is a mean (default: what the backbone names, 4 for VBPR and LightGCN and 1 for others, see
-            :attr:`~pyg_ckd.nn.models.base.Backbone.bpr_negatives`; 1 beside ``num_neighbors``). With the softmax, items
-            that a step draws, uniformly or by popularity with logQ correction, as ``negatives`` says (default: all up
-            to 20,000, else 4,096).
-        devices: Processes on this machine that share the training, each on a device of its own: a number, or ``"auto"``
-            for those that this one was started with, as by ``torchrun``, and else one.
-        num_nodes: Machines that share the training.
-        strategy: How they share it, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` takes what the backbone names.
+            share, see :func:`~pyg_ckd.nn.softmax_loss`. It only replaces the term ``bpr`` of the backbone's losses; a
+            backbone without this term refuses it.
+        num_negatives: Number of items that a positive is compared with. With BPR, negatives per interaction, over which
+            the loss is averaged; by default 4 for VBPR and LightGCN, 1 for others and with ``num_neighbors``, see
+            :attr:`~pyg_ckd.nn.models.base.Backbone.bpr_negatives`. With the softmax, items that a step draws as
+            ``negatives`` says, by popularity with logQ correction; by default all up to 20,000 items, else 4,096, and
+            none for popularity, which needs a number.
+        devices: Number of processes on this machine that share the training, each with its own device; ``"auto"`` uses
+            the processes of ``torchrun`` or the like, otherwise one.
+        num_nodes: Number of machines that share the training.
+        strategy: How processes share the training, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` chooses one that the
+            backbone supports.
         shuffle: How the interactions of an epoch are shuffled: ``"whole"``, ``"users"``, ``"blocks"``, or ``"own"``,
-            with which every process of ``strategy="users"`` draws from the interactions of its own users alone, see
-            :class:`~pyg_ckd.data.TripletSampler`. ``"auto"`` takes what the backbone names: ``"users"`` for FISM,
-            ``"whole"`` for all others. A ``sampler`` has its own.
-        num_neighbors: Neighbours that a node keeps in every layer, such as ``[10, 10]``, -1 for all, for training on
-            sampled parts of the graph; evaluation is never sampled. Several processes sample the neighbourhood of their
-            share of a batch each, with ``strategy="ddp"``. (default: :obj:`None`, the whole graph)
-        neighbor_sampler: A function of ``(data, num_neighbors)`` that returns an object with ``sample_from_nodes`` as
-            PyG's have it. (default: :obj:`None`, a uniform draw)
-        cut_features: Whether each of several processes has the features of some items alone, under
-            ``strategy="users"``; a step then exchanges their projections, see
-            :attr:`~pyg_ckd.nn.models.base.Backbone.projected`.
-        capture: Whether steps on a GPU are captured as a CUDA graph once in an epoch, and then replayed: faster where
-            the GPU waits for operations to be issued, as on small graphs. The same results to rounding. ``"auto"``
-            captures where nothing changes from step to step.
+            with which every process of ``strategy="users"`` only draws from the interactions of its own users, see
+            :class:`~pyg_ckd.data.TripletSampler`. ``"auto"`` is ``"users"`` for FISM and ``"whole"`` for all others. A
+            ``sampler`` has its own.
+        num_neighbors: Number of neighbours that a node keeps in every layer, such as ``[10, 10]``, or -1 for all, to
+            train on sampled parts of the graph; evaluation is never sampled. With ``strategy="ddp"``, each process
+            samples the neighbourhood of its share of a batch. (default: :obj:`None`, the whole graph)
+        neighbor_sampler: A function of ``(data, num_neighbors)`` that returns an object with ``sample_from_nodes``, as
+            in PyG. (default: :obj:`None`, uniform sampling)
+        cut_features: Whether every process only holds the features of some items, under ``strategy="users"``; a step
+            then exchanges their projections, see :attr:`~pyg_ckd.nn.models.base.Backbone.projected`.
+        capture: Whether steps on a GPU are captured as a CUDA graph once per epoch and then replayed. This is faster if
+            the GPU waits for operations to be issued, as on small graphs; results agree to rounding. ``"auto"``
+            captures if nothing changes from step to step.
 
     Raises:
-        InputError: If a number is out of its range, a name unknown, or an object none of those that are expected.
+        InputError: If a number is out of range, a name is unknown, or an object is of another kind than expected.
     """
 
     def __init__(

@@ -200,8 +200,8 @@ def as_backbone(
 ) -> Backbone:
     """Return ``model`` itself if it is a backbone, else the same module adapted to one.
 
-    What :func:`torch.compile`, data parallelism or lightning-fabric have wrapped is unwrapped, and lazy parameters get
-    their shapes.
+    Modules wrapped by :func:`torch.compile`, data parallelism or lightning-fabric are unwrapped, and lazy parameters
+    are initialised.
 
     Args:
         model: A backbone, or any module with ``forward(x_dict, edge_index) -> (user, item)``.

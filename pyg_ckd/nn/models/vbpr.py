@@ -40,7 +40,7 @@ class VBPR(LateFusion):
         item_bias: Whether there is a bias :math:`\beta_i` per item (a column of the embeddings, one for users).
         fusion: ``"concat"``, a preference block :math:`\boldsymbol{\theta}_u^m` per modality, or ``"sum"``, one block
             for the sum of all projected modalities (one projection of the concatenated features, as in MMRec). With
-            ``"sum"`` no preference belongs to a modality, so that interventions act on features alone.
+            ``"sum"`` no preference belongs to a modality, so interventions only act on features.
         sparse: Whether the tables' gradients are sparse, as those of :class:`torch.nn.Embedding`: they hold the rows of
             the batch alone. The trainer's :class:`~pyg_ckd.training.RowAdam` then works on these rows alone, to nearly
             the same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense where
