@@ -137,9 +137,13 @@ class Tuning:
         tuner = Tuner(data, backbone, self.settings, self._fingerprint, self.monitor, self.trials, warmup)
         self.tuned = tuner.tuned(self.contenders, self.baselines, knobs)
         decides = {one.name: self._decides(one) for one in self.tuned.values()}
-        if storage is not None:  # Before anything is written.
-            self._open(storage, name, decides, begin=False)
-        self._claim(name)
+        found = None if storage is None else self._open(storage, name, decides, begin=False)
+        try:
+            self._claim(name)
+        except InputError:
+            if found is not None:
+                found.withdraw()
+            raise
         self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
         self.runs = self.folder / "runs" if runs is None else as_path(runs)
         store = RunStore(self.runs)
@@ -272,7 +276,19 @@ class Tuning:
                     f"{name}: found {_listed(wanted)}, expected {_listed(found.get(part))} as in the search whose "
                     "winner the test part has been read for; choose another folder and the same runs"
                 )
+        self._check_kept(found["best"])
         return found
+
+    def _check_kept(self, best: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse a storage that has lost trials from which the best ones were chosen."""
+        for name, one in best.items():
+            most, kept = self.tuned[name].trials, self.ledger.trials(name)
+            if len(kept) < most or kept[one["trial"]].outcome.get("value") != one["value"]:
+                raise InputError(
+                    f"storage {self.ledger.shown}: found {len(kept)} trials of {name}, expected the {most} that "
+                    f"{self.folder / CHOSEN} was written from; put the storage back as it was, or choose another "
+                    f"folder and the runs {self.runs}, where finished trials are found again"
+                )
 
     def _closed(self, name: str) -> Run:
         return baseline_run(name, {}, self._fingerprint, self.monitor, self.settings, 0)
