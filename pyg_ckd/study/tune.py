@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer, as_seed, as_seeds
+from pyg_ckd.arguments import as_flag, as_integer, as_seed, as_seeds
 from pyg_ckd.data import fingerprint
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
@@ -121,7 +121,7 @@ class Tuning:
         trainer, workers = one_device_each({"track_views": False, "extend": 1, **settings.trainer}, workers)
         self.settings = replace(settings, trainer=trainer)
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
-        self.seed, self.prune = as_seed(seed), prune
+        self.seed, self.prune = as_seed(seed), as_flag(prune, "prune")
         self.backend, self.source = backend, list(source)
         check_data(data)
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)

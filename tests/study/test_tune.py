@@ -312,6 +312,7 @@ def without(part: str):
     [
         ({"trials": 0}, "trials: found 0, expected at least 1"),
         ({"batch": 0}, "batch: found 0"),
+        ({"prune": "false"}, "prune: found 'false', expected true or false"),
         ({"warmup": 0}, "warmup: found 0, expected at least 1"),
         ({"warmup": 17}, "warmup: found 17 steps, expected at most 16, the whole budget of plain"),
         ({"settings": {"trainer": {**TRAINER, "max_epochs": 0}}}, "max_epochs: found 0"),
