@@ -220,8 +220,9 @@ class Tuning:
         free = free_options("max_epochs") | {"k"}
         for part in ("contenders", "spaces", "warmups"):
             earlier = found.get(part) if isinstance(found, dict) else None
-            if isinstance(earlier, dict):
-                free |= {f"{part}.{n}" for n in earlier.keys() ^ manifest[part].keys()}
+            if isinstance(earlier, dict):  # Those that are left out now are kept, for their trials are.
+                free |= {f"{part}.{n}" for n in manifest[part].keys() - earlier.keys()}
+                manifest[part] = {**earlier, **manifest[part]}
         claim_folder(self.folder, manifest, free)
 
     def _owner(self, alone_in_storage: bool) -> str:

@@ -20,7 +20,7 @@ from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.ranking import Metrics
 from pyg_ckd.files import read_json
 from pyg_ckd.nn import LightGCN
-from pyg_ckd.study import search
+from pyg_ckd.study import Contender, search
 from pyg_ckd.study.knobs import Knob
 from pyg_ckd.study.ledger import COMPLETE, Ledger
 from pyg_ckd.training import Trainer
@@ -252,6 +252,17 @@ def test_a_damaged_line_of_a_storage_is_named_with_what_to_do(folder, tmp_path):
     (tmp_path / "trials.log").write_bytes(b"\n".join(lines))
     with pytest.raises(InputError, match=r"\(line 5 is damaged\); put a copy .* or move it away"):
         small(tmp_path / "out", storage=tmp_path / "trials.log")
+
+
+def test_a_contender_that_was_left_out_once_comes_back_with_the_settings_of_its_trials_only(tmp_path):
+    options: dict[str, Any] = {"baselines": [], "knobs": {"trainer.lr": (1e-3, 1e-1)}}
+    small(tmp_path, **options)
+    small(tmp_path, **options, contenders=[])
+    with pytest.raises(
+        InputError, match=r"settings\.json: found contenders\.ckd\.options\.generic = None, expected False"
+    ):
+        small(tmp_path, **options, contenders={"ckd": Contender("ckd", {"generic": False})})
+    small(tmp_path, **options)
 
 
 @pytest.mark.parametrize("lost", ["all", "the last"])
