@@ -333,6 +333,15 @@ def without(part: str):
         ({"knobs": {"ckd.weight": (0.1, 1.0)}}, r"unknown knob 'ckd.weight': .*ckd.distillation_weight"),
         ({"knobs": {"trainer.lr": (0.0, 1.0)}}, r"plain: knob trainer.lr at 0.0: lr: found 0.0"),
         ({"knobs": {"model.embedding_dim": [4, 0]}}, r"plain: knob model.embedding_dim at 0: embedding_dim"),
+        (
+            {"settings": {"trainer": {**TRAINER, "warmup_steps": 16}}},
+            "warmup_steps: found 16, expected fewer than the 16",
+        ),
+        (
+            {"knobs": {"trainer.warmup_steps": (0, 30)}},
+            r"plain: knob trainer\.warmup_steps at 30: warmup_steps: found 30",
+        ),
+        ({"settings": {"teacher": {"warmup_steps": 16}}}, "warmup_steps: found 16"),
         ({"data": without("val")}, "data: found no validation part"),
         ({"data": without("test")}, "data: found no test part"),
         ({"data": without("content")}, r"features: found no content .*visual: 0 items, textual: 0 items"),
