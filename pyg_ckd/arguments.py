@@ -111,6 +111,22 @@ def as_number(value: Any, name: str) -> float:
     return float(number)
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """Return a truth value of Python, NumPy or PyTorch as :obj:`bool`; 0 and 1 are truth values as well.
+
+    Args:
+        value: The truth value.
+        name: What it is, for the message.
+
+    Raises:
+        InputError: If it is anything else, texts such as ``"false"`` included.
+    """
+    flag = plain_number(value)
+    if not isinstance(flag, int) or flag not in (0, 1):
+        raise InputError(f"{name}: found {value!r}, expected true or false")
+    return bool(flag)
+
+
 def as_names(value: Any, name: str) -> tuple[str, ...]:
     """Return one name or several as a tuple; a text by itself is one name.
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pyg_ckd.arguments import as_integer, as_number, plain_number
+from pyg_ckd.arguments import as_flag, as_integer, as_number, plain_number
 from pyg_ckd.errors import InputError
 from pyg_ckd.wrappers import unwrap
 
@@ -68,8 +68,8 @@ def _check_types(signature: inspect.Signature, given: Mapping[str, Any]) -> None
                 as_integer(value, name)
             case names if names and names <= {"int", "float"}:
                 as_number(value, name)
-            case names if names == {"bool"} and not (isinstance(value, (bool, int)) and value in (0, 1)):
-                raise InputError(f"{name}: found {value!r}, expected true or false")
+            case names if names == {"bool"}:
+                as_flag(value, name)
             case names if names == {"str"} and not isinstance(value, str):
                 raise InputError(f"{name}: found {value!r}, expected a text")
 

@@ -19,12 +19,13 @@ from pyg_ckd.balance.discovery import (
     options_of,
 )
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data import held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.study.settings import PARTS, REFERENCE, TEACHER, StudySettings
-from pyg_ckd.training import Trainer
+from pyg_ckd.training import Pace, Trainer
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,22 @@ def check_trainer(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise unknown_name("option of the trainer", name, known)
+
+
+def check_warmup(data: HeteroData, options: Mapping[str, Any]) -> None:
+    """Refuse a warm-up that a training is too short for, before anything is written.
+
+    Args:
+        data: The graph.
+        options: Options of the trainer; the length of a sampler of one's own is known once training begins.
+
+    Raises:
+        InputError: If there is one, or what the trainer raises.
+    """
+    trainer, interactions = Trainer(**options), held_out(data, "train").size(1)
+    if trainer.sampler is None:
+        size = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, interactions).batch_size
+        trainer.options.schedule_of(range(-(-interactions // size)), trainer.max_epochs)
 
 
 def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:

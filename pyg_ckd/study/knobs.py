@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
+from pyg_ckd.arguments import plain_number
 from pyg_ckd.balance.discovery import options_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
@@ -92,7 +96,7 @@ def space_of(
         name: Name of the contender.
         contender: The contender with all its options, which are the knobs' defaults.
         backbone: Class of the model.
-        given: From knob to its range or values: a pair ``(low, high)``, a list of values, a text such as
+        given: From knob to its range or values: a pair ``(low, high)``, a list, range or array, a text such as
             ``"1e-4:1e-2"`` or ``"64,128"``, or :obj:`None` for what is searched by default. ``strategy.l2`` is that of
             every contender, ``ckd.l2`` that of one, which takes precedence. (default: :obj:`None`, those of
             :data:`DEFAULT` and of the strategy's ``search_space``)
@@ -134,6 +138,9 @@ def check_knobs(given: Mapping[str, Any], contenders: Mapping[str, tuple[Contend
             f"knobs: found {type(given).__name__}, expected a mapping from knob to range, such as "
             '{"trainer.lr": "1e-4:1e-2"}, or to None for what is searched by default'
         )
+    for knob in given:
+        if not isinstance(knob, str):
+            raise InputError(f"knobs: found the name {knob!r}, expected a text such as 'trainer.lr'")
     if not given:
         raise InputError("knobs: found none, expected at least one, such as trainer.lr=1e-4:1e-2")
     valid: set[str] = set()
@@ -236,6 +243,9 @@ def _parsed(text: str) -> Any:
 
 
 def _knob(name: str, given: Any, default: Any) -> Knob:
+    if isinstance(given, (np.ndarray, Tensor)) and given.ndim == 1:
+        given = given.tolist()
+    given = list(given) if isinstance(given, range) else plain_number(given)
     bad = f"knob {name}: found {given if isinstance(given, str) else _text(given)!r}, expected"
     if isinstance(given, str):
         low, colon, high = given.partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ LEAST = 4
 DIGITS = 4
 """Significant digits of what is proposed within a range."""
 SETTINGS, CLAIM, OUTCOME = "pyg_ckd", "claim", "outcome"
+STORAGES = "a file, or the URL of an Optuna storage such as sqlite:///trials.db"
+BEGIN = b'{"op_code"'
+"""How every line of a journal of Optuna begins."""
 COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
 
 
@@ -77,10 +81,15 @@ class Ledger:
     """
 
     def __init__(self, storage: str | os.PathLike[str], name: str, seed: int, owner: str) -> None:
-        self.name, self.seed, self.owner, self.shown = name, seed, owner, str(storage)
+        self.name, self.seed, self.owner, self.shown = name, seed, owner, _shown(storage)
         self._ids: dict[str, int] = {}
+        text = storage if isinstance(storage, str) else str(as_path(storage))
+        if not text.strip():
+            raise InputError(f"storage: found an empty text, expected {STORAGES}")
+        path = None if "://" in text else as_path(text)
+        self._made = [] if path is None or path.exists() else [path, Path(f"{path}.lock")]
         with _quiet() as optuna:
-            self._storage = _opened(optuna, storage)
+            self._storage = _opened(optuna, text, path)
 
     def open(self, contender: str, settings: Mapping[str, Any], begin: bool = True) -> None:
         """Open the study of a contender.
@@ -119,6 +128,12 @@ class Ledger:
                 f"storage {self.shown}: it belongs to another study: {contender}: {reason}; choose another storage, "
                 "or the same settings"
             ) from None
+
+    def withdraw(self) -> None:
+        """Remove the file of a storage that was created here, if nothing has been written to it."""
+        if self._made and not self._made[0].stat().st_size:
+            for path in self._made:
+                path.unlink(missing_ok=True)
 
     def trials(self, contender: str) -> list[Trial]:
         """Return the trials of a contender in order.
@@ -271,57 +286,90 @@ def _quiet() -> Iterator[Any]:
 
 
 class _FileLock:
-    """Lock of a journal that goes with the process that holds it, however that ends."""
+    """Lock of a journal that goes with the process that holds it, however that ends.
+
+    Whoever takes it finds a journal of whole lines, also where a process was killed while it wrote.
+    """
 
     def __init__(self, path: Path) -> None:
         from filelock import FileLock
 
-        self._lock = FileLock(f"{path}.lock")
+        self._path, self._lock = path, FileLock(f"{path}.lock")
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            _mend(self._path)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
 
 
-def _opened(optuna: Any, storage: str | os.PathLike[str]) -> BaseStorage:
-    text = os.fspath(storage)
+def _opened(optuna: Any, text: str, path: Path | None) -> BaseStorage:
     try:
-        if "://" in text:
+        if path is None:
             return optuna.storages.get_storage(text)
-        path = as_path(text)
+        _check_journal(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _FileLock(path)
         lock.acquire()
-        try:
-            _mend(path)
-        finally:
-            lock.release()
+        lock.release()
         backend = optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock)
         return optuna.storages.JournalStorage(backend)
+    except InputError:
+        raise
     except Exception as error:  # Whatever a data base, its driver or a damaged file raises.
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(_shown(error).split())[:200]
         raise InputError(
-            f"storage {text}: cannot be opened ({type(error).__name__}: {reason}), expected a file, or the URL of an "
-            "Optuna storage such as sqlite:///trials.db"
+            f"storage {_shown(text)}: cannot be opened ({type(error).__name__}: {reason}), expected {STORAGES}"
         ) from None
+
+
+def _shown(storage: object) -> str:
+    """Return what messages say of a storage, without the password of a URL."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", str(storage))
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse what is no journal, before anything is written in it or beside it."""
+    if path.is_dir():
+        raise InputError(f"storage {path}: cannot be opened (it is a folder), expected {STORAGES}")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            whole = line.endswith(b"\n")  # What was not written to its end is taken off.
+            if _is_entry(line) if whole else number > 1 or line[: len(BEGIN)] == BEGIN[: len(line)]:
+                continue
+            if number == 1:
+                raise InputError(f"storage {path}: cannot be opened (it is no journal of Optuna), expected {STORAGES}")
+            raise InputError(
+                f"storage {path}: cannot be opened (line {number} is damaged); put a copy of the file in its place, or "
+                "move it away: the same call then makes the trials anew and finds their finished runs again"
+            )
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
 
 
 def _mend(path: Path) -> None:
     """Take off the end of a journal what a killed process has not written to its end."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if content[:whole]:
-        json.loads(content[: content.find(b"\n")])  # Something else than a journal must stay as it is.
-    elif content:
-        raise ValueError("no journal of Optuna")
-    if whole < len(content):
-        with path.open("rb+") as file:
-            file.truncate(whole)
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _distributions(optuna: Any, space: Mapping[str, Knob]) -> dict[str, BaseDistribution]:

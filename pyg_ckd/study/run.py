@@ -18,7 +18,14 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
 from pyg_ckd.files import as_path, atomic_path, write_json
 from pyg_ckd.nn import Backbone
-from pyg_ckd.study.contenders import Contender, check_options, check_trainer, default_options, side_by_side
+from pyg_ckd.study.contenders import (
+    Contender,
+    check_options,
+    check_trainer,
+    check_warmup,
+    default_options,
+    side_by_side,
+)
 from pyg_ckd.study.settings import PARTS, StudySettings
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.begin import check_validation
@@ -93,6 +100,8 @@ def train_run(
     free = free_options(*BUDGET) if contender.needs_teachers else free_options()
     part = PARTS.get(cls.name, "options")
     unused = {other for other in PARTS.values() if other != part} | (set() if contender.needs_teachers else {"teacher"})
+    if cls.trains:
+        check_warmup(data, chosen.get("trainer", {}))
     plan = Trainer(**chosen.get("trainer", {}))
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
     with processes.together():

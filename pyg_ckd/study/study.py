@@ -22,7 +22,7 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
-from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check_options
+from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check_options, check_warmup
 from pyg_ckd.study.executor import Pair, alone, check_executor, one_device_each
 from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT, single_threaded
 from pyg_ckd.study.plan import contender_run, teacher_run
@@ -126,9 +126,13 @@ class Study:
         self.cutoffs = tuple(sorted({*self.settings.k, self.cutoff}))
         for contender in self.contenders.values():
             check_options(backbone, data, self.settings.model, contender)
+            if contender.strategy.trains:
+                check_warmup(data, {**self.settings.trainer, **contender.trainer})
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]
         self._fingerprint = fingerprint(data)
+        for modality in data.modalities:
+            check_warmup(data, self._teacher(modality, 0).trainer)
         store = None if runs is None else RunStore(as_path(runs))
         self._claim()
         store = store or RunStore(self.folder / "runs")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer, as_seed, as_seeds
+from pyg_ckd.arguments import as_flag, as_integer, as_seed, as_seeds
 from pyg_ckd.data import fingerprint
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
@@ -121,7 +121,7 @@ class Tuning:
         trainer, workers = one_device_each({"track_views": False, "extend": 1, **settings.trainer}, workers)
         self.settings = replace(settings, trainer=trainer)
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
-        self.seed, self.prune = as_seed(seed), prune
+        self.seed, self.prune = as_seed(seed), as_flag(prune, "prune")
         self.backend, self.source = backend, list(source)
         check_data(data)
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)
@@ -137,9 +137,13 @@ class Tuning:
         tuner = Tuner(data, backbone, self.settings, self._fingerprint, self.monitor, self.trials, warmup)
         self.tuned = tuner.tuned(self.contenders, self.baselines, knobs)
         decides = {one.name: self._decides(one) for one in self.tuned.values()}
-        if storage is not None:  # Before anything is written.
-            self._open(storage, name, decides, begin=False)
-        self._claim(name)
+        found = None if storage is None else self._open(storage, name, decides, begin=False)
+        try:
+            self._claim(name)
+        except InputError:
+            if found is not None:
+                found.withdraw()
+            raise
         self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
         self.runs = self.folder / "runs" if runs is None else as_path(runs)
         store = RunStore(self.runs)
@@ -216,8 +220,9 @@ class Tuning:
         free = free_options("max_epochs") | {"k"}
         for part in ("contenders", "spaces", "warmups"):
             earlier = found.get(part) if isinstance(found, dict) else None
-            if isinstance(earlier, dict):
-                free |= {f"{part}.{n}" for n in earlier.keys() ^ manifest[part].keys()}
+            if isinstance(earlier, dict):  # Those that are left out now are kept, for their trials are.
+                free |= {f"{part}.{n}" for n in manifest[part].keys() - earlier.keys()}
+                manifest[part] = {**earlier, **manifest[part]}
         claim_folder(self.folder, manifest, free)
 
     def _owner(self, alone_in_storage: bool) -> str:
@@ -272,7 +277,19 @@ class Tuning:
                     f"{name}: found {_listed(wanted)}, expected {_listed(found.get(part))} as in the search whose "
                     "winner the test part has been read for; choose another folder and the same runs"
                 )
+        self._check_kept(found["best"])
         return found
+
+    def _check_kept(self, best: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse a storage that has lost trials from which the best ones were chosen."""
+        for name, one in best.items():
+            most, kept = self.tuned[name].trials, self.ledger.trials(name)
+            if len(kept) < most or kept[one["trial"]].outcome.get("value") != one["value"]:
+                raise InputError(
+                    f"storage {self.ledger.shown}: found {len(kept)} trials of {name}, expected the {most} that "
+                    f"{self.folder / CHOSEN} was written from; put the storage back as it was, or choose another "
+                    f"folder and the runs {self.runs}, where finished trials are found again"
+                )
 
     def _closed(self, name: str) -> Run:
         return baseline_run(name, {}, self._fingerprint, self.monitor, self.settings, 0)

@@ -16,7 +16,7 @@ from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Backbone, LightGCN
 from pyg_ckd.study.baselines import TRAINED, baseline_run, lightgcn_options
-from pyg_ckd.study.contenders import Contender, check_options
+from pyg_ckd.study.contenders import Contender, check_options, check_warmup
 from pyg_ckd.study.knobs import Knob, check_knobs, default_of, space_of, turned
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.pruning import budgets
@@ -128,6 +128,9 @@ class Tuner:
         Raises:
             InputError: If a knob does not exist or has a wrong range, or the warm-up is longer than the budget.
         """
+        for modality in self.data.modalities:
+            place = (self.fingerprint, self.backbone, self.settings)
+            check_warmup(self.data, teacher_run(modality, *place, 0).trainer)
         bases = {name: (self._based(contender), self.backbone) for name, contender in contenders.items()}
         runs = {name: self._run_of(name, contender) for name, contender in contenders.items()}
         if TRAINED in baselines:
@@ -172,6 +175,8 @@ class Tuner:
             contender = turned(base, values)
             try:
                 Trainer(**contender.trainer)
+                if base.strategy.trains:
+                    check_warmup(self.data, contender.trainer)
                 check_options(backbone, self.data, {}, contender)
             except InputError as error:
                 where = "".join(f"knob {knob} at {value}: " for knob, value in values.items())

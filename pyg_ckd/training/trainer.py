@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer, as_number, as_seed
+from pyg_ckd.arguments import as_flag, as_integer, as_number, as_seed
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.devices import Device
@@ -208,7 +208,7 @@ class Trainer:
         seed = as_seed(seed)
         if not (lr > 0 and math.isfinite(lr)):
             raise InputError(f"lr: found {lr}, expected a positive number")
-        if checkpoint_minutes < 0:
+        if not checkpoint_minutes >= 0:
             raise InputError(f"checkpoint_minutes: found {checkpoint_minutes}, expected zero or more")
         EarlyStopping(patience)
         if capture not in (True, False, "auto"):
@@ -223,13 +223,14 @@ class Trainer:
         as_callbacks(callbacks)
         as_loggers(loggers)
         self.devices, self.num_nodes = check_devices(devices, num_nodes, strategy)
-        self.strategy, self.cut_features, self.capture = strategy, cut_features, capture
+        self.strategy, self.cut_features, self.capture = strategy, as_flag(cut_features, "cut_features"), capture
         self.max_epochs, self.extend, self.batch_size, self.lr = max_epochs, extend, batch_size, lr
         self.monitor, self._metric, self._cutoff = as_monitor(monitor)
         self.patience, self.eval_every, self.negatives, self.eval_users = patience, eval_every, negatives, eval_users
-        self.track_views, self.seed, self.device, self.precision = track_views, seed, device, precision
+        self.track_views, self.seed = as_flag(track_views, "track_views"), seed
+        self.device, self.precision = device, precision
         self.checkpoint_dir = None if checkpoint_dir is None else as_path(checkpoint_dir)
-        self.checkpoint_minutes, self.progress = checkpoint_minutes, progress
+        self.checkpoint_minutes, self.progress = checkpoint_minutes, as_flag(progress, "progress")
         self.optimizer, self.scheduler, self.sampler = optimizer, scheduler, sampler
         self.callbacks, self.loggers, self.neighbor_sampler = callbacks, loggers, neighbor_sampler
 

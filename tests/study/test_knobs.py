@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
@@ -64,6 +66,24 @@ def test_whole_numbers_values_and_texts_keep_their_kind():
     assert found["model.fusion"].values == ("concat", "sum")
     assert found["model.item_bias"].values == (True, False)
     assert space_of("plain", PLAIN, VBPR, {"trainer.lr": "1e-3,1e-2"})["trainer.lr"].values == (1e-3, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("knob", "given", "text"),
+    [
+        ("trainer.lr", (np.float64(1e-3), np.float32(0.5)), "0.001:0.5 (log)"),
+        ("model.embedding_dim", [np.int64(4), np.int64(8)], "4,8"),
+        ("model.embedding_dim", np.array([4, 8]), "4,8"),
+        ("model.embedding_dim", torch.tensor([4, 8]), "4,8"),
+        ("model.embedding_dim", range(4, 7), "4,5,6"),
+        ("model.item_bias", [np.True_, np.False_], "true,false"),
+    ],
+    ids=str,
+)
+def test_numbers_of_other_libraries_are_plain_ones(knob, given, text):
+    found = space_of("plain", PLAIN, VBPR, {knob: given})[knob]
+    assert found.text == text
+    assert {type(end) for end in found.ends} <= {int, float, bool}
 
 
 def test_the_number_of_negatives_begins_at_what_the_backbone_draws():
@@ -148,3 +168,5 @@ def test_a_knob_that_no_contender_has_is_refused_with_what_there_is():
 def test_knobs_are_a_mapping():
     with pytest.raises(InputError, match="knobs: found list, expected a mapping"):
         check_knobs(["trainer.lr"], {})
+    with pytest.raises(InputError, match=r"knobs: found the name 5, expected a text such as 'trainer\.lr'"):
+        check_knobs({5: (1, 2)}, {"plain": (PLAIN, VBPR)})

@@ -18,7 +18,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.statistics import paired_test
 from pyg_ckd.files import plain_values, read_json, write_json
 from pyg_ckd.nn import VBPR, LightGCN
-from pyg_ckd.study import Study, StudySettings
+from pyg_ckd.study import Contender, Study, StudySettings
 from tests.training.problem import planted_data
 
 TRAINER = {"max_epochs": 2, "extend": 1, "batch_size": 64, "lr": 0.02, "monitor": "ndcg@5", "device": "cpu"}
@@ -209,6 +209,17 @@ def test_a_backbone_that_ignores_features_is_refused_before_anything_is_written(
     monkeypatch.setattr(LightGCN, "uses_features", False, raising=False)
     with pytest.raises(InputError, match=r"backbone: found LightGCN, .* no modality to distil, .* train --backbone"):
         make(tmp_path / "out", backbone=LightGCN)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["trainer", "teacher", "contender"])
+def test_a_warm_up_longer_than_the_training_is_refused_before_anything_is_written(part, tmp_path):
+    warm = {"warmup_steps": 1000}
+    trainer = {"max_epochs": 2, "batch_size": 64, "progress": False} | (warm if part == "trainer" else {})
+    settings = StudySettings(trainer=trainer, teacher=warm if part == "teacher" else {})
+    contenders = {"ckd": Contender("ckd", trainer=warm if part == "contender" else {})}
+    with pytest.raises(InputError, match=r"warmup_steps: found 1000, expected fewer than the .* steps of the training"):
+        Study(planted_data(), VBPR, tmp_path / "out", settings, contenders=contenders)
     assert not (tmp_path / "out").exists()
 
 

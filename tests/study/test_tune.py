@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.ranking import Metrics
 from pyg_ckd.files import read_json
 from pyg_ckd.nn import LightGCN
-from pyg_ckd.study import search
+from pyg_ckd.study import Contender, search
+from pyg_ckd.study.knobs import Knob
 from pyg_ckd.study.ledger import COMPLETE, Ledger
 from pyg_ckd.training import Trainer
 from tests.study.search_problem import KNOBS, MOMENTS, PLAIN, TRAINER, disturbed, killed, small, untimed
@@ -213,13 +215,80 @@ def test_a_storage_of_another_search_is_refused_by_name(change, name, folder, tm
             small(folder, **change)
 
 
-def test_a_storage_that_is_none_is_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("notes.txt", r"cannot be opened \(it is no journal of Optuna\)"),
+        ("list.json", r"cannot be opened \(it is no journal of Optuna\)"),
+        ("place", r"cannot be opened \(it is a folder\)"),
+        ("no-such-dialect://me:secret@host/name", r"storage no-such-dialect://me:\*\*\*@host/name: cannot be opened"),
+        (" ", "storage: found an empty text"),
+        (5, "path: found 5"),
+    ],
+)
+def test_a_storage_that_is_none_is_refused_in_one_line(storage, message, tmp_path):
     (tmp_path / "notes.txt").write_text("no journal\n")
-    for storage in (tmp_path / "notes.txt", "no-such-dialect://host/name"):
-        with pytest.raises(InputError, match="cannot be opened") as error:
-            small(tmp_path / "out", storage=storage)
-        assert "\n" not in str(error.value)
-    assert (tmp_path / "notes.txt").read_text() == "no journal\n"
+    (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "place").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    here = isinstance(storage, str) and (tmp_path / storage).exists()
+    with pytest.raises(InputError, match=message) as error:
+        small(tmp_path / "out", storage=tmp_path / storage if here else storage)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before  # No lock beside it either.
+    assert (tmp_path / "list.json").read_text() == "[1, 2]"
+
+
+def test_a_storage_beside_a_folder_of_another_search_is_not_begun(folder, tmp_path):
+    with pytest.raises(InputError, match=r"settings\.json"):
+        small(folder, storage=tmp_path / "trials.log", seed=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_line_of_a_storage_is_named_with_what_to_do(folder, tmp_path):
+    lines = (folder / "trials.log").read_bytes().split(b"\n")
+    lines[4] = lines[4][:20] + bytes(9)
+    (tmp_path / "trials.log").write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match=r"\(line 5 is damaged\); put a copy .* or move it away"):
+        small(tmp_path / "out", storage=tmp_path / "trials.log")
+
+
+def test_a_contender_that_was_left_out_once_comes_back_with_the_settings_of_its_trials_only(tmp_path):
+    options: dict[str, Any] = {"baselines": [], "knobs": {"trainer.lr": (1e-3, 1e-1)}}
+    small(tmp_path, **options)
+    small(tmp_path, **options, contenders=[])
+    with pytest.raises(
+        InputError, match=r"settings\.json: found contenders\.ckd\.options\.generic = None, expected False"
+    ):
+        small(tmp_path, **options, contenders={"ckd": Contender("ckd", {"generic": False})})
+    small(tmp_path, **options)
+
+
+@pytest.mark.parametrize("lost", ["all", "the last"])
+def test_results_stay_when_the_storage_has_lost_the_trials_that_they_come_from(lost, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    log, before = tmp_path / "out" / "trials.log", (folder / "results.json").read_text()
+    found = log.read_bytes().splitlines(keepends=True)
+    claims = [number for number, line in enumerate(found) if b'"op_code":4' in line]
+    log.write_bytes(b"" if lost == "all" else b"".join(found[: claims[-1]]))
+    number = 0 if lost == "all" else 1
+    with pytest.raises(
+        InputError, match=rf"found {number} trials of \w+, expected the 2 that .*chosen\.json was"
+    ) as error:
+        small(tmp_path / "out", trials=2).run()
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "out" / "results.json").read_text() == before
+
+
+def test_trials_are_written_after_what_a_killed_call_has_not_written_to_its_end(tmp_path):
+    options: dict[str, Any] = {**PLAIN, "trials": 2, "storage": tmp_path / "trials.log"}
+    mine, other = small(tmp_path / "a", **options).ledger, small(tmp_path / "b", **options).ledger
+    space = {"trainer.lr": Knob("trainer.lr", 1e-3, 1e-1, log=True), "strategy.l2": Knob("strategy.l2", 1e-4, 1e-1)}
+    with (tmp_path / "trials.log").open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    mine.claim("plain", space, {"trainer.lr": 0.02, "strategy.l2": 0.01}, (), 2)
+    assert [trial.values["trainer.lr"] for trial in other.trials("plain")] == [0.02]
 
 
 def test_once_the_test_part_was_read_nothing_else_can_be_chosen(folder):
@@ -254,6 +323,7 @@ def without(part: str):
     [
         ({"trials": 0}, "trials: found 0, expected at least 1"),
         ({"batch": 0}, "batch: found 0"),
+        ({"prune": "false"}, "prune: found 'false', expected true or false"),
         ({"warmup": 0}, "warmup: found 0, expected at least 1"),
         ({"warmup": 17}, "warmup: found 17 steps, expected at most 16, the whole budget of plain"),
         ({"settings": {"trainer": {**TRAINER, "max_epochs": 0}}}, "max_epochs: found 0"),
@@ -263,6 +333,15 @@ def without(part: str):
         ({"knobs": {"ckd.weight": (0.1, 1.0)}}, r"unknown knob 'ckd.weight': .*ckd.distillation_weight"),
         ({"knobs": {"trainer.lr": (0.0, 1.0)}}, r"plain: knob trainer.lr at 0.0: lr: found 0.0"),
         ({"knobs": {"model.embedding_dim": [4, 0]}}, r"plain: knob model.embedding_dim at 0: embedding_dim"),
+        (
+            {"settings": {"trainer": {**TRAINER, "warmup_steps": 16}}},
+            "warmup_steps: found 16, expected fewer than the 16",
+        ),
+        (
+            {"knobs": {"trainer.warmup_steps": (0, 30)}},
+            r"plain: knob trainer\.warmup_steps at 30: warmup_steps: found 30",
+        ),
+        ({"settings": {"teacher": {"warmup_steps": 16}}}, "warmup_steps: found 16"),
         ({"data": without("val")}, "data: found no validation part"),
         ({"data": without("test")}, "data: found no test part"),
         ({"data": without("content")}, r"features: found no content .*visual: 0 items, textual: 0 items"),
