@@ -36,7 +36,8 @@ class EarlyStopping:
     only once, so noise cannot cause rises forever.
 
     Training stops when the last rise lies ``patience`` steps and 8 evaluations back, and not before twice the patience.
-    For patience :math:`P` and noise of deviation :math:`\sigma` this means, as planted curves show:
+    For patience :math:`P` and noise of deviation :math:`\sigma` this means, in 98 or more of 100 draws of the noise on
+    planted curves:
 
     ================================================== ==============================================================
     curve                                              where it stops
