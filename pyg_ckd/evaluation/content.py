@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_USERS = 5_000
 """Users that are ranked for at most; more are sampled."""
+MOST_NUMBERS = 2**27
+"""Columns times users and items of a modality up to which it is ranked unasked, in about two gigabytes."""
 SILENT, ENOUGH = 0.05, 100
 """From this p-value on, features are said to rank no better than shuffled ones, where there are so many users."""
 
@@ -103,13 +105,17 @@ def content_ranking(
 def validated_ranking(data: HeteroData, k: int = 20) -> pd.DataFrame | None:
     """Return :func:`content_ranking` on the validation part, or :obj:`None` where there is nothing to rank.
 
+    Modalities with more than :math:`2^{27}` numbers in a row for every user and item are left out.
+
     Args:
         data: The graph.
         k: The cut-off; the number of items if it is larger.
     """
-    if not data.modalities or held_out(data, "val").cpu()[0].unique().numel() < 2:
+    rows = data["user"].num_nodes + data["item"].num_nodes
+    small = [m for m in data.modalities if rows * data["item"][m].size(-1) <= MOST_NUMBERS]
+    if not small or held_out(data, "val").cpu()[0].unique().numel() < 2:
         return None
-    return content_ranking(data, "val", min(k, data["item"].num_nodes))
+    return content_ranking(data, "val", min(k, data["item"].num_nodes), small)
 
 
 def silent_modalities(ranking: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from pyg_ckd.data import build_data, describe_data
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import content_ranking
-from pyg_ckd.evaluation.content import silent_modalities, with_content
+from pyg_ckd.evaluation.content import silent_modalities, validated_ranking, with_content
 
 USERS, ITEMS, KINDS = 200, 60, 4
 
@@ -132,3 +132,12 @@ def test_a_described_data_set_warns_of_silent_features():
     said = [line for line in found.warnings if line.startswith("silent features")]
     assert [line.split(": ")[1] for line in said] == ["noise", "flat"]
     assert "check that row i belongs to item i" in said[0]
+
+
+def test_modalities_that_are_too_large_are_left_out_unless_asked_for(monkeypatch):
+    data = planted()
+    monkeypatch.setattr("pyg_ckd.evaluation.content.MOST_NUMBERS", 4 * (USERS + ITEMS))
+    assert validated_ranking(data, 10).index.tolist() == ["kind", "flat"]
+    assert content_ranking(data, k=10).index.tolist() == ["kind", "noise", "flat"]
+    monkeypatch.setattr("pyg_ckd.evaluation.content.MOST_NUMBERS", 1)
+    assert validated_ranking(data) is None
