@@ -60,7 +60,7 @@ def content_ranking(
     Returns:
         A row for every modality with the columns ``recall``, ``shuffled`` (recall of shuffled features), ``p_value``
         (of a paired t-test over users whether the two differ, after Holm's correction over modalities) and ``users``,
-        how many there were.
+        how many there were. ``attrs["metric"]`` is the name of the metric, such as ``recall@20``.
 
     Raises:
         InputError: If a modality is unknown, ``k`` or ``shuffles`` is not positive, or the split has fewer than two
@@ -99,7 +99,9 @@ def content_ranking(
         test = paired_test(own, np.mean(others, axis=0))
         table[m] = test.mean_a, test.mean_b, test.p_value, test.num
     frame = pd.DataFrame.from_dict(table, orient="index", columns=["recall", "shuffled", "p_value", "users"])
-    return frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
+    frame = frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
+    frame.attrs["metric"] = f"recall@{as_integer(k, 'k')}"
+    return frame
 
 
 def validated_ranking(data: HeteroData, k: int = 20) -> pd.DataFrame | None:
@@ -151,7 +153,7 @@ def with_content(description: DataDescription, data: HeteroData, k: int = 20) ->
     if ranking is None:
         return description
     found = [
-        f"silent features: {m}: rank no better than shuffled ones (recall@{min(k, data['item'].num_nodes)} on "
+        f"silent features: {m}: rank no better than shuffled ones ({ranking.attrs['metric']} on "
         f"validation {ranking.loc[m, 'recall']:.4f}, shuffled {ranking.loc[m, 'shuffled']:.4f}); check that row i "
         "belongs to item i, or leave the modality out"
         for m in silent_modalities(ranking)

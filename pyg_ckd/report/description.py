@@ -226,9 +226,9 @@ def _content_part(description: DataDescription) -> Part:
         for m, found in description.content.to_dict("index").items()
     ]
     note = (
-        "Recall on the validation part where items are ranked by the cosine with the mean of the user's training "
-        "items, and the same where rows of features are shuffled. Features with p of 0.05 and more say nothing by "
-        "themselves: they are noise, constant, or in the rows of other items."
+        f"{description.content.attrs.get('metric', 'recall')} on the validation part where items are ranked by the "
+        "cosine with the mean of the user's training items, and the same where rows of features are shuffled. Features "
+        "with p of 0.05 and more say nothing by themselves: they are noise, constant, or in the rows of other items."
     )
     return Part("Ranking by one modality alone", note, header, rows)
 

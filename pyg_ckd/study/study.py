@@ -291,7 +291,7 @@ class Study:
             found = validated_ranking(self.data, self.cutoff)
         if found is None:
             return None
-        return {"metric": f"recall@{self.cutoff}", "split": "val", "modalities": found.to_dict("index")}
+        return {"metric": found.attrs["metric"], "split": "val", "modalities": found.to_dict("index")}
 
     def _contenders(self) -> list[dict[str, Any]]:
         return [

@@ -46,6 +46,7 @@ def test_recall_is_that_of_cosines_with_the_mean_of_what_a_user_met():
     found = content_ranking(data, k=10, shuffles=1, modalities=["kind", "noise"])
     assert list(found.columns) == ["recall", "shuffled", "p_value", "users"]
     assert found["users"].tolist() == [USERS, USERS]
+    assert found.attrs["metric"] == "recall@10"
     assert found.index.tolist() == ["kind", "noise"]
     for m in ("kind", "noise"):
         assert found.loc[m, "recall"] == pytest.approx(by_loops(data, m, 10, np.arange(ITEMS)), abs=1e-9)
