@@ -50,9 +50,8 @@ class AGM(MaskedObjective):
     contributions to margins do not determine its gradient, and factors only act on step sizes.
 
     Overrides ``views``, ``balance`` and ``step_sizes``. Costs the views of :class:`DistillationWrapper` and the empty
-    one. A triple with an
-    item that lacks a modality is not modulated for it, and does not count for scores, as long as enough triples of the
-    batch have all modalities, see :meth:`compared`.
+    one. A triple with an item that lacks a modality is not modulated for it, and does not count for scores, as long as
+    enough triples of the batch have all modalities, see :meth:`compared`.
 
     Differs from the published code in keeping factors between 0.1 and 10, and for four modalities and more in the
     values of :func:`~pyg_ckd.balance.shapley_values`.

@@ -28,18 +28,18 @@ class AlternatingAdaptation(MaskedObjective):
     r"""Trains one modality per step, without the others, and fuses their scores only for ranking.
 
     From `"Multimodal Representation Learning by Alternating Unimodal Adaptation" <https://arxiv.org/abs/2311.10707>`_
-    (MLA). In step :math:`t` it is the turn of one modality :math:`m`, in alphabetical order, and
+    (MLA). Step :math:`t` trains one modality :math:`m`, in alphabetical order:
 
     .. math::
         \mathcal{L}_t = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})) + \lambda \, \mathcal{L}_2, \qquad
         \ell(x) = \ln(1 + e^{-x}).
 
     Parameters that belong to other modalities, which are in that view through their means, get no gradient. What all
-    modalities share learns in every step. So that a step does not undo what the steps of other modalities have
-    learned, the gradient :math:`\mathbf{G}` of a shared table is projected. A table of users is the paper's linear
-    head, with a class for every user and an item's row for its input. With the mean
-    :math:`\bar{\mathbf{r}}_t` of :math:`\mathbf{x}_i - \mathbf{x}_j` over the batch, scaled to unit length,
-    :math:`\mathbf{P}_0 = \mathbf{I}` and the ridge :math:`\alpha`,
+    modalities share learns in every step. So that a step does not undo what the steps of other modalities have learned,
+    the gradient :math:`\mathbf{G}` of a shared table is projected. A table of users takes the role of the paper's
+    linear head: every user is a class, and an item's row is the input. With the mean :math:`\bar{\mathbf{r}}_t` of
+    :math:`\mathbf{x}_i - \mathbf{x}_j` over the batch, scaled to unit length, :math:`\mathbf{P}_0 = \mathbf{I}` and the
+    ridge :math:`\alpha`,
 
     .. math::
         \mathbf{G} \leftarrow \mathbf{G} \mathbf{P}_{t-1}^\top, \qquad
@@ -47,9 +47,9 @@ class AlternatingAdaptation(MaskedObjective):
         - \frac{\mathbf{k} \mathbf{k}^\top}{\alpha + \bar{\mathbf{r}}_t^\top \mathbf{k}},
 
     which are recursive least squares: :math:`\mathbf{P}_t = (\mathbf{I} + \alpha^{-1} \sum_s \bar{\mathbf{r}}_s
-    \bar{\mathbf{r}}_s^\top)^{-1}`. Every epoch begins with :math:`\mathbf{P}_0` again. Projected are all shared
-    matrices with as many columns as the rows that are scored with; a backbone that has none, such as
-    :class:`~pyg_ckd.nn.VBPR`, whose scores are sums over blocks of columns, only alternates.
+    \bar{\mathbf{r}}_s^\top)^{-1}`. Every epoch begins with :math:`\mathbf{P}_0` again. All shared matrices with as many
+    columns as the scored rows are projected; a backbone that has none, such as :class:`~pyg_ckd.nn.VBPR`, whose scores
+    are sums over blocks of columns, only alternates.
 
     Validation, test and serving rank with a sum of uni-modal scores, in which every user trusts the modalities that
     tell the items apart most clearly. With the entropy :math:`H_{um}` of :math:`\textrm{softmax}_i(s^m_{ui} / T)` over
@@ -60,7 +60,7 @@ class AlternatingAdaptation(MaskedObjective):
         {\sum_{m'} \exp(\max_n H_{un} - H_{um'})}.
 
     Overrides ``views``, ``balance``, ``triple_weights``, ``backward`` and ``forward_views``. A step costs no further
-    view, an evaluation the uni-modal ones in the place of each view of several modalities.
+    view; an evaluation computes the uni-modal views instead of each view of several modalities.
 
     Differs from the published code, in which the projection is never reached (it looks for a parameter of another
     name), divides by a matrix instead of a number, and lets a step's own rows take part in its projection; the

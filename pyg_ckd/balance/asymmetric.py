@@ -31,16 +31,16 @@ class ARM(MaskedObjective):
 
     After `"Asymmetric Reinforcing against Multi-modal Representation Bias" <https://arxiv.org/abs/2501.01240>`_. With
     :math:`L(\cdot)` the mean BPR loss of margins times the scale that is best for them, see
-    :func:`~pyg_ckd.balance.attribution.calibrated_loss`, what modality :math:`m` is worth in a batch is
+    :func:`~pyg_ckd.balance.attribution.calibrated_loss`, the value of modality :math:`m` in a batch is
 
     .. math::
         I_m = \ln 2 - L(\delta(\{m\}) - \delta(\emptyset)), \qquad
         K_m = L(\delta(\textrm{full} \setminus m)) - L(\delta(\textrm{full})), \qquad
         V_m = q \, I_m + (1 - q) \, K_m
 
-    with :math:`q = \textrm{mean} \; \sigma(\delta(\textrm{full}))`: the information of the modality alone, and that
-    which it adds to the others, which counts as long as the joint scores are not sure. With a running mean
-    :math:`\bar{V}_m` of its positive part,
+    with :math:`q = \textrm{mean} \; \sigma(\delta(\textrm{full}))`. :math:`I_m` is the information of the modality
+    alone, and :math:`K_m` that which it adds to the others; it counts more while the joint scores are uncertain. With a
+    running mean :math:`\bar{V}_m` of its positive part,
 
     .. math::
         k_m = \textrm{clamp} \left( \left( \frac{\epsilon + \frac{1}{M} \sum_n \bar{V}_n}{\epsilon + \bar{V}_m}
@@ -57,14 +57,14 @@ class ARM(MaskedObjective):
     no gradient through the largest value, the leave-one-out views and the empty one: it closes when the weakest
     modality gets better, and not when the strongest, the others or the ids get worse.
 
-    Each uni-modal loss brings the penalty of its view, without :math:`k_m`. Overrides ``views``, ``ranked`` and
+    Each uni-modal loss includes the penalty of its view, without :math:`k_m`. Overrides ``views``, ``ranked`` and
     ``balance``. Costs the views of :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a
-    modality is neither modulated for it nor in its uni-modal loss, and does not count for values, as long as
-    enough triples of the batch have all modalities, see :meth:`compared`.
+    modality is neither modulated for it nor in its uni-modal loss, and does not count for values, as long as enough
+    triples of the batch have all modalities, see :meth:`compared`.
 
-    Differs from the published code, which multiplies features by ratios of values, from one batch and crosswise, in
-    training and in tests alike; and whose conditional information is none, so that values and ratios may be negative;
-    see :func:`published_scales`. The gap is in the paper alone, and so is a re-sampling of samples that is left out.
+    The published code multiplies features by ratios of values from one batch, crosswise, in training and in tests. What
+    it computes as conditional information is not one, so values and ratios may be negative; see
+    :func:`published_scales`. The gap is only in the paper, and so is a re-sampling of samples that is left out here.
 
     Args:
         student: The backbone to train, with at least two modalities.

@@ -146,22 +146,20 @@ class ModalityEffectEstimator(nn.Module):
 
 
 def shapley_values(margins: Mapping[View, Tensor], modalities: Sequence[str]) -> Tensor:
-    r"""Return how much of a margin is owed to every modality, with the id part as the base, with gradient.
+    r"""Return the Shapley value of every modality in a margin, with the id part as the base, with gradient.
 
     .. math::
         \phi_m = \sum_{S \not\ni m} \frac{|S|! \, (M - |S| - 1)!}{M!} \left( \delta(S \cup m) - \delta(S) \right),
         \qquad \sum_m \phi_m = \delta(\textrm{full}) - \delta(\emptyset)
 
     The values are exact where there are margins of all subsets; up to three modalities, the full, uni-modal,
-    leave-one-out and empty views are that. Otherwise the mean of a modality's first and last contribution takes their
-    place,
+    leave-one-out and empty views are that. Otherwise the mean of a modality's first and last contribution is used,
 
     .. math::
         \phi_m = \tfrac{1}{2} \left( \delta(\{m\}) - \delta(\emptyset) + \delta(\textrm{full})
         - \delta(\textrm{full} \setminus m) \right),
 
-    which is exact where at most pairs of modalities act together, and whose sum is then the one above; in general it is
-    not.
+    which is exact, with the sum above, if at most pairs of modalities interact; in general it is not.
 
     Args:
         margins: Margins ``[B]`` of the views of
@@ -228,7 +226,7 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
 
     This is the variational lower bound of "Information Maximization in Noisy Channels" (Barber and Agakov, NIPS 2003)
     with a logistic model of one scale :math:`t`, so that the size of margins does not matter. It lies between 0, for
-    margins that are zero or rather wrong than right, and :math:`\ln 2`, which it comes close to where all are right.
+    margins that are zero or mostly wrong, and :math:`\ln 2`, which it approaches if all are right.
 
     The scale is found by Newton's steps from zero, which never pass it: the derivative is concave where it is sought.
 
@@ -245,16 +243,16 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
 
 @torch.no_grad()
 def unbiased_label_information(margin: Tensor, available: Tensor | None = None) -> Tensor:
-    r"""Return :func:`label_information` without what the best scale finds in noise, about :math:`1 / 2n` nats.
+    r"""Return :func:`label_information` minus its bias, about :math:`1 / 2n` nats that the best scale finds in noise.
 
-    A rare modality, of which a batch has few triples :math:`n`, would seem to know more than others.
+    Otherwise, a rare modality with few triples :math:`n` in a batch would seem to know more than others.
 
     Args:
         margin: Margins ``[B]``, or of several views ``[B, V]``.
         available: Which triples count, bool of the same shape. (default: :obj:`None`, all of them)
 
     Returns:
-        A scalar, or one value for each view ``[V]``, in double precision; below zero where there is less.
+        A scalar, or one value for each view ``[V]``, in double precision; it may be negative.
     """
     found = label_information(margin, available)
     count = torch.full_like(found, margin.size(0)) if available is None else available.sum(dim=0).to(found)
@@ -302,16 +300,16 @@ def _best_scale(d: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def conditional_label_information(full: Tensor, without: Tensor, available: Tensor | None = None) -> Tensor:
-    """Return how much every modality tells about the positive item beyond the others, in nats, without gradient.
+    """Return how much every modality adds to what the others tell about the positive item, in nats, without gradient.
 
     It is the :func:`label_information` of the full view minus that of the leave-one-out view, each with a scale of its
-    own. As a difference of two estimates it may be negative, where the joint decision is better without a modality.
+    own. It is negative if the joint decision is better without a modality.
 
     Args:
         full: Margins of the full view ``[B]``.
         without: Margins of the leave-one-out views ``[B, M]``.
-        available: Which modalities the items of each triple have, bool ``[B, M]``; of a modality, the triples that have
-            it count. (default: :obj:`None`, all of them)
+        available: Which modalities the items of each triple have, bool ``[B, M]``; for each modality, only triples that
+            have it count. (default: :obj:`None`, all of them)
 
     Returns:
         One value for each modality, ``[M]``, in double precision.
@@ -322,19 +320,19 @@ def conditional_label_information(full: Tensor, without: Tensor, available: Tens
 
 @torch.no_grad()
 def gaussian_information(margins: Tensor, base: Tensor | None = None, available: Tensor | None = None) -> Tensor:
-    r"""Return the mutual information of every two modalities' margins as of Gaussian variables, without gradient.
+    r"""Return the mutual information of the margins of every two modalities, as Gaussian variables, without gradient.
 
     .. math::
         I_{mn} = - \tfrac{1}{2} \ln \left( 1 - r_{mn}^2 \right)
 
     with the correlation :math:`r_{mn}` of :math:`\delta(\{m\}) - \delta(\emptyset)` and the same of :math:`n` over
-    triples. The id part is in every margin; without taking it away, all modalities would seem to say the same.
+    triples. The id part is in every margin; if it were not subtracted, all modalities would seem to agree.
 
     Args:
         margins: Margins of the uni-modal views ``[B, M]``.
-        base: Margins of the empty view ``[B]``. (default: :obj:`None`, nothing is taken away)
-        available: Which modalities the items of each triple have, bool ``[B, M]``; of two modalities, the triples that
-            have both count. (default: :obj:`None`, all of them)
+        base: Margins of the empty view ``[B]``. (default: :obj:`None`, nothing is subtracted)
+        available: Which modalities the items of each triple have, bool ``[B, M]``; for two modalities, only triples
+            that have both count. (default: :obj:`None`, all of them)
 
     Returns:
         Values ``[M, M]`` in nats and double precision, from 0, also on the diagonal and for margins that are all the
@@ -344,11 +342,11 @@ def gaussian_information(margins: Tensor, base: Tensor | None = None, available:
 
 
 class RunningInformation(nn.Module):
-    """The information of margins over all batches of an epoch, in buffers, so that a run can go on after a break.
+    """The information of margins over all batches of an epoch, in buffers, so that a run can be resumed.
 
-    Label information is the mean of :func:`unbiased_label_information` over the batches, weighted by their triples;
-    batches in which a modality has fewer than eight triples are left out for it. Gaussian information is that of all
-    the epoch's triples together.
+    Label information is the mean of :func:`unbiased_label_information` over the batches, weighted by their triples; for
+    each modality, batches with fewer than eight of its triples are left out. Gaussian information is that of all the
+    epoch's triples together.
 
     Args:
         modalities: Names of the modalities.

@@ -51,9 +51,9 @@ class GBlending(MaskedObjective):
     improved, they stay. The triples of the validation part are its interactions, each with an item that is drawn
     once. Where an item lacks a modality, a triple counts for neither loss of this modality.
 
-    Each uni-modal loss brings the penalty of its view, without :math:`w_m`. Costs the uni-modal views, and now and then
-    their scores on the validation part; overrides ``views``, ``ranked``, ``balance``, ``triple_weights`` and
-    ``before_validation``.
+    Each uni-modal loss includes the penalty of its view, without :math:`w_m`. Costs the uni-modal views and, at most
+    every ``period`` epochs, their scores on the validation part. Overrides ``views``, ``ranked``, ``balance``,
+    ``triple_weights`` and ``before_validation``.
 
     Differs from the published code of the BalanceBenchmark toolkit, which trains a copy of the model on every view to
     measure how it generalises, compares sums over parts of different sizes, and gives a view that got worse as much
@@ -62,7 +62,7 @@ class GBlending(MaskedObjective):
     Args:
         student: The backbone to train, with at least two modalities.
         weight: Weight :math:`\gamma` of the uni-modal terms; 0 is plain training.
-        period: Epochs from one choice of weights to the next, at least; it is made in a validation.
+        period: Smallest number of epochs between two choices of weights, which are made in validations.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.

@@ -23,20 +23,21 @@ class ReconBoost(MaskedObjective):
     r"""Trains one modality at a time on the triples that the others rank wrongly, and all together in between.
 
     From `"ReconBoost: Boosting Can Achieve Modality Reconcilement" <https://arxiv.org/abs/2405.09321>`_. Epochs come in
-    rounds. In the first ``epochs_joint`` epochs of a round, training is plain. Then comes the turn of every modality
-    :math:`m` for ``epochs_alone`` epochs, in which nothing but the parameters that belong to it alone move, by
+    rounds. In the first ``epochs_joint`` epochs of a round, training is plain. Then every modality :math:`m` has a turn
+    of ``epochs_alone`` epochs, in which only the parameters that belong to it alone are trained, by
 
     .. math::
         \mathcal{L}_m = \frac{\sum_{uij} w_{uij} \, \ell(\delta_{uij}(\{m\}))}{\sum_{uij} w_{uij}} + \lambda \,
         \mathcal{L}_2, \qquad w_{uij} = 1 - r \, \sigma ( \delta_{uij}(\textrm{full} \setminus m) )
 
     With :math:`r = 1` the weight is the residual that gradient boosting of the logistic loss leaves to the next
-    learner: what the others rank well hardly counts. Weights have no gradient. Other parameters have none, not zero,
-    in a turn, so that Adam leaves them and their moments alone: no modality unlearns while it waits.
+    learner: triples that the others rank well hardly count. Weights have no gradient. In a turn, other parameters have
+    no gradient, instead of zero, so that Adam leaves them and their moments unchanged: no modality unlearns while it
+    waits.
 
-    Hooks: ``views``, ``triple_weights`` and ``backward``. Costs two views in a step of a turn, the uni-modal and the
-    leave-one-out one, and a joint step one. Triples with an item that lacks :math:`m` weigh 0 in its turn; where one of
-    the others is missing, these count as undecided, :math:`\sigma = 1/2`.
+    Overrides ``views``, ``triple_weights`` and ``backward``. A step of a turn costs two views, the uni-modal and the
+    leave-one-out one; a joint step costs one. Triples with an item that lacks :math:`m` weigh 0 in its turn; where one
+    of the others is missing, these count as undecided, :math:`\sigma = 1/2`.
 
     The published weights are :math:`w_1 - w_2 \sigma` with :math:`w_1 = 5` and :math:`w_2 = 1`, hence the default
     :math:`r = 0.2`; their sum is not divided out. Turns and the joint "rectification" take four epochs each there,
@@ -46,7 +47,7 @@ class ReconBoost(MaskedObjective):
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to each alone.
-        residual: How much of the others' success is taken from a triple's weight, :math:`r`, from 0 to 1.
+        residual: How much the weight of a triple falls if the others rank it well, :math:`r`, from 0 to 1.
         epochs_alone: Epochs of a turn; 0 is plain training.
         epochs_joint: Joint epochs at the beginning of every round, at least 1.
         l2: Weight :math:`\lambda` of the backbone's penalty.

@@ -40,9 +40,9 @@ class CalibratedObjective(MaskedObjective):
         + \sum_{(S, T)} \underset{uij}{\textrm{mean}} \left[ w \, \ell(\delta_{uij}(T))
         + \kappa \max ( 0, c(T) - c(S) ) \right]
 
-    Each BPR loss brings the penalty of its view. Hooks: ``views``, ``ranked`` and ``balance``. Costs the leave-one-out
-    views, which for two modalities are the uni-modal ones; a chain costs one view less than there are modalities. A
-    triple with an item that lacks a modality of :math:`S` does not count for the pair.
+    Each BPR loss includes the penalty of its view. Overrides ``views``, ``ranked`` and ``balance``. Costs the
+    leave-one-out views, which for two modalities are the uni-modal ones; a chain costs one view less than there are
+    modalities. A triple with an item that lacks a modality of :math:`S` does not count for the pair.
 
     The published losses are a mean over the views with one weight for all, and the rises are summed over the batch;
     here the full view keeps its weight, and all are means. The toolkit BalanceBenchmark takes the hinge of the
@@ -156,9 +156,9 @@ class SelfDistillation(MaskedObjective):
         &+ \kappa \, \underset{uij}{\textrm{mean}} \sum_{m \neq n} w_{mn} \, \textrm{BCE} \left(
         \sigma ( \delta_{uij}(\{m\}) ), \sigma ( \delta_{uij}(\{n\}) ) \right)
 
-    where weights and the better modality's :math:`\sigma(\delta_{uij}(\{n\}))` have no gradient. Each BPR loss brings
-    the penalty of its view. Hooks: ``views``, ``ranked`` and ``balance``. Costs the uni-modal views and the empty one.
-    A triple with an item that lacks :math:`m` or :math:`n` adds nothing to their pair.
+    where weights and the better modality's :math:`\sigma(\delta_{uij}(\{n\}))` have no gradient. Each BPR loss includes
+    the penalty of its view. Overrides ``views``, ``ranked`` and ``balance``. Costs the uni-modal views and the empty
+    one. A triple with an item that lacks :math:`m` or :math:`n` adds nothing to their pair.
 
     The toolkit's code pulls both modalities of a pair towards each other by the squared difference of their outputs
     and has probabilities where the Kullback-Leibler divergence has logarithms; here the worse follows the better one.
@@ -270,7 +270,7 @@ class ModalityGapObjective(MaskedObjective):
         0.95 \right)
 
     Alignment gets more weight if it moves the model in the same direction as the other losses. Both gradients come from
-    the same step, but from different triples. Hooks: ``views``, ``balance`` and ``backward``. Costs the uni-modal
+    the same step, but from different triples. Overrides ``views``, ``balance`` and ``backward``. Costs the uni-modal
     views, random triples and, unless :math:`\eta` is 0, a second backward pass. Random triples with an item that lacks
     one of two modalities do not count for the pair.
 

@@ -19,8 +19,8 @@ def canonical_correlations(x: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
 
     Args:
         x: Rows ``[N, D]``, at least two.
-        y: Rows ``[N, E]`` of the same things.
-        ridge: Added to both diagonals; the smaller, the more of what is found between few rows is chance.
+        y: Rows ``[N, E]`` of the same objects.
+        ridge: Added to both diagonals; if it is small, correlations between few rows are largely chance.
 
     Returns:
         Values from 0 to 1 in double precision, the largest first, ``[min(D, E)]``, without gradient.
@@ -47,12 +47,12 @@ def canonical_correlations(x: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
 
 
 def row_information(x: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
-    r"""Return what two tables of Gaussian rows tell about each other, :math:`-\tfrac{1}{2} \sum_k \ln (1 - \rho_k^2)`.
+    r"""Return the mutual information of two tables of Gaussian rows, :math:`-\tfrac{1}{2} \sum_k \ln (1 - \rho_k^2)`.
 
     It is too high where the tables are about as wide as they have rows.
 
     Args:
-        x: See :func:`canonical_correlations`, as all that follow.
+        x: Rows ``[N, D]``, see :func:`canonical_correlations`.
         y: Rows ``[N, E]``.
         ridge: Added to the diagonals of both covariances.
 

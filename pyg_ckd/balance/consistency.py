@@ -44,14 +44,14 @@ class ViewConsistency(MaskedObjective):
         \mathcal{L} &= \mathcal{L}_{BPR} + \lambda \, \mathcal{L}_2 + w \Big( 5 ( \mathcal{L}_{intra} +
         \mathcal{L}_{inter} ) + \sum_m \big( R(\mathbf{z}_m) + R(\mathbf{u}_m) \big) \Big)
 
-    over the positive items of a batch, each once. The first term works against a modality that drowns in the fused
-    rows; :math:`R` keeps rows from becoming all alike, which closeness without negatives would allow. Published
-    representations have a scale of one, which those of a recommender have not: rows are divided by the root mean
-    variance of the batch's fused rows, one number without gradient. The projectors are learned matrices that begin as
-    the identity and exist once :meth:`prepare` has been called, which looks at the rows of one forward pass.
+    over the positive items of a batch, each once. The first term counteracts a modality that is lost in the fused rows;
+    :math:`R` keeps the rows from collapsing to one, which is possible without negatives. Published representations have
+    a scale of one, but those of a recommender do not: rows are divided by the root mean variance of the batch's fused
+    rows, one number without gradient. The projectors are learned matrices, initialised as the identity. :meth:`prepare`
+    creates them from the rows of one forward pass.
 
     Meant for early fusion, where all modalities are in one stream. Where every modality has columns of its own, as in
-    :class:`~pyg_ckd.nn.VBPR`, the fused rows are the modality's own and the first term has nothing to do.
+    :class:`~pyg_ckd.nn.VBPR`, the fused rows are the modality's own and the first term has no effect.
 
     Overrides ``views``, ``balance`` and ``prepare``. Costs the uni-modal views and the empty one. Differs from the
     published code in its projectors, which have two layers there and 4,096 columns.

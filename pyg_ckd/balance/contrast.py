@@ -30,9 +30,9 @@ class CrossModalContrast(MaskedObjective):
 
     After the theory of `"On the Comparison between Multi-modal and Single-modal Contrastive Learning"
     <https://arxiv.org/abs/2411.02837>`_: two views of one modality share its noise, which a contrast between them
-    learns by heart. The noises of two modalities are independent, and a contrast between these pulls the one with the
-    lower signal-to-noise ratio towards the signal. With :math:`\mathbf{x}^m_i`, what modality :math:`m` adds to the
-    row of item :math:`i` in the empty view, centred over the batch,
+    memorises. The noises of two modalities are independent, and a contrast between these pulls the one with the lower
+    signal-to-noise ratio towards the signal. With :math:`\mathbf{x}^m_i`, what modality :math:`m` adds to the row of
+    item :math:`i` in the empty view, centred over the batch,
 
     .. math::
         \mathcal{L}_{m \leftarrow n} &= - \underset{i}{\textrm{mean}} \; \ln
@@ -50,7 +50,7 @@ class CrossModalContrast(MaskedObjective):
 
     Overrides ``views`` and ``balance``. Costs the uni-modal views and the empty one, and a square matrix of
     ``num_items`` for every pair of modalities. The paper analyses training on two modalities and proposes no algorithm;
-    the loss, its direction and its weight are built here on what it proves.
+    the loss, its direction and its weight are derived here from its results.
 
     Args:
         student: The backbone to train, with at least two modalities whose views have rows of one width.

@@ -57,9 +57,9 @@ class DifficultyCurriculum(ObjectiveWrapper):
     last stage, and there least of all that the model gets wrong. It is detected from the current margin, not from
     earlier epochs, because a batch does not tell which interactions of the training data it holds. A stage ends after
     ``patience`` evaluations without a better value of the monitored metric, or after ``stage_epochs``; the last one
-    lasts to the end. Until it has begun, the trainer does not stop for lack of a rise, and with each stage its patience
-    begins anew; the best epoch may be one of any stage. The gradient of the BPR loss alone, in which hard triples weigh
-    more, is a curriculum already: compare with plain training.
+    lasts to the end. Until it has begun, the trainer does not stop early, and with each stage its patience begins anew;
+    the best epoch may be one of any stage. The gradient of the BPR loss alone, in which hard triples weigh more, is a
+    curriculum already: compare with plain training.
 
     Overrides ``weigh``. Costs no further view. The published code calls the easy stage the third; its reward for the
     length of an answer has no meaning here. Terms that the objective inside adds are not weighed.

@@ -30,10 +30,10 @@ class ModalityDropout(Objective):
         \mathcal{V} = \{ m : z_m = 1 \}, \quad z_m \sim \textrm{Bernoulli}(1 - p), \qquad
         \mathcal{L} = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\mathcal{V})) + \lambda \, \mathcal{L}_2.
 
-    A modality outside of the view is intervened on; a step that would lose all of them keeps
-    one at random. Every modality so learns to rank without the others. As in `"ModDrop: Adaptive Multi-modal Gesture
-    Recognition" <https://arxiv.org/abs/1501.00102>`_, but that a dropped modality is replaced with its mean instead of
-    zeros. Overrides ``views``. Costs no further view.
+    A modality outside of the view is intervened on; a step that would drop all of them keeps one at random. So every
+    modality learns to rank without the others. As in `"ModDrop: Adaptive Multi-modal Gesture Recognition"
+    <https://arxiv.org/abs/1501.00102>`_, except that a dropped modality is replaced with its mean instead of zeros.
+    Overrides ``views``. Costs no further view.
 
     Args:
         student: The backbone to train, with at least two modalities.
@@ -78,11 +78,11 @@ class PredictionModulation(MaskedObjective):
 
         q_m &= q (1 + a \rho_m) \; \textrm{where} \; \rho_m > 0, \; \textrm{else} \; 0
 
-    In the next epoch, a step drops with probability :math:`p` every modality :math:`m` with probability :math:`q_m`,
-    independently but never all of them, and trains the view that is left. Hooks: ``views`` and ``balance``, for
-    :class:`ModalityDropout` with rates that follow the training. Scores are measured on every ``measure_every``-th
-    step, which costs the uni-modal views and the empty one there, without a backward pass; other steps cost no further
-    view. Triples with an item that lacks :math:`m` do not count for :math:`s_m`.
+    In the next epoch, a step drops modalities with probability :math:`p`: each modality :math:`m` with probability
+    :math:`q_m`, independently but never all of them. It trains the view that is left, as :class:`ModalityDropout` does
+    with fixed rates. Overrides ``views``, ``balance`` and ``begin_epoch``. Scores are measured on every
+    ``measure_every``-th step, which costs the uni-modal views and the empty one there, without a backward pass; other
+    steps cost no further view. Triples with an item that lacks :math:`m` do not count for :math:`s_m`.
 
     The published code drops features sample by sample, scales up what is left, and scores modalities in every batch;
     here a step has one view, a dropped modality is replaced with its mean, and BPR finds the scale by itself. It

@@ -34,9 +34,9 @@ class EliMRec(MultitaskObjective):
     .. math::
         \textrm{TIE}_{ui} = \left( s_{ui} - \underset{k}{\textrm{mean}} \; s_{uk} \right) \prod_m \sigma(c^m_{ui})
 
-    which is no dot product, so that no index could serve it. Here, scores are its expansion to the first order in
-    :math:`c^m = 0` and at :math:`\beta` standard deviations :math:`\sigma_u` of the user's scores above their mean, of
-    the logarithm, which ranks alike:
+    which is no dot product, so no index could serve it. Here, scores are the first-order expansion of its logarithm,
+    which ranks in the same order, at :math:`c^m = 0` and a score :math:`\beta` standard deviations :math:`\sigma_u`
+    above the mean of the user's scores:
 
     .. math::
         \hat{s}_{ui} = s_{ui} + \frac{\beta \sigma_u}{2} \sum_m c^m_{ui}
@@ -46,9 +46,9 @@ class EliMRec(MultitaskObjective):
     evaluation.
 
     Rows :math:`\mathbf{u}_m, \mathbf{x}_m` are those of the uni-modal view, in the columns that tell items apart, with
-    the ids that it holds. In a view without some modalities, the sum is over the others. Hooks: those of
-    :class:`MultitaskObjective`, ``before_validation`` and ``forward_views``. Costs the uni-modal views, in steps and
-    when ranking.
+    the ids that it holds. In a view without some modalities, the sum is over the others. Overrides
+    ``before_validation`` and ``forward_views``, and what :class:`MultitaskObjective` overrides. Costs the uni-modal
+    views, in steps and when ranking.
 
     Args:
         student: The backbone to train, with at least two modalities.
@@ -56,7 +56,7 @@ class EliMRec(MultitaskObjective):
         effect: :math:`\beta` at the beginning; 0 ranks plainly.
         l2: Weight of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
-            :func:`~pyg_ckd.data.item_masks`. They have no fit in these.
+            :func:`~pyg_ckd.data.item_masks`. An item has no fit in a modality that it lacks.
 
     Raises:
         InputError: If there are fewer than two modalities, a weight is negative or a mask does not fit.

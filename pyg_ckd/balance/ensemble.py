@@ -24,10 +24,10 @@ class UnimodalEnsemble(TaughtObjective):
         \sigma_m^2 = \underset{u}{\textrm{mean}} \; \underset{i}{\textrm{var}} \; s^m_{ui}
 
     The tables of the teachers stand side by side, so that scores stay dot products. The weights are chosen on the
-    validation part by coordinate ascent over multiples of their present value, from equal weights; without a
-    validation part they stay equal. Teachers hold their users' and items' ids as well, so an ensemble also shows what
-    several models are worth instead of one: a yardstick for strategies that are given teachers. Overrides
-    ``before_validation`` and ``forward_views``. Costs the teachers.
+    validation part by coordinate ascent over multiples of their present value, from equal weights; without a validation
+    part they stay equal. Teachers have id embeddings too, so the ensemble also shows the gain of several models over
+    one. This makes it a yardstick for strategies with teachers. Overrides ``before_validation`` and ``forward_views``.
+    Costs the teachers.
 
     A modality that a view intervenes on adds nothing there. A view whose modalities all weigh zero ranks with equal
     weights.

@@ -44,10 +44,10 @@ def parameter_groups(model: Objective | Backbone) -> dict[str, list[nn.Parameter
 def check_steerable(
     student: Backbone, strategy: str, margins: Iterable[Tensor] | None = None, scores: str = ""
 ) -> None:
-    """Refuse a backbone on which a strategy that steers the parameters of modalities would do nothing.
+    """Refuse a backbone on which a strategy that changes the training of modalities' parameters would have no effect.
 
     Args:
-        student: The backbone. One that finds out later which parameters are whose is let through.
+        student: The backbone. One that assigns its parameters to modalities only later is accepted.
         strategy: Name of the strategy, for the message.
         margins: Margins, or losses made of them, the first time that there are any; if they have a gradient, one of
             them must depend on a parameter that belongs to a modality. (default: :obj:`None`, it is enough that there
@@ -117,7 +117,7 @@ def per_term(
         terms: The loss terms, scalars. One that depends on no parameter has no gradients.
         groups: Groups of parameters by name, *e.g.*, from :func:`parameter_groups`.
         run: What :meth:`~pyg_ckd.Objective.backward` is given.
-        retain_graph: Whether ``run`` will be called once more for what these terms are made of.
+        retain_graph: Whether ``run`` will be called again on the graph of these terms.
 
     Returns:
         From term to group to the gradients, in the order of the group's parameters.
@@ -149,7 +149,7 @@ def edit(parameters: Iterable[nn.Parameter], fn: Callable[[Tensor], Tensor | Non
     Args:
         parameters: The parameters, *e.g.*, ``student.modality_parameters["visual"]``.
         fn: Takes a gradient and returns the new one of the same shape, in place or not, or :obj:`None` for no gradient.
-            Of a sparse gradient it takes the rows that this holds, ``[rows, ...]``, each once; all others stay zero.
+            For a sparse gradient, it takes the stored rows, ``[rows, ...]``, each once; all others stay zero.
 
     Raises:
         InputError: If the layout of a gradient is neither dense nor rows, or the result has another shape.
@@ -176,8 +176,8 @@ def edit_with(
     Args:
         parameters: The parameters.
         tensors: A tensor of the same shape for each, such as its former values.
-        fn: Takes a gradient and the tensor and returns the new gradient, as in :func:`edit`. Of a sparse gradient it
-            takes the rows that this holds, of both.
+        fn: Takes a gradient and the tensor and returns the new gradient, as in :func:`edit`. For a sparse gradient, it
+            takes the stored rows of both.
     """
     for p, tensor in zip(parameters, tensors, strict=True):
         if p.grad is not None:
@@ -187,7 +187,7 @@ def edit_with(
 
 @torch.no_grad()
 def assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    """Make gradients those of parameters.
+    """Set the gradients of parameters.
 
     Args:
         parameters: The parameters.
@@ -212,7 +212,7 @@ def combine(gradients: Sequence[Sequence[Tensor | None]], weights: Sequence[floa
 def inner_product(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Tensor:
     """Return the inner product of two losses' gradients over all their parameters, a scalar in double precision.
 
-    With the same gradients twice it is the squared norm. No gradient counts as zero.
+    With the same gradients twice, it is the squared norm. A missing gradient counts as zero.
 
     Args:
         first: The gradients of one loss.
@@ -248,7 +248,7 @@ def modulated(margin: Tensor, contributions: Tensor, factors: Tensor) -> Tensor:
 
     Args:
         margin: Margins ``[B]``.
-        contributions: What every modality adds to them, ``[B, M]``, finite.
+        contributions: The contribution of every modality, ``[B, M]``, finite.
         factors: The factors ``[M]`` or ``[B, M]``, used without gradient.
     """
     nothing = contributions - contributions.detach()

@@ -74,21 +74,21 @@ class Incremental(MaskedObjective):
     A **new modality** trains alone, its parameters and its adapter, in the first ``epochs_alone`` epochs; what is kept
     is then that of the view of the modalities there were.
 
-    **What the earlier model says** is computed once, before the first epoch, by its backbone on its own graph. Of a
-    file, that graph is the recorded interactions with today's features of the users and items it knew; of a model, the
-    graph given beside it or, while it is there and unchanged, the one that it was trained on. Where it cannot be had
-    (an item has left the shop and only a file is given, or features are others), a warning says so, and a frozen copy
-    of the student is read on the graph of today: the margins are then not quite the earlier ones where a backbone
+    **The outputs of the earlier model** are computed once, before the first epoch, by its backbone on its own graph. Of
+    a file, that graph is the recorded interactions with today's features of the users and items it knew; of a model,
+    the graph given beside it or, while it is there and unchanged, the one that it was trained on. Where it cannot be
+    had (an item has left the shop and only a file is given, or features are others), a warning says so, and a frozen
+    copy of the student is read on the graph of today: the margins are then not quite the earlier ones where a backbone
     propagates over the graph or a modality is new.
 
     Without an earlier model, only the alignment is left. Overrides ``views``, ``balance``, ``backward``, ``prepare``,
     ``begin_epoch`` and ``begin_from``. Costs the uni-modal views and the empty one, one pass of the earlier model, and
     its tables of the joint and the uni-modal views in memory.
 
-    No code of the first paper was found: functional forms and constants are those of this package. It aligns rows
-    where this aligns relations, which needs no common width. SAMM stores samples of earlier tasks; here they are drawn
-    anew in every step, since the earlier model ranks any two items; the smooth absolute value takes the place of the
-    square, since margins have no fixed scale; and the target is the joint margin unless ``best`` says otherwise.
+    No code of the first paper was found: functional forms and constants are those of this package. It aligns rows where
+    this aligns relations, which needs no common width. SAMM stores samples of earlier tasks; here they are drawn anew
+    in every step, since the earlier model ranks any two items; the smooth absolute value replaces the square, since
+    margins have no fixed scale; and the target is the joint margin unless ``best`` says otherwise.
 
     Args:
         student: The backbone to train, with at least two modalities.
@@ -98,7 +98,7 @@ class Incremental(MaskedObjective):
         best: Whether the target of the rehearsal is the margin of the best view, as published; if not, the joint one.
         experts: Experts :math:`E` of an adapter.
         rank: Width inside an expert.
-        epochs_alone: Epochs in which nothing but new modalities trains.
+        epochs_alone: Epochs in which only new modalities are trained.
         num_items: Positive items of a batch, at most, whose relations are compared.
         num_random_triples: Triples of a rehearsal.
         l2: Weight :math:`\lambda` of the backbone's penalty.

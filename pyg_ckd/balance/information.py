@@ -28,7 +28,7 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
 
 class InformationBalancing(TaughtObjective):
-    r"""Lets teachers of strong modalities teach weak ones, then weighs every modality's own loss by what it lacks.
+    r"""Lets teachers of strong modalities teach weak ones, then gives weak, non-redundant modalities larger weights.
 
     After `"Balanced Multimodal Learning via Mutual Information" <https://arxiv.org/abs/2511.00987>`_, whose code is not
     public; the functional forms are built here to do what it describes. In the first stage, the first
@@ -39,13 +39,13 @@ class InformationBalancing(TaughtObjective):
         \ell(\delta_{uij}(\{m\})) + \gamma \, \textrm{BCE} \big( \sigma( \delta_{ujk}(\{m\}) / \tau ),
         \sigma ( t^{n(m)}_{ujk} / \tau ) \big) \Big),
 
-    the latter on random triples. Who teaches is decided once, on the triples of the validation part, by the
-    criterion of `"Information-Theoretic Criteria for Knowledge Distillation in Multimodal Learning"
+    the latter on random triples. Who teaches is decided once, on the triples of the validation part, by the criterion
+    of `"Information-Theoretic Criteria for Knowledge Distillation in Multimodal Learning"
     <https://arxiv.org/abs/2510.13182>`_: teacher :math:`n` may teach modality :math:`m` if it ranks better and
     :math:`I(b^n; b^m) > I(b^m; Y) + \epsilon`, that is, if it knows more of what :math:`m` says than the interactions
     do. :math:`n(m)` is the best of them; where there is none, :math:`m` keeps its own teacher. Here
     :math:`b^m = t^m(\{m\}) - t^m(\emptyset)` is a teacher's margin without what does not depend on its modality: users'
-    and items' ids are in all teachers, and would make them seem to know of each other. Information is that of
+    and items' ids are in all teachers, and would make them look dependent on each other. Information is that of
     :func:`~pyg_ckd.balance.attribution.gaussian_information` between margins and of
     :func:`~pyg_ckd.balance.attribution.label_information` about which item is the positive one; :math:`\epsilon` is
     what independent margins reach by chance, see :func:`chance_information`.
@@ -65,7 +65,7 @@ class InformationBalancing(TaughtObjective):
     repeats another gets less. Weights of terms on the same parameters keep their effect under Adam, which would undo a
     factor of a modality's gradient.
 
-    In both stages each uni-modal loss brings the penalty of its view, without :math:`w_m`. Overrides ``views``,
+    In both stages each uni-modal loss includes the penalty of its view, without :math:`w_m`. Overrides ``views``,
     ``ranked``, ``balance``, ``backward`` and ``before_training``. Costs the uni-modal views, in the second stage the
     empty one as well. The joint loss is shown in the first stage, and not trained.
 
@@ -73,13 +73,14 @@ class InformationBalancing(TaughtObjective):
         student: The backbone to train, with at least two modalities.
         teachers: From modality to the teacher's embeddings, as :func:`~pyg_ckd.train_teachers` returns them: with their
             tables of the empty view. Without these, as in a plain dict or in a cache of an earlier version, every
-            modality keeps its own teacher, with a warning. Only the second stage does without teachers, :obj:`None`.
+            modality keeps its own teacher, with a warning. With :obj:`None` there are no teachers, which only the
+            second stage allows.
         pretrain_epochs: Epochs of the first stage; 0 leaves it out.
         weight: Weight :math:`w` of the modalities' own losses in the second stage; with 0 it is plain training.
-        teaching_weight: Weight :math:`\gamma` of what teachers say.
-        temperature: Temperature :math:`\tau` of what teachers say.
-        sharpness: How much weights differ, :math:`s`; with 0 they are all alike.
-        num_random_triples: Random triples per batch for what teachers say.
+        teaching_weight: Weight :math:`\gamma` of the teachers' loss.
+        temperature: Temperature :math:`\tau` of the teachers' loss.
+        sharpness: How much weights differ, :math:`s`; with 0 they are all equal.
+        num_random_triples: Random triples per batch for the teachers' loss.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`. Triples with an item that lacks a modality add nothing to its terms.

@@ -42,9 +42,9 @@ class MaskedSubnetworks(MaskedObjective):
     that have a gradient is kept, and divided by :math:`\pi_r`, so that the expectation of the gradient stays what it is
     (AMSS+).
 
-    Hooks: ``views``, ``balance`` and ``backward``. Costs the uni-modal views and the empty one, without a backward
-    pass. The first epoch is plain. Triples with an item that lacks a modality do not count for its information. The
-    history shows the shares as ``keep/visual`` and ``keep/ids``.
+    Overrides ``views``, ``balance``, ``backward`` and ``begin_epoch``. Costs the uni-modal views and the empty one,
+    without a backward pass. The first epoch is plain. Triples with an item that lacks a modality do not count for its
+    information. The history shows the shares as ``keep/visual`` and ``keep/ids``.
 
     Under Adam, which divides by the root of the mean square of a gradient, a factor of a gradient has no effect. A mask
     has: with or without the division by :math:`\pi`, the mean square grows beside the square of the mean by :math:`1 /

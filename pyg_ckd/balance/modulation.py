@@ -38,12 +38,12 @@ class OGM(PacedObjective):
     is the factor of the learning rate of :math:`m` in the next epoch. It falls from 1 to :math:`1 - \tanh \alpha` where
     a modality gets ahead. Generalisation enhancement adds normal noise to the gradients of tables and matrices that
     belong to a modality, with the standard deviation of the gradient itself over the rows that the step reaches; other
-    rows stay without.
+    rows get none.
 
     Overrides ``views``, ``balance``, ``step_sizes`` and ``backward``. Costs the uni-modal and the empty view.
 
-    Differs from the published code, which multiplies gradients, of which Adam takes no notice; which finds the factors
-    in every step; which knows two modalities; and whose noise is as large as the gradient, too much for Adam's steps.
+    The published code multiplies gradients, which has no effect under Adam; computes the factors in every step;
+    supports only two modalities; and adds noise as large as the gradient, which is too much for Adam's steps.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
@@ -126,8 +126,8 @@ class CGGM(PacedObjective):
         \frac{\lambda}{M} \sum_m B_m \left( 1 - \underset{uij}{\textrm{mean}} \;
         \cos \left( \mathbf{x}_i - \mathbf{x}_j, \mathbf{x}_i^{\{m\}} - \mathbf{x}_j^{\{m\}} \right) \right)
 
-    brings the direction of the joint gradient nearer to that of each modality, the more the less it improves. Triples
-    with an item that lacks a modality do not count for it.
+    brings the direction of the joint gradient nearer to that of each modality, most for those that improve least.
+    Triples with an item that lacks a modality do not count for it.
 
     Overrides ``views``, ``balance`` and ``step_sizes``. Costs the uni-modal and the empty view.
 
@@ -222,13 +222,13 @@ class ARL(PacedObjective):
     .. math::
         \gamma \sum_m c_m \; \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\})).
 
-    Each brings the penalty of its view, without :math:`c_m`. A modality that is sure of itself should carry more of the
-    decision: its factor is large while the others do.
+    Each includes the penalty of its view, without :math:`c_m`. A modality with certain predictions should contribute
+    more to the decision: its factor is large as long as the others contribute most.
 
     Overrides ``views``, ``balance``, ``ranked`` and ``step_sizes``. Costs the uni-modal and the empty view.
 
-    Differs from the published code, which prints its weights and never uses them, knows two modalities, and finds
-    weights in every step.
+    The published code prints its weights and never uses them, supports only two modalities, and computes weights in
+    every step.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.

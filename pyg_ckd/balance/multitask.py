@@ -31,9 +31,9 @@ class MultitaskObjective(MaskedObjective):
         + w \sum_m \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{m\}))
 
     Uni-modal terms as in the multitask baseline of `"What Makes Training Multi-modal Classification Networks Hard?"
-    <https://arxiv.org/abs/1905.12681>`_. Each brings the penalty of its view with it, as the loss of a teacher does:
-    views overfit otherwise. Overrides ``views``, ``ranked`` and ``balance``. Costs the uni-modal views. A triple with
-    an item that lacks modality :math:`m` adds nothing to its term, whose mean is over all triples.
+    <https://arxiv.org/abs/1905.12681>`_. Each includes the penalty of its view, as the loss of a teacher does: views
+    overfit otherwise. Overrides ``views``, ``ranked`` and ``balance``. Costs the uni-modal views. A triple with an item
+    that lacks modality :math:`m` adds nothing to its term, whose mean is over all triples.
 
     With ``valuation``, terms are weighed triple by triple, as samples in `"Enhancing Multimodal Cooperation via
     Sample-level Modality Valuation" <https://arxiv.org/abs/2309.06255>`_. With the Shapley values :math:`\phi_m` of the
@@ -54,7 +54,7 @@ class MultitaskObjective(MaskedObjective):
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
-        valuation: How much weights depend on the contributions, :math:`a`; with 0 all are alike.
+        valuation: How much weights depend on the contributions, :math:`a`; with 0 all are equal.
 
     Raises:
         InputError: If there are fewer than two modalities, a number is negative or a mask does not fit.

@@ -119,14 +119,14 @@ class Objective(Capturing, KnowsRows):
     """The wrappers that an objective is inside of, in their steps."""
     stages_left: int = 0
     """Stages of a schedule that are still to come; the trainer reads it when an epoch begins. While there are any, it
-    does not stop for lack of a rise; when one begins, its patience begins anew."""
+    does not stop early; when one begins, its patience begins anew."""
     stage_of_best: int = 0
     """Number of the stage whose epochs the best one is chosen from. When it grows, what was validated before counts no
     longer; the trainer reads it when an epoch begins."""
     main_terms: Sequence[str] = ()
     """Names of the terms that the main loss had in the last step, without the penalty; :meth:`loss` sets it."""
     shared_negatives: SharedNegatives | None = None
-    """Draws the items of a softmax that takes the place of the term ``bpr``; the trainer sets it."""
+    """Draws the items of a softmax that replaces the term ``bpr``; the trainer sets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every constructor record its options, and give the strategy a name."""
@@ -309,7 +309,7 @@ class Objective(Capturing, KnowsRows):
         return {}
 
     def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
-        """Return weights of further ranking losses by view of ``out``; each brings the penalty of its view."""
+        """Return weights of further ranking losses by view of ``out``; each includes the penalty of its view."""
         return {}
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:

@@ -24,8 +24,8 @@ class PacedObjective(MaskedObjective):
     nothing on parameters that belong to one modality. A factor of their learning rate does. Factors act in the epoch
     after the one that they were found in.
 
-    A subclass computes :meth:`next_factors` from what it has gathered in :meth:`observe`. What modalities are compared
-    by are their margins without the id part, :math:`a_m = \\delta(\\{m\\}) - \\delta(\\emptyset)`.
+    A subclass computes :meth:`next_factors` from what it has gathered in :meth:`observe`. Modalities are compared by
+    their margins without the id part, :math:`a_m = \\delta(\\{m\\}) - \\delta(\\emptyset)`.
     """
 
     name = ""

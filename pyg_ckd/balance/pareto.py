@@ -54,23 +54,23 @@ class MMPareto(MultitaskObjective):
         \qquad \mathbf{n} = 2 \alpha \mathbf{g} + 2 \beta \mathbf{h}.
 
     The second case gives a direction in which neither loss grows. Where :math:`\mathbf{n}` is shorter than
-    :math:`\mathbf{g} + \mathbf{h}`, it is made as long. What belongs to no modality takes the sum of
-    all gradients, or with ``shared="pareto"`` the same rule over all :math:`M + 1` losses, which agree if no two of
-    their gradients conflict. The gradient of the penalties pulls against all losses. It takes no part in the comparison
+    :math:`\mathbf{g} + \mathbf{h}`, it is scaled to the same length. Parameters that belong to no modality get the sum
+    of all gradients or, with ``shared="pareto"``, that of the same rule over all :math:`M + 1` losses; the two agree if
+    no gradients conflict. The gradient of the penalties pulls against all losses. It takes no part in the comparison
     and is added afterwards, as weight decay is in the published code.
 
     Overrides ``balance`` and ``backward``. Costs the uni-modal views, one backward pass for each of them and one for
     the penalties.
 
     Differs from the published code: the loss of a uni-modal view, which may reach the parameters of other modalities
-    through their means, does not train these; the length is made up for over all parameters of a modality and not
-    tensor by tensor, which could turn the gradient against one of the losses; a last factor of 1.5, of which Adam takes
-    no notice, is left out; and uni-modal losses have a weight.
+    through their means, does not train these; the length is corrected over all parameters of a modality and not tensor
+    by tensor, which could turn the gradient against one of the losses; a last factor of 1.5, which has no effect under
+    Adam, is left out; and uni-modal losses have a weight.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
         weight: Weight :math:`w` of the uni-modal terms.
-        shared: What parameters that belong to no modality take, ``"sum"`` or ``"pareto"``.
+        shared: The gradient of parameters that belong to no modality, ``"sum"`` or ``"pareto"``.
         l2: Weight :math:`\lambda` of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.

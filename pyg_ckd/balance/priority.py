@@ -42,15 +42,15 @@ class G2D(DistillationWrapper):
     In the first epoch all modalities train. Overrides ``balance``, ``backward`` and ``before_training``.
     Costs what distillation costs.
 
-    Differs from the published code, which compares teachers by the label probabilities of every training batch, where
-    a teacher that has learnt the training part by heart would win; which sets gradients to zero, so that momentum goes
-    on; and in which distillation from the teachers reaches the joint scores instead of uni-modal views.
+    Differs from the published code, which compares teachers by the label probabilities of every training batch, where a
+    teacher that has memorised the training part would win; which sets gradients to zero, so that momentum goes on; and
+    in which distillation from the teachers reaches the joint scores instead of uni-modal views.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
         teachers: From modality to the teacher's embeddings, see :func:`~pyg_ckd.train_teachers`.
         epochs: Epochs :math:`E` in which modalities wait; 0 is distillation.
-        distillation_weight: See :class:`DistillationWrapper`, as all that follow.
+        distillation_weight: Weight of the distillation losses, see :class:`DistillationWrapper`.
         generic_weight: Weight of the generic loss.
         temperature: Temperature of the generic loss.
         specific: Whether the specific loss is on.
@@ -180,9 +180,9 @@ class Greedy(Objective):
 
     Differs from the published code, which compares the path of a modality through the other's layers with its own, for
     two modalities in one architecture; which decides before every window and not before every epoch, for which it has
-    to read numbers from the device in a step; and in which the modality that waits takes part with its mean. Adam takes
-    steps of one size whatever the gradient's, so that the speed tells which modality the loss still asks to change, and
-    not how much it changes.
+    to read numbers from the device in a step; and in which the modality that waits takes part with its mean. Adam's
+    steps have about the same size for any gradient, so the speed shows which modality the loss would still change, not
+    how much it changes.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.

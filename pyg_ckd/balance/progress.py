@@ -32,7 +32,7 @@ class Progress:
         """Return the monitored metric in all evaluations so far.
 
         Args:
-            modality: Of the view of which modality alone; none are there if the trainer does not track views.
+            modality: The modality whose uni-modal view counts; there are none if the trainer does not track views.
                 (default: :obj:`None`, the trained view)
         """
         start = "val/" if modality is None else f"val/{modality}/"
@@ -41,7 +41,7 @@ class Progress:
 
 
 class Score(Protocol):
-    """What :meth:`~pyg_ckd.balance.Objective.before_validation` measures tables with."""
+    """Measures tables in :meth:`~pyg_ckd.balance.Objective.before_validation`."""
 
     def __call__(self, embeddings: Embeddings) -> float:
         """Return the monitored metric of two tables on the validation part.

@@ -27,8 +27,8 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 class PMR(MaskedObjective):
     r"""Pulls the items of a user towards their mean, in the modality that is behind.
 
-    From `"PMR: Prototypical Modal Rebalance for Multimodal Learning" <https://arxiv.org/abs/2211.07089>`_. Where a
-    class has a prototype there, a user :math:`u` has one here: the mean of the user's items in the training part. Rows
+    From `"PMR: Prototypical Modal Rebalance for Multimodal Learning" <https://arxiv.org/abs/2211.07089>`_. There, every
+    class has a prototype; here, every user :math:`u` has one: the mean of the user's items in the training part. Rows
     of items are those of the view of modality :math:`m` without those of the empty view,
     :math:`\mathbf{z}_i = \mathbf{x}_i^{\{m\}} - \mathbf{x}_i^\emptyset`, so that ids do not count. With the rows
     :math:`\mathbf{z}'` at the beginning of the epoch,
@@ -54,9 +54,9 @@ class PMR(MaskedObjective):
     Overrides ``views``, ``begin_epoch`` and ``balance``. Costs the uni-modal and the empty view in every step, and once
     more at the beginning of every epoch with a sparse product for each modality.
 
-    Differs from the published code, which has the ``hard`` weights, makes prototypes of a part of the data with the
-    item itself among them, and smooths them over epochs with a momentum of 0.2, because a part is noisy. The entropy
-    term of the paper is in neither.
+    Differs from the published code, which has the ``hard`` weights, computes prototypes from a part of the data, the
+    item itself included, and smooths them over epochs with a momentum of 0.2, because a part is noisy. The entropy term
+    of the paper is in neither.
 
     Args:
         student: The backbone to train, with at least two modalities.

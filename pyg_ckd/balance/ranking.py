@@ -1,4 +1,4 @@
-"""The softmax over items that a step shares, in the place of BPR."""
+"""The softmax over items that a step shares, instead of BPR."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyg_ckd.scoring.blocks import Output
 def with_softmax(
     terms: Mapping[str, Tensor], out: Output, batch: TripletBatch, shared: SharedNegatives, backbone: str
 ) -> dict[str, Tensor]:
-    """Return the loss terms of a backbone with the softmax of the positives in the place of BPR.
+    """Return the loss terms of a backbone with the softmax of the positives instead of BPR.
 
     Args:
         terms: The terms by name.

@@ -30,9 +30,9 @@ class RelationalAlignment(MultitaskObjective):
     r"""Trains every uni-modal view, and lets the distances between items in one modality teach the others.
 
     The alignment of `"Beyond Unimodal Learning: The Importance of Integrating Multiple Modalities for Lifelong
-    Learning" <https://arxiv.org/abs/2405.02766>`_ (SAMM). Not the rows of an item are made alike, but relations
-    between items, so that a modality keeps its own axes. With :math:`\mathbf{x}^m_i`, what modality :math:`m` adds to
-    the row of item :math:`i` in the empty view, scaled to unit length, and the positive items of a batch, each once,
+    Learning" <https://arxiv.org/abs/2405.02766>`_ (SAMM). It aligns relations between items instead of their rows, so
+    that a modality keeps its own axes. With :math:`\mathbf{x}^m_i`, what modality :math:`m` adds to the row of item
+    :math:`i` in the empty view, scaled to unit length, and the positive items of a batch, each once,
 
     .. math::
         \psi^m_{ij} = \frac{\| \mathbf{x}^m_i - \mathbf{x}^m_j \|}{\textrm{mean}_{kl} \, \| \mathbf{x}^m_k -
@@ -48,7 +48,7 @@ class RelationalAlignment(MultitaskObjective):
     learned from. With ``angles``, the cosines of the angles that items form at an item are compared in the same way and
     added with that weight relative to distances; the published code has them and does not use them.
 
-    Each uni-modal loss brings the penalty of its view. Overrides ``views`` and ``balance``. Costs the uni-modal views
+    Each uni-modal loss includes the penalty of its view. Overrides ``views`` and ``balance``. Costs the uni-modal views
     and the empty one, and a square matrix of ``num_items`` for every modality.
 
     Differs from the published code, which compares logits, has two modalities, and weighs alignment 25 times as much as

@@ -38,10 +38,10 @@ class Relearning(MaskedObjective):
         g_m = \max \left( 0, \frac{I_m^{\textrm{train}} - I_m^{\textrm{val}}}{\ln 2} \right), \qquad
         \theta_m \leftarrow (1 - w_m) \, \theta_m + w_m \, \theta_m^{\textrm{new}}, \qquad w_m = \tanh(a \, g_m)
 
-    Hooks: ``views``, ``balance``, ``before_validation`` and the beginning of an epoch. Costs the uni-modal views and
-    the empty one in the epochs before a diagnosis, without a backward pass, and in validations up to the last one; and
-    a copy of the student for a moment. Learns from the validation part. Triples with an item that lacks a modality do
-    not count for its information. The history shows :math:`w_m` as ``relearned/visual``.
+    Overrides ``views``, ``balance``, ``before_validation`` and ``begin_epoch``. Costs the uni-modal views and the empty
+    one in the epochs before a diagnosis, without a backward pass, and in validations up to the last one; and a copy of
+    the student for a moment. Learns from the validation part. Triples with an item that lacks a modality do not count
+    for its information. The history shows :math:`w_m` as ``relearned/visual``.
 
     The published code diagnoses by the purity of clusters of the representations, for which recommenders have no
     classes, and mixes with the weights of the beginning; here they are drawn anew, which is the same in distribution
@@ -53,7 +53,7 @@ class Relearning(MaskedObjective):
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
         strength: :math:`a`; 0 is plain training.
         every: Epochs from one diagnosis to the next.
-        times: How many there are.
+        times: Largest number of diagnoses.
         l2: Weight of the backbone's penalty.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`.
@@ -203,9 +203,10 @@ class InformationRegulation(MaskedObjective):
     more than ``growth`` of the sum in the last one of them. As in the published code, epochs before the first count as
     zero, so that about the first ``window`` epochs are in the window. Once it is closed, it stays so.
 
-    Hooks: ``views``, ``balance`` and ``backward``. While a window is open, costs the uni-modal views and the empty
-    one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing. Triples with an item
-    that lacks a modality do not count for its score. The history shows the mean of :math:`\beta_m` as ``pull/visual``.
+    Overrides ``views``, ``balance``, ``backward`` and ``begin_epoch``. While a window is open, costs the uni-modal
+    views and the empty one, without a backward pass, and a copy of the modalities' parameters; afterwards nothing.
+    Triples with an item that lacks a modality do not count for its score. The history shows the mean of :math:`\beta_m`
+    as ``pull/visual``.
 
     The published code adds :math:`\beta (\theta_m - \theta_m^0)` itself, whose effect depends on the learning rate of
     SGD; in units of the gradient, the pull keeps its meaning under Adam. It watches the window of one modality of two,

@@ -29,16 +29,18 @@ class ReliabilityObjective(MaskedObjective):
     r"""Learns how reliable each modality of an item is, and weighs its scores accordingly.
 
     MARGO of `"Modality Reliability Guided Multimodal Recommendation" <https://arxiv.org/abs/2504.16524>`_, for any
-    backbone. With what modality :math:`m` alone adds to the ids in a score, :math:`a^m_{ui} = s_{ui}(\{m\}) -
-    s_{ui}(\emptyset)`, less its mean over items, a score is a sum of the modalities weighed by the item,
+    backbone. With what modality :math:`m` alone adds to the ids in a score,
+    :math:`a^m_{ui} = s_{ui}(\{m\}) - s_{ui}(\emptyset)`, minus its mean over items, a score is a sum over modalities
+    with weights of the item,
 
     .. math::
         s_{ui} = s_{ui}(\emptyset) + \sum_m M w^m_i \left( a^m_{ui} - \underset{k}{\textrm{mean}} \; a^m_{uk} \right),
         \qquad w_i = \textrm{softmax}_m \left( \mathbf{v}_m^\top \mathbf{f}^m_i / \lVert \mathbf{f}^m_i \rVert_1 + b_m
         \right)
 
-    With equal weights and a backbone that is additive over modalities, this is the score of the full view. How reliable
-    a modality is, the triples say: where its margin :math:`a^m_{uij} = a^m_{ui} - a^m_{uj}` is large, it satisfies BPR.
+    With equal weights and a backbone that is additive over modalities, this is the score of the full view. The triples
+    show how reliable a modality is: the larger its margin :math:`a^m_{uij} = a^m_{ui} - a^m_{uj}`, the better it
+    satisfies BPR.
 
     .. math::
         z_{uij} &= \textrm{softmax}_m \max ( 0, a^m_{uij} ), \qquad c_{uij} = \sigma ( \max_m a^m_{uij} )
@@ -47,18 +49,18 @@ class ReliabilityObjective(MaskedObjective):
         + \kappa \, \underset{uij}{\textrm{mean}} \; \ell(s_{ui} - s_{uj}) - \gamma \, \underset{uij}{\textrm{mean}} \;
         c_{uij} \sum_m z^m_{uij} \ln w^m_i
 
-    The confidence :math:`c` takes weight from triples that no modality ranks rightly; :math:`z` and :math:`c` have no
-    gradient. In a step, the mean over items is estimated by one random item for each triple: the negative of another
-    triple, one that has the modality.
+    The confidence :math:`c` reduces the weight of triples that no modality ranks correctly; :math:`z` and :math:`c`
+    have no gradient. In a step, the mean over items is estimated by one random item for each triple: the negative of
+    another triple, one that has the modality.
 
-    The loss of weighed scores brings the penalty of the full view. Hooks: ``views``, ``ranked``, ``balance`` and
-    ``forward_views``. Costs the uni-modal views and the empty one, in steps and when ranking, and one weight per
-    feature. Where an item lacks a modality, its weight is 0 and the others share it; in :math:`z`, both items must have
-    it. The history shows the mean of :math:`M w^m_i` as ``weight/visual``.
+    The loss of weighed scores includes the penalty of the full view. Overrides ``views``, ``ranked``, ``balance``,
+    ``forward_views`` and ``begin_epoch``. Costs the uni-modal views and the empty one, in steps and when ranking, and
+    one weight per feature. Where an item lacks a modality, its weight is 0 and the others share it; in :math:`z`, both
+    items must have it. The history shows the mean of :math:`M w^m_i` as ``weight/visual``.
 
-    The paper's functions of margins are known from summaries alone; the ones above are the simplest that fit. The
-    paper trains in two stages, the second with weights, which is ``warmup``. Features are divided by the sum of their
-    sizes, so that a step of Adam changes a logit by no more than twice its learning rate.
+    The paper's functions of margins are known only from summaries; the ones above are the simplest that fit. The paper
+    trains in two stages, the second with weights; ``warmup`` is the length of the first. Features are divided by the
+    sum of their sizes, so that a step of Adam changes a logit by no more than twice its learning rate.
 
     Args:
         student: The backbone to train, with at least two modalities.

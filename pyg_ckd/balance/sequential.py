@@ -38,9 +38,9 @@ class UnidirectionalInteraction(TaughtObjective):
     After `"Balanced Multimodal Learning: An Unidirectional Dynamic Interaction Perspective"
     <https://arxiv.org/abs/2509.02281>`_ (UDI). The frame is the paper's; no code is public, and the terms are built
     here to do what it describes. The *anchor* is the modality whose teacher ranks best on the validation part: trained
-    alone, then frozen. All others follow in the order of their teachers, a stage each. With the mean margin :math:`t`
-    of the modalities before, the teacher of the anchor and the frozen views of earlier followers, follower :math:`f` is
-    trained with
+    alone, then frozen. All others follow in the order of their teachers, a stage each. Let :math:`t` be the mean margin
+    of the modalities before: of the anchor's teacher and of the frozen views of earlier followers. Follower :math:`f`
+    is trained with
 
     .. math::
         \mathcal{L}_f = \underset{uij}{\textrm{mean}} \; \ell(\delta_{uij}(\{f\})) + \lambda \, \mathcal{L}_2 + a \,
@@ -58,8 +58,8 @@ class UnidirectionalInteraction(TaughtObjective):
     ``consistency="contrast"``, the first term is that of DI-MML (`"Detached and Interactive Multimodal Learning"
     <https://arxiv.org/abs/2407.19514>`_): which row of the anchor belongs to an item's row of the follower, one way and
     only in the dimensions that are effective for the anchor and not for the follower. Models that were trained apart
-    share no axes, but users: a row holds the scores of the batch's users for the item, and effective are users whose
-    triple a model ranks right.
+    share no axes, but users: a row holds the scores of the batch's users for the item, and a user is effective for a
+    model that ranks the user's triple correctly.
 
     Only parameters of the follower are trained, with the first follower those that belong to no modality too. A stage
     ends after ``stage_patience`` evaluations without a better fused score. Where the view of a modality depends on
@@ -70,9 +70,9 @@ class UnidirectionalInteraction(TaughtObjective):
     as DI-MML, weighted for every user by :math:`\textrm{softmax}_m (\max_i p^m_{ui} / T)`, with the probability
     :math:`p` of each of about a thousand items. A modality that a view intervenes on adds nothing there.
 
-    Until the last follower has begun, the trainer does not stop for lack of a rise. With each stage, its patience and
-    its choice of the best epoch begin anew, so that the epoch that is kept is the best one of the last stage that was
-    reached. Where ``max_epochs`` ends a training before the last stage, ``history.stopped`` says so.
+    Until the last follower has begun, the trainer does not stop early. With each stage, its patience and its choice of
+    the best epoch begin anew, so that the epoch that is kept is the best one of the last stage that was reached. Where
+    ``max_epochs`` ends a training before the last stage, ``history.stopped`` says so.
 
     Overrides ``views``, ``balance``, ``backward``, ``triple_weights``, ``before_training``, ``before_validation`` and
     ``forward_views``. Costs the follower's view and the empty one, later stages the views of earlier followers as well.

@@ -39,12 +39,12 @@ class UnseenInteraction(TaughtObjective):
     After `"Learning Unseen Modality Interaction" <https://arxiv.org/abs/2306.12795>`_: in training, items have some
     combinations of modalities; when they are ranked, they have others. Three parts of the paper, in terms of views:
 
-    - *Summed common space*. Every step trains a random non-empty view :math:`S`: a part of what some item has, drawn
-      at random, without each of its modalities with probability :math:`p`. What an item has in common space is what the
-      view adds to the empty one, :math:`\mathbf{z}_i(S) = \mathbf{x}_i(S) - \mathbf{x}_i(\emptyset)`.
-    - *Dual branch*. Second users :math:`\mathbf{y}_u` score these rows, :math:`\delta'_{ujk}(S) =
-      \mathbf{y}_u^\top (\mathbf{z}_j(S) - \mathbf{z}_k(S))`, and learn what the uni-modal teachers say of random
-      triples. These pseudo-labels do not let a modality be surer than it can be by itself.
+    - *Summed common space*. Every step trains a random non-empty view :math:`S`: the modalities of a random item, each
+      dropped with probability :math:`p`. An item's row in the common space is what the view adds to the empty one,
+      :math:`\mathbf{z}_i(S) = \mathbf{x}_i(S) - \mathbf{x}_i(\emptyset)`.
+    - *Dual branch*. Second users :math:`\mathbf{y}_u` score these rows, :math:`\delta'_{ujk}(S) = \mathbf{y}_u^\top
+      (\mathbf{z}_j(S) - \mathbf{z}_k(S))`, and learn what the uni-modal teachers say of random triples. These
+      pseudo-labels keep a modality from being more certain than it can be alone.
     - *Alignment*. The rows of every modality alone are drawn towards a learned vector :math:`\mathbf{v}` of the item's
       class :math:`c(i)`. A class is a group of items that the same users have met, see :func:`item_classes`.
 
@@ -60,14 +60,14 @@ class UnseenInteraction(TaughtObjective):
     \mathbf{y}_u^\top \mathbf{z}_i(S) )`: tables of twice the width.
 
     Overrides ``views``, ``prepare``, ``balance``, ``begin_from`` and ``forward_views``. Costs the empty view, in steps
-    and when ranking, and the uni-modal ones for the alignment. Second users begin as the student's users; they and the
-    classes exist once :meth:`prepare` has been called, which looks at one forward pass. From an earlier model of this
-    kind, those of known users begin as they were.
+    and when ranking, and the uni-modal ones for the alignment. Second users are initialised as the student's users;
+    :meth:`prepare` creates them and the classes from one forward pass. When an earlier model of this kind is trained
+    further, known users keep their rows.
 
-    Differs from the published code, which classifies clips: both branches there see the same tokens. Here ids would let
-    the second branch learn every teacher by heart, and an item without ids would gain nothing, so that it has none.
-    There, classes are labels, and what is learned of them is a softmax over a few thousand classes, with a factor of
-    3,000; here, preferences of users between two items, with a factor of one.
+    Differs from the published code, which classifies clips: both branches there see the same tokens. Here, ids would
+    let the second branch memorise every teacher, and items without ids would gain nothing, so it has no ids. There,
+    classes are labels, learned by a softmax over a few thousand classes, with a factor of 3,000; here, preferences of
+    users between two items are learned, with a factor of one.
 
     Args:
         student: The backbone to train, with at least two modalities.

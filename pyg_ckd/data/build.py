@@ -171,7 +171,7 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
         impute: What stands in for missing features, see :func:`imputation`. (default: :obj:`"mean"`)
 
     Returns:
-        A checked shallow copy. Features are not transformed, save that rows of items without a modality are imputed.
+        A checked shallow copy. Features are not transformed, but rows of items without a modality are imputed.
 
     Raises:
         InputError: As :func:`build_data`, and if a node type, the edge type or a modality is missing.
@@ -205,16 +205,16 @@ def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
 def fingerprint(data: HeteroData) -> str:
     r"""Return a SHA-256 digest of sizes, modalities, features, masks, interactions of all splits and all further edges.
 
-    Of features, it takes what was read and the settings of transforms and imputations, see
-    :mod:`pyg_ckd.data.prepared`, as their outcome depends on threads and processors in its last bits. Where there is no
-    such record, or features were changed since, it takes the features. It is the same in every process and on every
-    device, and changes with the order of modalities or interactions.
+    For features, it uses the raw values and the settings of transforms and imputations, see
+    :mod:`pyg_ckd.data.prepared`, because the last bits of their results depend on threads and processors. Without such
+    a record, or if features were changed since, it uses the features themselves. The digest is the same in every
+    process and on every device, and changes with the order of modalities or interactions.
 
     Args:
         data: A graph from :func:`build_data`.
 
     Raises:
-        InputError: If it is none.
+        InputError: If ``data`` is not such a graph.
     """
     check_graph(data)
     digest = hashlib.sha256(repr((data["user"].num_nodes, data["item"].num_nodes, list(data.modalities))).encode())

@@ -17,7 +17,7 @@ MAX_ITEMS = 20_000
 """Items up to which a closed form is solved by default: three matrices of them in float64, 10 GB."""
 
 FEW = 8
-"""How many times more items than columns there must be for an inverse to be corrected, in the place of a new one."""
+"""How many times more items than columns there must be for an inverse to be corrected instead of computed anew."""
 
 LOST = 1e-3
 """A correction that leaves less than this share of an entry of the diagonal is not used, for digits are lost by it."""
@@ -107,7 +107,7 @@ class FastItemWeights:
         return item_weights(self._gram.double(), ridge, rows, weight)
 
     def keep(self, ridge: float, columns: int) -> None:
-        """Keep the inverse of a ridge in the place of the one before, if content of so many columns can correct it.
+        """Replace the kept inverse with that of this ridge, if content with so many columns can correct it.
 
         Args:
             ridge: Positive.

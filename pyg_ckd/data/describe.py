@@ -35,11 +35,11 @@ class Modality:
     Attributes:
         dim: Number of columns.
         coverage: Share of the items that have the modality, by the mask.
-        not_finite: Items that have it with a NaN or an infinite value.
-        zeros: Items that have it with nothing but zeros.
-        identical: Items that have it with the same features as another item, those with zeros left out.
-        constant: Columns with a single value.
-        repeated: Columns with the values of another one; constant columns are not counted.
+        not_finite: Number of items that have it with a NaN or an infinite value.
+        zeros: Number of items that have it with only zeros.
+        identical: Number of items that have it with the same features as another item, without those with only zeros.
+        constant: Number of columns with a single value.
+        repeated: Number of columns with the same values as another one; constant columns are not counted.
         row_norm: Quantiles of the Euclidean norm of the rows.
         column_std: Quantiles of the standard deviation of the columns.
         effective_rank: :math:`\\exp(-\\sum_i p_i \\log p_i)` for the singular values
@@ -61,13 +61,13 @@ class Modality:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two modalities agree about which items are alike.
+    """How much two modalities agree on which items are similar.
 
     Attributes:
         first: One modality.
         second: The other modality.
         overlap: Mean share of the nearest neighbours of an item that both have in common.
-        chance: What random neighbours have in common.
+        chance: The overlap of random neighbours.
         items: Number of items that were compared: those that have both modalities, or a sample of them.
     """
 
@@ -80,7 +80,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What :func:`describe_data` found.
+    """The results of :func:`describe_data`.
 
     Attributes:
         facts: Source, sizes, density and fingerprint, see :func:`pyg_ckd.data.summary.describe`.
@@ -89,10 +89,10 @@ class DataDescription:
         degrees: Training interactions of every user (``user``) and item (``item``), int64.
         modalities: The features of each modality.
         agreement: Each pair of modalities that some items have both.
-        k: Neighbours of an item that :attr:`agreement` looks at.
-        warnings: What is wrong or remarkable, one line each: what, where, and what to do about it.
+        k: Number of neighbours of an item that :attr:`agreement` compares.
+        warnings: Problems and oddities, one line each: what, where, and what to do about it.
         content: Recall of ranking by each modality alone, as of :func:`pyg_ckd.evaluation.content_ranking`, or
-            :obj:`None` where that was not measured; :func:`describe_data` does not.
+            :obj:`None` if it was not measured; :func:`describe_data` does not measure it.
     """
 
     facts: dict[str, Any]
@@ -120,8 +120,8 @@ def describe_data(data: HeteroData, k: int = 10, sample: int = 10_000, seed: int
 
     Args:
         data: The graph.
-        k: Nearest neighbours of an item that modalities are compared by; fewer where there are fewer items.
-        sample: Items at most that effective rank and agreement are computed on; larger catalogues are sampled.
+        k: Number of nearest neighbours of an item by which modalities are compared; fewer if there are fewer items.
+        sample: Largest number of items for effective rank and agreement; larger catalogues are sampled.
         seed: Seeds the sample.
 
     Raises:

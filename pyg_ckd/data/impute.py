@@ -47,7 +47,7 @@ def impute_mean(x: Tensor, has: Tensor | None) -> Tensor:
 
 
 class Imputation(BaseTransform):
-    """Base class of what fills in missing features, one modality at a time."""
+    """Base class of imputations, which fill in missing features of one modality at a time."""
 
     @abstractmethod
     def rows(self, data: HeteroData, modality: str, has: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Imputation(BaseTransform):
         Args:
             data: The graph.
             modality: The modality.
-            has: The items that have it, bool ``[num_items]``, some of each kind.
+            has: The items that have it, bool ``[num_items]``; some have it and some do not.
         """
 
     def new_rows(self, data: HeteroData, modality: str, given: Mapping[str, Tensor], count: int) -> Tensor:
@@ -125,8 +125,8 @@ class GraphImputation(Imputation):
         \mathbf{x}_i = \frac{\sum_{u \in \mathcal{N}(i)} \sum_{j \in \mathcal{N}(u), \, j \textrm{ has } m}
         \mathbf{x}_j}{\sum_{u \in \mathcal{N}(i)} | \{ j \in \mathcal{N}(u), \, j \textrm{ has } m \} |}
 
-    An item counts as often as it shares a user. Where nobody is left to average over, as for items without training
-    interactions, the mean stands in.
+    An item counts once per shared user. If there is no such item, as for items without training interactions, the mean
+    is used.
     """
 
     def rows(self, data: HeteroData, modality: str, has: Tensor) -> Tensor:
@@ -151,11 +151,12 @@ class GraphImputation(Imputation):
 class NeighborImputation(Imputation):
     """Gives items without a modality the average of their nearest neighbours in another modality.
 
-    The neighbours, by the cosine, are among the items that have both modalities; the other modality is the first in the
-    order of the graph that the item has and that can lead to a neighbour. Items that have none get the mean.
+    Neighbours are found by cosine similarity among the items that have both modalities. The other modality is the first
+    one, in the order of the graph, that the item has and for which there are such items. Items without one get the
+    mean.
 
     Args:
-        k: Neighbours of an item; all where there are fewer. (default: :obj:`10`)
+        k: Number of neighbours of an item; all if there are fewer. (default: :obj:`10`)
 
     Raises:
         InputError: If ``k`` is not positive.
@@ -209,7 +210,7 @@ _IMPUTATIONS: dict[str, Callable[[], Callable[[HeteroData], HeteroData]]] = {
 
 
 def imputation(name: Impute) -> Callable[[HeteroData], HeteroData]:
-    r"""Return what fills in the features of items that lack a modality.
+    r"""Return an imputation of missing features by its name.
 
     Args:
         name: ``"mean"`` (:class:`MeanImputation`), ``"zero"`` (:class:`ZeroImputation`), ``"graph"``

@@ -50,11 +50,11 @@ def unpack(
 
     Args:
         data: The graph.
-        device: Where the tensors shall lie; by default they stay where they are.
+        device: Device of the tensors; by default, they stay where they are.
         dtype: Floating-point type of the features; by default they stay as they are.
         rows: Whether features are read row by row, see :func:`~pyg_ckd.data.modules.reads_rows`: matrices in
             memory-mapped files then stay there, whatever the device and the type.
-        own: By modality, the items whose features alone are read. (default: :obj:`None`, all of all)
+        own: The items whose features are read, by modality. (default: :obj:`None`, all items)
         interactions: Whether the training interactions are brought to the device too.
 
     Returns:
@@ -100,7 +100,7 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
 
 
 def check_kind(data: Any) -> None:
-    """Refuse what is no heterogeneous graph, such as a data set or a batch in the place of its graph.
+    """Refuse what is no heterogeneous graph, such as a data set or a batch instead of its graph.
 
     Args:
         data: What was given as the graph.
@@ -123,7 +123,7 @@ def check_kind(data: Any) -> None:
 
 
 def check_graph(data: Any) -> None:
-    """Refuse what is no graph of :func:`~pyg_ckd.data.build_data`, such as a data set in the place of its graph.
+    """Refuse what is no graph of :func:`~pyg_ckd.data.build_data`, such as a data set instead of its graph.
 
     Only kinds, names and shapes are looked at, whatever the size of the graph.
 
@@ -330,7 +330,7 @@ def held_out(data: HeteroData, split: str) -> Tensor:
         split: ``"train"``, ``"val"`` or ``"test"``.
 
     Returns:
-        The interactions, none where the graph has no such part.
+        The interactions; none if the graph has no such part.
 
     Raises:
         InputError: If ``split`` is not one of them, the graph is none, see :func:`check_interactions`, or was
@@ -379,7 +379,7 @@ def check_whole(data: HeteroData, with_ids: bool = False) -> None:
 
 
 def item_masks(data: HeteroData) -> dict[str, Tensor]:
-    """Return for every modality that some items lack which items have it, bool ``[num_items]``.
+    """Return, for each modality that some items lack, which items have it, bool ``[num_items]``.
 
     Args:
         data: The graph.

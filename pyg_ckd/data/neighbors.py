@@ -34,17 +34,17 @@ def knn(
     r"""Return for every row of ``x`` the ``k`` rows that are most similar to it, itself among the candidates.
 
     The cosine of two rows is the dot product of :math:`\mathbf{x} / \max(\|\mathbf{x}\|_2, 10^{-12})`, so that a row of
-    zeros is as similar to every row, itself included, as 0. Among equal similarities the lowest index comes first.
-    Rows with the same content are equal only up to the rounding of the matrix product, which may depend on
-    ``block_size``, the number of threads and :func:`torch.set_float32_matmul_precision`; with these given, the result
-    is always the same.
+    zeros has similarity 0 to every row, itself included. Among equal similarities the lowest index comes first. Rows
+    with the same content are equal only up to the rounding of the matrix product, which may depend on ``block_size``,
+    the number of threads and :func:`torch.set_float32_matmul_precision`; with these given, the result is always the
+    same.
 
     Args:
         x: Features, float ``[N, d]``; ``float16`` and ``bfloat16`` are brought to ``float32``.
         k: Neighbours of a row, from 1 to ``N``.
         similarity: ``"cosine"`` or ``"dot"``.
-        block_size: Rows that are compared with all others at once. By default as many as need 128 MiB for their
-            similarities, but at least 32.
+        block_size: Number of rows that are compared with all others at once. By default, as many as need 128 MiB for
+            their similarities, but at least 32.
         among: Candidates ``[C, d]`` of the dtype of ``x`` to find neighbours among, instead of the rows of ``x``;
             ``k`` is then from 1 to ``C``.
 
@@ -197,7 +197,7 @@ def co_occurrence(edge_index: Tensor, num_users: int, num_items: int, k: int | N
         edge_index: Interactions (user row, item row), int64 ``[2, E]``; may be empty.
         num_users: Number of users ``U``.
         num_items: Number of items.
-        k: Neighbours to keep of a user; :obj:`None` keeps all.
+        k: Number of neighbours to keep per user; :obj:`None` keeps all.
 
     Returns:
         Neighbours of every user by decreasing count, lowest user first among equal counts, int64 ``[U, K]`` padded with
@@ -223,7 +223,7 @@ def co_occurrence(edge_index: Tensor, num_users: int, num_items: int, k: int | N
 def shared_counts(edge_index: Tensor, num_users: int, num_items: int) -> Iterator[tuple[int, csr_array]]:
     """Yield how many items every user shares with every other one, block by block of users.
 
-    With users and items in each other's place these are the counts of users that items share: the Gram matrix of items.
+    With users and items swapped, these are the counts of users that items share: the Gram matrix of items.
 
     Args:
         edge_index: As in :func:`co_occurrence`.

@@ -59,7 +59,7 @@ class Neighborhood(NamedTuple):
         return batch.by_rows(self.user, self.item)
 
     def to(self, device: torch.device) -> Neighborhood:
-        """Return the same on a device.
+        """Return the neighbourhood on a device.
 
         Args:
             device: The device.
@@ -76,9 +76,9 @@ class NeighborhoodSampler:
     :math:`\mathbf{A}_s \mathbf{x}` is :math:`\mathbf{A} \mathbf{x}` in all rows that are expanded. In a graph of users
     and items this holds for two layers as well, because the rows on a path differ.
 
-    What is drawn comes from PyTorch's generator of the CPU: a number of its own seeds every call, so that nothing but
-    that number is taken from the generator, however much the sampler draws. A sampler that draws from that generator,
-    as PyG's do, is the same to the bit under the same seed; one with randomness of its own is not.
+    Every call is seeded with one number from PyTorch's CPU generator, and takes nothing else from it, however much the
+    sampler draws. A sampler that uses this generator, as PyG's do, gives exactly the same result with the same seed;
+    one with its own source of randomness does not.
 
     Args:
         edge_index: Edges (source row, target row) sorted by target, users first and items after them, int64 ``[2, E]``,
@@ -86,11 +86,11 @@ class NeighborhoodSampler:
         num_users: Number of users.
         num_items: Number of items.
         num_neighbors: Neighbours that a node keeps, hop by hop; -1 keeps all.
-        make: Makes the sampler, of a graph and ``num_neighbors``. (default: :obj:`None`, :class:`UniformSampler`)
+        make: Returns the sampler for a graph and ``num_neighbors``. (default: :obj:`None`, :class:`UniformSampler`)
 
     Raises:
-        InputError: If the sampler cannot be made. When it is called: if a sampler of one's own gives more than one
-            output, or something else than edges of the graph, all of whose nodes are there, each once, with the seeds.
+        InputError: If the sampler cannot be made. When it is called: if a custom sampler returns more than one output,
+            or not edges of the graph with all of their nodes and the seeds, each once.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class NeighborhoodSampler:
         Args:
             user: Users, int64 ``[B]``; repetitions allowed.
             item: Items, int64 ``[C]``; repetitions allowed.
-            beside: Nodes, users first and items after them, that are there too but not expanded, int64 ``[K]``.
+            beside: Further nodes, users first and items after them, that are included but not expanded, int64 ``[K]``.
                 (default: :obj:`None`, none)
-            seed: Seeds what is drawn. (default: :obj:`None`, a number from PyTorch's generator)
+            seed: Seed of the call. (default: :obj:`None`, a number from PyTorch's generator)
         """
         seeds = torch.cat([user, item + self.num_users]).cpu().unique()
         node = source = target = edge = seeds[:0]
@@ -162,12 +162,12 @@ class NeighborhoodSampler:
 
 
 class UniformSampler:
-    """Keeps every set of a node's neighbours of the wanted size with the same probability, for all nodes at once.
+    """Samples neighbours uniformly without replacement, for all nodes at once.
 
     It expands as :class:`torch_geometric.sampler.NeighborSampler` does and needs no package beside PyTorch. PyG samples
-    with pyg-lib or, where there is none, with torch-sparse, whose draws without repetition (up to version 0.6.18) are
-    not uniform: of two neighbours it always keeps the first, of ten it keeps the last ones less often. No weights make
-    up for what is never drawn.
+    with pyg-lib or, where there is none, with torch-sparse, whose draws without replacement (up to version 0.6.18) are
+    not uniform: of two neighbours it always keeps the first, of ten it keeps the last ones less often. No weights can
+    correct for neighbours that are never drawn.
 
     Args:
         data: A graph whose ``edge_index`` is sorted by target.

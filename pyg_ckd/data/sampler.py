@@ -21,18 +21,18 @@ _RUN = 1024  # Interactions one after the other that stay in one block.
 
 
 class TripletSampler:
-    """Iterates over all training interactions in random order, each with a negative.
+    """Iterates over all training interactions in random order, each with a sampled negative item.
 
-    A negative is exact by construction, not by rejection: it is found among the items that are missing from the user's
-    sorted list by one binary search over all users' lists at once. The cost does not depend on how much a user
-    interacted with.
+    Negatives are drawn exactly, without rejection: one binary search over the sorted lists of all users finds them
+    among the items that are not in the list of their user. The cost does not depend on the number of interactions of a
+    user.
 
     ================= ==============================================================================================
     ``negatives``     what is drawn
     ================= ==============================================================================================
     ``"uniform"``     every item that the user did not interact with, with the same probability
-    ``"popularity"``  with a probability that grows with the item's popularity, to the power of ``alpha``; an item
-                      without interactions counts as one with a single one
+    ``"popularity"``  with a probability proportional to the item's popularity to the power of ``alpha``; an item
+                      without interactions counts as if it had one
     ``"hard"``        the one of several ``candidates``, drawn uniformly, that scores highest for the user at the start
                       of the epoch; :meth:`update` takes the embeddings to score with
     ================= ==============================================================================================
@@ -40,11 +40,11 @@ class TripletSampler:
     ================= ==============================================================================================
     ``shuffle``       the order of an epoch
     ================= ==============================================================================================
-    ``"whole"``       any order of all interactions with the same probability, for 8 bytes for each of them
-    ``"users"``       all interactions of a user one after the other, in the order of the graph, users in any order
-                      with the same probability: a batch holds few users, with all that they met, but for those at
-                      its ends. For losses that cost by the user, such as a softmax over all items; 24 bytes for each
-                      interaction
+    ``"whole"``       all interactions in uniformly random order; 8 bytes per interaction
+    ``"users"``       users in uniformly random order, with all interactions of a user one after the other, in the order
+                      of the graph: a batch holds few users, with all of their interactions, except for the first and
+                      the last user. For losses whose cost depends on the number of users, such as a softmax over all
+                      items; 24 bytes per interaction
     ``"blocks"``      runs of 1,024 interactions in random order, shuffled together with those of the same ``block``;
                       the memory is that of a block. Every interaction comes once, and is as likely to be in a batch as
                       any other. Two of one run are together in a batch more often than two of different runs: in a
@@ -56,7 +56,7 @@ class TripletSampler:
 
     Args:
         edge_index: Training interactions (user row, item row), int64 or int32 ``[2, E]``, not copied unless some are
-            left out; batches appear on its device.
+            left out; batches are on its device.
         num_users: Number of users.
         num_items: Number of items.
         batch_size: Interactions in a batch; the last batch of an epoch may be smaller.
@@ -64,18 +64,18 @@ class TripletSampler:
         seed: Seed of the generator; the same seed gives the same batches.
         negatives: How negatives are drawn.
         alpha: Power of the popularity.
-        candidates: Items that a hard negative is chosen from.
-        num_negatives: Negatives of every interaction. With several, a batch holds all its interactions once after the
-            other as often, each time with other negatives, so that a mean over triples is one over negatives too.
-        known: Further interactions that no negative may be among, int64 ``[2, E']``: all of them, where ``edge_index``
-            is the share of one process. (default: :obj:`None`, none)
+        candidates: Number of items from which a hard negative is chosen.
+        num_negatives: Number of negatives per interaction. With several, a batch repeats all of its interactions that
+            many times, each time with other negatives, so that a mean over triples is also a mean over negatives.
+        known: Further interactions that are never drawn as negatives, int64 ``[2, E']``: those of all processes if
+            ``edge_index`` is the share of one process. (default: :obj:`None`, none)
         shuffle: How an epoch is shuffled.
-        block: Interactions that ``shuffle="blocks"`` and ``"own"`` shuffle together, 1,024 at least.
+        block: Number of interactions that ``shuffle="blocks"`` and ``"own"`` shuffle together, at least 1,024.
 
     Raises:
         InputError: If there is no interaction that a negative exists for (with ``shuffle="own"``, once an epoch
-            begins), a size is not positive, ``negatives`` or ``shuffle`` is unknown, ``alpha`` is negative, or there
-            is ``known`` beside ``shuffle="own"``.
+            begins), a size is not positive, ``negatives`` or ``shuffle`` is unknown, ``alpha`` is negative, or
+            ``known`` is given with ``shuffle="own"``.
 
     Users who interacted with every item have no negative: they are reported with a warning, listed in
     :attr:`saturated_users`, and their interactions are left out.
@@ -146,10 +146,10 @@ class TripletSampler:
         yield from self.batches(repeat(self.batch_size), repeat(self.num_random_triples))
 
     def batches(self, sizes: Iterable[int], random: Iterable[int]) -> Iterator[TripletBatch]:
-        """Yield batches of an epoch in sizes of one's own, until every interaction has come.
+        """Yield batches of an epoch with the given sizes, until all interactions have been used.
 
         Args:
-            sizes: Interactions of every batch, zero or more; the last one has what is left.
+            sizes: Interactions of every batch, zero or more; the last batch has the remaining ones.
             random: Random triples beside every batch.
         """
         for chosen, count in zip(_pieces(self._order(), sizes), random):  # noqa: B905, the sizes may go on for ever.
@@ -177,23 +177,23 @@ class TripletSampler:
 
     @property
     def num_interactions(self) -> int:
-        """Interactions of an epoch, those of saturated users left out."""
+        """Number of interactions of an epoch, without those of saturated users."""
         return self._user.numel()
 
     @property
     def draws_own(self) -> bool:
-        """Whether each of several processes wants the interactions of its own users alone, numbered from zero."""
+        """Whether each of several processes takes only the interactions of its own users, numbered from zero."""
         return getattr(self, "shuffle", "") == "own"
 
     def popularity(self) -> Tensor | None:
-        """Return how many users met each item if negatives go by that and :attr:`draws_own`, int64 ``[num_items]``."""
+        """Return the number of users of each item if negatives and :attr:`draws_own` need it, int64 ``[num_items]``."""
         return None if self._positives is None else self._positives.popularity()
 
     def weigh(self, popularity: Tensor) -> None:
-        """Draw negatives by another popularity than that of the own users.
+        """Draw negatives by a given popularity instead of that among the process's own users.
 
         Args:
-            popularity: How many users of all processes met each item, int64 ``[num_items]``.
+            popularity: Number of users of each item over all processes, int64 ``[num_items]``.
         """
         assert self._positives is not None
         self._negatives = negatives_of(self.negatives, self._positives, self.alpha, self.candidates, popularity)

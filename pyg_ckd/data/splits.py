@@ -27,8 +27,8 @@ TRAIN, VAL, TEST = 0, 1, 2
 def random_split(interactions: Any, ratios: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0) -> Split:
     r"""Split the interactions of each user at random; every user keeps at least one for training.
 
-    The interactions of a user are shuffled and cut at the ratios, with an offset drawn per user in place of rounding:
-    so users with few interactions take part in the held-out sets as often as the ratios ask for.
+    The interactions of a user are shuffled and cut at the ratios, with an offset drawn per user instead of rounding, so
+    that users with few interactions are held out as often as the ratios require.
 
     Args:
         interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.

@@ -1,7 +1,7 @@
 """Feature transforms.
 
-Statistics come from the items that have the modality (``has_<m>``); the others receive the mean of the outcome,
-which is the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` has its say.
+Statistics come from the items that have the modality (``has_<m>``); the others receive the mean of the result, which is
+the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` is applied.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class FittedTransform(FeatureTransform):
 
 
 class StandardizeFeatures(FittedTransform):
-    r"""Give each column of a modality zero mean and unit variance, and rows a norm of about one in every modality.
+    r"""Standardize each column of a modality, and scale its rows to a norm of about one.
 
     .. math::
         x'_{ic} = \frac{x_{ic} - \mu_c}{\sigma_c \sqrt{d_m}}
@@ -160,7 +160,7 @@ class StandardizeFeatures(FittedTransform):
 
 
 class HalfFeatures(FittedTransform):
-    r"""Keep features in half precision, 11 bits and numbers up to 65,504: half the bytes of float32.
+    r"""Round features to half precision (float16: 11 bits, numbers up to 65,504), in half the memory of float32.
 
     It is meant for features in files, whose rows are cast when they are read, see
     :func:`pyg_ckd.datasets.write_folder`; in memory, models convert the whole matrix.
@@ -255,7 +255,7 @@ class PCAFeatures(FittedTransform):
 
 
 class RecordedTransform(FeatureTransform):
-    r"""Prepare features as those of an earlier graph were, with its means, deviations and components.
+    r"""Apply the transforms of an earlier graph, with its means, deviations and components.
 
     Use it for a new graph on which an earlier model is trained further: its features then have the same meaning as
     before.
@@ -264,8 +264,7 @@ class RecordedTransform(FeatureTransform):
         earlier: The earlier graph, or its ``data.prepared``.
 
     Raises:
-        InputError: If ``earlier`` is neither; and when it is applied, if the earlier graph does not know what became of
-            a modality.
+        InputError: If ``earlier`` is neither; and when it is applied, if the earlier graph has no record of a modality.
     """
 
     def __init__(self, earlier: HeteroData | Mapping[str, Any]) -> None:
@@ -303,7 +302,7 @@ class RecordedTransform(FeatureTransform):
 
 
 def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
-    """Return features of other items as those of a graph were prepared.
+    """Apply the transforms of a graph to features of other items.
 
     Args:
         x: Features as they were read, ``[n, d]``.
@@ -343,7 +342,7 @@ _TRANSFORMS: dict[str, Callable[[], Callable[[HeteroData], HeteroData]]] = {
 
 
 def feature_transform(name: str | Callable[[HeteroData], HeteroData] | None) -> Callable[[HeteroData], HeteroData]:
-    r"""Return the feature transform of a name.
+    r"""Return a feature transform by its name.
 
     Args:
         name: ``"standardize"`` (:class:`StandardizeFeatures`), ``"l2"`` (:class:`L2NormalizeFeatures`), ``"pca"``

@@ -94,7 +94,7 @@ class AmazonReviews(CachedGraph):
             if the edition has them)
         vectors: Files with the vectors of further modalities, see :func:`read_vectors`; those of items that are not
             in the graph are left out. (default: :obj:`None`)
-        k_core: Keep users and items with at least so many interactions. (default: :obj:`5`)
+        k_core: Keep users and items with at least this many interactions. (default: :obj:`5`)
         split: ``"random"`` (:func:`random_split` with ``ratios``), ``"lattice"`` (as published with LATTICE [5]_ and
             used by its successors, CKD among them: of each user a fifth, rounded down and at least two, is held out at
             random; half of it, rounded down, for testing), ``"leave-one-out"``, ``"temporal"`` or ``"cold-start"``.
@@ -103,12 +103,12 @@ class AmazonReviews(CachedGraph):
         seed: Seeds the split and ``"tfidf"``. (default: :obj:`0`)
         cold_share: Share of cold items, see :func:`cold_start_split`. (default: :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
-        min_rating: Keep reviews that give at least so many stars. (default: :obj:`None`, all)
+        min_rating: Keep reviews with at least this many stars. (default: :obj:`None`, all)
         url: The address of a mirror of the edition. (default: :obj:`None`, that of the editors)
         features: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         transform: Applied to the graph at every access. (default: :obj:`None`)
         pre_transform: Applied to the graph before it is cached. (default: :obj:`None`)
-        force_reload: If set to :obj:`True`, make the graph anew from the files. (default: :obj:`False`)
+        force_reload: If set to :obj:`True`, rebuild the graph from the files. (default: :obj:`False`)
 
     Raises:
         InputError: If an argument, a download or a file is wrong, nothing is left, or the disk is full.
@@ -212,7 +212,7 @@ class AmazonReviews(CachedGraph):
         return [Path(name).name for name in self._names().values()]
 
     def download(self) -> None:
-        """Download the files that are not in :obj:`raw_dir`; one that was broken off is resumed."""
+        """Download the files that are not in :obj:`raw_dir`; an interrupted download is resumed."""
         base = (self.url or EDITIONS[self.edition].url).rstrip("/")
         for name in self._names().values():
             if _find(Path(self.raw_dir), Path(name).name) is None:

@@ -26,8 +26,8 @@ def read_array(file: Path, mapped: bool = False) -> np.ndarray:
 
     Args:
         file: The file.
-        mapped: Whether to map the file copy-on-write in the place of reading it. Then it must not be overwritten while
-            the array is in use; replacing it with another file is fine. (default: :obj:`False`)
+        mapped: Whether to map the file copy-on-write instead of reading it. Then it must not be overwritten while the
+            array is in use; replacing it with another file is fine. (default: :obj:`False`)
 
     Raises:
         InputError: If the file is missing, damaged, cut short, or holds Python objects.

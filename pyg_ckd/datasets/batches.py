@@ -33,22 +33,21 @@ def encode_batches(
     r"""Turn inputs into vectors, batch by batch.
 
     Args:
-        inputs: Texts, paths or anything else with a telling :func:`str`.
+        inputs: Texts, paths or other objects that :func:`str` identifies.
         encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
         batch_size: Number of inputs of a batch. (default: :obj:`256`)
-        cache: A folder that keeps every finished batch, under a name that is a digest of ``name``, ``version`` and the
-            inputs, of files (:class:`pathlib.Path`) with size and time of change; the next call reads what is there.
-            (default: :obj:`None`, start anew every time)
-        name: What the encoder is called in messages, on the progress bar and in the cache.
-            (default: :obj:`"encoder"`)
+        cache: A folder that keeps every finished batch for the next call. Its file name is a digest of ``name``,
+            ``version`` and the inputs; for files (:class:`pathlib.Path`), also of their size and modification time.
+            (default: :obj:`None`, nothing is kept)
+        name: Name of the encoder in messages, on the progress bar and in the cache. (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
-        version: Which state of the encoder this is; another one has other batches in the cache. (default: ``""``)
+        version: Version of the encoder; each version has its own batches in the cache. (default: ``""``)
 
     Returns:
         The vectors, float32 ``[N, d]``.
 
     Raises:
-        InputError: If there are no inputs, the encoder returns something else, or the cache cannot be written; whole
+        InputError: If there are no inputs, the encoder returns something else, or the cache cannot be written; finished
             batches stay there.
     """
     if isinstance(inputs, (str, bytes)):

@@ -33,7 +33,7 @@ class CachedGraph(InMemoryDataset):
         root: The folder for the cached file. (default: :obj:`None`, nothing is written)
         transform: Applied to the graph at every access. (default: :obj:`None`)
         pre_transform: Applied to the graph before it is cached. (default: :obj:`None`)
-        force_reload: If set to :obj:`True`, make the graph anew. (default: :obj:`False`)
+        force_reload: If set to :obj:`True`, rebuild the graph. (default: :obj:`False`)
 
     Raises:
         InputError: If a transform is no function, the cached file cannot be read or written, or ``root`` is a file.

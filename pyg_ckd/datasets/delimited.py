@@ -78,7 +78,7 @@ def decompressed(path: Path) -> Iterator[Path]:
     """Yield the file of a table of text, which is a decompressed copy for the time being where a name ends in ``.gz``.
 
     Args:
-        path: The file. Messages from inside the block name it in the place of the copy.
+        path: The file. Messages from inside the block name it instead of the copy.
 
     Raises:
         InputError: If the file is no text by its first bytes, or cannot be decompressed.
@@ -212,7 +212,7 @@ def _parsed(layout: _Layout, dtypes: Mapping[str, type] | None) -> pd.DataFrame:
 
 
 def _put_back(frame: pd.DataFrame, mark: str, separator: str) -> pd.DataFrame:
-    """Return a frame with what separates fields in the place of the mark that stood in for it between quotation marks.
+    """Return a frame in which the mark that stood for the separator between quotation marks is the separator again.
 
     Args:
         frame: The frame.

@@ -76,16 +76,16 @@ def read_folder(
 
     In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv``,
     ``.csv.gz`` and folders of Parquet files (``interactions.parquet/``) are read as well. Names of tables, suffixes and
-    columns may be in capitals, and ``time``, ``datetime`` or ``date`` is a ``timestamp``. The columns ``timestamp`` and
-    ``split`` are looked at where ``split`` goes by them alone.
+    columns may be in upper case, and ``time``, ``datetime`` or ``date`` is a ``timestamp``. The columns ``timestamp``
+    and ``split`` are read only if the argument ``split`` uses them.
 
     A folder that :func:`write_folder` wrote is recognised by ``pyg_ckd.npz``. Its features stay in their files, are not
-    transformed again, and are looked through again only where their files have another size or time of change.
+    transformed again, and are checked again only if the size or the modification time of their files has changed.
 
     Ids may be integers, strings or UUIDs. UUIDs and integers beyond 63 bits become strings. In CSV files, ids that all
-    look like integers are, unless one has a leading zero or a plus. Ids that are text in one file and numbers in
-    another are compared as text. User ids are mapped to rows in ascending order. Item ids are looked up in ``items``;
-    without that file they are the zero-based rows of the feature matrices.
+    look like integers are integers, unless one has a leading zero or a plus. Ids that are text in one file and numbers
+    in another are compared as text. User ids are mapped to rows in ascending order. Item ids are looked up in
+    ``items``; without that file they are the zero-based rows of the feature matrices.
 
     Args:
         path: The folder.
@@ -95,13 +95,13 @@ def read_folder(
             (default: :obj:`"auto"`)
         ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
         seed: Seeds what is random in a split. (default: :obj:`0`)
-        k_core: Keep users and items with at least so many interactions, before splitting; items stay in the graph.
+        k_core: Keep users and items with at least this many interactions, before splitting; items stay in the graph.
             (default: :obj:`0`, keep all)
         cold_share: Share of cold items in a cold-start split, see :func:`pyg_ckd.data.cold_start_split`. (default:
             :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
             (default: :obj:`"error"`)
         min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)

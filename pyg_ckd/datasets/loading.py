@@ -23,14 +23,14 @@ from pyg_ckd.files import as_path
 
 
 def load(path: str | os.PathLike[str], transform: Transform = "standardize", **options: Any) -> HeteroData:
-    r"""Load a graph from whatever ``path`` is.
+    r"""Load a graph from a file or folder in any known format.
 
     Args:
         path: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``
             (:func:`synthetic_multimodal`).
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
-        **options: Further arguments of that function, *e.g.*, ``split`` for a folder, ``impute`` for any file or
-            folder, or ``seed`` for the synthetic graph.
+        **options: Further arguments of the reader, *e.g.*, ``split`` for a folder, ``impute`` for any file or folder,
+            or ``seed`` for the synthetic graph.
 
     Returns:
         The graph, see :func:`pyg_ckd.data.build_data`.
@@ -53,9 +53,9 @@ def convert(
     dtype: str = "float32",
     **options: Any,
 ) -> HeteroData:
-    r"""Write a graph in another format. Interactions, their order and splits, features (as float32) and ids stay.
+    r"""Write a graph in another format. Interactions, their order and splits, features (as float32) and ids are kept.
 
-    With ``format="folder"``, features can be prepared once, see :func:`write_folder`.
+    With ``format="folder"``, features can be transformed once, see :func:`write_folder`.
 
     Args:
         source: A file or folder in any format of :func:`recognise`, or the word ``"synthetic"``.

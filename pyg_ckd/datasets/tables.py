@@ -35,10 +35,10 @@ def find_table(folder: Path, stem: str) -> Path | None:
 
 
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read the named columns of a table, in any case, and ratings and labels where users are asked for.
+    """Read columns of a table by name, in any case; with the column ``user``, also ratings and labels.
 
-    Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``. Blanks
-    around them are no part of them. The index of a Parquet file counts as a column if it has a name.
+    Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``. White
+    space around ids is removed. The index of a Parquet file counts as a column if it has a name.
 
     Raises:
         InputError: If the file cannot be parsed, a required column is missing, or an id is missing (with its row).

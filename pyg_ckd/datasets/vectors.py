@@ -37,8 +37,8 @@ def read_vectors(
     Args:
         path: The file.
         items: The ids of the items, all different.
-        only_known: If set to :obj:`False`, vectors of other items are left out without a word, unless there are no
-            others. (default: :obj:`True`, refuse them)
+        only_known: If set to :obj:`False`, vectors of other items are ignored, unless all are of other items. (default:
+            :obj:`True`, refuse them)
 
     Returns:
         The vectors, float32 ``[N, d]``, zero where there are none, and the mask of the items that have them, bool
@@ -77,7 +77,7 @@ def read_vectors(
 
 
 def write_vectors(path: str | os.PathLike[str], items: Sequence[Any], vectors: np.ndarray) -> None:
-    r"""Write vectors in the Parquet layout of :func:`read_vectors`, whole or not at all.
+    r"""Write vectors in the Parquet layout of :func:`read_vectors`, atomically.
 
     Args:
         path: The file to write, ending in ``.parquet``.
@@ -117,16 +117,16 @@ def encode_files(
         encode: Maps a list of paths to an array ``[B, d]``.
         batch_size: Number of files that the encoder gets at once. (default: :obj:`64`)
         cache: A folder that keeps finished batches, see :func:`encode_batches`. (default: :obj:`None`)
-        name: What the encoder is called in messages and in the cache. (default: :obj:`"encoder"`)
+        name: Name of the encoder in messages and in the cache. (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
 
     Returns:
-        The items, in ascending order for a folder, and their vectors, float32 ``[N, d]``; :func:`write_vectors` keeps
-        them.
+        The items, in ascending order for a folder, and their vectors, float32 ``[N, d]``; save them with
+        :func:`write_vectors`.
 
     Raises:
-        InputError: If a file is missing, two files of the folder are of one item, or the encoder returns no array
-            ``[B, d]``.
+        InputError: If a file is missing, two files of the folder belong to the same item, or the encoder returns no
+            array ``[B, d]``.
     """
     paths = (
         {str(item): as_path(file) for item, file in files.items()}

@@ -1,4 +1,4 @@
-"""What the features of one modality say about the taste of users, before any model is trained."""
+"""What the features of one modality tell about the taste of users, before any model is trained."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def content_ranking(
     shuffles: int = 4,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""Rank by the features of each modality alone, and by the same features in the rows of other items.
+    r"""Rank by the features of each modality alone, and by the same features shuffled among items.
 
     Items are ranked by the cosine of their centred features with the mean of the user's training items. Nothing is
-    trained. Features that rank no better than shuffled ones say nothing about the taste of users by themselves: they
-    are noise, constant, or stand in the rows of wrong items. A model may still find in them what cosines do not show.
+    trained. Features that rank no better than shuffled ones tell nothing about the taste of users by themselves: they
+    are noise, constant, or assigned to the wrong items. A model may still find in them what cosines do not show.
 
-    Items that lack a modality have features of zeros, and keep them when rows are shuffled. 5,000 users are ranked for
-    at most.
+    Items that lack a modality have features of zeros, and keep them when rows are shuffled. At most 5,000 users are
+    evaluated.
 
     Args:
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: The cut-off.
         modalities: The modalities. (default: :obj:`None`, all)
-        shuffles: How many times rows are shuffled; the mean counts.
+        shuffles: Number of shuffles; the mean over them is reported.
         seed: Seeds the shuffles and the choice of users.
 
     Returns:
         A row for every modality with the columns ``recall``, ``shuffled`` (recall of shuffled features), ``p_value``
         (of a paired t-test over users whether the two differ, after Holm's correction over modalities) and ``users``,
-        how many there were. ``attrs["metric"]`` is the name of the metric, such as ``recall@20``.
+        the number of users. ``attrs["metric"]`` is the name of the metric, such as ``recall@20``.
 
     Raises:
         InputError: If a modality is unknown, ``k`` or ``shuffles`` is not positive, or the split has fewer than two

@@ -21,7 +21,7 @@ DEFAULT_CUTOFF = 20
 
 
 class CustomMetric:
-    """A metric object of PyG, or a function, as the evaluation calls it.
+    """Wraps a metric object of PyG, or a function, for the evaluation.
 
     A function is called as ``function(ranked, labels)``: ``ranked`` holds the recommended items of every user, best
     first, int64 ``[U, K]``, with ``-1`` where a user has no further candidate, and ``labels`` the pairs (row of

@@ -90,7 +90,7 @@ def without_empty_slots(ranked: Tensor, labels: Tensor) -> Tensor:
 
 
 def coverage(ranked: Tensor, k: int, num_items: int) -> float:
-    """Return the share of all items that somebody is recommended.
+    """Return the share of all items that are recommended to somebody.
 
     Args:
         ranked: As in :func:`user_metrics`; empty slots recommend nothing.

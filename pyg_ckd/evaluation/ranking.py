@@ -70,7 +70,7 @@ class Evaluator:
         mask: Splits whose interactions count as seen and are never recommended; not ``split`` itself, whose items are
             those to be found.
         candidates: Items that are ranked and to be found: ``"all"``, or only those without (``"cold"``) or with
-            (``"warm"``) a training interaction, for users who have such an item to be found.
+            (``"warm"``) a training interaction, for users with such a held-out item.
         eval_users: How many users are evaluated, drawn at random: a number, or a share such as ``0.1``; :obj:`None`
             evaluates all.
         seed: Seed of the draw.
@@ -174,7 +174,7 @@ class Evaluator:
         In a group of processes each ranks a share of the users, and all get all lists.
 
         Args:
-            embeddings: The tables to rank with, or whatever has ``scores``; the same in all processes.
+            embeddings: The tables to rank with, or any object with ``scores``; the same in all processes.
 
         Raises:
             InputError: If an embedding or a score is not finite, tables have other sizes than the graph, or processes
@@ -308,14 +308,14 @@ def evaluate(
 
     Args:
         model: A backbone, an objective, any module with ``forward(x_dict, edge_index) -> (user, item)``, the embeddings
-            themselves, or whatever has ``scores``.
+            themselves, or any object with ``scores``.
         data: The graph.
         split: ``"val"`` or ``"test"``.
         k: Cut-off or cut-offs.
         metrics: One or more names among ``recall``, ``precision``, ``ndcg``, ``map``, ``mrr``, ``hit``, ``coverage``
             and ``personalization``; or metric objects of PyG and functions.
-        view: The view to evaluate; :obj:`None` means all modalities, an empty list the view in which every modality is
-            intervened on.
+        view: The view to evaluate; :obj:`None` means all modalities, an empty list means the view in which every
+            modality is intervened on.
         per_user: Whether to keep the values of every user.
         cold: Whether to report metrics of cold and of warm items too.
         mask: Splits whose interactions count as seen; not ``split`` itself.
@@ -323,7 +323,7 @@ def evaluate(
 
     Raises:
         InputError: If a name is unknown, a cut-off is out of range, the split is empty or masked, scores are not
-            finite, or a view is asked for of what has none.
+            finite, or a view is given although there are no views.
 
     Warns:
         UserWarning: If the model was trained on a graph with other ids.
@@ -395,7 +395,7 @@ def popularity(data: HeteroData) -> Embeddings:
 
 
 def unimodal_gap(student: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
-    """Return for every modality by how much its teacher is ahead of the student's uni-modal view.
+    """Return by how much the teacher of every modality is ahead of the student's uni-modal view.
 
     Args:
         student: From modality to a metric of the student's uni-modal view.

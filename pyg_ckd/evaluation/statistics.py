@@ -57,8 +57,7 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
 
     Args:
         a: Values of the first model, one per user or seed, ``[num]``.
-        b: Values of the second model in the same order, ``[num]``. Where both are series of pandas, they go by their
-            index.
+        b: Values of the second model in the same order, ``[num]``. Two pandas series are matched by their index.
         confidence: Level of the interval, between 0 and 1.
 
     Raises:
@@ -100,11 +99,12 @@ def holm(p_values: Iterable[float]) -> list[float]:
 
     From `"A Simple Sequentially Rejective Multiple Test Procedure" <https://www.jstor.org/stable/4615733>`_: the
     smallest of :math:`n` p-values is multiplied by :math:`n`, the next one by :math:`n - 1`, and so on; none becomes
-    smaller than the one before it, nor larger than 1. Below 5 % then is a family in which an error of the first kind
-    anywhere has at most that probability, whatever the dependence between the comparisons.
+    smaller than the one before it, nor larger than 1. If differences with a corrected p-value below 5 % are called
+    significant, the probability of any false one in the family is at most 5 %, whatever the dependence between the
+    comparisons.
 
     Args:
-        p_values: The p-values of one family, in any order; of a series of pandas, whatever its index.
+        p_values: The p-values of one family, in any order; the index of a pandas series is ignored.
 
     Returns:
         The corrected p-values in the same order.

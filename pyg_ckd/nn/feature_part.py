@@ -18,7 +18,7 @@ COLUMNS = 64
 
 
 class FeaturePart:
-    r"""The rows of features that a process has, in the place of the matrix of all items.
+    r"""The rows of features that a process has, instead of the matrix of all items.
 
     A linear map of it is that of all items, in all processes: with :math:`\mathbf{F}_k` the rows of process :math:`k`,
 

@@ -117,20 +117,20 @@ def softmax_loss(
     .. math::
         - \ln \frac{e^{s_{ui}}}{\sum_j e^{s_{uj}}}, \qquad s_{ui} = \mathbf{x}_u^\top \mathbf{x}_i
 
-    Items that are not drawn uniformly are corrected for it as in `"Adaptive Importance Sampling to Accelerate Training
-    of a Neural Probabilistic Language Model" <https://doi.org/10.1109/TNN.2007.912312>`_ (logQ correction):
-    :math:`s_{uj} - \ln q_j` takes the place of :math:`s_{uj}`, so that the sum over those drawn is on average that over
-    uniform ones. The positive, which is not drawn, is not corrected.
+    If items are not drawn uniformly, they are corrected as in `"Adaptive Importance Sampling to Accelerate Training of
+    a Neural Probabilistic Language Model" <https://doi.org/10.1109/TNN.2007.912312>`_ (logQ correction): :math:`s_{uj}
+    - \ln q_j` replaces :math:`s_{uj}`, so that the expectation of the sum over drawn items is that of a uniform draw.
+      The positive is not drawn, so it is not corrected.
 
     Args:
         user: Rows of the users ``[B, D]``.
         item: Rows of all items ``[I, D]``.
         positive: Row numbers of the positive items, int64 ``[B]``.
-        drawn: Row numbers of the items that stand for all, int64 ``[N]``; where one is the positive itself, it does not
-            count. (default: :obj:`None`, all items)
+        drawn: Row numbers of the drawn items, int64 ``[N]``; one that is the positive itself does not count. (default:
+            :obj:`None`, all items)
         weight: Weight of every row, ``[B]``. (default: :obj:`None`, all weigh 1)
-        log_q: :math:`\ln q_j` of the items that were drawn, ``[N]``, with :math:`q_j` how many times as probable the
-            item was as in a uniform draw. (default: :obj:`None`, they were drawn uniformly)
+        log_q: :math:`\ln q_j` of the items that were drawn, ``[N]``, where :math:`q_j` is the probability of the item
+            relative to a uniform draw. (default: :obj:`None`, they were drawn uniformly)
 
     Returns:
         Scalar loss, the mean over rows of weight times loss.
@@ -165,8 +165,8 @@ def contrastive_loss(
         x: Rows ``[B, D]``.
         y: Rows ``[B, D]``; without ``ids``, a row that occurs twice would be its own negative.
         temperature: Temperature :math:`\tau > 0`.
-        ids: What the rows are of, int64 ``[B]``; a row is no negative of another row of the same. (default:
-            :obj:`None`, all are of different things)
+        ids: The id of each row, int64 ``[B]``; rows with the same id are not negatives of each other. (default:
+            :obj:`None`, all ids differ)
         known: Which rows count, bool ``[B]``; the others are no negatives either. (default: :obj:`None`, all)
         eps: Rows shorter than this are not made longer than their share of it.
         normalize: Whether similarities are cosines; if not, they are inner products.

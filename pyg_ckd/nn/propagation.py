@@ -107,7 +107,7 @@ class Adjacency:
     The graph of users and items has users first and items after them; item-item and user-user graphs have nodes of one
     kind.
 
-    It is built once per run and passed to the layers in the place of ``edge_index``.
+    It is built once per run and passed to the layers instead of ``edge_index``.
 
     Args:
         matrix: Square sparse CSR matrix ``[N, N]``; row ``i`` holds the weights of the messages that ``i`` receives.
@@ -264,7 +264,7 @@ class Adjacency:
     def sides(self, num_users: int) -> Tensor:
         """Return ones in the first column for users and in the second for items, ``[N, 2]``.
 
-        What a layer makes of it tells how one row for all users and one for all items spread over the graph.
+        The output of a layer for it shows how one row for all users and one for all items spread over the graph.
 
         Args:
             num_users: Number of users, the first nodes of the graph.
@@ -275,8 +275,8 @@ class Adjacency:
     def constant(self, name: tuple[Any, ...], x: Tensor | None, compute: Callable[..., Tensor]) -> Tensor:
         """Return ``compute(x)``, computed once for as long as the graph lives and ``x`` stays as it is.
 
-        What depends on graph and features alone is the same in every step of a run. A change behind PyTorch's back, as
-        of an array that shares the memory, is not noticed.
+        What depends only on graph and features is the same in every step of a run. A change that PyTorch does not see,
+        such as one of an array that shares the memory, is not noticed.
 
         Args:
             name: What is computed; different results have different names. Only the latest input is remembered.

@@ -125,7 +125,7 @@ class Learning:
 
 
 class Found:
-    """Nearest neighbours that stay what they are, in the place of a :class:`Learning`.
+    """Fixed nearest neighbours, used instead of a :class:`Learning`.
 
     Args:
         edges: From whose features they are, and how many neighbours there are, to the edges, int64 ``[2, E]``.

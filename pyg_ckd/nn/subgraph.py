@@ -18,10 +18,10 @@ class Subgraph(Adjacency):
     """A sampled part of a prepared graph, directed: a node that is not expanded receives nothing.
 
     Args:
-        matrix: As of :class:`Adjacency`.
-        transposed: As of :class:`Adjacency`.
-        whole: The graph that it is a part of; what depends on features alone is kept there, once per run.
-        means: Where means over all users are kept, see :meth:`mean_over_all`.
+        matrix: As in :class:`Adjacency`.
+        transposed: As in :class:`Adjacency`.
+        whole: The graph that it is a part of; results that depend only on features are kept there, once per run.
+        means: Cache of means over all users, see :meth:`mean_over_all`.
     """
 
     def __init__(self, matrix: Tensor, transposed: Tensor, whole: Adjacency, means: dict[int, Any]) -> None:

@@ -103,14 +103,14 @@ def contender_curves(
     notes: Mapping[str, str] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw the joint validation curve of every contender in a small panel of its own, before that of a reference.
+    """Draw the joint validation curve of every contender in its own small panel, in front of that of a reference.
 
     Args:
         frames: From the name of a contender to its history, with a column ``val/<metric>``.
         metric: The metric.
         kept: From name to the epoch whose weights were kept; by default the one with the highest metric.
-        reference: The contender whose curve stands in all panels.
-        notes: From name to what else is written into its panel.
+        reference: The contender whose curve is in all panels.
+        notes: From name to further text in its panel.
         theme: The colours.
     """
     columns = grid_columns(len(frames))
@@ -143,7 +143,7 @@ def contender_curves(
 def effects_over_time(
     frame: pd.DataFrame, modalities: Sequence[str], kept: float | None = None, theme: Theme = LIGHT
 ) -> Figure:
-    """Draw what a strategy reports of every modality per epoch: its effect (left) and its weight (right).
+    """Draw what a strategy reports about every modality per epoch: its effect (left) and its weight (right).
 
     Args:
         frame: The history of a contender, with columns ``effect/<modality>`` or ``weight/<modality>``.

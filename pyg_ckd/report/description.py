@@ -67,7 +67,8 @@ def write_description(path: str | os.PathLike[str], description: DataDescription
     """Write one HTML file without any external resource.
 
     Args:
-        path: The file, if its name ends in ``.html``, else the folder for ``description.html``; created if need be.
+        path: The file, if its name ends in ``.html``, else the folder for ``description.html``; created if it does not
+            exist.
         description: What was found.
 
     Returns:

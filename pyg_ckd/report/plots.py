@@ -58,8 +58,7 @@ __all__ = [
 def metric_bars(results: Mapping[str, Any], metric: str | None = None, theme: Theme = LIGHT) -> Figure:
     """Draw a test metric of every run: the mean over seeds as a bar, each seed as a dot, the deviation as a number.
 
-    The best value is bold, the darkest bar is the winner's, and differences from plain that are more than chance are
-    marked.
+    The best value is bold, the darkest bar is the winner's, and significant differences from plain training are marked.
 
     Args:
         results: The results of a study, of any format.
@@ -92,13 +91,13 @@ def metric_bars(results: Mapping[str, Any], metric: str | None = None, theme: Th
 
 
 def teacher_shares(rows: Sequence[Gap], names: Mapping[str, str] | None = None, theme: Theme = LIGHT) -> Figure:
-    """Draw which share of its teacher every view of every contender reaches, a panel for each modality.
+    """Draw the metric of every contender's view relative to its teacher, a panel for each modality.
 
-    The dashed line is the teacher, the dotted one where plain training leaves the view; the best value is bold.
+    The dashed line is the teacher, the dotted line is plain training; the best value is bold.
 
     Args:
         rows: The gaps; see :func:`~pyg_ckd.study.results.gaps`.
-        names: From contender to what is written beside its bar; by default its name.
+        names: From contender to the label of its bar; by default its name.
         theme: The colours.
     """
     contenders = list(dict.fromkeys(row.contender for row in rows))
@@ -135,7 +134,7 @@ def effect_bars(
         effects: From contender to modality to a dict with ``share``, or with ``mean`` and, where known, ``low`` and
             ``high``.
         modalities: All modalities, if their colours should be those of other plots.
-        names: From contender to what is written beside its bar; by default its name.
+        names: From contender to the label of its bar; by default its name.
         theme: The colours.
     """
     contenders = list(effects)
@@ -163,7 +162,7 @@ def has_shares(effects: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
 
 
 def degree_distribution(degrees: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
-    """Draw which share of the nodes has at least so many interactions, on logarithmic axes, a panel for each kind.
+    """Draw the share of nodes with at least a number of interactions, on logarithmic axes, a panel for each kind.
 
     Args:
         degrees: From the kind of node, such as ``user``, to the number of interactions of every node, ``[N]`` integer.

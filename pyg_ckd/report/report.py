@@ -81,7 +81,7 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
     study lacks (no teachers, one seed, one modality) are left out.
 
     Args:
-        folder: Where to write; created if need be.
+        folder: The folder to write to; created if it does not exist.
         results: The results of the study, the dict that ``results.json`` holds, of any format.
         histories: From (name of the run, seed) to its history, indexed by epoch; see
             :class:`~pyg_ckd.training.history.History`.

@@ -57,7 +57,7 @@ def read_diffmm(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
             (default: :obj:`"error"`)
         min_rating: Keep entries of at least this, where matrices hold ratings. (default: :obj:`None`, all that are not
             zero, with a warning if they differ)
@@ -90,7 +90,7 @@ def read_diffmm(
 
 
 def write_diffmm(data: HeteroData, path: str | os.PathLike[str]) -> None:
-    r"""Write a graph as a folder of :func:`read_diffmm`, whole or not at all.
+    r"""Write a graph as a folder for :func:`read_diffmm`, atomically.
 
     Features are written as they are, so read them back with ``transform="none"``.
 

@@ -60,7 +60,7 @@ def read_lattice(
         core: The ``k`` of the folder ``<k>-core``. (default: :obj:`None`, the only one)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
             (default: :obj:`"error"`)
 
     Returns:
@@ -87,7 +87,7 @@ def read_lattice(
 
 
 def write_lattice(data: HeteroData, path: str | os.PathLike[str]) -> None:
-    r"""Write a graph as a folder of :func:`read_lattice`, whole or not at all.
+    r"""Write a graph as a folder for :func:`read_lattice`, atomically.
 
     Features are written as they are, so read them back with ``transform="none"``. The order of interactions, which the
     JSON files lose unless they are grouped by user, is kept in the sidecar.

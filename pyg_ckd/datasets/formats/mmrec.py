@@ -42,7 +42,7 @@ def read_mmrec(
     ============================ =========================================================================
     ``<name>.inter``             tab-separated: ``userID``, ``itemID`` (rows from 0), ``x_label`` (0
                                  train, 1 validation, 2 test) and perhaps ``rating`` or ``label``;
-                                 other columns are ignored, and so is the meaning of quotation marks
+                                 other columns are ignored; quotation marks have no meaning
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ============================ =========================================================================
 
@@ -51,7 +51,7 @@ def read_mmrec(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
             (default: :obj:`"error"`)
         min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
@@ -89,7 +89,7 @@ def read_mmrec(
 
 
 def write_mmrec(data: HeteroData, path: str | os.PathLike[str]) -> None:
-    r"""Write a graph as a folder of :func:`read_mmrec`, whole or not at all.
+    r"""Write a graph as a folder for :func:`read_mmrec`, atomically.
 
     Features are written as they are, so read them back with ``transform="none"``.
 

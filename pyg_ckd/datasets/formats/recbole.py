@@ -54,9 +54,10 @@ def read_recbole(
     ============================ ==========================================================================
     file                         content
     ============================ ==========================================================================
-    ``<name>.train.inter``,      tab-separated, with the header ``user_id:token``, ``item_id:token``; other
-    ``.valid.inter``,            columns are ignored; the last two files are optional
-    ``.test.inter``              but ``rating:float`` and ``label:float``
+    ``<name>.train.inter``       tab-separated, with the header ``user_id:token``, ``item_id:token`` and
+                                 perhaps ``rating:float`` or ``label:float``; other columns are ignored
+    ``<name>.valid.inter``       the same for validation (optional)
+    ``<name>.test.inter``        the same for testing (optional)
     or ``<name>.inter``          the same, all in one; ``timestamp:float``, or ``timestamp:token`` with
                                  numbers or dates, is used for splitting (or ``time``, ``date``)
     ``<name>.item``              ``item_id:token``: the item of each feature row (optional)
@@ -64,9 +65,9 @@ def read_recbole(
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ============================ ==========================================================================
 
-    Tokens are ids of any kind; blanks around them are no part of them. Without the file ``.item``, item tokens are the
-    rows of the features, counted from 0; without ``.user``, users are numbered in ascending order. If both kinds of
-    ``.inter`` are there, the parts count. Names of columns may be in capitals.
+    Tokens are ids of any kind; white space around them is removed. Without the file ``.item``, item tokens are the rows
+    of the features, counted from 0; without ``.user``, users are numbered in ascending order. If there are both kinds
+    of ``.inter``, the separate parts are read. Names of columns may be in upper case.
 
     Args:
         path: The folder.
@@ -79,7 +80,7 @@ def read_recbole(
             :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions stays: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
             (default: :obj:`"error"`)
         min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
@@ -141,7 +142,7 @@ def read_recbole(
 
 
 def write_recbole(data: HeteroData, path: str | os.PathLike[str]) -> None:
-    r"""Write a graph as a folder of :func:`read_recbole`, whole or not at all.
+    r"""Write a graph as a folder for :func:`read_recbole`, atomically.
 
     Tokens are the original ids (``data.user_id``, ``data.item_id``) if the graph has them, else row numbers. In
     RecBole, name the parts with ``benchmark_filename: [train, valid, test]``. Features are written as they are, so read

@@ -27,10 +27,10 @@ _NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, T
 def download(
     url: str, path: str | os.PathLike[str], size: int | None = None, sha256: str | None = None, progress: bool = True
 ) -> Path:
-    r"""Download a file, unless it is there.
+    r"""Download a file, unless it exists.
 
-    The bytes go to ``<path>.part``; a download that was broken off is resumed there, in this call up to five times
-    without a new byte, and by the next call. The file gets its name when its size (``size``, and the length that the
+    The bytes go to ``<path>.part``. An interrupted download is resumed there: by this call, until five attempts in a
+    row bring no new byte, and by the next call. The file gets its name when its size (``size``, and the length that the
     server states) and its checksum are right.
 
     Args:

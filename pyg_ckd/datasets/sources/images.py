@@ -18,7 +18,7 @@ def read_image_features(path: Path, items: Sequence[str]) -> tuple[np.ndarray, n
     r"""Read the features of some items; of several records of an item, the first counts.
 
     The file holds records of 16394 bytes: ten characters of the id and 4096 little-endian float32. It is mapped into
-    memory, and of other items no more than the id is read.
+    memory, and for other items, only the id is read.
 
     Args:
         path: The file.

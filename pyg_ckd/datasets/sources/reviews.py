@@ -63,7 +63,7 @@ def read_reviews(path: Path, fields: tuple[str, str, str], rating: str | None = 
 
 
 def thin(frame: pd.DataFrame, k_core: int, path: Path) -> Interactions:
-    r"""Keep one interaction of each user and item, the earliest, and of these the k-core; then number what is left.
+    r"""Keep the earliest interaction of each user and item, then the k-core of these, and number what is left.
 
     Args:
         frame: The result of :func:`read_reviews`.

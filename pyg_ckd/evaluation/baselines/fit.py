@@ -59,11 +59,11 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        embeddings: What :class:`~pyg_ckd.evaluation.Evaluator` and :func:`~pyg_ckd.evaluate` rank with; it is served by
+        embeddings: The input of :class:`~pyg_ckd.evaluation.Evaluator` and :func:`~pyg_ckd.evaluate`; it is served by
             :class:`~pyg_ckd.serving.NeighbourhoodRecommender` (popularity, which is two tables, by
             :class:`~pyg_ckd.serving.Recommender`).
-        settings: The chosen knobs, arguments of the function that makes the baseline.
-        seconds: Time of the choice and the fit together.
+        settings: The chosen settings, arguments of the function that makes the baseline.
+        seconds: Time for choosing settings and fitting.
         value: The monitored metric on the validation part; :obj:`None` without one.
     """
 
@@ -84,7 +84,7 @@ class _Choice(Generic[Model]):
 
 
 def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Baseline:
-    """Fit a baseline to the training interactions, with the knobs that are best on the validation part.
+    """Fit a baseline to the training interactions, with the settings that are best on the validation part.
 
     ==================== ============================================ =================================================
     name                 made by                                      chosen
@@ -96,10 +96,10 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
     ``ease-content``     :func:`~pyg_ckd.evaluation.ease_content`     form; ridge and weight of the content
     ==================== ============================================ =================================================
 
-    Neighbours and shrinkage are tried on a whole grid. All else starts from the defaults and moves one step of a fixed
-    grid at a time for as long as the metric rises, so that a closed form is solved a few times only, in float32; what
-    is chosen is solved in float64. What was chosen for a baseline without content is known to the one with content in
-    the same process or study. Without a validation part, the defaults stand. Nothing is random.
+    Neighbours and shrinkage are chosen by a full grid search. All other settings start from their defaults and move one
+    step of a fixed grid at a time as long as the metric rises, so that a closed form is solved only a few times, in
+    float32; the chosen one is solved again in float64. A baseline with content reuses the settings chosen for the one
+    without content in the same process or study. Without a validation part, the defaults are used. Nothing is random.
 
     Args:
         name: One of :data:`BASELINES`.
@@ -107,7 +107,7 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
         monitor: The validation metric ``name@k`` to choose by.
 
     Raises:
-        InputError: If the name or the metric is unknown, a closed form does not fit (more than 20 000 items), or no
+        InputError: If the name or the metric is unknown, a closed form does not fit (more than 20,000 items), or no
             modality has content for a baseline with content.
     """
     if not isinstance(name, str) or name not in _FITS:

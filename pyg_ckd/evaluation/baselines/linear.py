@@ -34,7 +34,7 @@ def ease(data: HeteroData, ridge: float = RIDGE, max_items: int = MAX_ITEMS) -> 
 
     which is the least-squares prediction of every column of :math:`\mathbf{X}` from the others. The inverse comes from
     a Cholesky decomposition in float64 on the CPU; the weights are kept in float32. Time grows with the cube of the
-    number of items: less than a second of one core for 2 700, ten seconds for 6 700.
+    number of items: on one core, less than a second for 2,700 and ten seconds for 6,700.
 
     Args:
         data: The graph.
@@ -58,7 +58,7 @@ def ease_content(
     max_items: int = MAX_ITEMS,
 ) -> Neighbourhood:
     r"""Return EASE with the content of items (`Jeunen, Van Balen and Goethals, RecSys 2020
-    <https://doi.org/10.1145/3383313.3418480>`_), with cosine kernels in the place of tags.
+    <https://doi.org/10.1145/3383313.3418480>`_), with cosine kernels instead of tags.
 
     With the sum of the modalities' cosine kernels :math:`\mathbf{K} = \sum_m \mathbf{F}_m \mathbf{F}_m^\top` and
     the weights :math:`\mathbf{B}(\mathbf{A}, \lambda)` of :func:`ease` for the Gram matrix :math:`\mathbf{A}`,
@@ -67,9 +67,9 @@ def ease_content(
         \mathbf{B}_{\textrm{collective}} = \mathbf{B}(\mathbf{G} + w \mathbf{K}, \lambda), \qquad
         \mathbf{B}_{\textrm{additive}} = \mathbf{B}(\mathbf{G}, \lambda) + w \, \mathbf{B}(\mathbf{K}, \lambda_K)
 
-    The collective form takes every column of the features for a further user; the additive form adds what features
-    predict of each other. (The paper's :math:`\alpha` is :math:`w / (1 + w)`, which ranks the same.) Features count as
-    they are in the graph, after its transform.
+    The collective form treats every column of the features as a further user; the additive form adds the weights of
+    EASE on the features alone. (The paper's :math:`\alpha` is :math:`w / (1 + w)`, which ranks the same.) Features are
+    used as they are in the graph, after its transform.
 
     Args:
         data: The graph.

@@ -42,7 +42,7 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
         s_{ij} = \frac{n_{ij}}{\sqrt{n_i n_j} + h}
 
     where :math:`\mathcal{N}_k(i)` are the :math:`k` other items with the largest similarity to :math:`i`, lowest item
-    first among equals in float32. The shrinkage :math:`h` distrusts similarities that rest on few users. Only the
+    first among equals in float32. The shrinkage :math:`h` reduces similarities that are based on few users. Only the
     training interactions are used. Counts are made block by block: memory grows with :math:`k` times the number of
     items.
 
@@ -74,8 +74,8 @@ def item_knn_content(
         \sum_{j \in \mathcal{I}_u} \cos(\mathbf{x}_j^m, \mathbf{x}_i^m)
 
     :math:`\sigma` is the standard deviation of the scores that it stands under, over all pairs of a user and an item.
-    From 10 000 items on kernels stay factorised, so that no matrix of items and items is made. Features count as they
-    are in the graph, after its transform.
+    With more than 10,000 items, kernels stay factorised, so that no item-item matrix is built. Features are used as
+    they are in the graph, after its transform.
 
     Args:
         data: The graph.

@@ -23,8 +23,8 @@ class DotAttentionConv(MessagePassing):
         \alpha_{ij} = \frac{\exp ( \mathbf{x}_i^\top \mathbf{x}_j )}
         {\sum_{k \in \mathcal{N}(i)} \exp ( \mathbf{x}_i^\top \mathbf{x}_k )}
 
-    Rows of unit length make it :class:`torch_geometric.nn.conv.AGNNConv` without its learned temperature. A node
-    without neighbours receives zeros.
+    With rows of unit length, it is :class:`torch_geometric.nn.conv.AGNNConv` without the learned temperature and
+    without self-loops. A node without neighbours receives zeros.
 
     Args:
         **kwargs (optional): Additional arguments of :class:`torch_geometric.nn.conv.MessagePassing`.

@@ -1,4 +1,4 @@
-"""Edge-wise modulation: neighbours speak for one modality in the light of their others."""
+"""Edge-wise modulation: messages of one modality that depend on the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EgoConv(MessagePassing):
         \mathbf{x}^{\prime}_i &= \sum_{j \in \mathcal{N}(i)} \alpha^{\prime}_{ij} \mathbf{m}_{ij}, \qquad
         \alpha^{\prime}_{ij} = \underset{j \in \mathcal{N}(i)}{\textrm{softmax}} \, \mathbf{x}_i^\top \mathbf{m}_{ij}
 
-    The paper has two others, here there are any number. A node without neighbours receives zeros.
+    The paper has two others; here, there can be any number. A node without neighbours receives zeros.
 
     Args:
         channels (int): Size :math:`F` of the rows of every modality; -1 takes it from the first input.

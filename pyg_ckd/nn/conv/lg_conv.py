@@ -12,16 +12,16 @@ from pyg_ckd.nn.propagation import Adjacency
 
 
 class LGConv(_LGConv):
-    r"""The light graph convolution of :class:`torch_geometric.nn.conv.LGConv`, open to a prepared graph.
+    r"""The light graph convolution of :class:`torch_geometric.nn.conv.LGConv`, which also takes a prepared graph.
 
     From `"LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation"
-    <https://arxiv.org/abs/2002.02126>`_. Everything that PyG's layer accepts works as there; an
-    :class:`~pyg_ckd.nn.Adjacency`, which is normalised already, is multiplied as it is; edge weights, in the order of
-    its edges, take the place of its own.
+    <https://arxiv.org/abs/2002.02126>`_. It takes everything that PyG's layer takes. An :class:`~pyg_ckd.nn.Adjacency`
+    is already normalised and is multiplied as it is; edge weights, in the order of its edges, replace its own.
 
-    Between two kinds of nodes, as in :class:`~torch_geometric.nn.HeteroConv`, an edge from :math:`j` to :math:`i`
-    weighs one over the root of the number (or the weights) of all edges from :math:`j` times that of all edges to
-    :math:`i`: what it weighs in the graph of both kinds and both directions.
+    Between two kinds of nodes, as in :class:`~torch_geometric.nn.HeteroConv`, an edge from :math:`j` to :math:`i` has
+    the weight :math:`1 / \sqrt{d_j d_i}`, where :math:`d_j` is the number (or the sum of weights) of all edges from
+    :math:`j`, and :math:`d_i` that of all edges to :math:`i`. This is its weight in the graph of both kinds with both
+    directions.
 
     Args:
         normalize (bool, optional): As in PyG; without effect on an :class:`~pyg_ckd.nn.Adjacency`.

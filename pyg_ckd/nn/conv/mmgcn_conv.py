@@ -42,8 +42,8 @@ class MMGCNConv(MessagePassing):
         in_channels (int or tuple): Size of each input row, or those of sources and of targets; -1 takes a size from the
             first input.
         out_channels (int): Size of each output row.
-        combine (str, optional): How neighbourhood and node meet: ``"concat"`` or ``"add"``, the paper's concatenation
-            and element-wise combination. (default: ``"concat"``)
+        combine (str, optional): How neighbourhood and node are combined: ``"concat"`` or ``"add"``, the paper's
+            concatenation and element-wise combination. (default: ``"concat"``)
         add_self_loops (bool, optional): Whether a node is among its own neighbours, once. Not applied to an
             :class:`~pyg_ckd.nn.Adjacency`, which is final. (default: :obj:`False`)
         bias (bool, optional): Whether :math:`\mathbf{W}_1` has a bias. (default: :obj:`False`)

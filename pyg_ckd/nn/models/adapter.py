@@ -29,17 +29,18 @@ from pyg_ckd.wrappers import unwrap
 
 
 class AdaptedBackbone(Backbone):
-    """A module with ``forward(x_dict, edge_index) -> (user, item)`` as a backbone.
+    """Adapts any module with ``forward(x_dict, edge_index) -> (user, item)`` to a backbone.
 
     Interventions act from outside: in a view, the features of every modality that is not factual are replaced with
     their mean over items before the module sees them. Each distinct view is one call of the module.
 
-    On sampled neighbourhoods, a module with a third argument ``n_id_dict`` sees the features of the subgraph's items
-    alone, interactions by the row numbers of the subgraph, and the row numbers that its users and items have in the
-    whole graph, under ``"user"`` and ``"item"``; it returns rows of these. Any other module computes the rows of all
-    users and items from the interactions of the subgraph, by their row numbers in the whole graph. Interactions have no
-    weights: a module that divides by degrees of its own finds those of the subgraph, as under PyG's own loaders, so
-    that only means over the neighbours of a node are what they are in the whole graph where all neighbours are kept.
+    On sampled neighbourhoods, a module with a third argument ``n_id_dict`` gets the features of the subgraph's items,
+    the interactions by the row numbers of the subgraph, and the row numbers of its users and items in the whole graph,
+    under ``"user"`` and ``"item"``. It returns the embeddings of these users and items. Any other module gets the
+    interactions of the subgraph by the row numbers of the whole graph, and returns the embeddings of all users and
+    items. Interactions have no weights. A module that normalises by degrees uses those of the subgraph, as with PyG's
+    own loaders. So even if all neighbours are kept, only means over the neighbours of a node are the same as in the
+    whole graph.
 
     Args:
         module: The module. It is called with ``x_dict``, from modality to features ``[I, d_m]``, and ``edge_index``,
@@ -78,13 +79,13 @@ class AdaptedBackbone(Backbone):
 
     @property
     def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """From modality to the parameters of the module that belong to it alone; what is in none is shared.
+        """The parameters of the module that belong to one modality alone, by modality; all others are shared.
 
-        If the constructor was not told which, :meth:`prepare` finds out with one forward pass of the module, the first
-        time that it is called: a parameter belongs to a modality if everything that it is first combined with depends
-        on the features of that modality and on no others. A layer of its own for the images belongs to them; a layer
-        that all modalities go through, and a table that is returned as it is, are shared. Before :meth:`prepare` has
-        been called, parameters are found by their names as in any backbone, and it is an error to ask for them where
+        If the constructor was not given them, :meth:`prepare` finds them with one forward pass of the module, the first
+        time that it is called. A parameter belongs to a modality if everything that it is first combined with depends
+        on the features of that modality and on no others. For example, a layer that sees only images belongs to the
+        images; a layer that all modalities go through, and a table that is returned as it is, are shared. Before
+        :meth:`prepare` has been called, parameters are found by their names as in any backbone, which is an error if
         the module has no :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict` whose keys are modalities.
 
         Raises:
@@ -103,11 +104,12 @@ class AdaptedBackbone(Backbone):
         return {m: [parameters[name] for name in names] for m, names in self._groups.items()}
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
-        """Return the graph as it is: the module does with it what it likes.
+        """Return the graph unchanged; the module processes it itself.
 
-        The first call finds out which parameters belong to a modality, if the constructor was not told. It takes one
-        forward pass of a copy of the module, which changes no buffer and draws no random number. If the module cannot
-        be copied or does not take features that require gradients, a warning says so and all parameters are shared.
+        The first call finds out which parameters belong to a modality, if the constructor was not given them. It takes
+        one forward pass of a copy of the module, which changes no buffer and draws no random number. If the module
+        cannot be copied or does not take features that require gradients, a warning says so and all parameters are
+        shared.
 
         Args:
             features: As in :meth:`Backbone.prepare`.

@@ -122,15 +122,15 @@ class Backbone(Capturing, nn.Module):
 
     @property
     def reads_rows(self) -> bool:
-        """Whether a step reads the features of its items alone, and casts and moves them: files then stay mapped."""
+        """Whether a step reads, casts and moves only the features of its own items, so that files can stay mapped."""
         return False
 
     @property
     def modality_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """From modality to the parameters that belong to it alone; what is in none of the lists is shared.
+        """The parameters that belong to one modality alone, by modality; all others are shared.
 
-        A parameter belongs to a modality if it stands under the modality's name in a :class:`~torch.nn.ModuleDict` or
-        :class:`~torch.nn.ParameterDict` whose keys are modalities, wherever that is in the backbone.
+        A parameter belongs to a modality if it is under the modality's name in a :class:`~torch.nn.ModuleDict` or
+        :class:`~torch.nn.ParameterDict` whose keys are modalities, anywhere in the backbone.
         """
         groups: dict[str, dict[int, nn.Parameter]] = {m: {} for m in self.modalities}
         for module in self.modules():
@@ -163,7 +163,7 @@ class Backbone(Capturing, nn.Module):
             edge_index_dict: Interactions ``[2, E]`` under ``('user', 'rates', 'item')`` and any further graph.
 
         Returns:
-            The same dict with an :class:`~pyg_ckd.nn.Adjacency` in the place of the interactions.
+            The same dict with an :class:`~pyg_ckd.nn.Adjacency` instead of the interactions.
         """
         return {**edge_index_dict, RATES: self._adjacency(edge_index_dict)}
 
@@ -196,9 +196,9 @@ class Backbone(Capturing, nn.Module):
         return dict(graphs)
 
     def as_parameters(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return features in the floating-point type of the parameters; those that have it already stay what they are.
+        """Return features in the floating-point type of the parameters; those that have it already are not copied.
 
-        So do those in files where :attr:`reads_rows`.
+        Features in files are not converted if :attr:`reads_rows`.
 
         Args:
             features: From modality to feature matrix.
@@ -209,7 +209,7 @@ class Backbone(Capturing, nn.Module):
         return {m: x if self.reads_rows and file_of(x) else x.to(dtype) for m, x in features.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Copy weights, also those that were stored by a compiled or otherwise wrapped backbone."""
+        """Load weights, including those saved by a compiled or otherwise wrapped backbone."""
         return super().load_state_dict(unwrapped_state(state_dict, self.state_dict().keys()), *args, **options)
 
     def _adjacency(
@@ -276,7 +276,7 @@ class Backbone(Capturing, nn.Module):
         views: Sequence[AnyView],
         n_id_dict: Mapping[str, Tensor] | None = None,
     ) -> list[Output]:
-        """Compute the views as :meth:`forward_views` does, in the form in which margins cost least.
+        """Compute the views as :meth:`forward_views` does, in the form from which margins are cheapest to compute.
 
         Args:
             features, edge_index_dict, views, n_id_dict: As in :meth:`forward_views`.
@@ -317,12 +317,12 @@ class Backbone(Capturing, nn.Module):
     ) -> dict[str, Tensor]:
         """Return the loss terms with which the backbone trains on a view; here BPR.
 
-        Backbones with auxiliary losses add named terms, weighted as in the total loss. What is a mean over the training
-        triples weighs them by ``batch.weight``.
+        Backbones with auxiliary losses add named terms, weighted as in the total loss. A mean over the training triples
+        is weighted by ``batch.weight``.
 
         Args:
             out: The output of the trained view, as :meth:`outputs` returns it.
-            batch: The triples, whose row numbers are those of ``out``, hence of a subgraph if that is what it is of.
+            batch: The triples, by the row numbers of ``out``: those of the subgraph if ``out`` was computed on one.
             features: From modality to the full feature matrix ``[I, d_m]``.
             view: The trained view.
             bpr_eps: See :func:`~pyg_ckd.nn.bpr_loss`.
@@ -347,8 +347,8 @@ class Backbone(Capturing, nn.Module):
 class LateFusion(Backbone):
     """Base of backbones with one branch per modality, fused after propagation.
 
-    A subclass defines :meth:`branch` and :meth:`fuse`. Each branch is computed at most twice however many views are
-    asked for: once with the modality factual and once intervened.
+    A subclass defines :meth:`branch` and :meth:`fuse`. Each branch is computed at most twice for any number of views:
+    once with the modality factual and once intervened on.
     """
 
     cosine: float | None = None
@@ -388,9 +388,9 @@ class LateFusion(Backbone):
 class EarlyFusion(Backbone):
     """Base of backbones that fuse the modalities before or during propagation and propagate one stream.
 
-    Where propagation treats columns alike, a subclass defines :meth:`ego` and :meth:`propagate`: the views are stacked
-    along the feature axis and go through it together, so that any number of views costs one sparse product per layer.
-    Others override :meth:`encode`, which shares between the views whatever they have in common.
+    If propagation treats all columns in the same way, a subclass defines :meth:`ego` and :meth:`propagate`. The views
+    are stacked along the feature axis and propagated together, with one sparse product per layer for any number of
+    views. Other subclasses override :meth:`encode`, and compute there once what several views have in common.
     """
 
     def ego(self, view: View, inputs: Inputs) -> Tensor:

@@ -33,7 +33,7 @@ class BM3(LightGCN):
 
     Each of them has a prediction :math:`\tilde{\mathbf{h}} = \mathbf{W}_p \mathbf{h} + \mathbf{b}_p` and a target
     :math:`\dot{\mathbf{h}} = \textrm{dropout}(\mathbf{h})` without gradient. Users and items are ranked with
-    :math:`\tilde{\mathbf{h}}_u^\top \tilde{\mathbf{h}}_i`, and the loss takes means over the pairs of a batch of
+    :math:`\tilde{\mathbf{h}}_u^\top \tilde{\mathbf{h}}_i`, and the losses are means over the pairs of a batch of
 
     .. math::
         \mathcal{L}_{rec} &= C(\tilde{\mathbf{h}}_u, \dot{\mathbf{h}}_i) + C(\tilde{\mathbf{h}}_i, \dot{\mathbf{h}}_u)
@@ -43,9 +43,8 @@ class BM3(LightGCN):
         C(\mathbf{x}, \mathbf{y}) = 1 - \cos(\mathbf{x}, \mathbf{y})
 
     **Views.** Features enter the losses only, so that an intervention changes no ranking: all views have the same
-    tables, and every effect of a modality is zero. A view decides which modalities have terms in the losses, so that
-    models trained on different views differ all the same. Without any factual modality,
-    :math:`\mathcal{L}_{rec}` is left.
+    tables, and every effect of a modality is zero. A view decides which modalities have terms in the losses, so models
+    trained on different views still differ. If no modality is factual, only :math:`\mathcal{L}_{rec}` is left.
 
     As in the paper, the L2 penalty acts on :math:`\mathbf{h}_u` and :math:`\mathbf{h}_i`, here on the rows of the batch
     like that of all other backbones. (The published code takes unsquared norms of all rows over the number of items;
@@ -121,7 +120,7 @@ class BM3(LightGCN):
             batch: The triples, of which the users and the positives are used.
             features: From modality to the full feature matrix ``[I, d_m]``.
             view: The trained view.
-            bpr_eps: Without effect.
+            bpr_eps: Not used.
         """
         h_user, h_item = cast(Predicted, out).online.rows(batch.user, batch.positive)
         items = in_whole_graph(out, batch).positive

@@ -27,7 +27,7 @@ SHARES = ("user", "shares", "user")
 
 
 class DualGNN(LateFusion):
-    r"""A graph network per modality whose results every user weighs as they like, together with similar users.
+    r"""One graph network per modality, with modality weights learned per user and a graph of similar users.
 
     From `"DualGNN: Dual Graph Neural Network for Multimedia Recommendation"
     <https://doi.org/10.1109/TMM.2021.3138298>`_. With the users' preferences :math:`\mathbf{P}_m` for modality ``m``,
@@ -45,13 +45,13 @@ class DualGNN(LateFusion):
         \mathbf{x}_i = \sum_m \mathbf{y}_{mi}
 
     where :math:`\mathcal{S}(u)` are the ``num_neighbors`` users who share most items with ``u`` and
-    :math:`\mathbf{s}_u` is the softmax of the numbers of items they share. Users with fewer such neighbours have just
-    those; the published implementation repeats some of them at random. It also softmaxes :math:`\mathbf{a}_u` once,
-    before training, and weighs :math:`\sum_m \mathbf{y}_{mu}` in the place of the first modality's
-    :math:`\mathbf{y}_{mu}`; here the paper is followed.
+    :math:`\mathbf{s}_u` is the softmax of the numbers of items they share. Users with fewer such neighbours have only
+    those; the published implementation repeats some of them at random. It also takes the softmax of
+    :math:`\mathbf{a}_u` only once, before training, and weights :math:`\sum_m \mathbf{y}_{mu}` instead of the first
+    modality's :math:`\mathbf{y}_{mu}`; here, the paper is followed.
 
     **Views.** Late fusion: the branches meet after the last layer. The branch of a modality that is intervened on runs
-    on mean features and mean preferences, so that it tells nodes apart by their place in the graph only, and every
+    on mean features and mean preferences, so that it distinguishes nodes only by their position in the graph, and every
     user's :math:`a_{um}` is the mean over users. The graph of users comes from interactions and is the same in all
     views.
 
@@ -64,7 +64,7 @@ class DualGNN(LateFusion):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width of the preferences and of the embeddings. The hidden layer is four times as wide.
         num_layers: Number of layers :math:`L`.
-        num_neighbors: Similar users of a user.
+        num_neighbors: Number of similar users per user.
 
     Raises:
         InputError: If a size is not positive, ``num_layers`` is negative, or there is no modality.
@@ -122,9 +122,9 @@ class DualGNN(LateFusion):
 
         Args:
             features: As in :meth:`Backbone.prepare`; not used.
-            edge_index_dict: The graphs. One under ``('user', 'shares', 'user')`` takes the place of the computed one: a
-                prepared graph as it is, an edge index ``[2, E]`` (neighbour, user) with the same weight for all
-                neighbours of a user.
+            edge_index_dict: The graphs. One under ``('user', 'shares', 'user')`` replaces the computed one: a prepared
+                graph is used as it is; in an edge index ``[2, E]`` (neighbour, user), all neighbours of a user get the
+                same weight.
         """
         graphs = super().prepare(features, edge_index_dict)
         graphs[SHARES] = self._user_graph(graphs.get(SHARES), graphs[RATES], self.num_users)

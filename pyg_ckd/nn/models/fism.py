@@ -35,7 +35,7 @@ AUTO_ITEMS = 8_000
 
 
 class FISM(EarlyFusion):
-    r"""Factored item similarities with content: a user is the sum of the items met.
+    r"""Factored item similarities with content: a user is the sum of the user's items.
 
     From `"FISM: Factored Item Similarity Models for Top-N Recommender Systems"
     <https://doi.org/10.1145/2487575.2487589>`_. With :math:`\mathbf{q}_i` the id embedding of item ``i``,
@@ -50,21 +50,22 @@ class FISM(EarlyFusion):
         \mathbf{h}_u &= \sum_{i \in \mathcal{I}_u} \mathbf{x}_i, \qquad
         s_{ui} = \frac{1}{\tau} \cos(\mathbf{h}_u, \mathbf{x}_i) + b_i
 
-    Training predicts what a user has met by a softmax over all items. Every item is scored by the user's *other* items,
+    Training predicts the items of a user by a softmax over all items. Every item is scored by the user's *other* items,
     :math:`\mathbf{h}_u - \mathbf{x}_i` where :math:`i \in \mathcal{I}_u`, as the diagonal of EASE is zero. This is
     important: on DBbook, the validation recall@20 of a model without graph was 0.28 if the item is left out and 0.24
-    otherwise. One row of scores serves all items that a user has met, so on a CPU the cost of a step depends on its
-    users, and the trainer draws all interactions of a user one after the other (``shuffle="users"``); on a GPU it
-    depends on its triples. Margins of triples leave the preferred item out of the user for both items.
+    otherwise. One row of scores serves all items of a user, so on a CPU the cost of a step depends on its users, and
+    the trainer draws all interactions of a user one after the other (``shuffle="users"``); on a GPU it depends on its
+    triples. Margins of triples leave the preferred item out of the user for both items.
 
     The graph :math:`\mathbf{A}` holds the ``num_neighbors`` largest positive item-item weights of EASE with the content
-    kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form): what
-    the closed form has learnt is what the model propagates over. In a view, modalities that are intervened on add
-    neither features nor kernels. Early fusion: one stream.
+    kernels of the factual modalities, see :func:`~pyg_ckd.evaluation.baselines.ease_content` (collective form), so the
+    model propagates over what the closed form has learned. In a view, modalities that are intervened on add neither
+    features nor kernels. Early fusion: one stream.
 
-    Differs from the paper in content, the graph, cosines with a temperature, and the softmax in the place of a
+    Differs from the paper in the content, the graph, the cosines with a temperature, and a softmax instead of a
     regression. There are no tables of users: new users have scores from their first interaction on. The L2 penalty acts
-    on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives; rows that rank have norm one and need none.
+    on the :math:`\mathbf{q}_i` and :math:`b_i` of the batch's positives; the rows used for ranking have norm one and
+    need no penalty.
 
     Args:
         num_users: Number of users.
@@ -72,18 +73,18 @@ class FISM(EarlyFusion):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width :math:`D` of the embeddings.
         temperature: Temperature :math:`\tau` of the scores.
-        item_graph: Where :math:`\mathbf{A}` is from: ``"weights"``, as above; ``"content"``, the mean of the
-            modalities' graphs of nearest neighbours by cosine; ``"none"``, no graph. ``"auto"`` is ``"weights"`` up to
-            8,000 items, for which EASE takes less than a minute of one core per view, and ``"content"`` beyond;
-            ``"weights"`` takes up to 20,000.
+        item_graph: Source of :math:`\mathbf{A}`: ``"weights"``, as above; ``"content"``, the mean of the modalities'
+            graphs of nearest neighbours by cosine; ``"none"``, no graph. ``"auto"`` is ``"weights"`` up to 8,000 items,
+            for which EASE takes less than a minute per view on one core, and ``"content"`` beyond; ``"weights"`` takes
+            up to 20,000.
         graph_weight: Share :math:`\gamma` of the graph.
-        num_neighbors: Neighbours of an item in the graph; of fewer items than that, all.
-        ridge: Ridge of EASE, in units of the mean number of interactions of an item, of 8 at least.
+        num_neighbors: Number of neighbours of an item in the graph; all items if there are fewer.
+        ridge: Ridge of EASE, in units of the mean number of interactions of an item, or of 8 if the mean is smaller.
         kernel_weight: Weight of a modality's cosine kernel in EASE, in the same units.
-        feature_dropout: Share of the features that a training step goes without.
-        num_negatives: Items that the softmax of a step is over, drawn uniformly, beside the positive; :obj:`None` means
-            all items up to 20,000 and else 4,096 of them.
-        leave_one_out: Whether, in training, an item that the user has met is taken out of the user for its own score.
+        feature_dropout: Share of the feature values that are dropped in a training step.
+        num_negatives: Number of uniformly drawn items in the softmax of a step, beside the positive. :obj:`None` takes
+            all items if there are at most 20,000, else 4,096 of them.
+        leave_one_out: Whether, in training, an item is left out of the user's sum for its own score.
 
     Raises:
         InputError: If a size is not positive, there is no modality, a number is out of its range or ``item_graph`` is
@@ -154,12 +155,12 @@ class FISM(EarlyFusion):
 
     @staticmethod
     def users_of(item: Tensor, row: Tensor, member: Tensor, size: int) -> Tensor:
-        """Return the embeddings of users from what they have met, ``[size, D + 1]``, as :meth:`forward` does.
+        """Return the embeddings of users from their items, ``[size, D + 1]``, as :meth:`forward` does.
 
         Args:
             item: Item embeddings ``[I, D + 1]``.
             row: Rows of users, int64 ``[E]``.
-            member: Rows of the items that they have met, int64 ``[E]``.
+            member: Rows of their items, int64 ``[E]``.
             size: Number of users.
         """
         total = item.new_zeros(size, item.size(1) - 1)
@@ -168,12 +169,12 @@ class FISM(EarlyFusion):
         return with_one(unit(total))
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
-        """Keep the interactions as they are and add what item graphs are made of.
+        """Keep the interactions as they are and add what item graphs are computed from.
 
         Args:
             features: From modality to the full feature matrix ``[I, d_m]``.
-            edge_index_dict: The graphs; with ``item_graph="content"``, one under ``('item', m, 'item')`` takes the
-                place of the nearest neighbours by content.
+            edge_index_dict: The graphs; with ``item_graph="content"``, one under ``('item', m, 'item')`` replaces the
+                nearest neighbours by content.
 
         Raises:
             InputError: If there are too many items for a closed form.
@@ -243,7 +244,7 @@ class FISM(EarlyFusion):
 
         Args:
             out: The output of the trained view.
-            batch: The triples; of their negatives nothing is made.
+            batch: The triples; their negatives are not used.
             features: Not used.
             view: The trained view.
             bpr_eps: Not used.

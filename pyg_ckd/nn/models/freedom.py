@@ -42,10 +42,10 @@ class FREEDOM(LightGCN):
         \mathbf{h}_u = \hat{\mathbf{h}}_u, \quad \mathbf{h}_i = \hat{\mathbf{h}}_i + \tilde{\mathbf{h}}_i
 
     and beside BPR on these embeddings every modality has a BPR loss with the projected features
-    :math:`\mathbf{h}^m_i = \mathbf{W}_m \mathbf{f}^m_i` in the place of :math:`\mathbf{h}_i`, of weight
-    :math:`\lambda`. (A bias of the projection cancels and is left out.) In every epoch, training runs on another sample
-    of :math:`\lfloor (1 - \rho) |\mathcal{E}| \rfloor` edges, but at least one, drawn without replacement with
-    probabilities proportional to :math:`1 / \sqrt{d_u d_i}` and normalised anew; evaluation runs on all of them.
+    :math:`\mathbf{h}^m_i = \mathbf{W}_m \mathbf{f}^m_i` instead of :math:`\mathbf{h}_i`, with weight :math:`\lambda`.
+    (A bias of the projection cancels and is left out.) In every epoch, training runs on a new sample of
+    :math:`\lfloor (1 - \rho) |\mathcal{E}| \rfloor` edges, but at least one, drawn without replacement with
+    probabilities proportional to :math:`1 / \sqrt{d_u d_i}` and normalised anew; evaluation runs on all edges.
 
     **Views.** Features shape the item graph, not the input of the layers. Where a modality is intervened on, all items
     look alike and :math:`\mathbf{S}_m / k` becomes the uniform mean over all items. Its loss term is left out too.
@@ -60,10 +60,10 @@ class FREEDOM(LightGCN):
         embedding_dim: Width :math:`D` of the embeddings.
         num_layers: Number of layers :math:`L_{ui}` on the graph of users and items.
         num_item_layers: Number of layers :math:`L_{ii}` on the graph of items; with 0, content changes no embedding.
-        num_neighbors: Neighbours ``k`` of an item, itself among them; of fewer items than that, all.
-        modality_weights: :math:`\alpha_m` for every modality, scaled to sum to one; :obj:`None` weighs all alike. (The
-            published settings have ``{"visual": 0.1, "textual": 0.9}``.)
-        dropout: Share :math:`\rho` of the edges that an epoch goes without; the published settings have 0.8 or 0.9.
+        num_neighbors: Number of neighbours ``k`` of an item, including itself; all items if there are fewer.
+        modality_weights: :math:`\alpha_m` for every modality, scaled to sum to one; :obj:`None` weighs all equally.
+            (The published settings have ``{"visual": 0.1, "textual": 0.9}``.)
+        dropout: Share :math:`\rho` of the edges that are left out in an epoch; the published settings have 0.8 or 0.9.
         modality_loss_weight: :math:`\lambda`; the published settings have 0 to 1e-3.
 
     Raises:
@@ -118,8 +118,7 @@ class FREEDOM(LightGCN):
 
         Args:
             features: From modality to the full feature matrix ``[I, d_m]``.
-            edge_index_dict: The graphs. One under ``('item', modality, 'item')`` takes the place of
-                :math:`\mathbf{S}_m`.
+            edge_index_dict: The graphs. One under ``('item', modality, 'item')`` replaces :math:`\mathbf{S}_m`.
         """
         return self._with_item_graphs(features, super().prepare(features, edge_index_dict))
 

@@ -22,7 +22,7 @@ from pyg_ckd.scoring.views import View
 
 
 class GRCN(LateFusion):
-    r"""Propagation of ids over a graph whose noisy edges the modalities find and prune.
+    r"""Propagates ids over a graph from which noisy edges are pruned with the help of the modalities.
 
     From `"Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback"
     <https://arxiv.org/abs/2008.10294>`_. Item features become prototypes, and the users' preferences are drawn towards
@@ -48,8 +48,8 @@ class GRCN(LateFusion):
         \alpha^m_{vw} \mathbf{w}_m \; \text{for every } m \Big]
 
     In a view, a modality that is intervened on has one prototype for all items, one preference for all users and one
-    confidence, the mean over all nodes: its attention is uniform over a node's neighbours, so that it tells edges apart
-    by degrees alone, and its block by whether a node has edges.
+    confidence, the mean over all nodes. Its attention is then uniform over a node's neighbours and depends only on
+    degrees, and its block only shows whether a node has edges.
 
     The routing of the published implementation passes nothing to the users, which is ``num_routing=0`` here. The L2
     penalty acts on the batch's id embeddings and on its users' preferences, as published.

@@ -27,9 +27,9 @@ class Inputs(NamedTuple):
         features: From modality to the full feature matrix ``[I, d_m]``.
         graphs: The prepared graphs by edge type.
         n_id_dict: Row numbers of the users and items of a sampled subgraph, or empty.
-        shared: What branches have computed for each other, by name; see :meth:`once`.
-        sparse: Whether tables of which a subgraph holds some rows get sparse gradients.
-        frugal: Whether the pass bounds its memory: it leaves no tables of all nodes behind for later passes.
+        shared: Results that branches share with each other, by name; see :meth:`once`.
+        sparse: Whether tables get sparse gradients if a subgraph reads only some of their rows.
+        frugal: Whether the pass saves memory: it keeps no tables of all nodes for later passes.
     """
 
     features: Mapping[str, Tensor]
@@ -40,7 +40,7 @@ class Inputs(NamedTuple):
     frugal: bool = False
 
     def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what ``compute`` makes, the same tensor for all branches of a pass."""
+        """Return the result of ``compute``, the same tensor for all branches of a pass."""
         if self.shared is None:
             return compute()
         if name not in self.shared:
@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
         return self.graphs[RATES]
 
     def of_features(self, name: str, modality: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what ``compute`` makes of a modality's features, once per run if these are constant."""
+        """Return the result of ``compute`` on a modality's features, computed once per run if these are constant."""
         x = self.features[modality]
         if x.requires_grad:
             return compute(x)
@@ -65,8 +65,8 @@ class Inputs(NamedTuple):
 
         Args:
             modality: The modality.
-            beyond_rounding: Whether a mean that is but rounding, as of standardized features, is zero: for layers that
-                scale a row to length one before anything else.
+            beyond_rounding: Whether a mean that is only rounding error, as with standardized features, is returned as
+                zero. This is for layers that first scale a row to length one.
         """
         if beyond_rounding:
             mean = self.of_features("mean beyond rounding", modality, mean_beyond_rounding)
@@ -75,10 +75,10 @@ class Inputs(NamedTuple):
         return mean.to(self.graph.dtype)  # That of the parameters; means of half precision are summed in another.
 
     def mean_of_users(self, x: Tensor) -> Tensor:
-        """Return the mean over all users, ``[1, D]``, also where each of several processes has some of them.
+        """Return the mean over all users, ``[1, D]``, even if each of several processes has only some of them.
 
-        In steps of a sampled training it is that of the epoch's beginning, without gradient, so that no step reads or
-        writes the rows of all users.
+        In sampled training, it is the mean at the start of the epoch, without gradient, so that no step reads or writes
+        the rows of all users.
 
         Args:
             x: A table of all users, or of those of this process, ``[U, D]``.

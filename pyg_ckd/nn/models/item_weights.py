@@ -33,7 +33,7 @@ class ItemWeights:
     Args:
         graph: The interactions.
         num_items: Number of items.
-        ridge: Ridge of EASE, in units of the mean number of interactions of an item, of 8 at least.
+        ridge: Ridge of EASE, in units of the mean number of interactions of an item, or of 8 if the mean is smaller.
         kernel_weight: Weight of a modality's cosine kernel, in the same units.
         num_neighbors: Neighbours of an item; of fewer items than that, all.
 
@@ -82,7 +82,7 @@ class ItemWeights:
 
 
 class SolvedWeights:
-    """Item graphs that stay what they are, in the place of :class:`ItemWeights`.
+    """Fixed item graphs, used instead of :class:`ItemWeights`.
 
     Args:
         graphs: From view to its graph.

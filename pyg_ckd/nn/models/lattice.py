@@ -56,7 +56,7 @@ class LatentStructure(LightGCN, ABC):
         \mathbf{x}_i = \mathbf{z}_i + \mathbf{h}_i / \lVert \mathbf{h}_i \rVert_2
 
     where :math:`\mathbf{\Delta}` is the diagonal of row sums, :math:`\mathbf{z}` the embeddings of :class:`LightGCN`
-    and :math:`\mathbf{h}` what a subclass makes of the item embeddings and the graphs, in :meth:`items`.
+    and :math:`\mathbf{h}` what a subclass computes from the item embeddings and the graphs, in :meth:`items`.
 
     As in the published codes, the graphs are learned once per epoch: in training, the first step after
     :meth:`begin_epoch` finds the neighbours and sends gradients to :math:`\mathbf{W}_m`; the steps after it take the
@@ -71,7 +71,7 @@ class LatentStructure(LightGCN, ABC):
         num_layers: Number of layers of :class:`LightGCN`.
         num_item_layers: Number of layers over the item-item graphs; with 0, content changes no embedding.
         latent_dim: Width that features are projected to.
-        num_neighbors: Neighbours :math:`k` of an item, itself among them; where there are fewer items, all of them.
+        num_neighbors: Number of neighbours :math:`k` of an item, including itself; all items if there are fewer.
         skip_weight: Weight :math:`\lambda` of the graph of raw features.
         keep_negative: Whether negative similarities stay among the :math:`k` largest, as in the published codes.
 
@@ -123,7 +123,7 @@ class LatentStructure(LightGCN, ABC):
 
         Args:
             features: From modality to the full feature matrix ``[I, d_m]``.
-            edge_index_dict: The graphs; one under ``('item', m, 'item')`` takes the place of :math:`\mathbf{S}_m`.
+            edge_index_dict: The graphs; one under ``('item', m, 'item')`` replaces :math:`\mathbf{S}_m`.
         """
         graphs = {LEARNING: Learning(), **super().prepare(features, edge_index_dict)}
         dtype = self.item_embedding.dtype
@@ -228,7 +228,7 @@ class LATTICE(LatentStructure):
         num_layers: Number of layers of :class:`LightGCN`.
         num_item_layers: Number of layers :math:`T` over the item-item graph; with 0, content changes no embedding.
         latent_dim: Width that features are projected to.
-        num_neighbors: Neighbours :math:`k` of an item, itself among them; where there are fewer items, all of them.
+        num_neighbors: Number of neighbours :math:`k` of an item, including itself; all items if there are fewer.
         skip_weight: Weight :math:`\lambda` of the graphs of raw features.
         mixture: What :math:`\boldsymbol{\alpha}` mixes: ``"graphs"``, the normalised ones as in the paper, or
             ``"similarities"``, as in the published code: the learned part is

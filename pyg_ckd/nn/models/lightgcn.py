@@ -32,7 +32,7 @@ NARROW = 4
 
 
 class LightGCN(EarlyFusion):
-    r"""LightGCN, the baseline that sees no modality at all.
+    r"""LightGCN, the baseline without modalities.
 
     From `"LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation"
     <https://arxiv.org/abs/2002.02126>`_.
@@ -41,13 +41,13 @@ class LightGCN(EarlyFusion):
         \mathbf{X}^{(l+1)} = \mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2} \mathbf{X}^{(l)}, \qquad
         \mathbf{X} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{X}^{(l)}
 
-    Every view is the same, for there is nothing to intervene on. As in the paper, the L2 penalty acts on the id
+    All views are the same, because there is nothing to intervene on. As in the paper, the L2 penalty acts on the id
     embeddings :math:`\mathbf{X}^{(0)}` of the batch.
 
     Args:
         num_users: Number of users.
         num_items: Number of items.
-        feature_dims: Taken as every backbone takes it; features are ignored.
+        feature_dims: As in every backbone; features are ignored.
         embedding_dim: Width :math:`D` of the embeddings.
         num_layers: Number of layers :math:`L`.
 
@@ -176,7 +176,7 @@ class LightGCN(EarlyFusion):
         return selections_of(inputs.graph, inputs.take_users(self.user_embedding).size(0))
 
     def propagate(self, x: Tensor, graph: Adjacency) -> Tensor:
-        """Return the mean over layers, which is what as many calls of LGConv give, in fewer passes over memory."""
+        """Return the mean over layers, as repeated calls of LGConv do, in fewer passes over memory."""
         return graph.mean_of_powers(x, self.num_layers)
 
     def penalty(self, out: Output, batch: TripletBatch) -> Tensor:

@@ -23,7 +23,7 @@ FUSIONS = ("sum", "mean")
 
 
 class MGCN(LightGCN):
-    r"""LightGCN beside a view of the items per modality, fused by what behaviour says about preferences.
+    r"""LightGCN and one view of the items per modality, fused by preferences computed from behaviour.
 
     From `"Multi-View Graph Convolutional Network for Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_.
     With :math:`\bar{\mathbf{E}}_{id}` the output of :class:`LightGCN` on the id embeddings :math:`\mathbf{E}_u` and
@@ -52,8 +52,8 @@ class MGCN(LightGCN):
 
     **Views.** A modality that is intervened on gates the id embeddings with the mean features, alike for all items, and
     its :math:`\mathbf{S}_m` is the uniform mean over all items: with :math:`T > 0` every item has the same
-    :math:`\bar{\mathbf{e}}_m`, and a user has it times a number. Behaviour stays as it is, and so do the
-    :math:`\mathbf{P}_m` that are read off it.
+    :math:`\bar{\mathbf{e}}_m`, and a user has a multiple of it. Behaviour stays as it is, and so do the
+    :math:`\mathbf{P}_m`, which are computed from it.
 
     Args:
         num_users: Number of users.
@@ -62,9 +62,9 @@ class MGCN(LightGCN):
         embedding_dim: Width of the embeddings.
         num_layers: Layers on the graph of users and items.
         num_item_layers: Layers :math:`T` on the graphs of items.
-        num_neighbors: Neighbours of an item, itself among them; where there are fewer items than that, all of them.
+        num_neighbors: Number of neighbours of an item, including itself; all items if there are fewer.
         keep_negative: Whether negative similarities stay among the ``num_neighbors`` largest, as in the published code.
-            :class:`LATTICE` and :class:`MICRO` go without them.
+            :class:`LATTICE` and :class:`MICRO` drop them by default.
         fusion: ``"sum"`` as in the paper, or ``"mean"`` as in the published implementation, which divides
             :math:`\mathbf{E}_s` plus the ``M`` terms of the sum by ``M + 1``.
         contrastive_weight: Weight of the contrastive loss.
@@ -176,7 +176,7 @@ class MGCN(LightGCN):
         return torch.cat([user, item])
 
     def score(self, x: Tensor) -> Tensor:
-        r"""Return what the softmax that gives :math:`\alpha_m` is taken of, ``[N, 1]``."""
+        r"""Return the scores whose softmax is :math:`\alpha_m`, ``[N, 1]``."""
         return self.lin_score(torch.tanh(self.lin_query(x)))
 
     def combine(self, common: Tensor, specific: Tensor) -> Tensor:

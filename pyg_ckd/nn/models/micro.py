@@ -56,7 +56,7 @@ class MICRO(LatentStructure):
         num_layers: Number of layers of :class:`LightGCN`.
         num_item_layers: Number of layers :math:`T` over the item-item graphs; with 0, content changes no embedding.
         latent_dim: Width that features are projected to.
-        num_neighbors: Neighbours :math:`k` of an item, itself among them; where there are fewer items, all of them.
+        num_neighbors: Number of neighbours :math:`k` of an item, including itself; all items if there are fewer.
         skip_weight: Weight :math:`\lambda` of the graphs of raw features.
         keep_negative: Whether negative similarities stay among the :math:`k` largest, as in the published code.
         contrast_weight: :math:`\beta`.
@@ -65,7 +65,7 @@ class MICRO(LatentStructure):
             takes all, as the paper does. All items :math:`j` stay in the denominators, so that the expected loss and
             gradient are the same, at ``contrast_items / num_items`` of the cost.
         symmetric: Whether :math:`\mathcal{L}_C` is the mean of the loss above and the one with :math:`\mathbf{h}_i` and
-            :math:`\mathbf{h}_{im}` in each other's place. The published code has the one direction only.
+            :math:`\mathbf{h}_{im}` swapped. The published code has only the first.
 
     Raises:
         InputError: If a size is not positive, there is no modality, or a number is out of its range.

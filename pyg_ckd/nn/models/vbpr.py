@@ -41,13 +41,14 @@ class VBPR(LateFusion):
         fusion: ``"concat"``, a preference block :math:`\boldsymbol{\theta}_u^m` per modality, or ``"sum"``, one block
             for the sum of all projected modalities (one projection of the concatenated features, as in MMRec). With
             ``"sum"`` no preference belongs to a modality, so interventions only act on features.
-        sparse: Whether the tables' gradients are sparse, as those of :class:`torch.nn.Embedding`: they hold the rows of
-            the batch alone. The trainer's :class:`~pyg_ckd.training.RowAdam` then works on these rows alone, to nearly
-            the same end as Adam, and the faster the fewer rows a batch has of all. Gradients stay dense where
-            a penalty acts on the mean preference of a modality that the trained view, as a teacher's, intervenes on.
+        sparse: Whether the gradients of the tables are sparse, as in :class:`torch.nn.Embedding` with ``sparse=True``:
+            they hold only the rows of the batch. The trainer's :class:`~pyg_ckd.training.RowAdam` then updates only
+            these rows, with nearly the same result as Adam; this is faster if a batch has a small part of all rows.
+            Gradients stay dense if a penalty acts on the mean preference of a modality that the trained view, such as a
+            teacher's, intervenes on.
         cosine: With a number :math:`s`, the blocks of modalities score with :math:`s` times the cosine of user and
-            item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; the penalty then acts on ids alone, for all rows
-            of the blocks have one length. (default: :obj:`None`, with dot products)
+            item, as in :func:`~pyg_ckd.nn.models.cosine.cosine_rows`; the penalty then acts on ids alone, because all
+            rows of the blocks have the same length. (default: :obj:`None`, with dot products)
 
     Raises:
         InputError: If a size or ``cosine`` is not positive, there is no modality, ``fusion`` is neither of the two, or
@@ -108,12 +109,12 @@ class VBPR(LateFusion):
 
     @property
     def reads_rows(self) -> bool:
-        """Whether a step reads the features of its batch's items alone, as it does but with a sum or cosines."""
+        """Whether a step reads only the features of its batch's items: not with ``fusion="sum"`` or ``cosine``."""
         return self.fusion == "concat" and self.cosine is None
 
     @property
     def projected(self) -> Sequence[str]:  # type: ignore[override]
-        """All modalities; none with ``sparse``, where a step projects its own rows alone."""
+        """All modalities; none with ``sparse``, where a step projects only its own rows."""
         return () if self.sparse else self.modalities
 
     @property
