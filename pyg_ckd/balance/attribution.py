@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NEWTON_STEPS = 16
-"""On Gaussian margins, five leave 1e-5 nats while 93 of 100 are right, and eight while 99 are."""
+"""On Gaussian margins, eight leave 1e-5 nats while 99 of 100 are right, sixteen none while 9,997 of 10,000 are."""
 LEAST_TRIPLES = 8
 """Of fewer, the best scale says nothing about others."""
 LARGEST_SQUARED_CORRELATION = 1 - 2**-23

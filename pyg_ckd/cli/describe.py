@@ -44,7 +44,7 @@ def run(config: Namespace) -> int:
     if config.source != "synthetic":
         options |= {"impute": "given", "strict": False}  # The data as it is.
     data = load(config.source, **{**options, **config.data_options})
-    description = with_content(describe_data(data, config.k, config.sample, config.seed), data)
+    description = with_content(describe_data(data, config.k, config.sample, config.seed), data, seed=config.seed)
     show(render_description(description))
     if config.out is not None:
         with writable("out", config.out):

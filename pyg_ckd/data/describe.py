@@ -92,7 +92,7 @@ class DataDescription:
         k: Number of neighbours of an item that :attr:`agreement` compares.
         warnings: Problems and oddities, one line each: what, where, and what to do about it.
         content: Recall of ranking by each modality alone, as of :func:`pyg_ckd.evaluation.content_ranking`, or
-            :obj:`None` if it was not measured; :func:`describe_data` does not measure it.
+            :obj:`None`; :func:`pyg_ckd.evaluation.with_content` adds it.
     """
 
     facts: dict[str, Any]

@@ -12,7 +12,7 @@ from pyg_ckd.evaluation.baselines import (
     item_knn,
     item_knn_content,
 )
-from pyg_ckd.evaluation.content import content_ranking
+from pyg_ckd.evaluation.content import content_ranking, with_content
 from pyg_ckd.evaluation.custom import CustomMetric
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 from pyg_ckd.evaluation.metrics import parse_metric, user_metrics
@@ -46,6 +46,7 @@ __all__ = [
     "unimodal_gap",
     "user_metrics",
     "verdict",
+    "with_content",
     "write_description",
     "write_report",
 ]

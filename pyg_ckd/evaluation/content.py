@@ -24,12 +24,12 @@ from pyg_ckd.scoring.embeddings import Embeddings
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_USERS = 5_000
+MOST_USERS = 3_000
 """Users that are ranked for at most; more are sampled."""
-MOST_NUMBERS = 2**27
+MOST_NUMBERS = 2**26
 """Columns times users and items of a modality up to which it is ranked unasked, in about two gigabytes."""
-SILENT, ENOUGH = 0.05, 100
-"""From this p-value on, features are said to rank no better than shuffled ones, where there are so many users."""
+SIGNIFICANT, LIFT = 0.05, 1.5
+"""Features are silent if they do not rank better by this p-value, nor so many times as well as shuffled ones."""
 
 
 def content_ranking(
@@ -37,16 +37,19 @@ def content_ranking(
     split: str = "val",
     k: int = 20,
     modalities: Sequence[str] | str | None = None,
-    shuffles: int = 4,
+    shuffles: int = 9,
     seed: int = 0,
 ) -> pd.DataFrame:
     r"""Rank by the features of each modality alone, and by the same features shuffled among items.
 
     Items are ranked by the cosine of their centred features with the mean of the user's training items. Nothing is
-    trained. Features that rank no better than shuffled ones tell nothing about the taste of users by themselves: they
-    are noise, constant, or assigned to the wrong items. A model may still find in them what cosines do not show.
+    trained. Features that rank no better than shuffled ones are noise, constant, assigned to the wrong items, or
+    related to taste in a way that cosines do not show: of a single column, for one, they show the sign only.
 
-    Items that lack a modality have features of zeros, and keep them when rows are shuffled. At most 5,000 users are
+    Whether the two differ is tested twice: over users, by a paired t-test against the mean of the shuffles, and over
+    shuffles, by a t-test of one value against :math:`n` others. The larger p-value counts.
+
+    Items that lack a modality have features of zeros, and keep them when rows are shuffled. At most 3,000 users are
     evaluated.
 
     Args:
@@ -54,28 +57,30 @@ def content_ranking(
         split: ``"val"`` or ``"test"``.
         k: The cut-off.
         modalities: The modalities. (default: :obj:`None`, all)
-        shuffles: Number of shuffles; the mean over them is reported.
+        shuffles: Number :math:`n` of shuffles, two or more; the mean over them is reported.
         seed: Seeds the shuffles and the choice of users.
 
     Returns:
         A row for every modality with the columns ``recall``, ``shuffled`` (recall of shuffled features), ``p_value``
-        (of a paired t-test over users whether the two differ, after Holm's correction over modalities) and ``users``,
-        the number of users. ``attrs["metric"]`` is the name of the metric, such as ``recall@20``.
+        (after Holm's correction over modalities), ``high`` (the upper 95 % limit of the recall) and ``users``, the
+        number of users. ``attrs["metric"]`` is the name of the metric, such as ``recall@20``.
 
     Raises:
-        InputError: If a modality is unknown, ``k`` or ``shuffles`` is not positive, or the split has fewer than two
-            users.
+        InputError: If a modality is unknown or there is none, ``k`` is not positive, ``shuffles`` is below two, or the
+            split has fewer than two users.
     """
     import pandas as pd
 
     check_graph(data)
-    names = data.modalities if modalities is None else as_names(modalities, "modalities")
+    names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
     for m in names:
         if m not in data.modalities:
             raise unknown_name("modality", m, data.modalities)
+    if not names:
+        raise InputError("modalities: found none, expected at least one whose features can be ranked by")
     shuffles, generator = as_integer(shuffles, "shuffles"), torch.Generator().manual_seed(as_seed(seed))
-    if shuffles < 1:
-        raise InputError(f"shuffles: found {shuffles}, expected a positive number")
+    if shuffles < 2:
+        raise InputError(f"shuffles: found {shuffles}, expected two or more, whose spread is what chance makes")
     users = int(held_out(data, split).cpu()[0].unique().numel()) if split != "train" else 0
     evaluator = Evaluator(data, split, k, "recall", eval_users=MOST_USERS if users > MOST_USERS else None, seed=seed)
     if users < 2:
@@ -87,7 +92,7 @@ def content_ranking(
         assert found.per_user is not None
         return found.per_user.iloc[:, 0].to_numpy()
 
-    table: dict[str, tuple[float, float, float, int]] = {}
+    table = {}
     for m in names:
         rows, says = _rows(data, m)
         own, places = recalls(rows), says.nonzero().squeeze(1)
@@ -96,66 +101,92 @@ def content_ranking(
             order = torch.arange(len(rows))
             order[places] = places[torch.randperm(len(places), generator=generator)]
             others.append(recalls(rows[order]))
-        test = paired_test(own, np.mean(others, axis=0))
-        table[m] = test.mean_a, test.mean_b, test.p_value, test.num
-    frame = pd.DataFrame.from_dict(table, orient="index", columns=["recall", "shuffled", "p_value", "users"])
+        table[m] = _compared(own, np.stack(others))
+    frame = pd.DataFrame.from_dict(table, orient="index").assign(users=lambda found: found["users"].astype(int))
     frame = frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
     frame.attrs["metric"] = f"recall@{as_integer(k, 'k')}"
     return frame
 
 
-def validated_ranking(data: HeteroData, k: int = 20) -> pd.DataFrame | None:
+def _compared(own: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Compare the recall of every user ``[U]`` with that of shuffles ``[n, U]``."""
+    from scipy import stats
+
+    same = (others == others[0]).all(axis=0)
+    mean = np.where(same, others[0], others.mean(axis=0))  # Without rounding, which tests would take for a difference.
+    over_users, means = paired_test(own, mean), others.mean(axis=1)
+    error = 0.0 if same.all() else float(means.std(ddof=1)) * np.sqrt(1 + 1 / len(means))
+    lead = over_users.difference
+    p_value = 2 * float(stats.t.sf(abs(lead) / error, len(means) - 1)) if error > 0 else float(lead == 0)
+    high = max(over_users.high, lead + float(stats.t.ppf(0.975, len(means) - 1)) * error)
+    return {
+        "recall": over_users.mean_a,
+        "shuffled": over_users.mean_b,
+        "p_value": max(p_value, over_users.p_value),
+        "high": over_users.mean_b + high,
+        "users": over_users.num,
+    }
+
+
+def validated_ranking(data: HeteroData, k: int = 20, seed: int = 0) -> pd.DataFrame | None:
     """Return :func:`content_ranking` on the validation part, or :obj:`None` where there is nothing to rank.
 
-    Modalities with more than :math:`2^{27}` numbers in a row for every user and item are left out.
+    Modalities of a single column, and those with more than :math:`2^{26}` numbers in a row for every user and item, are
+    left out.
 
     Args:
         data: The graph.
         k: The cut-off; the number of items if it is larger.
+        seed: As of :func:`content_ranking`.
     """
-    rows = data["user"].num_nodes + data["item"].num_nodes
-    small = [m for m in data.modalities if rows * data["item"][m].size(-1) <= MOST_NUMBERS]
-    if not small or held_out(data, "val").cpu()[0].unique().numel() < 2:
+    rows, width = (
+        data["user"].num_nodes + data["item"].num_nodes,
+        {m: np.shape(data["item"][m])[-1] for m in data.modalities},
+    )
+    chosen = [m for m, columns in width.items() if columns > 1 and rows * columns <= MOST_NUMBERS]
+    if not chosen or held_out(data, "val").cpu()[0].unique().numel() < 2:
         return None
-    return content_ranking(data, "val", min(k, data["item"].num_nodes), small)
+    return content_ranking(data, "val", min(k, data["item"].num_nodes), chosen, seed=seed)
 
 
 def silent_modalities(ranking: pd.DataFrame) -> list[str]:
-    """Return the modalities whose features rank no better than shuffled ones; none where users are too few to tell.
+    """Return the modalities whose features rank no better than shuffled ones; none where that cannot be told.
 
     Args:
         ranking: What :func:`content_ranking` returned.
     """
-    return [str(m) for m, row in ranking.to_dict("index").items() if is_silent(**row)]
+    rows = ranking[["recall", "shuffled", "p_value", "high"]].to_dict("index")
+    return [str(m) for m, row in rows.items() if is_silent(*row.values())]
 
 
-def is_silent(recall: float, shuffled: float, p_value: float, users: float) -> bool:
-    """Return whether features rank no better than shuffled ones, of users enough to tell.
+def is_silent(recall: float, shuffled: float, p_value: float, high: float) -> bool:
+    """Return whether features rank no better than shuffled ones, and so many times as well that it matters is excluded.
 
     Args:
         recall: Recall of the features.
         shuffled: Recall of shuffled features.
-        p_value: Whether they differ.
-        users: How many users that is the mean of.
+        p_value: Whether the two differ.
+        high: Upper limit of the recall.
     """
-    return users >= ENOUGH and not (recall > shuffled and p_value < SILENT)
+    return high < LIFT * shuffled and (recall <= shuffled or p_value >= SIGNIFICANT)
 
 
-def with_content(description: DataDescription, data: HeteroData, k: int = 20) -> DataDescription:
+def with_content(description: DataDescription, data: HeteroData, k: int = 20, seed: int = 0) -> DataDescription:
     """Return the description of a data set with the ranking by each modality alone, and warnings of silent ones.
 
     Args:
-        description: The description.
+        description: The description, as of :func:`~pyg_ckd.data.describe_data`.
         data: The graph.
         k: The cut-off.
+        seed: As of :func:`content_ranking`.
     """
-    ranking = validated_ranking(data, k)
+    ranking = validated_ranking(data, k, seed)
     if ranking is None:
         return description
     found = [
-        f"silent features: {m}: rank no better than shuffled ones ({ranking.attrs['metric']} on "
-        f"validation {ranking.loc[m, 'recall']:.4f}, shuffled {ranking.loc[m, 'shuffled']:.4f}); check that row i "
-        "belongs to item i, or leave the modality out"
+        f"silent features: {m}: rank no better than shuffled ones ({ranking.attrs['metric']} on validation "
+        f"{ranking.loc[m, 'recall']:.4f}, shuffled {ranking.loc[m, 'shuffled']:.4f}), as noise does; check that row i "
+        "belongs to item i"
         for m in silent_modalities(ranking)
     ]
     return replace(description, content=ranking, warnings=[*description.warnings, *found])
@@ -163,10 +194,11 @@ def with_content(description: DataDescription, data: HeteroData, k: int = 20) ->
 
 def _rows(data: HeteroData, modality: str) -> tuple[Tensor, Tensor]:
     """Return centred features of norm one in float32, zeros where an item has none, and which items have some."""
-    x = data["item"][modality].detach().cpu().double()
+    x = torch.as_tensor(data["item"][modality]).detach().cpu()
+    x = (x if x.layout is torch.strided else x.to_dense()).double()
     x = x.reshape(len(x), -1)
     says, has = torch.isfinite(x).all(dim=1), data["item"].get(f"has_{modality}")
-    says = says if has is None else says & has.cpu()
+    says = says if has is None else says & torch.as_tensor(has).cpu().bool()
     if bool(says.any()):
         says[says.nonzero().squeeze(1)] = ~without_content(x[says])
     x = x.masked_fill(~says.unsqueeze(1), 0)

@@ -221,15 +221,16 @@ def _agreement_part(description: DataDescription) -> Part:
 
 def _content_part(description: DataDescription) -> Part:
     assert description.content is not None
-    header = ["modality", "recall", "shuffled", "p"]
+    header = ["modality", "recall", "shuffled", "p", "users"]
     rows = [
-        [str(m), show(found["recall"]), show(found["shuffled"]), p_number(found["p_value"])]
+        [str(m), show(found["recall"]), show(found["shuffled"]), p_number(found["p_value"]), f"{found['users']:,}"]
         for m, found in description.content.to_dict("index").items()
     ]
     note = (
-        f"{description.content.attrs.get('metric', 'recall')} on the validation part where items are ranked by the "
-        "cosine with the mean of the user's training items, and the same where rows of features are shuffled. Features "
-        "with p of 0.05 and more say nothing by themselves: they are noise, constant, or in the rows of other items."
+        f"{description.content.attrs.get('metric', 'recall')} on the validation part, without any training, if items "
+        "are ranked by the cosine of their features with the mean of the user's training items, and the same with "
+        "shuffled rows of features. Where the difference may be chance (p of 0.05 or more) or the second is higher, "
+        "features are noise, constant, in the rows of other items, or tell what cosines do not show."
     )
     return Part("Ranking by one modality alone", note, header, rows)
 

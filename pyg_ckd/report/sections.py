@@ -144,9 +144,10 @@ def _content_table(results: Mapping[str, Any]) -> str:
         return ""
     metric, colors = str(results["content"].get("metric", "recall")), modality_colors(modality_names(results))
     note = (
-        f"By features alone: {metric} on the validation part where items are ranked by the cosine with the mean of "
-        "the user's training items, without any training, and the same with shuffled rows of features. Where the two "
-        "are level (p of 0.05 and more), the features say nothing by themselves."
+        f"By features alone: {metric} on the validation part, without any training, if items are ranked by the cosine "
+        "of their features with the mean of the user's training items, and the same with shuffled rows of features. "
+        "Where the difference may be chance (p of 0.05 or more) or the second is higher, cosines do not show what the "
+        "features tell about users, if they tell anything."
     )
     rows: list[Row] = [
         [Cell(m, color=colors.get(m, "")), show(found.recall), show(found.shuffled), p_number(found.p_value)]

@@ -133,21 +133,27 @@ def _modalities(results: Mapping[str, Any], metric: str) -> list[str]:
     alone = content_alone(results)
     silent = [row for row in every if row.reach < STARVING and row.modality in alone and alone[row.modality].silent]
     rows = [row for row in every if row not in silent]
-    return [*_starving(results, metric, rows, found), *_silent(results, silent)]
+    return [*_starving(results, metric, rows, found), *_silent(results, silent, found)]
 
 
-def _silent(results: Mapping[str, Any], rows: Sequence[Gap]) -> list[str]:
+def _silent(results: Mapping[str, Any], rows: Sequence[Gap], found: Sequence[Gap]) -> list[str]:
     """Return what is said of modalities that are short of their teachers, but whose features say nothing alone."""
     if not rows:
         return []
-    alone = content_alone(results)
-    who = joined([f"{row.modality} (view at {percent(row.reach)} of its teacher)" for row in rows])
-    found = joined([f"{show(alone[row.modality].recall)} against {show(alone[row.modality].shuffled)}" for row in rows])
+    alone, winner = content_alone(results), _of_winner(results, found)
+    who = joined([_short(row, winner) for row in rows])
+    values = joined(
+        [f"{show(alone[row.modality].recall)} against {show(alone[row.modality].shuffled)}" for row in rows]
+    )
     return [
-        f"The features of {who} rank no better by themselves than shuffled ones "
-        f"({results['content'].get('metric', 'recall')} on validation {found}), so there may be nothing in them to "
-        "learn."
+        f"{who} {'is short of its teacher' if len(rows) == 1 else 'are short of their teachers'}, but the features "
+        f"alone rank no better than shuffled ones ({results['content'].get('metric', 'recall')} on validation "
+        f"{values}), so there may be nothing to learn from them."
     ]
+
+
+def _of_winner(results: Mapping[str, Any], found: Sequence[Gap]) -> dict[str, Gap]:
+    return {row.modality: row for row in found if row.contender == winner_name(results) != PLAIN}
 
 
 def _starving(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], found: Sequence[Gap]) -> list[str]:
@@ -162,7 +168,7 @@ def _starving(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], foun
             f"No modality starves: {who} reaches at least {percent(worst.reach)} of its teacher's test {metric} in "
             f"{PLAIN}."
         ]
-    winner = {row.modality: row for row in found if row.contender == winner_name(results) != PLAIN}
+    winner = _of_winner(results, found)
     after = f" ({percent(winner[worst.modality].reach)} in {winner_name(results)})" if worst.modality in winner else ""
     others = [_short(row, winner) for row in rows[1:] if row.reach < STARVING]
     more = f"; short as well: {joined(others)}" if others else ""

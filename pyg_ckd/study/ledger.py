@@ -331,7 +331,8 @@ def _opened(optuna: Any, text: str, path: Path | None) -> BaseStorage:
 
 def _shown(storage: object) -> str:
     """Return what messages say of a storage, without the password of a URL."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", str(storage))
+    shown = re.sub(r"(://[^/@:]*):\S*@", r"\1:***@", str(storage))
+    return re.sub(r"([?&](?:password|passwd|pwd)=)[^&\s]*", r"\1***", shown)
 
 
 def _check_journal(path: Path) -> None:

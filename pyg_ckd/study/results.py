@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.display import Best, html_table
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-ALONE = ("recall", "shuffled", "p_value", "users")
 FAMILIES = ("recall", "ndcg", "precision", "map", "mrr", "hit", "coverage", "personalization")
 TITLES = {
     "popularity": "Popularity",
@@ -41,24 +40,24 @@ MARKS_NOTE = f"* differs from {PLAIN} over users, † over seeds (p < {SIGNIFICA
 
 @dataclass(frozen=True)
 class Alone:
-    """How a modality ranks by its features alone, without any training.
+    """How a modality ranks by its features alone, see :func:`~pyg_ckd.evaluation.content_ranking`.
 
     Attributes:
         recall: Recall of its features.
         shuffled: Recall of its features in the rows of other items.
         p_value: Whether the two differ, after Holm's correction over modalities.
-        users: How many users that was measured on.
+        high: Upper limit of the recall.
     """
 
     recall: float
     shuffled: float
     p_value: float
-    users: float
+    high: float
 
     @property
     def silent(self) -> bool:
-        """Whether the features rank no better than shuffled ones, of users enough to tell."""
-        return is_silent(self.recall, self.shuffled, self.p_value, self.users)
+        """Whether the features rank no better than shuffled ones; not where that is unknown."""
+        return is_silent(self.recall, self.shuffled, self.p_value, self.high)
 
 
 @dataclass(frozen=True)
@@ -239,8 +238,11 @@ def content_alone(results: Mapping[str, Any]) -> dict[str, Alone]:
     Args:
         results: The results in format 2.
     """
-    found = (results.get("content") or {}).get("modalities") or {}
-    return {m: Alone(*(number(row.get(key)) for key in ALONE)) for m, row in found.items()}
+    content = results.get("content")
+    found = content.get("modalities") if isinstance(content, Mapping) else None
+    names = [field.name for field in fields(Alone)]
+    rows = found.items() if isinstance(found, Mapping) else ()
+    return {m: Alone(*(number(row.get(key)) for key in names)) for m, row in rows if isinstance(row, Mapping)}
 
 
 def best_views(rows: Iterable[Gap]) -> dict[str, set[str]]:

@@ -102,6 +102,9 @@ def train_run(
     unused = {other for other in PARTS.values() if other != part} | (set() if contender.needs_teachers else {"teacher"})
     if cls.trains:
         check_warmup(data, chosen.get("trainer", {}))
+    if contender.needs_teachers:
+        own = side_by_side(chosen.get("teacher", {}), backbone)
+        check_warmup(data, {**chosen.get("trainer", {}), **own.trainer})
     plan = Trainer(**chosen.get("trainer", {}))
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
     with processes.together():

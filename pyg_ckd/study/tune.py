@@ -284,12 +284,17 @@ class Tuning:
         """Refuse a storage that has lost trials from which the best ones were chosen."""
         for name, one in best.items():
             most, kept = self.tuned[name].trials, self.ledger.trials(name)
-            if len(kept) < most or kept[one["trial"]].outcome.get("value") != one["value"]:
-                raise InputError(
-                    f"storage {self.ledger.shown}: found {len(kept)} trials of {name}, expected the {most} that "
-                    f"{self.folder / CHOSEN} was written from; put the storage back as it was, or choose another "
-                    f"folder and the runs {self.runs}, where finished trials are found again"
-                )
+            found = f"{len(kept)} trials of {name}, expected the {most}"
+            if len(kept) >= most:
+                value = kept[one["trial"]].outcome.get("value")
+                if value == one["value"]:
+                    continue
+                found = f"the value {value} of trial {one['trial']} of {name}, expected the {one['value']}"
+            raise InputError(
+                f"storage {self.ledger.shown}: found {found} that {self.folder / CHOSEN} was written from; put the "
+                f"storage back as it was, or choose another folder and the runs {self.runs}, where finished trials are "
+                "found again"
+            )
 
     def _closed(self, name: str) -> Run:
         return baseline_run(name, {}, self._fingerprint, self.monitor, self.settings, 0)

@@ -174,7 +174,7 @@ def study(
             "metric": "recall@20",
             "split": "val",
             "modalities": {
-                m: {"recall": 0.03 / (1 + 0.5 * i), "shuffled": 0.01, "p_value": 1e-6, "users": 3000}
+                m: {"recall": 0.03 / (1 + 0.5 * i), "shuffled": 0.01, "p_value": 1e-6, "high": 0.04, "users": 3000}
                 for i, m in enumerate(modalities)
             },
         },

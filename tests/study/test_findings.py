@@ -255,28 +255,43 @@ def test_another_name_tells_the_same_story():
 
 
 def alone(**recalls) -> dict:
-    names = ("recall", "shuffled", "p_value", "users")
-    rows = {m: dict(zip(names, (*found, 500)[:4], strict=True)) for m, found in recalls.items()}
+    names = ("recall", "shuffled", "p_value", "high")
+    rows = {m: dict(zip(names, found, strict=True)) for m, found in recalls.items()}
     return {"content": {"metric": "recall@20", "split": "val", "modalities": rows}}
+
+
+SILENT, WORSE, TELLING = (0.01, 0.012, 0.4, 0.015), (0.01, 0.03, 0.001, 0.02), (0.05, 0.01, 0.001, 0.06)
+UNKNOWN = (0.012, 0.01, 0.4, 0.02)
 
 
 def test_modalities_whose_features_say_nothing_do_not_starve():
     results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.8, "c": 0.97}})
     assert any(line.startswith("a starves: ") and "short as well: b (80 %)" in line for line in verdict(results))
-    said = verdict(results | alone(a=(0.01, 0.012, 0.4), b=(0.05, 0.01, 0.001), c=(0.05, 0.05, 1.0)))
+    said = verdict(results | alone(a=SILENT, b=TELLING, c=SILENT))
     assert any(line.startswith("b starves: ") and "short as well" not in line for line in said)
     assert (
-        "The features of a (view at 50 % of its teacher) rank no better by themselves than shuffled ones (recall@20 on "
-        "validation 0.0100 against 0.0120), so there may be nothing in them to learn."
+        "a (50 %) is short of its teacher, but the features alone rank no better than shuffled ones (recall@20 on "
+        "validation 0.0100 against 0.0120), so there may be nothing to learn from them."
     ) in said
-    said = verdict(results | alone(a=(0.01, 0.012, 0.4), b=(0.01, 0.03, 0.001), c=(0.05, 0.01, 0.001)))
+    said = verdict(results | alone(a=SILENT, b=WORSE, c=TELLING))
     assert any(line.startswith("No modality starves: c reaches at least 97 %") for line in said)
-    assert any("a (view at 50 % of its teacher) and b (view at 80 % of its teacher)" in line for line in said)
-    said = verdict(results | alone(a=(0.01, 0.012, 0.4, 60), b=(0.01, 0.03, 0.001, 60), c=(0.05, 0.01, 0.001, 60)))
-    assert any(line.startswith("a starves: ") for line in said)
+    assert any(line.startswith("a (50 %) and b (80 %) are short of their teachers, but") for line in said)
+
+
+def test_the_winner_is_named_where_it_feeds_what_says_nothing():
+    reach = {"plain": {"a": 0.5, "b": 0.95}, "mine": {"a": 0.9, "b": 0.95}}
+    said = verdict(study({"plain": 0.05, "mine": 0.06}, reach) | alone(a=SILENT, b=TELLING))
+    assert any(line.startswith("a (50 %, 90 % in mine) is short of its teacher, but") for line in said)
+
+
+@pytest.mark.parametrize("a", [UNKNOWN, TELLING, (0.05, 0.01, None, None), (None,) * 4])
+def test_features_of_which_that_is_not_known_starve_as_before(a):
+    results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.8, "c": 0.97}})
+    said = verdict(results | alone(a=a, b=UNKNOWN, c=TELLING))
+    assert any(line.startswith("a starves: ") and "short as well: b (80 %)" in line for line in said)
 
 
 def test_modalities_that_nobody_measured_alone_are_judged_by_their_views():
     results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.95, "c": 0.97}})
-    for content in (None, {}, {"modalities": {}}):
+    for content in (None, {}, [1], {"modalities": {}}, {"modalities": ["a"]}, {"modalities": {"a": None}}):
         assert any(line.startswith("a starves: ") for line in verdict(results | {"content": content}))

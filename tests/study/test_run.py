@@ -111,3 +111,11 @@ def test_a_monitored_metric_that_cannot_be_evaluated_is_refused_before_the_folde
     assert not (tmp_path / "out").exists()
     assert monitored(planted_data(), {"monitor": "ndcg@7"}) == ("ndcg@7", "ndcg", 7)
     assert monitored(planted_data(), {}) == ("recall@20", "recall", 20)
+
+
+def test_a_warm_up_of_teachers_longer_than_their_training_is_refused_before_anything_is_written(tmp_path):
+    trainer = {"max_epochs": 2, "batch_size": 64, "progress": False}
+    options = {"trainer": trainer, "teacher": {"warmup_steps": 1000}}
+    with pytest.raises(InputError, match="warmup_steps: found 1000"):
+        train_run(planted_data(), VBPR, tmp_path / "out", "ckd", options)
+    assert not (tmp_path / "out").exists()

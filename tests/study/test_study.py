@@ -212,14 +212,16 @@ def test_a_backbone_that_ignores_features_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("part", ["trainer", "teacher", "contender"])
+@pytest.mark.parametrize("part", ["trainer", "teacher", "contender", "lightgcn", "baseline"])
 def test_a_warm_up_longer_than_the_training_is_refused_before_anything_is_written(part, tmp_path):
     warm = {"warmup_steps": 1000}
     trainer = {"max_epochs": 2, "batch_size": 64, "progress": False} | (warm if part == "trainer" else {})
-    settings = StudySettings(trainer=trainer, teacher=warm if part == "teacher" else {})
+    own = {name: warm if part == name else {} for name in ("teacher", "lightgcn")}
+    settings = StudySettings(trainer=trainer, **own)
     contenders = {"ckd": Contender("ckd", trainer=warm if part == "contender" else {})}
+    baselines = {"lightgcn": warm if part == "baseline" else {}}
     with pytest.raises(InputError, match=r"warmup_steps: found 1000, expected fewer than the .* steps of the training"):
-        Study(planted_data(), VBPR, tmp_path / "out", settings, contenders=contenders)
+        Study(planted_data(), VBPR, tmp_path / "out", settings, contenders=contenders, baselines=baselines)
     assert not (tmp_path / "out").exists()
 
 

@@ -222,6 +222,11 @@ def test_a_storage_of_another_search_is_refused_by_name(change, name, folder, tm
         ("list.json", r"cannot be opened \(it is no journal of Optuna\)"),
         ("place", r"cannot be opened \(it is a folder\)"),
         ("no-such-dialect://me:secret@host/name", r"storage no-such-dialect://me:\*\*\*@host/name: cannot be opened"),
+        ("no-such-dialect://me:se/cr@et@host/name", r"storage no-such-dialect://me:\*\*\*@host/name: cannot be opened"),
+        (
+            "no-such-dialect://host/name?password=secret&a=b",
+            r"storage no-such-dialect://host/name\?password=\*\*\*&a=b",
+        ),
         (" ", "storage: found an empty text"),
         (5, "path: found 5"),
     ],
