@@ -121,7 +121,7 @@ def test_one_modality_and_no_held_out_part_are_described(tmp_path):
 
 
 def test_features_in_the_rows_of_other_items_are_found(tmp_path, capsys):
-    data = synthetic_multimodal(300, 200, 6000, transform="none")
+    data = synthetic_multimodal(2000, 200, 40000, transform="none")
     with pytest.warns(UserWarning, match="written without"):
         write_npz(data, tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as file:

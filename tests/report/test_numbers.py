@@ -252,6 +252,10 @@ def expected(results):
             for n in saved.contenders
         ],
         "Effects of every modality on every contender's model, validation part": effects(saved),
+        "Ranking by one modality alone": [
+            [m, text(row["recall"]), text(row["shuffled"]), p(row["p_value"])]
+            for m, row in results["content"]["modalities"].items()
+        ],
         "Cost of training": costs(saved),
         "Warm and cold items": [
             [saved.title(n), *(saved.spread(n, f"{group}/recall@20") for group in ("warm", "cold"))]
