@@ -118,9 +118,9 @@ def softmax_loss(
         - \ln \frac{e^{s_{ui}}}{\sum_j e^{s_{uj}}}, \qquad s_{ui} = \mathbf{x}_u^\top \mathbf{x}_i
 
     If items are not drawn uniformly, they are corrected as in `"Adaptive Importance Sampling to Accelerate Training of
-    a Neural Probabilistic Language Model" <https://doi.org/10.1109/TNN.2007.912312>`_ (logQ correction): :math:`s_{uj}
-    - \ln q_j` replaces :math:`s_{uj}`, so that the expectation of the sum over drawn items is that of a uniform draw.
-      The positive is not drawn, so it is not corrected.
+    a Neural Probabilistic Language Model" <https://doi.org/10.1109/TNN.2007.912312>`_ (logQ correction):
+    :math:`s_{uj} - \ln q_j` replaces :math:`s_{uj}`, so that the expectation of the sum over drawn items is that of a
+    uniform draw. The positive is not drawn, so it is not corrected.
 
     Args:
         user: Rows of the users ``[B, D]``.
