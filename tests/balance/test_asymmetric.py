@@ -88,8 +88,8 @@ def test_reinforcement_is_large_for_what_is_worth_little_and_within_its_bounds()
     assert reinforcement(values, 0.5).tolist() == pytest.approx([math.sqrt(r) for r in ratio])
     assert reinforcement(values, 0.0).tolist() == [1.0] * 3
     assert reinforcement(torch.tensor([0.0, 1.0]), 1.0).tolist() == pytest.approx([4.0, 0.52 / 1.02])
-    assert reinforcement(torch.tensor([0.0, 1.0]), 9.0)[1].item() == 0.25  # What is ahead is slowed down,
-    assert "slows down" in (ARM.__doc__ or "").splitlines()[0]  # and the list of strategies says so.
+    assert reinforcement(torch.tensor([0.0, 1.0]), 9.0)[1].item() == 0.25  # What is ahead is weakened,
+    assert "weakens" in (ARM.__doc__ or "").splitlines()[0]  # and the list of strategies says so.
     assert reinforcement(torch.tensor([1e-5, 0.0]), 1.0).tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
