@@ -70,6 +70,7 @@ def content_ranking(
             split has fewer than two users.
     """
     import pandas as pd
+    from scipy.sparse import csr_array
 
     check_graph(data)
     names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
@@ -78,17 +79,17 @@ def content_ranking(
             raise unknown_name("modality", m, data.modalities)
     if not names:
         raise InputError("modalities: found none, expected at least one whose features can be ranked by")
-    shuffles, generator = as_integer(shuffles, "shuffles"), torch.Generator().manual_seed(as_seed(seed))
-    if shuffles < 2:
-        raise InputError(f"shuffles: found {shuffles}, expected two or more, whose spread is what chance makes")
+    shuffles, generator = as_integer(shuffles, "shuffles", 2), torch.Generator().manual_seed(as_seed(seed))
     users = int(held_out(data, split).cpu()[0].unique().numel()) if split != "train" else 0
     evaluator = Evaluator(data, split, k, "recall", eval_users=MOST_USERS if users > MOST_USERS else None, seed=seed)
     if users < 2:
         raise InputError(f"{split}: found {users} user, expected two or more, over whom rankings are compared")
-    train, size = held_out(data, "train").cpu().numpy(), (data["user"].num_nodes, data["item"].num_nodes)
+    user, item = held_out(data, "train").cpu().numpy()
+    size = (data["user"].num_nodes, data["item"].num_nodes)
+    met = csr_array((np.ones(len(user), dtype=np.float32), (user, item)), shape=size)
 
     def recalls(rows: Tensor) -> np.ndarray:
-        found = evaluator(Embeddings(_sums(train, size, rows), rows), per_user=True)
+        found = evaluator(Embeddings(torch.from_numpy(met @ rows.numpy()), rows), per_user=True)
         assert found.per_user is not None
         return found.per_user.iloc[:, 0].to_numpy()
 
@@ -205,10 +206,3 @@ def _rows(data: HeteroData, modality: str) -> tuple[Tensor, Tensor]:
     x = (x - x.sum(dim=0) / says.sum().clamp(min=1)) * says.unsqueeze(1)
     largest = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return F.normalize(x / largest).float(), says
-
-
-def _sums(train: np.ndarray, size: tuple[int, int], rows: Tensor) -> Tensor:
-    from scipy.sparse import csr_matrix
-
-    met = csr_matrix((np.ones(train.shape[1], dtype=np.float32), (train[0], train[1])), shape=size)
-    return torch.from_numpy(np.asarray(met @ rows.numpy()))

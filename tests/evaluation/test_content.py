@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_table():
     ("options", "pattern"),
     [
         ({"modalities": ["sound"]}, "sound"),
-        ({"shuffles": 1}, "shuffles: found 1, expected two or more"),
+        ({"shuffles": 1}, "shuffles: found 1, expected at least 2"),
         ({"modalities": []}, "modalities: found none"),
         ({"k": 100}, "k: found 100, expected a number between 1 and 60"),
         ({"split": "train"}, "split: found 'train'"),
