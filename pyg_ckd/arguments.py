@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from pyg_ckd.errors import InputError
 
+_LARGEST = 2**63 - 1  # What int64 holds.
 _LARGEST_SEED = 2**64 - 1  # Of PyTorch's generators.
 
 
-def as_integer(value: Any, name: str, least: int | None = None, expected: str = "an integer") -> int:
+def as_integer(
+    value: Any, name: str, least: int | None = None, expected: str = "an integer", most: int | None = _LARGEST
+) -> int:
     """Return an integer of Python, NumPy or PyTorch as :obj:`int`.
 
     Args:
@@ -24,9 +27,12 @@ def as_integer(value: Any, name: str, least: int | None = None, expected: str = 
         name: What it is, for the message.
         least: The smallest value that is taken. (default: :obj:`None`, any)
         expected: What it should be, for the message.
+        most: The largest value, and with a minus the smallest value, that is taken; :obj:`None` for any. (default: what
+            int64 holds)
 
     Raises:
-        InputError: If it is anything else, whole floating-point numbers, text and truth values included, or too small.
+        InputError: If it is anything else, whole floating-point numbers, text and truth values included, too small or
+            too large.
     """
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -38,6 +44,9 @@ def as_integer(value: Any, name: str, least: int | None = None, expected: str = 
         raise InputError(f"{name}: found {value!r}, expected {expected}{hint}") from None
     if least is not None and number < least:
         raise InputError(f"{name}: found {number}, expected at least {least}")
+    if most is not None and abs(number) > most:
+        shown = str(number) if number.bit_length() < 256 else "a number of more than 75 digits"
+        raise InputError(f"{name}: found {shown}, expected an integer of 64 bits")
     return number
 
 
@@ -68,7 +77,7 @@ def as_seed(value: Any, name: str = "seed") -> int:
     Raises:
         InputError: If it is anything else.
     """
-    seed = as_integer(value, name)
+    seed = as_integer(value, name, most=None)
     if not 0 <= seed <= _LARGEST_SEED:
         raise InputError(f"{name}: found {seed}, expected an integer from 0 to 2^64 - 1")
     return seed

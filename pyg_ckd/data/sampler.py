@@ -20,6 +20,29 @@ SHUFFLES = ("whole", "users", "blocks", "own")
 _RUN = 1024  # Interactions one after the other that stay in one block.
 
 
+def num_batches(interactions: int, batch_size: int) -> int:
+    """Return the number of batches that the interactions of an epoch make, the last of which may be smaller.
+
+    Args:
+        interactions: Number of interactions.
+        batch_size: Interactions in a batch.
+    """
+    return -(-interactions // batch_size)
+
+
+def _check_pairs(pairs: object, name: str, num_users: int, num_items: int) -> None:
+    expected = "expected a tensor of integers [2, E]"
+    if not isinstance(pairs, Tensor):
+        raise InputError(f"{name}: found {type(pairs).__name__}, {expected}")
+    if pairs.is_floating_point() or pairs.is_complex() or pairs.dtype == torch.bool or pairs.shape[:-1] != (2,):
+        found = str(pairs.dtype).removeprefix("torch.")
+        raise InputError(f"{name}: found {found} {list(pairs.shape)}, {expected}")
+    for row, kind, size in zip(pairs, ("user", "item"), (num_users, num_items), strict=True):
+        least, most = row.aminmax() if row.numel() else (0, size - 1)
+        if least < 0 or most >= size:
+            raise InputError(f"{name}: found {kind} {int(least if least < 0 else most)}, expected 0 to {size - 1}")
+
+
 class TripletSampler:
     """Iterates over all training interactions in random order, each with a sampled negative item.
 
@@ -74,8 +97,8 @@ class TripletSampler:
 
     Raises:
         InputError: If there is no interaction that a negative exists for (with ``shuffle="own"``, once an epoch
-            begins), a size is not positive, ``negatives`` or ``shuffle`` is unknown, ``alpha`` is negative, or
-            ``known`` is given with ``shuffle="own"``.
+            begins), interactions are no integers ``[2, E]`` or out of range, a size is not positive, ``negatives`` or
+            ``shuffle`` is unknown, ``alpha`` is negative, or ``known`` is given with ``shuffle="own"``.
 
     Users who interacted with every item have no negative: they are reported with a warning, listed in
     :attr:`saturated_users`, and their interactions are left out.
@@ -118,6 +141,9 @@ class TripletSampler:
             raise InputError(
                 "known: found interactions beside shuffle='own', which knows all of its users, expected none"
             )
+        _check_pairs(edge_index, "edge_index", num_users, num_items)
+        if known is not None:
+            _check_pairs(known, "known", num_users, num_items)
         met = edge_index if known is None else torch.cat([edge_index, known.to(edge_index.device)], dim=1)
         positives = Positives(met, num_users, num_items)
         self._negatives = negatives_of(negatives, positives, alpha, candidates)
@@ -138,7 +164,7 @@ class TripletSampler:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-self.num_interactions // self.batch_size)
+        return num_batches(self.num_interactions, self.batch_size)
 
     def __iter__(self) -> Iterator[TripletBatch]:
         """Yield the batches of one epoch."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names, as_seed
+from pyg_ckd.data.content import dense_features, items_with_content
 from pyg_ckd.data.describe import DataDescription
 from pyg_ckd.data.inputs import check_graph, held_out
-from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.evaluation.statistics import holm, paired_test
@@ -195,14 +195,8 @@ def with_content(description: DataDescription, data: HeteroData, k: int = 20, se
 
 def _rows(data: HeteroData, modality: str) -> tuple[Tensor, Tensor]:
     """Return centred features of norm one in float32, zeros where an item has none, and which items have some."""
-    x = torch.as_tensor(data["item"][modality]).detach().cpu()
-    x = (x if x.layout is torch.strided else x.to_dense()).double()
-    x = x.reshape(len(x), -1)
-    says, has = torch.isfinite(x).all(dim=1), data["item"].get(f"has_{modality}")
-    says = says if has is None else says & torch.as_tensor(has).cpu().bool()
-    if bool(says.any()):
-        says[says.nonzero().squeeze(1)] = ~without_content(x[says])
-    x = x.masked_fill(~says.unsqueeze(1), 0)
+    says = items_with_content(data, modality)
+    x = dense_features(data, modality).masked_fill(~says.unsqueeze(1), 0)
     x = (x - x.sum(dim=0) / says.sum().clamp(min=1)) * says.unsqueeze(1)
     largest = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return F.normalize(x / largest).float(), says

@@ -20,6 +20,7 @@ from pyg_ckd.balance.discovery import (
 )
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import held_out
+from pyg_ckd.data.sampler import num_batches
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
@@ -216,7 +217,7 @@ def check_warmup(data: HeteroData, options: Mapping[str, Any]) -> None:
     trainer, interactions = Trainer(**options), held_out(data, "train").size(1)
     if trainer.sampler is None:
         size = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, interactions).batch_size
-        trainer.options.schedule_of(range(-(-interactions // size)), trainer.max_epochs)
+        trainer.options.schedule_of(range(num_batches(interactions, size)), trainer.max_epochs)
 
 
 def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_ckd.data.sampler import TripletBatch, TripletSampler, check_any
+from pyg_ckd.data.sampler import TripletBatch, TripletSampler, check_any, num_batches
 from pyg_ckd.processes import Processes
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.layouts.rows import UserRows
@@ -55,7 +55,7 @@ class OwnBatches:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-sum(self._interactions) // self.sampler.batch_size)
+        return num_batches(sum(self._interactions), self.sampler.batch_size)
 
     def __iter__(self) -> Iterator[TripletBatch]:
         """Yield this process's shares of the batches of one epoch."""

@@ -226,3 +226,28 @@ def test_unknown_shuffles_and_small_blocks_are_refused():
         TripletSampler(*long_graph(20), shuffle="runs")
     with pytest.raises(InputError, match="block"):
         TripletSampler(*long_graph(20), shuffle="blocks", block=100)
+
+
+PAIRS = torch.tensor([[0, 1], [0, 1]])
+WRONG_PAIRS = {
+    "list": ([[0], [1]], "found list, expected a tensor of integers"),
+    "vector": (torch.tensor([0, 1]), r"found int64 \[2\], expected"),
+    "floating": (PAIRS.float(), r"found float32 \[2, 2\], expected"),
+    "truth values": (PAIRS.bool(), r"found bool \[2, 2\], expected"),
+    "user": (torch.tensor([[9], [1]]), "found user 9, expected 0 to 1"),
+    "item": (torch.tensor([[0], [-1]]), "found item -1, expected 0 to 2"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_PAIRS.values(), ids=WRONG_PAIRS)
+@pytest.mark.parametrize("name", ["edge_index", "known"])
+def test_what_are_no_interactions_is_named(name: str, wrong: object, message: str) -> None:
+    given = {"edge_index": PAIRS, name: wrong}
+    with pytest.raises(InputError, match=f"^{name}: {message}"):
+        TripletSampler(num_users=2, num_items=3, **given)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_random_triples", "num_negatives"])
+def test_sizes_beyond_64_bits_are_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: found 1000.*, expected an integer of 64 bits"):
+        TripletSampler(PAIRS, 2, 3, **{name: 10**30})

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_names
+from pyg_ckd.data.content import dense_features, items_with_content
 from pyg_ckd.data.inputs import check_graph
-from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.errors import InputError, unknown_name
 
 
@@ -18,9 +18,8 @@ def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> d
     r"""Return the features of every modality as rows of norm one, so that :math:`\mathbf{F} \mathbf{F}^\top` is the
     cosine kernel.
 
-    Items that lack a modality (``has_<m>``), or whose features are those that stand in for missing ones
-    (:func:`~pyg_ckd.data.neighbors.without_content`), have rows of zeros: they are like no item. Modalities in which
-    fewer than two items have content are left out.
+    Items without content (:func:`~pyg_ckd.data.content.items_with_content`) have rows of zeros: they are like no item.
+    Modalities in which fewer than two items have content are left out.
 
     Args:
         data: The graph.
@@ -37,12 +36,9 @@ def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> d
     for m in data.modalities if modalities is None else as_names(modalities, "modalities"):
         if m not in data.modalities:
             raise unknown_name("modality", m, data.modalities)
-        x = data["item"][m].detach().cpu()
-        says = ~without_content(x)
-        has = data["item"].get(f"has_{m}")
-        says = says if has is None else says & has.cpu()
+        says = items_with_content(data, m)
         if int(says.sum()) > 1:
-            rows[m] = F.normalize(x.double(), dim=1) * says.unsqueeze(1)
+            rows[m] = F.normalize(dense_features(data, m), dim=1) * says.unsqueeze(1)
         found.append(f"{m}: {int(says.sum())} of {says.numel()} items")
     if not rows:
         raise InputError(
