@@ -79,6 +79,15 @@ def as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
     return frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension or mixed else frame.to_numpy()
 
 
+def as_floats(x: Tensor) -> Tensor:
+    """Return a tensor in single precision, unless it is in that or in double precision.
+
+    Args:
+        x: Real numbers or truth values.
+    """
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
 def _tensor_array(values: Tensor, where: str) -> np.ndarray:
     if values.is_quantized:
         raise InputError(f"{where}: found a quantized tensor ({values.dtype}), expected numbers; call .dequantize()")

@@ -77,8 +77,9 @@ def build_data(
             or table of Arrow with the columns ``user`` and ``item`` (or ``user_id`` and ``item_id``), which hold ids.
         features: The feature matrix ``[num_items, d_m]`` of each modality, of any real dtype; the order of the
             dictionary is the order of the modalities. A data frame has a row for each item, indexed by item id (or with
-            a column ``item`` or ``item_id``); a series holds one number or vector for each. A default index, from 0, is
-            the row number of the item, which is its id where interactions hold integers.
+            a column ``item`` or ``item_id``); a series holds one number or vector for each. Further columns whose names
+            are those of ids or row numbers, such as ``asin`` or ``index``, are refused. A default index, from 0, is the
+            row number of the item, which is its id where interactions hold integers.
         val: Validation interactions, as ``train``. (default: :obj:`None`, none)
         test: Test interactions, as ``train``. (default: :obj:`None`, none)
         num_users: Number of users. (default: :obj:`None`, the largest user index plus one)

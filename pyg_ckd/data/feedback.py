@@ -85,7 +85,8 @@ def liked_parts(
             names = {key: name for name, key in keys.items()} | names
             own_columns = {key: _column(frame, name) for name, key in keys.items()}
             columns.append(pd.DataFrame(own_columns, index=range(len(frame))))
-        together = pd.concat(columns, ignore_index=True)
+        filled = [frame for frame in columns if len(frame)]  # The others would turn integers into floats.
+        together = pd.concat(filled or columns, ignore_index=True)
         for key in together.columns:
             _warn(together[key], names[key], where)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from pyg_ckd.data.ids import as_ids, comparable, id_column, map_ids, rows_among,
 from pyg_ckd.errors import InputError, unknown_name
 
 COLUMNS = {"user": ("user", "user_id"), "item": ("item", "item_id")}
+
+_NO_FEATURES = {"item", "itemid", "iid", "id", "asin", "parentasin", "productid", "index", "level0", "unnamed0"}
+"""Columns of ids under other names, and row numbers as they are left by ``reset_index`` and by files that hold them."""
 
 
 @dataclass
@@ -279,11 +283,14 @@ def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
     values = as_frame(values)
     if not isinstance(values, (pd.DataFrame, pd.Series)):
         return _Rows(values, None, where)
+    if not len(values):
+        raise InputError(f"{where}: found no rows, expected one per item; add them, or leave it out")
     if isinstance(values.index, pd.MultiIndex):
         raise InputError(f"{where} have an index of {values.index.nlevels} levels, expected one: the item ids")
     ids = None if _is_default(values.index) else values.index
-    if isinstance(values, pd.DataFrame) and values.shape[1] > 1:
-        name = next((name for name in COLUMNS["item"] if name in values.columns), None)
+    if isinstance(values, pd.DataFrame):
+        name = next((name for name in COLUMNS["item"] if name in values.columns and values.shape[1] > 1), None)
+        _check_columns(values, name, where)
         if name is not None and ids is not None and not pd.api.types.is_integer_dtype(ids):
             raise InputError(
                 f"{where} have ids in the index, e.g. {ids[0]!r}, and the column {name!r}, expected one of them; drop "
@@ -294,6 +301,24 @@ def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
     if ids is not None:
         ids = _unique(id_column(ids, where), where)
     return _Rows((_as_mask if mask else as_matrix)(values, where), ids, where)
+
+
+def _check_columns(frame: pd.DataFrame, taken: Any, where: str) -> None:
+    """Refuse columns beside the one that is taken for ids whose names say that they hold ids or row numbers, too."""
+    other = next((name for name in frame.columns if name != taken and _letters(name) in _NO_FEATURES), None)
+    if other is None:
+        return
+    mend = "drop it" if taken is not None else "rename it to 'item' if it holds the ids of the items, else drop it"
+    beside = "" if taken is None else f" beside the ids in {taken!r}"
+    raise InputError(
+        f"{where}: found the column {other!r}{beside}, a name of ids or row numbers, expected features; {mend}, or "
+        "rename it if it is a feature"
+    )
+
+
+def _letters(name: Any) -> str:
+    """Return the letters and digits of the name of a column."""
+    return re.sub(r"[\W_]", "", str(name)).lower()
 
 
 def _is_default(index: pd.Index) -> bool:

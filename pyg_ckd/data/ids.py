@@ -94,10 +94,15 @@ def wrong_id(column: pd.Series, where: str, rows: np.ndarray | None = None) -> I
 
 
 def comparable(*columns: pd.Series) -> list[pd.Series]:
-    """Return columns of ids as they are if all hold integers, else all as text."""
+    """Return columns of ids in one type: integers if all that have rows hold such, else text.
+
+    Where some are integers of 64 bits without a sign and others are not, no type of integers holds both: all are text.
+    """
     filled = [column for column in columns if len(column)]
     if all(pd.api.types.is_integer_dtype(column) for column in filled):
-        return list(columns)
+        large = {bool(column.max() > _LARGEST) for column in filled}
+        if len(large) < 2:
+            return [column.astype(np.uint64 if True in large else np.int64) for column in columns]
     return [column if _is_text(column) else column.astype(str) for column in columns]
 
 

@@ -39,7 +39,7 @@ def impute_mean(x: Tensor, has: Tensor | None) -> Tensor:
         has: Bool mask ``[num_items]`` with at least one :obj:`True`, or :obj:`None` if all items have the modality.
 
     Returns:
-        A new matrix of the dtype of ``x``, or ``x`` itself if no row is missing.
+        A new matrix of the dtype of ``x``, float32 if that holds integers, or ``x`` itself if no row is missing.
     """
     if has is None or bool(has.all()):
         return x
@@ -84,6 +84,7 @@ class Imputation(BaseTransform):
         for m in data.modalities:
             has = item.get(f"has_{m}")
             if m not in done and has is not None and not bool(has.all()):
+                item[m] = item[m] if item[m].is_floating_point() else item[m].float()  # Means of integers are none.
                 filled[m] = item[m].clone()
                 filled[m][~has] = self.rows(data, m, has).to(item[m].dtype)
         item.update(filled)
@@ -237,7 +238,7 @@ def recorded(record: Mapping[str, Any] | None) -> Imputation:
 
 def _mean(x: Tensor, has: Tensor) -> Tensor:
     """Return the mean row ``[d]`` of the items that have the modality."""
-    return x[has].double().mean(dim=0).to(x.dtype)
+    return x[has].double().mean(dim=0).to(x.dtype if x.is_floating_point() else torch.float32)
 
 
 def _rates(user: np.ndarray, item: np.ndarray, chosen: np.ndarray, shape: tuple[int, int]) -> csr_array:

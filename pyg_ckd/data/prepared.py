@@ -41,7 +41,7 @@ def digest_of(x: Tensor, kept: Tensor | None = None, finite: bool = False) -> st
     for n, block in enumerate(x.detach().split(size)):
         rows: Tensor = block if kept is None else block[kept[n * size : (n + 1) * size]]
         rows = torch.where(torch.isfinite(rows), rows, 0.0) if finite else rows
-        digest.update(rows.cpu().contiguous().numpy())
+        digest.update(rows.cpu().contiguous().view(torch.uint8).numpy())  # NumPy has not all types, such as bfloat16.
     return digest.hexdigest()
 
 

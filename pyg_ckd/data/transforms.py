@@ -1,7 +1,8 @@
 """Feature transforms.
 
 Statistics come from the items that have the modality (``has_<m>``); the others receive the mean of the result, which is
-the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` is applied.
+the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` is applied. Features of other types than float32 and
+float64, such as integers, are transformed in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
+from pyg_ckd.data.arrays import as_floats
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.data.inputs import check_graph, check_kind
 from pyg_ckd.data.mapped import file_of, row_blocks
@@ -63,7 +65,7 @@ class FeatureTransform(BaseTransform):
         return data
 
     def _transform(self, x: Tensor, has: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        x = x.float() if x.dtype == torch.float16 else x
+        x = as_floats(x)
         if has is None:
             return self._learn(x)
         rows, fitted = self._learn(x[has])
@@ -86,7 +88,7 @@ class FittedTransform(FeatureTransform):
 
     def transform_rows(self, x: Tensor) -> Tensor:
         """Fit on and transform the rows ``x`` ``[N, d]``."""
-        return self._learn(x)[0]
+        return self._learn(as_floats(x))[0]
 
     def _learn(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         fitted = self.fit_rows(x)
@@ -315,7 +317,7 @@ def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
     for step in record["steps"]:
         if step["name"] not in known:
             raise unknown_name("transform", step["name"], known)
-        x = known[step["name"]](**step.get("settings", {})).apply_rows(x, step["fitted"])
+        x = known[step["name"]](**step.get("settings", {})).apply_rows(as_floats(x), step["fitted"])
     return x
 
 

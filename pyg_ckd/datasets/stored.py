@@ -26,6 +26,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data, held_out, prepared
+from pyg_ckd.data.arrays import as_floats
 from pyg_ckd.data.build import check_data
 from pyg_ckd.data.checks import CHECKED, SPLITS
 from pyg_ckd.data.impute import Impute, MeanImputation
@@ -186,7 +187,7 @@ def _write_features(
 
     def ready(rows: Tensor) -> Tensor:
         for step, learnt in zip(steps, fitted, strict=True):
-            rows = step.apply_rows(rows.float() if rows.dtype == torch.float16 else rows, learnt)
+            rows = step.apply_rows(as_floats(rows), learnt)
         return rows
 
     mean = None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from pyg_ckd import evaluate
 from pyg_ckd.data import Embeddings, build_data, fingerprint, k_core, leave_one_out_split, random_split
-from pyg_ckd.data.ids import as_ids, id_column
+from pyg_ckd.data.ids import as_ids, comparable, id_column
 from pyg_ckd.errors import InputError
 
 RATES = ("user", "rates", "item")
@@ -322,6 +322,51 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "options", "pattern"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_joined_is_named(arguments, options, pattern):
     refuses(pattern, *arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["itemID", "Item", "ITEM_ID", "item_ID", "asin", "id", "index", "level_0", "Unnamed: 0", "item-id"]
+)
+@pytest.mark.parametrize("change", [lambda frame: frame, lambda frame: frame[::-1]], ids=["default index", "reversed"])
+def test_ids_under_another_name_are_no_feature(name, change):
+    table = change(pd.DataFrame({name: [3, 2, 1, 0], "x": [30.0, 20.0, 10.0, 0.0]}))
+    pattern = f"'visual': found the column '{name}', a name of ids or row numbers.*; rename it to 'item' if it holds"
+    refuses(pattern, [[0, 1], [0, 1]], {"visual": table})
+    refuses(pattern, [[0, 1], [0, 1]], {"visual": table[[name]]})
+    data = build_data([[0, 1], [0, 1]], {"visual": table.rename(columns={name: "item"})}, transform="none")
+    assert data["item"].visual.ravel().tolist() == [0.0, 10.0, 20.0, 30.0]
+
+
+@pytest.mark.parametrize("name", ["item_id", "index", "Unnamed: 0"])
+def test_a_second_column_of_ids_or_row_numbers_is_no_feature(name):
+    table = pd.DataFrame({"item": [3, 2, 1, 0], name: range(4), "x": 1.0})
+    refuses(f"found the column '{name}' beside the ids in 'item'.*; drop it", [[0, 1], [0, 1]], {"visual": table})
+
+
+LARGE = np.array([2**63, 2**63 + 1], dtype=np.uint64)
+
+
+@pytest.mark.parametrize("empty", ["int64", "float64", "object", "str", "datetime64[ns]"])
+def test_ids_stay_integers_beside_a_column_without_rows(empty):
+    one, none = comparable(pd.Series([2, 10]), pd.Series([], dtype=empty))
+    assert pd.concat([one, none]).tolist() == [2, 10]
+    assert as_ids(pd.concat([none, one])).tolist() == [2, 10]
+
+@pytest.mark.parametrize("given", [pd.DataFrame({"y": []}), pd.Series([], dtype=float)], ids=["frame", "series"])
+@pytest.mark.parametrize("index", [None, pd.Index([], dtype=object)], ids=["default index", "ids"])
+def test_features_and_masks_without_rows_are_refused(given, index):
+    given = given if index is None else given.set_axis(index)
+    refuses("features of 'audio': found no rows, expected one per item", log(TEXT), frames(TEXT) | {"audio": given})
+    refuses("has_audio: found no rows, expected one per item", log(TEXT), frames(TEXT), has={"audio": given})
+
+
+def test_integers_of_which_some_need_64_bits_without_a_sign_are_compared_as_text():
+    one, other = comparable(pd.Series([2, 10]), pd.Series(LARGE))
+    assert pd.concat([one, other]).tolist() == ["2", "10", str(2**63), str(2**63 + 1)]
+    train = pd.DataFrame({"user": [2, 10], "item": [0, 1]})
+    val = pd.DataFrame({"user": np.array([*LARGE, 2], dtype=np.uint64), "item": [0, 1, 1]})
+    data = build_data(train, {"visual": np.eye(2)}, val=val)
+    assert data.user_id == ["10", "2", str(2**63), str(2**63 + 1)]
 
 
 @pytest.mark.parametrize("column", [[], np.array([]), pd.Series([], dtype="float64"), pd.Series([], dtype="Int64")])

@@ -12,6 +12,7 @@ from pyg_ckd.data import (
     StandardizeFeatures,
     build_data,
     feature_transform,
+    imputation,
     impute_mean,
 )
 from pyg_ckd.errors import InputError
@@ -143,3 +144,37 @@ def test_impute_mean_is_taken_over_the_items_that_have_the_modality():
 def test_what_is_no_earlier_graph_is_refused(earlier):
     with pytest.raises(InputError, match=rf"^graph: found {type(earlier).__name__}, expected a HeteroData"):
         RecordedTransform(earlier)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("transform", [StandardizeFeatures(), L2NormalizeFeatures(), PCAFeatures(2)], ids=repr)
+def test_features_of_any_type_are_transformed_in_single_precision(transform, kind):
+    data = graph(visual=HAS)
+    data["item"].visual = (data["item"].visual > 50).to(kind)
+    expected = graph(visual=HAS)
+    expected["item"].visual = data["item"].visual.float()
+    got, expected = transform(data)["item"].visual, transform(expected)["item"].visual
+    assert got.dtype == torch.float32 and got.any()
+    assert torch.equal(got, expected)
+    x = data["item"].visual
+    assert torch.equal(transform.transform_rows(x), transform.transform_rows(x.float()))
+
+
+def test_recorded_transforms_also_take_integers():
+    data = StandardizeFeatures()(graph())
+    new = graph()
+    new["item"].visual = new["item"].visual.long()
+    expected = graph()
+    expected["item"].visual = new["item"].visual.float()
+    got = RecordedTransform(data)(new)["item"].visual
+    assert torch.equal(got, RecordedTransform(data)(expected)["item"].visual)
+
+
+def test_integers_are_imputed_by_means_with_a_fraction():
+    x = torch.tensor([[1], [2], [0]])
+    has = torch.tensor([True, True, False])
+    assert impute_mean(x, has).tolist() == [[1.0], [2.0], [1.5]]
+    data = build_data([[0, 1], [0, 1]], {"visual": x.float()}, has={"visual": has}, transform="none")
+    data["item"].visual = x
+    for name in ("mean", "graph", "neighbors"):
+        assert imputation(name)(data)["item"].visual.ravel().tolist() == [1.0, 2.0, 1.5]

@@ -309,3 +309,36 @@ def test_folder_without_features_and_no_folder_are_refused(tmp_path):
     refuses(tmp_path / "none", "does not exist, expected a folder")
     np.save(tmp_path / "visual.npy", np.ones(3))
     refuses(tmp_path, r"visual.npy: has shape \[3\], expected \[num_items, d\]")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("name", ["val", "test"])
+@pytest.mark.parametrize("kind", ["csv", "float64", "int64", "object", "string"])
+def test_a_held_out_table_without_rows_changes_no_id(folder, listed, name, kind):
+    pd.DataFrame({"user": [2, 10, 33, 10], "item": [0, 1, 2, 3]}).to_csv(folder / "train.csv", index=False)
+    if listed:
+        pd.DataFrame({"item": range(4)}).to_csv(folder / "items.csv", index=False)
+    if kind == "csv":
+        (folder / f"{name}.csv").write_text("user,item\n")
+    else:
+        pd.DataFrame({"user": [], "item": []}).astype(kind).to_parquet(folder / f"{name}.parquet")
+    data = read_folder(folder)
+    assert data.user_id.tolist() == [2, 10, 33]
+    assert data.item_id.tolist() == [0, 1, 2, 3]
+    assert pairs(data) == {(2, 0), (10, 1), (33, 2), (10, 3)}
+
+
+def test_a_table_without_rows_leaves_text_beside_it_text(folder):
+    pd.DataFrame({"user": [2, 10], "item": ["a", "b"]}).to_csv(folder / "train.csv", index=False)
+    pd.DataFrame({"item": [*"abcd"]}).to_csv(folder / "items.csv", index=False)
+    pd.DataFrame({"user": [], "item": []}).to_parquet(folder / "val.parquet")
+    data = read_folder(folder)
+    assert data.user_id.tolist() == [2, 10]
+    assert pairs(data) == {(2, "a"), (10, "b")}
+
+
+def test_a_table_without_rows_leaves_ratings_in_a_warning_as_they_are(folder):
+    pd.DataFrame({"user": [2, 10], "item": [0, 1], "rating": [1, 5]}).to_csv(folder / "train.csv", index=False)
+    pd.DataFrame({"user": [], "item": [], "rating": []}).to_parquet(folder / "val.parquet")
+    with pytest.warns(UserWarning, match=r"'rating' \(1 1x, 5 1x\) is not used"):
+        read_folder(folder)
