@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_flag, as_names
 from pyg_ckd.data import build_data, feature_transform, imputation
 from pyg_ckd.data.feedback import check_feedback, liked
 from pyg_ckd.data.splits import (
@@ -85,7 +86,8 @@ class AmazonReviews(CachedGraph):
             *e.g.*, ``"Video_Games"``.
         edition: ``"2014"``, ``"2018"`` or ``"2023"``. (default: :obj:`"2014"`)
         files: A folder that holds the files already, compressed or not, or the path of each of ``"reviews"``,
-            ``"metadata"`` and ``"images"``. (default: :obj:`None`, download what is not in ``root/raw/<edition>``)
+            ``"metadata"`` and ``"images"``; if one is replaced, the graph is made anew. (default: :obj:`None`, download
+            what is not in ``root/raw/<edition>``)
         text: Fields of the metadata that make up the text; none leaves ``textual`` out.
             (default: ``("title", "description")``)
         encoder: Turns texts into features, see :func:`text_features`. (default: :obj:`"tfidf"`)
@@ -152,10 +154,15 @@ class AmazonReviews(CachedGraph):
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
         force_reload: bool = False,
     ) -> None:
+        edition = str(edition)
         if edition not in EDITIONS:
             raise unknown_name("edition", edition, EDITIONS)
-        if split.replace("_", "-") not in _SPLITS:
+        if not isinstance(split, str) or split.replace("_", "-") not in _SPLITS:
             raise unknown_name("split", split, _SPLITS)
+        if vectors is not None and not isinstance(vectors, Mapping):
+            raise InputError(f"vectors: found {vectors!r}, expected a dict such as {{'visual': 'clip.parquet'}}")
+        if url is not None and not isinstance(url, str):
+            raise InputError(f"url: found {url!r}, expected an address that begins with http")
         check_encoder(encoder, dim)
         feature_transform(features)  # Refused before anything is downloaded.
         imputation(impute)
@@ -166,11 +173,11 @@ class AmazonReviews(CachedGraph):
         self.edition = edition
         self.category = category_of(category, edition)
         self.files = files
-        self.text = (text,) if isinstance(text, str) else tuple(text)
+        self.text = as_names(text, "text")
         self.encoder = encoder
         self.dim = dim
-        self.images = "images" in EDITIONS[edition].files if images is None else images
-        self.vectors = {m: str(path) for m, path in (vectors or {}).items()}
+        self.images = "images" in EDITIONS[edition].files if images is None else as_flag(images, "images")
+        self.vectors = {m: str(as_path(path)) for m, path in (vectors or {}).items()}
         self.k_core = k_core
         self.split = split.replace("_", "-")
         self.ratios = tuple(ratios)
@@ -186,12 +193,13 @@ class AmazonReviews(CachedGraph):
             "files": _plain(files)
         }
         if self.vectors:
-            stamps = [as_path(path).stat() for path in self.vectors.values()]
-            key["stamps"] = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
+            key["stamps"] = _stamps(self.vectors.values())
+        if files is not None:
+            key["stamps of files"] = _stamps(self._given_files())
         if min_rating is not None:  # Else the name of the cached file stays what it was.
             key["min_rating"] = min_rating
         try:
-            super().__init__(self.process, key, root, transform, pre_transform, force_reload)
+            super().__init__(self.process, key, as_path(root), transform, pre_transform, force_reload)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in _FULL):
                 raise
@@ -274,6 +282,13 @@ class AmazonReviews(CachedGraph):
         needed = {"reviews": True, "metadata": bool(self.text), "images": self.images}
         files = EDITIONS[self.edition].files
         return {kind: name.format(self.category) for kind, name in files.items() if needed[kind]}
+
+    def _given_files(self) -> list[Path]:
+        """Return the files that were given, as far as they are there."""
+        if isinstance(self.files, Mapping):
+            return [path for path in map(as_path, self.files.values()) if path.is_file()]
+        found = [_find(as_path(str(self.files)), name) for name in self.raw_file_names]
+        return [path for path in found if path is not None]
 
     def _paths(self) -> dict[str, Path]:
         if isinstance(self.files, Mapping):
@@ -358,6 +373,12 @@ def _given(files: Mapping[str, str | os.PathLike[str]], names: Mapping[str, str]
         if kind not in files:
             raise InputError(f"files: {kind!r} is missing, expected the path of a file like {Path(name).name}; add it")
     return {kind: as_path(files[kind]) for kind in names}
+
+
+def _stamps(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int]]:
+    """Return size and time of change of files."""
+    stamps = [as_path(path).stat() for path in paths]
+    return [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
 
 
 def _plain(files: Any) -> Any:

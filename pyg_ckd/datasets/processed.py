@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.datasets.cached import CachedGraph
 from pyg_ckd.datasets.loading import load
 from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.parts import find_part
 from pyg_ckd.files import as_path
 
 
@@ -20,7 +21,8 @@ class MultimodalFolder(CachedGraph):
 
     With ``root``, reading, checking and transforming happen once. The graph is kept in ``root/processed``, and is
     memory-mapped when it is opened: that takes a fraction of a second whatever its size. It is made anew when other
-    options are asked for, or when a file of the source has another size or time of change.
+    options are asked for, or when a file of the source has another size or time of change; so are folders that the
+    source links to, and features above ``<k>-core``.
 
     Args:
         path: The file or folder.
@@ -59,6 +61,20 @@ class MultimodalFolder(CachedGraph):
 
 def _stamps(path: Path, root: Path) -> list[tuple[str, int, int]]:
     """Return name, size and time of change of every file of a source, those of the data set itself left out."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("[!.]*") if file.is_file())
+    files = [path] if path.is_file() else sorted(_files_below(path))
+    if path.is_dir() and find_part(path, "train", ".json") is not None:  # Features may lie above, see `read_lattice`.
+        above = path.absolute().parent
+        files += sorted(file for file in above.iterdir() if file.suffix.lower() == ".npy" and file.is_file())
     own = [file for file in files if root not in file.absolute().parents or root in path.absolute().parents]
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in own]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those in it, links to folders included, but no hidden ones."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            yield from (file for name in names if not name.startswith(".") and (file := Path(place, name)).is_file())
+        seen.add(real)

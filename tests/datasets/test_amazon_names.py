@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pyg_ckd.datasets import AmazonReviews, write_vectors
+from pyg_ckd.errors import InputError
 
 ITEMS = [f"{n:03d}" for n in range(6)]
 
@@ -49,3 +50,47 @@ def test_other_vectors_under_the_same_name_are_read(tmp_path):
         write_vectors(tmp_path / "clip.parquet", ITEMS, scale * np.arange(12.0).reshape(6, 2) + 1)
         data = reviews(tmp_path / "root", files, vectors={"visual": tmp_path / "clip.parquet"}, features="none")
         assert data["item"].visual[0].tolist() == [scale * 0 + 1, scale + 1]
+
+
+@pytest.mark.parametrize("by", ["folder", "name"])
+def test_other_files_under_the_same_names_are_read(tmp_path, by):
+    names = ("reviews_Baby_5.json", "meta_Baby.json")
+    files = folder = write(tmp_path / "files", names)
+    if by == "name":
+        files = {kind: folder / name for kind, name in zip(("reviews", "metadata"), names, strict=True)}
+    first = reviews(tmp_path / "root", files)
+    assert reviews(tmp_path / "root", files).user_id == first.user_id
+    text = (folder / names[0]).read_text(encoding="utf-8")
+    (folder / names[0]).write_text(text.replace("Ä0", "Ö0"), encoding="utf-8")
+    assert reviews(tmp_path / "root", files).user_id[-1] == "Ö0"
+    assert len(list((tmp_path / "root" / "processed").iterdir())) == 2
+
+
+def test_an_edition_may_be_given_as_a_number(tmp_path):
+    files = write(tmp_path / "files", ("reviews_Baby_5.json", "meta_Baby.json"))
+    assert reviews(tmp_path / "root", files, edition=2014).item_id == ITEMS
+    reviews(tmp_path / "root", files, edition="2014")
+    assert len(list((tmp_path / "root" / "processed").iterdir())) == 1
+
+
+WRONG = {
+    "edition": ({"edition": None}, "unknown edition 'None': valid names are 2014, 2018, 2023"),
+    "editions": ({"edition": ["2014"]}, "unknown edition"),
+    "split": ({"split": None}, "unknown split 'None': valid names are"),
+    "vectors": ({"vectors": "x.npy"}, r"vectors: found 'x.npy', expected a dict such as \{'visual': 'clip.parquet'\}"),
+    "path of vectors": ({"vectors": {"audio": 3}}, "path: found 3"),
+    "text": ({"text": None}, "text: found None, expected a name or a list of names"),
+    "texts": ({"text": ["title", 3]}, "text: found 3, expected names only"),
+    "category": ({"category": None}, "category: found None, expected baby, beauty"),
+    "images": ({"images": "no"}, "images: found 'no', expected true or false"),
+    "url": ({"url": 3}, "url: found 3, expected an address"),
+    "files": ({"files": 3}, "path: found 3"),
+    "root": ({"root": None}, "path: found None"),
+}
+
+
+@pytest.mark.parametrize(("options", "pattern"), WRONG.values(), ids=WRONG.keys())
+def test_arguments_of_another_type_are_refused_in_one_line(tmp_path, options, pattern):
+    with pytest.raises(InputError, match=pattern) as error:
+        AmazonReviews(**({"root": tmp_path, "category": "baby"} | options))
+    assert "\n" not in str(error.value)

@@ -12,7 +12,7 @@ import torch_geometric.transforms as T
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import PCAFeatures, StandardizeFeatures
-from pyg_ckd.datasets import MultimodalFolder, encode_files, text_features
+from pyg_ckd.datasets import MultimodalFolder, encode_files, text_features, write_lattice
 
 TEXTS = ["red shoes", "blue bottle", "green hat"]
 
@@ -106,3 +106,33 @@ def test_the_same_transform_in_another_object_is_the_same(folder, tmp_path):
     for features in (StandardizeFeatures(), StandardizeFeatures(), edited("* 2"), edited("* 2"), Times(2), Times(2)):
         MultimodalFolder(folder, tmp_path / "root", features=features)
     assert len(list((tmp_path / "root" / "processed").iterdir())) == 3
+
+
+@pytest.mark.parametrize("core", ["5-core", "json"])
+def test_features_above_the_interactions_are_read_anew_when_they_were_replaced(folder, tmp_path, core):
+    write_lattice(MultimodalFolder(folder)[0], tmp_path / "baby")
+    (tmp_path / "baby" / "5-core").rename(tmp_path / "baby" / core)
+    for scale in (1.0, 2.0):
+        np.save(tmp_path / "baby" / "image_feat.npy", np.full((20, 2), scale, np.float32))
+        (tmp_path / "baby" / "visual_feat.npy").unlink(missing_ok=True)
+        data = MultimodalFolder(tmp_path / "baby" / core, tmp_path / "root", features="none")[0]
+        assert data["item"].visual.unique().tolist() == [scale]
+    np.save(tmp_path / "baby" / "has_visual.npy", np.arange(20) > 3)
+    data = MultimodalFolder(tmp_path / "baby" / core, tmp_path / "root", features="none")[0]
+    assert int(data["item"].has_visual.sum()) == 16
+
+
+def test_a_linked_folder_is_read_anew_when_it_was_changed_and_may_lead_back(folder, tmp_path):
+    path = tmp_path / "linked"
+    path.mkdir()
+    (tmp_path / "table").mkdir()
+    (path / "interactions.parquet").symlink_to(tmp_path / "table", target_is_directory=True)
+    (path / "back").symlink_to(path, target_is_directory=True)
+    (folder / "visual.npy").rename(path / "visual.npy")
+    for users in (3, 2):
+        pd.DataFrame({"user": np.arange(30) % users, "item": np.arange(30) % 20}).drop_duplicates().to_parquet(
+            tmp_path / "table" / "part-0.parquet"
+        )
+        assert MultimodalFolder(path, tmp_path / "root")[0]["user"].num_nodes == users
+    MultimodalFolder(path, tmp_path / "root")
+    assert len(list((tmp_path / "root" / "processed").iterdir())) == 2

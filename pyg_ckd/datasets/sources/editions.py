@@ -61,6 +61,8 @@ EDITIONS = {
 def category_of(name: str, edition: str) -> str:
     """Return the name of a category in the files of an edition."""
     known = EDITIONS[edition].categories
+    if not isinstance(name, str):
+        raise InputError(f"category: found {name!r}, expected {', '.join(known)}, or a name as in the files")
     others = [other for other, value in EDITIONS.items() if name in value.categories]
     if name not in known and others:
         raise InputError(
