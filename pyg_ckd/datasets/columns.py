@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,3 +40,24 @@ def find_column(columns: Sequence[str], name: str, file: Path, types: Sequence[s
         if found:
             return found[0]
     return None
+
+
+def check_times(columns: Sequence[str], split: str, file: Path) -> None:
+    """Refuse a temporal split of a table without a column of times, and warn of a leave-one-out split of one.
+
+    Args:
+        columns: The columns that are there.
+        split: ``"temporal"`` or ``"leave-one-out"``.
+        file: The file, for messages.
+
+    Raises:
+        InputError: If the split is temporal.
+
+    Warns:
+        UserWarning: If it is not, as interactions are then held out at random.
+    """
+    found = f"{file}: split={split!r} goes by a column 'timestamp', but found {', '.join(columns)}"
+    mend = f"rename the column of times to 'timestamp' (or {', '.join(ALIASES['timestamp'])})"
+    if split == "temporal":
+        raise InputError(f"{found}; {mend}, or choose another split")
+    warnings.warn(f"{found}, so that interactions are held out at random; {mend}", stacklevel=2)

@@ -20,6 +20,7 @@ from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.datasets.arrays import read_array
+from pyg_ckd.datasets.columns import check_times
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.origins import Origin, put_together
 from pyg_ckd.datasets.overlooked import warn_of_overlooked
@@ -92,6 +93,7 @@ def read_folder(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         split: ``"given"`` (by the files or the column ``split``), ``"random"``, ``"leave-one-out"``, ``"temporal"``,
             ``"cold-start"``, or ``"auto"``: as given, else at random. All but ``"given"`` need ``interactions``.
+            ``"leave-one-out"`` and ``"temporal"`` go by the column ``timestamp``; without it, the first is at random.
             (default: :obj:`"auto"`)
         ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
         seed: Seeds what is random in a split. (default: :obj:`0`)
@@ -116,7 +118,8 @@ def read_folder(
         InputError: If a file is missing, damaged or inconsistent with another.
 
     Warns:
-        UserWarning: If files that look like features are in another format than ``.npy``, and so are not read.
+        UserWarning: If files that look like features are in another format than ``.npy``, and so are not read, or
+            there is no column ``timestamp`` for ``split="leave-one-out"``.
     """
     folder = as_path(path)
     split = split_method(split)
@@ -181,6 +184,8 @@ def _read_interactions(folder: Path, split: str) -> tuple[dict[Path, pd.DataFram
     if whole is not None:
         frame = read_table(whole, ("user", "item"), _deciding(split))
         _check_frame(frame, whole, filled=True)
+        if split in TIMED and "timestamp" not in frame.columns:
+            check_times(frame.attrs["columns"], split, whole)
         return {whole: frame}, {}
     if "train" not in parts:
         raise InputError(
@@ -283,7 +288,10 @@ def split_method(name: str) -> str:
 def split_pairs(
     pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float = 0.2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random."""
+    """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random.
+
+    A leave-one-out split without timestamps is at random; a temporal one needs them.
+    """
     given = "split" in frame.columns
     timed = split in TIMED and "timestamp" in frame.columns
     timestamps = as_timestamps(frame["timestamp"]) if timed else None
@@ -295,8 +303,6 @@ def split_pairs(
     if split == "leave-one-out":
         return leave_one_out_split(pairs, timestamps, seed)
     if split == "temporal":
-        if timestamps is None:
-            raise InputError("split='temporal' needs a column 'timestamp' in interactions; add it")
         return temporal_split(pairs, timestamps, ratios)
     if split == "cold-start":
         return cold_start_split(pairs, ratios, seed, cold_share)

@@ -38,7 +38,8 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
     """Read columns of a table by name, in any case; with the column ``user``, also ratings and labels.
 
     Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``. White
-    space around ids is removed. The index of a Parquet file counts as a column if it has a name.
+    space around ids is removed. The index of a Parquet file counts as a column if it has a name. ``attrs["columns"]`` of
+    the frame names all columns that are there.
 
     Raises:
         InputError: If the file cannot be parsed, a required column is missing, or an id is missing (with its row).
@@ -75,6 +76,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
                 f"{path}: column {name!r} has {missing.size} missing values, the first in row {missing[0]} "
                 f"(rows count from zero, without the header); fill or drop these rows"
             )
+    frame.attrs["columns"] = columns
     return frame
 
 

@@ -167,3 +167,23 @@ def test_blanks_are_taken_out_of_text_of_every_type_of_pandas(dtype: Any) -> Non
     assert _without_blanks(pd.Series(["1 ", "-2"], dtype=dtype)).tolist() == [1, -2]
     beyond = pd.Series([2**70, 1], dtype=object)
     assert _without_blanks(beyond) is beyond
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "inter"])
+def test_a_split_by_time_without_times_is_told(tmp_path, kind):
+    if kind == "inter":
+        path = inter(tmp_path / "d", lines(ROWS, "\t", "user_id:token,item_id:token"))
+        (path / "shop.inter").write_text(lines([(*row, 5) for row in ROWS], "\t", "user_id:token,item_id:token,unix:float"))
+        name, columns = "shop.inter", "user_id:token, item_id:token, unix:float"
+    else:
+        path = table(tmp_path / "d", lines([(*row, 5) for row in ROWS], header="user,item,unix"))
+        if kind == "parquet":
+            pd.read_csv(path / "interactions.csv").to_parquet(path / "interactions.parquet")
+            (path / "interactions.csv").unlink()
+        name, columns = f"interactions.{kind}", "user, item, unix"
+    found = rf"{name}: split='{{}}' goes by a column 'timestamp', but found {columns}"
+    with pytest.warns(UserWarning, match=found.format("leave-one-out") + ", so that .* held out at random; rename"):
+        data = load(path, split="leave-one-out")
+    assert data[RATES].test_edge_index.size(1) == USERS
+    with pytest.raises(InputError, match=found.format("temporal") + r"; rename .*\(or time, datetime, date\)"):
+        load(path, split="temporal")

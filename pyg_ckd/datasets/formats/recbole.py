@@ -19,7 +19,7 @@ from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked_parts
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.columns import find_column, plain
+from pyg_ckd.datasets.columns import check_times, find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
 from pyg_ckd.datasets.folder import TIMED, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
@@ -73,7 +73,8 @@ def read_recbole(
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         split: ``"given"`` (by the files), ``"random"``, ``"leave-one-out"``, ``"temporal"``, ``"cold-start"``, or
-            ``"auto"``: as given, else at random. (default: :obj:`"auto"`)
+            ``"auto"``: as given, else at random. ``"leave-one-out"`` and ``"temporal"`` go by the times; without these,
+            the first is at random. (default: :obj:`"auto"`)
         ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
         seed: Seeds what is random in a split. (default: :obj:`0`)
         cold_share: Share of cold items in a cold-start split, see :func:`pyg_ckd.data.cold_start_split`. (default:
@@ -93,6 +94,9 @@ def read_recbole(
 
     Raises:
         InputError: If a file is missing, damaged or inconsistent with another.
+
+    Warns:
+        UserWarning: If there is no column of times for ``split="leave-one-out"``.
     """
     split = split_method(split)
     folder = as_path(path)
@@ -103,7 +107,7 @@ def read_recbole(
     if "whole" not in files and split not in ("auto", "given"):
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
     timed = "whole" in files and split in TIMED
-    frames = {file: _read_inter(file, timed) for file in files.values()}
+    frames = {file: _read_inter(file, split if timed else None) for file in files.values()}
     file = next(iter(frames))
     source = file if len(frames) == 1 else folder
     masks = liked_parts(frames, min_rating, positive, str(source))
@@ -199,11 +203,13 @@ def _inter_files(folder: Path) -> tuple[str, dict[str, Path]]:
     raise InputError(f"{folder}: holds {next(iter(parts.values())).name}, but no {name}.train.inter; add it")
 
 
-def _read_inter(file: Path, timed: bool) -> pd.DataFrame:
-    """Return users and items, with feedback and, where a split goes by them, times."""
-    time = find_column(read_header(file), _TIME, file, _TIME_TYPES) if timed else None
+def _read_inter(file: Path, timed: str | None) -> pd.DataFrame:
+    """Return users and items, with feedback and the times by which a split goes, if any does."""
+    time = None if timed is None else find_column(read_header(file), _TIME, file, _TIME_TYPES)
     frame = _read_tokens(file, (_USER, _ITEM), time)
     if time is None:
+        if timed is not None:
+            check_times(read_header(file), timed, file)
         return frame
     if plain(time).endswith(":float"):
         numbers = pd.to_numeric(frame[time], errors="coerce")
