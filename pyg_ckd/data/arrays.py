@@ -29,6 +29,7 @@ def as_array(values: Any, where: str) -> np.ndarray:
     """
     if isinstance(values, Tensor):
         return _tensor_array(values, where)
+    values = without_tensors(values, where)
     rows = values if isinstance(values, (list, tuple)) else [values]
     masked = [row for row in rows if isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row)]
     if masked:
@@ -48,6 +49,23 @@ def as_array(values: Any, where: str) -> np.ndarray:
     if array.dtype.kind == "O":
         raise InputError(f"{where} has dtype object ({type(values).__name__}), expected a plain array of numbers")
     return array
+
+
+def without_tensors(values: Any, where: str) -> Any:
+    """Return a tensor, and tensors in lists, as arrays, and anything else as it is.
+
+    Args:
+        values: What was given.
+        where: What it is, for messages.
+
+    Raises:
+        InputError: If a tensor is sparse, quantized, or cannot be read by NumPy.
+    """
+    if isinstance(values, Tensor):
+        return _tensor_array(values, where)
+    if type(values) in (list, tuple) and any(isinstance(one, (Tensor, list, tuple)) for one in values):
+        return [without_tensors(one, where) for one in values]
+    return values
 
 
 def as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:
@@ -92,12 +110,14 @@ def _tensor_array(values: Tensor, where: str) -> np.ndarray:
     if values.is_quantized:
         raise InputError(f"{where}: found a quantized tensor ({values.dtype}), expected numbers; call .dequantize()")
     if values.is_nested or values.layout != torch.strided:
-        mend = "call .to_padded_tensor(0.0)" if values.is_nested else "call .to_dense()"
+        pairs = ".coalesce()" if values.layout == torch.sparse_coo else ".to_sparse_coo()"
+        dense = f"call .to_dense(), or for interactions {pairs}.indices()"
+        mend = "call .to_padded_tensor(0.0)" if values.is_nested else dense
         raise InputError(
             f"{where}: found a {'nested' if values.is_nested else 'sparse'} tensor, expected a dense one; {mend}"
         )
     try:
-        return _known_to_numpy(values.as_subclass(Tensor).detach().cpu()).numpy()
+        return _known_to_numpy(values).numpy()
     except (TypeError, NotImplementedError):  # Numbers packed into bytes, and tensors without memory.
         raise InputError(
             f"{where}: found a tensor of {values.dtype} on {values.device}, which NumPy cannot read, expected numbers "
@@ -106,7 +126,8 @@ def _tensor_array(values: Tensor, where: str) -> np.ndarray:
 
 
 def _known_to_numpy(values: Tensor) -> Tensor:
-    """Return floating-point numbers of a type that NumPy has not, such as those of 8 bits, in single precision."""
+    """Return a tensor on the CPU that NumPy reads: floating-point numbers of other types are in single precision."""
+    values = values.as_subclass(Tensor).detach().cpu().resolve_conj().resolve_neg()
     short = values.dtype.is_floating_point and values.dtype not in (torch.float16, torch.float32, torch.float64)
     return values.float() if short else values
 
@@ -120,7 +141,7 @@ def _cells(column: pd.Series) -> pd.Series:
 def _vector(value: Any) -> np.ndarray | None:
     """Return a list, an array or a tensor as an array, anything else as :obj:`None`; what it lacks is NaN."""
     if isinstance(value, Tensor):
-        value = _known_to_numpy(value.detach().cpu())
+        value = _known_to_numpy(value)
     if np.ndim(value) != 1:
         return None
     if np.ma.is_masked(value):

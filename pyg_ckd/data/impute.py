@@ -20,7 +20,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import prepared
-from pyg_ckd.data.inputs import RATES, check_kind
+from pyg_ckd.data.inputs import RATES, check_features, check_kind
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.neighbors import knn
 from pyg_ckd.errors import InputError, unknown_name
@@ -75,6 +75,7 @@ class Imputation(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         """Fill in a shallow copy of ``data``; the matrices of the given graph stay as they are."""
         check_kind(data)
+        check_features(data, data.modalities)
         item, filled = data["item"], {}
         records = {m: prepared.current(data, m) for m in data.modalities}
         own = prepared.step_of(self)

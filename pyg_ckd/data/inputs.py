@@ -131,8 +131,8 @@ def check_graph(data: Any) -> None:
         data: What was given as the graph.
 
     Raises:
-        InputError: If it is none, or lacks interactions, the names of its modalities or one of these, or interactions
-            are no integers ``[2, E]``.
+        InputError: If it is none, or lacks interactions, the names of its modalities or one of these, interactions are
+            no integers ``[2, E]``, or features are no dense tensors.
     """
     check_interactions(data)
     modalities = getattr(data, "modalities", None)
@@ -143,11 +143,34 @@ def check_graph(data: Any) -> None:
     elif any(m not in data["item"] for m in modalities):
         found = f"no features of items named {next(m for m in modalities if m not in data['item'])!r}"
     else:
+        check_features(data, modalities)
         return
     raise InputError(
         f"graph: found {found}, expected a graph of pyg_ckd.data.build_data; build it with that, or set "
         "data.modalities and call pyg_ckd.data.check_data(data)"
     )
+
+
+def check_features(data: HeteroData, modalities: Sequence[str]) -> None:
+    """Refuse features of items that are no dense tensors.
+
+    Args:
+        data: The graph.
+        modalities: Names of features of its items.
+
+    Raises:
+        InputError: If some are not.
+    """
+    for m in modalities:
+        x = data["item"][m]
+        if not isinstance(x, Tensor):
+            found, mend = type(x).__name__, "call pyg_ckd.data.check_data(data), which converts it"
+        elif x.is_nested or x.layout != torch.strided:
+            found = "a nested tensor" if x.is_nested else "a sparse tensor"
+            mend = f"write data['item'].{m}.{'to_padded_tensor(0.0)' if x.is_nested else 'to_dense()'}"
+        else:
+            continue
+        raise InputError(f"graph: data['item'].{m}: found {found}, expected a dense tensor [N, d]; {mend}")
 
 
 def check_interactions(data: Any) -> None:

@@ -28,6 +28,7 @@ _BLOCK_PAIRS = 2**21  # Pairs of users held at once by `co_occurrence`.
 _GROUP = 32  # Columns that `_largest` looks at as one.
 
 
+@torch.no_grad()
 def knn(
     x: Tensor, k: int, similarity: str = "cosine", block_size: int | None = None, among: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -56,8 +57,8 @@ def knn(
         InputError: If ``x`` is no matrix of finite numbers whose squares fit its type, ``k`` or ``block_size`` is out
             of range, or ``similarity`` is neither of the two.
     """
-    rows = _comparable(x.detach(), similarity)
-    candidates = rows if among is None else _comparable(among.detach(), similarity)
+    rows = _comparable(x, similarity)
+    candidates = rows if among is None else _comparable(among, similarity)
     if candidates.size(1) != rows.size(1):
         raise InputError(f"among: found {candidates.size(1)} columns, expected {rows.size(1)} as in x")
     k = _check_k(k, candidates.size(0), "rows")
@@ -262,6 +263,10 @@ def _comparable(x: Tensor, similarity: str) -> Tensor:
 
 
 def _check_features(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"x: found {type(x).__name__}, expected a tensor [N, d]; convert it with torch.as_tensor(x)")
+    if x.is_nested or x.layout != torch.strided:
+        raise InputError("x: found a sparse or nested tensor, expected a dense one; call .to_dense()")
     if x.dim() != 2 or not x.is_floating_point():
         raise InputError(f"x has shape {list(x.shape)} and dtype {x.dtype}, expected floating-point features [N, d]")
 

@@ -53,20 +53,20 @@ def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0
 
     Args:
         interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.
-        timestamps: Numbers or dates ``[E]``; equal ones keep the order of the input. (default: :obj:`None`, a random
-            order)
+        timestamps: Numbers or dates ``[E]`` in the order of the interactions; equal ones keep the order of the input.
+            (default: :obj:`None`, a random order)
         seed: Seeds the random order. (default: :obj:`0`)
 
     Returns:
         ``(train, val, test)``, each int64 ``[2, E']``, or a frame with all columns where a frame was given.
 
     Raises:
-        InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the seed is
-            negative.
+        InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing or a series of them has
+            another order, or the seed is negative.
     """
     interactions, pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
-    when = _generator(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size)
+    when = _generator(seed).random((size,)) if timestamps is None else _check_timestamps(timestamps, size, interactions)
     rank, count, _ = _rank_within_user(pairs[0], when)
     from_end = count - 1 - rank
     part = np.select([(count >= 3) & (from_end == 0), (count >= 3) & (from_end == 1)], [TEST, VAL], TRAIN)
@@ -80,19 +80,19 @@ def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] =
 
     Args:
         interactions: Integers of shape ``[2, E]`` (user row, item row), or a data frame, without duplicates.
-        timestamps: Numbers or dates ``[E]``.
+        timestamps: Numbers or dates ``[E]`` in the order of the interactions.
         ratios: Shares of training, validation and test interactions; they sum to one. (default: ``(0.8, 0.1, 0.1)``)
 
     Returns:
         ``(train, val, test)``, each int64 ``[2, E']``, or a frame with all columns where a frame was given.
 
     Raises:
-        InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing, or the ratios do not sum
-            to one.
+        InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing or a series of them has
+            another order, or the ratios do not sum to one.
     """
     interactions, pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
-    order = np.argsort(_check_timestamps(timestamps, size), kind="stable")
+    order = np.argsort(_check_timestamps(timestamps, size, interactions), kind="stable")
     bounds = np.rint(np.cumsum(check_ratios(ratios))[:2] * size).astype(np.int64)
     part = np.empty(size, dtype=np.int64)
     part[order] = np.searchsorted(bounds, np.arange(size), side="right")
@@ -276,7 +276,9 @@ def _parts(interactions: Any, part: np.ndarray) -> Split:
     return train, val, test
 
 
-def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
+def _check_timestamps(timestamps: Any, size: int, interactions: Any) -> np.ndarray:
+    if isinstance(timestamps, pd.Series) and isinstance(interactions, pd.DataFrame):
+        _check_order(timestamps.index, interactions.index)
     array = as_dates(timestamps)
     if array.shape != (size,) or array.dtype.kind not in "iufM":
         raise InputError(
@@ -292,6 +294,18 @@ def _check_timestamps(timestamps: Any, size: int) -> np.ndarray:
             f"{missing[0]}; write dates like 2024-05-31 12:00:00"
         )
     return array
+
+
+def _check_order(index: pd.Index, rows: pd.Index) -> None:
+    """Refuse timestamps with the labels of the interactions in another order."""
+    if len(index) != len(rows) or index.equals(rows) or not (index.isin(rows).all() and rows.isin(index).all()):
+        return
+    row, label = next((n, label) for n, (label, other) in enumerate(zip(index, rows, strict=True)) if label != other)
+    raise InputError(
+        f"split: timestamps have the index of the interactions in another order, {label!r} in row {row} where these "
+        f"have {rows[row]!r}, expected the same; give timestamps.loc[interactions.index], or timestamps.to_numpy() if "
+        "only their order counts"
+    )
 
 
 def _plain(value: Any) -> Any:

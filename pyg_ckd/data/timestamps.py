@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
+
+from pyg_ckd.data.arrays import without_tensors
+from pyg_ckd.errors import InputError
 
 _ZONE = re.compile(r"(?:(?<=[ T]\d\d:\d\d)|(?<=[ T]\d\d:\d\d:\d\d))(?P<fraction>\.\d+)? ?UTC\s*$")
 
@@ -25,15 +27,20 @@ def as_dates(values: Any) -> np.ndarray:
     Args:
         values: Numbers, dates or texts by ISO 8601, also with the zone ``UTC`` at their end, ``[E]``. In a column, a
             text that is no date becomes NaT.
+
+    Raises:
+        InputError: If they are lists of unequal length, or tensors that NumPy cannot read.
     """
-    if isinstance(values, Tensor):
-        return values.detach().cpu().numpy()
+    values = without_tensors(values, "timestamps")
     if np.ma.is_masked(values):
         values = pd.Series(values)
     if not isinstance(values, pd.Series):
         if isinstance(values, (list, tuple)) and any(isinstance(value, np.datetime64) for value in values):
             return _in_one_unit(values)
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            raise InputError("timestamps: found lists of unequal length, expected one number or date each") from None
         if array.dtype.kind in "iufM" or array.ndim != 1:
             return array
         if array.dtype.kind == "U":

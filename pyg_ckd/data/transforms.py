@@ -21,7 +21,7 @@ from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
 from pyg_ckd.data.arrays import as_floats
 from pyg_ckd.data.impute import impute_mean
-from pyg_ckd.data.inputs import check_graph, check_kind
+from pyg_ckd.data.inputs import check_features, check_graph, check_kind
 from pyg_ckd.data.mapped import file_of, row_blocks
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -55,6 +55,7 @@ class FeatureTransform(BaseTransform):
         for m in data.modalities if names is None else names:
             if m not in data.modalities:
                 raise unknown_name("modality", m, data.modalities)
+            check_features(data, [m])
             has = item.get(f"has_{m}")
             record = prepared.current(data, m) or prepared.begin(item[m], has, False)
             item[m], fitted = self._transform(item[m], has)
@@ -283,6 +284,7 @@ class RecordedTransform(FeatureTransform):
         """Transform a shallow copy of ``data``."""
         check_kind(data)
         item = data["item"]
+        check_features(data, data.modalities)
         for m in data.modalities:
             record, has, x = self.records.get(m), item.get(f"has_{m}"), item[m]
             if record is None or record["bits"] is None:

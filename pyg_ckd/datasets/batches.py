@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.code import code_of
+from pyg_ckd.data.arrays import as_array, without_tensors
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.options import is_plain
 
 Encoder = Callable[[list[Any]], Any]
 
@@ -33,12 +36,13 @@ def encode_batches(
     r"""Turn inputs into vectors, batch by batch.
 
     Args:
-        inputs: Texts, paths or other objects that :func:`str` identifies.
+        inputs: Texts, paths or any other objects.
         encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
         batch_size: Number of inputs of a batch. (default: :obj:`256`)
         cache: A folder that keeps every finished batch for the next call. Its file name is a digest of ``name``,
-            ``version`` and the inputs; for files (:class:`pathlib.Path`), also of their size and modification time.
-            (default: :obj:`None`, nothing is kept)
+            ``version`` and the inputs, which are texts, paths, numbers, arrays, tensors, or lists and dicts of texts and
+            numbers; for files (:class:`pathlib.Path`), also of their size and modification time. (default: :obj:`None`,
+            nothing is kept)
         name: Name of the encoder in messages, on the progress bar and in the cache. (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
         version: Version of the encoder; each version has its own batches in the cache. (default: ``""``)
@@ -47,8 +51,8 @@ def encode_batches(
         The vectors, float32 ``[N, d]``.
 
     Raises:
-        InputError: If there are no inputs, the encoder returns something else, or the cache cannot be written; finished
-            batches stay there.
+        InputError: If there are no inputs, the encoder returns something else, inputs of another type are to be kept in
+            a cache, or the cache cannot be written; finished batches stay there.
     """
     if isinstance(inputs, (str, bytes)):
         raise InputError(f"{name}: got {inputs!r:.60}, expected a list of inputs")
@@ -61,7 +65,7 @@ def encode_batches(
     with progress_bar(name, len(inputs), show=progress) as advance:
         for start in range(0, len(inputs), batch_size):
             batch = list(inputs[start : start + batch_size])
-            file = None if cache is None else as_path(cache) / f"{_digest(f'{name}{version}', batch)}.npy"
+            file = None if cache is None else as_path(cache) / f"{_digest(name, version, batch, start)}.npy"
             rows = _read(file, len(batch))
             if rows is None:
                 rows = _checked(encode(batch), len(batch), start, name)
@@ -86,7 +90,9 @@ def version_of(encoder: str | Encoder) -> str:
 def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is reported below.
-            array = np.asarray(rows, dtype=np.float32)
+            array = np.asarray(without_tensors(rows, name), dtype=np.float32)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: gives no array of numbers for the batch from input {start} on ({error})") from None
     if array.ndim != 2 or array.shape[0] != size or array.shape[1] == 0:
@@ -100,15 +106,26 @@ def _checked(rows: Any, size: int, start: int, name: str) -> np.ndarray:
     return array
 
 
-def _digest(key: str, batch: list[Any]) -> str:
-    return hashlib.sha256(json.dumps([key, *map(_stamped, batch)]).encode()).hexdigest()[:32]
+def _digest(name: str, version: str, batch: list[Any], start: int) -> str:
+    texts = [_stamped(one, f"{name}: input {start + n}") for n, one in enumerate(batch)]
+    return hashlib.sha256(json.dumps([f"{name}{version}", *texts]).encode()).hexdigest()[:32]
 
 
-def _stamped(one: Any) -> str:
-    """Return an input as text; that of a file has its size and time of change."""
+def _stamped(one: Any, where: str) -> str:
+    """Return an input as text: of a file with its size and time of change, of an array with a digest of its numbers."""
     if isinstance(one, Path) and one.is_file():
         return f"{one} {one.stat().st_size} {one.stat().st_mtime_ns}"
-    return str(one)
+    if isinstance(one, (str, Path)):
+        return str(one)
+    if isinstance(one, (np.ndarray, Tensor)):
+        array = np.ascontiguousarray(as_array(one, where))
+        return f"{type(one).__name__} {one.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    if isinstance(one, (bytes, np.generic)) or is_plain(one):
+        return f"{type(one).__name__} {one!r}"
+    raise InputError(
+        f"{where} is a {type(one).__name__}, expected texts, paths, numbers or arrays, by which a cache tells inputs "
+        "apart; give these, such as the paths of files, or leave out cache"
+    )
 
 
 def _read(file: Path | None, size: int) -> np.ndarray | None:

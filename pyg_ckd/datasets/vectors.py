@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyg_ckd.data.arrays import as_array
 from pyg_ckd.data.ids import id_column
 from pyg_ckd.datasets.arrays import one_line, read_array
 from pyg_ckd.datasets.batches import Encoder, encode_batches, version_of
@@ -76,22 +77,34 @@ def read_vectors(
     return features, has
 
 
-def write_vectors(path: str | os.PathLike[str], items: Sequence[Any], vectors: np.ndarray) -> None:
+def write_vectors(path: str | os.PathLike[str], items: Sequence[Any], vectors: Any) -> None:
     r"""Write vectors in the Parquet layout of :func:`read_vectors`, atomically.
 
     Args:
         path: The file to write, ending in ``.parquet``.
-        items: The ids, one per vector.
-        vectors: The vectors ``[N, d]``, float16, float32 or float64.
+        items: The ids, one per vector, each once.
+        vectors: The vectors ``[N, d]``, an array or a tensor of finite float16, float32 or float64, or a list of them.
 
     Raises:
-        InputError: If the name, the shape or the number of ids is wrong, or the file cannot be written.
+        InputError: If the name, the shape or the number of ids is wrong, an id is there twice, a number is not finite,
+            or the file cannot be written.
     """
-    items = id_texts(items, "items")
+    items, vectors = id_texts(items, "items"), as_array(vectors, f"{path}: vectors")
     if as_path(path).suffix.lower() != ".parquet":
         raise InputError(f"{path}: expected a file name that ends in .parquet")
     if vectors.ndim != 2 or vectors.shape[0] != len(items):
         raise InputError(f"{path}: vectors have shape {list(vectors.shape)}, expected [{len(items)}, d], one per item")
+    twice = np.flatnonzero(pd.Index(items, dtype=object).duplicated())
+    if twice.size:
+        raise InputError(f"{path}: item {items[twice[0]]!r} is there again in row {twice[0]}; keep one vector of each")
+    if vectors.dtype.kind not in "fiu":
+        raise InputError(f"{path}: vectors have dtype {vectors.dtype}, expected real numbers such as float32")
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if wrong.size:
+        row = wrong[0]
+        raise InputError(
+            f"{path}: the vector of item {items[row]!r} in row {row} is not finite; repair it or leave it out"
+        )
     lists = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])
     try:
         with atomic_path(path) as temporary:

@@ -119,3 +119,35 @@ def test_columns_of_anything_else_are_refused_with_their_type(kind, column, besi
     frame = pd.DataFrame({"x": column} | ({"y": [True, False, True]} if beside else {}))
     with pytest.raises(InputError, match=rf"column 'x' holds no numbers \(dtype {kind}\).*pandas.get_dummies"):
         features_of(frame)
+
+
+GIVEN = {
+    "gradient": lambda x: x.float().requires_grad_(),
+    "bfloat16": lambda x: x.bfloat16(),
+    "float8": lambda x: x.to(torch.float8_e5m2),
+    "negative view": lambda x: torch.view_as_complex(torch.stack([x, -x], dim=2)).conj().imag,
+    "conjugate view": lambda x: torch.view_as_complex(torch.stack([x, -x], dim=2)).conj().real,
+}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN.keys())
+@pytest.mark.parametrize("kind", [lambda x: x, list, tuple, lambda x: pd.Series(list(x))])
+def test_tensors_and_lists_of_tensors_of_every_type_are_features(given, kind):
+    assert features_of(kind(given(torch.from_numpy(X)))).tolist() == X.tolist()
+
+
+def test_lists_of_lists_of_tensors_are_interactions_and_sparse_ones_are_refused():
+    pairs = [list(row) for row in torch.from_numpy(PAIRS)]
+    data = build_data(pairs, {"a": X})
+    assert data["user", "rates", "item"].edge_index.tolist() == PAIRS.tolist()
+    with pytest.raises(InputError, match="features of 'a': found a sparse tensor"):
+        features_of([torch.ones(2), torch.ones(2).to_sparse(), torch.ones(2)])
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x.to_sparse_csr()], ids=["coo", "csr"])
+def test_a_sparse_matrix_of_interactions_is_refused_with_what_to_write(change):
+    matrix = change(torch.sparse_coo_tensor(torch.from_numpy(PAIRS), torch.ones(3), (3, 3)))
+    call = "coalesce" if matrix.layout == torch.sparse_coo else "to_sparse_coo"
+    with pytest.raises(InputError, match=rf"train: .*sparse tensor.*or for interactions .{call}\(\).indices\(\)"):
+        build_data(matrix, {"a": X})
+    assert getattr(matrix, call)().indices().tolist() == PAIRS.tolist()

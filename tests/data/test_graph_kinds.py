@@ -215,3 +215,34 @@ def test_names_of_modalities_may_be_any_collection(kind, make_data):
     found = check_data(data).modalities
     assert found == names
     assert all(type(name) is str for name in found)
+
+
+@pytest.mark.parametrize(("name", "use"), [(n, use) for n, use in USES.items() if n not in INTERACTIONS_ALONE])
+@pytest.mark.parametrize("change", [lambda x: x.to_sparse(), lambda x: x.to_sparse_csr()], ids=["coo", "csr"])
+def test_sparse_features_are_refused_by_name(name, use, change, make_data):
+    data = make_data()
+    m = data.modalities[0]
+    data["item"][m] = change(data["item"][m])
+    with pytest.raises(InputError, match=rf"{m}.*found a sparse tensor, expected a dense.*to_dense\(\)"):
+        use(data)
+
+
+@pytest.mark.parametrize("transform", [StandardizeFeatures(), MeanImputation()], ids=repr)
+@pytest.mark.parametrize("change", [lambda x: x.to_sparse(), lambda x: x.numpy()], ids=["sparse", "array"])
+def test_transforms_refuse_features_that_are_no_dense_tensors(transform, change, make_data):
+    data = make_data()
+    m = data.modalities[0]
+    data["item"][m] = change(data["item"][m])
+    with pytest.raises(InputError, match=rf"graph: data\['item'\].{m}: found .*, expected a dense tensor"):
+        transform(data)
+
+
+def test_features_in_bfloat16_are_known_by_their_content(make_data):
+    data = make_data()
+    m = data.modalities[0]
+    data["item"][m] = data["item"][m].bfloat16()
+    first = fingerprint(data)
+    assert fingerprint(data) == first
+    assert m in describe_data(data).modalities
+    data["item"][m] = data["item"][m] + 1
+    assert fingerprint(data) != first

@@ -470,3 +470,16 @@ def test_shared_counts_are_the_gram_matrix_in_blocks(monkeypatch: pytest.MonkeyP
     assert len(blocks) > 3
     assert [first for first, _ in blocks] == np.cumsum([0, *(block.shape[0] for _, block in blocks[:-1])]).tolist()
     assert np.array_equal(np.concatenate([block.toarray() for _, block in blocks]), rates @ rates.T)
+
+
+@pytest.mark.parametrize(
+    ("x", "pattern"),
+    [
+        (np.eye(3), r"x: found ndarray, expected a tensor \[N, d\]; convert it with torch.as_tensor"),
+        (torch.eye(3).to_sparse(), r"x: found a sparse or nested tensor, expected a dense one; call .to_dense"),
+    ],
+)
+def test_what_is_no_dense_tensor_has_no_neighbors(x, pattern):
+    for call in (lambda: knn(x, 1), lambda: knn(torch.eye(3), 1, among=x), lambda: knn_graph(x, 1)):
+        with pytest.raises(InputError, match=pattern):
+            call()

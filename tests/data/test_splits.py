@@ -270,3 +270,19 @@ def test_integers_of_numpy_and_pytorch_are_integers(kind):
     assert np.array_equal(k_core(pairs, kind(4), kind(2)), k_core(pairs, 4, 2))
     with pytest.raises(InputError, match=r"split: seed is 3.0, expected an integer of at least 0"):
         random_split(pairs, seed=3.0)
+
+
+@pytest.mark.parametrize("split", [leave_one_out_split, temporal_split])
+@pytest.mark.parametrize("index", [[0, 1, 2, 3], ["d", "b", "a", "c"], [7, 7, 8, 9]])
+def test_a_series_of_timestamps_in_another_order_than_the_frame_is_refused(split, index):
+    frame = pd.DataFrame({"user": [1, 1, 1, 1], "item": [0, 1, 2, 3], "when": [4.0, 3.0, 2.0, 1.0]}, index=index)
+    with pytest.raises(InputError, match=r"index of the interactions in another order, .*timestamps.loc\[interactions"):
+        split(frame, frame["when"].sort_values())
+    for when in (frame["when"], frame["when"].reset_index(drop=True).set_axis([10, 11, 12, 13]), [4, 3, 2, 1]):
+        assert split(frame, when)[2]["item"].tolist() == ([0] if split is leave_one_out_split else [])
+
+
+def test_timestamps_taken_in_the_order_of_the_frame_are_those_of_its_rows():
+    frame = pd.DataFrame({"user": [1, 1, 1], "item": [0, 1, 2]}, index=["b", "c", "a"])
+    when = pd.Series([1, 2, 3], index=["a", "b", "c"])
+    assert leave_one_out_split(frame, when.loc[frame.index])[2]["item"].tolist() == [1]

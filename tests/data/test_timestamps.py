@@ -119,3 +119,18 @@ def test_a_missing_moment_beside_texts_is_missing():
 def test_a_word_among_numbers_of_a_table_is_named_with_its_row():
     with pytest.raises(InputError, match=r"'when' has 1 values that are neither numbers nor dates.*'x' in row 1"):
         as_timestamps(pd.Series(["2020", "x"], name="when"))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.int64])
+@pytest.mark.parametrize("change", [lambda when: when, list], ids=["tensor", "list"])
+def test_tensors_of_every_type_are_moments(kind, change):
+    when = change(torch.tensor([3, 1, 2]).to(kind))
+    train, val, test = leave_one_out_split([[0, 0, 0], [0, 1, 2]], when)
+    assert [part[1].tolist() for part in (train, val, test)] == [[1], [2], [0]]
+
+
+def test_lists_of_unequal_length_and_sparse_tensors_are_no_moments():
+    with pytest.raises(InputError, match="timestamps: found lists of unequal length, expected one number or date each"):
+        leave_one_out_split([[0, 0], [0, 1]], [[1], [2, 3]])
+    with pytest.raises(InputError, match="timestamps: found a sparse tensor"):
+        leave_one_out_split([[0, 0], [0, 1]], torch.ones(2).to_sparse())
