@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
+from pyg_ckd.data.arrays import as_array
 from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_interactions, check_whole
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -141,22 +143,21 @@ def training_graph(data: HeteroData) -> HeteroData:
 
 
 def _rows(subset: Any, size: int, kind: str) -> Tensor:
-    array = subset if isinstance(subset, Tensor) else np.asarray(subset)
-    if isinstance(array, np.ndarray) and array.dtype.kind not in "biuf":
+    array = np.ravel(as_array(subset, f"subgraph: rows of {kind!r}"))
+    if array.dtype.kind not in "biuf":
         raise InputError(f"subgraph: found {subset!r} for {kind!r}, expected row numbers or a bool mask")
-    chosen = torch.as_tensor(array).view(-1)
-    if chosen.dtype == torch.bool:
-        if chosen.numel() != size:
-            raise InputError(f"subgraph: found a mask of {chosen.numel()} for {kind!r}, expected [{size}]")
-        chosen = chosen.nonzero().view(-1)
-    elif chosen.is_floating_point() and chosen.numel():
-        raise InputError(f"subgraph: found {chosen.dtype} for {kind!r}, expected row numbers or a bool mask")
-    chosen = chosen.long()
-    if not chosen.numel():
+    if array.dtype.kind == "b":
+        if array.size != size:
+            raise InputError(f"subgraph: found a mask of {array.size} for {kind!r}, expected [{size}]")
+        array = np.flatnonzero(array)
+    elif array.dtype.kind == "f" and array.size:
+        raise InputError(f"subgraph: found {array.dtype} for {kind!r}, expected row numbers or a bool mask")
+    if not array.size:
         raise InputError(f"subgraph: found no {kind} to keep, expected at least one")
-    wrong = chosen[(chosen < 0) | (chosen >= size)]
-    if wrong.numel():
+    wrong = array[(array < 0) | (array >= size)]
+    if wrong.size:
         raise InputError(f"subgraph: found {kind} row {int(wrong[0])}, expected 0 to {size - 1}")
+    chosen = torch.from_numpy(array.astype(np.int64))
     if chosen.unique().numel() < chosen.numel():
         twice = int(torch.bincount(chosen).argmax())
         raise InputError(f"subgraph: found {kind} row {twice} more than once, expected every row once")
@@ -168,4 +169,4 @@ def _take(ids: Any, rows: Tensor) -> Any:
         return ids[rows.to(ids.device)]
     if isinstance(ids, (list, tuple)):
         return type(ids)(ids[row] for row in rows.tolist())
-    return ids[rows.numpy()]
+    return (ids.iloc if isinstance(ids, pd.Series) else ids)[rows.numpy()]

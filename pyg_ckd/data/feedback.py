@@ -95,7 +95,7 @@ def liked_parts(
         ratings = {}
         for part, (name, column) in _chosen(frames, RATINGS, "min_rating").items():
             numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-            _refuse_missing(np.isnan(numbers), column, name, "a number", part)
+            _refuse(np.isnan(numbers), column, name, "a number", part)
             ratings[part] = pd.Series(numbers, name=name)
         keep = [
             one & (rating >= float(min_rating)).to_numpy() for one, rating in zip(keep, ratings.values(), strict=True)
@@ -109,7 +109,7 @@ def liked_parts(
     if positive is not None:
         labels = {}
         for part, (name, column) in _chosen(frames, LABELS, "positive").items():
-            _refuse_missing(column.isna().to_numpy(dtype=bool), column, name, "a value", part)
+            _refuse(column.isna().to_numpy(dtype=bool), column, name, "a value", part)
             labels[part] = column.rename(name)
         keep = [one & _are(label, positive) for one, label in zip(keep, labels.values(), strict=True)]
         if not any(map(np.any, keep)) and any(map(len, keep)):
@@ -122,6 +122,8 @@ def liked_parts(
 
 
 def _warn(column: pd.Series, name: str, where: str) -> None:
+    if _are_lists(column).any():
+        return
     values = column.dropna()
     if column.nunique(dropna=False) > 1 or bool((_numbers(values) <= 0).any()):
         option = "min_rating" if _plain(name) in RATINGS else "positive"
@@ -145,8 +147,19 @@ def _chosen(frames: Mapping[Any, Any], first: Sequence[str], option: str) -> dic
             columns = ", ".join(map(str, frame.columns)) or "none"
             wanted = f"{taken!r}, as the others have" if taken else "'rating' or 'label'"
             raise InputError(f"{part}: {option} needs a column {wanted}, but found {columns}; add it")
-        chosen[part] = (name, pd.Series(dtype=object) if name is None else _column(frame, name))
+        column = pd.Series(dtype=object) if name is None else _column(frame, name)
+        _refuse(_are_lists(column), column, name, "a single value", part)
+        chosen[part] = (name, column)
     return chosen
+
+
+def _are_lists(column: pd.Series) -> np.ndarray:
+    """Return which values are lists, arrays or dicts, as Parquet files may hold them, bool ``[E]``."""
+    if isinstance(column.dtype, pd.ArrowDtype):
+        return np.full(len(column), column.dtype.pyarrow_dtype.num_fields > 0)
+    if not pd.api.types.is_object_dtype(column):
+        return np.zeros(len(column), dtype=bool)
+    return column.map(pd.api.types.is_list_like).to_numpy(dtype=bool)
 
 
 def _name_of(columns: Mapping[Any, pd.Series]) -> str:
@@ -160,8 +173,8 @@ def _are(column: pd.Series, positive: Positive) -> np.ndarray:
     return (column.astype(str).isin(list(map(str, wanted))) | _numbers(column).isin(numbers)).to_numpy(dtype=bool)
 
 
-def _refuse_missing(missing: np.ndarray, column: pd.Series, name: Any, expected: str, where: str) -> None:
-    rows = np.flatnonzero(missing)
+def _refuse(wrong: np.ndarray, column: pd.Series, name: Any, expected: str, where: str) -> None:
+    rows = np.flatnonzero(wrong)
     if rows.size:
         value = column.iloc[[int(rows[0])]].tolist()[0]
         raise InputError(
@@ -174,7 +187,7 @@ def _column(frame: Any, name: Any) -> pd.Series:
     column = frame[name]
     column = column.reset_index(drop=True) if isinstance(column, pd.Series) else pd.Series(column.to_numpy())
     text = pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)
-    return column.replace("", None) if text else column
+    return column.replace("", None) if text and not _are_lists(column).any() else column
 
 
 def _values(positive: Any) -> list[Any]:

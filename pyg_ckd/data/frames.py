@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyg_ckd.data.arrays import as_matrix
 from pyg_ckd.data.checks import as_edge_index
-from pyg_ckd.data.ids import as_ids, comparable, id_column, map_ids, rows_among, value_at
+from pyg_ckd.data.ids import as_ids, comparable, id_column, known_ids, map_ids, rows_among, value_at
 from pyg_ckd.errors import InputError, unknown_name
 
 COLUMNS = {"user": ("user", "user_id"), "item": ("item", "item_id")}
@@ -226,10 +226,10 @@ def _found(column: pd.Series, ids: pd.Series, where: str, problem: str) -> np.nd
     rows = rows_among(column, ids)
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
+        first = value_at(column, unknown[0])
         raise InputError(
-            f"{where} has {unknown.size} interactions with {problem}, the first is {value_at(column, unknown[0])!r} in "
-            f"row {column.index[unknown[0]]}, but ids are like {value_at(ids, 0)!r}; add the ids, or drop the "
-            f"interactions"
+            f"{where} has {unknown.size} interactions with {problem}, the first is {first!r} in row "
+            f"{column.index[unknown[0]]}, {known_ids(ids, first)}; add the ids, or drop the interactions"
         )
     return rows
 
@@ -262,7 +262,7 @@ def _aligned(rows: _Rows, ids: pd.Series, listed: bool, may_lack: np.ndarray | N
         first = value_at(rows.ids, int(np.flatnonzero(extra)[0]))
         raise InputError(
             f"{rows.where} have {int(extra.sum())} rows of items that are not in item_id, the first is {first!r} in "
-            f"row {np.flatnonzero(extra)[0]}; add their ids, or drop the rows"
+            f"row {np.flatnonzero(extra)[0]}, {known_ids(ids, first)}; add their ids, or drop the rows"
         )
     lost = at < 0 if may_lack is None or len(may_lack) != len(at) else (at < 0) & ~may_lack
     if lost.any():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyg_ckd.arguments import plain_number
 from pyg_ckd.errors import InputError
 
 _LARGEST = np.iinfo(np.int64).max
 _IDS = (str, int, np.integer, UUID)
+_MENDS = {
+    bytes: "; decode them with .str.decode('utf-8')",
+    Decimal: "; convert them with .astype('int64') if they are whole numbers, else with .astype(str)",
+}
 
 
 def id_column(values: Any, where: str, rows: np.ndarray | None = None) -> pd.Series:
@@ -87,6 +94,7 @@ def wrong_id(column: pd.Series, where: str, rows: np.ndarray | None = None) -> I
     else:
         wrong = ~column.map(lambda value: isinstance(value, _IDS) and not isinstance(value, bool)).to_numpy(dtype=bool)
     row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
+    mend = mend or _MENDS.get(type(value_at(column, row)), "; convert them with .astype(str)")
     return InputError(
         f"{where} has dtype {column.dtype}, expected integers or strings as ids; found {value_at(column, row)!r} in "
         f"row {row if rows is None else rows[row]} (rows count from zero, without the header){mend}"
@@ -110,6 +118,24 @@ def rows_among(column: pd.Series, ids: pd.Series) -> np.ndarray:
     """Return the row of each id of ``column`` in ``ids``, int64, -1 for those that are not there."""
     one, other = comparable(column, ids)
     return pd.Index(other).get_indexer(pd.Index(one)).astype(np.int64)
+
+
+def known_ids(ids: Iterable[Any], unknown: Any) -> str:
+    """Return what ids there are, for the message of one that is not among them.
+
+    Args:
+        ids: The ids.
+        unknown: The one that is not there; where it is but for its Unicode normal form, the text says so.
+    """
+    text = unicodedata.normalize("NFC", str(unknown))
+    near = next((one for one in ids if unicodedata.normalize("NFC", str(one)) == text), None)
+    if near is not None:
+        return (
+            f"which has another Unicode normal form than {ascii(near)} ({ascii(unknown)} here): write both in one, with "
+            ".str.normalize('NFC')"
+        )
+    first = next(iter(ids), None)
+    return "but there are no ids" if first is None else f"but ids are like {plain_number(first)!r}"
 
 
 def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:

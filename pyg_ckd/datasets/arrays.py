@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.ids import as_ids
+from pyg_ckd.data.ids import as_ids, id_column
 from pyg_ckd.datasets.places import check_link
 from pyg_ckd.datasets.signatures import first_bytes, refuse_other, what_it_is
 from pyg_ckd.errors import InputError
@@ -124,7 +124,8 @@ def ids_of(data: HeteroData) -> dict[str, np.ndarray]:
     for name in ("user_id", "item_id"):
         ids = getattr(data, name, None)
         if ids is not None:
-            arrays[name] = ids.numpy() if isinstance(ids, Tensor) else np.array(ids)
+            plain = as_ids(id_column(ids, f"data: {name!r}"))
+            arrays[name] = plain.numpy() if isinstance(plain, Tensor) else np.array(plain)
             as_original_ids(arrays[name], name, data[name[:4]].num_nodes, "data")
     return arrays
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ class CachedGraph(InMemoryDataset):
         force_reload: If set to :obj:`True`, rebuild the graph. (default: :obj:`False`)
 
     Raises:
-        InputError: If a transform is no function, the cached file cannot be read or written, or ``root`` is a file.
+        InputError: If a transform is no function, or gives the graph something other than tensors and plain values of
+            Python, the cached file cannot be read or written, or ``root`` is a file.
     """
 
     def __init__(
@@ -104,12 +107,40 @@ def _check_root(root: Path) -> None:
 def _write(data: HeteroData, file: Path) -> None:
     try:
         with atomic_path(file) as temporary:
-            torch.save(data.to_dict(), temporary)
+            try:
+                torch.save(data.to_dict(), temporary)
+                torch.load(temporary, weights_only=True, mmap=True)
+            except (pickle.PickleError, AttributeError, TypeError):
+                raise _unreadable(data, file) from None
     except OSError as error:
         raise InputError(
             f"{file}: cannot be written ({error.strerror or error}), nothing half-written stays; make room "
             f"or choose another root"
         ) from None
+
+
+def _unreadable(data: HeteroData, file: Path) -> InputError:
+    """Return the error for a graph with values that only a pickle could hold, with the name of the first of them."""
+    values = ((store, name, value) for store in data.stores for name, value in store.items())
+    store, name, value = next((one for one in values if not _is_readable(one[2])), (data.stores[0], "...", data))
+    place = "data" if store._key is None else f"data[{store._key!r}]"
+    return InputError(
+        f"{file}: {place}.{name} holds a value of the type {type(value).__name__}, which could not be read again, "
+        "expected tensors, numbers and texts of Python, or lists and dicts of them; let pre_transform (or another "
+        "transform of the data set) convert it, as int(...) or torch.as_tensor(...) do"
+    )
+
+
+def _is_readable(value: Any) -> bool:
+    """Return whether a value can be written, and read without executing a pickle."""
+    content = BytesIO()
+    try:
+        torch.save(value, content)
+        content.seek(0)
+        torch.load(content, weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError):
+        return False
+    return True
 
 
 def _read(file: Path) -> HeteroData:

@@ -24,7 +24,7 @@ import pandas as pd
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import plain
 from pyg_ckd.datasets.separators import NUMBER, advice_on_tabs, separator_of
-from pyg_ckd.datasets.signatures import refuse_other
+from pyg_ckd.datasets.signatures import first_bytes, refuse_other
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import encoding_of
 
@@ -91,6 +91,8 @@ def decompressed(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.stem
         try:
+            if first_bytes(path)[:2] != b"\x1f\x8b":
+                raise InputError(f"{path}: cannot be decompressed: it is not compressed; name it {path.stem}")
             with gzip.open(path) as source, file.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         except (OSError, EOFError, zlib.error) as error:
@@ -314,7 +316,7 @@ def _check_lines(layout: _Layout, frame: pd.DataFrame, ids: Sequence[str]) -> No
         for _ in layout.rows(taken):
             for line in taken[1:]:
                 fields = line.rstrip("\r\n").split(separator)
-                if len(fields) == len(frame.columns) and all(test(fields[at]) for at, test in tests.items()):
+                if len(fields) == len(frame.columns) and _is_row({at: fields[at] for at in tests}, tests):
                     raise InputError(
                         f"{path}: a field that begins in line {number} runs to line {number + len(taken) - 1}, over "
                         f"lines that are rows of their own, such as {line.strip()!r:.60}; close or remove the "
@@ -350,19 +352,27 @@ def _may_run_over_lines(path: Path, rows: int) -> bool:
         return max(ends.values()) + (content[-1:] not in ends) > rows + 1
 
 
+def _is_row(fields: Mapping[int, str], tests: Mapping[int, _id_test]) -> bool:
+    """Return whether fields look like ids, and one of them is known if any are texts: most words look like ids."""
+    if not all(tests[at](text) for at, text in fields.items()):
+        return False
+    texts = [text.strip('"') in tests[at].known for at, text in fields.items() if not tests[at].integers]
+    return any(texts) or not texts
+
+
 class _id_test:
     """Whether a text looks like the ids of a column."""
 
     def __init__(self, column: pd.Series) -> None:
         self.integers = pd.api.types.is_integer_dtype(column)
-        texts = np.array([]) if self.integers else column.dropna().astype(str)
-        self.known = set(texts) if any(map(_has_space, texts)) else None
+        self.known: set[str] = set() if self.integers else set(column.dropna().astype(str))
+        self.spaced = any(map(_has_space, self.known))
 
     def __call__(self, text: str) -> bool:
         text = text.strip('"')
         if self.integers:
             return NUMBER.fullmatch(text) is not None
-        return text in self.known if self.known is not None else bool(text) and not _has_space(text)
+        return text in self.known if self.spaced else bool(text) and not _has_space(text)
 
 
 def _has_space(text: str) -> bool:

@@ -31,14 +31,18 @@ _USUAL, _OTHER = (
     r"alt|class|href|src|style",
     r"align|border|dir|height|id|lang|name|rel|role|target|title|type|value|width",
 )
-_FLAG = (
-    r"\s+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden"
+_WORD = (
+    r"(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden"
     r"|ismap|itemscope|loop|multiple|muted|noshade|novalidate|nowrap|open|playsinline|readonly|required|reversed"
     rf"|selected|webkitallowfullscreen|mozallowfullscreen|data-[\w-]+|{_USUAL})(?=[\s/>])"
-    rf"|\s+(?:{_USUAL}|{_OTHER})=(?=\s*/?\s*>)"  # Without a value.
-    r"|(?<=[\"'])\s+[\w:@.-]+(?=[\s/>])"  # Any word behind a value in quotation marks.
 )
 _BARE = rf"\s+(?:{_OTHER})(?=[\s/>])"  # Words, which have to follow an attribute.
+_FLAG = (
+    rf"\s+{_WORD}"
+    rf"|\s+(?:{_USUAL}|{_OTHER})=(?=\s*/?\s*>)"  # Without a value.
+    # Any other word behind a value in quotation marks; what two alternatives matched would be tried in 2^n ways.
+    rf"|(?<=[\"'])(?!\s+{_WORD}|{_BARE})\s+[\w:@.-]+(?=[\s/>])"
+)
 _REST = rf"(?:{_FLAG})*(?:{_ATTRIBUTE}(?:{_FLAG}|{_BARE})*)*"
 _END = r"(?:\s*/)?\s*>"
 _TAG = re.compile(

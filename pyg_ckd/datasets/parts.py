@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pyg_ckd.data.checks import SPLITS
@@ -53,6 +54,12 @@ def parts_in(column: pd.Series, where: str) -> pd.Series:
     Raises:
         InputError: If a value names no part, or two names of one part are there side by side.
     """
+    lists = np.flatnonzero(column.map(pd.api.types.is_list_like)) if column.dtype == object else []
+    if len(lists):
+        raise InputError(
+            f"{where}: column {column.name!r} holds {column.iloc[lists[0]]!r} in row {lists[0]}, expected the name of "
+            f"a part, such as 'train'; write one name per row"
+        )
     names = {value: part_of(value) for value in column.unique().tolist()}
     parts = column.map(names)
     wrong = parts.isna().to_numpy(dtype=bool).nonzero()[0]

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyg_ckd.data.feedback import feedback_columns
-from pyg_ckd.data.ids import as_ids, id_column, map_ids, rows_among, value_at, wrong_id
+from pyg_ckd.data.ids import as_ids, id_column, known_ids, map_ids, rows_among, value_at, wrong_id
 from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import find_column, plain
@@ -128,9 +128,10 @@ def rows_of(column: pd.Series, ids: Tensor | list[str], origin: Origin, source: 
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
         path, row = origin.of(column, unknown[0])
+        first = value_at(column, unknown[0])
         raise InputError(
             f"{path}: {unknown.size} interactions are with items that {source.name} does not list, the first is "
-            f"{value_at(column, unknown[0])!r} in row {row}, but ids are like {value_at(known, 0)!r}; "
+            f"{first!r} in row {row}, {known_ids(known, first)}; "
             f"add them to {source.name} with their features, or mend the ids"
         )
     return rows

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pyg_ckd.data.arrays import as_array
-from pyg_ckd.data.ids import id_column
+from pyg_ckd.data.ids import id_column, known_ids
 from pyg_ckd.datasets.arrays import one_line, read_array
 from pyg_ckd.datasets.batches import Encoder, encode_batches, version_of
 from pyg_ckd.datasets.tables import check_ids, find_table, read_table
@@ -58,7 +58,7 @@ def read_vectors(
     if unknown.size and (only_known or unknown.size == rows.size):
         raise InputError(
             f"{file}: {unknown.size} of {rows.size} vectors are of unknown items, the first is {ids[unknown[0]]!r} in "
-            f"row {unknown[0]}, but ids are like {next(iter(items), '')!r}; remove them or mend the ids"
+            f"row {unknown[0]}, {known_ids(items, ids[unknown[0]])}; remove them or mend the ids"
         )
     repeated = np.flatnonzero(pd.Index(ids, dtype=object).duplicated())
     if repeated.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_ids_of_any_kind_and_attributes_of_edges_are_cut_along():
         ({"item": [0, 16]}, "found item row 16, expected 0 to 15"),
         ({"user": [-1]}, "found user row -1, expected 0 to 19"),
         ({"user": [2, 3, 2]}, "found user row 2 more than once"),
-        ({"user": [0.5]}, "found torch.float64 for 'user', expected row numbers or a bool mask"),
+        ({"user": [0.5]}, "found float64 for 'user', expected row numbers or a bool mask"),
     ],
 )
 def test_bad_parts_are_refused(keep, message):
@@ -284,3 +285,26 @@ def test_batches_of_a_loader_have_the_embeddings_of_the_whole_graph(cls):
         seen += users.tolist()
         torch.testing.assert_close(part.user[: users.numel()], whole.user[users], atol=1e-5, rtol=0)
     assert seen == list(range(USERS))
+
+
+@pytest.mark.parametrize("kind", [pd.Series, pd.Index, list, torch.tensor, lambda mask: pd.array(mask, dtype="boolean")])
+def test_masks_of_every_kind_choose_the_same_rows_without_a_warning(kind, make_data):
+    data = make_data()
+    mask = np.arange(data["item"].num_nodes) % 2 == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        part = subgraph(data, {"item": kind(mask)})
+    assert part["item"].num_nodes == mask.sum()
+
+
+@pytest.mark.parametrize("rows", [np.array([2**63], np.uint64), [2**63], torch.tensor([2**63 - 1])], ids=str)
+def test_rows_far_beyond_are_refused(rows, make_data):
+    with pytest.raises(InputError, match=r"found item row \d+, expected 0 to"):
+        subgraph(make_data(), {"item": rows})
+
+
+def test_ids_in_a_series_are_taken_by_position(make_data):
+    data = make_data()
+    size = data["item"].num_nodes
+    data.item_id = pd.Series([f"i{n}" for n in range(size)], index=range(size, 0, -1))
+    assert list(subgraph(data, {"item": [3, 1, *range(4, size)]}).item_id[:2]) == ["i3", "i1"]

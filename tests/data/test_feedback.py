@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -101,3 +102,24 @@ def test_rows_that_are_no_likes_need_no_ids():
     frame["user"] = [0.0, 1.0, 2.0, 3.5]
     with pytest.raises(InputError, match=r"train, column 'user' .* found 3\.5 in row 3 "):
         build_data(frame, {"visual": np.eye(3)}, min_rating=3)
+
+
+LISTS = {
+    "lists": [[1], [2, 3]],
+    "arrays": [np.array([1]), np.array([2, 3])],
+    "one array": [np.array([1, 2]), ""],
+    "dicts": [{"a": 1}, {}],
+    "arrow": pd.array([[1], [2, 3]], dtype=pd.ArrowDtype(pa.list_(pa.int64()))),
+}
+
+
+@pytest.mark.parametrize("values", LISTS.values(), ids=LISTS.keys())
+@pytest.mark.parametrize("name", ["label", "rating"])
+def test_lists_are_no_feedback(name, values):
+    frame = pd.DataFrame({"user": [0, 1], "item": [0, 1]}).assign(**{name: pd.Series(values)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert liked(frame, None, None, "x") is None
+    for options in ((4, None), (None, 1)):
+        with pytest.raises(InputError, match=f"x: column '{name}' holds .* in row 0 .*, expected a single value; fill"):
+            liked(frame, *options, "x")

@@ -418,3 +418,33 @@ def test_content_of_shuffled_frames_on_lastfm_recommends_as_well_as_aligned_cont
     mean = torch.zeros(data["user"].num_nodes, content.size(1)).index_add_(0, user, content[item])
     assert len(modalities) == 3
     assert evaluate(Embeddings(mean, content), data, "test", k=20)["recall@20"] == pytest.approx(0.2888, abs=1e-4)
+
+
+def test_no_ids_at_all_are_told():
+    refuses("users that user_id does not list.*'u0' in row 0, but there are no ids; add", log(TEXT), frames(TEXT), user_id=[])
+    refuses("not in item_id, the first is .*, but there are no ids", [[], []], frames(TEXT), item_id=[])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_ids_in_another_unicode_form_are_told(turned):
+    here, there = (["caf\u00e9", "tea"], ["cafe\u0301", "tea"])[:: -1 if turned else 1]
+    train = pd.DataFrame({"user": [0, 1], "item": here})
+    refuses(
+        r"which has another Unicode normal form than 'caf.*\\u.*' here\): write both in one, with .str.normalize\('NFC'\)",
+        train, {"visual": pd.DataFrame(np.eye(2), index=there)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "mend"),
+    [
+        ([b"a", b"b"], r"found b'a' in row 0 .*; decode them with .str.decode\('utf-8'\)"),
+        (np.array([b"a", b"b"]), r"; decode them with .str.decode\('utf-8'\)"),
+        ([Decimal(1), Decimal(2)], r"found Decimal\('1'\) .*; convert them with .astype\('int64'\) if they are whole"),
+        ([True, False], r"; convert them with .astype\(str\)"),
+        ([("a", 1), ("b", 2)], r"; convert them with .astype\(str\)"),
+    ],
+)
+def test_ids_of_other_types_are_refused_with_what_to_call(values, mend):
+    with pytest.raises(InputError, match=mend):
+        id_column(values, "users")

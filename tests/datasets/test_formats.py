@@ -299,3 +299,14 @@ def test_float64_features_are_rounded_to_float32_and_float16_is_exact(published)
     item = read_mmrec(folder, "none")["item"]
     assert item.visual.unique().tolist() == [float(np.float32(0.1))]
     assert item.textual.unique().tolist() == [float(np.float16(0.1))]
+
+
+def test_users_that_were_added_to_a_written_list_are_refused_with_the_sidecar(published, tmp_path):
+    WRITERS["recbole"](load(published("mmrec"), "none"), tmp_path / "r")
+    users = tmp_path / "r" / "r.user"
+    users.write_text(users.read_text() + "98\n99\n")
+    with pytest.raises(InputError, match=r"says that there are 3 users, but beside .*r.train.inter there are 5; delete"):
+        load(tmp_path / "r")
+    (tmp_path / "r" / "pyg_ckd.npz").unlink()
+    data = load(tmp_path / "r")
+    assert data["user"].num_nodes == len(data.user_id) == 5

@@ -66,3 +66,14 @@ def test_tags_without_an_end_take_no_time(part):
     plain_text(part + part[2:] * 5_000)
     plain_text(part + " " * 20_000)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    "part", [' a="b" class', " a='b' id", ' a="b" data-x', " a='b' checked", ' a="b" x', ' a="b" class id']
+)
+@pytest.mark.parametrize("tag", ["<a", "<b", "<image"])
+def test_words_behind_values_take_no_time(part, tag):
+    start = time.perf_counter()
+    assert plain_text(f"{tag}{part * 300}").startswith(tag)
+    assert plain_text(f"x{tag}{part * 300} >y") == ("xy" if tag == "<b" else "x y")
+    assert time.perf_counter() - start < 5

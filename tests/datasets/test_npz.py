@@ -2,11 +2,12 @@ import io
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from pyg_ckd.data import fingerprint
-from pyg_ckd.datasets import MultimodalNpz, read_npz, synthetic_multimodal, write_npz
+from pyg_ckd.datasets import MultimodalNpz, load, read_npz, synthetic_multimodal, write_npz
 from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
 
@@ -218,3 +219,24 @@ def test_centroid_ranking_on_real_data_gives_the_documented_recall(real_data):
     assert recall["textual"] == pytest.approx(0.290, abs=2e-3)
     assert recall["acoustic_vggish"] == pytest.approx(0.091, abs=2e-3)
     assert recall["acoustic_whisper"] == pytest.approx(0.072, abs=2e-3)
+
+
+IDS = {
+    "series": pd.Series(["b", "a", "c", "d"]),
+    "series of numbers": pd.Series([7, 3, 5, 4], index=[3, 2, 1, 0]),
+    "objects": np.array(["b", "a", "c", "d"], dtype=object),
+    "numbers as objects": np.array([7, 3, 5, 4], dtype=object),
+    "index": pd.Index([7, 3, 5, 4]),
+    "categories": pd.Series(pd.Categorical(["b", "a", "c", "d"])),
+}
+
+
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS.keys())
+@pytest.mark.parametrize("format", sorted(WRITERS))
+def test_ids_in_columns_and_arrays_of_objects_are_written(save, tmp_path, ids, format):
+    data = read_npz(save())
+    data.item_id = ids
+    path = tmp_path / ("out.npz" if format == "npz" else "out")
+    WRITERS[format](data, path)
+    again = load(path, "none")
+    assert (again.item_id if isinstance(again.item_id, list) else again.item_id.tolist()) == list(ids)

@@ -145,3 +145,13 @@ def test_a_parquet_column_of_parts_may_have_missing_values_named(tmp_path):
     frame.to_parquet(folder / "interactions.parquet")
     with pytest.raises(InputError, match="'split' has 1 missing values, the first in row 1"):
         load(folder)
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_lists_in_a_column_of_parts_are_named(tmp_path, kind):
+    folder = features(tmp_path / "d")
+    frame = pd.DataFrame(ROWS, columns=["user", "item"]).assign(split=[kind([part]) for part in COLUMN])
+    frame.to_parquet(folder / "interactions.parquet")
+    with pytest.raises(InputError, match=r"'split' holds .* in row 0, expected the name of a part, such as 'train'"):
+        load(folder)
+    assert pairs(load(folder, split="random")) == sorted(ROWS)

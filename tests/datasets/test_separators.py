@@ -146,3 +146,21 @@ def test_quotation_marks_that_lose_lines_are_characters(tmp_path, sep, last):
     assert pairs(load(table(tmp_path / "e", lines(rows, sep, "user,item,title")))) == sorted(
         (f"0{u}", i) for u, i in ROWS
     )
+
+
+REVIEW = '"Pros:\nfast,cheap,good\nsmall,light,red\nCons: none"'
+
+
+@pytest.mark.parametrize("users", ["u0,u1,u0,u2", "0,1,0,2"], ids=["texts", "numbers"])
+def test_texts_of_several_lines_with_as_many_fields_as_the_header_are_read(tmp_path, users):
+    rows = [(u, f"i{n % 3}", REVIEW if n == 1 else "fine") for n, u in enumerate(users.split(","))]
+    folder = table(tmp_path / "d", lines(rows, header="user,item,review"))
+    (folder / "items.csv").write_text("item\n" + "\n".join(f"i{n}" for n in range(ITEMS)))
+    assert len(pairs(load(folder))) == 4
+
+
+@pytest.mark.parametrize("last", ["u2,i1", "u9,i1", "u2,i9"], ids=["both known", "new user", "new item"])
+def test_a_line_of_which_any_id_is_known_is_still_a_row(tmp_path, last):
+    content = f'user,item,review\nu0,i0,"Great\n{last},fine\nu1,i1,ok"\nu2,i1,x\n'
+    with pytest.raises(InputError, match="field that begins in line 2 runs to line 4, over lines that are rows of"):
+        load(table(tmp_path / "d", content))

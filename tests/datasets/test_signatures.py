@@ -80,7 +80,7 @@ def test_compressed_tables_are_read(tmp_path, sep):
     ("content", "says"),
     [
         (gzip.compress(TEXT.encode() * 99)[:-40], "cannot be decompressed .*, damaged or cut short; copy it again"),
-        (TEXT.encode(), "cannot be decompressed .*Not a gzipped file"),
+        (TEXT.encode(), "cannot be decompressed: it is not compressed; name it interactions.csv$"),
         (LFS, "cannot be decompressed: it is a pointer of git-lfs"),
         (b"", "cannot be decompressed: it is empty"),
         (gzip.compress(b""), "cannot be read as a csv table: it is empty"),
@@ -172,3 +172,11 @@ def test_a_pointer_of_git_lfs_in_the_place_of_a_mask_is_named(tmp_path):
         InputError, match=r"has_visual.npy: cannot be read as a plain array: it is a pointer of git-lfs"
     ):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["interactions.csv", "interactions.tsv"])
+def test_a_table_that_is_not_compressed_is_told_how_to_be_named(tmp_path, name):
+    np.save(tmp_path / "visual.npy", np.eye(3))
+    (tmp_path / f"{name}.gz").write_text("user,item\n0,1\n")
+    with pytest.raises(InputError, match=rf"{name}.gz: cannot be decompressed: it is not compressed; name it {name}$"):
+        load(tmp_path)

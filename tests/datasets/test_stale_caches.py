@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import torch_geometric.transforms as T
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import PCAFeatures, StandardizeFeatures
 from pyg_ckd.datasets import MultimodalFolder, encode_files, text_features, write_lattice
+from pyg_ckd.errors import InputError
 
 TEXTS = ["red shoes", "blue bottle", "green hat"]
 
@@ -136,3 +138,35 @@ def test_a_linked_folder_is_read_anew_when_it_was_changed_and_may_lead_back(fold
         assert MultimodalFolder(path, tmp_path / "root")[0]["user"].num_nodes == users
     MultimodalFolder(path, tmp_path / "root")
     assert len(list((tmp_path / "root" / "processed").iterdir())) == 2
+
+
+VALUES = {
+    "scalar": (np.int64(2020), "int64"),
+    "array": (np.arange(3), "ndarray"),
+    "frame": (pd.DataFrame({"a": [1]}), "DataFrame"),
+    "function": (lambda x: x, "function"),
+    "nested": ({"years": [np.float32(1)]}, "dict"),
+}
+
+
+@pytest.mark.parametrize("store", ["data", "item"])
+@pytest.mark.parametrize(("value", "kind"), VALUES.values(), ids=VALUES.keys())
+def test_values_that_could_not_be_read_again_are_refused_at_once(folder, tmp_path, value, kind, store):
+    def add(data):
+        setattr(data if store == "data" else data["item"], "year", value)
+        return data
+
+    place = "data.year" if store == "data" else r"data\['item'\].year"
+    with pytest.raises(InputError, match=f"{place} holds a value of the type {kind}, .*; let pre_transform"):
+        MultimodalFolder(folder, tmp_path / "root", pre_transform=add)
+    assert list((tmp_path / "root" / "processed").iterdir()) == []
+
+
+def test_plain_values_and_tensors_of_a_transform_are_kept(folder, tmp_path):
+    def add(data):
+        data.year, data.names, data.t = 2020, ["a"], torch.tensor(3)
+        return data
+
+    for _ in range(2):
+        data = MultimodalFolder(folder, tmp_path / "root", pre_transform=add)[0]
+        assert (data.year, data.names, data.t.item()) == (2020, ["a"], 3)

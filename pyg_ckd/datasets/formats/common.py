@@ -103,12 +103,15 @@ def build(
     reached = {split: 1 + int(part[0].max(initial=-1)) for split, part in contents.parts.items()}
     widest, users = max(reached.items(), key=lambda found: found[1])
     known = as_size(extras, "num_users", sidecar)
-    if known is not None and known < users:
+    listed = contents.num_users or users
+    if known is not None and known < max(users, listed):
+        file = contents.file_of(widest)
+        found = f"{file} reaches user {users - 1}" if known < users else f"beside {file} there are {listed}"
         raise InputError(
-            f"{sidecar}: says that there are {known} users, but {contents.file_of(widest)} reaches user "
-            f"{users - 1}; delete {SIDECAR}, it belongs to other interactions"
+            f"{sidecar}: says that there are {known} users, but {found}; delete {SIDECAR}, it belongs to other "
+            "interactions"
         )
-    num_users = known or contents.num_users or users
+    num_users = known or listed
     masks = {m: find_file(files[m].parent, f"has_{m}.npy") for m in files}
     data = build_data(
         contents.parts.get("train"),

@@ -18,6 +18,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked_parts
+from pyg_ckd.data.ids import known_ids
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import check_times, find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
@@ -286,9 +287,10 @@ def _listed(column: pd.Series, file: Path, name: str, origin: Origin) -> tuple[n
     rows = pd.Index(listed).get_indexer(column).astype(np.int64)
     unknown = np.flatnonzero(rows < 0)
     if unknown.size:
-        mend = f"add it to {file.name}"
+        first = column.iloc[unknown[0]]
+        mend = f"add it to {file.name}, {known_ids(listed, first)}"
         inter, row = origin.of(column, unknown[0])
-        raise _wrong(inter, name, row, column.iloc[unknown[0]], f"a token that {file.name} lists", mend)
+        raise _wrong(inter, name, row, first, f"a token that {file.name} lists", mend)
     integers = _as_integers(listed)
     return rows, listed.tolist() if integers is None else torch.from_numpy(integers)
 
