@@ -131,7 +131,7 @@ def known_ids(ids: Iterable[Any], unknown: Any) -> str:
     near = next((one for one in ids if unicodedata.normalize("NFC", str(one)) == text), None)
     if near is not None:
         return (
-            f"which has another Unicode normal form than {ascii(near)} ({ascii(unknown)} here): write both in one, with "
+            f"which has another Unicode normal form than {near!a} ({unknown!a} here): write both in one, with "
             ".str.normalize('NFC')"
         )
     first = next(iter(ids), None)

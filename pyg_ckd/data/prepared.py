@@ -3,6 +3,9 @@
 For every modality it holds plain values and tensors: a digest of what was read, the transforms with their settings and
 what they learnt (means, components), and the imputation. Derived numbers depend on threads and processors in their last
 bits; what is here does not, so that :func:`pyg_ckd.data.fingerprint` rests on it, and new items can be prepared alike.
+
+PyG batches dictionaries by their keys, which differ where graphs were prepared differently: leave these out of such a
+batch, with ``Batch.from_data_list(graphs, exclude_keys=["prepared"])``.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ def encode_batches(
         encode: Maps a list of at most ``batch_size`` inputs to an array ``[B, d]``, with the same ``d`` every time.
         batch_size: Number of inputs of a batch. (default: :obj:`256`)
         cache: A folder that keeps every finished batch for the next call. Its file name is a digest of ``name``,
-            ``version`` and the inputs, which are texts, paths, numbers, arrays, tensors, or lists and dicts of texts and
-            numbers; for files (:class:`pathlib.Path`), also of their size and modification time. (default: :obj:`None`,
-            nothing is kept)
+            ``version`` and the inputs, which are texts, paths, numbers, arrays, tensors, or lists and dicts of texts
+            and numbers; for files (:class:`pathlib.Path`), also of their size and modification time. (default:
+            :obj:`None`, nothing is kept)
         name: Name of the encoder in messages, on the progress bar and in the cache. (default: :obj:`"encoder"`)
         progress: If set to :obj:`False`, show no progress bar. (default: :obj:`True`)
         version: Version of the encoder; each version has its own batches in the cache. (default: ``""``)

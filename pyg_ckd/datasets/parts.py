@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pyg_ckd.data.checks import SPLITS
@@ -54,13 +53,14 @@ def parts_in(column: pd.Series, where: str) -> pd.Series:
     Raises:
         InputError: If a value names no part, or two names of one part are there side by side.
     """
-    lists = np.flatnonzero(column.map(pd.api.types.is_list_like)) if column.dtype == object else []
-    if len(lists):
+    try:
+        names = {value: part_of(value) for value in column.unique().tolist()}
+    except TypeError:  # Of lists, as Parquet files may hold them.
+        row, value = next((row, value) for row, value in enumerate(column) if pd.api.types.is_list_like(value))
         raise InputError(
-            f"{where}: column {column.name!r} holds {column.iloc[lists[0]]!r} in row {lists[0]}, expected the name of "
-            f"a part, such as 'train'; write one name per row"
-        )
-    names = {value: part_of(value) for value in column.unique().tolist()}
+            f"{where}: column {column.name!r} holds {value!r} in row {row}, expected the name of a part, such as "
+            f"'train'; write one name per row"
+        ) from None
     parts = column.map(names)
     wrong = parts.isna().to_numpy(dtype=bool).nonzero()[0]
     if wrong.size:

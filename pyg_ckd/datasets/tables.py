@@ -38,8 +38,8 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
     """Read columns of a table by name, in any case; with the column ``user``, also ratings and labels.
 
     Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``. White
-    space around ids is removed. The index of a Parquet file counts as a column if it has a name. ``attrs["columns"]`` of
-    the frame names all columns that are there.
+    space around ids is removed. The index of a Parquet file counts as a column if it has a name. ``attrs["columns"]``
+    of the frame names all columns that are there.
 
     Raises:
         InputError: If the file cannot be parsed, a required column is missing, or an id is missing (with its row).

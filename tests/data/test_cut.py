@@ -287,7 +287,9 @@ def test_batches_of_a_loader_have_the_embeddings_of_the_whole_graph(cls):
     assert seen == list(range(USERS))
 
 
-@pytest.mark.parametrize("kind", [pd.Series, pd.Index, list, torch.tensor, lambda mask: pd.array(mask, dtype="boolean")])
+@pytest.mark.parametrize(
+    "kind", [pd.Series, pd.Index, list, torch.tensor, lambda mask: pd.array(mask, dtype="boolean")]
+)
 def test_masks_of_every_kind_choose_the_same_rows_without_a_warning(kind, make_data):
     data = make_data()
     mask = np.arange(data["item"].num_nodes) % 2 == 0

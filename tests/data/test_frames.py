@@ -352,6 +352,7 @@ def test_ids_stay_integers_beside_a_column_without_rows(empty):
     assert pd.concat([one, none]).tolist() == [2, 10]
     assert as_ids(pd.concat([none, one])).tolist() == [2, 10]
 
+
 @pytest.mark.parametrize("given", [pd.DataFrame({"y": []}), pd.Series([], dtype=float)], ids=["frame", "series"])
 @pytest.mark.parametrize("index", [None, pd.Index([], dtype=object)], ids=["default index", "ids"])
 def test_features_and_masks_without_rows_are_refused(given, index):
@@ -421,7 +422,12 @@ def test_content_of_shuffled_frames_on_lastfm_recommends_as_well_as_aligned_cont
 
 
 def test_no_ids_at_all_are_told():
-    refuses("users that user_id does not list.*'u0' in row 0, but there are no ids; add", log(TEXT), frames(TEXT), user_id=[])
+    refuses(
+        "users that user_id does not list.*'u0' in row 0, but there are no ids; add",
+        log(TEXT),
+        frames(TEXT),
+        user_id=[],
+    )
     refuses("not in item_id, the first is .*, but there are no ids", [[], []], frames(TEXT), item_id=[])
 
 
@@ -430,7 +436,7 @@ def test_ids_in_another_unicode_form_are_told(turned):
     here, there = (["caf\u00e9", "tea"], ["cafe\u0301", "tea"])[:: -1 if turned else 1]
     train = pd.DataFrame({"user": [0, 1], "item": here})
     refuses(
-        r"which has another Unicode normal form than 'caf.*\\u.*' here\): write both in one, with .str.normalize\('NFC'\)",
+        r"another Unicode normal form than 'caf.*\\u.*' here\): write both in one, with .str.normalize\('NFC'\)",
         train, {"visual": pd.DataFrame(np.eye(2), index=there)},
     )  # fmt: skip
 

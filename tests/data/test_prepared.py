@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import HeteroData
+from torch_geometric.data import Batch, HeteroData
 
 from pyg_ckd.data import (
     NeighborImputation,
@@ -203,3 +203,14 @@ def test_fingerprints_do_not_depend_on_the_number_of_threads(transform):
         assert run.returncode == 0, run.stderr
         found.add(run.stdout)
     assert len(found) == 1
+
+
+def test_graphs_that_were_prepared_differently_are_batched_without_their_records():
+    has = {"visual": np.array([True, True, False])}
+    graphs = [
+        build_data([[0, 1], [0, 1]], {"visual": np.eye(3)}, has=has, transform="none", impute=name)
+        for name in ("mean", "given", "neighbors")
+    ]
+    back = Batch.from_data_list(graphs, exclude_keys=["prepared"]).to_data_list()
+    for data, graph in zip(back, graphs, strict=True):
+        assert torch.equal(data["item"].visual, graph["item"].visual)

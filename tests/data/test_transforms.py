@@ -154,7 +154,8 @@ def test_features_of_any_type_are_transformed_in_single_precision(transform, kin
     expected = graph(visual=HAS)
     expected["item"].visual = data["item"].visual.float()
     got, expected = transform(data)["item"].visual, transform(expected)["item"].visual
-    assert got.dtype == torch.float32 and got.any()
+    assert got.dtype == torch.float32
+    assert got.any()
     assert torch.equal(got, expected)
     x = data["item"].visual
     assert torch.equal(transform.transform_rows(x), transform.transform_rows(x.float()))

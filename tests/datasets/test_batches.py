@@ -48,7 +48,9 @@ def test_a_cache_tells_inputs_apart_and_knows_them_again(tmp_path, one, other):
 @pytest.mark.parametrize("given", [object(), date(2024, 5, 31), [np.zeros(2)]], ids=["object", "date", "list"])
 def test_inputs_that_a_cache_cannot_tell_apart_are_refused_there(tmp_path, given):
     kind = type(given).__name__
-    with pytest.raises(InputError, match=f"mine: input 1 is a {kind}, expected texts, .*; give these, .*leave out cache"):
+    with pytest.raises(
+        InputError, match=f"mine: input 1 is a {kind}, expected texts, .*; give these, .*leave out cache"
+    ):
         encode_batches(["a", given], lambda batch: [[1.0]] * len(batch), cache=tmp_path, name="mine", progress=False)
     with pytest.raises(InputError, match="input 0 has dtype object"):
         encode_batches([np.array([given], dtype=object)], lambda batch: [[1.0]], cache=tmp_path, progress=False)
@@ -67,7 +69,8 @@ VECTORS = {
 @pytest.mark.parametrize("vectors", VECTORS.values(), ids=VECTORS.keys())
 def test_vectors_of_any_kind_are_taken_and_written(tmp_path, vectors):
     x = encode_batches(["a", "b"], lambda batch: vectors, progress=False)
-    assert x.dtype == np.float32 and x.tolist() == [[1.0] * 3] * 2
+    assert x.dtype == np.float32
+    assert x.tolist() == [[1.0] * 3] * 2
     write_vectors(tmp_path / "x.parquet", ["a", "b"], vectors)
     assert read_vectors(tmp_path / "x.parquet", ["a", "b"])[0].tolist() == [[1.0] * 3] * 2
 

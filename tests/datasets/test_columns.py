@@ -173,7 +173,9 @@ def test_blanks_are_taken_out_of_text_of_every_type_of_pandas(dtype: Any) -> Non
 def test_a_split_by_time_without_times_is_told(tmp_path, kind):
     if kind == "inter":
         path = inter(tmp_path / "d", lines(ROWS, "\t", "user_id:token,item_id:token"))
-        (path / "shop.inter").write_text(lines([(*row, 5) for row in ROWS], "\t", "user_id:token,item_id:token,unix:float"))
+        (path / "shop.inter").write_text(
+            lines([(*row, 5) for row in ROWS], "\t", "user_id:token,item_id:token,unix:float")
+        )
         name, columns = "shop.inter", "user_id:token, item_id:token, unix:float"
     else:
         path = table(tmp_path / "d", lines([(*row, 5) for row in ROWS], header="user,item,unix"))

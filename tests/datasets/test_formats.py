@@ -305,7 +305,9 @@ def test_users_that_were_added_to_a_written_list_are_refused_with_the_sidecar(pu
     WRITERS["recbole"](load(published("mmrec"), "none"), tmp_path / "r")
     users = tmp_path / "r" / "r.user"
     users.write_text(users.read_text() + "98\n99\n")
-    with pytest.raises(InputError, match=r"says that there are 3 users, but beside .*r.train.inter there are 5; delete"):
+    with pytest.raises(
+        InputError, match=r"says that there are 3 users, but beside .*r.train.inter there are 5; delete"
+    ):
         load(tmp_path / "r")
     (tmp_path / "r" / "pyg_ckd.npz").unlink()
     data = load(tmp_path / "r")

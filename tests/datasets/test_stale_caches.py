@@ -153,7 +153,7 @@ VALUES = {
 @pytest.mark.parametrize(("value", "kind"), VALUES.values(), ids=VALUES.keys())
 def test_values_that_could_not_be_read_again_are_refused_at_once(folder, tmp_path, value, kind, store):
     def add(data):
-        setattr(data if store == "data" else data["item"], "year", value)
+        (data if store == "data" else data["item"]).year = value
         return data
 
     place = "data.year" if store == "data" else r"data\['item'\].year"
