@@ -35,7 +35,15 @@ from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, liked_parts
 from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
 from pyg_ckd.data.impute import GIVEN, Impute, imputation, impute_mean
-from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_interactions, check_kind, check_whole
+from pyg_ckd.data.inputs import (
+    HELD_OUT,
+    RATES,
+    check_features,
+    check_graph,
+    check_interactions,
+    check_kind,
+    check_whole,
+)
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
@@ -215,9 +223,10 @@ def fingerprint(data: HeteroData) -> str:
         data: A graph from :func:`build_data`.
 
     Raises:
-        InputError: If ``data`` is not such a graph.
+        InputError: If ``data`` is not such a graph, or its features are no dense tensors.
     """
     check_graph(data)
+    check_features(data, data.modalities)
     digest = hashlib.sha256(repr((data["user"].num_nodes, data["item"].num_nodes, list(data.modalities))).encode())
     item, rates = data["item"], data[RATES]
     for m in data.modalities:

@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_seed
 from pyg_ckd.data.checks import SPLITS, check_size, finite_rows
-from pyg_ckd.data.inputs import check_graph, held_out
+from pyg_ckd.data.inputs import check_features, check_graph, held_out
 from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.neighbors import knn_graph
 from pyg_ckd.data.summary import describe
@@ -125,9 +125,10 @@ def describe_data(data: HeteroData, k: int = 10, sample: int = 10_000, seed: int
         seed: Seeds the sample.
 
     Raises:
-        InputError: If ``k`` or ``sample`` is not positive.
+        InputError: If ``k`` or ``sample`` is not positive, or features are no dense tensors.
     """
     check_graph(data)
+    check_features(data, data.modalities)
     check_size(k, "k", "describe", inferred=False)
     check_size(sample, "sample", "describe", inferred=False)
     k, sample = int(k), int(sample)

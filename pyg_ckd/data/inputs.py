@@ -131,8 +131,8 @@ def check_graph(data: Any) -> None:
         data: What was given as the graph.
 
     Raises:
-        InputError: If it is none, or lacks interactions, the names of its modalities or one of these, interactions are
-            no integers ``[2, E]``, or features are no dense tensors.
+        InputError: If it is none, or lacks interactions, the names of its modalities or one of these, or interactions
+            are no integers ``[2, E]``.
     """
     check_interactions(data)
     modalities = getattr(data, "modalities", None)
@@ -143,7 +143,6 @@ def check_graph(data: Any) -> None:
     elif any(m not in data["item"] for m in modalities):
         found = f"no features of items named {next(m for m in modalities if m not in data['item'])!r}"
     else:
-        check_features(data, modalities)
         return
     raise InputError(
         f"graph: found {found}, expected a graph of pyg_ckd.data.build_data; build it with that, or set "
