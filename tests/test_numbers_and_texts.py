@@ -214,7 +214,7 @@ def test_subsets_that_are_no_dict_are_refused(subset, make_data):
         subgraph(make_data(), subset)
 
 
-@pytest.mark.parametrize("rows", [["a"], "2", None, {"a": 1}], ids=repr)
+@pytest.mark.parametrize("rows", [["a"], "2", None, {"a": 1}, [[0], [1, 2]], [2**64]], ids=repr)
 def test_rows_of_subsets_that_are_no_numbers_are_refused(rows, make_data):
     with pytest.raises(InputError, match=r"subgraph: found .* for 'item', expected row numbers or a bool mask"):
         subgraph(make_data(), {"item": rows})

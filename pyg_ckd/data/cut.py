@@ -17,7 +17,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
-from pyg_ckd.data.arrays import as_array
+from pyg_ckd.data.arrays import without_tensors
 from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_interactions, check_whole
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -143,7 +143,12 @@ def training_graph(data: HeteroData) -> HeteroData:
 
 
 def _rows(subset: Any, size: int, kind: str) -> Tensor:
-    array = np.ravel(as_array(subset, f"subgraph: rows of {kind!r}"))
+    try:
+        array = np.ravel(np.asarray(without_tensors(subset, f"subgraph: rows of {kind!r}")))
+    except InputError:
+        raise
+    except ValueError:  # Of lists of unequal length.
+        array = np.array([subset], dtype=object)
     if array.dtype.kind not in "biuf":
         raise InputError(f"subgraph: found {subset!r} for {kind!r}, expected row numbers or a bool mask")
     if array.dtype.kind == "b":
