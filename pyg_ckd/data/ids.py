@@ -158,7 +158,8 @@ def map_ids(column: pd.Series) -> tuple[np.ndarray, Tensor | list[str]]:
 
 def value_at(column: pd.Series, row: int) -> object:
     """Return one value as a plain Python object, for messages."""
-    return column.iloc[[row]].tolist()[0]
+    value = column.iloc[[row]].tolist()[0]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_text(column: pd.Series) -> bool:
