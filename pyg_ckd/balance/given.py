@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.gradients import check_steerable
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.code import bytes_of
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
@@ -255,7 +256,7 @@ class TaughtObjective(MaskedObjective):
         digest = hashlib.sha256()
         for m in self.modalities if self.has_teachers else ():
             for table in self.teacher(m):
-                digest.update(table.cpu().contiguous().numpy().tobytes())
+                digest.update(bytes_of(table))
         return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
 
 

@@ -87,8 +87,8 @@ class InformationBalancing(TaughtObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
-            student, there are none for the first stage, a number is out of its range, or a mask does not fit; in
-            training, if the trainer does not evaluate the views of the modalities.
+            student, there are none for the first stage, a number is out of its range, or a mask does not fit; when
+            training begins, if there is no validation part or the trainer does not evaluate the modalities alone.
     """
 
     name = "mi-balance"
@@ -130,6 +130,7 @@ class InformationBalancing(TaughtObjective):
             check_not_negative(option, value)
         check_positive("temperature", temperature)
         self.weight, self.teaching_weight, self.sharpness = weight, teaching_weight, sharpness
+        self.needs_unimodal_views = weight > 0
         self.temperature = temperature
         if teachers is not None:
             self.store_teachers(teachers)
@@ -202,11 +203,6 @@ class InformationBalancing(TaughtObjective):
     def _weigh(self) -> None:
         found = [self.progress.evaluations(m)[-1:] for m in self.modalities]
         if not all(found):
-            if self.progress.evaluations():
-                raise InputError(
-                    f"{self.name}: found no evaluation of the modalities alone, by which it weighs them, expected "
-                    "track_views=True of the trainer"
-                )
             return
         performance = torch.tensor(found, dtype=torch.float64).flatten().to(self.weights.device)
         between = self.information.gaussian.nan_to_num(nan=0.0)

@@ -76,6 +76,9 @@ class Objective(Capturing, KnowsRows):
     """Whether the second argument of the constructor is a dict from modality to the teacher's embeddings."""
     needs_validation: bool = False
     """Whether the strategy learns from the validation part, so that a graph without one is refused."""
+    needs_unimodal_views: bool = False
+    """Whether the strategy learns from evaluations of the modalities alone, so that a trainer with
+    ``track_views=False`` is refused."""
     in_place_of_validation: str = ""
     """An option that does without the validation part, named where there is none."""
     trains: ClassVar[bool] = True

@@ -82,6 +82,7 @@ class ObjectiveWrapper(Objective):
         self.inner = student
         self.num_random_triples = student.num_random_triples
         self.needs_validation = self.needs_validation or student.needs_validation
+        self.needs_unimodal_views = self.needs_unimodal_views or student.needs_unimodal_views
         self.needs_whole = self.needs_whole or student.needs_whole
 
     def __getattr__(self, name: str) -> Any:

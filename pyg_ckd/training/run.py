@@ -38,6 +38,7 @@ class Steps:
         layout: What this process has of the training.
         subgraphs: Makes steps on sampled neighbourhoods of batches, or :obj:`None`.
         captured: Captures steps, or :obj:`None`.
+        scaler: Scales the gradients of ``16-mixed``, or :obj:`None`.
     """
 
     module: nn.Module
@@ -51,6 +52,7 @@ class Steps:
     average: WeightAverage | None = None
     subgraphs: Subgraphs | None = None
     captured: CapturedSteps | None = None
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def draws_apart(self) -> bool:
@@ -61,7 +63,7 @@ class Steps:
         """Return what changes from step to step; all processes that draw apart call it together."""
         drawn = self.sampler.states() if self.draws_apart else self.sampler.generator.get_state()
         state = {"optimizer": self.optimizer.state_dict(), "sampler_rng": drawn}
-        parts = {"scheduler": self.scheduler, "average": self.average}
+        parts = {"scheduler": self.scheduler, "average": self.average, "scaler": self.scaler}
         return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,6 +83,8 @@ class Steps:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.scaler is not None and "scaler" in state:  # Not in a run of before.
+            self.scaler.load_state_dict(state["scaler"])
 
 
 @dataclass

@@ -252,7 +252,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
         digest.update(json.dumps(own, sort_keys=True).encode())
     for name, value in objective.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(code.bytes_of(value))
     return digest.hexdigest()[:32]
 
 
