@@ -253,7 +253,7 @@ class TaughtObjective(MaskedObjective):
 
     def settings(self) -> dict[str, Any]:
         """Return what defines the objective, with a hash of the teachers' tables: a run does not go on with others."""
-        digest = hashlib.sha256()
+        digest: Any = hashlib.sha256()
         for m in self.modalities if self.has_teachers else ():
             for table in self.teacher(m):
                 digest.update(bytes_of(table))

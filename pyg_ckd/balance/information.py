@@ -143,8 +143,8 @@ class InformationBalancing(TaughtObjective):
         self._alone = unimodal_views(self.modalities)
         self._teacher_of = list(self.modalities)
         self.information = RunningInformation(self.modalities)
-        self.register_buffer("taught_by", torch.arange(num))
-        self.register_buffer("weights", torch.ones(num, dtype=torch.float64))
+        self.register_state("taught_by", torch.arange(num))
+        self.register_state("weights", torch.ones(num, dtype=torch.float64))
 
     def _store_bases(self, bases: Mapping[str, Embeddings]) -> None:
         self.has_bases = set(self.modalities) <= bases.keys()

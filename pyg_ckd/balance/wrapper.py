@@ -206,9 +206,14 @@ class ObjectiveWrapper(Objective):
         """Return the step sizes of the objective inside."""
         return self.inner.step_sizes()
 
-    def forget_weights(self) -> None:
-        """Begin a training."""
-        self.inner.forget_weights()
+    def begin_fit(self) -> None:
+        """Begin a training with the objective inside."""
+        super().begin_fit()
+        self.inner.begin_fit()
+
+    def end_fit(self) -> None:
+        """End a training with the objective inside."""
+        self.inner.end_fit()
 
     def check_epoch(self) -> None:
         """Refuse weights of triples that were negative or not finite, the wrapper's among them."""

@@ -117,7 +117,7 @@ def begin(
         _check_teachers(objective, data)
         made = made_of(objective)
         into_training(objective)
-        objective.forget_weights()
+        objective.begin_fit()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
         graph: dict[Any, Any] = {}
         if not layout.cuts:

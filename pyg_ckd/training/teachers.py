@@ -239,7 +239,7 @@ def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Modu
 
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     """Return a hash of all that decides about a teacher: data, settings, architecture and initial weights."""
-    digest = hashlib.sha256()
+    digest: Any = hashlib.sha256()
     settings = {**objective.settings(), **trainer.settings(objective), **trainer.budget()}
     settings["format"] = KEY_FORMAT
     settings["code"] = code_of(objective.student, *_parts(trainer))

@@ -304,7 +304,10 @@ class Trainer:
         hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
         try:
             with seeded(self.seed), kept_memory():
-                self._fit(fabric, hooks, objective, data, history, start_from, layout)
+                try:
+                    self._fit(fabric, hooks, objective, data, history, start_from, layout)
+                finally:
+                    objective.end_fit()
             objective.to("cpu")
             hooks("on_fit_end")
             finish_loggers(fabric, "success")
