@@ -57,6 +57,7 @@ class MaskedObjective(Objective):
                     f"[{self.student.num_items}], one value per item"
                 )
             self.register_buffer(f"item_mask_{m}", mask.clone())
+        self.unchanging_state = (*self.unchanging_state, *(f"item_mask_{m}" for m in has or {}))
 
     def available(self, first: Tensor, second: Tensor) -> Tensor | None:
         """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all.
@@ -219,6 +220,7 @@ class TaughtObjective(MaskedObjective):
             self.register_buffer(f"teacher_item_{m}", item)
         rows = {f"teacher_{kind}_{m}": kind for m in self.modalities for kind in ("user", "item")}
         self.own_rows, self.has_teachers = {**self.own_rows, **rows}, True
+        self.unchanging_state = (*self.unchanging_state, *rows)
         self.taught_on = getattr(teachers, "trained_on", None)
 
     def teacher(self, modality: str) -> Embeddings:

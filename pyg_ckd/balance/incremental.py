@@ -116,6 +116,7 @@ class Incremental(MaskedObjective):
     neutral: ClassVar[Mapping[str, Any]] = {"alignment": 0.0}  # The rest asks for an earlier model.
     needs_whole = ""
     carried_buffers = ("frozen",)
+    unchanging_state = ("previous",)
 
     def __init__(
         self,

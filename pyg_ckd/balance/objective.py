@@ -109,6 +109,9 @@ class Objective(Capturing, KnowsRows, FitState):
     own_rows: Mapping[str, str] = {}
     """What the rows of parameters and buffers of its own stand for, by what stands before the first dot of their names:
     ``"user"``, ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
+    unchanging_state: tuple[str, ...] = ()
+    """Parameters and buffers of its own that no step changes, such as tables of teachers, by what stands before the
+    first dot of their names. The trainer keeps no copy of them with the weights of the best epoch."""
     needs_whole: str = ""
     """What a step needs whole, so that several processes cannot share out its batch, such as ``"the batch"``. Nothing
     if all loss terms are means over training triples (:func:`~pyg_ckd.nn.loss.mean_of_triples`), random ones

@@ -169,8 +169,14 @@ class Run:
         return nullcontext() if self.steps is None or self.steps.average is None else self.steps.average.applied()
 
     def keep_best(self) -> None:
-        """Keep the present weights as those of the best epoch."""
-        self.best_state = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+        """Keep the present weights as those of the best epoch; what no step changes is not copied."""
+        same = self._unchanging()
+        self.best_state = {k: same[k] if k in same else v.clone() for k, v in self.objective.state_dict().items()}
+
+    def _unchanging(self) -> dict[str, Tensor]:
+        parts = {path: part for path, part in self.objective.named_modules() if isinstance(part, Objective)}
+        starts = tuple(f"{path}.{own}.".lstrip(".") for path, part in parts.items() for own in part.unchanging_state)
+        return {k: v for k, v in self.objective.state_dict().items() if f"{k}.".startswith(starts)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the same training needs to go on with the same bits."""
@@ -202,7 +208,8 @@ class Run:
         self.taken = state["taken"]
         self.history.rows, self.history.seconds = state["rows"], state["seconds"]
         self.history.validation_seconds, self.history.stopped = state["validation_seconds"], state["stopped"]
-        self.best_state, self.budget = state["best_state"], state.get("budget", 0)  # Not in a run of before.
+        self.best_state = state["best_state"] | self._unchanging()
+        self.budget = state.get("budget", 0)  # Not in a run of before.
         stages = state.get("stages")  # Not in a run of before either.
         self.stages = None if stages is None else tuple(stages)
         if self.steps is not None:
