@@ -95,6 +95,7 @@ class InformationBalancing(TaughtObjective):
     capturable = True
     sampled = True
     needs_validation = True
+    needs_unimodal_views = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "sharpness": (0.1, 10.0)}
     neutral: ClassVar[Mapping[str, Any]] = {"pretrain_epochs": 0, "weight": 0.0}
     needs_whole = ""
