@@ -188,12 +188,17 @@ def name_of(value: Any) -> str:
 def digest_of(values: Tensor | np.ndarray) -> str:
     """Return a hash of type, shape and content of a tensor or an array."""
     if isinstance(values, Tensor):
-        head, content = f"{values.dtype}{tuple(values.shape)}", values.detach().cpu().contiguous()
-        raw = content.reshape(-1).view(torch.uint8).numpy() if content.numel() else np.empty(0, np.uint8)
+        head, raw = f"{values.dtype}{tuple(values.shape)}", bytes_of(values)
     else:
         head = f"{values.dtype}{values.shape}"
         raw = np.array(repr(values.tolist())) if values.dtype.hasobject else np.ascontiguousarray(values)
     return hashlib.sha256(head.encode() + raw.tobytes()).hexdigest()
+
+
+def bytes_of(values: Tensor) -> np.ndarray:
+    """Return the bytes of a tensor of any type, also of one that NumPy lacks such as bfloat16, uint8 ``[N]``."""
+    content = values.detach().cpu().contiguous().reshape(-1)
+    return content.view(torch.uint8).numpy() if content.numel() else np.empty(0, np.uint8)
 
 
 def _names(code: CodeType) -> list[str]:

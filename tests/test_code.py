@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import types
 
@@ -12,7 +13,7 @@ import torch
 import torch_geometric.transforms as T
 
 from pyg_ckd.balance import DistillationWrapper, Objective
-from pyg_ckd.code import code_of
+from pyg_ckd.code import bytes_of, code_of
 from pyg_ckd.data import PCAFeatures
 from pyg_ckd.nn import FISM, VBPR, LightGCN
 from pyg_ckd.training import Trainer, train_teachers
@@ -208,3 +209,16 @@ def test_the_code_of_the_package_is_the_same_after_its_use():
     teachers = train_teachers(VBPR, data, run, use_cache=False, embedding_dim=4)
     run.fit(DistillationWrapper(FISM.from_data(data, embedding_dim=4), teachers), data)
     assert [code_of(cls) for cls in classes] == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), ()], ids=str)
+def test_the_bytes_of_a_tensor_are_those_of_its_array(shape, dtype):
+    values = torch.arange(12.0)[: math.prod(shape)].view(shape).to(dtype)
+    assert bytes_of(values).tobytes() == values.numpy().tobytes()
+    assert bytes_of(values.t()).tobytes() == values.t().numpy().tobytes()
+
+
+def test_numbers_that_arrays_lack_have_bytes():
+    values = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    assert bytes_of(values.requires_grad_()).tobytes() == values.detach().view(torch.int16).numpy().tobytes()

@@ -101,10 +101,10 @@ class AGM(MaskedObjective):
         self.check_views()
         self.warn_of_gaps()
         for name in ("running", "factor_sum"):
-            self.register_buffer(name, torch.zeros(len(self.modalities), dtype=torch.float64))
+            self.register_state(name, torch.zeros(len(self.modalities), dtype=torch.float64))
         for name in ("iterations", "steps"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
-        self.register_buffer("pace", torch.ones(len(self.modalities), dtype=torch.float64))
+            self.register_state(name, torch.zeros((), dtype=torch.int64))
+        self.register_state("pace", torch.ones(len(self.modalities), dtype=torch.float64))
         self._views = counterfactual_views(self.modalities, empty=True) if alpha > 0 else [self.view]
 
     @property

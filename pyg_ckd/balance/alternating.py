@@ -122,7 +122,7 @@ class AlternatingAdaptation(MaskedObjective):
         self._step = 0
         self._projector: Tensor | None = None
         self._row: Tensor | None = None
-        self.register_buffer("mean_weight", torch.ones(len(self.modalities)))
+        self.register_state("mean_weight", torch.ones(len(self.modalities)))
 
     @property
     def batch_items(self) -> int | None:  # type: ignore[override]
@@ -143,6 +143,10 @@ class AlternatingAdaptation(MaskedObjective):
         """Begin again with the first turn of the epoch and without a projection."""
         self._step, self._projector = 0, None
         return super().begin_epoch(features, graphs)
+
+    def end_fit(self) -> None:
+        """Let go of the projection."""
+        self._projector = self._row = None
 
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return zero for triples with an item that lacks the modality, and one number for all others."""

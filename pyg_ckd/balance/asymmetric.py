@@ -117,9 +117,9 @@ class ARM(MaskedObjective):
         self._active = beta > 0 or weight > 0 or gap > 0
         self._views = counterfactual_views(self.modalities, empty=True) if self._active else [self.view]
         for name in ("value", "factor_sum"):
-            self.register_buffer(name, torch.zeros(len(self.modalities), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+            self.register_state(name, torch.zeros(len(self.modalities), dtype=torch.float64))
+        self.register_state("steps", torch.zeros((), dtype=torch.int64))
+        self.register_state("begun", torch.zeros((), dtype=torch.bool))
 
     @property
     def views(self) -> Sequence[View]:

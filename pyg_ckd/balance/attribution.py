@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyg_ckd.balance.state import FitState
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.effects import effect_weights, relative_effects
 from pyg_ckd.scoring.views import EMPTY, View
@@ -26,7 +27,7 @@ LARGEST_SQUARED_CORRELATION = 1 - 2**-23
 """Beyond it Gaussian information, then 8 nats, is rounding alone."""
 
 
-class ModalityEffectEstimator(nn.Module):
+class ModalityEffectEstimator(FitState):
     r"""Finds the weak modality from margins and turns effects into weights.
 
     From `"Modality-Balanced Learning for Multimedia Recommendation" <https://arxiv.org/abs/2408.06360>`_.
@@ -77,10 +78,10 @@ class ModalityEffectEstimator(nn.Module):
             )
         self.modalities = tuple(modalities)
         for name in ("effect_sum", "weight_sum"):
-            self.register_buffer(name, torch.zeros(len(modalities), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+            self.register_state(name, torch.zeros(len(modalities), dtype=torch.float64))
+        self.register_state("count", torch.zeros((), dtype=torch.int64))
         for name in ("effect", "weight"):
-            self.register_buffer(name, torch.full((len(modalities),), torch.nan, dtype=torch.float64))
+            self.register_state(name, torch.full((len(modalities),), torch.nan, dtype=torch.float64))
 
     @torch.no_grad()
     def forward(self, full: Tensor, without: Tensor, alone: Tensor, base: Tensor | None = None) -> Tensor:
@@ -341,7 +342,7 @@ def gaussian_information(margins: Tensor, base: Tensor | None = None, available:
     return _information(_moments(margins, base, available))
 
 
-class RunningInformation(nn.Module):
+class RunningInformation(FitState):
     """The information of margins over all batches of an epoch, in buffers, so that a run can be resumed.
 
     Label information is the mean of :func:`unbiased_label_information` over the batches, weighted by their triples; for
@@ -368,10 +369,10 @@ class RunningInformation(nn.Module):
         super().__init__()
         self.modalities, num = tuple(modalities), len(modalities)
         for name, shape in {"label_sum": (num,), "count": (num,), "moments": (4, num, num)}.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("label", torch.full((num,), torch.nan, dtype=torch.float64))
-        self.register_buffer("known", torch.zeros(num, dtype=torch.bool))
-        self.register_buffer("gaussian", torch.full((num, num), torch.nan, dtype=torch.float64))
+            self.register_state(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_state("label", torch.full((num,), torch.nan, dtype=torch.float64))
+        self.register_state("known", torch.zeros(num, dtype=torch.bool))
+        self.register_state("gaussian", torch.full((num, num), torch.nan, dtype=torch.float64))
 
     @torch.no_grad()
     def track(self, margins: Tensor, base: Tensor | None = None, available: Tensor | None = None) -> None:

@@ -106,11 +106,11 @@ class GBlending(MaskedObjective):
         self.check_views()
         self._alone = unimodal_views(self.modalities)
         num = len(self.modalities) + 1  # The joint view is the last.
-        self.register_buffer("weights", torch.ones(num, dtype=torch.float64))
+        self.register_state("weights", torch.ones(num, dtype=torch.float64))
         for name in ("gathered", "count", "learnt"):
-            self.register_buffer(name, torch.zeros(num, dtype=torch.float64))
-        self.register_buffer("before", torch.zeros(2, num, dtype=torch.float64))  # Training, validation.
-        self.register_buffer("measured", torch.zeros((), dtype=torch.int64))  # The epoch of that; 0 is never.
+            self.register_state(name, torch.zeros(num, dtype=torch.float64))
+        self.register_state("before", torch.zeros(2, num, dtype=torch.float64))  # Training, validation.
+        self.register_state("measured", torch.zeros((), dtype=torch.int64))  # The epoch of that; 0 is never.
 
     @property
     def views(self) -> Sequence[View]:

@@ -324,7 +324,7 @@ class ModalityGapObjective(MaskedObjective):
         self.num_random_triples = num_random_triples if weight > 0 else 0
         self.store_masks(has)
         self.check_views()
-        self.register_buffer("alignment_share", torch.tensor(share, dtype=torch.float64))
+        self.register_state("alignment_share", torch.tensor(share, dtype=torch.float64))
         self._alone = unimodal_views(student.modalities)
 
     @property

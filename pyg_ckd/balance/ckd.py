@@ -216,6 +216,10 @@ class DistillationWrapper(TaughtObjective):
             terms["rows"] = scale * self.rows_weight * _weighted(weights, rows)
         return terms
 
+    def end_fit(self) -> None:
+        """Let go of which columns the teachers have."""
+        self._columns = {}
+
     def _lists(self, batch: TripletBatch) -> list[Triples]:
         """Return the training triples and, if they are distilled, the random ones."""
         training = (batch.user, batch.positive, batch.negative)

@@ -94,8 +94,8 @@ class CrossModalContrast(MaskedObjective):
         self.weight, self.temperature, self.num_items = weight, temperature, as_integer(num_items, "num_items", 2)
         self._alone = unimodal_views(student.modalities)
         num = len(student.modalities)
-        self.register_buffer("sums", torch.zeros(3, num, dtype=torch.float64))
-        self.register_buffer("snr", torch.zeros(num, dtype=torch.float64))
+        self.register_state("sums", torch.zeros(3, num, dtype=torch.float64))
+        self.register_state("snr", torch.zeros(num, dtype=torch.float64))
 
     @property
     def batch_items(self) -> int:  # type: ignore[override]

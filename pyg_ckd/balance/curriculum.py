@@ -256,12 +256,12 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         num = len(self.modalities)
         self._alone = unimodal_views(self.modalities)
         double = torch.float64
-        self.register_buffer("means", torch.zeros(2, 3, dtype=double))
-        self.register_buffer("volatility", torch.ones(3, dtype=double))
-        self.register_buffer("steps", torch.zeros((), dtype=double))
-        self.register_buffer("sums", torch.zeros(2, num + 1, dtype=double))
-        self.register_buffer("losses", torch.zeros(num + 1, dtype=double))
-        self.register_buffer("gates", torch.ones(num, dtype=double))
+        self.register_state("means", torch.zeros(2, 3, dtype=double))
+        self.register_state("volatility", torch.ones(3, dtype=double))
+        self.register_state("steps", torch.zeros((), dtype=double))
+        self.register_state("sums", torch.zeros(2, num + 1, dtype=double))
+        self.register_state("losses", torch.zeros(num + 1, dtype=double))
+        self.register_state("gates", torch.ones(num, dtype=double))
 
     @property
     def pace(self) -> float:

@@ -139,6 +139,18 @@ def needs_teachers(cls: type[Objective], options: Mapping[str, Any] | None = Non
     return cls.needs_teachers if inner is None else needs_teachers(inner, (options or {}).get("inner_options"))
 
 
+def needs_unimodal_views(cls: type[Objective], options: Mapping[str, Any] | None = None) -> bool:
+    """Return whether a strategy with some options, or what it wraps, learns from how modalities rank alone.
+
+    Args:
+        cls: The class.
+        options: Its options.
+    """
+    inner = inner_strategy(cls, options)
+    inside = inner is not None and needs_unimodal_views(inner, (options or {}).get("inner_options"))
+    return cls.needs_unimodal_views or inside
+
+
 def reports_of(cls: type[Objective], options: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return what the entries of a strategy's history mean, those of what it wraps among them.
 

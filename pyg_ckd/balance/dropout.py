@@ -145,9 +145,9 @@ class PredictionModulation(MaskedObjective):
         self.store_masks(has)
         self.check_views()
         num = len(student.modalities)
-        self.register_buffer("score", torch.full((num,), torch.nan, dtype=torch.float64))
+        self.register_state("score", torch.full((num,), torch.nan, dtype=torch.float64))
         for name in ("score_sum", "count"):
-            self.register_buffer(name, torch.zeros(num, dtype=torch.float64))
+            self.register_state(name, torch.zeros(num, dtype=torch.float64))
         self._alone = unimodal_views(student.modalities)
         self._rates, self._step = [0.0] * num, 0
 

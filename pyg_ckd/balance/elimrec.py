@@ -85,7 +85,7 @@ class EliMRec(MultitaskObjective):
         self.check_views()
         check_not_negative("effect", effect)
         self.effect = effect
-        self.register_buffer("beta", torch.tensor(float(effect), dtype=torch.float64))
+        self.register_state("beta", torch.tensor(float(effect), dtype=torch.float64))
 
     def before_validation(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any], score: Score) -> None:
         r"""Choose :math:`\beta`."""

@@ -54,7 +54,7 @@ class UnimodalEnsemble(TaughtObjective):
         super().__init__(student, l2=0.0)
         self.store_masks(None)
         self.store_teachers(teachers)
-        self.register_buffer("weights", torch.ones(len(self.modalities), dtype=torch.float64))
+        self.register_state("weights", torch.ones(len(self.modalities), dtype=torch.float64))
         spread = [score_spread(self.teacher(m)) for m in self.modalities]
         self.register_buffer("spread", torch.stack(spread).to(torch.float64))
 

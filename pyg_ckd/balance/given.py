@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.gradients import check_steerable
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.code import bytes_of
 from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.sampler import TripletBatch
@@ -56,6 +57,7 @@ class MaskedObjective(Objective):
                     f"[{self.student.num_items}], one value per item"
                 )
             self.register_buffer(f"item_mask_{m}", mask.clone())
+        self.unchanging_state = (*self.unchanging_state, *(f"item_mask_{m}" for m in has or {}))
 
     def available(self, first: Tensor, second: Tensor) -> Tensor | None:
         """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all.
@@ -218,6 +220,7 @@ class TaughtObjective(MaskedObjective):
             self.register_buffer(f"teacher_item_{m}", item)
         rows = {f"teacher_{kind}_{m}": kind for m in self.modalities for kind in ("user", "item")}
         self.own_rows, self.has_teachers = {**self.own_rows, **rows}, True
+        self.unchanging_state = (*self.unchanging_state, *rows)
         self.taught_on = getattr(teachers, "trained_on", None)
 
     def teacher(self, modality: str) -> Embeddings:
@@ -252,10 +255,10 @@ class TaughtObjective(MaskedObjective):
 
     def settings(self) -> dict[str, Any]:
         """Return what defines the objective, with a hash of the teachers' tables: a run does not go on with others."""
-        digest = hashlib.sha256()
+        digest: Any = hashlib.sha256()
         for m in self.modalities if self.has_teachers else ():
             for table in self.teacher(m):
-                digest.update(table.cpu().contiguous().numpy().tobytes())
+                digest.update(bytes_of(table))
         return super().settings() | {"has_teachers": self.has_teachers, "teachers": digest.hexdigest()[:16]}
 
 

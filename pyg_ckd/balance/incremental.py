@@ -116,6 +116,7 @@ class Incremental(MaskedObjective):
     neutral: ClassVar[Mapping[str, Any]] = {"alignment": 0.0}  # The rest asks for an earlier model.
     needs_whole = ""
     carried_buffers = ("frozen",)
+    unchanging_state = ("previous",)
 
     def __init__(
         self,
@@ -147,6 +148,7 @@ class Incremental(MaskedObjective):
         self.previous: Backbone | None = None
         self._known: Known | None = None
         self._kept: dict[View, Embeddings] = {}
+        self._known_users = self._known_items = torch.empty(0, dtype=torch.bool)
         self._relied: dict[str, Tensor] = {}  # Rows of known items in the earlier model, until experts are frozen.
 
     @property
@@ -236,7 +238,17 @@ class Incremental(MaskedObjective):
                 assert isinstance(adapter, Adapter)
                 adapter.freeze(rows)
         self._relied = {}
+        self._move(next(self.student.parameters()).device)
         return super().begin_epoch(features, graphs)
+
+    def end_fit(self) -> None:
+        """Keep what the earlier model says in host memory."""
+        self._move(torch.device("cpu"))
+
+    def _move(self, device: torch.device) -> None:
+        self._kept = {view: Embeddings(*(x.to(device) for x in tables)) for view, tables in self._kept.items()}
+        self._relied = {m: rows.to(device) for m, rows in self._relied.items()}
+        self._known_users, self._known_items = self._known_users.to(device), self._known_items.to(device)
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the alignment, the preserved relations and the rehearsal, as far as they weigh anything."""

@@ -87,14 +87,15 @@ class InformationBalancing(TaughtObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the
-            student, there are none for the first stage, a number is out of its range, or a mask does not fit; in
-            training, if the trainer does not evaluate the views of the modalities.
+            student, there are none for the first stage, a number is out of its range, or a mask does not fit; when
+            training begins, if there is no validation part or the trainer does not evaluate the modalities alone.
     """
 
     name = "mi-balance"
     capturable = True
     sampled = True
     needs_validation = True
+    needs_unimodal_views = True
     search_space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.01, 3.0), "sharpness": (0.1, 10.0)}
     neutral: ClassVar[Mapping[str, Any]] = {"pretrain_epochs": 0, "weight": 0.0}
     needs_whole = ""
@@ -130,6 +131,7 @@ class InformationBalancing(TaughtObjective):
             check_not_negative(option, value)
         check_positive("temperature", temperature)
         self.weight, self.teaching_weight, self.sharpness = weight, teaching_weight, sharpness
+        self.needs_unimodal_views = weight > 0
         self.temperature = temperature
         if teachers is not None:
             self.store_teachers(teachers)
@@ -142,8 +144,8 @@ class InformationBalancing(TaughtObjective):
         self._alone = unimodal_views(self.modalities)
         self._teacher_of = list(self.modalities)
         self.information = RunningInformation(self.modalities)
-        self.register_buffer("taught_by", torch.arange(num))
-        self.register_buffer("weights", torch.ones(num, dtype=torch.float64))
+        self.register_state("taught_by", torch.arange(num))
+        self.register_state("weights", torch.ones(num, dtype=torch.float64))
 
     def _store_bases(self, bases: Mapping[str, Embeddings]) -> None:
         self.has_bases = set(self.modalities) <= bases.keys()
@@ -202,11 +204,6 @@ class InformationBalancing(TaughtObjective):
     def _weigh(self) -> None:
         found = [self.progress.evaluations(m)[-1:] for m in self.modalities]
         if not all(found):
-            if self.progress.evaluations():
-                raise InputError(
-                    f"{self.name}: found no evaluation of the modalities alone, by which it weighs them, expected "
-                    "track_views=True of the trainer"
-                )
             return
         performance = torch.tensor(found, dtype=torch.float64).flatten().to(self.weights.device)
         between = self.information.gaussian.nan_to_num(nan=0.0)

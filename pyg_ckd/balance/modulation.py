@@ -83,7 +83,7 @@ class OGM(PacedObjective):
         if noise == 0 and type(self).needs_whole == OGM.needs_whole:
             self.needs_whole = ""
         self.watch(has, alpha > 0)
-        self.register_buffer("score", torch.zeros_like(self.factors))
+        self.register_state("score", torch.zeros_like(self.factors))
 
     def observe(self, alone: Tensor, known: Tensor | None) -> None:
         """Add up the probabilities that every modality alone ranks a triple right."""
@@ -172,7 +172,7 @@ class CGGM(PacedObjective):
         self.sharpness, self.direction = sharpness, direction
         self.watch(has, sharpness > 0 or direction > 0)
         self.information = RunningInformation(self.modalities)
-        self.register_buffer("before", torch.full_like(self.factors, torch.nan))
+        self.register_state("before", torch.full_like(self.factors, torch.nan))
 
     def observe(self, alone: Tensor, known: Tensor | None) -> None:
         """Gather label information."""
@@ -269,7 +269,7 @@ class ARL(PacedObjective):
         self.temperature, self.weight = temperature, weight
         self.watch(has, temperature > 0 or weight > 0)
         for name in ("strength", "entropy"):
-            self.register_buffer(name, torch.zeros_like(self.factors))
+            self.register_state(name, torch.zeros_like(self.factors))
 
     def ranked(self, out: Mapping[View, Output]) -> Mapping[View, float]:
         """Return the weight of the uni-modal losses, without factors."""

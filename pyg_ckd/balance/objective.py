@@ -16,6 +16,7 @@ from pyg_ckd.balance.numbers import check_positive as check_positive
 from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
+from pyg_ckd.balance.state import FitState
 from pyg_ckd.balance.weights import checked_terms, checked_weights
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
@@ -35,7 +36,7 @@ from pyg_ckd.scoring.views import View, as_view
 from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 
-class Objective(Capturing, KnowsRows):
+class Objective(Capturing, KnowsRows, FitState):
     """Plain joint training: BPR on one view of the student plus an L2 penalty, and the base of every strategy.
 
     A balancing strategy returns further views in :attr:`views` and overrides one or more of these methods. Methods that
@@ -51,14 +52,17 @@ class Objective(Capturing, KnowsRows):
     :meth:`triple_weights`    weights of the triples in the main loss
     :meth:`backward`          gradients of its own: projected, frozen, alternating, noisy
     :meth:`step_sizes`        a factor of the learning rate for every modality
+    :meth:`begin_fit`         what is forgotten when a training begins
+    :meth:`end_fit`           what is let go when it ends
     :meth:`begin_from`        what an earlier model knows, from which training starts
     :meth:`before_training`   what is decided once, on the validation part
     :meth:`before_validation` weights of fused scores, chosen on the validation part
     :meth:`forward_views`     what validation, test and serving rank with
     ========================= ======================================================================================
 
-    Keep state that must survive an interruption in buffers, and draw random numbers from PyTorch's generators, which
-    the trainer seeds and stores. An objective is called like its backbone and returns the same embeddings.
+    Keep state that must survive an interruption in buffers, with :meth:`register_state` if every training begins it
+    anew, and draw random numbers from PyTorch's generators, which the trainer seeds and stores. An objective is called
+    like its backbone and returns the same embeddings.
 
     Args:
         student: The backbone to train.
@@ -76,6 +80,9 @@ class Objective(Capturing, KnowsRows):
     """Whether the second argument of the constructor is a dict from modality to the teacher's embeddings."""
     needs_validation: bool = False
     """Whether the strategy learns from the validation part, so that a graph without one is refused."""
+    needs_unimodal_views: bool = False
+    """Whether the strategy learns from evaluations of the modalities alone, so that a trainer with
+    ``track_views=False`` is refused."""
     in_place_of_validation: str = ""
     """An option that does without the validation part, named where there is none."""
     trains: ClassVar[bool] = True
@@ -102,6 +109,9 @@ class Objective(Capturing, KnowsRows):
     own_rows: Mapping[str, str] = {}
     """What the rows of parameters and buffers of its own stand for, by what stands before the first dot of their names:
     ``"user"``, ``"item"``, or a word for what another graph has others of, which a warm start leaves as they are."""
+    unchanging_state: tuple[str, ...] = ()
+    """Parameters and buffers of its own that no step changes, such as tables of teachers, by what stands before the
+    first dot of their names. The trainer keeps no copy of them with the weights of the best epoch."""
     needs_whole: str = ""
     """What a step needs whole, so that several processes cannot share out its batch, such as ``"the batch"``. Nothing
     if all loss terms are means over training triples (:func:`~pyg_ckd.nn.loss.mean_of_triples`), random ones
@@ -282,9 +292,23 @@ class Objective(Capturing, KnowsRows):
         self._bad_weights = bad if self._bad_weights is None else self._bad_weights.logical_or_(bad)
         return weights
 
-    def forget_weights(self) -> None:
-        """Begin a training: weights of an earlier one, perhaps broken off, are not looked at any more."""
-        self._bad_weights = None
+    def begin_fit(self) -> None:
+        """Begin a training: forget what an earlier one has left, perhaps broken off.
+
+        What was added with :meth:`register_state` gets its first values. The trainer calls it before anything else, and
+        before it reads a checkpoint.
+        """
+        self._bad_weights, self.progress = None, Progress()
+        for part in self.modules():
+            if isinstance(part, FitState):
+                part.reset_state()
+
+    def end_fit(self) -> None:
+        """End a training, perhaps broken off: let go of what only its steps need; here there is nothing.
+
+        A trained model goes to the CPU with its parameters and buffers. What else it holds stays on the device of the
+        training, and is copied with the model.
+        """
 
     def check_epoch(self) -> None:
         """Refuse weights of triples that were negative or not finite in the finished epoch.

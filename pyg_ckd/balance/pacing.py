@@ -50,8 +50,8 @@ class PacedObjective(MaskedObjective):
         self._alone = unimodal_views(self.modalities)
         self._views = [self.view, *self._alone.values(), EMPTY] if active else [self.view]
         self._active, self._steerable = active, False
-        self.register_buffer("factors", torch.ones(len(self.modalities), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self.register_state("factors", torch.ones(len(self.modalities), dtype=torch.float64))
+        self.register_state("count", torch.zeros(len(self.modalities), dtype=torch.float64))
 
     @property
     def views(self) -> Sequence[View]:

@@ -107,8 +107,8 @@ class MMPareto(MultitaskObjective):
         if shared not in RULES:
             raise unknown_name("shared", shared, RULES)
         self.shared = shared
-        self.register_buffer("conflicts", torch.zeros(len(self.modalities), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_state("conflicts", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self.register_state("steps", torch.zeros((), dtype=torch.int64))
         self._steerable = False
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ class G2D(DistillationWrapper):
             raise InputError("g2d: found no teachers, expected one for each modality; train them with train_teachers")
         check_steerable(student, self.name, scores="epochs")
         self.epochs = as_integer(epochs, "epochs", 0)
-        self.register_buffer("quality", torch.full((len(self.modalities),), torch.nan, dtype=torch.float64))
+        self.register_state("quality", torch.full((len(self.modalities),), torch.nan, dtype=torch.float64))
         self._kept, self._steerable = self.modalities, False
 
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
@@ -214,7 +214,7 @@ class Greedy(Objective):
         check_steerable(student, self.name, scores="epochs")
         check_not_negative("threshold", threshold)
         self.window, self.threshold = as_integer(window, "window", 0), threshold
-        self.register_buffer("speed", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self.register_state("speed", torch.zeros(len(self.modalities), dtype=torch.float64))
         self._slowest: str | None = None
         self._step, self._steerable = 0, False
 

@@ -22,11 +22,13 @@ class Progress:
         epoch: The epoch that begins, counted from 1.
         max_epochs: Epochs at most; a training that is extended has more, at which a schedule stays at its end.
         history: The rows of all finished epochs, oldest first, see :class:`~pyg_ckd.training.History`.
+        monitor: Name of the monitored metric in these rows.
     """
 
     epoch: int = 1
     max_epochs: int = 1
     history: Sequence[Mapping[str, float]] = field(default=())
+    monitor: str = "recall@20"
 
     def evaluations(self, modality: str | None = None) -> list[float]:
         """Return the monitored metric in all evaluations so far.
@@ -35,9 +37,8 @@ class Progress:
             modality: The modality whose uni-modal view counts; there are none if the trainer does not track views.
                 (default: :obj:`None`, the trained view)
         """
-        start = "val/" if modality is None else f"val/{modality}/"
-        names = [{k for k in row if k.startswith(start) and "/" not in k[len(start) :]} for row in self.history]
-        return [row[name] for row, found in zip(self.history, names, strict=True) for name in found]
+        name = f"val/{self.monitor}" if modality is None else f"val/{modality}/{self.monitor}"
+        return [row[name] for row in self.history if name in row]
 
 
 class Score(Protocol):

@@ -97,8 +97,8 @@ class PMR(MaskedObjective):
         self.store_masks(has)
         self.check_views()
         self._alone = unimodal_views(self.modalities)
-        self.register_buffer("weight_sum", torch.zeros(len(self.modalities), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_state("weight_sum", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self.register_state("steps", torch.zeros((), dtype=torch.int64))
         self._graph: Any = None
         self._members = torch.empty(0)
         self._prototypes: dict[str, Prototypes] = {}  # Made anew from the model in every epoch.
@@ -106,6 +106,10 @@ class PMR(MaskedObjective):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made anew: PyTorch copies no sparse matrices."""
         return self.__dict__ | {"_graph": None, "_members": torch.empty(0)}
+
+    def end_fit(self) -> None:
+        """Let go of the prototypes."""
+        self._graph, self._members, self._prototypes = None, torch.empty(0), {}
 
     @property
     def views(self) -> Sequence[View]:

@@ -95,8 +95,8 @@ class Relearning(MaskedObjective):
         self._alone = unimodal_views(student.modalities)
         self._measured = [*self._alone.values(), EMPTY]
         self.information = RunningInformation(student.modalities)
-        self.register_buffer("held_out", torch.full((len(student.modalities),), torch.nan, dtype=torch.float64))
-        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        self.register_state("held_out", torch.full((len(student.modalities),), torch.nan, dtype=torch.float64))
+        self.register_state("done", torch.zeros((), dtype=torch.int64))
         self._weights = [0.0] * len(student.modalities)
 
     def _is_left(self) -> bool:
@@ -255,8 +255,8 @@ class InformationRegulation(MaskedObjective):
         check_steerable(student, self.name, scores="epochs" if weight > 0 else "")
         num = len(student.modalities)
         self._alone = unimodal_views(student.modalities)
-        self.register_buffer("traces", torch.zeros(window + 1, num, dtype=torch.float64))
-        self.register_buffer("open", torch.ones(num, dtype=torch.bool))
+        self.register_state("traces", torch.zeros(window + 1, num, dtype=torch.float64))
+        self.register_state("open", torch.ones(num, dtype=torch.bool))
         self._sums = torch.zeros(3, num, dtype=torch.float64)  # Traces, pulls and steps of the epoch.
         self._watched = list(student.modalities) if weight > 0 else []
         self._start: dict[str, list[Tensor]] = {}
@@ -309,6 +309,10 @@ class InformationRegulation(MaskedObjective):
                 traced = torch.where(length.isfinite(), length, 0).double()  # Of a skipped step too.
                 found[:, column] = torch.stack([traced, self._pull[column].double(), torch.ones_like(traced)])
             self._sums += found
+
+    def end_fit(self) -> None:
+        """Let go of where the parameters stood."""
+        self._start, self._pull = {}, None
 
     def epoch_statistics(self) -> dict[str, float]:
         """Return the mean pull of every modality, and close the windows in which nothing grows any more."""

@@ -107,9 +107,9 @@ class ReliabilityObjective(MaskedObjective):
         self.gates = nn.ModuleDict({m: nn.Linear(d, 1) for m, d in student.feature_dims.items()})
         for parameter in self.gates.parameters():
             nn.init.zeros_(parameter)
-        self.register_buffer("fusing", torch.tensor(False))
-        self.register_buffer("weight_sum", torch.zeros(len(student.modalities), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_state("fusing", torch.tensor(False))
+        self.register_state("weight_sum", torch.zeros(len(student.modalities), dtype=torch.float64))
+        self.register_state("count", torch.zeros((), dtype=torch.int64))
         self._alone = unimodal_views(student.modalities)
         self._features: Mapping[str, Tensor] = {}
 

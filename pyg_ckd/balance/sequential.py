@@ -160,12 +160,12 @@ class UnidirectionalInteraction(TaughtObjective):
         num = len(self.modalities)
         self._alone = unimodal_views(self.modalities)
         self.information = RunningInformation(("follower", "before"))
-        self.register_buffer("order", torch.arange(num))
-        self.register_buffer("stage", torch.ones((), dtype=torch.int64))
-        self.register_buffer("began", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("strengths", torch.tensor([strength, 0.0], dtype=torch.float64))
-        self.register_buffer("weights", torch.ones(num, dtype=torch.float64))
-        self.register_buffer("spread", torch.ones(num, dtype=torch.float64))
+        self.register_state("order", torch.arange(num))
+        self.register_state("stage", torch.ones((), dtype=torch.int64))
+        self.register_state("began", torch.zeros((), dtype=torch.int64))
+        self.register_state("strengths", torch.tensor([strength, 0.0], dtype=torch.float64))
+        self.register_state("weights", torch.ones(num, dtype=torch.float64))
+        self.register_state("spread", torch.ones(num, dtype=torch.float64))
         self._begun = self._look()
 
     def _look(self) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ class ObjectiveWrapper(Objective):
         self.inner = student
         self.num_random_triples = student.num_random_triples
         self.needs_validation = self.needs_validation or student.needs_validation
+        self.needs_unimodal_views = self.needs_unimodal_views or student.needs_unimodal_views
         self.needs_whole = self.needs_whole or student.needs_whole
 
     def __getattr__(self, name: str) -> Any:
@@ -205,9 +206,14 @@ class ObjectiveWrapper(Objective):
         """Return the step sizes of the objective inside."""
         return self.inner.step_sizes()
 
-    def forget_weights(self) -> None:
-        """Begin a training."""
-        self.inner.forget_weights()
+    def begin_fit(self) -> None:
+        """Begin a training with the objective inside."""
+        super().begin_fit()
+        self.inner.begin_fit()
+
+    def end_fit(self) -> None:
+        """End a training with the objective inside."""
+        self.inner.end_fit()
 
     def check_epoch(self) -> None:
         """Refuse weights of triples that were negative or not finite, the wrapper's among them."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.code import bytes_of
 from pyg_ckd.data.mapped import BLOCK, file_of, remembered
 from pyg_ckd.errors import InputError
 from pyg_ckd.options import is_plain
@@ -44,7 +45,7 @@ def digest_of(x: Tensor, kept: Tensor | None = None, finite: bool = False) -> st
     for n, block in enumerate(x.detach().split(size)):
         rows: Tensor = block if kept is None else block[kept[n * size : (n + 1) * size]]
         rows = torch.where(torch.isfinite(rows), rows, 0.0) if finite else rows
-        digest.update(rows.cpu().contiguous().view(torch.uint8).numpy())  # NumPy has not all types, such as bfloat16.
+        digest.update(bytes_of(rows))
     return digest.hexdigest()
 
 

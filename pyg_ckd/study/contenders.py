@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from pyg_ckd.balance.discovery import (
     find_strategy,
     inner_strategy,
     needs_teachers,
+    needs_unimodal_views,
     options_of,
 )
 from pyg_ckd.balance.objective import Objective
@@ -78,6 +79,11 @@ class Contender:
     def needs_teachers(self) -> bool:
         """Whether teachers must be there first."""
         return needs_teachers(self.strategy, self.options)
+
+    def with_needed_views(self) -> Contender:
+        """Return the same contender with a trainer that evaluates every modality alone, if its strategy needs that."""
+        needed = needs_unimodal_views(self.strategy, self.options)
+        return replace(self, trainer={**self.trainer, "track_views": True}) if needed else self
 
 
 AnyContender = Contender | type[Objective] | str

@@ -92,8 +92,9 @@ def train_run(
         monitored(data, chosen.get("trainer", {}))
     check_trainer(chosen.get("trainer", {}))
     built = check_options(backbone, data, chosen.get("model", {}), contender)
+    plan = Trainer(**chosen.get("trainer", {}))
     if built is not None:
-        check_validation(built, data)
+        check_validation(built, data, plan.track_views)
     manifest = {"data": fingerprint(data), "backbone": backbone.__name__, "objective": cls.name, "seed": seed}
     if start_from is not None:
         manifest["start_from"] = digest_of_start(start_from)
@@ -105,7 +106,6 @@ def train_run(
     if contender.needs_teachers:
         own = side_by_side(chosen.get("teacher", {}), backbone)
         check_warmup(data, {**chosen.get("trainer", {}), **own.trainer})
-    plan = Trainer(**chosen.get("trainer", {}))
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
     with processes.together():
         if processes.first:

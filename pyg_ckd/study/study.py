@@ -34,6 +34,7 @@ from pyg_ckd.study.store import RunStore
 from pyg_ckd.study.tables import write_csv, write_tex
 from pyg_ckd.study.workshop import Workshop
 from pyg_ckd.training import Trainer
+from pyg_ckd.training.begin import check_validation
 from pyg_ckd.training.folder import MANIFEST, claim_folder, free_options
 from pyg_ckd.training.trainer import BUDGET
 from pyg_ckd.versions import versions
@@ -125,9 +126,12 @@ class Study:
         self.monitor, family, self.cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, self.cutoff}))
         for contender in self.contenders.values():
-            check_options(backbone, data, self.settings.model, contender)
+            built = check_options(backbone, data, self.settings.model, contender)
+            own = {**self.settings.trainer, **contender.trainer}
+            if built is not None:
+                check_validation(built, data, Trainer(**own).track_views)
             if contender.strategy.trains:
-                check_warmup(data, {**self.settings.trainer, **contender.trainer})
+                check_warmup(data, own)
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]
         self._fingerprint = fingerprint(data)

@@ -125,7 +125,8 @@ class Tuning:
         self.backend, self.source = backend, list(source)
         check_data(data)
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)
-        self.contenders = as_contenders(contenders, self.settings, taken=known_baselines())
+        given = as_contenders(contenders, self.settings, taken=known_baselines())
+        self.contenders = {name: contender.with_needed_views() for name, contender in given.items()}
         strategies = [contender.strategy for contender in self.contenders.values()]
         check_distillable(data, backbone, strategies, study=True)
         self._device = str(self.settings.trainer.get("device", "auto"))

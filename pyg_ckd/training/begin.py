@@ -117,7 +117,7 @@ def begin(
         _check_teachers(objective, data)
         made = made_of(objective)
         into_training(objective)
-        objective.forget_weights()
+        objective.begin_fit()
         # An adapted module may learn here which parameters are whose, and a strategy what it has to start with.
         graph: dict[Any, Any] = {}
         if not layout.cuts:
@@ -129,7 +129,7 @@ def begin(
         if held_out(data, "val").size(1):
             chosen = trainer.eval_users, trainer.seed, layout
             validation = Validation(data, *trainer.monitored, trainer.track_views, *chosen)
-        check_validation(objective, data)
+        check_validation(objective, data, trainer.track_views)
         settings = {"data": fingerprint(data), **objective.settings(), **made}
         if start_from is not None:
             settings["start_from"] = warm_start(objective, data, start_from).digest
@@ -148,8 +148,7 @@ def begin(
         sampler = _sampler(trainer, objective, data, edges[RATES], pace, layout)
         with processes.together():
             run.steps = _steps(trainer, fabric, objective, sampler, pace, validation is not None, layout)
-            scaler = getattr(fabric.strategy.precision, "scaler", None)
-            layout.check_steps(run.steps.optimizer, scaler is not None)
+            layout.check_steps(run.steps.optimizer, run.steps.scaler is not None)
     popularity = partial(_popularity, edges[RATES], *_sizes(data), layout)
     objective.shared_negatives = trainer.options.shared_negatives(trainer.negatives, data["item"].num_nodes, popularity)
     run.keep_best()
@@ -160,21 +159,27 @@ def begin(
     return Begun(run, features, graph, validation, file)
 
 
-def check_validation(objective: Objective, data: HeteroData) -> None:
-    """Refuse a graph without a validation part for a strategy that learns from it.
+def check_validation(objective: Objective, data: HeteroData, track_views: bool) -> None:
+    """Refuse what a strategy cannot learn from: no validation part, or one on which modalities are not evaluated alone.
 
     Args:
         objective: What is to be trained.
         data: The graph.
+        track_views: Whether the trainer evaluates every modality alone.
 
     Raises:
-        InputError: If the strategy needs one and there is none.
+        InputError: If the strategy needs one of them and there is none.
     """
     if objective.needs_validation and not held_out(data, "val").size(1):
         option = objective.in_place_of_validation
         raise InputError(
             f"{objective.name}: found a graph without a validation part, from which this strategy learns, expected "
             f"one; split some of the training interactions off{f', or give {option}' if option else ''}"
+        )
+    if objective.needs_unimodal_views and not track_views:
+        raise InputError(
+            f"track_views: found False beside {objective.name}, which learns from how every modality ranks alone, "
+            "expected True; leave it out"
         )
 
 
@@ -200,7 +205,8 @@ def _steps(
 ) -> Steps:
     options = trainer.options
     optimizer = build_optimizer(trainer.optimizer, objective, pace.lr, options.weight_decay)
-    layout.check_steps(optimizer, getattr(fabric.strategy.precision, "scaler", None) is not None)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    layout.check_steps(optimizer, scaler is not None)
     module, wrapped = fabric.setup(objective, optimizer)
     module.mark_forward_method("loss")
     scheduler = build_scheduler(trainer.scheduler, optimizer, validates)
@@ -208,7 +214,7 @@ def _steps(
     schedule, decay = options.schedule_of(sampler, trainer.max_epochs), options.averaging
     average = WeightAverage(objective.parameters(), decay) if decay else None
     captured = capture_steps(objective, trainer, optimizer, layout.processes.alone)
-    more = (scheduler, schedule, options.clip_norm, average, parts, captured)
+    more = (scheduler, schedule, options.clip_norm, average, parts, captured, scaler)
     return Steps(module, wrapped, optimizer, sampler, layout, *more)
 
 

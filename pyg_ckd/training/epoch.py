@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def train_epoch(
-    fabric: Fabric, hooks: Hooks, run: Run, features: dict[str, Tensor], graph: dict[Any, Any], max_epochs: int
+    fabric: Fabric, hooks: Hooks, run: Run, features: dict[str, Tensor], graph: dict[Any, Any], progress: Progress
 ) -> dict[str, float]:
     """Train for one epoch and return its row of the record, without validation.
 
@@ -40,14 +40,14 @@ def train_epoch(
         run: The training.
         features: From modality to feature matrix.
         graph: The prepared graphs.
-        max_epochs: Epochs at most.
+        progress: What the objective is told of the training.
 
     Raises:
         InputError: If the loss is not finite any more, or the objective asks for something that cannot be.
     """
     assert run.steps is not None
-    objective, steps, epoch, start = run.objective, run.steps, run.epoch + 1, time.perf_counter()
-    objective.progress = Progress(epoch, max_epochs, tuple(run.history.rows))
+    objective, steps, epoch, start = run.objective, run.steps, progress.epoch, time.perf_counter()
+    objective.progress = progress
     hooks("on_train_epoch_start", epoch=epoch)
     current = objective.begin_epoch(features, graph)
     run.begin_epoch()

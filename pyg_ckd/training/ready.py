@@ -11,6 +11,7 @@ from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
+from pyg_ckd.training.made_of import own_module
 
 
 def trainable(model: nn.Module, data: HeteroData) -> Objective:
@@ -21,8 +22,8 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
         data: The graph.
 
     Raises:
-        InputError: If the graph lacks a modality of the model or has another one of other width, or gradients are
-            switched off.
+        InputError: If the model was built for other numbers of users or items, the graph lacks a modality of the model
+            or has one of other width, or gradients are switched off.
     """
     check_graph(data)
     objective = as_objective(model, data)
@@ -30,12 +31,26 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
         mode = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
         raise InputError(f"fit: found a block of {mode}, which computes no gradients; call fit outside of it")
     student = objective.student
+    _check_sizes(student, data)
     for m, width in student.feature_dims.items() if student.uses_features else ():
         if m not in data.modalities:
             raise InputError(f"features: found none of modality {m!r}, only of {', '.join(data.modalities)}")
         if data["item"][m].size(1) != width:
             raise InputError(f"features of {m!r}: found width {data['item'][m].size(1)}, expected {width}")
     return objective
+
+
+def _check_sizes(student: Backbone, data: HeteroData) -> None:
+    found, expected = (student.num_users, student.num_items), (data["user"].num_nodes, data["item"].num_nodes)
+    if found != expected:
+        name = type(own_module(student)).__name__
+        adapted = isinstance(student, AdaptedBackbone)
+        mend = f"as_backbone({name}(...), data)" if adapted else f"{name}.from_data(data, ...)"
+        raise InputError(
+            f"model: found {name} built for {found[0]} users and {found[1]} items, expected {expected[0]} and "
+            f"{expected[1]} as in the graph; build another one with {mend}, which can begin with the weights of this "
+            "one: fit(..., start_from=this)"
+        )
 
 
 def into_training(objective: Objective) -> None:

@@ -38,6 +38,7 @@ class Steps:
         layout: What this process has of the training.
         subgraphs: Makes steps on sampled neighbourhoods of batches, or :obj:`None`.
         captured: Captures steps, or :obj:`None`.
+        scaler: Scales the gradients of ``16-mixed``, or :obj:`None`.
     """
 
     module: nn.Module
@@ -51,6 +52,7 @@ class Steps:
     average: WeightAverage | None = None
     subgraphs: Subgraphs | None = None
     captured: CapturedSteps | None = None
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def draws_apart(self) -> bool:
@@ -61,7 +63,7 @@ class Steps:
         """Return what changes from step to step; all processes that draw apart call it together."""
         drawn = self.sampler.states() if self.draws_apart else self.sampler.generator.get_state()
         state = {"optimizer": self.optimizer.state_dict(), "sampler_rng": drawn}
-        parts = {"scheduler": self.scheduler, "average": self.average}
+        parts = {"scheduler": self.scheduler, "average": self.average, "scaler": self.scaler}
         return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,6 +83,8 @@ class Steps:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.scaler is not None and "scaler" in state:  # Not in a run of before.
+            self.scaler.load_state_dict(state["scaler"])
 
 
 @dataclass
@@ -165,8 +169,14 @@ class Run:
         return nullcontext() if self.steps is None or self.steps.average is None else self.steps.average.applied()
 
     def keep_best(self) -> None:
-        """Keep the present weights as those of the best epoch."""
-        self.best_state = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+        """Keep the present weights as those of the best epoch; what no step changes is not copied."""
+        same = self._unchanging()
+        self.best_state = {k: same[k] if k in same else v.clone() for k, v in self.objective.state_dict().items()}
+
+    def _unchanging(self) -> dict[str, Tensor]:
+        parts = {path: part for path, part in self.objective.named_modules() if isinstance(part, Objective)}
+        starts = tuple(f"{path}.{own}.".lstrip(".") for path, part in parts.items() for own in part.unchanging_state)
+        return {k: v for k, v in self.objective.state_dict().items() if f"{k}.".startswith(starts)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the same training needs to go on with the same bits."""
@@ -198,7 +208,8 @@ class Run:
         self.taken = state["taken"]
         self.history.rows, self.history.seconds = state["rows"], state["seconds"]
         self.history.validation_seconds, self.history.stopped = state["validation_seconds"], state["stopped"]
-        self.best_state, self.budget = state["best_state"], state.get("budget", 0)  # Not in a run of before.
+        self.best_state = state["best_state"] | self._unchanging()
+        self.budget = state.get("budget", 0)  # Not in a run of before.
         stages = state.get("stages")  # Not in a run of before either.
         self.stages = None if stages is None else tuple(stages)
         if self.steps is not None:

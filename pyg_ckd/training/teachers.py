@@ -239,7 +239,7 @@ def _check_new(student: Any, modality: str, built: dict[str, weakref.ref[nn.Modu
 
 def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
     """Return a hash of all that decides about a teacher: data, settings, architecture and initial weights."""
-    digest = hashlib.sha256()
+    digest: Any = hashlib.sha256()
     settings = {**objective.settings(), **trainer.settings(objective), **trainer.budget()}
     settings["format"] = KEY_FORMAT
     settings["code"] = code_of(objective.student, *_parts(trainer))
@@ -252,7 +252,7 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
         digest.update(json.dumps(own, sort_keys=True).encode())
     for name, value in objective.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(code.bytes_of(value))
     return digest.hexdigest()[:32]
 
 

@@ -94,7 +94,7 @@ class Trainer:
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, as in lightning-fabric. Propagation over the
             graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and resumes from; :obj:`None` writes nothing.
-        checkpoint_minutes: Minutes between checkpoints; 0 writes one after every evaluation.
+        checkpoint_minutes: Minutes between checkpoints; 0 writes one after every epoch.
         progress: Whether to show a progress bar on a terminal. Every epoch is also logged at level ``INFO`` by the
             logger ``pyg_ckd.training``.
         negatives: How the negative of a training interaction is drawn: ``"uniform"``, ``"popularity"`` or ``"hard"``,
@@ -304,7 +304,10 @@ class Trainer:
         hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
         try:
             with seeded(self.seed), kept_memory():
-                self._fit(fabric, hooks, objective, data, history, start_from, layout)
+                try:
+                    self._fit(fabric, hooks, objective, data, history, start_from, layout)
+                finally:
+                    objective.end_fit()
             objective.to("cpu")
             hooks("on_fit_end")
             finish_loggers(fabric, "success")
@@ -379,11 +382,12 @@ class Trainer:
         """Train for an epoch, if there is anything to train, and validate if it is time."""
         epoch = run.epoch + 1
         if run.steps is None:
-            run.objective.progress = Progress()
+            run.objective.progress = Progress(monitor=self.monitor)
             row: dict[str, float] = {"epoch": epoch}
             run.history.seconds.append(0.0)
         else:
-            row = train_epoch(fabric, hooks, run, features, graph, self.max_epochs)
+            progress = Progress(epoch, self.max_epochs, tuple(run.history.rows), self.monitor)
+            row = train_epoch(fabric, hooks, run, features, graph, progress)
         if validation is not None and (epoch % self.eval_every == 0 or run.steps is None):
             self._validate(hooks, run, row, features, graph, validation)
         if run.steps is None:

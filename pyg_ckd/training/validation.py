@@ -70,6 +70,9 @@ class Validation:
         eval_users: How many users are evaluated, see :class:`~pyg_ckd.evaluation.Evaluator`.
         seed: Seed of their draw.
         layout: What this process has of the training.
+
+    Raises:
+        InputError: If there are fewer items than the cut-off, or no user to evaluate.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Validation:
         seed: int,
         layout: Layout,
     ) -> None:
+        check_cutoff(name, metric, cutoff, data["item"].num_nodes)
         self.name, self.track_views = name, track_views
         self.evaluator = Evaluator(data, "val", [cutoff], [metric], eval_users=eval_users, seed=seed)
         self.score = HeldOutScore(self.evaluator, name, data, seed, layout)
@@ -127,3 +131,24 @@ class Validation:
         if run.stopper.update(run.taken, int(row["epoch"]), value):
             run.keep_best()
         run.history.validation_seconds.append(time.perf_counter() - start)
+
+
+def check_cutoff(name: str, metric: Any, cutoff: int, num_items: int) -> None:
+    """Refuse a monitored metric that ranks more items than there are.
+
+    Args:
+        name: Its name in the record.
+        metric: The metric, by its name or as an object.
+        cutoff: Its cut-off.
+        num_items: Number of items.
+
+    Raises:
+        InputError: If it is larger than the number of items.
+    """
+    if cutoff > num_items:
+        small = min(5, num_items)
+        mend = f"monitor='{metric}@{small}'" if isinstance(metric, str) else f"the attribute k = {small}"
+        raise InputError(
+            f"monitor: found {name!r} with the cut-off {cutoff} for {num_items} items, expected a cut-off of at most "
+            f"{num_items}, such as {mend}"
+        )

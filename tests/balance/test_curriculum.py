@@ -125,7 +125,7 @@ def test_stages_follow_evaluations_or_epochs(make_data):
     seen = []
     for n in range(6):
         rows = tuple({"epoch": k + 1, "val/recall@5": v} for k, v in enumerate([0.2, 0.1, 0.1, 0.2, 0.1][:n]))
-        by_values.progress = Progress(n + 1, 9, rows)
+        by_values.progress = Progress(n + 1, 9, rows, "recall@5")
         by_values.begin()
         seen.append(by_values.stage)
     assert seen == ["easy", "easy", "easy", "medium", "medium", "medium"]

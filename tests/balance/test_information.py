@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyg_ckd import Objective, Trainer, train_teachers
 from pyg_ckd.balance.attribution import gaussian_information, label_information
+from pyg_ckd.balance.curriculum import DifficultyCurriculum
 from pyg_ckd.balance.information import (
     InformationBalancing,
     calibrated_weights,
@@ -255,7 +256,7 @@ def test_trained_teachers_teach_what_they_know_of_the_weaker_one_and_nothing_els
     elif case == "noise":
         for m in data.modalities:
             data["item"][m] = torch.randn(data["item"][m].shape, generator=generator)
-    options = {"lr": 0.01, "batch_size": 512, "device": "cpu", "progress": False, "track_views": False}
+    options = {"lr": 0.01, "batch_size": 512, "device": "cpu", "progress": False}
     teachers = train_teachers(VBPR, data, Trainer(max_epochs=15, **options), use_cache=False, embedding_dim=16)
     objective = InformationBalancing(build(VBPR, data, 0, embedding_dim=16), teachers, pretrain_epochs=1)
     Trainer(max_epochs=1, **options).fit(objective, data)
@@ -270,7 +271,7 @@ def test_weights_follow_the_last_validation_and_the_last_epochs_information(make
     objective.epoch_statistics()
     values = [0.2, 0.5, 0.1]
     row = {"epoch": 1, "val/recall@5": 0.5} | {f"val/mod{n}/recall@5": v for n, v in enumerate(values)}
-    objective.progress = Progress(3, 9, (row, {"epoch": 2}))
+    objective.progress = Progress(3, 9, (row, {"epoch": 2}), "recall@5")
     objective.begin_epoch(*doubled(data))
     empty = objective.student(*doubled(data), []).margin(*batch[:3])
     alone = torch.stack([objective.student(*doubled(data), m).margin(*batch[:3]) for m in data.modalities], dim=1)
@@ -319,10 +320,20 @@ def test_the_second_stage_alone_needs_no_teachers_and_the_first_alone_ends_in_pl
         InformationBalancing(student, None)
 
 
-def test_views_that_are_not_evaluated_are_missed(make_data):
-    data = make_data()
-    with pytest.raises(InputError, match="mi-balance: found no evaluation of the modalities alone"):
-        trainer(track_views=False).fit(balancing(data, "VBPR", pretrain_epochs=1).float(), data)
+@pytest.mark.parametrize("around", [lambda x: x, DifficultyCurriculum], ids=["alone", "wrapped"])
+def test_a_trainer_that_does_not_evaluate_modalities_is_refused_before_the_first_epoch(around, make_data):
+    data, epochs = make_data(), []
+
+    class Watch:
+        def on_train_epoch_end(self, epoch):
+            epochs.append(epoch)
+
+    run = trainer(track_views=False, callbacks=Watch())
+    with pytest.raises(InputError, match=r"track_views: found False beside (mi-balance|odsw).*expected True; leave it"):
+        run.fit(around(balancing(data, "VBPR", pretrain_epochs=2).float()), data)
+    assert epochs == []
+    run.fit(around(balancing(data, "VBPR", pretrain_epochs=2, weight=0.0).float()), data)
+    assert epochs == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_weights_of_the_sampler_are_checked_and_multiply_those_of_the_strategy(m
     with pytest.raises(InputError, match="negative, infinite or NaN weights"):
         objective.check_epoch()
     objective.loss(*doubled(data), BATCH.weighted(-drawn))
-    objective.forget_weights()  # A training begins.
+    objective.begin_fit()  # A training begins.
     objective.check_epoch()
 
 

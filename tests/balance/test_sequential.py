@@ -239,7 +239,7 @@ def test_a_stage_ends_when_its_fused_scores_have_stalled(make_data):
     values = [0.1, 0.2, 0.15, 0.15, 0.1, 0.3, 0.2, 0.2, 0.2]
     for epoch in range(1, len(values) + 2):
         history = tuple({"epoch": n + 1, "val/recall@5": v} for n, v in enumerate(values[: epoch - 1]))
-        objective.progress = Progress(epoch, 99, history)
+        objective.progress = Progress(epoch, 99, history, "recall@5")
         objective.begin_epoch(*doubled(data))
         stages.append(int(objective.stage))
     assert stages == [

@@ -392,3 +392,17 @@ def test_can_be_copied_and_pickled_after_a_training(cls, make_data):
     state = objective.state_dict()
     for again in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
         torch.testing.assert_close(again.state_dict(), state, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", [name for name, cls in STRATEGIES.items() if cls.needs_teachers])
+def test_teachers_may_have_any_floating_point_type_and_are_told_apart(name, dtype, make_data):
+    data, digests = make_data(), set()
+    for seed in (0, 1):
+        teachers = {m: Embeddings(*(x.to(dtype) for x in own)) for m, own in teachers_of(data, seed).items()}
+        with seeded(0):
+            student = BACKBONES["late"](data)
+        objective = build_objective(STRATEGIES[name], student, data, teachers, {})
+        digests.add(objective.settings()["teachers"])
+        fit(objective, data, max_epochs=1)
+    assert len(digests) == 2

@@ -157,3 +157,9 @@ def test_teachers_of_a_study_come_with_their_tables_of_the_empty_view(tmp_path, 
     monkeypatch.setattr(InformationBalancing, "before_training", before_training)
     small(tmp_path, contenders={"mi-balance": Contender("mi-balance", {"pretrain_epochs": 1})}).run()
     assert seen == [True]
+
+
+def test_a_trainer_that_does_not_evaluate_what_a_contender_learns_from_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="track_views: found False beside mi-balance"):
+        small(tmp_path / "out", contenders={"x": Contender("mi-balance", trainer={"track_views": False})})
+    assert not (tmp_path / "out").exists()

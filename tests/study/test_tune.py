@@ -152,6 +152,16 @@ def test_a_contender_without_a_knob_has_one_trial(tmp_path):
     assert {name: len(one["trials"]) for name, one in found.items()} == {"plain": 1, "ckd": 2}
 
 
+@pytest.mark.parametrize("strategy", ["mi-balance", "odsw"])
+def test_a_strategy_that_learns_from_how_modalities_rank_alone_is_searched_with_their_evaluations(strategy, tmp_path):
+    options = {"pretrain_epochs": 1, "num_random_triples": 20}
+    if strategy == "odsw":
+        options = {"inner": "mi-balance", "inner_options": options, "stage_epochs": 2}
+    contenders = {"x": Contender(strategy, options)}
+    results = small(tmp_path, contenders=contenders, trials=1, baselines=[], knobs={"trainer.lr": (1e-3, 1e-1)}).run()
+    assert results["tuning"]["best"]["x"]["value"] > 0
+
+
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 def test_calls_on_one_storage_share_its_trials(kind, tmp_path, monkeypatch):
     storage = tmp_path / "t.log" if kind == "file" else f"sqlite:///{tmp_path}/t.db"

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from pyg_ckd.balance import Objective
+from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR
-from tests.training.problem import USERS, planted_data, trainer
+from pyg_ckd.nn import FISM, LATTICE, VBPR, LightGCN, as_backbone
+from tests.training.own import Tables
+from tests.training.problem import ITEMS, USERS, planted_data, trainer
 
 
 def test_swapped_arguments_are_named():
@@ -34,6 +36,42 @@ def test_a_graph_without_a_modality_of_the_model_is_refused(wrap):
         trainer().fit(model, data)
     with pytest.raises(InputError, match="features of 'visual': found width 4, expected 7"):
         trainer().fit(VBPR(USERS, 30, {"visual": 7}), data)
+
+
+def other_data(users: int, items: int):
+    pairs = torch.stack([torch.arange(60) % users, torch.arange(60) % items])
+    known = planted_data()["item"]
+    features = {m: torch.cat([known[m], known[m][: items - ITEMS]]) for m in ("visual", "textual")}
+    return build_data(pairs, features, num_users=users, num_items=items, transform="none")
+
+
+@pytest.mark.parametrize(("users", "items"), [(USERS - 9, ITEMS), (USERS + 9, ITEMS), (USERS, ITEMS + 5)])
+@pytest.mark.parametrize("backbone", [VBPR, FISM, LightGCN, LATTICE])
+def test_a_model_that_was_built_for_another_graph_is_refused(backbone, users, items):
+    model, data = Objective(backbone.from_data(planted_data())), other_data(users, items)
+    message = (
+        rf"model: found {backbone.__name__} built for {USERS} users and {ITEMS} items, expected {users} and {items} as "
+        rf"in the graph; build another one with {backbone.__name__}\.from_data\(data, \.\.\.\)"
+    )
+    with pytest.raises(InputError, match=message):
+        trainer().fit(model, data)
+
+
+def test_a_model_of_a_grown_graph_begins_with_the_earlier_one_as_the_message_says():
+    earlier, data = VBPR.from_data(planted_data()), other_data(USERS + 9, ITEMS + 5)
+    trainer(max_epochs=1).fit(earlier, planted_data())
+    with pytest.raises(InputError, match=r"weights of this one: fit\(\.\.\., start_from=this\)$"):
+        trainer().fit(earlier, data)
+    assert len(trainer(max_epochs=1).fit(VBPR.from_data(data), data, start_from=earlier).rows) == 1
+
+
+def test_an_adapted_module_is_for_the_graph_that_it_was_adapted_to():
+    data, module = planted_data(), Tables(USERS, {"visual": 4, "textual": 3})
+    trainer(max_epochs=1).fit(module, data)
+    other = other_data(USERS, ITEMS + 5)
+    trainer(max_epochs=1).fit(module, other)  # It has no table of items.
+    with pytest.raises(InputError, match=r"found Tables built for 40 users and 30 items.*as_backbone\(Tables\("):
+        trainer().fit(as_backbone(module, data), other)
 
 
 class Reports(Objective):

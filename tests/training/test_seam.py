@@ -59,19 +59,35 @@ def test_progress_tells_epoch_last_epoch_and_all_rows_so_far():
     model = Everything(vbpr(data))
     history = trainer(max_epochs=4).fit(model, data)
     assert model.seen == [(1, 4, 0), (2, 4, 1), (3, 4, 2), (4, 4, 3)]
-    assert model.progress == Progress(4, 4, tuple(history.rows[:3]))
+    assert model.progress == Progress(4, 4, tuple(history.rows[:3]), "recall@5")
 
 
 def test_progress_lists_the_evaluations_of_the_trained_view_and_of_every_modality():
     data = planted_data()
     model = Objective(vbpr(data))
     history = trainer(max_epochs=4, eval_every=2, track_views=True).fit(model, data)
-    progress = Progress(5, 5, tuple(history.rows))
+    progress = Progress(5, 5, tuple(history.rows), "recall@5")
     validated = [row for row in history.rows if "val/recall@5" in row]
     assert len(validated) == 2
     assert progress.evaluations() == [row["val/recall@5"] for row in validated]
     assert progress.evaluations("visual") == [row["val/visual/recall@5"] for row in validated]
-    assert Progress(2, 5, ({"epoch": 1, "val/recall@5": 0.5},)).evaluations("visual") == []
+    assert Progress(2, 5, ({"epoch": 1, "val/recall@5": 0.5},), "recall@5").evaluations("visual") == []
+
+
+def test_what_callbacks_write_into_a_row_is_no_evaluation():
+    data, seen = planted_data(), []
+
+    class Writes:
+        def on_validation_end(self, row):
+            row |= {"val/ndcg@20": 9.0, "val/visual/ndcg@20": 9.0, "val/a/b": 9.0}
+
+    class Sees(Objective):
+        def begin_epoch(self, features, graphs):
+            seen.append((self.progress.evaluations(), self.progress.evaluations("visual")))
+            return super().begin_epoch(features, graphs)
+
+    history = trainer(max_epochs=4, callbacks=Writes()).fit(Sees(vbpr(data)), data)
+    assert seen[-1] == tuple([row[f"{name}/recall@5"] for row in history.rows[:3]] for name in ("val", "val/visual"))
 
 
 @pytest.mark.parametrize("backbone", [VBPR, MMGCN, EgoGCN])

@@ -490,3 +490,11 @@ def test_whatever_a_module_of_the_users_holds_is_part_of_what_decides(name, one,
 def test_the_attributes_of_the_packages_own_models_are_their_options():
     for backbone in (VBPR, LightGCN):
         assert attributes_of(build(backbone, planted_data(), 0), whole=True) == {}
+
+
+def test_teachers_of_half_the_precision_are_cached(tmp_path, fits):
+    more = (planted_data(), trainer(max_epochs=1), None, 1e-2, tmp_path)
+    for _ in range(2):
+        teachers = train_teachers(lambda data: VBPR.from_data(data, **WIDTH).bfloat16(), *more)
+    assert teachers["visual"].user.dtype == torch.bfloat16
+    assert fits == ["visual", "textual"]

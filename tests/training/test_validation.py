@@ -7,6 +7,7 @@ import torch
 from torch_geometric.metrics import LinkPredMAP, LinkPredRecall
 
 from pyg_ckd.balance import Objective
+from pyg_ckd.data import build_data
 from pyg_ckd.data.inputs import RATES, embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, evaluate
@@ -97,6 +98,28 @@ def test_the_validation_part_is_shown_once_before_the_first_epoch_and_not_again_
     assert seen == [(1, expected)]
     trainer(max_epochs=1).fit(Early(vbpr(data)), without_validation())
     assert len(seen) == 1
+
+
+def first_hit(ranked, labels):
+    """Return a number; a function without a cut-off."""
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    ("monitor", "found", "mend"),
+    [
+        ("recall@20", "'recall@20'", "monitor='recall@5'"),
+        (LinkPredMAP(k=21), "'LinkPredMAP@21'", "the attribute k = 5"),
+        (first_hit, "'first_hit'", "the attribute k = 5"),
+    ],
+)
+def test_a_cut_off_that_is_larger_than_the_catalogue_is_refused_by_the_name_of_the_option(monitor, found, mend):
+    users, features = torch.arange(12), {"visual": torch.randn(12, 2)}
+    data = build_data(torch.stack([users, users]), features, val=torch.stack([users, users.flip(0)]))
+    expected = rf"monitor: found {found} with the cut-off 2. for 12 items, expected .* at most 12, such as {mend}$"
+    with pytest.raises(InputError, match=expected):
+        trainer(monitor=monitor).fit(vbpr(data), data)
+    trainer(monitor="recall@12", max_epochs=1).fit(vbpr(data), data)
 
 
 def test_a_metric_that_is_not_finite_is_refused():
