@@ -85,7 +85,7 @@ def test_what_cannot_be_chosen_from_is_named(data) -> None:
         (lambda: source.recommend(k=1, where={"price": lambda x: x * 2}), r"returned float64 .* expected bool \[9\]"),
         (lambda: source.recommend(k=1, candidates=[100], where={"kind": "hat"}), "found no item that candidates"),
         (lambda: source.recommend(k=1, candidates={"u99": [100]}), "candidates: unknown user 'u99'"),
-        (lambda: source.recommend(k=1, exclude={"u1": [1]}), "exclude: unknown item 1"),
+        (lambda: source.recommend(k=1, exclude={"u1": [1]}), "exclude of user 'u1': unknown item 1"),
         (lambda: source.recommend("u2", 1, candidates={"u1": [100]}), "nothing left among the 9 items"),
         (lambda: source.recommend(k=1, diversity=1.5), r"diversity: found 1\.5, expected 0 \(none\) to 1"),
         (lambda: source.recommend(k=1, unknown="random"), "unknown way with unknown users 'random'"),
