@@ -54,6 +54,16 @@ def as_pair(x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return source, target
 
 
+def by_flow(conv: MessagePassing, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return what belongs to sources and to targets as what belongs to senders and to receivers of messages, or back.
+
+    Args:
+        conv: The layer.
+        pair: Anything of sources and of targets.
+    """
+    return pair if conv.flow == "source_to_target" else pair[::-1]
+
+
 def edges_of(edge_index: Adj, edge_weight: OptTensor = None) -> tuple[Tensor, OptTensor]:
     """Return the edges (source, target), int64 ``[2, E]``, and weights of any kind of graph.
 
