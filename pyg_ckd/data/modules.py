@@ -220,6 +220,24 @@ def check_forward(module: nn.Module) -> None:
     )
 
 
+def check_memory(model: nn.Module) -> None:
+    """Refuse a model whose parameters or buffers have shapes alone.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: If one is on the meta device.
+    """
+    found = next((name for name, p in (*model.named_parameters(), *model.named_buffers()) if p.is_meta), None)
+    if found is not None:
+        raise InputError(
+            f"model: found {found} of {type(model).__name__} on the meta device, which has no memory behind its "
+            "parameters, expected numbers; create the model on another device, or call model.to_empty(device='cpu') "
+            "and load its weights"
+        )
+
+
 def device_of(model: nn.Module) -> torch.device | None:
     """Return where a model's parameters are, or :obj:`None` if it has none.
 

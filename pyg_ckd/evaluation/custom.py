@@ -122,6 +122,24 @@ def as_monitor(given: Metric) -> tuple[str, Metric, int]:
     return metric.name, given, metric.k or DEFAULT_CUTOFF
 
 
+def check_monitor(monitor: str, cutoff: int, num_items: int) -> None:
+    """Refuse a monitored metric of longer lists than there can be.
+
+    Args:
+        monitor: Its name.
+        cutoff: Its cut-off.
+        num_items: Number of items.
+
+    Raises:
+        InputError: If the cut-off is not between 1 and the number of items.
+    """
+    if not 1 <= cutoff <= num_items:
+        raise InputError(
+            f"monitor: found {monitor!r}, expected a cut-off between 1 and {num_items}, the number of items; take "
+            f"another, such as @{min(num_items, 10)}"
+        )
+
+
 def _name(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func

@@ -15,6 +15,7 @@ from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.negatives import Positives, UniformNegatives
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.custom import check_monitor
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
@@ -83,6 +84,7 @@ class Validation:
         seed: int,
         layout: Layout,
     ) -> None:
+        check_monitor(name, cutoff, data["item"].num_nodes)
         self.name, self.track_views = name, track_views
         self.evaluator = Evaluator(data, "val", [cutoff], [metric], eval_users=eval_users, seed=seed)
         self.score = HeldOutScore(self.evaluator, name, data, seed, layout)

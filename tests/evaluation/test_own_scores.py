@@ -10,7 +10,7 @@ import torch
 
 from pyg_ckd.data import Embeddings, build_data
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation import Evaluator, estimate_effects, evaluate
+from pyg_ckd.evaluation import Evaluator, estimate_effects, evaluate, fit_baseline
 from tests.evaluation.test_effects import known_model, planted
 
 USERS, ITEMS = 12, 9
@@ -101,3 +101,10 @@ def test_positives_that_are_masked_are_counted_in_a_warning() -> None:
         warnings.simplefilter("error")
         evaluate(popular(), overlap, k=1, mask=())
         evaluate(popular(), graph([[0, 1], [5, 1]], [[1, 0], [5, 1]]), k=1)
+
+
+@pytest.mark.parametrize("name", ["popularity", "item-knn", "ease"])
+def test_a_monitored_cutoff_of_more_items_than_there_are_is_named(name: str, make_data) -> None:
+    with pytest.raises(InputError, match="^monitor: found 'recall@20', expected a cut-off between 1 and 9, the number"):
+        fit_baseline(name, make_data(USERS, ITEMS))
+    assert fit_baseline(name, make_data(USERS, ITEMS), "recall@9").value is not None

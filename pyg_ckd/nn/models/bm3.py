@@ -170,4 +170,6 @@ class Predicted(BlockEmbeddings):
 def _disagreement(prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return one minus the cosine of two rows, averaged over rows, each with the weight of its triple."""
     cosine = F.cosine_similarity(prediction, target)
-    return 1 - cosine.mean() if weight is None else mean_of_triples(1 - cosine, weight)
+    if weight is None and cosine.numel():
+        return 1 - cosine.mean()
+    return mean_of_triples(1 - cosine, weight)
