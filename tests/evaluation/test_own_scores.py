@@ -105,6 +105,8 @@ def test_positives_that_are_masked_are_counted_in_a_warning() -> None:
 
 @pytest.mark.parametrize("name", ["popularity", "item-knn", "ease"])
 def test_a_monitored_cutoff_of_more_items_than_there_are_is_named(name: str, make_data) -> None:
-    with pytest.raises(InputError, match="^monitor: found 'recall@20', expected a cut-off between 1 and 9, the number"):
+    with pytest.raises(
+        InputError, match=r"^monitor: found 'recall@20', expected a cut-off between 1 and 9, the number"
+    ):
         fit_baseline(name, make_data(USERS, ITEMS))
     assert fit_baseline(name, make_data(USERS, ITEMS), "recall@9").value is not None
