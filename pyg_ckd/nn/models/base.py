@@ -29,7 +29,7 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.tracing import exporting
+from pyg_ckd.scoring.tracing import as_it_is, exporting
 from pyg_ckd.scoring.views import View, as_views
 from pyg_ckd.wrappers import unwrapped_state
 
@@ -273,6 +273,7 @@ class Backbone(Capturing, nn.Module):
         """
         return [out.dense() for out in self.outputs(features, edge_index_dict, views, n_id_dict)]
 
+    @as_it_is
     def outputs(
         self,
         features: Mapping[str, Tensor],
