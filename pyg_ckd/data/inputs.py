@@ -16,6 +16,7 @@ from pyg_ckd.data.ids import comparable, id_column, value_at
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.modules import (
     check_forward,
+    check_memory,
     device_of,
     dtype_of,
     evaluating,
@@ -89,6 +90,7 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
             f"model: found {type(model).__name__}, expected a backbone, an objective or a module with forward(x_dict, "
             "edge_index) -> (user, item): tables have no views"
         )
+    check_memory(model)
     features, graph = unpack(data, device_of(model), dtype_of(model), reads_rows(model))
     with evaluating(model):
         if hasattr(model, "forward_views"):

@@ -6,6 +6,8 @@ import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -81,18 +83,51 @@ def _version(x: Tensor) -> int:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Return a block in which a model is in evaluation mode; after it, every module inside has its own mode again.
 
+    Several threads may be in such blocks with one model: its modules have their own modes again after the last.
+
     Args:
         model: The model.
     """
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
+    parts = list(model.modules())
+    with _LOCK:
+        modes = {part: part.training for part in parts}
+        if not modes.keys() <= _EVALUATED.keys():
+            model.eval()
+        for part, training in modes.items():
+            _EVALUATED.setdefault(part, _Evaluated(training)).blocks += 1
     try:
         yield
     finally:
+        with _LOCK:
+            _leave(model, parts)
+
+
+@dataclass
+class _Evaluated:
+    """A module in blocks of :func:`evaluating`.
+
+    Attributes:
+        training: Its mode before the first.
+        blocks: How many there are.
+    """
+
+    training: bool
+    blocks: int = 0
+
+
+_EVALUATED: dict[nn.Module, _Evaluated] = {}  # Only as long as they are, for copies of a model must not have it.
+_LOCK = RLock()
+
+
+def _leave(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    for part in parts:
+        _EVALUATED[part].blocks -= 1
+    modes = {part: _EVALUATED.pop(part).training for part in parts if not _EVALUATED[part].blocks}
+    if len(modes) == len(parts):
         model.train(modes[model])  # What a module does in a ``train`` of its own, it does here too.
-        for part, training in modes.items():
-            if part.training != training:
-                part.training = training
+    for part, training in modes.items():
+        if part.training != training:
+            part.training = training
 
 
 class MeanFeatures:
@@ -183,6 +218,24 @@ def check_forward(module: nn.Module) -> None:
         "from modality to features [I, d_m], edge_index int64 [2, E], and embeddings user [U, D] and item [I, D]; "
         "further arguments need defaults"
     )
+
+
+def check_memory(model: nn.Module) -> None:
+    """Refuse a model whose parameters or buffers have shapes alone.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: If one is on the meta device.
+    """
+    found = next((name for name, p in (*model.named_parameters(), *model.named_buffers()) if p.is_meta), None)
+    if found is not None:
+        raise InputError(
+            f"model: found {found} of {type(model).__name__} on the meta device, which has no memory behind its "
+            "parameters, expected numbers; create the model on another device, or call model.to_empty(device='cpu') "
+            "and load its weights"
+        )
 
 
 def device_of(model: nn.Module) -> torch.device | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.metrics.link_pred import LinkPredMetric, LinkPredMetricData
 
+from pyg_ckd.arguments import as_integer
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.metrics import NO_ITEM, parse_metric, without_empty_slots
 
@@ -38,7 +39,7 @@ class CustomMetric:
         k: The cut-off of the object, or the attribute ``k`` of the function; :obj:`None` if it has none.
 
     Raises:
-        InputError: If it is neither, or needs weights of interactions.
+        InputError: If it is neither, needs weights of interactions, or its cut-off is no number from 1 on.
     """
 
     def __init__(self, given: Any) -> None:
@@ -52,8 +53,9 @@ class CustomMetric:
             raise InputError(f"metric: found {given}, which needs weights of interactions, expected one without")
         self._given = given
         self._is_object = all(callable(getattr(given, name, None)) for name in ("update", "compute", "reset"))
-        self.k: int | None = getattr(given, "k", None)
-        self.name = f"{type(given).__name__}@{self.k}" if self._is_object else _name(given)
+        name, k = type(given).__name__ if self._is_object else _name(given), getattr(given, "k", None)
+        self.k: int | None = None if k is None else as_integer(k, f"metric {name}: k", least=1)
+        self.name = f"{name}@{self.k}" if self._is_object else name
         self.higher_is_better = getattr(given, "higher_is_better", None) is not False
 
     def settings(self) -> str:
@@ -118,6 +120,27 @@ def as_monitor(given: Metric) -> tuple[str, Metric, int]:
     if not metric.higher_is_better:
         raise InputError(f"monitor: found {metric.name}, expected a metric that is better the larger it is")
     return metric.name, given, metric.k or DEFAULT_CUTOFF
+
+
+def check_monitor(name: str, metric: Any, cutoff: int, num_items: int) -> None:
+    """Refuse a monitored metric that ranks more items than there are.
+
+    Args:
+        name: Its name in the record.
+        metric: The metric, by its name or as an object.
+        cutoff: Its cut-off.
+        num_items: Number of items.
+
+    Raises:
+        InputError: If it is larger than the number of items.
+    """
+    if cutoff > num_items:
+        small = min(5, num_items)
+        mend = f"monitor='{metric}@{small}'" if isinstance(metric, str) else f"the attribute k = {small}"
+        raise InputError(
+            f"monitor: found {name!r} with the cut-off {cutoff} for {num_items} items, expected a cut-off of at most "
+            f"{num_items}, such as {mend}"
+        )
 
 
 def _name(function: Any) -> str:

@@ -14,12 +14,15 @@ from pyg_ckd.data.inputs import check_graph, embed, held_out
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.ranking import Evaluator
+from pyg_ckd.evaluation.ranking import Evaluator, without_repetitions
 from pyg_ckd.scoring.effects import effect_weights, margin_sums, relative_effects, signal_to_noise
 from pyg_ckd.scoring.views import EMPTY, counterfactual_views, leave_one_out_views, unimodal_views
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_BOOTSTRAP_VALUES = 2**22  # Held at once.
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def estimate_effects(
 def _held_out_triples(
     data: HeteroData, split: str, num_negatives: int, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    positives = held_out(data, split)
+    positives = without_repetitions(held_out(data, split))
     if positives.size(1) == 0:
         raise InputError(f"estimate_effects: the {split} split holds no interaction to measure on")
     known = torch.cat([held_out(data, split) for split in ("train", "val", "test")], dim=1)
@@ -187,8 +190,9 @@ def _bootstrap(
     """Return the percentile interval of the mean over rows of ``value [users, M]``."""
     value = value.double().cpu()
     means = []
-    for start in range(0, num_bootstrap, 100):  # In blocks, so that memory does not grow with the resamples.
-        size = (min(100, num_bootstrap - start), value.size(0))
+    block = max(1, min(100, _BOOTSTRAP_VALUES // value.numel()))  # Memory grows neither with resamples nor users.
+    for start in range(0, num_bootstrap, block):
+        size = (min(block, num_bootstrap - start), value.size(0))
         means.append(value[torch.randint(value.size(0), size, generator=generator)].mean(dim=1))
     tail = (1 - confidence) / 2
     low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)

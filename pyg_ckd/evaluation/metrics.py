@@ -17,8 +17,8 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
-from pyg_ckd.arguments import as_integers
-from pyg_ckd.errors import InputError
+from pyg_ckd.arguments import as_integers, as_names
+from pyg_ckd.errors import InputError, unknown_name
 
 USER_METRICS = {
     "recall": LinkPredRecall,
@@ -28,6 +28,7 @@ USER_METRICS = {
     "mrr": LinkPredMRR,
     "hit": LinkPredHitRatio,
 }
+IDEALS = ("positives", "retrieved")
 LIST_METRICS = ("coverage", "personalization")
 NO_ITEM = -1
 """Stands in a ranking where a user has no further candidate: such a slot is empty and never a hit."""
@@ -64,8 +65,22 @@ def user_metrics(
 
     Returns:
         From ``name@k`` to a vector ``[users]``; users without positives have zeros.
+
+    Raises:
+        InputError: If a metric or ``ideal`` is unknown, or a cut-off is not between 1 and ``K``.
     """
-    k = as_integers(k, "k")
+    k, metrics = as_integers(k, "k"), as_names(metrics, "metrics")
+    if ideal not in IDEALS:
+        raise unknown_name("ideal", ideal, IDEALS)
+    for name in metrics:
+        if name not in USER_METRICS:
+            raise unknown_name("metric of single users", name, USER_METRICS)
+    for cut in k:
+        if not 1 <= cut <= ranked.size(1):
+            raise InputError(
+                f"k: found {cut}, expected a number between 1 and {ranked.size(1)}, the length of the rankings; rank "
+                "more items"
+            )
     ranked = without_empty_slots(ranked, labels)
     data = LinkPredMetricData(ranked, labels)
     if ideal == "retrieved":

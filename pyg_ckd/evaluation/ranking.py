@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,7 @@ from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
 from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.finite import all_finite
-from pyg_ckd.scoring.neighbourhood import Scorer
+from pyg_ckd.scoring.neighbourhood import Scorer, as_scorer, check_scores
 from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, Tables, check_best
@@ -78,6 +78,9 @@ class Evaluator:
     Raises:
         InputError: If a name is unknown, there is no cut-off or one that is not between 1 and the number of candidates,
             the split is empty (of candidates) or among those of ``mask``, or there are fewer users than ``eval_users``.
+
+    Warns:
+        UserWarning: If interactions of the split are also in one that is masked, and so can never be found.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class Evaluator:
                 )
         self.k = tuple(sorted(set(k)))
         self._depth = max(*k, *own) if own else self.k[-1]
-        positives = held_out(data, split)
+        positives = without_repetitions(held_out(data, split))
         positives = positives if among is None else positives[:, among[positives[1]]]
         if positives.size(1) == 0:
             with_items = f" with {of}items" if of else ""
@@ -147,10 +150,18 @@ class Evaluator:
             positives = positives[:, torch.isin(positives[0], users)]
         self.users, row = torch.unique(positives[0], return_inverse=True)
         self.labels = torch.stack([row, positives[1]])
-        self._seen_ptr, self._seen_item = self._seen(data, mask)
+        self._seen_ptr, self._seen_item, hidden = self._seen(data, mask)
+        if hidden:
+            warnings.warn(
+                f"split {split!r}: found {hidden} of {row.numel()} interactions also in {' or '.join(mask)}, which is "
+                "masked, so that nothing can find them; leave them out of one of the two, or the split out of the mask",
+                stacklevel=3,
+            )
 
-    def _seen(self, data: HeteroData, mask: Sequence[str]) -> tuple[Tensor, Tensor]:
-        device = self.users.device
+    def _seen(self, data: HeteroData, mask: Sequence[str]) -> tuple[Tensor, Tensor, int]:
+        """Return what every evaluated user has met, as where it begins and items, and how many positives are in it."""
+        device, positives = self.users.device, self._cells(*self.labels).sort().values
+        hidden = torch.zeros_like(positives, dtype=torch.bool)
         position = torch.full((data["user"].num_nodes,), -1, device=device)
         position[self.users] = torch.arange(self.users.numel(), device=device)
         rows, items = [self.labels[0, :0]], [self.labels[1, :0]]
@@ -159,9 +170,16 @@ class Evaluator:
                 row = position[part[0]]
                 rows.append(row[row >= 0])
                 items.append(part[1][row >= 0])
+                cells = self._cells(rows[-1], items[-1])
+                place = torch.searchsorted(positives, cells).clamp_(max=positives.numel() - 1)
+                hidden[place[positives[place] == cells]] = True
         row, order = torch.cat(rows).sort(stable=True)
         item = torch.cat(items)[order]
-        return row_starts(torch.bincount(row, minlength=self.users.numel())), item
+        return row_starts(torch.bincount(row, minlength=self.users.numel())), item, int(hidden.sum())
+
+    def _cells(self, row: Tensor, item: Tensor) -> Tensor:
+        """Return pairs (row, item) as numbers."""
+        return row * self.num_items + item
 
     @torch.no_grad()
     def rank(self, embeddings: Embeddings | Scorer) -> Tensor:
@@ -177,15 +195,15 @@ class Evaluator:
             embeddings: The tables to rank with, or any object with ``scores``; the same in all processes.
 
         Raises:
-            InputError: If an embedding or a score is not finite, tables have other sizes than the graph, or processes
-                rank other models.
+            InputError: If an embedding or a score is not finite, scores have another shape or type, tables have other
+                sizes than the graph, or processes rank other models.
         """
         processes, count = present(), self.users.numel()
         who = f"{count} users from {self.users[:1].tolist()} to {self.users[-1:].tolist()}"
         processes.agree("evaluation", f"{who}, {self._depth} of {self._num_candidates} items")
         with processes.together():
             sizes = (self.num_users, self.num_items)
-            scorer = embeddings if isinstance(embeddings, Scorer) else Tables(Embeddings(*embeddings), sizes)
+            scorer = as_scorer(embeddings, sizes)
             gpu = isinstance(scorer, Tables) and scorer.user.device.type != "cpu"
             size = (GPU_BLOCK_BYTES if gpu else BLOCK_BYTES) // (scorer.dtype.itemsize * self.num_items)
             best = [self._best(scorer, start, stop) for start, stop in processes.blocks(count, size)]
@@ -199,14 +217,14 @@ class Evaluator:
     def _best(self, scorer: Scorer, start: int, stop: int) -> Tensor:
         """Return the lists of a block of users, int64 ``[stop - start, K]`` on the CPU."""
         scores = scorer.scores(self.users[start:stop])
-        if not isinstance(scorer, Tables) and not all_finite(scores):
-            raise InputError("scores: found NaN or infinite values, expected finite numbers")
+        if not isinstance(scorer, Tables):
+            check_scores(scores, (stop - start, self.num_items))
         ptr = self._seen_ptr[start : stop + 1]
         row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
         seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
 
         def left() -> Tensor:
-            cell = (row * self.num_items + seen.cpu()).unique()
+            cell = self._cells(row, seen.cpu()).unique()
             if self._excluded is not None:
                 cell = cell[~self._excluded.cpu()[cell % self.num_items]]
             return self._num_candidates - torch.bincount(cell // self.num_items, minlength=stop - start)
@@ -290,6 +308,21 @@ class Evaluator:
         return result
 
 
+def without_repetitions(edges: Tensor) -> Tensor:
+    """Return interactions without repetitions of earlier ones, in their order, int64 ``[2, E]``.
+
+    Args:
+        edges: The interactions, int64 ``[2, E]``.
+    """
+    if not edges.numel():
+        return edges
+    key, order = (edges[0] * (int(edges[1].max()) + 1) + edges[1]).sort(stable=True)
+    repeated = order[1:][key[1:] == key[:-1]]
+    return (
+        edges[:, torch.ones_like(key, dtype=torch.bool).index_fill(0, repeated, False)] if repeated.numel() else edges
+    )
+
+
 def evaluate(
     model: nn.Module | Embeddings | tuple[Tensor, Tensor] | Scorer,
     data: HeteroData,
@@ -326,7 +359,8 @@ def evaluate(
             finite, or a view is given although there are no views.
 
     Warns:
-        UserWarning: If the model was trained on a graph with other ids.
+        UserWarning: If the model was trained on a graph with other ids, or interactions of the split are also in one
+            that is masked.
     """
     with present().together():
         evaluator = Evaluator(data, split, k, metrics, mask, candidates)

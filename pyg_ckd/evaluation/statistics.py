@@ -69,7 +69,7 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
     confidence = as_number(confidence, "confidence")
     if not 0 < confidence < 1:
         raise InputError(f"confidence: found {confidence}, expected a level between 0 and 1, such as 0.95")
-    first, second = _vector("a", a), _vector("b", b)
+    first, second = _finite("a", a), _finite("b", b)
     if first.size != second.size or first.size < 2:
         raise InputError(
             f"paired test: found {first.size} and {second.size} values, expected the same number, two or more: "
@@ -132,11 +132,11 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
         values: One value per seed; :obj:`nan` gives :obj:`nan`.
 
     Raises:
-        InputError: If there is no value.
+        InputError: If there is no value, or anything but a list of numbers.
     """
-    if len(values) == 0:
+    array = _vector("mean and deviation: found ", "", values, "expected one value per seed, such as [0.21, 0.24]")
+    if array.size == 0:
         raise InputError("mean and deviation: found no value, expected at least one")
-    array = np.asarray(values, dtype=np.float64)
     return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else 0.0
 
 
@@ -159,24 +159,30 @@ def _in_order_of(a: Any, b: Any, second: NDArray[np.float64]) -> NDArray[np.floa
     )
 
 
-def _vector(name: str, values: Any) -> NDArray[np.float64]:
+def _finite(name: str, values: Any) -> NDArray[np.float64]:
     hint = "such as metrics.per_user['recall@20'] of evaluate(..., per_user=True)"
-    expected = "expected one value per user (or seed)"
+    expected = f"expected one value per user (or seed), {hint}"
+    array = _vector("paired test: found ", f" in the place of {name}", values, expected)
+    if not np.isfinite(array).all():
+        place = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise InputError(f"paired test: found {array[place]} at {name}[{place}], expected finite numbers")
+    return array
+
+
+def _vector(found: str, where: str, values: Any, expected: str) -> NDArray[np.float64]:
+    """Return numbers as an array ``[num]``, or raise the message of its three parts around what was found."""
     if isinstance(values, Mapping):
-        raise InputError(f"paired test: found {type(values).__name__} in the place of {name}, {expected}, {hint}")
+        raise InputError(f"{found}{type(values).__name__}{where}, {expected}")
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     try:
         given = np.asarray(values)
-        if given.dtype.kind not in "biufO":
+        if given.dtype.kind not in "biufO" or not given.ndim:
             raise TypeError
         array = given.astype(np.float64)
     except (TypeError, ValueError, RuntimeError):  # PyTorch has the last one for tensors with gradient in a list.
-        found = f"{' '.join(repr(values).split())[:60]} ({type(values).__name__})"
-        raise InputError(f"paired test: found {found} in the place of {name}, {expected}, {hint}") from None
+        shown = " ".join(repr(values).split())[:60]
+        raise InputError(f"{found}{shown} ({type(values).__name__}){where}, {expected}") from None
     if array.ndim != 1:
-        raise InputError(f"paired test: found {name} of shape {array.shape}, {expected}")
-    if not np.isfinite(array).all():
-        place = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise InputError(f"paired test: found {array[place]} at {name}[{place}], expected finite numbers")
+        raise InputError(f"{found}values of shape {array.shape}{where}, {expected}")
     return array

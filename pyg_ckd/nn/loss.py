@@ -83,7 +83,7 @@ def ranking_cross_entropy(
         Scalar loss, the mean over the triples that count; zero if none does.
     """
     loss = ranking_cross_entropies(student, teacher, temperature, eps)
-    return loss.mean() if known is None else (loss * known).sum() / known.sum().clamp(min=1)
+    return mean_of_triples(loss) if known is None else (loss * known).sum() / known.sum().clamp(min=1)
 
 
 def ranking_cross_entropies(student: Tensor, teacher: Tensor, temperature: float, eps: float = 0.0) -> Tensor:
@@ -172,12 +172,14 @@ def contrastive_loss(
         normalize: Whether similarities are cosines; if not, they are inner products.
 
     Returns:
-        Scalar loss, the mean over the rows that count; zero if none does.
+        Scalar loss, the mean over the rows that count; zero if none does, also of no rows at all.
     """
     if normalize:
         x, y = F.normalize(x, eps=eps), F.normalize(y, eps=eps)
     similarity = (x / temperature) @ y.t()
     own = torch.arange(x.size(0), device=x.device)
+    if not x.size(0):
+        return similarity.sum()
     if ids is None and known is None:
         return F.cross_entropy(similarity, own)
     left_out = torch.zeros_like(similarity, dtype=torch.bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,6 +110,16 @@ class DetailedEmbeddings(Embeddings):
         self = super().__new__(cls, user, item)
         self.parts = parts
         return self
+
+    def __getnewargs__(self) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """Return what a copy is made of."""
+        return *self, self.parts
+
+    def _replace(self, **tables: Any) -> DetailedEmbeddings:
+        """Return the same parts with other tables."""
+        out = super()._replace(**tables)
+        vars(out).update(vars(self))
+        return out
 
 
 @torch.no_grad()

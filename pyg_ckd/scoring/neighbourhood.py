@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,8 +10,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.sparse import csr_matrix, product
+from pyg_ckd.scoring.tables import Tables
 
 
 @runtime_checkable
@@ -28,6 +30,54 @@ class Scorer(Protocol):
         Args:
             users: Rows of users, int64 ``[B]``.
         """
+
+
+def as_scorer(given: Any, sizes: tuple[int, int]) -> Scorer:
+    """Return what ranks, checked as far as can be seen before the first scores.
+
+    Args:
+        given: A scorer, or a pair of tables.
+        sizes: Numbers of users and items.
+
+    Raises:
+        InputError: If it is neither, tables do not fit, or the type of scores is none of floating-point numbers.
+    """
+    if not isinstance(given, Scorer):
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            raise InputError(
+                f"evaluation: found {type(given).__name__}, expected tables (user [U, D], item [I, D]), or an object "
+                "with dtype and scores(users); evaluate(model, data) ranks with a model"
+            )
+        return Tables(Embeddings(*given), sizes)
+    if not isinstance(given.dtype, torch.dtype) or not given.dtype.is_floating_point:
+        raise InputError(
+            f"scores: found {given.dtype!r} as dtype of {type(given).__name__}, expected their floating-point type, "
+            "such as torch.float32"
+        )
+    return given
+
+
+def check_scores(scores: Any, shape: tuple[int, int]) -> None:
+    """Refuse what a scorer returned if it is no finite score of every item for every user.
+
+    Args:
+        scores: What it returned.
+        shape: Numbers of the users that were asked for and of items.
+
+    Raises:
+        InputError: If it is not.
+    """
+    dense = isinstance(scores, Tensor) and scores.layout == torch.strided and scores.is_floating_point()
+    if not dense or scores.shape != shape:
+        found = type(scores).__name__
+        if isinstance(scores, Tensor):
+            found = f"{'' if scores.layout == torch.strided else 'sparse '}{scores.dtype} of shape {list(scores.shape)}"
+        raise InputError(
+            f"scores: found {found}, expected floating-point numbers in a dense tensor {list(shape)}, a row for each "
+            "of the users that are asked for and a column for every item"
+        )
+    if not all_finite(scores):
+        raise InputError("scores: found NaN or infinite values, expected finite numbers")
 
 
 class Neighbourhood:

@@ -41,14 +41,19 @@ def check_best(best: Tensor, left: Callable[[], Tensor]) -> None:
 
 
 def check_dense(table: Tensor) -> None:
-    """Refuse a sparse table.
+    """Refuse a sparse table, and one without numbers.
 
     Args:
         table: The table.
 
     Raises:
-        InputError: If it is sparse.
+        InputError: If it is sparse, or on the meta device.
     """
+    if table.is_meta:
+        raise InputError(
+            "embeddings: found tables on the meta device, which have no memory behind them, expected numbers; compute "
+            "them on another device"
+        )
     if table.layout != torch.strided:
         raise InputError("embeddings: found sparse tensors, expected dense ones; pass table.to_dense()")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def exporting() -> bool:
@@ -15,6 +19,22 @@ def exporting() -> bool:
     """
     found = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.6 has only the latter.
     return bool(found())
+
+
+def as_it_is(function: F) -> F:
+    """Let :func:`torch.compile` call a method instead of compiling it; :func:`torch.export.export` records it.
+
+    Args:
+        function: A method that does what compilers cannot follow, such as looking for a graph that was made before.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling() and not exporting():
+            return torch.compiler.disable(function)(*args, **options)
+        return function(*args, **options)
+
+    return cast(F, call)
 
 
 class Recording:

@@ -214,19 +214,30 @@ def _by_id(given: Any, what: str) -> Any:
     return given.to_dict()
 
 
-def _rows(items: Ids, ids: Any, what: str) -> Tensor:
+def _rows(known: Ids, ids: Any, what: str) -> Tensor:
     try:
-        return items.rows(ids)
+        return known.rows(ids)
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
+
+
+def pairs_by_user(given: Mapping[Any, Any], users: Ids, items: Ids, what: str) -> Tensor:
+    """Return what users have by their ids as rows of users and items, int64 ``[2, E]``.
+
+    Args:
+        given: From user id to ids of items; :obj:`None` means none.
+        users: The ids of users.
+        items: The ids of items.
+        what: What it is, for messages.
+
+    Raises:
+        InputError: If an id is unknown.
+    """
+    names = list(given)
+    owners = _rows(users, names, what)
+    place, item = items.rows_of_each(given.values(), lambda place: f"{what} of user {names[place]!r}")
+    return torch.stack([owners[place], item])
 
 
 def _by_user(given: Mapping[Any, Any], users: Ids, items: Ids, what: str) -> SeenItems:
-    try:
-        owners = users.rows(list(given))
-        lists = [items.rows(ids if ids is not None else []) for ids in given.values()]
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from None
-    none = torch.empty(0, dtype=torch.int64)
-    user = torch.repeat_interleave(owners, torch.tensor([one.numel() for one in lists], dtype=torch.int64))
-    return SeenItems(torch.stack([user, torch.cat([none, *lists])]), len(users))
+    return SeenItems(pairs_by_user(given, users, items, what), len(users))

@@ -40,7 +40,7 @@ def mmr(scores: Tensor, items: Tensor, table: Tensor, k: int, diversity: float) 
         Scores and items ``[n, k]`` in the order of choice, as they were given.
     """
     unit = F.normalize(table, dim=1)
-    size = max(1, _BLOCK_BYTES // max(items.size(1) * table.size(1) * table.element_size(), 1))
+    size = _lists_at_once(items, table)
     parts = [
         _chosen(score, item, unit, k, diversity)
         for score, item in zip(scores.split(size), items.split(size), strict=True)
@@ -55,19 +55,45 @@ def list_similarity(items: Tensor, table: Tensor) -> Tensor:
         items: Rows of items, int64 ``[n, k]``; -1 in empty slots.
         table: Embeddings ``[I, D]``.
     """
-    there = (items >= 0).to(table.device)
-    unit = F.normalize(table, dim=1)[items.clamp(min=0).to(table.device)] * there.unsqueeze(2)  # [n, k, D]
-    count = there.sum(dim=1).to(table.dtype)
-    both = unit.sum(dim=1).square().sum(dim=1) - unit.square().sum(dim=(1, 2))  # Sum over ordered pairs.
+    unit = F.normalize(table, dim=1)
+    parts = [_similarity(part, unit) for part in items.split(_lists_at_once(items, unit))]
+    return torch.cat(parts)
+
+
+def shared_items(items: Tensor, others: Tensor) -> Tensor:
+    """Return how many items of each list are on another one too, int64 ``[n]``.
+
+    Args:
+        items: Rows of items, int64 ``[n, k]``; -1 in empty slots.
+        others: Those of the other lists, int64 ``[n, k]``.
+    """
+    size = max(1, _BLOCK_BYTES // max(items.size(1) * others.size(1), 1))
+    parts = [
+        ((own.unsqueeze(2) == other.unsqueeze(1)).any(dim=2) & (own >= 0)).sum(dim=1)
+        for own, other in zip(items.split(size), others.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _similarity(items: Tensor, unit: Tensor) -> Tensor:
+    there = (items >= 0).to(unit.device)
+    rows = unit[items.clamp(min=0).to(unit.device)] * there.unsqueeze(2)  # [n, k, D]
+    count = there.sum(dim=1).to(unit.dtype)
+    both = rows.sum(dim=1).square().sum(dim=1) - rows.square().sum(dim=(1, 2))  # Sum over ordered pairs.
     return (both / (count * (count - 1))).cpu()
+
+
+def _lists_at_once(items: Tensor, table: Tensor) -> int:
+    """Return of how many lists the rows of all items are held at once."""
+    return max(1, _BLOCK_BYTES // max(items.size(1) * table.size(1) * table.element_size(), 1))
 
 
 def _chosen(scores: Tensor, items: Tensor, unit: Tensor, k: int, diversity: float) -> tuple[Tensor, Tensor]:
     empty = items < 0
     finite = scores.masked_fill(empty, float("nan"))
     low = finite.nan_to_num(nan=float("inf")).amin(dim=1, keepdim=True)
-    spread = (scores[:, :1] - low).clamp(min=1e-12)
-    relevance = ((scores - low) / spread).masked_fill(empty, -torch.inf)
+    spread = scores[:, :1] - low
+    relevance = ((scores - low) / torch.where(spread > 0, spread, 1)).masked_fill(empty, -torch.inf)
     rows = unit[items.clamp(min=0).to(unit.device)]  # [n, P, D]
     nearest = torch.full_like(relevance, -torch.inf)
     left, order = ~empty, []

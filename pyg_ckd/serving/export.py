@@ -169,6 +169,11 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
     path = check_format(path, EMBEDDING_FORMATS)
     if path.suffix.lower() == ".safetensors":
         return [_safetensors(recommender, path)]
+    if path.suffix.lower() == ".parquet" and not recommender.embeddings.item.size(1):
+        raise InputError(
+            f"out {path}: found embeddings of width 0, which Parquet cannot hold, expected at least one column; write "
+            ".npy or .safetensors"
+        )
     written: dict[Path, Callable[[Path], None]] = {}
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()

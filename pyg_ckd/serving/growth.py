@@ -13,9 +13,10 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.serving.catalogue import at_rows, item_columns
+from pyg_ckd.serving.catalogue import at_rows, item_columns, pairs_by_user
 from pyg_ckd.serving.fold_in import Ridge, RidgeUsers, mean_of, stack_features
 from pyg_ckd.serving.lists import RankedLists
+from pyg_ckd.serving.search import distinct_pairs
 from pyg_ckd.training.model import user_function
 
 if TYPE_CHECKING:
@@ -123,14 +124,15 @@ class GrowingLists(RankedLists):
         Raises:
             InputError: If an item is unknown, histories are no list of lists, one is empty, or ids do not fit.
         """
-        met = [self.items.rows(history).unique() for history in _histories(histories)]
-        for n, items in enumerate(met):
-            if not items.numel():
-                raise InputError(f"new users: history {n} is empty, expected at least one item")
+        met = _histories(histories)
+        pairs = torch.stack(self.items.rows_of_each(met, lambda place: f"new users: history {place}"))
+        empty = (torch.bincount(pairs[0], minlength=len(met)) == 0).nonzero().view(-1)
+        if empty.numel():
+            raise InputError(f"new users: history {int(empty[0])} is empty, expected at least one item")
         if not met:
             raise InputError("new users: found no history, expected one for every new user")
-        row = torch.repeat_interleave(torch.arange(len(met)), torch.tensor([items.numel() for items in met]))
-        return self._with_users(row, torch.cat(met), len(met), user_ids)
+        row, item = distinct_pairs(pairs)
+        return self._with_users(row, item, len(met), user_ids)
 
     def with_seen(self, clicks: Mapping[Any, Any] | pd.DataFrame) -> Self:
         """Return a recommender in which known users have met further items since training.
@@ -139,8 +141,8 @@ class GrowingLists(RankedLists):
         :class:`~pyg_ckd.nn.FISM`, the users' embeddings follow; else these stay as they are.
 
         Args:
-            clicks: From user id to the ids of the items, or a frame with the columns ``user`` and ``item`` (or
-                ``user_id`` and ``item_id``).
+            clicks: From user id to the ids of the items (:obj:`None` means none), or a frame with the columns ``user``
+                and ``item`` (or ``user_id`` and ``item_id``).
 
         Raises:
             InputError: If a user or an item is unknown; new ones come with :meth:`with_new_users` and
@@ -151,10 +153,7 @@ class GrowingLists(RankedLists):
     def _pairs(self, clicks: Mapping[Any, Any] | pd.DataFrame) -> Tensor:
         """Return rows of users and items, int64 ``[2, E]``."""
         if isinstance(clicks, Mapping):
-            lists = [self.items.rows(ids) for ids in clicks.values()]
-            sizes = torch.tensor([one.numel() for one in lists], dtype=torch.int64)
-            user = torch.repeat_interleave(self.users.rows(list(clicks)), sizes)
-            return torch.stack([user, torch.cat([user[:0], *lists])])
+            return pairs_by_user(clicks, self.users, self.items, "clicks")
         columns = getattr(clicks, "columns", ())
         found = [next((n for n in (kind, f"{kind}_id") if n in columns), None) for kind in ("user", "item")]
         if None in found:
@@ -169,6 +168,7 @@ class GrowingLists(RankedLists):
         out = copy.copy(self)
         out.seen, out.history = self.seen.with_pairs(pairs), self.history.with_pairs(pairs)
         if self.exact_users is None or self._user_map is None:
+            out._user_map = None if bool(self._is_trained(pairs).any()) else self._user_map  # Learnt from these.
             return out
         users, table = pairs[0].unique(), self.embeddings.item
         row, item = (index.to(table.device) for index in out.history.of(users))
@@ -193,7 +193,7 @@ class GrowingLists(RankedLists):
         return out
 
     def user_map(self) -> UserMap:
-        """Return how the embeddings of users follow from those of what they have met, learnt if need be.
+        """Return how the embeddings of users follow from those of what they have met, learnt once if need be.
 
         Raises:
             InputError: If there are too few users to learn it from.
@@ -205,7 +205,8 @@ class GrowingLists(RankedLists):
         if warm.numel() < 2:
             raise InputError(f"new users: found {warm.numel()} users with a training interaction, expected 2 or more")
         ridge = Ridge(mean_of(self.embeddings.item, row, item, warm.numel()), self.embeddings.user[warm])
-        return RidgeUsers(ridge)
+        self._user_map = RidgeUsers(ridge)
+        return self._user_map
 
     def load_more(self, state: Mapping[str, Any]) -> None:
         """Take what a subclass has beside tables from the state of a saved recommender; here nothing.
@@ -217,7 +218,11 @@ class GrowingLists(RankedLists):
     def _trained_pairs(self) -> Tensor:
         """Return the interactions of the users and items that were there in training, int64 ``[2, E]``."""
         pairs = self.history.pairs()
-        return pairs[:, (pairs[0] < self.trained[0]) & (pairs[1] < self.trained[1])]
+        return pairs[:, self._is_trained(pairs)]
+
+    def _is_trained(self, pairs: Tensor) -> Tensor:
+        """Return which interactions are of users and items that were there in training, bool ``[E]``."""
+        return (pairs[0] < self.trained[0]) & (pairs[1] < self.trained[1])
 
 
 def _histories(given: Any) -> list[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +35,7 @@ class Ids:
 
     def __init__(self, kind: str, values: Any, size: int) -> None:
         self.kind, self.given = kind, values is not None
-        self.index = pd.RangeIndex(size) if values is None else pd.Index(_array(values), dtype=_dtype(values))
+        self.index = pd.RangeIndex(size) if values is None else _stored(_checked(values, kind, f"{kind}_id"))
         if not self.integers:
             _check_type(self.index, False, f"{kind}_id")
         if len(self.index) != size:
@@ -69,11 +70,39 @@ class Ids:
         """
         if ids is None:
             return torch.arange(len(self))
-        array, rows = self._found(ids)
+        array, rows = self._found(_checked(ids, self.kind))
         unknown = np.flatnonzero(rows.numpy() < 0)
         if unknown.size:
             raise self._unknown(_plain(array[unknown[0]]), unknown.size)
         return rows
+
+    def rows_of_each(self, lists: Iterable[Any], name: Callable[[int], str]) -> tuple[Tensor, Tensor]:
+        """Return (place of the list, row) of every id of several lists, one list after another, int64 ``[E]`` each.
+
+        All ids are looked up together.
+
+        Args:
+            lists: Ids as in :meth:`rows`; a list that is :obj:`None` has none.
+            name: Returns the name of the list at a place, for messages.
+
+        Raises:
+            InputError: As :meth:`rows`, for the first list with an unknown id.
+        """
+        parts = []
+        for place, ids in enumerate(lists):
+            try:
+                parts.append(_checked([] if ids is None else ids, self.kind))
+            except InputError as error:
+                raise InputError(f"{name(place)}: {error}") from None
+        places = torch.arange(len(parts)).repeat_interleave(torch.tensor([part.size for part in parts]).long())
+        filled = [part for part in parts if part.size]
+        array, rows = self._found(np.concatenate(filled) if filled else _array([]))
+        unknown = (rows < 0).nonzero().view(-1)
+        if unknown.numel():
+            first = int(places[unknown[0]])
+            count = int((places[unknown] == first).sum())
+            raise InputError(f"{name(first)}: {self._unknown(_plain(array[unknown[0]]), count)}")
+        return places, rows
 
     def find(self, ids: Any) -> tuple[np.ndarray, Tensor]:
         """Return one id or many as an array ``[n]``, and their rows, int64 ``[n]``, -1 for those that are unknown.
@@ -84,7 +113,7 @@ class Ids:
         Raises:
             InputError: If an id is missing, or neither text nor an integer.
         """
-        given, rows = self._found(ids)
+        given, rows = self._found(_checked(ids, self.kind))
         unknown = np.flatnonzero(rows.numpy() < 0)
         kinds = set(map(type, given[unknown].tolist()))
         wrong = {kind for kind in kinds if kind is bool or not issubclass(kind, (str, int, np.integer, UUID))}
@@ -97,13 +126,8 @@ class Ids:
             )
         return given, rows
 
-    def _found(self, ids: Any) -> tuple[np.ndarray, Tensor]:
-        if hasattr(ids, "columns"):
-            raise InputError(
-                f"{self.kind} ids: found a {type(ids).__name__}, expected one id or a list of ids; take the column "
-                f"that holds them, such as frame['{self.kind}']"
-            )
-        given = array = _array(ids)
+    def _found(self, given: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        array = given
         if not array.size:
             return given, torch.empty(0, dtype=torch.int64)
         if array.dtype.kind not in "iu" or not self.integers:
@@ -138,16 +162,18 @@ class Ids:
         Args:
             rows: int64 ``[n]``, none negative.
         """
-        if isinstance(self.index, pd.RangeIndex):
-            return pa.array(rows)
+        rows = pa.array(rows)
+        return rows if isinstance(self.index, pd.RangeIndex) else self._column.take(rows)
+
+    @cached_property
+    def _column(self) -> pa.Array:
         try:
-            column = pa.array(self.index.to_numpy(), pa.int64() if self.integers else pa.string())
+            return pa.array(self.index.to_numpy(), pa.int64() if self.integers else pa.string())
         except UnicodeEncodeError as error:
             raise InputError(
                 f"{self.kind}_id: found {error.object!r:.60}, which UTF-8 cannot write, expected text without lone "
                 "surrogates; read the ids with their right encoding"
             ) from None
-        return column.take(pa.array(rows))
 
     def extended(self, ids: Any, count: int) -> Ids:
         """Return the ids of these rows and of new ones behind them.
@@ -163,7 +189,7 @@ class Ids:
             if self.given:
                 raise InputError(f"new {self.kind}s: found no ids, expected one for each, as those of the graph have")
             return Ids(self.kind, None, len(self) + count)
-        new = _array(ids)
+        new = _checked(ids, self.kind, f"new {self.kind}s")
         if new.size != count:
             raise InputError(f"new {self.kind}s: found {new.size} ids for {count} of them, expected as many")
         if count:
@@ -240,12 +266,33 @@ def _index(array: np.ndarray) -> pd.Index:
     return pd.Index(array, dtype=array.dtype)
 
 
+def _stored(array: np.ndarray) -> pd.Index:
+    """Return the ids of rows as an index of int64, or of objects."""
+    return pd.Index(array, dtype=np.int64 if array.dtype.kind in "iu" else object)
+
+
 def _all_text(ids: Any) -> bool:
     return pd.api.types.infer_dtype(ids, skipna=False) == "string"
 
 
+def _checked(values: Any, kind: str, where: str = "") -> np.ndarray:
+    """Return one id or many as :func:`_array` does, and refuse what holds more than a list of ids."""
+    shape = list(getattr(values, "shape", ()))
+    if hasattr(values, "columns"):
+        found, mend = f"a {type(values).__name__}", f"take the column that holds them, such as frame[{kind!r}]"
+    elif isinstance(values, Mapping):
+        found, mend = f"a {type(values).__name__}", "take its keys or its values, such as list(ids)"
+    elif len(shape) > 1:
+        found, mend = f"an array of shape {shape}", "take one row or column, or all ids as ids.reshape(-1)"
+    else:
+        return _array(values)
+    raise InputError(f"{where or kind + ' ids'}: found {found}, expected one id or a list of ids; {mend}")
+
+
 def _array(values: Any) -> np.ndarray:
     """Return one id or many as an array ``[n]`` of integers, or of objects if they are anything else."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        values = values.to_pylist()
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     if isinstance(values, np.ndarray) and values.dtype == np.uint64:
@@ -256,6 +303,8 @@ def _array(values: Any) -> np.ndarray:
     if isinstance(values, np.ndarray) and values.ndim == 0:
         values = values.item()
     values = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else [values]
+    if values and isinstance(values[0], pa.Scalar):
+        values = [one.as_py() if isinstance(one, pa.Scalar) else one for one in values]
     if values and all(_is_int64(value) for value in values):
         return np.array(values, dtype=np.int64)
     return np.fromiter(values, dtype=object, count=len(values))
@@ -263,10 +312,6 @@ def _array(values: Any) -> np.ndarray:
 
 def _is_int64(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
-
-
-def _dtype(values: Any) -> Any:
-    return np.int64 if _array(values).dtype.kind in "iu" else object
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.neighbourhood import Scorer
 from pyg_ckd.serving.catalogue import Catalogue, Where, catalogue, item_columns
-from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size
+from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size, shared_items
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.results import Recommendations
 from pyg_ckd.serving.search import Masked, SeenItems, search
@@ -195,8 +195,7 @@ class RankedLists:
         k = _check_k(k, plain.table.size(0), "items")
         if k < 2:
             raise InputError(f"k: found {k}, expected at least 2: a list of one item has no pairs to compare")
-        pool = self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0]
-        low = pool.masked_fill(pool == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
+        low = _lowest(self.rank(users, pool_size(k, plain.table.size(0)), exclude_seen, plain)[0])
         best = self.rank(users, k, exclude_seen, plain)
         filled = (best[1] >= 0).sum(dim=1)
         if users.numel() and not bool((filled > 0).any()):
@@ -205,8 +204,8 @@ class RankedLists:
             chosen = self.catalogue(candidates, exclude, where, value)
             scores, items = self.rank(users, k, exclude_seen, chosen)
             worth, most = ((x - low).clamp(min=0).masked_fill(x == -torch.inf, 0).sum(dim=1) for x in (scores, best[0]))
-            share = torch.where(most > 0, worth / most.clamp(min=1e-12), 1)  # Equal scores: all lists are best.
-            kept = ((items.unsqueeze(2) == best[1].unsqueeze(1)) & (items >= 0).unsqueeze(2)).any(dim=2).sum(dim=1)
+            share = torch.where(most > 0, worth / torch.where(most > 0, most, 1), 1)  # Equal scores: all are best.
+            kept = shared_items(items, best[1])
             rows.append(
                 {
                     "diversity": float(value),
@@ -360,6 +359,11 @@ def _kept(given: Any, tables: Embeddings) -> list[Tensor]:
     shared = {x.untyped_storage().data_ptr() for x in theirs if x.layout == torch.strided}
     own = (x.detach() for x in (tables.user, tables.item))
     return [x.clone() if x.untyped_storage().data_ptr() in shared else x for x in own]
+
+
+def _lowest(scores: Tensor) -> Tensor:
+    """Return the lowest score of every list, ``[n, 1]``."""
+    return scores.masked_fill(scores == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
 
 
 def check_flag(value: Any, name: str) -> None:

@@ -18,6 +18,7 @@ from pyg_ckd.data.matching import matched_newer, same_graph
 from pyg_ckd.errors import InputError
 from pyg_ckd.serving.growth import GrowingLists
 from pyg_ckd.serving.ids import Ids
+from pyg_ckd.serving.search import distinct_pairs
 from pyg_ckd.training.model import other_data
 
 R = TypeVar("R", bound=GrowingLists)
@@ -96,7 +97,7 @@ def new_users(recommender: R, whole: HeteroData, seen: Sequence[str]) -> R:
     if active.numel():
         compact = torch.full((new.numel(),), -1)
         compact[active] = torch.arange(active.numel())
-        pairs = torch.stack([compact[train[0]], train[1]]).unique(dim=1)
+        pairs = distinct_pairs(torch.stack([compact[train[0]], train[1]]))
         names = _like(recommender.users, ids.iloc[new[active].numpy()])
         out = recommender._with_users(pairs[0], pairs[1], active.numel(), names)
         later = torch.stack([compact[rest[0]], rest[1]])[:, compact[rest[0]] >= 0]

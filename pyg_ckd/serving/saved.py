@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,8 @@ def restored(
         out = cls.__new__(cls)
         out.model, out.data = None, None
         out.embeddings = Embeddings(*(state["tables"][kind].to(device) for kind in ("user", "item")))
+        if out.embeddings.user.shape[1:] != out.embeddings.item.shape[1:]:
+            raise ValueError(f"tables of shapes {[list(table.shape) for table in out.embeddings]}")
         if not all(map(all_finite, out.embeddings)):
             raise ValueError("embeddings that are not finite")
         sizes = [table.size(0) for table in out.embeddings]
@@ -163,19 +165,37 @@ def _stored(name: str, column: pd.Series) -> Any:
         missing, filled = column.isna().to_numpy(dtype=bool), column.fillna(0)
         values = filled.to_numpy(dtype=np.uint64 if pd.api.types.is_unsigned_integer_dtype(column.dtype) else np.int64)
         return {"integers": torch.from_numpy(values.copy()), "missing": torch.from_numpy(missing.copy())}
+    if pd.api.types.is_bool_dtype(column.dtype) and not isinstance(column.dtype, np.dtype):
+        missing, values = column.isna().to_numpy(dtype=bool), column.fillna(False).to_numpy(dtype=bool)
+        return {"booleans": torch.from_numpy(values.copy()), "missing": torch.from_numpy(missing.copy())}
+    if isinstance(column.dtype, pd.StringDtype) and column.dtype.na_value is pd.NA:
+        return {"texts": _plain(column)}
     values = column.to_numpy()
     if values.dtype.kind in "biuf":
         return torch.from_numpy(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))))
     if values.dtype.kind == "M":
         return {"dates": torch.from_numpy(values.astype("datetime64[us]").astype(np.int64))}
-    plain = [None if pd.isna(v) is True else v for v in column.astype(object)]
-    wrong = next((v for v in plain if not isinstance(v, (str, bool, int, float, type(None)))), None)
+    plain = _plain(column)
+    there = [v for v in plain if v is not None]
+    if there and all(isinstance(v, datetime) and v.tzinfo is None for v in there):
+        return {"dates": torch.from_numpy(np.array(plain, dtype="datetime64[us]").astype(np.int64))}
+    if there and all(type(v) is date for v in there):
+        return {"days": [None if v is None else v.toordinal() for v in plain]}
+    wrong = next((v for v in there if not isinstance(v, (str, bool, int, float))), None)
     if wrong is not None:
+        zone = getattr(wrong, "tzinfo", None) is not None
+        mend = "; take the time zone off, as column.dt.tz_convert(None) does" if zone else ""
         raise InputError(
-            f"columns: found {type(wrong).__name__} in {name!r}, which no file can hold, expected numbers, texts or "
-            "dates"
+            f"columns: found {type(wrong).__name__}{' with a time zone' if zone else ''} in {name!r}, which no file "
+            f"can hold, expected numbers, texts or dates{' without a time zone' if zone else ', of one kind'}{mend}"
         )
     return plain
+
+
+def _plain(column: pd.Series) -> list[Any]:
+    """Return the values of a column as those of Python, :obj:`None` where one is missing."""
+    values = (v.item() if isinstance(v, np.generic) and v.dtype.kind in "biufU" else v for v in column.astype(object))
+    return [None if pd.isna(v) is True else v for v in values]
 
 
 def _frame(columns: Mapping[str, Any], num_items: int) -> pd.DataFrame:
@@ -194,6 +214,12 @@ def _opened(values: Any) -> Any:
         return pd.Categorical.from_codes(values["codes"].numpy(), categories, ordered=bool(values["ordered"]))
     if "integers" in values:
         return pd.arrays.IntegerArray(values["integers"].numpy(), values["missing"].numpy())
+    if "booleans" in values:
+        return pd.arrays.BooleanArray(values["booleans"].numpy(), values["missing"].numpy())
+    if "texts" in values:
+        return pd.array(values["texts"], dtype="string")
+    if "days" in values:
+        return pd.Series([None if v is None else date.fromordinal(v) for v in values["days"]], dtype=object)
     return values["dates"].numpy().astype("datetime64[us]")
 
 

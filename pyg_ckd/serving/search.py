@@ -146,6 +146,17 @@ def _largest(scores: Tensor, k: int, groups: Tensor) -> tuple[Tensor, Tensor]:
     return value, column.gather(1, place)
 
 
+def distinct_pairs(pairs: Tensor) -> Tensor:
+    """Return pairs (row, column) each once and in ascending order, int64 ``[2, E]``.
+
+    Args:
+        pairs: Rows and columns from 0 on, int64 ``[2, E]``.
+    """
+    width = int(pairs[1].max()) + 1 if pairs.numel() else 1
+    key = (pairs[0] * width + pairs[1]).unique()
+    return torch.stack([key // width, key % width])
+
+
 class SeenItems:
     """The items that every user has met, as rows packed one user after another.
 
@@ -180,7 +191,17 @@ class SeenItems:
         Args:
             edge_index: Interactions (user row, item row), int64 ``[2, E]``.
         """
-        return SeenItems(torch.cat([self.pairs(), edge_index.cpu()], dim=1).unique(dim=1), self.ptr.numel() - 1)
+        new, count = edge_index.cpu(), self.ptr.diff()
+        users = new[0].unique()
+        place, item = self.of(users)
+        row, item = distinct_pairs(torch.cat([torch.stack([users[place], item]), new], dim=1))
+        changed = torch.zeros_like(count, dtype=torch.bool).index_fill(0, users, True)
+        others = self.item[~changed.repeat_interleave(count)]
+        count = torch.where(changed, torch.bincount(row, minlength=count.numel()), count)
+        out = SeenItems.__new__(SeenItems)
+        out.ptr, inside = row_starts(count), changed.repeat_interleave(count)
+        out.item = item.new_empty(inside.numel()).masked_scatter(inside, item).masked_scatter(~inside, others)
+        return out
 
     def extended(self, row: Tensor, item: Tensor, count: int) -> SeenItems:
         """Return this with further users behind the present ones.

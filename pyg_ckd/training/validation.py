@@ -15,6 +15,7 @@ from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.modules import evaluating
 from pyg_ckd.data.negatives import Positives, UniformNegatives
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation.custom import check_monitor
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
@@ -86,7 +87,7 @@ class Validation:
         seed: int,
         layout: Layout,
     ) -> None:
-        check_cutoff(name, metric, cutoff, data["item"].num_nodes)
+        check_monitor(name, metric, cutoff, data["item"].num_nodes)
         self.name, self.track_views = name, track_views
         self.evaluator = Evaluator(data, "val", [cutoff], [metric], eval_users=eval_users, seed=seed)
         self.score = HeldOutScore(self.evaluator, name, data, seed, layout)
@@ -131,24 +132,3 @@ class Validation:
         if run.stopper.update(run.taken, int(row["epoch"]), value):
             run.keep_best()
         run.history.validation_seconds.append(time.perf_counter() - start)
-
-
-def check_cutoff(name: str, metric: Any, cutoff: int, num_items: int) -> None:
-    """Refuse a monitored metric that ranks more items than there are.
-
-    Args:
-        name: Its name in the record.
-        metric: The metric, by its name or as an object.
-        cutoff: Its cut-off.
-        num_items: Number of items.
-
-    Raises:
-        InputError: If it is larger than the number of items.
-    """
-    if cutoff > num_items:
-        small = min(5, num_items)
-        mend = f"monitor='{metric}@{small}'" if isinstance(metric, str) else f"the attribute k = {small}"
-        raise InputError(
-            f"monitor: found {name!r} with the cut-off {cutoff} for {num_items} items, expected a cut-off of at most "
-            f"{num_items}, such as {mend}"
-        )

@@ -89,6 +89,15 @@ def first_hit(ranked, labels):
     return torch.tensor([float((row, int(items[0])) in wanted) for row, items in enumerate(ranked)])
 
 
+def with_cutoff(k):
+    @functools.wraps(first_hit)
+    def metric(ranked, labels):
+        return first_hit(ranked, labels)
+
+    metric.k = k
+    return metric
+
+
 def share_of_first_item(ranked, labels):
     return (ranked[:, 0] == ranked[0, 0]).double().mean()
 
@@ -143,11 +152,14 @@ def test_an_object_is_left_as_it_was(problem):
         ([pyg.LinkPredRecall(41)], "k: found 41, expected a number between 1 and 40"),
         ([first_hit, functools.partial(first_hit)], "metrics: found two of one name among first_hit, first_hit"),
         (["recal"], "unknown metric 'recal': did you mean 'recall'"),
+        ([with_cutoff("5")], "metric first_hit: k: found '5', expected an integer"),
+        ([with_cutoff(2.0)], "metric first_hit: k: found 2.0, expected an integer such as 2"),
+        ([with_cutoff(0)], "metric first_hit: k: found 0, expected at least 1"),
         ([lambda ranked, labels: 1 / 0], r"metric <lambda>: raised ZeroDivisionError \(division by zero\)"),
         ([lambda ranked, labels: ranked], r"metric <lambda>: found shape \[60, 5\], expected a number or \[60\]"),
         ([lambda ranked, labels: None], "metric <lambda>: raised"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_what_is_no_metric_is_refused(metrics, message, problem):
     data, tables = problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
+from pyg_ckd.evaluation import effects
 from pyg_ckd.evaluation.effects import estimate_effects
 from pyg_ckd.nn import VBPR, Backbone, as_backbone
 from pyg_ckd.scoring.effects import MAX_EFFECT, MIN_EFFECT
@@ -206,3 +208,14 @@ def test_a_level_that_is_no_number_is_refused(level):
     data = planted({"a": (2.0, 0.0)})
     with pytest.raises(InputError, match=f"^confidence: found {level!r}, expected a number"):
         estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, confidence=level)
+
+
+def test_intervals_do_not_depend_on_how_many_resamples_are_held_at_once(monkeypatch):
+    data = planted({"a": (3.0, 0.0), "b": (2.0, 0.0)})
+    model = known_model(data, torch.rand(40, 2, generator=torch.Generator().manual_seed(0)))
+    tables = []
+    for held in (2**22, 7 * 80, 1):
+        monkeypatch.setattr(effects, "_BOOTSTRAP_VALUES", held)
+        tables.append(estimate_effects(model, data, k=1, num_bootstrap=250).table)
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], rtol=1e-12, atol=0)

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, ndcg_score
 from torch_geometric.metrics import LinkPredCoverage, LinkPredPersonalization
 
+from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import user_metrics
 from pyg_ckd.evaluation.metrics import coverage, personalization
 
@@ -95,3 +96,26 @@ def test_empty_slots_recommend_nothing():
 def test_personalization_needs_two_lists():
     assert np.isnan(personalization(torch.tensor([[0, 1]]), 2))
     assert np.isnan(personalization(torch.tensor([[0, 1], [-1, -1]]), 2))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "k", "ideal", "message"),
+    [
+        (["recall"], [1], "bla", "unknown ideal 'bla': valid names are positives, retrieved"),
+        (["recall"], [1], None, "unknown ideal 'None'"),
+        (["recal"], [1], "positives", "unknown metric of single users 'recal': did you mean 'recall'"),
+        (["coverage"], [1], "positives", "unknown metric of single users 'coverage'"),
+        ([3], [1], "positives", "metrics: found 3, expected names only"),
+        (["recall"], [5], "positives", "k: found 5, expected a number between 1 and 2"),
+        (["recall"], [0], "positives", "k: found 0, expected a number between 1 and 2"),
+    ],
+)
+def test_options_that_are_none_are_refused(metrics, k, ideal, message):
+    ranked, labels = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0], [1]])
+    with pytest.raises(InputError, match=f"^{message}"):
+        user_metrics(ranked, labels, metrics, k, ideal)
+
+
+def test_one_name_and_one_cutoff_are_lists_of_one():
+    ranked, labels = torch.tensor([[0, 1]]), torch.tensor([[0], [1]])
+    assert {name: float(value) for name, value in user_metrics(ranked, labels, "mrr", 2).items()} == {"mrr@2": 0.5}

@@ -139,3 +139,27 @@ def test_corrected_p_values_come_in_the_order_given_whatever_they_are_in():
     for given, found in ((None, "found None"), (["a"], r"p_values\[0\]: found 'a', expected a number")):
         with pytest.raises(InputError, match=f"^Holm's correction.*{found}"):
             holm(given)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (None, r"found None \(NoneType\)"),
+        ("0.5", r"found '0.5' \(str\)"),
+        (["a"], r"found \['a'\] \(list\)"),
+        ((x for x in [1.0]), r"\(generator\)"),
+        ({"a": 1.0}, "found dict"),
+        (1.0, r"found 1.0 \(float\)"),
+        ([[1.0]], r"found values of shape \(1, 1\)"),
+        ([], "found no value"),
+    ],
+)
+def test_what_has_no_mean_is_refused(values, found):
+    with pytest.raises(InputError, match=rf"^mean and deviation: .*{found}.*, expected .*one"):
+        mean_std(values)
+
+
+def test_tensors_and_series_have_a_mean_and_missing_values_none():
+    for values in (torch.tensor([1.0, 3.0], requires_grad=True), pd.Series([1.0, 3.0], index=["a", "b"])):
+        assert mean_std(values) == pytest.approx((2.0, math.sqrt(2)))
+    assert all(map(math.isnan, mean_std([1.0, math.nan])))

@@ -210,3 +210,17 @@ def test_errors_of_a_module_itself_are_shown_as_they_are(make_data):
 
     with pytest.raises(TypeError, match="its own"):
         evaluate(module(forward), make_data(), k=3)
+
+
+@every_rank
+@pytest.mark.parametrize("make", [tuple, lambda tables: Embeddings(*tables)], ids=["pair", "embeddings"])
+def test_tables_without_memory_are_refused(rank, make, make_data):
+    tables = make([torch.from_numpy(x).to("meta") for x in (USER, ITEM)])
+    with pytest.raises(InputError, match=r"^embeddings: found tables on the meta device, which have no memory"):
+        rank(tables, make_data(12, 9))
+
+
+@every_rank
+def test_models_without_memory_are_refused(rank, make_data):
+    with pytest.raises(InputError, match=r"^model: found user of Module on the meta device, which has no memory"):
+        rank(Module().to("meta"), make_data(12, 9))

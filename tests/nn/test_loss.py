@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyg_ckd.nn import bpr_loss, l2_penalty, ranking_cross_entropy
-from pyg_ckd.nn.loss import first_of_each
+from pyg_ckd.nn.loss import contrastive_loss, first_of_each
 
 MARGINS = [-3.0, -0.2, 0.0, 1.5, 4.0]
 
@@ -75,3 +75,17 @@ def test_of_equal_ids_the_first_one_counts():
     ids = torch.randint(300, (5000,))
     seen = set[int]()
     assert first_of_each(ids).tolist() == [i not in seen and not seen.add(i) for i in ids.tolist()]
+
+
+def test_without_triples_and_rows_losses_are_zero_with_a_gradient():
+    none, rows, ids = torch.empty(0, requires_grad=True), torch.empty(0, 3, requires_grad=True), torch.empty(0).long()
+    for loss in (
+        bpr_loss(none),
+        ranking_cross_entropy(none, none.detach(), 0.5),
+        ranking_cross_entropy(none, none.detach(), 0.5, known=none > 0),
+        contrastive_loss(rows, rows * 2, 0.1),
+        contrastive_loss(rows, rows * 2, 0.1, ids, normalize=False),
+        contrastive_loss(rows, rows * 2, 0.1, known=ids > 0),
+    ):
+        assert loss.item() == 0
+        loss.backward()

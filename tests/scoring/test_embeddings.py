@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Projection, with_sparse_gradient
-from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.embeddings import DetailedEmbeddings, Embeddings
 from pyg_ckd.scoring.rows import added_item_rows, item_rows, score_matrix
 
 USER, PREFERRED, OTHER = torch.tensor([0, 3, 3, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([1, 4, 4, 1])
@@ -238,3 +241,25 @@ def test_scores_of_some_users_for_some_items_but_for_what_all_items_have():
     expected = (out.user @ out.item.t())[users][:, ITEMS]
     assert torch.allclose(score_matrix(view, users, ITEMS), expected + bias[ITEMS], rtol=0, atol=1e-12)
     assert torch.allclose(score_matrix(out, users, ITEMS), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), lambda x: x._replace()]
+)
+def test_copies_have_the_parts(again: Callable[[Any], Any]):
+    out = DetailedEmbeddings(*tables(), {"nodes": torch.arange(3.0)})
+    out.n_id_dict = {"user": torch.tensor([2, 5])}
+    found = again(out)
+    assert type(found) is DetailedEmbeddings
+    for mine, theirs in ((found, out), (found.parts.values(), out.parts.values())):
+        assert all(map(torch.equal, mine, theirs))
+    assert torch.equal(found.n_id_dict["user"], out.n_id_dict["user"])
+    assert DetailedEmbeddings(*tables(), {}).n_id_dict == {}
+
+
+def test_other_tables_keep_the_parts():
+    out = DetailedEmbeddings(*tables(), {"nodes": torch.arange(3.0)})
+    found = out._replace(user=out.user + 1)
+    assert torch.equal(found.user, out.user + 1)
+    assert found.item is out.item
+    assert found.parts is out.parts

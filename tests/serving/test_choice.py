@@ -14,7 +14,8 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import ease
 from pyg_ckd.serving import ItemIndex, NeighbourhoodRecommender, Recommender
-from pyg_ckd.serving.diversity import list_similarity, mmr
+from pyg_ckd.serving import diversity as varied
+from pyg_ckd.serving.diversity import list_similarity, mmr, shared_items
 from tests.serving.test_recommender import ITEMS, USERS, met, named, tables
 
 COLUMNS = pd.DataFrame(
@@ -85,7 +86,7 @@ def test_what_cannot_be_chosen_from_is_named(data) -> None:
         (lambda: source.recommend(k=1, where={"price": lambda x: x * 2}), r"returned float64 .* expected bool \[9\]"),
         (lambda: source.recommend(k=1, candidates=[100], where={"kind": "hat"}), "found no item that candidates"),
         (lambda: source.recommend(k=1, candidates={"u99": [100]}), "candidates: unknown user 'u99'"),
-        (lambda: source.recommend(k=1, exclude={"u1": [1]}), "exclude: unknown item 1"),
+        (lambda: source.recommend(k=1, exclude={"u1": [1]}), "exclude of user 'u1': unknown item 1"),
         (lambda: source.recommend("u2", 1, candidates={"u1": [100]}), "nothing left among the 9 items"),
         (lambda: source.recommend(k=1, diversity=1.5), r"diversity: found 1\.5, expected 0 \(none\) to 1"),
         (lambda: source.recommend(k=1, unknown="random"), "unknown way with unknown users 'random'"),
@@ -270,3 +271,30 @@ def test_a_series_of_lists_is_a_mapping_and_a_frame_is_refused(data) -> None:
     assert (
         source.recommend("u0", 2, False, ids).items.tolist() == source.recommend("u0", 2, False, [*ids]).items.tolist()
     )
+
+
+@pytest.mark.parametrize("held", [1, 2**27])
+def test_what_lists_have_in_common_is_counted_in_blocks(held: int, monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(12, 3, generator=generator)
+    one, other = (torch.rand(7, 12, generator=generator).argsort(dim=1)[:, :5] for _ in range(2))
+    one[2, 3:], other[2, 2:], one[3] = -1, -1, -1
+    monkeypatch.setattr(varied, "_BLOCK_BYTES", held)
+    sets = [[set(row.tolist()) - {-1} for row in lists] for lists in (one, other)]
+    assert shared_items(one, other).tolist() == [len(a & b) for a, b in zip(*sets, strict=True)]
+    unit = torch.nn.functional.normalize(table)
+    for row, found in enumerate(list_similarity(one, table).tolist()):
+        cosines = [float(unit[i] @ unit[j]) for i in sets[0][row] for j in sets[0][row] if i != j]
+        assert found == pytest.approx(np.mean(cosines) if cosines else np.nan, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_variety_does_not_depend_on_the_scale_of_scores(scale: float, data) -> None:
+    found = tables()
+    plain, scaled = Recommender(found, data), Recommender(found._replace(user=found.user * scale), data)
+    for value in (0.2, 0.6):
+        assert (
+            scaled.recommend(k=4, diversity=value).items.tolist()
+            == plain.recommend(k=4, diversity=value).items.tolist()
+        )
+    pd.testing.assert_frame_equal(scaled.trade_off(3), plain.trade_off(3), atol=1e-4)

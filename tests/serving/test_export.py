@@ -219,3 +219,12 @@ def test_names_that_no_file_can_have_are_refused(tmp_path) -> None:
     with pytest.raises(InputError, match=r"^user_id: found .* lone surrogates"):
         source.export_top_k(tmp_path / "lists.csv", 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_without_columns_are_no_parquet(tmp_path) -> None:
+    source = recommender()
+    source.embeddings = Embeddings(*(table[:, :0] for table in source.embeddings))
+    with pytest.raises(InputError, match=r"x\.parquet: found embeddings of width 0, .* write \.npy"):
+        source.export_embeddings(tmp_path / "x.parquet")
+    assert not list(tmp_path.iterdir())
+    assert len(source.export_embeddings(tmp_path / "x.npy")) == 2

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -199,3 +200,60 @@ def test_text_that_is_no_unicode_is_unknown() -> None:
         with pytest.raises(InputError, match=r"^unknown user '\\ud800'"):
             Ids("user", STRINGS, 4).rows(asked)
     assert Ids("user", ["\ud800", "ann"], 2).rows(["ann", "\ud800"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [pa.array, lambda x: pa.chunked_array([x[:1], x[1:]]), lambda x: list(pa.array(x))],
+    ids=["one", "two", "list"],
+)
+@pytest.mark.parametrize("values", [INTEGERS.tolist(), STRINGS], ids=["integers", "strings"])
+def test_ids_of_arrow_are_those_of_python(values, wrap) -> None:
+    for known in (Ids("user", wrap(values), 4), Ids("user", values, 4)):
+        assert known.rows(wrap(values[::-1])).tolist() == [3, 2, 1, 0]
+        assert known.rows(pa.scalar(values[2])).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (torch.tensor([[70, 10]]), r"an array of shape \[1, 2\]"),
+        (np.array([[70], [10]]), r"an array of shape \[2, 1\]"),
+        (np.array([["ann", "bob"]]), r"an array of shape \[1, 2\]"),
+        ({70: 1}, "a dict"),
+    ],
+)
+def test_what_holds_more_than_a_list_of_ids_is_refused(asked, found: str) -> None:
+    known = Ids("user", INTEGERS, 4)
+    for call in (known.rows, known.find, lambda ids: known.rows_of_each([[10], ids], lambda n: f"list {n}")):
+        with pytest.raises(InputError, match=rf"user ids: found {found}, expected one id or a list of ids; take"):
+            call(asked)
+    with pytest.raises(InputError, match=rf"^new users: found {found}"):
+        known.extended(asked, 2)
+    with pytest.raises(InputError, match=rf"^user_id: found {found}"):
+        Ids("user", asked, 2)
+
+
+@pytest.mark.parametrize("values", [INTEGERS.tolist(), STRINGS], ids=["integers", "strings"])
+def test_several_lists_are_looked_up_as_each_alone(values) -> None:
+    known = Ids("user", values, 4)
+    lists = [
+        values[2:],
+        None,
+        [],
+        values[0],
+        np.array(values[:1], dtype=object),
+        list(map(str, values)),
+        values[:1] * 2,
+    ]
+    place, rows = known.rows_of_each(lists, str)
+    alone = [known.rows([] if one is None else one) for one in lists]
+    assert rows.tolist() == torch.cat(alone).tolist()
+    assert place.tolist() == [n for n, one in enumerate(alone) for _ in one]
+    assert [x.tolist() for x in known.rows_of_each([], str)] == [[], []]
+
+
+def test_of_several_lists_the_first_with_an_unknown_id_is_named() -> None:
+    lists = [["ann"], ["bob", "dorte", 3], ["eve"]]
+    with pytest.raises(InputError, match=r"^list 1: unknown user 'dorte' \(2 such ids\): did you mean 'dörte'"):
+        Ids("user", STRINGS, 4).rows_of_each(lists, lambda n: f"list {n}")

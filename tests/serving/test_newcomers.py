@@ -135,6 +135,29 @@ def test_newcomers_are_served_like_all_others(make_data) -> None:
         both.explain("u1", 9)
 
 
+def test_the_map_of_new_users_is_learnt_once_and_again_after_what_it_rests_on(make_data) -> None:
+    recommender, _ = small(make_data)
+    both = recommender.with_new_users([[1], [2, 3]], ["x", "y"])
+    assert recommender.user_map() is both.user_map()
+    assert both.with_seen({"x": [4]}).user_map() is both.user_map()  # Who was not there in training taught nothing.
+    after = both.with_seen({"u1": [4]})
+    assert after.user_map() is not both.user_map()
+    fresh = recommender.with_seen({"u1": [4]}).with_new_users([[5]], ["z"])
+    torch.testing.assert_close(after.with_new_users([[5]], ["z"]).embeddings.user[-1], fresh.embeddings.user[-1])
+
+
+def test_nothing_seen_is_nothing_and_unknown_items_are_named_with_the_user(make_data) -> None:
+    recommender, _ = small(make_data)
+    before = recommender.seen.pairs().unique(dim=1).tolist()
+    for none in (None, [], ()):
+        assert recommender.with_seen({"u0": none}).seen.pairs().unique(dim=1).tolist() == before
+    more = recommender.with_seen({"u3": [0, 8], "u1": None, "u0": 5})
+    pairs = set(zip(*before, strict=True)) | {(3, 0), (3, 8), (0, 5)}
+    assert sorted(map(tuple, more.seen.pairs().t().tolist())) == sorted(pairs)
+    with pytest.raises(InputError, match=r"^clicks of user 'u1': unknown item 77"):
+        recommender.with_seen({"u0": [1], "u1": [77]})
+
+
 def features(data: HeteroData, **other: object) -> dict[str, object]:
     return {m: data["item"][m][:2] for m in data.modalities} | other
 
@@ -158,7 +181,7 @@ BAD = {
     ),
     "item ids": (lambda r, d: r.with_new_items(features(d), [8, 9]), ["item 8 is in the graph already"]),
     "user ids": (lambda r, d: r.with_new_users([[1], [2]]), ["new users: found no ids"]),
-    "unknown item": (lambda r, d: r.with_new_users([[1, 99]], ["x"]), ["unknown item 99"]),
+    "unknown item": (lambda r, d: r.with_new_users([[1, 99]], ["x"]), ["history 0: unknown item 99"]),
     "empty history": (lambda r, d: r.with_new_users([[1], []], ["x", "y"]), ["history 1 is empty"]),
     "mapping": (lambda r, d: r.with_new_users({"x": [1, 2]}), ["found a dict", "list(histories.values())"]),
     "frame": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, timedelta, timezone
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,6 +114,10 @@ def test_what_is_no_whole_recommender_is_refused(data, tmp_path) -> None:
     wrong = {**content["tables"], "item": content["tables"]["item"] / 0}
     for change, words in (
         ({"tables": wrong}, r"is damaged \(ValueError: embeddings that are not finite\)"),
+        (
+            {"tables": {**content["tables"], "item": torch.randn(ITEMS, 3)}},
+            r"is damaged \(ValueError: tables of shapes",
+        ),
         ({"seen": None}, r"is damaged \(TypeError"),
         ({"seen": short}, r"is damaged \(ValueError: interactions of users or items that are not there\)"),
         ({"class": "Evil"}, "found a recommender of class 'Evil'"),
@@ -208,3 +214,55 @@ def test_backbones_are_a_mapping(backbones, data, tmp_path) -> None:
     save_model(tmp_path / "model.pt", build(VBPR, data, 0), data)
     with pytest.raises(InputError, match=r"^backbones: found .*, expected a mapping .* \{'VBPR': VBPR\}"):
         Recommender.load(tmp_path / "model.pt", data, backbones)
+
+
+DAY = date(2024, 1, 9)
+ZONE = timezone(timedelta(hours=1))
+COLUMNS_OF_KINDS = {
+    "nullable truths": (pd.array([True, None, False], "boolean"), lambda x: x, lambda x: ~x),
+    "whole truths": (pd.array([True, False, False], "boolean"), lambda x: x, lambda x: ~x),
+    "truths of NumPy": (np.array([np.True_, np.False_, np.False_], object), True, [False]),
+    "integers of NumPy": (np.array([np.int64(2**60 + 1), None, np.int32(3)], object), 2**60 + 1, [3, 4]),
+    "nullable texts": (pd.array(["hat", None, "bag"], "string"), "hat", lambda x: x.str.contains("a")),
+    "only missing texts": (pd.array([None] * 3, "string"), lambda x: x.isna(), None),
+    "days": (np.array([DAY, None, date(1500, 1, 1)], object), DAY, lambda x: x.map(lambda d: d is not None)),
+    "moments": (np.array([datetime(2024, 1, 9, 7), None, datetime(2025, 1, 1)], object), datetime(2025, 1, 1), None),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS_OF_KINDS)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_columns_are_asked_for_is_the_same_after_a_file(case: str, suffix: str, tmp_path) -> None:
+    values, *asked = COLUMNS_OF_KINDS[case]
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    columns = pd.DataFrame({"x": pd.Series(values).repeat(10).array, "item": ITEM_NAMES})
+    source = recommender(USER_NAMES, ITEM_NAMES).with_columns(columns)
+    again = Recommender.load(source.save(tmp_path / f"r{suffix}"))
+    for where in asked:
+        same_lists(source, again, where=None if where is None else {"x": where})
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (pd.Timestamp(2024, 1, 9, tz="Europe/Berlin"), "Timestamp with a time zone"),
+        (datetime(2024, 1, 9, tzinfo=ZONE), "(datetime|Timestamp) with a time zone"),
+    ],
+)
+def test_dates_with_a_time_zone_are_not_saved(value, found: str, tmp_path) -> None:
+    for column in (pd.Series([value] * 30), pd.Series([value] * 30, dtype=object)):
+        source = recommender(USER_NAMES, ITEM_NAMES)
+        source = source.with_columns(pd.DataFrame({"day": column, "item": ITEM_NAMES}))
+        with pytest.raises(InputError, match=rf"^columns: found {found} in 'day', .* dates without a time zone; take"):
+            source.save(tmp_path / "r.pt")
+
+
+def test_columns_of_earlier_files_open(tmp_path) -> None:
+    source = recommender(USER_NAMES, ITEM_NAMES).with_columns(
+        pd.DataFrame({"new": pd.array([True, None] * 15, "boolean"), "item": ITEM_NAMES})
+    )
+    content = torch.load(source.save(tmp_path / "r.pt"), weights_only=True)
+    content["columns"]["new"] = [True, None] * 15  # As they were written before.
+    save_checkpoint(tmp_path / "r.pt", content)
+    same_lists(source, Recommender.load(tmp_path / "r.pt"), where={"new": True})

@@ -52,6 +52,17 @@ def test_what_users_have_met_is_found_for_any_users_in_any_order() -> None:
     assert found == {0: [7, 8], 1: [], 2: [3, 5], 3: [1, 4], 4: [3, 5]}
 
 
+@pytest.mark.parametrize("new", [[[], []], [[1, 1, 3, 1], [2, 9, 0, 2]], [[0, 1, 2, 3], [5, 5, 5, 5]]])
+def test_further_pairs_are_those_of_sets(new: list[list[int]]) -> None:
+    old = torch.tensor([[2, 0, 2, 0, 2], [5, 1, 3, 4, 5]])
+    more = torch.tensor(new, dtype=torch.int64)
+    found = SeenItems(old, 4).with_pairs(more)
+    sets = {user: {i for u, i in torch.cat([old, more], dim=1).t().tolist() if u == user} for user in range(4)}
+    assert {user: set(found.of(torch.tensor([user]))[1].tolist()) for user in range(4)} == sets
+    touched = [user for user in range(4) if user in new[0]]
+    assert all(found.of(torch.tensor([user]))[1].tolist() == sorted(sets[user]) for user in touched)
+
+
 @pytest.mark.parametrize("num_items", [5, 700])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_scores_that_overflow_are_refused(sign: int, num_items: int) -> None:

@@ -19,6 +19,7 @@ from pyg_ckd.data.solved import solved
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines import linear, neighbours
 from pyg_ckd.evaluation.baselines.content import content_rows
+from pyg_ckd.evaluation.custom import check_monitor
 from pyg_ckd.evaluation.metrics import parse_metric
 from pyg_ckd.evaluation.ranking import Evaluator, popularity
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -116,6 +117,7 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
     start = time.perf_counter()
     value: _Validation | None = None
     if held_out(data, "val").size(1):
+        check_monitor(monitor, metric, cutoff, data["item"].num_nodes)
         digests = [digest_of(held_out(data, split)) for split in ("train", "val")]
         sizes = f"{data['user'].num_nodes} x {data['item'].num_nodes}"
         value = _Validation(Evaluator(data, "val", k=[cutoff], metrics=[metric]), monitor, (sizes, *digests, monitor))

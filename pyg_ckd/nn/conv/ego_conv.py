@@ -16,7 +16,7 @@ from torch_geometric.utils import softmax
 from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.dot_attention_conv import edge_softmax
-from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, check_aggregation
+from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, by_flow, check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 MODULATIONS = ("hard", "soft")
@@ -100,18 +100,18 @@ class EgoConv(MessagePassing):
             edge_index: The graph.
             others: The other modalities of all nodes or of the sources; of a pair of lists, the first.
         """
-        x, target = as_pair(x)
+        x, target = by_flow(self, as_pair(x))
         if isinstance(others, tuple) and any(isinstance(part, (list, tuple)) for part in others):
-            others = others[0] or ()  # As HeteroConv has them.
+            others = by_flow(self, others)[0] or ()  # As HeteroConv has them.
         if len(others) != self.num_others:
             raise InputError(f"others: found {len(others)} matrices, expected {self.num_others}")
         modulated = self.modulate(x, cast(Sequence[Tensor], others))
         if not isinstance(edge_index, Adjacency):
             # edge_updater_type: (x: PairTensor, modulated: OptPairTensor)
-            size = (x.size(0), target.size(0))
+            size = by_flow(self, (x.size(0), target.size(0)))
             if isinstance(edge_index, EdgeIndex) and edge_index.sparse_size() != size:
                 edge_index = edge_index.as_tensor()  # Else its largest node would be taken for the last one.
-            pairs = {"x": (x, target), "modulated": (modulated, None)}
+            pairs = {"x": by_flow(self, (x, target)), "modulated": by_flow(self, (modulated, None))}
             message, alpha = self.edge_updater(edge_index, size=size, **pairs)
             # propagate_type: (message: Tensor, alpha: Tensor)
             return self.propagate(edge_index, size=size, message=message, alpha=alpha)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import LGConv as _LGConv
 from torch_geometric.typing import Adj, OptTensor
+from torch_geometric.utils import is_torch_sparse_tensor
 
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn.conv.prepared import as_pair, check_aggregation, edges_of
 from pyg_ckd.nn.propagation import Adjacency
 
@@ -34,7 +36,7 @@ class LGConv(_LGConv):
           :math:`((|\mathcal{V_s}|, F), (|\mathcal{V_t}|, *))` of sources and targets,
           edge indices :math:`(2, |\mathcal{E}|)` or a sparse or prepared graph,
           edge weights :math:`(|\mathcal{E}|)` *(optional)*
-        - **output:** node features :math:`(|\mathcal{V_t}|, F)`
+        - **output:** node features :math:`(|\mathcal{V_t}|, F)`, those of sources if ``flow="target_to_source"``
     """
 
     def forward(
@@ -53,8 +55,15 @@ class LGConv(_LGConv):
         return super().forward(x, edge_index, edge_weight)
 
     def _between(self, source: Tensor, target: Tensor, edge_index: Adj, edge_weight: OptTensor) -> Tensor:
-        size = (source.size(self.node_dim), target.size(self.node_dim))
         edges, weight = edges_of(edge_index, edge_weight)
+        if self.flow == "target_to_source":
+            if not isinstance(edge_index, Tensor) or is_torch_sparse_tensor(edge_index):
+                raise InputError(
+                    f"LGConv: found flow={self.flow!r} beside a sparse matrix, expected an edge index; "
+                    "torch_geometric.utils.to_edge_index makes one of it"
+                )
+            source, target, edges = target, source, edges.flip(0)
+        size = (source.size(self.node_dim), target.size(self.node_dim))
         if self.normalize:
             weight = source.new_ones(edges.size(1)) if weight is None else weight
             out_of, into = (

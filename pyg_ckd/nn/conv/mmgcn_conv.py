@@ -15,7 +15,7 @@ from torch_geometric.utils import add_self_loops, remove_self_loops, spmm
 
 from pyg_ckd.arguments import as_integer, as_integers
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, check_aggregation
+from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, by_flow, check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 COMBINATIONS = ("concat", "add")
@@ -109,9 +109,9 @@ class MMGCNConv(MessagePassing):
             edge_index: The graph.
             id_embedding: Id embeddings of all nodes or of the targets; of a pair, the second.
         """
-        source, target = as_pair(x)
+        source, target = by_flow(self, as_pair(x))
         if isinstance(id_embedding, (tuple, list)):  # As HeteroConv has them.
-            id_embedding = id_embedding[1]
+            id_embedding = by_flow(self, tuple(id_embedding))[1]
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "mean")
             h = F.leaky_relu_(edge_index.matmul(self.lin_neighbor(source)))
@@ -120,10 +120,10 @@ class MMGCNConv(MessagePassing):
                 if not isinstance(x, Tensor):
                     raise InputError("MMGCNConv: found add_self_loops between two kinds of nodes, expected one kind")
                 edge_index = _with_self_loops(edge_index, source.size(-2))
-            if isinstance(edge_index, EdgeIndex) and torch.compiler.is_compiling():
-                edge_index = edge_index.as_tensor()  # Compilers know no sparse product.
+            if isinstance(edge_index, EdgeIndex) and (self.flow != "source_to_target" or torch.compiler.is_compiling()):
+                edge_index = edge_index.as_tensor()  # Compilers know no sparse product, and that has one direction.
             # propagate_type: (x: PairTensor)
-            h = self.propagate(edge_index, x=(self.lin_neighbor(source), target))
+            h = self.propagate(edge_index, x=by_flow(self, (self.lin_neighbor(source), target)))
             h = F.leaky_relu(h)  # Not in place: the gradients of some aggregations need their result.
         return self.merge(h, F.leaky_relu_(self.lin_self(target)), id_embedding)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch_geometric.typing import Adj, OptTensor, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
 from pyg_ckd.errors import InputError
+
+T = TypeVar("T")
 
 AGGREGATIONS = {"add": SumAggregation, "mean": MeanAggregation}
 
@@ -52,6 +54,17 @@ def as_pair(x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         missing = "sources" if source is None else "targets"
         raise InputError(f"x: found no features of the {missing}, expected those of sources and targets")
     return source, target
+
+
+def by_flow(conv: MessagePassing, pair: tuple[T, T]) -> tuple[T, T]:
+    """Return what belongs to sources and to targets as what belongs to senders and to receivers of messages, or back.
+
+    Args:
+        conv: The layer.
+        pair: Anything of sources and of targets.
+    """
+    first, second = pair
+    return (first, second) if conv.flow == "source_to_target" else (second, first)
 
 
 def edges_of(edge_index: Adj, edge_weight: OptTensor = None) -> tuple[Tensor, OptTensor]:

@@ -18,8 +18,10 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.edges import EdgeGraph, as_edges
 from pyg_ckd.nn.loss import bpr_loss, l2_from_norm
 from pyg_ckd.nn.models.cosine import cosine_rows
-from pyg_ckd.nn.models.inputs import Inputs, check_features
+from pyg_ckd.nn.models.inputs import Inputs, check_features, check_finite, interactions_in
 from pyg_ckd.nn.models.inputs import mean_row as mean_row
+from pyg_ckd.nn.models.parts import check_modalities as check_modalities
+from pyg_ckd.nn.models.parts import check_names
 from pyg_ckd.nn.models.parts import check_size as check_size
 from pyg_ckd.nn.models.parts import reset_linear_layers as reset_linear_layers
 from pyg_ckd.nn.models.rows import in_whole_graph as in_whole_graph
@@ -27,7 +29,7 @@ from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.tracing import exporting
+from pyg_ckd.scoring.tracing import as_it_is, exporting
 from pyg_ckd.scoring.views import View, as_views
 from pyg_ckd.wrappers import unwrapped_state
 
@@ -51,7 +53,7 @@ class Backbone(Capturing, nn.Module):
         feature_dims: Feature width :math:`d_m` of every modality, in order.
 
     Raises:
-        InputError: If a size is not positive.
+        InputError: If a size is not positive, or ``feature_dims`` is no mapping from names that modules can have.
     """
 
     normalization: str = "sym"
@@ -100,6 +102,7 @@ class Backbone(Capturing, nn.Module):
 
     def __init__(self, num_users: int, num_items: int, feature_dims: Mapping[str, int]) -> None:
         super().__init__()
+        check_names(feature_dims)
         for name, size in {"num_users": num_users, "num_items": num_items, **feature_dims}.items():
             check_size(name, size)
         self.num_users, self.num_items, self.feature_dims = num_users, num_items, dict(feature_dims)
@@ -215,7 +218,7 @@ class Backbone(Capturing, nn.Module):
     def _adjacency(
         self, edge_index_dict: Mapping[EdgeType, Graph], n_id_dict: Mapping[str, Tensor] | None = None
     ) -> Adjacency:
-        graph, settings = edge_index_dict[RATES], (self.normalization, self.self_loops)
+        graph, settings = interactions_in(edge_index_dict), (self.normalization, self.self_loops)
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         if isinstance(graph, Adjacency):
             graph.check_prepared(f"{type(self).__name__}, {RATES}", settings, dtype)
@@ -248,7 +251,8 @@ class Backbone(Capturing, nn.Module):
             Embeddings of all users and items, or of those in ``n_id_dict``.
 
         Raises:
-            InputError: If the view or the graph cannot be used, or, where the graph is not prepared, the features.
+            InputError: If the view, the graph or the features cannot be used. Shapes of features are not checked where
+                the graph is prepared.
         """
         return self.forward_views(features, edge_index_dict, [view], n_id_dict)[0]
 
@@ -269,6 +273,7 @@ class Backbone(Capturing, nn.Module):
         """
         return [out.dense() for out in self.outputs(features, edge_index_dict, views, n_id_dict)]
 
+    @as_it_is
     def outputs(
         self,
         features: Mapping[str, Tensor],
@@ -281,9 +286,12 @@ class Backbone(Capturing, nn.Module):
         Args:
             features, edge_index_dict, views, n_id_dict: As in :meth:`forward_views`.
         """
-        if self.uses_features and features and n_id_dict is None and not isinstance(edge_index_dict[RATES], Adjacency):
-            # Steps of a training come with a prepared graph, or with a subgraph.
-            check_features(features, self.feature_dims, self.num_items)
+        graph = interactions_in(edge_index_dict)
+        if self.uses_features:
+            check_finite(features)
+            if (features or self.views_differ) and n_id_dict is None and not isinstance(graph, Adjacency):
+                # Steps of a training come with a prepared graph, or with a subgraph.
+                check_features(features, self.feature_dims, self.num_items)
         factual, features = as_views(views, self.modalities), self.as_parameters(features)
         distinct = list(dict.fromkeys(factual))
         if n_id_dict is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.loss import l2_penalty, mean_of_triples
-from pyg_ckd.nn.models.base import Inputs, check_size, in_whole_graph, reset_linear_layers
+from pyg_ckd.nn.models.base import Inputs, check_modalities, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -86,7 +86,7 @@ class BM3(LightGCN):
         dropout: float = 0.5,
         modality_loss_weight: float = 1.0,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout: found {dropout}, expected a probability from 0 to below 1")
@@ -170,4 +170,6 @@ class Predicted(BlockEmbeddings):
 def _disagreement(prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return one minus the cosine of two rows, averaged over rows, each with the weight of its triple."""
     cosine = F.cosine_similarity(prediction, target)
-    return 1 - cosine.mean() if weight is None else mean_of_triples(1 - cosine, weight)
+    if weight is None and cosine.numel():
+        return 1 - cosine.mean()
+    return mean_of_triples(1 - cosine, weight)

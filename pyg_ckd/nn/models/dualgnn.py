@@ -15,7 +15,7 @@ from pyg_ckd.data.neighbors import co_occurrence
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_size, in_whole_graph, mean_row
+from pyg_ckd.nn.models.base import Graph, Inputs, LateFusion, check_modalities, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.models.parts import sum_of_layers
 from pyg_ckd.nn.propagation import Adjacency, plain_edges
 from pyg_ckd.scoring.blocks import Output
@@ -88,7 +88,7 @@ class DualGNN(LateFusion):
         num_layers: int = 2,
         num_neighbors: int = 40,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims)
         check_size("embedding_dim", embedding_dim)
         check_size("num_layers", num_layers, least=0)

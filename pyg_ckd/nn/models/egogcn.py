@@ -14,7 +14,7 @@ from pyg_ckd.nn.conv.dot_attention_conv import DotAttentionConv
 from pyg_ckd.nn.conv.ego_conv import EgoConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_size, in_whole_graph, mean_row
+from pyg_ckd.nn.models.base import EarlyFusion, Inputs, check_modalities, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.models.parts import sum_of_layers
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -87,7 +87,7 @@ class EgoGCN(EarlyFusion):
         modulation: str = "hard",
         threshold: float = 0.4,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims)
         for name, size in {"embedding_dim": embedding_dim, "latent_dim": latent_dim}.items():
             check_size(name, size)

@@ -14,7 +14,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.dropout import dropout
 from pyg_ckd.nn.loss import l2_penalty, mean_of_triples
-from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_size, in_whole_graph, reset_linear_layers
+from pyg_ckd.nn.models.base import EarlyFusion, Graph, check_modalities, check_size, in_whole_graph, reset_linear_layers
 from pyg_ckd.nn.models.inputs import Inputs
 from pyg_ckd.nn.models.item_weights import ItemWeights, unit_rows
 from pyg_ckd.nn.rows import LateSums, selections_of
@@ -119,7 +119,7 @@ class FISM(EarlyFusion):
         num_negatives: int | None = None,
         leave_one_out: bool = True,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims)
         check_size("embedding_dim", embedding_dim)
         check_size("num_neighbors", num_neighbors)

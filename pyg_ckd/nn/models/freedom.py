@@ -15,7 +15,16 @@ from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import bpr_loss
-from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, in_whole_graph, mean_row, reset_linear_layers
+from pyg_ckd.nn.models.base import (
+    Backbone,
+    Graph,
+    Inputs,
+    check_modalities,
+    check_size,
+    in_whole_graph,
+    mean_row,
+    reset_linear_layers,
+)
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import interactions, item_graph_type, with_content_graphs
@@ -95,7 +104,7 @@ class FREEDOM(LightGCN):
         dropout: float = 0.8,
         modality_loss_weight: float = 1e-3,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
         check_size("num_item_layers", num_item_layers, least=0)
         check_size("num_neighbors", num_neighbors)

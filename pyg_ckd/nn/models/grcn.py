@@ -13,7 +13,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.conv.dot_attention_conv import DotAttentionConv
 from pyg_ckd.nn.conv.lg_conv import LGConv
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size, in_whole_graph, mean_row
+from pyg_ckd.nn.models.base import Inputs, LateFusion, check_modalities, check_size, in_whole_graph, mean_row
 from pyg_ckd.nn.models.cosine import check_cosine
 from pyg_ckd.nn.models.parts import sum_of_layers
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -93,7 +93,7 @@ class GRCN(LateFusion):
         num_routing: int = 3,
         cosine: float | None = None,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims)
         for name, size in {"embedding_dim": embedding_dim, "latent_dim": latent_dim}.items():
             check_size(name, size)

@@ -117,6 +117,57 @@ def spread(row: Tensor, index: Tensor | None, size: int) -> Tensor:
     return row.expand(size if index is None else index.numel(), -1)
 
 
+def interactions_in(edge_index_dict: Any) -> Any:
+    """Return the interactions among the graphs of a pass.
+
+    Args:
+        edge_index_dict: From edge type to graph.
+
+    Raises:
+        InputError: If it is no mapping, or has none.
+    """
+    found = type(edge_index_dict).__name__
+    if isinstance(edge_index_dict, Mapping):
+        if RATES in edge_index_dict:
+            return edge_index_dict[RATES]
+        found = f"graphs {', '.join(map(str, edge_index_dict)) or 'of no type'}"
+    raise InputError(
+        f"edge_index_dict: found {found}, expected a dict with the interactions under {RATES}; pass "
+        f"{{{RATES}: edge_index}}, or data.edge_index_dict"
+    )
+
+
+def check_finite(features: Any) -> None:
+    """Refuse matrices of features in memory that are not finite; each is looked through once, and files when opened.
+
+    Nothing is said of features with gradients, which change in every step.
+
+    Args:
+        features: From modality to feature matrix.
+
+    Raises:
+        InputError: If a value is not finite, or features are no tensors by modality.
+    """
+    if not isinstance(features, Mapping):
+        raise InputError(
+            f"features: found {type(features).__name__}, expected a dict from modality to features [I, d_m]; pass "
+            "{m: data['item'][m] for m in data.modalities}"
+        )
+    for m, x in features.items():
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"features of {m!r}: found {type(x).__name__}, expected a tensor; convert it with torch.as_tensor"
+            )
+        if x.layout == torch.strided and not x.requires_grad and file_of(x) is None and not exporting():
+            _check_finite(x, f"features of {m!r}")
+
+
+def _check_finite(x: Tensor, where: str) -> None:
+    row = first_row_not_finite(x)
+    if row >= 0:
+        raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
+
+
 def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, int], num_items: int) -> None:
     """Refuse features of other shapes, and those that are not finite; a matrix is looked through once.
 
@@ -131,13 +182,13 @@ def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, in
     """
     for m, width in feature_dims.items():
         if m not in features:
-            raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features)}")
+            raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features) or 'nothing'}")
         x, file = features[m], file_of(features[m])
         where = f"features of {m!r}" if file is None else f"{file}: features of {m!r}"
         if x.shape != (num_items, width):
             raise InputError(f"{where}: found shape {list(x.shape)}, expected [{num_items}, {width}]")
-        if x.layout == torch.strided and not exporting() and (row := first_row_not_finite(x)) >= 0:
-            raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
+        if x.layout == torch.strided and not exporting():
+            _check_finite(x, where)
 
 
 def mean_row(x: Tensor) -> Tensor:

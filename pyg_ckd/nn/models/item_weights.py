@@ -14,6 +14,7 @@ from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.solved import solved
 from pyg_ckd.nn.edges import as_edges
+from pyg_ckd.nn.models.inputs import check_finite
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import interactions
 from pyg_ckd.scoring.tracing import exporting
@@ -66,6 +67,7 @@ class ItemWeights:
         """
         if view not in self._views:
             chosen = {m: features[m] for m in sorted(view)}
+            check_finite(chosen)
             digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
             exact = self._dtype == torch.float64
             key = (self._options, LEAST_MEAN, self._sizes, digests, exact)

@@ -15,7 +15,7 @@ from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.neighbors import laplacian, without_content
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, mean_row, reset_linear_layers
+from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_modalities, check_size, mean_row, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import (
@@ -102,7 +102,7 @@ class LatentStructure(LightGCN, ABC):
         skip_weight: float,
         keep_negative: bool,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
         check_size("num_item_layers", num_item_layers, least=0)
         check_size("latent_dim", latent_dim)

@@ -16,7 +16,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.bounded import is_large
 from pyg_ckd.nn.feature_part import propagated
 from pyg_ckd.nn.loss import l2_penalty
-from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_size
+from pyg_ckd.nn.models.base import Backbone, EarlyFusion, Inputs, check_modalities, check_size
 from pyg_ckd.nn.models.columns import by_columns
 from pyg_ckd.nn.models.rows import id_rows
 from pyg_ckd.nn.propagation import Adjacency
@@ -245,7 +245,7 @@ class EarlyFusionLightGCN(LightGCN):
         num_layers: int = 2,
         id_embedding: bool = True,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
         self.id_embedding = id_embedding
         if not id_embedding:

@@ -12,7 +12,7 @@ from pyg_ckd.data.inputs import EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.loss import contrastive_loss, distinct
-from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_size, reset_linear_layers
+from pyg_ckd.nn.models.base import Backbone, Graph, Inputs, check_modalities, check_size, reset_linear_layers
 from pyg_ckd.nn.models.lightgcn import LightGCN
 from pyg_ckd.nn.structure import UniformGraph, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
@@ -97,7 +97,7 @@ class MGCN(LightGCN):
         contrastive_weight: float = 1e-3,
         temperature: float = 0.2,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims, embedding_dim, num_layers)
         check_size("num_item_layers", num_item_layers, least=0)
         check_size("num_neighbors", num_neighbors)

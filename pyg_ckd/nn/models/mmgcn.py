@@ -16,7 +16,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.memory import returned_memory
 from pyg_ckd.nn.bounded import RowBlock, empty_table, is_large, row_blocks
 from pyg_ckd.nn.conv.mmgcn_conv import MMGCNConv
-from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
+from pyg_ckd.nn.models.base import Inputs, LateFusion, check_modalities, check_size
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.rows import GraphRows, is_as_written, selections_of
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Combination, Output, with_sparse_gradient
@@ -93,7 +93,7 @@ class MMGCN(LateFusion):
         fusion: str = "sum",
         recompute: bool = False,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims)
         check_size("embedding_dim", embedding_dim)
         check_size("num_layers", num_layers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from pyg_ckd.arguments import as_integer
@@ -23,6 +26,40 @@ def check_size(name: str, size: int, least: int = 1) -> None:
     """Raise an InputError unless ``size`` is at least ``least``."""
     if as_integer(size, name) < least:
         raise InputError(f"{name}: found {size}, expected at least {least}")
+
+
+def check_names(feature_dims: Any) -> None:
+    """Refuse what is no mapping from names of modalities, and names that modules inside a backbone cannot have.
+
+    Args:
+        feature_dims: The feature width of every modality.
+
+    Raises:
+        InputError: If it is none.
+    """
+    expected = "expected from names of modalities to feature widths, such as {'visual': 512, 'textual': 384}"
+    if not isinstance(feature_dims, Mapping):
+        raise InputError(f"feature_dims: found {feature_dims!r:.60} ({type(feature_dims).__name__}), {expected}")
+    taken = nn.ModuleDict()
+    for m in feature_dims:
+        if not isinstance(m, str) or not m or "." in m or hasattr(taken, m):
+            raise InputError(
+                f"feature_dims: found {m!r} as a modality, {expected}; take another name, without a dot, that "
+                "torch.nn.ModuleDict does not have itself"
+            )
+
+
+def check_modalities(feature_dims: Any) -> None:
+    """Refuse what :func:`check_names` refuses, and no modality at all.
+
+    Args:
+        feature_dims: The feature width of every modality.
+
+    Raises:
+        InputError: If there is none.
+    """
+    check_names(feature_dims)
+    check_size("number of modalities", len(feature_dims))
 
 
 def sum_of_layers(convs: nn.ModuleList, x: Tensor, graph: Adjacency, weight: Tensor | None = None) -> Tensor:

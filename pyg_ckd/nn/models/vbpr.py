@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.models.base import Inputs, LateFusion, check_size
+from pyg_ckd.nn.models.base import Inputs, LateFusion, check_modalities, check_size
 from pyg_ckd.nn.models.cosine import check_cosine
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Deferred, Output, Projection
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -86,7 +86,7 @@ class VBPR(LateFusion):
         sparse: bool = False,
         cosine: float | None = None,
     ) -> None:
-        check_size("number of modalities", len(feature_dims))
+        check_modalities(feature_dims)
         super().__init__(num_users, num_items, feature_dims)
         check_size("embedding_dim", embedding_dim)
         if fusion not in FUSIONS:

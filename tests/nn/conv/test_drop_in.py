@@ -117,6 +117,30 @@ def test_between_two_kinds_of_nodes_every_kind_of_graph_gives_what_a_loop_gives(
 
 
 @every_layer
+def test_against_the_direction_of_edges_sources_receive(make):
+    conv, user, item = seeded(make), features(USERS), features(ITEMS)
+    expected = loop(conv, (item, user), TO_USERS)
+    conv.flow = "target_to_source"
+    graphs = {kind: graph for kind, graph in kinds(RATES, (USERS, ITEMS)).items() if "sparse" not in kind.lower()}
+    for kind, graph in graphs.items():
+        assert_close(conv((user, item), graph), expected, atol=1e-5, rtol=0, msg=kind)
+    with pytest.raises(ValueError, match=r"target_to_source"):
+        conv((user, item), kinds(RATES, (USERS, ITEMS))["torch.sparse CSR"])
+
+
+def test_against_the_direction_of_edges_the_receivers_messages_are_not_read():
+    conv, x = seeded(lambda: MMGCNConv(WIDTH, 6)), features(USERS)
+    expected = conv(x, TO_USERS)
+    conv.flow = "target_to_source"
+    assert_close(conv(x, RATES), expected)
+    ego = seeded(lambda: EgoConv(WIDTH, 1, modulation="soft"))
+    expected, others = ego((features(ITEMS), x), TO_USERS, [features(ITEMS, seed=1)]), [features(ITEMS, seed=1)]
+    ego.flow = "target_to_source"
+    for given in (others, ([], others)):
+        assert_close(ego((x, features(ITEMS)), RATES, given), expected)
+
+
+@every_layer
 def test_a_prepared_half_graph_gives_the_same(make):
     conv = seeded(make)
     user, item = features(USERS), features(ITEMS)

@@ -22,7 +22,7 @@ from pyg_ckd.nn import VBPR, AdaptedBackbone
 from pyg_ckd.serving import Recommender
 from pyg_ckd.training.model import load_model, save_model
 from pyg_ckd.wrappers import unwrap, unwrapped_state
-from tests.nn.models.zoo import Toy, every_backbone, every_multimodal_backbone
+from tests.nn.models.zoo import Toy, built, doubled, every_backbone, every_multimodal_backbone
 
 USES: dict[str, Callable[[Any, Any], Any]] = {
     "evaluate": lambda model, data: dict(evaluate(model, data, k=3)),
@@ -368,3 +368,25 @@ def test_lazy_layers_that_nothing_reaches_are_named(make_data):
         InputError, match=r"lazy parameters that a forward pass does not reach \(module.forgotten.weight"
     ):
         trainer().fit(Unused(), make_data())
+
+
+@every_backbone
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_compiled_backbone_computes_what_it_does_otherwise(make, prepared, make_data):
+    data = make_data()
+    torch._dynamo.reset()
+    model = built(make, data)
+    features, graph = doubled(data)
+    graph = model.prepare(features, graph) if prepared else graph
+    compiled = torch.compile(model, backend="eager")
+    for training in (True, False):
+        model.train(training)
+        found = []
+        for call in (model, compiled):
+            torch.manual_seed(0)
+            model.zero_grad()
+            out = call(features, graph)
+            sum(x.square().sum() for x in out).backward()
+            found.append([*out, *(p.grad for p in model.parameters() if p.grad is not None)])
+        for one, other in zip(*found, strict=True):
+            assert_close(other, one)

@@ -22,6 +22,7 @@ from pyg_ckd.nn import (
     LateFusion,
     LightGCN,
 )
+from pyg_ckd.nn.models.discovery import backbones
 from tests.nn.models.zoo import (
     built,
     doubled,
@@ -29,6 +30,8 @@ from tests.nn.models.zoo import (
     every_own_backbone,
     every_own_multimodal_backbone,
 )
+
+every_class = pytest.mark.parametrize("cls", backbones().values(), ids=backbones())
 
 
 @every_backbone
@@ -173,3 +176,74 @@ def test_graph_prepared_for_another_model_is_refused(make_data):
         mmgcn(features, symmetric)
     own = Adjacency.from_interactions(graph[RATES], data["user"].num_nodes, data["item"].num_nodes, dtype=torch.float64)
     assert torch.isfinite(mmgcn(features, {RATES: own}).item).all()  # Normalised otherwise on purpose.
+
+
+@every_own_multimodal_backbone
+def test_features_that_are_not_finite_are_refused_on_a_prepared_graph(make, make_data):
+    data = make_data()
+    model = built(make, data)
+    features, graph = doubled(data)
+    graphs = model.prepare(features, graph)
+    model(features, graphs)
+    features["mod0"][4, 1] = torch.nan  # In place, which PyTorch counts.
+    broken = {**features, "mod0": features["mod0"].clone()}
+    for given in (features, broken):
+        with pytest.raises(InputError, match=r"^features of 'mod0': found NaN or infinite values, first in row 4"):
+            model(given, graphs)
+        with pytest.raises(InputError, match=r"^features of 'mod0': found NaN or infinite values, first in row 4"):
+            model(given, graph)
+
+
+def test_features_are_looked_through_once(make_data, monkeypatch):
+    data = make_data()
+    model = VBPR.from_data(data).double()
+    features, graph = doubled(data)
+    graphs = model.prepare(features, graph)
+    model(features, graphs)
+    monkeypatch.setattr(torch.Tensor, "isfinite", None)
+    model(features, graphs)
+
+
+@every_own_multimodal_backbone
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {}, "features: found none of modality 'mod0', only of nothing"),
+        (lambda x: list(x.values()), "features: found list, expected a dict from modality"),
+        (lambda x: {m: v.numpy() for m, v in x.items()}, "features of 'mod0': found ndarray, expected a tensor"),
+    ],
+    ids=["none", "list", "NumPy"],
+)
+def test_features_of_another_kind_are_refused(make, change, message, make_data):
+    data = make_data()
+    features, graph = doubled(data)
+    with pytest.raises(InputError, match=f"^{message}"):
+        built(make, data)(change(features), graph)
+
+
+@every_own_backbone
+def test_graphs_of_another_kind_are_refused(make, make_data):
+    data = make_data()
+    model = built(make, data)
+    features, graph = doubled(data)
+    other = ("user", "likes", "item")
+    for given, found in (
+        (graph[RATES], "Tensor"),
+        ({}, "graphs of no type"),
+        ({other: graph[RATES]}, "graphs .*likes"),
+    ):
+        with pytest.raises(InputError, match=rf"^edge_index_dict: found {found}.*, expected a dict .*'rates'"):
+            model(features, given)
+
+
+@every_class
+@pytest.mark.parametrize(
+    "dims", [["visual"], None, "visual", {1: 4}, {"a.b": 4}, {"training": 4}, {"keys": 4}, {"": 4}]
+)
+def test_modalities_are_names_that_modules_can_have(cls, dims):
+    if cls is LightGCN and dims is None:
+        return  # It needs no features.
+    with pytest.raises(
+        InputError, match=r"^feature_dims: found .*, expected from names of modalities to feature widths"
+    ):
+        cls(3, 3, dims)

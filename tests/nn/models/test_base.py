@@ -365,3 +365,16 @@ def test_what_was_prepared_in_inference_mode_trains(make, make_data):
         sum(x.square().sum() for x in trained(features, given)).backward()
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert_close(ours.grad, theirs.grad)
+
+
+@every_backbone
+def test_a_batch_without_triples_has_finite_losses_and_gradients(make, make_data):
+    data = make_data()
+    model = built(make, data)
+    features, graph = doubled(data)
+    view, batch = frozenset(model.modalities), TripletBatch(*(torch.empty(0, dtype=torch.int64) for _ in range(6)))
+    out = model.outputs(features, model.begin_epoch(features, model.prepare(features, graph)), [view])[0]
+    terms = {**model.losses(out, batch, features, view), "l2": model.penalty(out, batch)}
+    assert all(torch.isfinite(term) for term in terms.values()), terms
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
