@@ -107,7 +107,7 @@ def test_the_test_metrics_of_a_study_are_those_of_evaluate(arrays, save, tmp_pat
     assert main([*args, "--metrics", "recall"]) == 0
     expected = json.loads((out / "x.json").read_text())["recall@5"]
     assert json.loads((path.parent / "run.json").read_text())["test"]["recall@5"] == pytest.approx(expected, abs=1e-7)
-    per_user = pd.read_csv(path.parent / "per_user.csv", index_col="user")["recall@5"]
+    per_user = pd.read_csv(path.parent / "per_user-5.csv", index_col="user")["recall@5"]
     assert per_user.mean() == pytest.approx(expected, abs=1e-6)
 
 
