@@ -27,7 +27,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(
-                None, None, "found a list or a mapping as a key, expected a name; write {{...}} as {...}", key.start_mark
+                None,
+                None,
+                "found a list or a mapping as a key, expected a name; write {{...}} as {...}",
+                key.start_mark,
             )
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"found the key {key.value!r} twice", key.start_mark)

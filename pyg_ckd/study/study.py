@@ -15,16 +15,15 @@ from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
+from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.content import validated_ranking
 from pyg_ckd.evaluation.metrics import USER_METRICS
-from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, read_json, write_json
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, check_lightgcn, known_baselines
 from pyg_ckd.study.claim import claimed
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
 from pyg_ckd.study.contenders import (
-    Contender,
     Contenders,
     as_contenders,
     check_options,
