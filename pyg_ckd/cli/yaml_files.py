@@ -26,12 +26,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                "found a list or a mapping as a key, expected a name; write {{...}} as {...}",
-                key.start_mark,
-            )
+            problem = "found a list or a mapping as a key, expected a name; write {{x}} as {x}"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"found the key {key.value!r} twice", key.start_mark)
         seen.add(key.value)

@@ -107,7 +107,7 @@ def test_the_test_metrics_of_a_study_are_those_of_evaluate(arrays, save, tmp_pat
     assert main([*args, "--metrics", "recall"]) == 0
     expected = json.loads((out / "x.json").read_text())["recall@5"]
     assert json.loads((path.parent / "run.json").read_text())["test"]["recall@5"] == pytest.approx(expected, abs=1e-7)
-    per_user = pd.read_csv(path.parent / "per_user-5.csv", index_col="user")["recall@5"]
+    per_user = pd.read_csv(path.parent / "per_user-20.csv", index_col="user")["recall@5"]
     assert per_user.mean() == pytest.approx(expected, abs=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_a_path_that_is_no_text_is_shown_in_the_report(arrays, save, tmp_path, c
     assert main(["data", "describe", str(data), "--out", str(tmp_path / "x.html")]) == 0
     assert "caf?.npz" in (tmp_path / "x.html").read_text(encoding="utf-8")
     (model,) = (tmp_path / "out").glob("runs/plain-*/model.pt")
-    assert main(["show", "--checkpoint", str(model), "--out", str(tmp_path / "card.html")]) == 0
+    assert main(["show", str(model), "--html", str(tmp_path / "card.html")]) == 0
 
 
 class Asked(Exception):

@@ -44,10 +44,9 @@ def read_again(line: list[str], backbone: type[Backbone]) -> dict[str, Any]:
     (config,) = run.args
     parts = sections(config, ("model", "plain", "teacher", "distillation", "trainer"))
     settings = StudySettings(**parts)
-    chosen = Contender(config.objective).strategy
-    return decided(
-        Contender(chosen, default_options(chosen, settings, section(config, "strategy"))), backbone, settings
-    )
+    cls = Contender(config.objective).strategy
+    contender = Contender(cls, default_options(cls, settings, section(config, "strategy")))
+    return decided(contender, backbone, settings)
 
 
 @pytest.mark.parametrize("backbone", [VBPR, LATTICE, FISM])
@@ -56,10 +55,8 @@ def read_again(line: list[str], backbone: type[Backbone]) -> dict[str, Any]:
 def test_the_line_trains_what_the_study_trained(name: str, case: str, backbone: type[Backbone]) -> None:
     settings = StudySettings(**SETTINGS[case])
     contender = as_contenders([name], settings)[name]
-    found, expected = (
-        read_again(train_command(contender, backbone, settings, seed=3), backbone),
-        decided(contender, backbone, settings),
-    )
+    found = read_again(train_command(contender, backbone, settings, seed=3), backbone)
+    expected = decided(contender, backbone, settings)
     assert found["contender"] == expected["contender"]
     if contender.needs_teachers:
         assert found["teacher"] == expected["teacher"]
