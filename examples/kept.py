@@ -25,6 +25,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.statistics import holm, paired_test
 from pyg_ckd.files import atomic_path
 from pyg_ckd.study.formats import PLAIN, TEACHER
+from pyg_ckd.study.store import cutoffs_of
 from pyg_ckd.study.text import percent
 
 CUTOFF = 20
@@ -61,8 +62,13 @@ def read_runs(folder: Path) -> Iterable[Kept]:
         folder: The folder.
     """
     for path in sorted(folder.glob("*/run.json")):
-        record, table = json.loads(path.read_text(encoding="utf-8")), path.with_name("per_user.csv")
-        if not table.exists() or METRIC not in record.get("test", {}):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if METRIC not in record.get("test", {}):
+            continue
+        largest = max(cutoffs_of(record["test"]))
+        tables = [path.with_name(name) for name in (f"per_user-{largest}.csv", "per_user.csv")]  # The second is older.
+        table = next((found for found in tables if found.exists()), None)
+        if table is None:
             continue
         users = pd.read_csv(table)
         hits = np.rint(users[f"precision@{CUTOFF}"].to_numpy() * CUTOFF).astype(np.uint8)

@@ -126,7 +126,7 @@ def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> 
     """
     entry = given.last("contenders") or Entry("contenders", list(PARTS), "default")
     names, told = as_list(entry, list[str]) or [], given.section("options")
-    renamed = {n: str(o["strategy"]) for n, o in told.items() if isinstance(o, Mapping) and "strategy" in o}
+    renamed = {n: _named(n, o["strategy"]) for n, o in told.items() if isinstance(o, Mapping) and "strategy" in o}
     found = resolve(names, renamed)
     paths = {name: strategy(name).name for name in names if name not in found}
     for name in told:
@@ -136,6 +136,14 @@ def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> 
     for name, cls in found.items():
         add_strategy_options(options, backbone, cls, f"options.{name}", name in PARTS)
         options.add(f"options.{name}.strategy", help="its strategy", hidden=True, if_given=True)
+
+
+def _named(name: str, given: Any) -> str:
+    """Return the strategy that an option gives to a contender."""
+    if not isinstance(given, str) or not given.strip():
+        found = "no value" if given in (None, "", []) else repr(given)
+        raise InputError(f"options.{name}.strategy: found {found}, expected the name of a strategy")
+    return given
 
 
 def chosen_contenders(config: Namespace, settings: StudySettings) -> dict[str, Contender]:
@@ -198,7 +206,8 @@ def check_study(
     check_parts("lightgcn", ["lr"], lambda: Trainer(lr=lr))
     own = {name for name in contenders if f"options.{name}" in config}
     prefixes = {name: PARTS[name] if name in PARTS and name not in own else f"options.{name}" for name in contenders}
-    check_models(data, backbone, parts, {prefixes[name]: contender for name, contender in contenders.items()})
+    named = {prefixes[name]: contender for name, contender in contenders.items()}
+    check_models(data, backbone, parts, named, teachers=True)
 
 
 def check_models(
@@ -207,6 +216,7 @@ def check_models(
     parts: Mapping[str, Mapping[str, Any]],
     contenders: Mapping[str, Contender],
     seed: int = 0,
+    teachers: bool = False,
 ) -> None:
     """Build every model once, so that a number out of its range is found before anything is trained.
 
@@ -216,6 +226,7 @@ def check_models(
         parts: Options under ``model``, ``teacher`` and ``trainer``.
         contenders: The strategies with their options, by what precedes the names of these on the command line.
         seed: Seed of the models.
+        teachers: Whether teachers are trained even if no strategy needs them.
     """
     from pyg_ckd.balance.discovery import options_of
     from pyg_ckd.study.contenders import check_options, side_by_side
@@ -226,12 +237,12 @@ def check_models(
     check_parts("trainer", ("device",), lambda: open_fabric(trainer.device, "32-true", None, None))
     check_parts("model", parts["model"], lambda: build(backbone, data, seed, **parts["model"]))
     check = partial(check_options, backbone, data, parts["model"])
+    if teachers or any(contender.needs_teachers for contender in contenders.values()):
+        teacher = side_by_side(parts["teacher"], backbone)
+        check_parts("teacher", parts["teacher"], partial(check, teacher))
+        check_parts("teacher", teacher.trainer, partial(Trainer, **{**parts["trainer"], **teacher.trainer}))
     for prefix, contender in contenders.items():
         cls = contender.strategy
         if cls.name != REFERENCE and not cls.wraps and not backbone.uses_features:
             continue  # Refused in words of its own.
-        if contender.needs_teachers:
-            teacher = side_by_side(parts["teacher"], backbone)
-            check_parts("teacher", parts["teacher"], partial(check, teacher))
-            check_parts("teacher", teacher.trainer, partial(Trainer, **{**parts["trainer"], **teacher.trainer}))
         check_parts(prefix, options_of(cls), partial(check, contender))

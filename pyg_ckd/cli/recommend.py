@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jsonargparse import Namespace
 
+    from pyg_ckd.serving import Recommender
     from pyg_ckd.serving.ids import Ids
 
 
@@ -88,7 +89,13 @@ def run(config: Namespace) -> int:
         recommender = Recommender.load(config.checkpoint, data, None, device, config.seen)
         if columns is not None:
             columns = _without_blanks(columns, recommender.items)
-            recommender = recommender.with_columns(columns)
+            recommender = _with_columns(recommender, columns, config.items_file)
+        if config.where and recommender.columns is None:
+            name = next(iter(config.where))
+            raise InputError(
+                f"where.{name}: found it without columns of items, expected a file with them beside it; give it as "
+                "--items_file FILE"
+            )
         asked = None if config.users is None else recommender.users.parse(config.users)
         if "users_file" in lists:
             may_be_new = config.unknown != "error"
@@ -192,6 +199,26 @@ def _without_blanks(frame: pd.DataFrame, known: Ids) -> pd.DataFrame:
     return frame
 
 
+def _with_columns(recommender: Recommender, frame: pd.DataFrame, path: str) -> Recommender:
+    """Return a recommender with columns of items; a message names their file, and the row of an item that is twice."""
+    import numpy as np
+
+    from pyg_ckd.serving.catalogue import ID_COLUMNS
+
+    name = next(name for name in ID_COLUMNS if name in frame.columns)
+    ids = frame[name]
+    again = np.flatnonzero((ids.duplicated() & ids.notna()).to_numpy(dtype=bool))
+    if again.size:
+        raise InputError(
+            f"items_file {path}: {name!r} holds {ids.iloc[again[0]]!r} again in row {again[0]}, expected a row for "
+            "every item; remove one of them"
+        )
+    try:
+        return recommender.with_columns(frame)
+    except InputError as error:
+        raise InputError(f"items_file {path}: {error}") from None
+
+
 def _table(path: str) -> pd.DataFrame:
     import pandas as pd
 
@@ -222,4 +249,6 @@ def _table(path: str) -> pd.DataFrame:
             f"items_file {path}: found the columns {', '.join(map(str, frame.columns))}, expected 'item' or 'item_id' "
             "with the ids of items; rename one"
         )
+    if frame.empty:
+        raise InputError(f"items_file {path}: found a header alone, expected a row for every item")
     return frame

@@ -45,6 +45,7 @@ def run(config: Namespace) -> int:
 
 def _about(cls: type[Objective]) -> list[str]:
     from pyg_ckd.balance.discovery import options_of
+    from pyg_ckd.study.knobs import own_space, shown
 
     lines = [*paragraph(f"{cls.name}: {first_line(cls)}"), "", f"It needs {_needs(cls)} and computes {_views(cls)}."]
     lines += paragraph(_several(cls))
@@ -54,11 +55,12 @@ def _about(cls: type[Objective]) -> list[str]:
         text = texts.get(name, "")
         required = parameter.default is parameter.empty
         lines += item(name, f"{text} (required)" if required else with_default(name, text, parameter.default))
-    if cls.search_space:
-        ranges = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in cls.search_space.items())
+    space = own_space(cls)
+    if space:
+        ranges = ", ".join(f"{name} {knob.words}" for name, knob in space.items())
         lines += ["", *paragraph(f"pyg-ckd tune searches {ranges}.")]
     if cls.recommended:
-        values = ", ".join(f"{name} {value:g}" for name, value in cls.recommended.items())
+        values = ", ".join(f"{name} {shown(value)}" for name, value in cls.recommended.items())
         lines += ["", *paragraph(f"Chosen on validation parts, and set by commands and studies: {values}.")]
     return lines
 

@@ -25,9 +25,12 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key, _ in node.value:
-        if key.value in seen and isinstance(key.value, str):
+        if not isinstance(key, yaml.ScalarNode):
+            problem = "found a list or a mapping as a key, expected a name; write {{x}} as {x}"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"found the key {key.value!r} twice", key.start_mark)
-        seen.add(key.value if isinstance(key.value, str) else id(key))
+        seen.add(key.value)
     return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
 
 
@@ -49,7 +52,10 @@ def parse(text: str) -> Any:
     Raises:
         yaml.YAMLError: If it is no YAML.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # Of a tag that its value does not fit.
+        raise yaml.YAMLError(f"a value cannot be read: {str(error)[:100]}") from None
 
 
 def parse_word(word: str) -> Any:

@@ -216,12 +216,12 @@ def _modality(data: HeteroData, m: str, usable: Tensor, order: Tensor, sample: i
     has, width = data["item"].get(f"has_{m}", torch.ones_like(usable)), x.size(1)
     low, high = torch.full((width,), torch.inf), torch.full((width,), -torch.inf)
     total, square = torch.zeros(2, width, dtype=torch.float64)
-    norms, count = [torch.empty(0)], int(usable.sum())
+    norms, count = [torch.empty(0, dtype=torch.float64)], int(usable.sum())
     digests = _Digests(width)
     for rows in _usable_rows(x, usable):
         low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
         total += rows.sum(dim=0, dtype=torch.float64)
-        norms.append(rows.norm(dim=1))
+        norms.append(rows.norm(dim=1, dtype=torch.float64))
         digests.add(rows)
     for rows in _usable_rows(x, usable):
         square += (rows.double() - total / count).square_().sum(dim=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -44,7 +45,7 @@ def parse_metric(name: str) -> tuple[str, int]:
         InputError: If it has another form.
     """
     metric, _, cutoff = name.partition("@") if isinstance(name, str) else ("", "", "")
-    if not cutoff.isdecimal():
+    if not re.fullmatch(r"[1-9][0-9]*", cutoff):  # Metrics go by their names: recall@05 would be none of them.
         raise InputError(f"metric: found {name!r}, expected a name and a cut-off such as 'recall@20'")
     return metric, int(cutoff)
 

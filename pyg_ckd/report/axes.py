@@ -200,6 +200,14 @@ def plain_text(text: str) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return names without the path of a package, as far as they stay different: ``my_pkg.Mine`` becomes ``Mine``."""
-    last = [name.rpartition(".")[2] or name for name in names]
+    """Return import paths without the package, as far as they stay different: ``my_pkg.Mine`` becomes ``Mine``.
+
+    Other names with dots, such as ``mine-0.1``, stay as they are.
+    """
+    last = [_end(name) for name in names]
     return [end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)]
+
+
+def _end(name: str) -> str:
+    parts = name.split(".")
+    return parts[-1] if all(map(str.isidentifier, parts)) else name

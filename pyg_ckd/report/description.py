@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -236,4 +237,6 @@ def _content_part(description: DataDescription) -> Part:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return DASH if math.isnan(value) else str(value)
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"

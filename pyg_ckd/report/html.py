@@ -163,12 +163,13 @@ def page(title: str, lead: str, content: str) -> str:
         lead: The line below it.
         content: The HTML of its body.
     """
-    return (
+    whole = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>{escape(title)}</h1>\n{paragraph(lead, 'lead')}{content}</main>\n</body>\n</html>\n"
     )
+    return whole.encode("utf-8", "replace").decode("utf-8")  # Paths may hold bytes that are no text.
 
 
 def _glued(text: str) -> str:

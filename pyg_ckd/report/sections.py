@@ -25,6 +25,7 @@ from pyg_ckd.study.results import (
     baseline_names,
     best_runs,
     best_views,
+    chosen_by,
     contender_names,
     content_alone,
     gaps,
@@ -78,7 +79,7 @@ def winner_section(results: Mapping[str, Any]) -> str:
             row.append(difference_cell(results, name, other, metric, interval=True))
             row += [p_cell(results, name, other, metric, over) for over in tested_over(results, other, metric)]
         rows.append(row)
-    note = "The winner is the best contender on the validation part; the test part decided nothing. "
+    note = f"The winner is the {chosen_by(results)} on the validation part; the test part decided nothing. "
     if any(has_tests(results, other) for other in others):
         note += (
             "Below a difference: it as a share, and its 95 % interval. p-values are those of paired t-tests after "

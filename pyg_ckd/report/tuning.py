@@ -12,7 +12,7 @@ from pyg_ckd.report.html import Cell, Row, code, details, paragraph, table
 from pyg_ckd.report.theme import LIGHT, Theme
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import run_title
-from pyg_ckd.study.text import DASH, NAN, counted, duration, number, percent, show
+from pyg_ckd.study.text import DASH, NAN, counted, duration, joined, number, percent, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,9 +33,9 @@ def search_section(results: Mapping[str, Any], picture: str) -> str:
     if not searches:
         return ""
     metric, strongest = str(tuning.get("metric") or "the metric"), tuning.get("baseline")
+    closed = "; baselines of a closed form chose their knobs by themselves" if tuning.get("baselines") else ""
     note = (
-        f"Every contender and LightGCN had {counted(int(tuning['trials']), 'trials')} under seed {tuning['seed']}, the "
-        f"first with its defaults; baselines of a closed form chose their knobs by themselves. {tuning['winner']} is "
+        f"{_budgets(searches)} under seed {tuning['seed']}, the first with its defaults{closed}. {tuning['winner']} is "
         "the winner"
     )
     note += f" and {run_title(strongest)} the strongest baseline" if strongest else ""
@@ -50,6 +50,8 @@ def search_section(results: Mapping[str, Any], picture: str) -> str:
             paragraph("This line trains the winner again:"),
             code("Line that trains the winner", tuning["command"]),
         ]
+    else:
+        parts.append(paragraph("The command line does not know this backbone: train the winner again from Python."))
     return "".join(parts)
 
 
@@ -111,6 +113,14 @@ def search_words(results: Mapping[str, Any]) -> str:
             f"{run_title(search['name'])} from {first} to {best} at trial {search['best'] + 1} of {len(values)}"
         )
     return f"Curves of the best validation {results['tuning']['metric']} over trials: {'; '.join(parts)}."
+
+
+def _budgets(searches: Sequence[Mapping[str, Any]]) -> str:
+    """Return who had how many trials; a contender without knobs has one."""
+    names: dict[int, list[str]] = {}
+    for search in searches:
+        names.setdefault(len(search["trials"]), []).append(run_title(search["name"]))
+    return joined([f"{joined(who)} had {counted(num, 'trials')}" for num, who in names.items()])
 
 
 def _steps(search: Mapping[str, Any]) -> tuple[list[int], list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import baselines
 from pyg_ckd.evaluation.baselines import BASELINES, fit_baseline
 from pyg_ckd.nn import LightGCN
-from pyg_ckd.study.contenders import side_by_side
+from pyg_ckd.study.contenders import Contender, check_options, check_warmup, side_by_side
 from pyg_ckd.study.runs import Run, trained
-from pyg_ckd.study.settings import StudySettings
+from pyg_ckd.study.settings import StudySettings, check_trainer_is_free
 
 TRAINED = "lightgcn"
 DEFAULT = ("popularity", "item-knn", "item-knn-content", "ease", "ease-content", TRAINED)
@@ -36,8 +36,13 @@ def as_baselines(given: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -
         given: Names, or a text with commas between them, or a mapping from name to options.
 
     Raises:
-        InputError: If a name is unknown or given twice, or options are no mapping.
+        InputError: If these are no names, a name is unknown or given twice, or options are no mapping or hold a seed.
     """
+    if not isinstance(given, Iterable):
+        raise InputError(
+            f"baselines: found {given!r}, expected names such as ['popularity', 'ease'], a mapping from name to "
+            "options, or [] for none"
+        )
     names = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else list(given)
     options = given if isinstance(given, Mapping) else {}
     known, found = known_baselines(), dict[str, dict[str, Any]]()
@@ -54,6 +59,7 @@ def as_baselines(given: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -
                 f"baseline {name!r}: found options {', '.join(own)}, expected none, for its knobs are chosen on the "
                 "validation part"
             )
+        check_trainer_is_free(own, name)
         found[name] = dict(own)
     return found
 
@@ -72,8 +78,9 @@ def baseline_run(
         seed: The seed; that of a closed form is 0.
     """
     if name == TRAINED:
-        model, trainer, l2 = lightgcn_options(settings, options)
-        return trained(name, "baseline", seed, data, LightGCN, model, Objective, {"l2": l2}, {**trainer, "seed": seed})
+        found = lightgcn(settings, options)
+        trainer = {**found.trainer, "seed": seed}
+        return trained(name, "baseline", seed, data, LightGCN, found.model, Objective, found.options, trainer)
     decides = {"data": data, "baseline": name, "monitor": monitor, "code": _code()}
     return Run(name, "baseline", 0, decides)
 
@@ -93,10 +100,8 @@ def fit(run: Run, data: HeteroData, monitor: str) -> tuple[Any, dict[str, Any], 
     return found.embeddings, dict(found.settings), float(found.seconds)
 
 
-def lightgcn_options(
-    settings: StudySettings, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """Return the options of LightGCN's model and trainer, and its L2 weight.
+def lightgcn(settings: StudySettings, options: Mapping[str, Any]) -> Contender:
+    """Return LightGCN with all options that differ from the defaults of the classes.
 
     Args:
         settings: What the study is made of.
@@ -105,7 +110,26 @@ def lightgcn_options(
     best, own = LightGCN.recommended, side_by_side({**settings.lightgcn, **options}, LightGCN)
     trainer = {name: value for name, value in settings.trainer.items() if name in TAKEN_OVER}
     trainer |= {**best["trainer"], "track_views": False, **own.trainer}
-    return {**best["model"], **own.model}, trainer, own.options.get("l2", best["plain"]["l2"])
+    return Contender(Objective, {**best["plain"], **own.options}, {**best["model"], **own.model}, trainer)
+
+
+def check_lightgcn(data: HeteroData, settings: StudySettings, options: Mapping[str, Any]) -> None:
+    """Refuse options that LightGCN cannot be trained with, before anything is written.
+
+    Args:
+        data: The graph.
+        settings: What the study is made of.
+        options: Options of the baseline beside those of the settings.
+
+    Raises:
+        InputError: If there is one.
+    """
+    chosen = lightgcn(settings, options)
+    try:
+        check_options(LightGCN, data, {}, chosen)
+        check_warmup(data, chosen.trainer)
+    except InputError as error:
+        raise InputError(f"{TRAINED}: {error}") from None
 
 
 def _code() -> str:

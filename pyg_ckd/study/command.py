@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyg_ckd.balance.discovery import options_of, strategies
+from pyg_ckd.balance.discovery import inner_strategy, options_of, strategies
 from pyg_ckd.balance.objective import Objective
-from pyg_ckd.nn import Backbone
+from pyg_ckd.files import plain_values
+from pyg_ckd.nn import Backbone, backbones
 from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.contenders import Contender, default_options
@@ -33,7 +35,8 @@ def train_command(
 ) -> list[str]:
     """Return the words of a call of ``pyg-ckd train`` that trains a contender as a study does.
 
-    Options that the command has by itself are left out, as are those that are no plain values.
+    The command begins with what a backbone recommends, a study with the defaults of the classes: options that the
+    command has by itself are left out, as are those that are no plain values.
 
     Args:
         contender: The contender.
@@ -42,25 +45,38 @@ def train_command(
         data: The words that say which graph to load.
         seed: The seed.
         out: The folder.
+
+    Returns:
+        The words; none for a backbone from outside the library, which the command does not know.
     """
+    if backbones().get(backbone.__name__) is not backbone:
+        return []
     cls, best = contender.strategy, backbone.recommended
-    usual = StudySettings(plain=dict(best.get("plain", {})), distillation=dict(best.get("distillation", {})))
     name = cls.name if strategies().get(cls.name) is cls else f"{cls.__module__}.{cls.__qualname__}"
     words = ["pyg-ckd", "train", *data, "--backbone", backbone.__name__, "--objective", name]
-    own = {n: p.default for n, p in options_of(cls).items()} | default_options(cls, usual)
-    model = {**_defaults(backbone), **best.get("model", {})}
-    trainer = {**_defaults(Trainer), **best.get("trainer", {})}
+    recommended = StudySettings(plain=dict(best.get("plain", {})), distillation=dict(best.get("distillation", {})))
+    usual = _options(cls, default_options(cls, recommended))
+    words += _words("strategy", _options(cls, contender.options), usual)
+    model, trainer = _defaults(backbone), _defaults(Trainer)
+    usual_model, usual_trainer = {**model, **best.get("model", {})}, {**trainer, **best.get("trainer", {})}
     student = {**model, **settings.model, **contender.model}
     training = {**trainer, **settings.trainer, **contender.trainer}
-    words += _words("strategy", {**own, **contender.options}, own)
-    words += _words("model", student, model) + _words("trainer", training, trainer)
+    words += _words("model", student, usual_model) + _words("trainer", training, usual_trainer)
     if contender.needs_teachers:
-        teacher = teacher_run("", "", backbone, settings, seed)
-        loss = {**{n: p.default for n, p in options_of(Objective).items()}, **best.get("teacher", {})}
-        words += _words("teacher", {**loss, **teacher.options}, loss)
+        teacher, loss = teacher_run("", "", backbone, settings, seed), _options(Objective, {})
+        words += _words("teacher", {**loss, **teacher.options}, {**loss, **best.get("teacher", {})})
         words += _words("teacher", {**model, **teacher.model}, student)
         words += _words("teacher", {**trainer, **teacher.trainer}, training)
     return [*words, "--seed", str(seed), "--out", out]
+
+
+def _options(cls: type[Objective], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a strategy, and of the one inside a wrapper."""
+    found = {**{name: p.default for name, p in options_of(cls).items()}, **given}
+    inner = inner_strategy(cls, given)
+    if inner is not None:
+        found["inner_options"] = _options(inner, given.get("inner_options") or {})
+    return found
 
 
 def _defaults(target: Callable[..., Any]) -> dict[str, Any]:
@@ -80,6 +96,8 @@ def _words(prefix: str, wanted: Mapping[str, Any], usual: Mapping[str, Any]) -> 
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return json.dumps(plain_values(value))
     if isinstance(value, (list, tuple)):
         return ",".join(map(_word, value))
     return "null" if value is None else str(value)

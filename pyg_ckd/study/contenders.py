@@ -24,9 +24,16 @@ from pyg_ckd.data import held_out
 from pyg_ckd.data.sampler import num_batches
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
-from pyg_ckd.options import is_plain
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.study.settings import PARTS, REFERENCE, TEACHER, StudySettings
+from pyg_ckd.study.settings import (
+    PARTS,
+    REFERENCE,
+    TEACHER,
+    StudySettings,
+    as_options,
+    check_plain,
+    check_trainer_is_free,
+)
 from pyg_ckd.training import Pace, Trainer
 
 
@@ -42,8 +49,9 @@ class Contender:
         trainer: The same of the trainer.
 
     Raises:
-        InputError: If there is no such strategy, it is no :class:`~pyg_ckd.Objective`, or an option is unknown or not
-            plain.
+        InputError: If there is no such strategy, it is no :class:`~pyg_ckd.Objective`, options are no mapping, one of
+            the strategy is unknown, one of strategy or backbone is not plain, or the trainer is given a seed or a
+            folder, which runs have of their own.
     """
 
     strategy: type[Objective]
@@ -55,25 +63,24 @@ class Contender:
         given: Any = self.strategy
         cls = find_strategy(given) if isinstance(given, str) else given
         check_strategy(str(getattr(cls, "name", cls)), cls)
-        if not isinstance(self.options, Mapping):
-            raise InputError(
-                f"options of {cls.name}: found {type(self.options).__name__}, expected a mapping from option to value"
-            )
+        object.__setattr__(self, "strategy", cls)
+        names = {
+            "options": f"options of {cls.name}",
+            "model": f"model of {cls.name}",
+            "trainer": f"trainer of {cls.name}",
+        }
+        for part, name in names.items():
+            object.__setattr__(self, part, as_options(getattr(self, part), name))
         known = options_of(cls)
-        for name, value in self.options.items():
+        for name in self.options:
             if name not in known:
                 raise unknown_name(f"option of {cls.name}", name, known)
-            if not is_plain(value):
-                raise InputError(
-                    f"option {name} of {cls.name}: found {type(value).__name__}, expected numbers, texts, lists or "
-                    "mappings, by which the run is found again"
-                )
+        check_plain(self.options, cls.name)
+        check_plain(self.model, names["model"])
+        check_trainer_is_free(self.trainer, names["trainer"])
         inner = inner_strategy(cls, self.options)
         if inner is not None:
             Contender(inner, self.options.get("inner_options") or {})
-        object.__setattr__(self, "strategy", cls)
-        for part in ("options", "model", "trainer"):
-            object.__setattr__(self, part, dict(getattr(self, part)))
 
     @property
     def needs_teachers(self) -> bool:
@@ -195,6 +202,33 @@ def check_options(
         return build_inner(contender.strategy, student, contender.options, teachers)
 
 
+def check_teacher(
+    backbone: type[Backbone],
+    data: HeteroData,
+    options: Mapping[str, Any],
+    model: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+) -> None:
+    """Refuse options that teachers cannot be trained with, before anything is written.
+
+    Args:
+        backbone: Class of the teachers.
+        data: The graph.
+        options: Options of the teachers.
+        model: Options of the student's backbone.
+        trainer: Options of the student's trainer.
+
+    Raises:
+        InputError: If there is one.
+    """
+    own = side_by_side(options, backbone)
+    try:
+        check_options(backbone, data, model, own)
+        check_warmup(data, {**trainer, **own.trainer})
+    except InputError as error:
+        raise InputError(f"teacher: {error}") from None
+
+
 def check_trainer(options: Mapping[str, Any]) -> None:
     """Refuse options that the trainer does not have.
 
@@ -233,6 +267,11 @@ def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:
         name = getattr(contenders, "__name__", type(contenders).__name__)
         raise InputError(f"contenders: found {name}, expected a list, a mapping or a text with commas; write [{name}]")
     listed = _split(contenders) if isinstance(contenders, str) else list(contenders)
+    for item in listed:
+        if isinstance(item, tuple) and len(item) != 2:
+            raise InputError(
+                f"contenders: found {item!r}, expected a pair of a name and a strategy, such as ('a', 'ckd')"
+            )
     return [item if isinstance(item, tuple) else (_own_name(item), item) for item in listed]
 
 

@@ -16,6 +16,7 @@ from pyg_ckd.study.results import (
     SIGNIFICANT,
     Gap,
     baseline_names,
+    best_trial,
     comparison,
     contender_names,
     content_alone,
@@ -29,6 +30,7 @@ from pyg_ckd.study.results import (
     run_title,
     run_values,
     strongest_baseline,
+    tried_names,
     winner_name,
 )
 from pyg_ckd.study.text import counted, joined, p_text, percent, show
@@ -124,16 +126,25 @@ def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def _modalities(results: Mapping[str, Any], metric: str) -> list[str]:
-    found = [row for row in gaps(results, metric) if not math.isnan(row.reach)]
+    rows = gaps(results, metric)
+    found = [row for row in rows if not math.isnan(row.reach)]
     every = sorted((row for row in found if row.contender == PLAIN), key=lambda row: row.reach)
-    if not every:
+    if not every and all(math.isnan(row.teacher) for row in rows):
         return []
-    if len(modality_names(results)) == 1:
+    if every and len(modality_names(results)) == 1:
         return [f"There is one modality only, {every[0].modality}: nothing is there to balance."]
-    alone = content_alone(results)
+    alone, known = content_alone(results), [row.modality for row in every]
+    unknown = _unknown([m for m in modality_names(results) if m not in known])
     silent = [row for row in every if row.reach < STARVING and row.modality in alone and alone[row.modality].silent]
-    rows = [row for row in every if row not in silent]
-    return [*_starving(results, metric, rows, found), *_silent(results, silent, found)]
+    others = [row for row in every if row not in silent]
+    return [*unknown, *_starving(results, metric, others, found), *_silent(results, silent, found)]
+
+
+def _unknown(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    verb = "starves" if len(names) == 1 else "starve"
+    return [f"Whether {joined(names)} {verb} is unknown, for no teacher above 0 is there to compare with."]
 
 
 def _silent(results: Mapping[str, Any], rows: Sequence[Gap], found: Sequence[Gap]) -> list[str]:
@@ -162,11 +173,13 @@ def _starving(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], foun
         return []
     worst = rows[0]
     if worst.reach >= STARVING:
-        whole = len(rows) == sum(row.contender == PLAIN for row in found)
-        who = worst.modality if len(rows) == 1 else "every modality" if whole else "every other modality"
+        names = modality_names(results)
+        known = sum(row.contender == PLAIN for row in found) == len(names)
+        every = "every modality" if len(rows) == len(names) else "every other modality"
+        who = worst.modality if len(rows) == 1 else every
         return [
-            f"No modality starves: {who} reaches at least {percent(worst.reach)} of its teacher's test {metric} in "
-            f"{PLAIN}."
+            f"{'No modality' if known else 'No other modality'} starves: {who} reaches at least "
+            f"{percent(worst.reach)} of its teacher's test {metric} in {PLAIN}."
         ]
     winner = _of_winner(results, found)
     after = f" ({percent(winner[worst.modality].reach)} in {winner_name(results)})" if worst.modality in winner else ""
@@ -190,8 +203,11 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
     if name is None:
         return []
     scores = show(results["winner"]["val"]), show(run_mean(results, name, metric))
-    if len(contender_names(results)) == 1:
+    trial = best_trial(results)
+    if len(tried_names(results)) == 1:
         line = f"{name} is the only contender: {metric} {scores[0]} on validation, {scores[1]} on the test part"
+    elif not math.isnan(trial):
+        line = f"{name} has the best trial on validation ({metric} {show(trial)}) and {scores[1]} on the test part"
     else:
         line = f"{name} wins on validation ({metric} {scores[0]}) and has {scores[1]} on the test part"
     if name != PLAIN and PLAIN in contender_names(results):
@@ -265,7 +281,7 @@ def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
         reason = "content does not pay here" if _without_content(results, metric) else f"{winner} is behind it"
         return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
     if winner == PLAIN:
-        others = len(contender_names(results)) > 1
+        others = len(tried_names(results)) > 1
         return [f"{ADVICE} keep {PLAIN}; {'balancing buys nothing here' if others else 'nothing else was tried'}."]
     if gain <= 0:
         return [f"{ADVICE} keep {PLAIN}; the lead of {winner} on validation is not confirmed by the test part."]

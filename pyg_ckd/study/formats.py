@@ -51,19 +51,29 @@ def check_results(results: Mapping[str, Any]) -> None:
         results: The dict that ``results.json`` holds.
 
     Raises:
-        InputError: If the format is unknown or a run has no name, no test metrics or an unknown kind.
+        InputError: If it is no dict, the format is unknown, or a run has no name, no test metrics or an unknown kind.
     """
+    if not isinstance(results, Mapping):
+        raise InputError(
+            f"results: found {type(results).__name__}, expected the dict that a study writes to results.json; read it "
+            "with load_results"
+        )
     if results.get("format", 1) not in (1, FORMAT):
         raise InputError(
             f"results: found format {results['format']!r}, expected 1 or {FORMAT}; update pyg-ckd to read newer files"
         )
     runs = results.get("runs")
-    if not isinstance(runs, Sequence):
+    if not isinstance(runs, Sequence) or isinstance(runs, str):
         raise InputError("results: found no list 'runs', expected the dict that a study writes to results.json")
     for index, run in enumerate(runs):
-        for key in ("name", "test"):
-            if key not in run:
-                raise InputError(f"results: runs[{index}] has no {key!r}, expected a name and a dict of test metrics")
+        if not isinstance(run, Mapping):
+            raise InputError(f"results: runs[{index}] is {type(run).__name__}, expected a dict with 'name' and 'test'")
+        for key, kind in (("name", str), ("test", Mapping)):
+            if not isinstance(run.get(key), kind):
+                found = f"{type(run[key]).__name__} as" if key in run else "no"
+                raise InputError(
+                    f"results: runs[{index}] has {found} {key!r}, expected a name and a dict of test metrics"
+                )
         if run.get("kind", KINDS[0]) not in KINDS:
             raise InputError(
                 f"results: found kind {run['kind']!r} of runs[{index}], expected one of {', '.join(KINDS)}"

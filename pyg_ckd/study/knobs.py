@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyg_ckd.arguments import plain_number
 from pyg_ckd.balance.discovery import options_of
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
 from pyg_ckd.nn.models.base import SIZES
@@ -64,8 +65,13 @@ class Knob:
     def text(self) -> str:
         """The range or the values as a person writes them."""
         if self.values:
-            return ",".join(map(_shown, self.values))
+            return ",".join(map(shown, self.values))
         return f"{self.low:g}:{self.high:g}{' (log)' if self.log else ''}"
+
+    @property
+    def words(self) -> str:
+        """The range or the values as a sentence names them."""
+        return f"among {', '.join(map(shown, self.values))}" if self.values else f"from {self.low:g} to {self.high:g}"
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -121,6 +127,19 @@ def space_of(
                 raise InputError(f"knob {knob}: found no range, expected {FORMS}")
             found[knob] = _widened(_knob(knob, wanted, default), default) if searched else _knob(knob, wanted, default)
     return found
+
+
+def own_space(strategy: type[Objective]) -> dict[str, Knob]:
+    """Return what a strategy says itself that a search may turn, by the names of its options.
+
+    Args:
+        strategy: The strategy.
+
+    Raises:
+        InputError: If it names no range, or one of another type than the option.
+    """
+    known, space = options_of(strategy), strategy.search_space
+    return {name: _knob(f"strategy.{name}", space[name], known[name].default) for name in space if name in known}
 
 
 def check_knobs(given: Mapping[str, Any], contenders: Mapping[str, tuple[Contender, type[Backbone]]]) -> None:
@@ -233,6 +252,15 @@ def parse_knobs(texts: list[str]) -> dict[str, str | None]:
     return found
 
 
+def shown(value: Any) -> str:
+    """Return a value of an option as a person writes it.
+
+    Args:
+        value: The value.
+    """
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _parsed(text: str) -> Any:
     for kind in (int, float):
         try:
@@ -259,7 +287,7 @@ def _knob(name: str, given: Any, default: Any) -> Knob:
         raise InputError(f"{bad} {FORMS}; what is not searched is an option of its own, --{name} {given[0]}")
     for value in given:
         if not _fits(value, default):
-            raise InputError(f"{bad} values of the kind of {_shown(default)}, its default")
+            raise InputError(f"{bad} values of the kind of {shown(default)}, its default")
     if len(set(given)) < len(given):
         raise InputError(f"{bad} every value once")
     return Knob(name, values=tuple(float(v) if isinstance(default, float) else v for v in given))
@@ -268,7 +296,7 @@ def _knob(name: str, given: Any, default: Any) -> Knob:
 def _range(name: str, ends: tuple[Any, ...], default: Any, bad: str) -> Knob:
     whole = isinstance(default, int) and not isinstance(default, bool)
     if default is not None and not _is_number(default):
-        raise InputError(f"{bad} values with commas between them, for it is no number (default: {_shown(default)})")
+        raise InputError(f"{bad} values with commas between them, for it is no number (default: {shown(default)})")
     if len(ends) != 2 or not all(_is_number(end) and math.isfinite(end) for end in ends):
         raise InputError(f"{bad} two numbers with a colon between them, the lower one first, such as 1e-4:1e-2")
     if whole and not all(float(end).is_integer() for end in ends):
@@ -305,11 +333,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _text(given: Any) -> str:
     if isinstance(given, (list, tuple)):
-        return (":" if isinstance(given, tuple) else ",").join(map(_shown, given))
-    return _shown(given)
+        return (":" if isinstance(given, tuple) else ",").join(map(shown, given))
+    return shown(given)

@@ -49,6 +49,7 @@ class Trial:
         bars: What it must reach, see :class:`~pyg_ckd.study.pruning.Pruning`.
         owner: Which call claimed it.
         host: On which machine.
+        folder: In which folder.
         outcome: What it found: ``value`` (the best value of the monitored validation metric), ``reached``, ``epochs``,
             ``seconds`` and so on; empty while it runs.
     """
@@ -60,6 +61,7 @@ class Trial:
     bars: tuple[tuple[int, float], ...] = ()
     owner: str = ""
     host: str = ""
+    folder: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,13 +77,14 @@ class Ledger:
         name: Name of the search; the Optuna study of a contender is called ``<name>/<contender>``.
         seed: Seed of the proposals.
         owner: Which call this is: trials that it left running are its own to make.
+        folder: The folder of this call, for the messages of others.
 
     Raises:
         InputError: If Optuna is not installed or the storage cannot be opened.
     """
 
-    def __init__(self, storage: str | os.PathLike[str], name: str, seed: int, owner: str) -> None:
-        self.name, self.seed, self.owner, self.shown = name, seed, owner, _shown(storage)
+    def __init__(self, storage: str | os.PathLike[str], name: str, seed: int, owner: str, folder: str = "") -> None:
+        self.name, self.seed, self.owner, self.folder, self.shown = name, seed, owner, folder, _shown(storage)
         self._ids: dict[str, int] = {}
         text = storage if isinstance(storage, str) else str(as_path(storage))
         if not text.strip():
@@ -187,7 +190,7 @@ class Ledger:
             most: The number of trials of the contender.
         """
         claim = {"values": dict(values), "bars": [list(bar) for bar in bars], "owner": self.owner}
-        claim |= {"host": socket.gethostname()}
+        claim |= {"host": socket.gethostname(), "folder": self.folder}
         study = self._ids[contender]
         params = {name: knob.nearest(values[name]) for name, knob in space.items()}
         with _quiet() as optuna:
@@ -409,5 +412,6 @@ def _trial(rank: int, found: FrozenTrial) -> Trial:
     claim, outcome = found.user_attrs.get(CLAIM, {}), found.user_attrs.get(OUTCOME, {})
     state = outcome.get("state", RUNNING) if found.state.is_finished() else RUNNING
     bars = tuple((int(budget), float(bar)) for budget, bar in claim.get("bars", ()))
-    more = (claim.get("owner", ""), claim.get("host", ""), outcome if state != RUNNING else {})
-    return Trial(rank, found._trial_id, state, claim.get("values", dict(found.params)), bars, *more)
+    more = {part: claim.get(part, "") for part in ("owner", "host", "folder")}
+    values = claim.get("values", dict(found.params))
+    return Trial(rank, found._trial_id, state, values, bars, **more, outcome=outcome if state != RUNNING else {})

@@ -12,6 +12,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective
+from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.solved import kept_in
 from pyg_ckd.devices import Device, on_gpu
 from pyg_ckd.errors import InputError
@@ -21,7 +22,7 @@ from pyg_ckd.scoring.views import unimodal_views
 from pyg_ckd.study.baselines import fit
 from pyg_ckd.study.pruning import MARK, Pruner, curve_of
 from pyg_ckd.study.runs import Run
-from pyg_ckd.study.store import RunStore
+from pyg_ckd.study.store import RunStore, cutoffs_of
 from pyg_ckd.training import (
     History,
     Teacher,
@@ -39,6 +40,8 @@ EFFECTS_SPLIT = "val"
 TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
 LEFT_OUT, PRUNED, FAILED = "left_out", "pruned", "failed"
 """Entries of records of what was not made to its end."""
+FAILURES = (ValueError, ArithmeticError, RuntimeError, MemoryError)
+"""What the training of a trial may fail by, such as a lack of memory: a search goes on with the next trial."""
 
 
 class Maker:
@@ -72,7 +75,8 @@ class Maker:
         """Make a run, or read it, and return its record.
 
         The record of a baseline that does not fit has one entry, the reason, and so has that of a trial of a search
-        whose training fails. That of a trial that was pruned has its curve in the place of metrics.
+        that fails by its values, such as one that needs too much memory. That of a trial that was pruned has its curve
+        in the place of metrics.
 
         Args:
             run: The run.
@@ -133,34 +137,37 @@ class Maker:
         return self._keep(run, record, {None: embeddings})
 
     def _trained(self, run: Run) -> dict[str, Any]:
-        assert run.backbone is not None
-        assert run.strategy is not None
         self.say(f"seed {run.seed}: {run.name}")
         teachers = Teachers({str(t.modality): self._teacher(t)[1] for t in run.teachers})
-        with seeded(run.seed):
-            student = build(run.backbone, self.data, run.seed, **run.model)
-            objective = build_objective(run.strategy, student, self.data, teachers or None, run.options)
         store = self.stores[run.kind]
-        trainer = self._trainer(run, checkpoint_dir=store.checkpoints(run))
-        if run.pruning is None:
-            history = trainer.fit(objective, self.data)
-        else:
-            given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
-            own = [callback for callback in given if callback is not None]
-            trainer.callbacks = [*own, Pruner(run.pruning, self.monitor)]
-            try:
-                history = trainer.fit(objective, self.data)
-            except InputError as error:
-                store.discard_checkpoint(run)
-                return {FAILED: str(error)}
-            if history.stopped.startswith(MARK):
-                curve = curve_of(history.rows, self.monitor, run.pruning)
-                record = {**_facts(run, history), PRUNED: {"best": history.best_value, "curve": curve}}
-                store.write_pruned(run, record)
-                return record
+        try:
+            objective, trainer, history = self._fit(run, teachers)
+        except FAILURES as error:
+            if run.pruning is None or isinstance(error, getattr(torch, "AcceleratorError", ())):
+                raise  # A device that has broken fails in all further trials as well.
+            store.discard_checkpoint(run)
+            return {FAILED: str(error) if isinstance(error, InputError) else _mistake(run, error)}
+        if run.pruning is not None and history.stopped.startswith(MARK):
+            curve = curve_of(history.rows, self.monitor, run.pruning)
+            record = {**_facts(run, history), PRUNED: {"best": history.best_value, "curve": curve}}
+            store.write_pruned(run, record)
+            return record
         record = self._measured(run, _facts(run, history), objective, history, trainer.settings(objective))
         store.discard_checkpoint(run)
         return record
+
+    def _fit(self, run: Run, teachers: Teachers) -> tuple[Objective, Trainer, History]:
+        assert run.backbone is not None
+        assert run.strategy is not None
+        with seeded(run.seed):
+            student = build(run.backbone, self.data, run.seed, **run.model)
+            objective = build_objective(run.strategy, student, self.data, teachers or None, run.options)
+        trainer = self._trainer(run, checkpoint_dir=self.stores[run.kind].checkpoints(run))
+        if run.pruning is not None:
+            given = trainer.callbacks if isinstance(trainer.callbacks, (list, tuple)) else [trainer.callbacks]
+            own = [callback for callback in given if callback is not None]
+            trainer.callbacks = [*own, Pruner(run.pruning, self.monitor)]
+        return objective, trainer, trainer.fit(objective, self.data)
 
     def _teacher(self, run: Run) -> tuple[dict[str, Any], Teacher]:
         assert run.backbone is not None
@@ -184,13 +191,21 @@ class Maker:
         return Trainer(**{"checkpoint_minutes": 1.0, **run.trainer, "seed": run.seed, **more})
 
     def _complete(self, record: Mapping[str, Any], run: Run) -> bool:
+        if not self._measured_alike(record["val"], self._val_names(self.cutoffs)):
+            return False
         if not self.test:
-            return self._val_names(self.cutoffs) <= record["val"].keys()
+            return True
         names = {f"{family}@{k}" for family in TEST_METRICS for k in self.cutoffs}
-        if max(_cutoffs(record["test"]), default=0) != self.cutoffs[-1]:
-            return False  # Items of one score may stand in another order in a list of another length.
         effects = run.kind != "contender" or str(self._effects_cutoff) in record.get("effects", {})
-        return names <= record["test"].keys() and self._val_names(self.cutoffs) <= record["val"].keys() and effects
+        users = self.stores[run.kind].per_user(run, self.cutoffs[-1])
+        return effects and self._measured_alike(record["test"], names) and users is not None
+
+    def _measured_alike(self, metrics: Mapping[str, float], names: set[str]) -> bool:
+        """Return whether all metrics are there, from lists that are as long as those of this study.
+
+        Items of one score may stand in another order in a list of another length.
+        """
+        return names <= metrics.keys() and max(cutoffs_of(metrics), default=0) == self.cutoffs[-1]
 
     @property
     def _effects_cutoff(self) -> int:
@@ -241,22 +256,22 @@ class Maker:
 
         ``save`` is called with them before they are written: a record says that all else is there.
         """
-        if not self.test:
-            found = dict(self._evaluators(self.cutoffs)["val"](tables[None]))
-            record = {"test": {}, "views": {}, **record, "val": {**record.get("val", {}), **found}}
-            save({"val": record["val"]})
-            self.stores[run.kind].write(run, record, None, None if history is None else history.frame)
-            return {**record, "key": run.key}
-        earlier = {k for k in _cutoffs(record.get("test", {})) if k < self.cutoffs[-1]}
-        cutoffs = tuple(sorted({*self.cutoffs, *earlier}))
+        earlier = cutoffs_of({**record.get("val", {}), **record.get("test", {})})
+        cutoffs = tuple(sorted({*self.cutoffs, *(k for k in earlier if k < self.cutoffs[-1])}))
+        store, table = self.stores[run.kind], None if history is None else history.frame
         evaluators = self._evaluators(cutoffs)
         val = evaluators["val"](tables[None])
+        if not self.test:
+            record = {"test": {}, "views": {}, **record, "val": dict(val)}
+            save({"val": record["val"]})
+            store.write(run, record, None, table)
+            return {**record, "key": run.key}
         test: Metrics = evaluators["test"](tables[None], per_user=True, cold=True)
         views = {m: dict(evaluators["views"](table)) for m, table in tables.items() if m is not None}
         record = {**record, "val": dict(val), "test": dict(test), "views": views}
         assert test.per_user is not None
         save({"val": record["val"], "test": record["test"]})
-        self.stores[run.kind].write(run, record, test.per_user, None if history is None else history.frame)
+        store.write(run, record, test.per_user, table)
         return {**record, "key": run.key}
 
     def _build_evaluators(self, cutoffs: tuple[int, ...]) -> dict[str, Evaluator]:
@@ -338,7 +353,3 @@ def _facts(run: Run, history: History | None) -> dict[str, Any]:
 
 def _earlier(record: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if record is None else {"test": record["test"]}
-
-
-def _cutoffs(metrics: Iterable[str]) -> set[int]:
-    return {int(cut) for cut in (name.partition("@")[2] for name in metrics) if cut.isdigit()}

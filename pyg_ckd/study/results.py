@@ -183,6 +183,23 @@ def winner_name(results: Mapping[str, Any]) -> str | None:
     return found if found in contender_names(results) else None
 
 
+def best_trial(results: Mapping[str, Any]) -> float:
+    """Return the validation metric of the trial by which a search named the winner, :obj:`nan` without a search."""
+    tuning = results.get("tuning") or {}
+    trial = (tuning.get("best") or {}).get(winner_name(results)) or {}
+    return number(trial.get("value"))
+
+
+def tried_names(results: Mapping[str, Any]) -> list[str]:
+    """Return the contenders among which the winner was chosen: of a search also those that were not tested."""
+    return list((results.get("tuning") or {}).get("contenders") or contender_names(results))
+
+
+def chosen_by(results: Mapping[str, Any]) -> str:
+    """Return what makes the winner: the best trial of a search, or the mean over seeds."""
+    return "best contender" if math.isnan(best_trial(results)) else "contender with the best trial"
+
+
 def strongest_baseline(
     results: Mapping[str, Any], metric: str | None = None, among: Sequence[str] | None = None
 ) -> str | None:
@@ -386,7 +403,7 @@ def _console_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]
             cells.append(Best(text) if name in best[metric] else text)
         rows.append(cells)
     notes = ["bold: best of its column"] + ([MARKS_NOTE] if marked else [])
-    notes += ["winner: best contender on the validation part"] if winner is not None else []
+    notes += [f"winner: {chosen_by(results)} on the validation part"] if winner is not None else []
     return metrics, rows, notes
 
 

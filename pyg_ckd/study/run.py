@@ -21,12 +21,14 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.study.contenders import (
     Contender,
     check_options,
+    check_teacher,
     check_trainer,
     check_warmup,
     default_options,
     side_by_side,
 )
-from pyg_ckd.study.settings import PARTS, StudySettings
+from pyg_ckd.study.described import described_options
+from pyg_ckd.study.settings import PARTS, StudySettings, as_options, check_plain, check_trainer_is_free
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.begin import check_validation
 from pyg_ckd.training.folder import claim_folder, free_options
@@ -82,7 +84,10 @@ def train_run(
             metric cannot be evaluated on this graph, the folder cannot be used, or training fails.
     """
     cls = _strategy(objective)
-    chosen: dict[str, dict[str, Any]] = {name: dict(value) for name, value in (options or {}).items()}
+    chosen = {part: as_options(value, part) for part, value in as_options(options or {}, "options").items()}
+    for part in ("trainer", "teacher"):
+        check_trainer_is_free(chosen.get(part, {}), part)
+    check_plain(chosen.get("model", {}), "model")
     settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
     contender = Contender(cls, default_options(cls, settings, chosen.pop(OBJECTIVE, {})))
     folder = as_path(folder)
@@ -104,12 +109,13 @@ def train_run(
     if cls.trains:
         check_warmup(data, chosen.get("trainer", {}))
     if contender.needs_teachers:
-        own = side_by_side(chosen.get("teacher", {}), backbone)
-        check_warmup(data, {**chosen.get("trainer", {}), **own.trainer})
+        check_teacher(backbone, data, *(chosen.get(part, {}) for part in ("teacher", "model", "trainer")))
+    base = chosen.get("trainer", {})
+    given = {name: described_options(value, base if name == "teacher" else None) for name, value in chosen.items()}
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
     with processes.together():
         if processes.first:
-            claim_folder(folder, {**manifest, **chosen, part: dict(contender.options)}, free | unused)
+            claim_folder(folder, {**manifest, **given, part: dict(contender.options)}, free | unused)
     split = "test" if held_out(data, "test").size(1) else "val"
     evaluator = Evaluator(data, split, k) if held_out(data, split).size(1) else None
 

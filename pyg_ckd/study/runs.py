@@ -130,12 +130,11 @@ def _brought(trainer: Trainer) -> dict[str, Any]:
     """
     callbacks = classes_of(trainer.callbacks)
     brought = [*callbacks, *([trainer.scheduler] if trainer.scheduler is not None else [])]
-    sampler = trainer.sampler
-    if sampler is not None:
-        sampler = sampler if callable(sampler) else type(sampler)
-        inner = sampler.func if isinstance(sampler, functools.partial) else sampler
-        if not is_packages(getattr(inner, "__module__", None)):
-            brought.append(sampler)
+    for sampler in (trainer.sampler, trainer.neighbor_sampler):
+        made = sampler if callable(sampler) else type(sampler)
+        inner = made.func if isinstance(made, functools.partial) else made
+        if sampler is not None and not is_packages(getattr(inner, "__module__", None)):
+            brought.append(made)
     found: dict[str, Any] = {"brought": code_of(*brought, package=False)} if brought else {}
     return found | ({"callbacks": described(trainer.callbacks)} if callbacks else {})
 

@@ -72,8 +72,12 @@ class Search:
             if not running:
                 return others
             if not waiting:
-                first_one = f"{_title(*running[0])} on {running[0][1].host}"
-                self.say(f"waiting for {len(running)} trials of other calls, such as {first_one}")
+                tuned, trial = running[0]
+                where = f"on {trial.host}" + (f" in {trial.folder}" if trial.folder else "")
+                self.say(
+                    f"waiting for {len(running)} trials of other calls, such as {_title(tuned, trial)} {where}; if "
+                    "that call has ended, start it again in its folder, or search under another name"
+                )
                 waiting = True
             time.sleep(POLL_SECONDS)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyg_ckd.arguments import as_integers
+from pyg_ckd.errors import InputError
+from pyg_ckd.options import is_plain
 
 REFERENCE = "plain"
 """The contender that every study has and that all others are compared with."""
@@ -15,6 +18,12 @@ EXTEND = 3
 """How many times ``max_epochs`` a run of a study lasts at most, unless its options of the trainer say otherwise."""
 PARTS = {"plain": "plain", "ckd": "distillation"}
 """The contenders of a study that names none, and under which part of the settings their options stand."""
+TAKEN = {
+    "seed": "seeds are given by themselves, as in run(seeds=[0])",
+    "checkpoint_dir": "every run has a folder of its own",
+    "track_views": "a teacher has one view",
+}
+"""Options of the trainer that runs are given otherwise."""
 
 
 @dataclass
@@ -32,6 +41,10 @@ class StudySettings:
             and compared, and options that do not influence its quality. In a study, ``extend`` is 3 by default: a run
             whose metric still rises after ``max_epochs`` is extended by as many epochs, at most twice.
         k: Cut-offs of the test metrics; that of the monitored metric is always included.
+
+    Raises:
+        InputError: If options are no mapping, are not plain where runs are found again by them, or are those of a
+            trainer that runs are given otherwise, such as the seed.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -43,5 +56,83 @@ class StudySettings:
     k: tuple[int, ...] = (10, 20)
 
     def __post_init__(self) -> None:
-        """Keep cut-offs of NumPy and PyTorch as plain integers, which files can hold."""
+        """Check options, and keep cut-offs of NumPy and PyTorch as plain integers, which files can hold."""
+        for part in ("model", "plain", "teacher", "distillation", "lightgcn", "trainer"):
+            setattr(self, part, as_options(getattr(self, part), part))
+        for part in ("model", "plain", "distillation"):
+            check_plain(getattr(self, part), part)
+        for part in ("trainer", "teacher", "lightgcn"):
+            check_trainer_is_free(getattr(self, part), part)
+        check_trainer_is_free(self.teacher, "teacher", "track_views")
         self.k = tuple(as_integers(self.k, "k"))
+
+
+def as_settings(settings: StudySettings | None) -> StudySettings:
+    """Return the settings of a study, the defaults for :obj:`None`.
+
+    Args:
+        settings: The settings.
+
+    Raises:
+        InputError: If they are of another type.
+    """
+    if settings is None:
+        return StudySettings()
+    if not isinstance(settings, StudySettings):
+        hint = "; write StudySettings(**settings)" if isinstance(settings, Mapping) else ""
+        raise InputError(f"settings: found {type(settings).__name__}, expected StudySettings or None{hint}")
+    return settings
+
+
+def as_options(given: Any, name: str) -> dict[str, Any]:
+    """Return options as a dict.
+
+    Args:
+        given: The options.
+        name: What they are, for the message.
+
+    Raises:
+        InputError: If they are no mapping from names.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"{name}: found {type(given).__name__}, expected a mapping from option to value; write {{}} for none"
+        )
+    for option in given:
+        if not isinstance(option, str):
+            raise InputError(f"{name}: found the key {option!r}, expected the name of an option")
+    return dict(given)
+
+
+def check_plain(options: Mapping[str, Any], name: str) -> None:
+    """Refuse options that files cannot hold.
+
+    Args:
+        options: The options.
+        name: What they are, for the message.
+
+    Raises:
+        InputError: If there is one.
+    """
+    for option, value in options.items():
+        if not is_plain(value):
+            raise InputError(
+                f"option {option} of {name}: found {type(value).__name__}, expected numbers, texts, lists or "
+                "mappings, by which the run is found again"
+            )
+
+
+def check_trainer_is_free(options: Mapping[str, Any], name: str, *more: str) -> None:
+    """Refuse options of a trainer that every run is given anew, and that would be ignored.
+
+    Args:
+        options: The options.
+        name: What they are, for the message.
+        *more: Further options among :data:`TAKEN` that are refused.
+
+    Raises:
+        InputError: If there is one.
+    """
+    for option in ("seed", "checkpoint_dir", *more):
+        if option in options:
+            raise InputError(f"{name}.{option}: found it, expected no such option, for {TAKEN[option]}; remove it")

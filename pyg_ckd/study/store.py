@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ NAN = float("nan")
 class RunStore:
     """Finished and unfinished runs by key, each in a folder ``<name>-<key>`` of its own.
 
-    A folder holds ``run.json``, ``model.pt``, ``history.csv`` and, once the test part was read, ``per_user.csv``;
-    ``run.json`` is written last and says that the run is finished. Of a run that a search has pruned it holds
-    ``pruned-<bars>.json`` alone. Embeddings of teachers lie in the folder ``teachers``, closed forms in ``solved``.
+    A folder holds ``run.json``, ``model.pt``, ``history.csv`` and, once the test part was read, the metrics of every
+    user in ``per_user-<k>.csv`` with the largest cut-off of whoever measured: studies of other cut-offs leave each
+    other's files alone. ``run.json`` is written last and says that the run is finished. Of a run that a search has
+    pruned it holds ``pruned-<bars>.json`` alone. Embeddings of teachers lie in the folder ``teachers``, closed forms in
+    ``solved``.
     While a run is made, its key is locked: another process that wants it waits. The lock goes with the process that
     holds it.
 
@@ -114,22 +116,32 @@ class RunStore:
         """
         folder = self.path(run)
         if per_user is not None:
-            with atomic_path(folder / "per_user.csv") as path:
+            with atomic_path(folder / f"per_user-{max(cutoffs_of(per_user))}.csv") as path:
                 per_user.to_csv(path)
         if history is not None:
             with atomic_path(folder / "history.csv") as path:
                 history.to_csv(path)
         write_json(folder / "run.json", {**record, "key": run.key, "made_of": run.decides})
 
-    def per_user(self, run: Run) -> pd.DataFrame:
-        """Return the test metrics of every user.
+    def per_user(self, run: Run, cutoff: int) -> pd.DataFrame | None:
+        """Return the test metrics of every user, or :obj:`None` if they are missing or damaged.
 
         Args:
             run: A finished run.
+            cutoff: The largest cut-off that they were measured with.
         """
         import pandas as pd
 
-        return pd.read_csv(self.path(run) / "per_user.csv", index_col="user")
+        folder = self.path(run)
+        for path in (folder / f"per_user-{cutoff}.csv", folder / "per_user.csv"):  # The second: of older versions.
+            try:
+                found = pd.read_csv(path, index_col="user")
+            except (OSError, ValueError):  # The second: of a damaged file, whichever way.
+                continue
+            numbers = found.select_dtypes("number").shape == found.shape and not found.isna().to_numpy().any()
+            if len(found) and numbers and max(cutoffs_of(found), default=0) == cutoff:
+                return found
+        return None
 
     def history(self, run: Run) -> pd.DataFrame | None:
         """Return the record of a run's training, or :obj:`None` if it has none.
@@ -185,6 +197,15 @@ class RunStore:
     def _pruned(self, run: Run) -> Path:
         assert run.pruning is not None
         return self.path(run) / f"pruned-{run.pruning.key}.json"
+
+
+def cutoffs_of(metrics: Iterable[str]) -> set[int]:
+    """Return the cut-offs of metrics such as ``recall@20``; those of cold and warm items have none.
+
+    Args:
+        metrics: Their names.
+    """
+    return {int(cut) for cut in (name.partition("@")[2] for name in metrics) if cut.isdecimal()}
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:

@@ -15,27 +15,35 @@ from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
+from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.content import validated_ranking
 from pyg_ckd.evaluation.metrics import USER_METRICS
 from pyg_ckd.files import as_path, read_json, write_json
 from pyg_ckd.nn import Backbone
-from pyg_ckd.options import is_plain
-from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, known_baselines
+from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, check_lightgcn, known_baselines
+from pyg_ckd.study.claim import claimed
 from pyg_ckd.study.comparisons import compare, mean_effects, winner
-from pyg_ckd.study.contenders import Contender, Contenders, as_contenders, check_options, check_warmup
+from pyg_ckd.study.contenders import (
+    Contenders,
+    as_contenders,
+    check_options,
+    check_teacher,
+    check_warmup,
+)
+from pyg_ckd.study.described import described, described_options, described_settings
 from pyg_ckd.study.executor import Pair, alone, check_executor, one_device_each
 from pyg_ckd.study.maker import EFFECTS_SPLIT, LEFT_OUT, single_threaded
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.results import StudyResults
 from pyg_ckd.study.run import check_cutoffs, check_distillable, monitored
-from pyg_ckd.study.runs import Run, identity
-from pyg_ckd.study.settings import EXTEND, PARTS, StudySettings
+from pyg_ckd.study.runs import Run
+from pyg_ckd.study.settings import EXTEND, PARTS, StudySettings, as_settings
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.study.tables import write_csv, write_tex
 from pyg_ckd.study.workshop import Workshop
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.begin import check_validation
-from pyg_ckd.training.folder import MANIFEST, claim_folder, free_options
+from pyg_ckd.training.folder import MANIFEST, free_options
 from pyg_ckd.training.trainer import BUDGET
 from pyg_ckd.versions import versions
 
@@ -110,7 +118,7 @@ class Study:
         backend: str = "loky",
     ) -> None:
         self.data, self.backbone, self.say = data, backbone, say
-        settings = settings or StudySettings()
+        settings = as_settings(settings)
         trainer, workers = one_device_each({"extend": EXTEND, **settings.trainer}, workers)
         self.settings = replace(settings, trainer=trainer)
         shared = as_path(baselines) if isinstance(baselines, os.PathLike) else None
@@ -135,28 +143,28 @@ class Study:
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]
         self._fingerprint = fingerprint(data)
-        for modality in data.modalities:
-            check_warmup(data, self._teacher(modality, 0).trainer)
+        check_teacher(backbone, data, self.settings.teacher, self.settings.model, self.settings.trainer)
         if TRAINED in self.baselines:
-            check_warmup(data, self._baseline(TRAINED, 0).trainer)
-        store = None if runs is None else RunStore(as_path(runs))
-        self._claim()
-        store = store or RunStore(self.folder / "runs")
-        self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}
+            check_lightgcn(data, self.settings, self.baselines[TRAINED])
+        runs = self.folder / "runs" if runs is None else as_path(runs)
+        with claimed(self.folder, *self._claim()):
+            store = RunStore(runs)
+            self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}
 
     def _manifest(self) -> dict[str, Any]:
-        named = {name: described(contender) for name, contender in self.contenders.items()}
         return {
             "data": self._fingerprint,
             "backbone": self.backbone.__name__,
-            **vars(self.settings),
-            "trainer": _described(self.settings.trainer),
-            "contenders": named,
-            "baselines": dict(self.baselines),
+            **described_settings(self.settings),
+            "contenders": {n: described(one, self.settings.trainer) for n, one in self.contenders.items()},
+            "baselines": {name: described_options(options) for name, options in self.baselines.items()},
         }
 
-    def _claim(self) -> None:
-        """Take the folder; contenders and baselines that only one of the calls has may come and go."""
+    def _claim(self) -> tuple[dict[str, Any], set[str]]:
+        """Return what the folder is claimed for, and what may differ from that of an earlier call.
+
+        Contenders and baselines that only one of the calls has may come and go.
+        """
         manifest, found = self._manifest(), read_json(self.folder / MANIFEST)
         free = free_options(*BUDGET) | {"k"}
         for part in ("contenders", "baselines"):
@@ -167,14 +175,18 @@ class Study:
                 free.add(part)
         used = {contender.strategy.name for contender in self.contenders.values()}
         free |= {part for strategy, part in PARTS.items() if strategy not in used}
-        claim_folder(self.folder, manifest, free)
+        return manifest, free
 
     def plan(self, seeds: Sequence[int]) -> list[Run]:
         """Return the runs of the study: closed forms, and for every seed LightGCN, contenders and teachers.
 
         Args:
             seeds: The seeds.
+
+        Raises:
+            InputError: If they are none or a single number.
         """
+        seeds = as_seeds(seeds)
         once = [name for name in self.baselines if name != TRAINED]
         runs = [self._baseline(name, 0) for name in once]
         for seed in seeds:
@@ -261,6 +273,9 @@ class Study:
 
         Args:
             seeds: The seeds.
+
+        Raises:
+            InputError: If they are none or a single number.
         """
         found = {(run.name, run.seed): self.stores[run.kind].history(run) for run in self.plan(seeds)}
         return {key: table for key, table in found.items() if table is not None}
@@ -280,7 +295,13 @@ class Study:
         return Workshop(*place, self._device, self.workers, self.backend, self.say).make(runs)
 
     def _per_user(self, run: Run) -> pd.DataFrame:
-        return self.stores[run.kind].per_user(run)
+        found = self.stores[run.kind].per_user(run, self.cutoffs[-1])
+        if found is None:
+            raise InputError(
+                f"{run.title}: the metrics of users were removed from {self.stores[run.kind].path(run)} meanwhile; run "
+                "the study again, which measures the saved model anew"
+            )
+        return found
 
     def _record(self, run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return a record under the name that the run has in this study, with the cut-offs of this study alone."""
@@ -308,7 +329,7 @@ class Study:
         return [
             {
                 "name": name,
-                **described(contender),
+                **described(contender, self.settings.trainer),
                 "needs_teachers": contender.needs_teachers,
                 "reports": reports_of(contender.strategy, contender.options),
             }
@@ -323,20 +344,3 @@ class Study:
         epoch += ", not converged" if record["converged"] is False else ""
         value = record["test"][self.monitor]
         self.say(f"  {run.name:<18} test {self.monitor} {value:.4f} (seed {run.seed}{epoch})")
-
-
-def described(contender: Contender) -> dict[str, Any]:
-    """Return a contender as plain values: its strategy, options, and what it has of its own of backbone and trainer.
-
-    Args:
-        contender: The contender.
-    """
-    own = {part: dict(getattr(contender, part)) for part in ("model", "trainer") if getattr(contender, part)}
-    return {"strategy": identity(contender.strategy)["path"], "options": dict(contender.options), **own}
-
-
-def _described(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a trainer as plain values; what does not decide about results is left out if it is none."""
-    settings = Trainer(**trainer).settings()
-    plain = {name: value if is_plain(value) else settings.get(name) for name, value in trainer.items()}
-    return {name: value for name, value in plain.items() if is_plain(trainer[name]) or name in settings}

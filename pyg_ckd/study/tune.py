@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
+import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,8 +22,10 @@ from pyg_ckd.files import as_path, plain_values, read_json, write_json
 from pyg_ckd.nn import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.baselines import TRAINED, as_baselines, baseline_run, known_baselines
+from pyg_ckd.study.claim import claimed
 from pyg_ckd.study.command import train_command
 from pyg_ckd.study.contenders import Contenders, as_contenders
+from pyg_ckd.study.described import described, described_settings
 from pyg_ckd.study.executor import alone, check_executor, one_device_each
 from pyg_ckd.study.knobs import turned
 from pyg_ckd.study.ledger import Ledger, Trial, require_optuna
@@ -30,12 +34,12 @@ from pyg_ckd.study.results import StudyResults
 from pyg_ckd.study.run import check_distillable, monitored
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.search import Search, best_so_far
-from pyg_ckd.study.settings import REFERENCE, StudySettings
+from pyg_ckd.study.settings import REFERENCE, StudySettings, as_settings
 from pyg_ckd.study.store import RunStore
-from pyg_ckd.study.study import Study, described
+from pyg_ckd.study.study import Study
 from pyg_ckd.study.tuned import Tuned, Tuner, check_data, own_options
 from pyg_ckd.study.workshop import Workshop
-from pyg_ckd.training.folder import claim_folder, free_options
+from pyg_ckd.training.folder import free_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +121,7 @@ class Tuning:
     ) -> None:
         require_optuna()
         self.data, self.backbone, self.folder, self.say = data, backbone, as_path(folder), say
-        settings = settings or StudySettings()
+        settings = as_settings(settings)
         trainer, workers = one_device_each({"track_views": False, "extend": 1, **settings.trainer}, workers)
         self.settings = replace(settings, trainer=trainer)
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
@@ -138,16 +142,11 @@ class Tuning:
         tuner = Tuner(data, backbone, self.settings, self._fingerprint, self.monitor, self.trials, warmup)
         self.tuned = tuner.tuned(self.contenders, self.baselines, knobs)
         decides = {one.name: self._decides(one) for one in self.tuned.values()}
-        found = None if storage is None else self._open(storage, name, decides, begin=False)
-        try:
-            self._claim(name)
-        except InputError:
-            if found is not None:
-                found.withdraw()
-            raise
-        self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
         self.runs = self.folder / "runs" if runs is None else as_path(runs)
-        store = RunStore(self.runs)
+        with claimed(self.folder, *self._claim(name)):
+            found = None if storage is None else self._open(storage, name, decides, begin=False)
+            store = self._store(found)
+        self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
         self._stores = {"baseline": store, "teacher": store, "contender": store}
         self.study: Study | None = None
 
@@ -191,7 +190,7 @@ class Tuning:
         owner: str = "",
         begin: bool = True,
     ) -> Ledger:
-        ledger = Ledger(storage, name, self.seed, owner)
+        ledger = Ledger(storage, name, self.seed, owner, str(self.folder.resolve()))
         for contender, settings in decides.items():
             ledger.open(contender, settings, begin)
         return ledger
@@ -202,17 +201,29 @@ class Tuning:
         space = {knob: one.text for knob, one in tuned.space.items()}
         return {**tuned.run(tuned.defaults, self.seed).decides, "search": search, "space": space}
 
-    def _claim(self, name: str) -> None:
-        """Take the folder; contenders and baselines that only one of the calls has may come and go."""
+    def _store(self, ledger: Ledger | None) -> RunStore:
+        """Return the folder of runs; a storage that was made just now goes if it is refused."""
+        try:
+            return RunStore(self.runs)
+        except InputError:
+            if ledger is not None:
+                ledger.withdraw()
+            raise
+
+    def _claim(self, name: str) -> tuple[dict[str, Any], set[str]]:
+        """Return what the folder is claimed for, and what may differ from that of an earlier call.
+
+        Contenders and baselines that only one of the calls has may come and go.
+        """
         trainer = {n: value for n, value in self.settings.trainer.items() if n not in ("callbacks", "loggers")}
         manifest = plain_values(
             {
                 "data": self._fingerprint,
                 "backbone": self.backbone.__name__,
-                **vars(self.settings),
+                **described_settings(self.settings),
                 "trainer": {n: value if is_plain(value) else repr(type(value)) for n, value in trainer.items()},
                 "search": {"name": name, "seed": self.seed, "prune": self.prune, "batch": self.batch},
-                "contenders": {n: described(contender) for n, contender in self.contenders.items()},
+                "contenders": {n: described(one, trainer) for n, one in self.contenders.items()},
                 "spaces": {n: {k: one.text for k, one in t.space.items()} for n, t in self.tuned.items()},
                 "warmups": {n: tuned.warmup for n, tuned in self.tuned.items()},
             }
@@ -224,16 +235,20 @@ class Tuning:
             if isinstance(earlier, dict):  # Those that are left out now are kept, for their trials are.
                 free |= {f"{part}.{n}" for n in manifest[part].keys() - earlier.keys()}
                 manifest[part] = {**earlier, **manifest[part]}
-        claim_folder(self.folder, manifest, free)
+        return manifest, free
 
     def _owner(self, alone_in_storage: bool) -> str:
-        """Return what tells the calls on this folder from those on others, which may share the storage."""
+        """Return what tells the calls on this folder from those on others, which may share the storage.
+
+        It is that of the machine and the folder, so that trials are found again if the file was removed.
+        """
         if alone_in_storage:
             return "folder"
         path = self.folder / OWNER
         found = read_json(path)
         if not isinstance(found, dict) or "owner" not in found:
-            found = {"owner": uuid.uuid4().hex}
+            place = f"{socket.gethostname()}:{uuid.getnode()}:{self.folder.resolve()}"
+            found = {"owner": hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:32]}
             write_json(path, found)
         return str(found["owner"])
 

@@ -9,14 +9,13 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer
-from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import held_out
 from pyg_ckd.data.content import items_with_content
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Backbone, LightGCN
-from pyg_ckd.study.baselines import TRAINED, baseline_run, lightgcn_options
-from pyg_ckd.study.contenders import Contender, check_options, check_warmup
+from pyg_ckd.study.baselines import TRAINED, baseline_run, lightgcn
+from pyg_ckd.study.contenders import Contender, check_options, check_teacher, check_warmup
 from pyg_ckd.study.knobs import Knob, check_knobs, default_of, space_of, turned
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.pruning import budgets
@@ -126,16 +125,15 @@ class Tuner:
             knobs: See :func:`~pyg_ckd.study.knobs.space_of`.
 
         Raises:
-            InputError: If a knob does not exist or has a wrong range, or the warm-up is longer than the budget.
+            InputError: If a knob does not exist or has a wrong range, an option of the teachers is wrong, or the
+                warm-up is longer than the budget.
         """
-        for modality in self.data.modalities:
-            place = (self.fingerprint, self.backbone, self.settings)
-            check_warmup(self.data, teacher_run(modality, *place, 0).trainer)
+        settings = self.settings
+        check_teacher(self.backbone, self.data, settings.teacher, settings.model, settings.trainer)
         bases = {name: (self._based(contender), self.backbone) for name, contender in contenders.items()}
         runs = {name: self._run_of(name, contender) for name, contender in contenders.items()}
         if TRAINED in baselines:
-            model, trainer, l2 = lightgcn_options(self.settings, baselines[TRAINED])
-            bases[TRAINED] = (Contender(Objective, {"l2": l2}, model, trainer), LightGCN)
+            bases[TRAINED] = (lightgcn(settings, baselines[TRAINED]), LightGCN)
             runs[TRAINED] = self._run_of_lightgcn(baselines[TRAINED])
         if knobs is not None:
             check_knobs(knobs, bases)

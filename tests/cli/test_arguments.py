@@ -166,6 +166,13 @@ FILES = {
     "list": ("- a", ["found list, expected a mapping"]),
     "text": ("just a text", ["found str, expected a mapping"]),
     "own reference": ("a: &x {b: *x}", ["cannot be read as YAML"]),
+    "template": ("data: {{DATA}}", ["cannot be read as YAML (found a list or a mapping as a key", "line 1"]),
+    "list as a key": ("seed: {[a]: 1}", ["found a list or a mapping as a key"]),
+    "no integer": ("seed: !!int abc", ["cannot be read as YAML (a value cannot be read: invalid literal"]),
+    "no truth value": ("seed: !!bool x", ["cannot be read as YAML (a value cannot be read"]),
+    "no date": ("seed: !!timestamp abc", ["cannot be read as YAML (a value cannot be read"]),
+    "no number": ("seed: !!float abc", ["cannot be read as YAML (a value cannot be read"]),
+    "too many digits": (f"seed: {'1' * 5000}", ["cannot be read as YAML (a value cannot be read"]),
 }
 
 

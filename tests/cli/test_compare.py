@@ -107,8 +107,45 @@ def test_the_test_metrics_of_a_study_are_those_of_evaluate(arrays, save, tmp_pat
     assert main([*args, "--metrics", "recall"]) == 0
     expected = json.loads((out / "x.json").read_text())["recall@5"]
     assert json.loads((path.parent / "run.json").read_text())["test"]["recall@5"] == pytest.approx(expected, abs=1e-7)
-    per_user = pd.read_csv(path.parent / "per_user.csv", index_col="user")["recall@5"]
+    per_user = pd.read_csv(path.parent / "per_user-20.csv", index_col="user")["recall@5"]
     assert per_user.mean() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher.embedding_dim", "-1"], "teacher.embedding_dim: found -1"),
+        (["--teacher.lr", "-1"], "teacher.lr: found -1"),
+        (["--teacher.l2", "-1"], "teacher.l2: found -1"),
+        (["--trainer.monitor", "recall@05"], "metric: found 'recall@05', expected a name and a cut-off such as"),
+        (["--options.plain.strategy"], "options.plain.strategy: found no value, expected the name of a strategy"),
+        (["--options", "{plain: {strategy: null}}"], "options.plain.strategy: found no value, expected the name"),
+        (["--options", "{plain: {strategy: 3}}"], "options.plain.strategy: found 3, expected the name of a strategy"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_found_whoever_needs_them(command, options, message, arrays, save, capsys, tmp_path) -> None:
+    args = compare(save(arrays), tmp_path / "out", "--contenders", "plain", *options)
+    assert message in fails(capsys, [command, *args[1:]])
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_may_be_in_the_folder_of_the_report(arrays, save, tmp_path) -> None:
+    out = tmp_path / "out"
+    args = compare(save(arrays), out, "--contenders", "plain", "--runs", str(out / "runs"))
+    assert main(args) == main(args) == 0
+    assert list(out.glob("runs/plain-*/run.json"))
+
+
+def test_a_path_that_is_no_text_is_shown_in_the_report(arrays, save, tmp_path, capsys) -> None:
+    data = Path(save(arrays)).rename(tmp_path / "caf\udce9.npz")
+    assert main(compare(str(data), tmp_path / "out", "--contenders", "plain")) == 0
+    assert "caf?.npz" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert main(["data", "describe", str(data), "--out", str(tmp_path / "x.html")]) == 0
+    assert "caf?.npz" in (tmp_path / "x.html").read_text(encoding="utf-8")
+    (model,) = (tmp_path / "out").glob("runs/plain-*/model.pt")
+    assert main(["show", str(model), "--html", str(tmp_path / "card.html")]) == 0
 
 
 class Asked(Exception):

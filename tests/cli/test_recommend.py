@@ -235,6 +235,20 @@ def test_columns_of_items_are_read_from_tables_of_any_separator(given, tmp_path,
     assert "items_file no.csv: cannot be read (No such file or directory)" in line
 
 
+def test_columns_of_items_are_refused_with_their_file(given, tmp_path, capsys) -> None:
+    line = fails(capsys, command(given, tmp_path / "b.csv", "--where.kind", "hat"))
+    assert "where.kind: found it without columns of items, expected a file with them" in line
+    assert "give it as --items_file FILE" in line
+    path = tmp_path / "items.csv"
+    path.write_text("item,kind\nitem-1,hat\nitem-2,hat\nitem-1,shoe\n", encoding="utf-8")
+    line = fails(capsys, command(given, tmp_path / "b.csv", "--items_file", str(path)))
+    assert f"items_file {path}: 'item' holds 'item-1' again in row 2, expected a row for every item" in line
+    path.write_text("item,kind\n", encoding="utf-8")
+    line = fails(capsys, command(given, tmp_path / "b.csv", "--items_file", str(path), "--where.kind", "hat"))
+    assert f"items_file {path}: found a header alone, expected a row for every item" in line
+    assert not (tmp_path / "b.csv").exists()
+
+
 def test_unknown_ids_are_written_in_the_type_of_the_known_ones(given, tmp_path) -> None:
     source = Recommender.load(given[1], load(given[0]))
     with pytest.warns(UserWarning, match=r"2 of 3 users are unknown \(first: '8'\)"):

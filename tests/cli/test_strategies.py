@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pyg_ckd.balance.discovery import options_of, strategies
+from pyg_ckd.balance.discovery import find_strategy, options_of, strategies
 from pyg_ckd.cli import main
 from tests.cli.problem import fails
 
@@ -65,6 +65,38 @@ def test_it_shows_what_was_chosen_on_validation_parts(monkeypatch, capsys) -> No
     assert main(["strategies", "elimrec"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "Chosen on validation parts, and set by commands and studies: weight 0.25." in shown
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"mode": ["a", "b", "c"]}, "pyg-ckd tune searches mode among a, b, c."),
+        ({"weight": (0.1, 10.0)}, "pyg-ckd tune searches weight from 0.1 to 10."),
+        ({"weight": "1:5", "on": [True, False]}, "pyg-ckd tune searches weight from 1 to 5, on among true, false."),
+        ({"weight": [0.5, 1.0]}, "pyg-ckd tune searches weight among 0.5, 1."),
+    ],
+    ids=str,
+)
+def test_ranges_and_values_of_every_kind_are_shown(space, words, capsys, tmp_path, monkeypatch) -> None:
+    (tmp_path / "kinds_of_space.py").write_text(
+        'from pyg_ckd import Objective\n\nclass Mine(Objective):\n    """Mine."""\n\n'
+        "    recommended = {'mode': 'soft', 'on': True, 'weight': 2.0}\n\n"
+        "    def __init__(self, student, mode: str = 'a', weight: float = 1.5, on: bool = False):\n"
+        "        super().__init__(student)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "kinds_of_space", raising=False)
+    monkeypatch.setattr(find_strategy("kinds_of_space.Mine"), "search_space", space)
+    assert main(["strategies", "kinds_of_space.Mine"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert words in shown
+    assert "set by commands and studies: mode soft, on true, weight 2." in shown
+
+
+def test_a_range_that_is_none_is_refused_by_its_knob(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(strategies()["elimrec"], "search_space", {"weight": (1.0, 1.0)})
+    assert "knob strategy.weight: found '1:1', expected" in fails(capsys, ["strategies", "elimrec"])
 
 
 def test_a_strategy_of_a_file_of_ones_own_is_shown_by_its_path(capsys, tmp_path, monkeypatch) -> None:

@@ -14,6 +14,7 @@ from pyg_ckd.cli import main
 from pyg_ckd.data import describe_data
 from pyg_ckd.datasets import load, synthetic_multimodal, write_npz
 from pyg_ckd.evaluation import write_description
+from pyg_ckd.report.description import _number
 from pyg_ckd.report.plots import degree_distribution
 
 
@@ -68,6 +69,16 @@ def test_flaws_for_which_training_refuses_the_data_are_shown(flawed, out, tmp_pa
     assert "The data set" in page.text
     assert "a <b> & c" in page.text
     assert main(["train", "--data", str(flawed), "--out", str(tmp_path / "run"), "--backbone", "VBPR"]) == 2
+
+
+def test_features_near_the_limit_of_their_type_are_described(tmp_path, capsys):
+    data = synthetic_multimodal(60, 40, 600, transform="none")
+    large, few = data.modalities[:2]
+    data["item"][large] = 1e38 * data["item"][large].sign()
+    data["item"][few][0] = 3e38
+    assert write_description(tmp_path / "x.html", describe_data(data)).exists()
+    assert _number(float("nan")) == "–"
+    assert [_number(float("inf")), _number(1e4)] == ["inf", "10,000"]
 
 
 def test_page_and_terminal_show_the_same_tables(tmp_path, capsys, monkeypatch):

@@ -216,6 +216,11 @@ def test_names_lose_the_path_of_their_package_as_far_as_they_stay_different():
     assert short_names(["plain", "a.b.Mine", "a.Other", "b.Other"]) == ["plain", "Mine", "a.Other", "b.Other"]
 
 
+def test_names_with_dots_that_are_no_paths_stay_as_they_are():
+    names = ["plain", "ckd-0.1", "ckd-0.5", "v1.2", ".hidden", "end.", "my_pkg.Mine"]
+    assert short_names(names) == [*names[:-1], "Mine"]
+
+
 def test_labels_are_moved_apart_and_stay_in_the_panel():
     places = spread([0.5, 0.5, 0.95, 0.99], [0.2] * 4, 0.0, 1.0)
     assert all(b - a >= 0.2 - 1e-12 for a, b in itertools.pairwise(places))

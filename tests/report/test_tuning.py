@@ -6,7 +6,7 @@ import pytest
 
 from pyg_ckd.report import report as module
 from pyg_ckd.report import write_report
-from pyg_ckd.report.tuning import search_curves
+from pyg_ckd.report.tuning import search_curves, search_section
 from tests.report import many
 from tests.report.page import Page
 
@@ -77,6 +77,41 @@ def test_cost_and_importance_are_those_of_the_trials(page):
 def test_the_line_that_trains_the_winner_is_there_to_be_copied(page):
     assert LINE in page.text
     assert "EASE with content was left out: too <many> items." in page.text
+
+
+def note(results: dict) -> str:
+    """Return what the section of the search says before its first table."""
+    return Page(search_section(results, "")).text.partition("before the test part was read.")[0]
+
+
+def test_only_those_are_named_that_had_trials():
+    results = tuned()
+    assert "plain, mine and LightGCN had 2 trials under seed 7, the first with its defaults" in note(results)
+    assert "; baselines of a closed form chose their knobs by themselves. mine is the winner" in note(results)
+    tuning = results["tuning"]
+    tuning["searches"] = tuning["searches"][:2]
+    tuning["searches"][0]["trials"] = tuning["searches"][0]["trials"][:1]
+    tuning["baselines"] = {}
+    text = note(results)
+    assert "plain had 1 trial and mine had 2 trials under seed 7, the first with its defaults. mine is" in text
+    assert "LightGCN" not in text.partition("winner")[0]
+
+
+def test_without_a_line_it_says_that_the_winner_is_trained_from_python():
+    results = tuned()
+    results["tuning"]["command"] = ""
+    text = Page(search_section(results, "")).text
+    assert "The command line does not know this backbone: train the winner again from Python." in text
+    assert "This line trains" not in text
+
+
+def test_the_winner_of_a_search_is_that_of_the_best_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "DPI", 30)
+    results = tuned()
+    results["tuning"]["best"] = {"mine": {"value": 0.12}}
+    text = Page(write_report(tmp_path, results, {}).read_text(encoding="utf-8")).text
+    assert "The winner is the contender with the best trial on the validation part" in text
+    assert "mine has the best trial on validation (recall@20 0.1200) and" in text
 
 
 def test_the_picture_says_in_words_what_it_shows(page):

@@ -54,7 +54,7 @@ def alone(tmp_path_factory) -> Path:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Return what the runs and the study wrote and holds no times, by name."""
-    found = [*folder.glob("runs/*/history.csv"), *folder.glob("runs/*/per_user.csv")]
+    found = [*folder.glob("runs/*/history.csv"), *folder.glob("runs/*/per_user-*.csv")]
     found += [folder / "results.csv", folder / "table.tex"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 

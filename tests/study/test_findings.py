@@ -73,6 +73,42 @@ def test_if_nothing_starves_that_is_said():
     assert lines[0].startswith("No modality starves: every modality reaches at least 95 %")
 
 
+def with_teachers(values: dict[str, float], reach: dict[str, float]) -> dict:
+    results = study({"plain": 0.07, "mine": 0.08}, {"plain": reach})
+    for run in results["runs"]:
+        if run["kind"] == "teacher":
+            run["test"]["recall@20"] = values[run["name"].removeprefix("teacher:")]
+    return results
+
+
+def test_modalities_whose_teachers_reach_nothing_are_unknown():
+    lines = verdict(with_teachers({"a": 0.05, "b": 0.0, "c": 0.05}, {"a": 0.95, "b": 0.0, "c": 1.0}))
+    assert lines[0] == "Whether b starves is unknown, for no teacher above 0 is there to compare with."
+    assert lines[1].startswith("No other modality starves: every other modality reaches at least 95 %")
+    lines = verdict(with_teachers({"a": 0.05, "b": 0.0, "c": 0.05}, {"a": 0.5, "b": 0.0, "c": 1.0}))
+    assert lines[0].startswith("Whether b starves is unknown")
+    assert lines[1].startswith("a starves: its view of plain reaches 50 %")
+    lines = verdict(with_teachers({"a": 0.0, "b": 0.0}, {"a": 0.0, "b": 0.5}))
+    assert lines[0].startswith("Whether a and b starve is unknown")
+    assert not [line for line in lines if line.startswith("No")]
+
+
+def test_the_winner_of_a_search_is_told_by_its_best_trial():
+    results = study({"plain": 0.07, "mine": 0.08}, val={"plain": 0.09, "mine": 0.085})
+    results["winner"] = {"name": "mine", "metric": "recall@20", "val": 0.085, "test": 0.08}
+    results["tuning"] = {"contenders": ["plain", "mine", "third"], "best": {"mine": {"value": 0.1}}}
+    (line,) = [line for line in verdict(results) if line.startswith("mine ")]
+    assert line.startswith("mine has the best trial on validation (recall@20 0.1000) and 0.0800 on the test part")
+
+
+def test_plain_training_that_wins_a_search_was_not_the_only_contender():
+    results = study({"plain": 0.07})
+    results["tuning"] = {"contenders": ["plain", "mine"], "best": {"plain": {"value": 0.1}}}
+    lines = verdict(results)
+    assert not [line for line in lines if "only contender" in line]
+    assert advice(results) == "keep plain; balancing buys nothing here."
+
+
 def test_a_single_modality_has_nothing_to_balance():
     assert "one modality only, a" in verdict(study({"plain": 0.07}, {"plain": {"a": 0.5}}))[0]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyg_ckd.data import TripletSampler
+from pyg_ckd.data.neighbors_sampled import UniformSampler
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study.runs import identity, trained, with_defaults
 from pyg_ckd.training import Trainer
@@ -55,6 +56,11 @@ def own_sampler(last: int):
     return Own
 
 
+def own_neighbors(fewer: int):
+    """Return what makes a sampler of neighbours that takes fewer of them."""
+    return lambda data, num_neighbors: UniformSampler(data, [number - fewer for number in num_neighbors])
+
+
 def own_optimizer(factor: float):
     """Return what makes an optimizer of a class of one's own, whose options are those of another."""
 
@@ -78,13 +84,19 @@ def own_optimizer(factor: float):
         ("optimizer", own_optimizer(1.0), own_optimizer(0.5)),
         ("sampler", own_sampler(1), own_sampler(2)),
         ("sampler", functools.partial(own_sampler(1), negatives="popularity"), functools.partial(own_sampler(2))),
+        ("neighbor_sampler", own_neighbors(1), own_neighbors(2)),
+        ("neighbor_sampler", functools.partial(own_neighbors(1)), functools.partial(own_neighbors(2))),
     ],
-    ids=["callbacks", "callbacks-or-none", "options-of-callbacks", "scheduler", "optimizer", "sampler", "partial"],
+    ids=[
+        *("callbacks", "callbacks-or-none", "options-of-callbacks", "scheduler", "optimizer", "sampler", "partial"),
+        *("neighbors", "partial-neighbors"),
+    ],
 )
 def test_keys_depend_on_callbacks_and_the_code_of_what_a_trainer_was_given(name, one, other, tmp_path):
     options = {"contenders": {"mine": Gentle}, "baselines": "popularity"}
+    more = {"num_neighbors": [2]} if name == "neighbor_sampler" else {}
     first, again, second = (
-        keys(small(tmp_path / str(n), settings={"trainer": {**TRAINER, name: value}}, **options))
+        keys(small(tmp_path / str(n), settings={"trainer": {**TRAINER, **more, name: value}}, **options))
         for n, value in enumerate((one, one, other))
     )
     assert first == again

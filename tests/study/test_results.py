@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import write_json
+from pyg_ckd.study.findings import verdict
 from pyg_ckd.study.formats import current_results, load_results
 from pyg_ckd.study.results import (
     Gap,
@@ -199,9 +200,18 @@ def test_what_is_not_a_study_is_refused(tmp_path):
         ({"runs": [{"name": "ckd"}]}, "'test'"),
         ({"format": 3, "runs": []}, "format 3, expected 1 or 2"),
         ({"format": 2, "runs": [{"name": "a", "test": {}, "kind": "other"}]}, "kind 'other'"),
+        (None, "results: found NoneType, expected the dict .* read it with load_results"),
+        ([], "results: found list"),
+        ("study", "results: found str"),
+        ({"runs": "ckd"}, "no list 'runs'"),
+        ({"runs": [None]}, r"runs\[0\] is NoneType, expected a dict with 'name' and 'test'"),
+        ({"runs": [{"name": "a", "test": None}]}, r"runs\[0\] has NoneType as 'test'"),
+        ({"runs": [{"name": 3, "test": {}}]}, r"runs\[0\] has int as 'name'"),
     ]:
         with pytest.raises(InputError, match=pattern):
             results_table(bad)
+        with pytest.raises(InputError, match=pattern):
+            verdict(bad)
     with pytest.raises(InputError, match=r"results.json: found no results of a study, expected the folder"):
         load_results(tmp_path)
 

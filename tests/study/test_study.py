@@ -83,7 +83,7 @@ def test_plain_and_distilled_student_are_compared_by_the_monitored_metric(finish
     found = [test for test in results["comparisons"] if (test["a"], test["b"]) == ("ckd", "plain")]
     assert [(test["metric"], test["over"]) for test in found] == [("ndcg@5", "users"), ("recall@5", "users")]
     for test in found:
-        tables = [pd.read_csv(run_folder(finished, name) / "per_user.csv") for name in ("ckd", "plain")]
+        tables = [pd.read_csv(run_folder(finished, name) / "per_user-5.csv") for name in ("ckd", "plain")]
         expected = paired_test(*(table[test["metric"]] for table in tables))
         assert test["p_value"] == pytest.approx(expected.p_value)
         assert test["num"] == 40

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from pyg_ckd.balance import Objective
 from pyg_ckd.data import build_data
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.ranking import Metrics
 from pyg_ckd.files import read_json
-from pyg_ckd.nn import LightGCN
+from pyg_ckd.nn import VBPR, LightGCN
 from pyg_ckd.study import Contender, search
 from pyg_ckd.study.knobs import Knob
 from pyg_ckd.study.ledger import COMPLETE, Ledger
@@ -85,7 +87,7 @@ def test_the_best_trial_is_the_run_of_its_seed_and_is_not_trained_again(folder, 
     others = [path for path in folder.glob("runs/*/run.json") if "test" in read_json(path)]
     untested = [path for path in others if not read_json(path)["test"]]
     assert len(untested) == 4  # Of eight: three pairs of trials, of which each had a better one, and popularity.
-    assert not [path for path in untested if (path.parent / "per_user.csv").exists()]
+    assert not [path for path in untested if list(path.parent.glob("per_user*.csv"))]
 
 
 def test_the_test_part_decides_nothing(tmp_path, monkeypatch, results):
@@ -188,9 +190,12 @@ def test_trials_of_other_calls_are_waited_for_and_count(tmp_path, monkeypatch):
 
     monkeypatch.setattr(search.time, "sleep", sleep)
     results = mine.run()
-    assert [
-        line for line in said if line.startswith("waiting for 1 trials of other calls, such as plain, trial 1 of 2")
-    ]
+    (line,) = [line for line in said if line.startswith("waiting")]
+    assert line.startswith("waiting for 1 trials of other calls, such as plain, trial 1 of 2 on ")
+    assert line.endswith(
+        f" in {(tmp_path / 'b').resolve()}; if that call has ended, start it again in its folder, or search under "
+        "another name"
+    )
     assert searches(results)["plain"]["trials"][0]["value"] == 0.9
     assert results["tuning"]["best"]["plain"]["trial"] == 0
     assert other.claim("plain", space, {"trainer.lr": 0.03, "strategy.l2": 0.01}, (), 2) is None  # All are taken.
@@ -203,6 +208,64 @@ def test_a_trial_that_diverges_counts_as_failed_and_a_default_that_does_ends_the
     assert "diverged" in trials[1]["stopped"]
     with pytest.raises(InputError, match=r"plain \(seed 0\): .*diverged"):
         small(tmp_path / "b", **PLAIN, settings={"trainer": {**TRAINER, "lr": 1e35}}).run()
+
+
+class Hungry(Objective):
+    """Fails where its option is not 0.5, the default, at a moment and by an error of one's own."""
+
+    error: ClassVar[type[Exception]] = RuntimeError
+    moment: ClassVar[str] = ""
+
+    def __init__(self, student: Any, share: float = 0.5) -> None:
+        super().__init__(student)
+        self.share = share
+        if self.moment == "built" and student.num_users > 2:
+            self.fail()
+
+    def epoch_statistics(self) -> dict[str, float]:
+        if self.moment == "trained":
+            self.fail()
+        return super().epoch_statistics()
+
+    def fail(self) -> None:
+        if self.share != 0.5:
+            raise self.error("not enough memory\nof any kind")
+
+
+HUNGRY: dict[str, Any] = {"contenders": {"hungry": Hungry}, "baselines": [], "knobs": {"hungry.share": (0.1, 0.9)}}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, ZeroDivisionError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("moment", ["built", "trained"])
+def test_a_search_goes_on_after_trials_that_need_too_much(moment, error, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hungry, "error", error)
+    monkeypatch.setattr(Hungry, "moment", moment)
+    results = small(tmp_path, **HUNGRY, trials=3).run()
+    trials = searches(results)["hungry"]["trials"]
+    assert [trial["state"] for trial in trials] == ["complete", "failed", "failed"]
+    reason = rf"Hungry on VBPR raised {error.__name__} \(not enough memory of any kind\) in .*test_tune\.py, line"
+    assert re.match(reason, trials[1]["stopped"])
+    assert not list(tmp_path.glob("runs/hungry-*/trial-*"))
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, getattr(torch, "AcceleratorError", OSError)])
+def test_a_full_disk_a_mistake_in_code_and_a_broken_device_end_a_search(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hungry, "error", error)
+    monkeypatch.setattr(Hungry, "moment", "trained")
+    with pytest.raises((InputError, OSError), match="not enough memory"):
+        small(tmp_path, **HUNGRY).run()
+
+
+def test_a_default_that_needs_too_much_ends_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(Hungry, "fail", lambda self: [][0])
+    monkeypatch.setattr(Hungry, "moment", "trained")
+    with pytest.raises(InputError, match=r"hungry \(seed 0\): Hungry on VBPR raised IndexError"):
+        small(tmp_path, **HUNGRY).run()
+
+
+def test_a_search_of_a_backbone_from_outside_has_no_line(tmp_path):
+    results = small(tmp_path, **PLAIN, backbone=type("Own", (VBPR,), {})).run()
+    assert results["tuning"]["command"] == ""
 
 
 @pytest.mark.parametrize(

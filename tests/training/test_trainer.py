@@ -426,7 +426,7 @@ def test_unknown_metric_is_refused_with_the_closest_name():
 
 def test_metric_is_split_into_name_and_cutoff():
     assert parse_metric("ndcg@10") == ("ndcg", 10)
-    for wrong in ("ndcg", "ndcg@", "ndcg@x", "@", "ndcg@-1"):
+    for wrong in ("ndcg", "ndcg@", "ndcg@x", "@", "ndcg@-1", "ndcg@05", "ndcg@0", "ndcg@\u0665", "ndcg@5\n", "ndcg@+5"):
         with pytest.raises(InputError, match="metric: found"):
             parse_metric(wrong)
 
