@@ -63,9 +63,16 @@ def without_tensors(values: Any, where: str) -> Any:
     """
     if isinstance(values, Tensor):
         return _tensor_array(values, where)
-    if type(values) in (list, tuple) and any(isinstance(one, (Tensor, list, tuple)) for one in values):
-        return [without_tensors(one, where) for one in values]
-    return values
+    return [without_tensors(one, where) for one in values] if _holds_tensors(values) else values
+
+
+def _holds_tensors(values: Any) -> bool:
+    """Return whether there are tensors in a list, or in the first list in it, and so on, without a walk through all."""
+    while type(values) in (list, tuple) and values:
+        if any(isinstance(one, Tensor) for one in values):
+            return True
+        values = values[0]
+    return False
 
 
 def as_matrix(values: pd.DataFrame | pd.Series, where: str) -> np.ndarray:

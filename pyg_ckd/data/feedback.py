@@ -157,7 +157,7 @@ def _are_lists(column: pd.Series) -> np.ndarray:
     """Return which values are lists, arrays or dicts, as Parquet files may hold them, bool ``[E]``."""
     if isinstance(column.dtype, pd.ArrowDtype):
         return np.full(len(column), column.dtype.pyarrow_dtype.num_fields > 0)
-    if not pd.api.types.is_object_dtype(column):
+    if not (pd.api.types.is_object_dtype(column) and pd.api.types.infer_dtype(column).startswith("mixed")):
         return np.zeros(len(column), dtype=bool)
     return column.map(pd.api.types.is_list_like).to_numpy(dtype=bool)
 

@@ -308,6 +308,11 @@ def _check_columns(frame: pd.DataFrame, taken: Any, where: str) -> None:
     other = next((name for name in frame.columns if name != taken and _letters(name) in _NO_FEATURES), None)
     if other is None:
         return
+    if frame.shape[1] == 1:
+        raise InputError(
+            f"{where}: found the column {other!r} alone, a name of ids or row numbers, expected columns of features "
+            "beside it; add them, or rename it if it is a feature"
+        )
     mend = "drop it" if taken is not None else "rename it to 'item' if it holds the ids of the items, else drop it"
     beside = "" if taken is None else f" beside the ids in {taken!r}"
     raise InputError(

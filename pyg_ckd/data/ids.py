@@ -110,7 +110,8 @@ def comparable(*columns: pd.Series) -> list[pd.Series]:
     if all(pd.api.types.is_integer_dtype(column) for column in filled):
         large = {bool(column.max() > _LARGEST) for column in filled}
         if len(large) < 2:
-            return [column.astype(np.uint64 if True in large else np.int64) for column in columns]
+            dtype = np.dtype(np.uint64 if True in large else np.int64)
+            return [column if column.dtype == dtype else column.astype(dtype) for column in columns]
     return [column if _is_text(column) else column.astype(str) for column in columns]
 
 

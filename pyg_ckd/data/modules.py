@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -91,7 +92,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     parts = list(model.modules())
     with _LOCK:
         modes = {part: part.training for part in parts}
-        if not modes.keys() <= _EVALUATED.keys():
+        if any(modes.values()):
             model.eval()
         for part, training in modes.items():
             _EVALUATED.setdefault(part, _Evaluated(training)).blocks += 1
@@ -117,6 +118,17 @@ class _Evaluated:
 
 _EVALUATED: dict[nn.Module, _Evaluated] = {}  # Only as long as they are, for copies of a model must not have it.
 _LOCK = RLock()
+
+
+def _begin_in_child() -> None:
+    """Forget what other threads of the parent process were doing when this process was forked."""
+    global _LOCK
+    _LOCK = RLock()
+    _EVALUATED.clear()
+
+
+if hasattr(os, "register_at_fork"):  # Not on Windows.
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def _leave(model: nn.Module, parts: Sequence[nn.Module]) -> None:

@@ -300,10 +300,12 @@ def _check_order(index: pd.Index, rows: pd.Index) -> None:
     """Refuse timestamps with the labels of the interactions in another order."""
     if len(index) != len(rows) or index.equals(rows) or not (index.isin(rows).all() and rows.isin(index).all()):
         return
-    row, label = next((n, label) for n, (label, other) in enumerate(zip(index, rows, strict=True)) if label != other)
+    row = next((n for n, (label, other) in enumerate(zip(index, rows, strict=True)) if label != other), None)
+    if row is None:  # The same labels, in types of their own.
+        return
     raise InputError(
-        f"split: timestamps have the index of the interactions in another order, {label!r} in row {row} where these "
-        f"have {rows[row]!r}, expected the same; give timestamps.loc[interactions.index], or timestamps.to_numpy() if "
+        f"split: timestamps have the index of the interactions in another order, {index[row]!r} in row {row} where "
+        f"these have {rows[row]!r}, expected the same; give timestamps.loc[interactions.index], or timestamps.to_numpy() if "
         "only their order counts"
     )
 

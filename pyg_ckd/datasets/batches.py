@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
-from pyg_ckd.options import is_plain
 
 Encoder = Callable[[list[Any]], Any]
 
@@ -120,11 +119,16 @@ def _stamped(one: Any, where: str) -> str:
     if isinstance(one, (np.ndarray, Tensor)):
         array = np.ascontiguousarray(as_array(one, where))
         return f"{type(one).__name__} {one.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
-    if isinstance(one, (bytes, np.generic)) or is_plain(one):
-        return f"{type(one).__name__} {one!r}"
+    if isinstance(one, Mapping):
+        return f"{type(one).__name__} {[_stamped(part, where) for pair in one.items() for part in pair]}"
+    if isinstance(one, (list, tuple)):
+        return f"{type(one).__name__} {[_stamped(part, where) for part in one]}"
+    text = f"{type(one).__name__} {one!r}"
+    if " at 0x" not in text:
+        return text
     raise InputError(
-        f"{where} is a {type(one).__name__}, expected texts, paths, numbers or arrays, by which a cache tells inputs "
-        "apart; give these, such as the paths of files, or leave out cache"
+        f"{where} is a {type(one).__name__}, expected texts, paths, numbers or arrays, also in lists and dicts, by "
+        "which a cache tells inputs apart; give these, such as the paths of files, or leave out cache"
     )
 
 

@@ -40,8 +40,6 @@ EFFECTS_SPLIT = "val"
 TEST_METRICS = ("recall", "precision", "ndcg", "map", "mrr", "hit", "coverage", "personalization")
 LEFT_OUT, PRUNED, FAILED = "left_out", "pruned", "failed"
 """Entries of records of what was not made to its end."""
-FAILURES = (ValueError, ArithmeticError, RuntimeError, MemoryError)
-"""What the training of a trial may fail by, such as a lack of memory: a search goes on with the next trial."""
 
 
 class Maker:
@@ -142,9 +140,9 @@ class Maker:
         store = self.stores[run.kind]
         try:
             objective, trainer, history = self._fit(run, teachers)
-        except FAILURES as error:
-            if run.pruning is None or isinstance(error, getattr(torch, "AcceleratorError", ())):
-                raise  # A device that has broken fails in all further trials as well.
+        except Exception as error:
+            if run.pruning is None or not _is_of_values(error):
+                raise
             store.discard_checkpoint(run)
             return {FAILED: str(error) if isinstance(error, InputError) else _mistake(run, error)}
         if run.pruning is not None and history.stopped.startswith(MARK):
@@ -309,6 +307,13 @@ def single_threaded(device: Device | None) -> Iterator[None]:
 def _name(run: Run) -> str:
     assert run.backbone is not None
     return run.backbone.__name__
+
+
+def _is_of_values(error: Exception) -> bool:
+    """Return whether other values of the knobs may do without an error, such as one of too little memory."""
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return isinstance(error, (InputError, ArithmeticError, MemoryError))
 
 
 def _mistake(run: Run, error: Exception) -> str:

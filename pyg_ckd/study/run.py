@@ -87,6 +87,7 @@ def train_run(
     chosen = {part: as_options(value, part) for part, value in as_options(options or {}, "options").items()}
     for part in ("trainer", "teacher"):
         check_trainer_is_free(chosen.get(part, {}), part)
+    check_trainer_is_free(chosen.get("teacher", {}), "teacher", "track_views")
     check_plain(chosen.get("model", {}), "model")
     settings = StudySettings(plain=chosen.get("plain", {}), distillation=chosen.get("distillation", {}))
     contender = Contender(cls, default_options(cls, settings, chosen.pop(OBJECTIVE, {})))

@@ -61,7 +61,9 @@ def test_a_type_that_is_none_of_pytorch_is_refused(dtype, make_data) -> None:
         evaluate(Scores(dtype=dtype), make_data(USERS, ITEMS), k=3)
 
 
-@pytest.mark.parametrize("given", [object(), None, torch.ones(3), (torch.ones(3, 1),)], ids=str)
+@pytest.mark.parametrize(
+    "given", [object(), None, torch.ones(3), (torch.ones(3, 1),)], ids=["object", "none", "vector", "one"]
+)
 def test_an_evaluator_refuses_what_neither_scores_nor_has_tables(given, make_data) -> None:
     with pytest.raises(InputError, match=r"^evaluation: found \w+, expected tables .* scores\(users\)"):
         Evaluator(make_data(USERS, ITEMS), "test", 3)(given)

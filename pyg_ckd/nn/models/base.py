@@ -288,7 +288,7 @@ class Backbone(Capturing, nn.Module):
         """
         graph = interactions_in(edge_index_dict)
         if self.uses_features:
-            check_finite(features)
+            check_finite(features, self.feature_dims)
             if (features or self.views_differ) and n_id_dict is None and not isinstance(graph, Adjacency):
                 # Steps of a training come with a prepared graph, or with a subgraph.
                 check_features(features, self.feature_dims, self.num_items)

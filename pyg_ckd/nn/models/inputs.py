@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -137,13 +137,14 @@ def interactions_in(edge_index_dict: Any) -> Any:
     )
 
 
-def check_finite(features: Any) -> None:
+def check_finite(features: Any, names: Collection[str]) -> None:
     """Refuse matrices of features in memory that are not finite; each is looked through once, and files when opened.
 
     Nothing is said of features with gradients, which change in every step.
 
     Args:
-        features: From modality to feature matrix.
+        features: From modality to feature matrix; other shapes than matrices are left to :func:`check_features`.
+        names: The modalities that are read.
 
     Raises:
         InputError: If a value is not finite, or features are no tensors by modality.
@@ -158,7 +159,9 @@ def check_finite(features: Any) -> None:
             raise InputError(
                 f"features of {m!r}: found {type(x).__name__}, expected a tensor; convert it with torch.as_tensor"
             )
-        if x.layout == torch.strided and not x.requires_grad and file_of(x) is None and not exporting():
+        if m not in names or x.dim() != 2 or x.layout != torch.strided or x.requires_grad:
+            continue
+        if file_of(x) is None and not exporting():
             _check_finite(x, f"features of {m!r}")
 
 

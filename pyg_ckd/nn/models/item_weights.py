@@ -67,7 +67,7 @@ class ItemWeights:
         """
         if view not in self._views:
             chosen = {m: features[m] for m in sorted(view)}
-            check_finite(chosen)
+            check_finite(chosen, view)
             digests = (digest_of(self._edges), *(digest_of(x.double()) for x in chosen.values()))
             exact = self._dtype == torch.float64
             key = (self._options, LEAST_MEAN, self._sizes, digests, exact)
