@@ -398,6 +398,7 @@ def test_scores_that_overflow_are_refused(sign, candidates, make_data):
     assert all(math.isfinite(value) for value in evaluate(double, data, k=3, candidates=candidates).values())
 
 
+@pytest.mark.filterwarnings("ignore:split")
 def test_empty_slots_of_users_with_few_candidates_are_no_overflow(make_data):
     data = make_data()
     user = torch.arange(data["user"].num_nodes)

@@ -373,12 +373,21 @@ def test_diverging_rate_is_reported_with_what_to_do(lr):
         trainer(lr=lr, max_epochs=20).fit(build(VBPR, data, 0), data)
 
 
-def test_features_that_became_nan_are_named_in_the_place_of_the_rate():
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda data, dims: build(VBPR, data, 0), ": found NaN or infinite values, first in row 3"),
+        (lambda data, dims: Toy(40, dims), " are not finite in 1 rows, first in row 3"),
+    ],
+    ids=["VBPR", "module"],
+)
+def test_features_that_became_nan_are_named_in_the_place_of_the_rate(make, found):
     data = planted_data()
     modality = data.modalities[1]
     data["item"][modality][3, 2] = float("nan")
-    with pytest.raises(InputError, match=rf"features of '{modality}' are not finite in 1 rows, first in row 3"):
-        trainer(max_epochs=2).fit(build(VBPR, data, 0), data)
+    model = make(data, {m: data["item"][m].size(1) for m in data.modalities})
+    with pytest.raises(InputError, match=rf"features of '{modality}'{found}"):
+        trainer(max_epochs=2).fit(model, data)
 
 
 def test_module_of_pyg_style_is_trained_in_place():

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.mapped import file_of, first_row_not_finite, mean_of_rows
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn.feature_part import FeaturePart
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.subgraph import Subgraph
 from pyg_ckd.scoring.blocks import take_rows
@@ -155,6 +156,8 @@ def check_finite(features: Any, names: Collection[str]) -> None:
             "{m: data['item'][m] for m in data.modalities}"
         )
     for m, x in features.items():
+        if isinstance(x, FeaturePart):
+            continue  # One process alone must not stop.
         if not isinstance(x, Tensor):
             raise InputError(
                 f"features of {m!r}: found {type(x).__name__}, expected a tensor; convert it with torch.as_tensor"
