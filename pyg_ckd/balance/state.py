@@ -22,12 +22,8 @@ class FitState(nn.Module):
         self.register_buffer(name, value)
         self.__dict__.setdefault("_first_values", {})[name] = value.clone()  # A wrapper finds those of what is inside.
 
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a buffer as PyTorch does; if it takes the place of one of :meth:`register_state`, trainings keep it."""
-        super().register_buffer(name, tensor, persistent)
-        self.__dict__.get("_first_values", {}).pop(name, None)
-
     def reset_state(self) -> None:
-        """Give the state of this module its first values."""
+        """Give the state of this module its first values; a buffer of another shape that took its place is kept."""
         for name, value in self.__dict__.get("_first_values", {}).items():
-            getattr(self, name).copy_(value)
+            if getattr(self, name).shape == value.shape:
+                getattr(self, name).copy_(value)

@@ -305,8 +305,8 @@ def _check_order(index: pd.Index, rows: pd.Index) -> None:
         return
     raise InputError(
         f"split: timestamps have the index of the interactions in another order, {index[row]!r} in row {row} where "
-        f"these have {rows[row]!r}, expected the same; give timestamps.loc[interactions.index], or timestamps.to_numpy() if "
-        "only their order counts"
+        f"these have {rows[row]!r}, expected the same; give timestamps.loc[interactions.index], or "
+        "timestamps.to_numpy() if only their order counts"
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.progress import progress_bar
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.options import is_plain
+
+_PLAIN = (bytes, np.generic, datetime.date, datetime.time, datetime.timedelta, uuid.UUID, Decimal)
+"""Types whose objects are equal if they print alike."""
 
 Encoder = Callable[[list[Any]], Any]
 
@@ -123,9 +130,8 @@ def _stamped(one: Any, where: str) -> str:
         return f"{type(one).__name__} {[_stamped(part, where) for pair in one.items() for part in pair]}"
     if isinstance(one, (list, tuple)):
         return f"{type(one).__name__} {[_stamped(part, where) for part in one]}"
-    text = f"{type(one).__name__} {one!r}"
-    if " at 0x" not in text:
-        return text
+    if isinstance(one, _PLAIN) or is_plain(one):
+        return f"{type(one).__name__} {one!r}"
     raise InputError(
         f"{where} is a {type(one).__name__}, expected texts, paths, numbers or arrays, also in lists and dicts, by "
         "which a cache tells inputs apart; give these, such as the paths of files, or leave out cache"

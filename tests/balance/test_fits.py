@@ -179,3 +179,16 @@ def test_what_an_earlier_model_said_is_kept_in_host_memory_and_used_again(make_d
     assert kept
     assert all(x.device.type == "cpu" for tables in kept.values() for x in tables)
     assert "loss/relations" in fit(later, data).rows[-1]
+
+
+def test_a_buffer_in_the_place_of_state_is_kept_by_trainings():
+    state = FitState()
+    state.register_state("now", torch.zeros(2))
+    state.register_buffer("now", torch.ones(3))
+    state.now += 1
+    state.reset_state()
+    assert state.now.tolist() == [2, 2, 2]
+    state.register_state("now", torch.ones(1))
+    state.now += 1
+    state.reset_state()
+    assert state.now.tolist() == [1]

@@ -332,7 +332,7 @@ def test_ids_under_another_name_are_no_feature(name, change):
     table = change(pd.DataFrame({name: [3, 2, 1, 0], "x": [30.0, 20.0, 10.0, 0.0]}))
     pattern = f"'visual': found the column '{name}', a name of ids or row numbers.*; rename it to 'item' if it holds"
     refuses(pattern, [[0, 1], [0, 1]], {"visual": table})
-    refuses(pattern, [[0, 1], [0, 1]], {"visual": table[[name]]})
+    refuses(f"found the column '{name}' alone, .*add them", [[0, 1], [0, 1]], {"visual": table[[name]]})
     data = build_data([[0, 1], [0, 1]], {"visual": table.rename(columns={name: "item"})}, transform="none")
     assert data["item"].visual.ravel().tolist() == [0.0, 10.0, 20.0, 30.0]
 

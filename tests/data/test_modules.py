@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from pyg_ckd import evaluate
+from pyg_ckd.data import modules
 from pyg_ckd.data.modules import evaluating
 from pyg_ckd.nn import FISM
 
@@ -69,3 +71,20 @@ def test_several_threads_evaluate_one_model_as_one_does(make_data) -> None:
         found = list(threads.map(lambda _: evaluate(backbone, data, k=5, metrics="recall"), range(24)))
     assert found == [alone] * 24
     assert all(modes(backbone))
+
+
+def test_a_block_inside_another_evaluates_what_was_put_into_training_mode_between() -> None:
+    whole = model()
+    with evaluating(whole):
+        whole.train()
+        with evaluating(whole):
+            assert not any(modes(whole))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_knows_nothing_of_blocks_of_other_threads() -> None:
+    with modules._LOCK, evaluating(model()):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if not modules._EVALUATED and modules._LOCK.acquire(timeout=1) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -282,6 +282,13 @@ def test_a_series_of_timestamps_in_another_order_than_the_frame_is_refused(split
         assert split(frame, when)[2]["item"].tolist() == ([0] if split is leave_one_out_split else [])
 
 
+@pytest.mark.parametrize("dtype", ["Int64", "int64[pyarrow]"])
+def test_labels_of_another_type_are_the_same_order(dtype):
+    frame = pd.DataFrame({"user": [1, 1, 1], "item": [0, 1, 2]}, index=[5, 6, 7])
+    when = pd.Series([1, 3, 2], index=pd.Index([5, 6, 7], dtype=dtype))
+    assert leave_one_out_split(frame, when)[2]["item"].tolist() == [1]
+
+
 def test_timestamps_taken_in_the_order_of_the_frame_are_those_of_its_rows():
     frame = pd.DataFrame({"user": [1, 1, 1], "item": [0, 1, 2]}, index=["b", "c", "a"])
     when = pd.Series([1, 2, 3], index=["a", "b", "c"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -30,6 +33,11 @@ INPUTS = {
     "scalars": (np.float32(1), 1.0),
     "lists": (["a", 1], ["a", "1"]),
     "dicts": ({"title": "a"}, {"title": "b"}),
+    "pairs": ((Path("a.png"), "red"), (Path("b.png"), "red")),
+    "lists of arrays": ([image(1.0), "red"], [image(2.0), "red"]),
+    "dicts of arrays": ({"image": image(1.0)}, {"image": image(2.0)}),
+    "dates": (date(2024, 5, 31), date(2024, 6, 1)),
+    "identifiers": (UUID(int=1), UUID(int=2)),
 }
 
 
@@ -45,7 +53,11 @@ def test_a_cache_tells_inputs_apart_and_knows_them_again(tmp_path, one, other):
         assert encode_batches([given], encode, cache=tmp_path, progress=False).tolist() == [[expected]]
 
 
-@pytest.mark.parametrize("given", [object(), date(2024, 5, 31), [np.zeros(2)]], ids=["object", "date", "list"])
+class Pixels(SimpleNamespace):
+    """An input that prints what it has, abbreviated."""
+
+
+@pytest.mark.parametrize("given", [object(), Pixels(x=image(1.0))], ids=["object", "own"])
 def test_inputs_that_a_cache_cannot_tell_apart_are_refused_there(tmp_path, given):
     kind = type(given).__name__
     with pytest.raises(

@@ -244,7 +244,9 @@ def test_a_search_goes_on_after_trials_that_need_too_much(moment, error, tmp_pat
     results = small(tmp_path, **HUNGRY, trials=3).run()
     trials = searches(results)["hungry"]["trials"]
     assert [trial["state"] for trial in trials] == ["complete", "failed", "failed"]
-    reason = rf"Hungry on VBPR raised {error.__name__} \(you can't allocate memory of any kind\) in .*test_tune\.py, line"
+    reason = (
+        rf"Hungry on VBPR raised {error.__name__} \(you can't allocate memory of any kind\) in .*test_tune\.py, line"
+    )
     assert re.match(reason, trials[1]["stopped"])
     assert not list(tmp_path.glob("runs/hungry-*/trial-*"))
 

@@ -247,3 +247,13 @@ def test_modalities_are_names_that_modules_can_have(cls, dims):
         InputError, match=r"^feature_dims: found .*, expected from names of modalities to feature widths"
     ):
         cls(3, 3, dims)
+
+
+def test_features_of_modalities_that_a_model_has_not_are_not_looked_at(make_data):
+    data = make_data(modalities=["visual"])
+    model, features = VBPR.from_data(data), {"visual": data["item"].visual}
+    expected = model(features, data.edge_index_dict)[0]
+    found = model({**features, "audio": torch.full((3, 2), torch.nan)}, data.edge_index_dict)[0]
+    assert torch.equal(found, expected)
+    with pytest.raises(InputError, match=r"features of 'visual'.*\[6\]"):
+        model({"visual": torch.full((6,), torch.nan)}, data.edge_index_dict)
