@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.closed_form import FastItemWeights
-from pyg_ckd.data.inputs import held_out
+from pyg_ckd.data.inputs import check_graph, held_out
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.solved import solved
 from pyg_ckd.errors import unknown_name
@@ -108,11 +108,12 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
         monitor: The validation metric ``name@k`` to choose by.
 
     Raises:
-        InputError: If the name or the metric is unknown, a closed form does not fit (more than 20,000 items), or no
-            modality has content for a baseline with content.
+        InputError: If the name or the metric is unknown, the cut-off is larger than the number of items, a closed form
+            does not fit (more than 20,000 items), or no modality has content for a baseline with content.
     """
     if not isinstance(name, str) or name not in _FITS:
         raise unknown_name("baseline", name, BASELINES)
+    check_graph(data)
     metric, cutoff = parse_metric(monitor)
     start = time.perf_counter()
     value: _Validation | None = None
