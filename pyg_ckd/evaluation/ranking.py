@@ -309,18 +309,18 @@ class Evaluator:
 
 
 def without_repetitions(edges: Tensor) -> Tensor:
-    """Return interactions without repetitions of earlier ones, in their order, int64 ``[2, E]``.
+    """Return interactions without repetitions of earlier ones, in their order, ``[2, E]``.
 
     Args:
-        edges: The interactions, int64 ``[2, E]``.
+        edges: The interactions, integers ``[2, E]``.
     """
     if not edges.numel():
         return edges
-    key, order = (edges[0] * (int(edges[1].max()) + 1) + edges[1]).sort(stable=True)
+    key, order = (edges[0].long() * (int(edges[1].max()) + 1) + edges[1]).sort(stable=True)
     repeated = order[1:][key[1:] == key[:-1]]
-    return (
-        edges[:, torch.ones_like(key, dtype=torch.bool).index_fill(0, repeated, False)] if repeated.numel() else edges
-    )
+    if not repeated.numel():
+        return edges
+    return edges[:, torch.ones_like(key, dtype=torch.bool).index_fill(0, repeated, False)]
 
 
 def evaluate(

@@ -140,7 +140,7 @@ class Maker:
         store = self.stores[run.kind]
         try:
             objective, trainer, history = self._fit(run, teachers)
-        except Exception as error:
+        except (ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
             if run.pruning is None or not _is_of_values(error):
                 raise
             store.discard_checkpoint(run)

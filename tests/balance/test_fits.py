@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -68,11 +69,9 @@ class Stop:
 
 @every_strategy
 def test_an_epoch_that_was_broken_off_leaves_nothing_to_the_next_training(cls, make_data):
-    if not cls.trains:
-        pytest.skip("nothing is trained")
     data = make_data(modalities=3)
     used = made(cls, data)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) if cls.trains else nullcontext():
         fit(used, data, max_epochs=6, lr=0.05, callbacks=Stop())
     assert_same(used, untrained(used, cls, data), data)
 

@@ -11,6 +11,7 @@ import torch
 from pyg_ckd.data import Embeddings, build_data
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, estimate_effects, evaluate, fit_baseline
+from pyg_ckd.evaluation.ranking import without_repetitions
 from tests.evaluation.test_effects import known_model, planted
 
 USERS, ITEMS = 12, 9
@@ -112,3 +113,9 @@ def test_a_monitored_cutoff_of_more_items_than_there_are_is_named(name: str, mak
     ):
         fit_baseline(name, make_data(USERS, ITEMS))
     assert fit_baseline(name, make_data(USERS, ITEMS), "recall@9").value is not None
+
+
+def test_interactions_of_32_bits_are_told_apart() -> None:
+    edges = torch.tensor([[0, 65536, 1, 1], [0, 0, 65535, 65535]])
+    kept = without_repetitions(edges.int())
+    assert kept.tolist() == without_repetitions(edges).tolist() == edges[:, :3].tolist()
