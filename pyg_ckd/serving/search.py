@@ -161,12 +161,12 @@ class SeenItems:
     """The items that every user has met, as rows packed one user after another.
 
     Args:
-        edge_index: Interactions (user row, item row), int64 ``[2, E]``; may have repetitions.
+        edge_index: Interactions (user row, item row), integers ``[2, E]``; may have repetitions.
         num_users: Number of users.
     """
 
     def __init__(self, edge_index: Tensor, num_users: int) -> None:
-        user, item = edge_index.cpu()
+        user, item = edge_index.cpu().long()
         self.ptr = row_starts(torch.bincount(user, minlength=num_users))
         self.item = item[user.argsort(stable=True)]
 

@@ -103,3 +103,10 @@ def test_slots_are_empty_without_candidates_and_not_by_overflow(sign: int) -> No
     assert index.tolist() == [[-1, -1, -1], [4, -1, -1]]
     with pytest.raises(InputError, match="scores: found NaN or infinite values"):
         search(query * 1e30, items * sign * 1e30, 3, masked, among=among)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_what_users_met_grows_whatever_integers_it_began_with(dtype):
+    seen = SeenItems(torch.tensor([[2, 0, 2], [1, 3, 0]], dtype=dtype), 3)
+    grown = seen.with_pairs(torch.tensor([[1, 2, 2], [3, 1, 4]]))
+    assert grown.pairs().t().tolist() == [[0, 3], [1, 3], [2, 0], [2, 1], [2, 4]]
