@@ -340,11 +340,17 @@ def _watch(marks: Path, dead: list[int], stop: threading.Event) -> None:
     poller = select.poll()
     try:
         while not stop.is_set() and not dead:
-            for mark in _marks(marks):
-                if mark["process"] not in known:
-                    with suppress(OSError):
-                        known[mark["process"]] = os.pidfd_open(mark["process"])
-                        poller.register(known[mark["process"]], select.POLLIN)
+            for process in {mark["process"] for mark in _marks(marks)} - known.keys():
+                try:
+                    known[process] = os.pidfd_open(process)
+                except ProcessLookupError:  # It died before it was seen, and the others are being ended for it.
+                    dead.append(process)
+                except OSError:
+                    continue
+                else:
+                    poller.register(known[process], select.POLLIN)
+            if dead:
+                break
             ended = {descriptor for descriptor, _ in poller.poll(100)}
             dead += [process for process, descriptor in known.items() if descriptor in ended]
     finally:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
+import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -22,12 +24,12 @@ from filelock import FileLock
 
 from pyg_ckd.data import fingerprint, solved
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import read_json
+from pyg_ckd.files import read_json, write_json
 from pyg_ckd.nn import FISM
 from pyg_ckd.nn.models import item_weights
 from pyg_ckd.study import Contender, Study, StudySettings
 from pyg_ckd.study.cards import on_card
-from pyg_ckd.study.executor import _in_order, pack, unpack_graph
+from pyg_ckd.study.executor import _in_order, _watch, pack, unpack_graph
 from pyg_ckd.study.maker import single_threaded
 from pyg_ckd.study.runs import training_data
 from tests.conftest import random_data
@@ -82,6 +84,19 @@ def test_a_worker_that_dies_is_named_by_its_run_and_the_rest_is_kept(tmp_path):
     after = {name: (tmp_path / "study" / "runs" / name / "run.json").stat().st_mtime_ns for name in finished}
     assert after == before
     assert numbers(again) == numbers(small(tmp_path / "other", **(options | {"workers": 1})).run())
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes cannot be watched here")
+def test_a_worker_that_died_before_it_was_seen_is_the_first_that_died(tmp_path):
+    gone, ended = subprocess.Popen(["true"]), subprocess.Popen(["true"])
+    gone.wait()
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # It can still be seen.
+    for process in (gone, ended):
+        write_json(tmp_path / f"{process.pid}.json", {"run": "any", "process": process.pid})
+    dead: list[int] = []
+    _watch(tmp_path, dead, threading.Event())
+    ended.wait()
+    assert dead == [gone.pid]
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
