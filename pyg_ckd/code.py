@@ -30,11 +30,11 @@ def code_of(*parts: Any, package: bool = True) -> str:
     """Return a hash of the code of functions, classes and objects, and of all that they use.
 
     Followed are what functions refer to (other functions, classes, constants, defaults, what closures hold), base
-    classes, the attributes of objects, numbers in arrays and weights of modules among them, and plain values in
-    namespaces, dataclasses and containers in capital letters, such as ``OPTIONS = {"dropout": 0.1}``, that functions
-    and classes of the user only read. Other lists and dicts outside of functions are left out: a cache is no setting.
-    Code of libraries counts by its name alone. Addresses, names of files and line numbers do not
-    enter, so that it is the same in every process.
+    classes, the attributes of objects, numbers in arrays, weights and hooks of modules among them, and plain values in
+    namespaces, dataclasses and containers, such as ``config = {"dropout": 0.1}``, that functions and classes of the
+    user only read. Lists and dicts outside of functions that they write into are left out: a cache is no setting. Code
+    of libraries counts by its name alone. Addresses, names of files and line numbers do not enter, so that it is the
+    same in every process.
 
     Args:
         *parts: Functions, classes, objects or plain values.
@@ -99,7 +99,7 @@ class _Walk:
             return self.of_function(value) if self.counts(value.__module__) else ""
         if isinstance(value, nn.Module):
             own = [(type(part), {k: v for k, v in vars(part).items() if _is_fixed(v)}) for part in value.modules()]
-            return self.mention([*own, value.state_dict()])
+            return self.mention([*own, hooks_of(value), value.state_dict()])
         if isinstance(value, ModuleType) or not hasattr(value, "__dict__"):
             return ""
         return self.mention([type(value), dict(sorted(vars(value).items()))])
@@ -117,14 +117,18 @@ class _Walk:
         }
         kept = {name: v for name, v in own.items() if _is_code(v) or _is_fixed(v)}
         if not is_packages(cls.__module__):
-            kept |= {n: v for n, v in own.items() if _is_constant(n, v) and not _is_written(n, list(own.values()))}
+            kept |= {n: v for n, v in own.items() if _is_constant(v) and not _is_written(n, list(own.values()))}
         return self.mention([list(cls.__bases__), kept])
 
     def of_function(self, function: FunctionType) -> str:
         """Return what a function does, with its defaults and what its closure holds, and mention what it refers to."""
         function = inspect.unwrap(function)
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-        cells = [value for value in cells if not isinstance(value, (list, dict, set))]
+        held = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        cells = [
+            cell.cell_contents
+            for name, cell in held
+            if _is_filled(cell) and self.is_setting(function, name, cell.cell_contents)
+        ]
         names = _names(function.__code__)
         used: dict[str, Any] = {}
         for name in names:
@@ -135,12 +139,18 @@ class _Walk:
                 used[name] = value
             elif not is_packages(function.__module__):
                 used[name] = settings_in(value)
-                if _is_constant(name, value):
+                if _is_constant(value):
                     around = [v for v in function.__globals__.values() if _module_of(v) == function.__module__]
                     used[name] = None if _is_written(name, [function, *around]) else value
         return instructions(function.__code__) + self.mention(
             [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
         )
+
+    def is_setting(self, function: FunctionType, name: str, value: Any) -> bool:
+        """Return whether what a closure holds is none of the containers that may be caches."""
+        if not isinstance(value, (list, dict, set)):
+            return True
+        return not is_packages(function.__module__) and _is_constant(value) and not _is_written(name, [function])
 
 
 def instructions(code: CodeType) -> str:
@@ -177,6 +187,16 @@ def settings_in(value: Any) -> dict[str, Any] | None:
     else:
         return None
     return found if _is_plain(found) else None
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """Return what is called before and after the ``forward`` of a module and its parts."""
+    return [
+        hook
+        for part in module.modules()
+        for hooks in (part._forward_pre_hooks, part._forward_hooks)
+        for hook in hooks.values()
+    ]
 
 
 def name_of(value: Any) -> str:
@@ -257,9 +277,9 @@ def _is_fixed(value: Any) -> bool:
     return all(map(_is_fixed, value)) if isinstance(value, (tuple, frozenset)) else isinstance(value, _PLAIN)
 
 
-def _is_constant(name: str, value: Any) -> bool:
-    """Return whether a container has the name of a constant and holds plain values alone."""
-    return name.isupper() and isinstance(value, (list, dict, set)) and len(value) > 0 and _is_plain(value)
+def _is_constant(value: Any) -> bool:
+    """Return whether a container holds plain values alone."""
+    return isinstance(value, (list, dict, set)) and len(value) > 0 and _is_plain(value)
 
 
 def _is_plain(value: Any) -> bool:

@@ -153,7 +153,7 @@ def test_settings_in_an_object_that_a_function_reads_count(head):
 @pytest.mark.parametrize(
     "body", ["{c}\ndef f(x):\n    return x * C", "class f:\n    {c}"], ids=["global", "in a class"]
 )
-def test_containers_in_capital_letters_count_and_others_do_not(body):
+def test_containers_of_plain_values_count(body):
     def code(container: str):
         space = {"__name__": "mine"}
         exec(body.format(c=container), space)
@@ -162,11 +162,41 @@ def test_containers_in_capital_letters_count_and_others_do_not(body):
     assert code("C = {'rate': 0.1}") == code("C = {'rate': 0.1}")
     assert len({code(f"C = {value}") for value in ("{'rate': 0.1}", "{'rate': 0.2}", "[1]", "[2]", "{1}")}) == 5
     assert code("C = {}") == code("C = {'kept': object()}")  # A cache, before and after its first use.
-    assert code("C = 1; found = [1]") == code("C = 1; found = [2]")
+
+
+def test_containers_in_small_letters_and_in_closures_count_where_they_are_only_read():
+    def reads(config):
+        space = {"__name__": "mine", "config": config}
+        exec("def f(x):\n    return x * config['rate']", space)
+        return code_of(space["f"])
+
+    def holds(config):
+        return code_of(lambda x: x * config["rate"])
+
+    def fills(config):
+        def f(x):
+            config[x] = x
+            return config
+
+        return code_of(f)
+
+    for code in (reads, holds):
+        assert code({"rate": 0.1}) == code({"rate": 0.1}) != code({"rate": 0.2})
+        assert code({"kept": object()}) == code({})
+    assert fills({1: 2}) == fills({1: 3})
+
+
+def test_hooks_of_a_module_count():
+    def hooked(factor):
+        net = torch.nn.Sequential(torch.nn.Identity())
+        net[0].register_forward_hook(lambda module, inputs, out: out * factor)
+        return code_of(net)
+
+    assert hooked(1.0) == hooked(1.0) != hooked(2.0)
 
 
 @pytest.mark.parametrize("line", ["C[x] = 1", "C.update(x)", "x = [C.pop(y) for y in x]", "del C[x]"])
-def test_containers_in_capital_letters_that_a_function_writes_into_do_not_count(line):
+def test_containers_that_a_function_writes_into_do_not_count(line):
     def code(container: str):
         space = {"__name__": "mine"}
         exec(f"C = {container}\ndef f(x):\n    {line}\n    return x", space)
@@ -184,7 +214,7 @@ WRITTEN_ELSEWHERE = {
 
 
 @pytest.mark.parametrize("body", WRITTEN_ELSEWHERE.values(), ids=WRITTEN_ELSEWHERE.keys())
-def test_containers_in_capital_letters_that_others_write_into_do_not_count(body):
+def test_containers_that_others_write_into_do_not_count(body):
     def code(container: str):
         space = {"__name__": "mine"}
         exec(body.format(c=container), space)

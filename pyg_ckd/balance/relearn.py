@@ -169,7 +169,7 @@ def start_again(student: Backbone, weights: Mapping[str, float]) -> None:
     """Move the parameters of modalities towards new random ones, as the modules that hold them draw them.
 
     Args:
-        student: The backbone. Parameters that no ``reset_parameters`` reaches stay.
+        student: The backbone. Parameters that no ``reset_parameters`` reaches, and frozen ones, stay.
         weights: How far, from modality to a number from 0 to 1; the others stay as they are, to the bit.
     """
     twin = copy.deepcopy(student)
@@ -181,7 +181,8 @@ def start_again(student: Backbone, weights: Mapping[str, float]) -> None:
     for m, parameters in student.modality_parameters.items():
         if weights.get(m, 0.0) > 0:
             for p in parameters:
-                p.lerp_(new[names[id(p)]], weights[m])
+                if p.requires_grad:
+                    p.lerp_(new[names[id(p)]], weights[m])
 
 
 class InformationRegulation(MaskedObjective):

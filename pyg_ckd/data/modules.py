@@ -6,7 +6,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from threading import RLock
 
@@ -31,7 +31,8 @@ def module_views(
     """Return the embeddings of a module that knows nothing of views, which is called once for every distinct one.
 
     Interventions act from outside: in a view, the features of every modality that is not factual are replaced with
-    their mean over items before the module sees them.
+    their mean over items before the module sees them. Only the call for the first view, which a training ranks by,
+    updates running statistics, such as those of :class:`~torch.nn.BatchNorm1d`.
 
     Args:
         module: The module, called with ``x_dict``, from modality to features ``[I, d_m]``, and ``edge_index``.
@@ -55,11 +56,29 @@ def module_views(
             m: x if m in view else (x.mean(dim=0, keepdim=True) if means is None else means[m]).expand_as(x)
             for m, x in features.items()  # do(X_m = mean)
         }
-        out[view] = checked_tables(module(x_dict, edge_index, *more), type(module).__name__, sizes)
+        with without_tracking(module) if out else nullcontext():
+            out[view] = checked_tables(module(x_dict, edge_index, *more), type(module).__name__, sizes)
     changed = [m for m, x in features.items() if _version(x) != before[m]]
     if changed:
         raise InputError(f"{changed_in_place(type(module).__name__, changed)}; build the graph again, it is changed")
     return [out[view] for view in views]
+
+
+@contextmanager
+def without_tracking(module: nn.Module) -> Iterator[None]:
+    """Return a block in which calls of a module in training mode update no running statistics of normalisation layers.
+
+    Args:
+        module: The module.
+    """
+    parts = [part for part in module.modules() if part.training and getattr(part, "track_running_stats", None) is True]
+    for part in parts:
+        part.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.track_running_stats = True  # type: ignore[assignment]
 
 
 def changed_in_place(name: str, modalities: Sequence[str]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.attribution import ModalityEffectEstimator
@@ -163,9 +163,14 @@ def check_distillable(
             that balances them.
     """
     check_graph(data)
-    if isinstance(backbone, (str, nn.Module)) or not callable(backbone):
+    if not (inspect.isclass(backbone) and issubclass(backbone, Backbone)):
         found = f"the text {backbone!r}" if isinstance(backbone, str) else f"an object of {type(backbone).__name__}"
-        raise InputError(f"backbone: found {found}, expected the class of the model, such as pyg_ckd.nn.VBPR")
+        if inspect.isclass(backbone) or inspect.isroutine(backbone):
+            found = backbone.__qualname__
+        raise InputError(
+            f"backbone: found {found}, expected the class of a backbone, such as pyg_ckd.nn.VBPR; for a module of your "
+            "own, derive one from pyg_ckd.nn.AdaptedBackbone"
+        )
     balances = any(cls is not Objective and not cls.wraps for cls in strategies)
     if not (balances or study):
         return  # What a wrapper can act on depends on its options; its constructor says so.

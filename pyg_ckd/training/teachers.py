@@ -23,10 +23,11 @@ from pyg_ckd import code
 from pyg_ckd.arguments import as_names
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint, training_digest
-from pyg_ckd.data.inputs import check_graph, embed
+from pyg_ckd.data.inputs import check_graph, embed, unpack
+from pyg_ckd.data.modules import device_of, dtype_of
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
-from pyg_ckd.nn.models.adapter import as_backbone
+from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.rows import moving_columns
@@ -145,6 +146,9 @@ def train_teachers(
         student = build(backbone, data, trainer.seed, **options)
         _check_new(student, m, built)
         objective = Objective(student, l2=l2, view=m)
+        if isinstance(student, AdaptedBackbone) and (trainer.optimizer is not None or trainer.scheduler is not None):
+            # The groups of an optimizer are part of the key, and only a pass of the module shows them.
+            objective.prepare(*unpack(data, device_of(student), dtype_of(student)))
         key = _key(objective, trainer, data)
         path = folder / f"{key}.pt"
         run = copy.copy(trainer)
@@ -257,14 +261,15 @@ def _key(objective: Objective, trainer: Trainer, data: HeteroData) -> str:
 
 
 def code_of(module: nn.Module, *more: Any) -> str:
-    """Return a hash of the code of a module's and its submodules' classes, without weights and attributes.
+    """Return a hash of the code of a module's and its submodules' classes and hooks, without weights and attributes.
 
     Args:
         module: The module.
         *more: Further functions, classes and objects that count with it.
     """
     classes = {type(part) for part in module.modules()}
-    return code.code_of(*sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)), *more)
+    own = sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__))
+    return code.code_of(*own, *code.hooks_of(module), *more)
 
 
 def _parts(trainer: Trainer) -> list[Any]:

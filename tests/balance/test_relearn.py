@@ -61,6 +61,16 @@ def test_a_new_start_mixes_with_new_draws_and_leaves_the_others_to_the_bit(make_
             assert torch.equal(value, new if "mod2" in name else before[name]), name
 
 
+def test_what_is_frozen_stays(make_data):
+    model = vbpr(make_data())
+    frozen, other = model.modality_parameters["mod0"][:2]
+    frozen.requires_grad_(False)
+    before = frozen.clone(), other.clone()
+    start_again(model, {"mod0": 1.0})
+    assert torch.equal(frozen, before[0])
+    assert not torch.equal(other, before[1])
+
+
 def test_what_a_module_cannot_draw_anew_stays(make_data):
     data = make_data()
     model = adapted(data)

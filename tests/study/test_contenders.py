@@ -127,9 +127,9 @@ def test_contenders_may_come_and_go_in_a_folder_but_not_change(tmp_path):
         small(tmp_path, contenders={"mine": Contender(Gentle, {"share": 0.4})})
 
 
-@pytest.mark.parametrize("backbone", ["VBPR", VBPR(2, 2, {"visual": 2})])
+@pytest.mark.parametrize("backbone", ["VBPR", VBPR(2, 2, {"visual": 2}), VBPR.from_data, Gentle])
 def test_a_backbone_is_a_class(backbone, tmp_path):
-    with pytest.raises(InputError, match=r"backbone: found .*VBPR.*, expected the class of the model"):
+    with pytest.raises(InputError, match=r"backbone: found .*, expected the class of a backbone.*AdaptedBackbone"):
         Study(planted_data(), backbone, tmp_path)
 
 

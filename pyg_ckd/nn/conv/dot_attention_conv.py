@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptTensor, SparseTensor
@@ -59,7 +60,7 @@ class DotAttentionConv(MessagePassing):
         source, target = as_pair(x)
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "add")
-            alpha = edge_softmax(edge_index.dot(target, source), edge_index)
+            alpha = _attention(target, source, edge_index)
             out = edge_index.matmul(source, alpha)
         else:
             # edge_updater_type: (x: PairTensor)
@@ -86,6 +87,11 @@ class DotAttentionConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}()"
+
+
+@torch.compiler.disable  # Compilers cannot take the inner products, which are a view of a sparse matrix.
+def _attention(target: Tensor, source: Tensor, graph: Adjacency) -> Tensor:
+    return edge_softmax(graph.dot(target, source), graph)
 
 
 def edge_softmax(score: Tensor, graph: Adjacency) -> Tensor:

@@ -120,8 +120,14 @@ class MMGCNConv(MessagePassing):
                 if not isinstance(x, Tensor):
                     raise InputError("MMGCNConv: found add_self_loops between two kinds of nodes, expected one kind")
                 edge_index = _with_self_loops(edge_index, source.size(-2))
-            if isinstance(edge_index, EdgeIndex) and (self.flow != "source_to_target" or torch.compiler.is_compiling()):
-                edge_index = edge_index.as_tensor()  # Compilers know no sparse product, and that has one direction.
+            if isinstance(edge_index, EdgeIndex) and (
+                self.flow != "source_to_target"
+                or torch.compiler.is_compiling()
+                or (edge_index.is_sorted_by_col and not isinstance(x, Tensor))
+            ):
+                # Compilers know no sparse product, that has one direction, and the gradient of one that is sorted by
+                # column has the shape of a square graph in PyG 2.7.
+                edge_index = edge_index.as_tensor()
             # propagate_type: (x: PairTensor)
             h = self.propagate(edge_index, x=by_flow(self, (self.lin_neighbor(source), target)))
             h = F.leaky_relu(h)  # Not in place: the gradients of some aggregations need their result.

@@ -61,6 +61,8 @@ class AdaptedBackbone(Backbone):
 
     sampled = True
 
+    _found_among: list[str] | None = None
+
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
 
     def __init__(
@@ -82,16 +84,18 @@ class AdaptedBackbone(Backbone):
         """The parameters of the module that belong to one modality alone, by modality; all others are shared.
 
         If the constructor was not given them, :meth:`prepare` finds them with one forward pass of the module, the first
-        time that it is called. A parameter belongs to a modality if everything that it is first combined with depends
-        on the features of that modality and on no others. For example, a layer that sees only images belongs to the
-        images; a layer that all modalities go through, and a table that is returned as it is, are shared. Before
-        :meth:`prepare` has been called, parameters are found by their names as in any backbone, which is an error if
-        the module has no :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict` whose keys are modalities.
+        time that it is called and whenever the module has other parameters than before. A parameter belongs to a
+        modality if everything that it is first combined with depends on the features of that modality and on no others.
+        For example, a layer that sees only images belongs to the images; a layer that all modalities go through, and a
+        table that is returned as it is, are shared. Of those that it finds, frozen ones are left out for as long as
+        they are frozen. Before :meth:`prepare` has been called, parameters are found by their names as in any backbone,
+        which is an error if the module has no :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict` whose
+        keys are modalities.
 
         Raises:
             InputError: If it is not known yet.
         """
-        if self._groups is None:
+        if self._groups is None or self._outdated():
             by_name = super().modality_parameters
             if not any(by_name.values()):
                 raise InputError(
@@ -101,7 +105,17 @@ class AdaptedBackbone(Backbone):
                 )
             return by_name
         parameters = dict(self.module.named_parameters())
-        return {m: [parameters[name] for name in names] for m, names in self._groups.items()}
+        groups = {m: [parameters[name] for name in names] for m, names in self._groups.items()}
+        return (
+            groups if self._found_among is None else {m: [p for p in g if p.requires_grad] for m, g in groups.items()}
+        )
+
+    def _outdated(self) -> bool:
+        """Return whether the module had other parameters when it was found out to which modality they belong."""
+        return self._found_among is not None and self._found_among != self._parameter_names()
+
+    def _parameter_names(self) -> list[str]:
+        return [name for name, _ in self.module.named_parameters()]
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Return the graph unchanged; the module processes it itself.
@@ -109,14 +123,16 @@ class AdaptedBackbone(Backbone):
         The first call finds out which parameters belong to a modality, if the constructor was not given them. It takes
         one forward pass of a copy of the module, which changes no buffer and draws no random number. If the module
         cannot be copied or does not take features that require gradients, a warning says so and all parameters are
-        shared.
+        shared. If it reads features of a modality without a gradient, as under :func:`torch.no_grad`, a warning says
+        so as well.
 
         Args:
             features: As in :meth:`Backbone.prepare`.
             edge_index_dict: The graph.
         """
         edge_index = edge_index_dict[RATES]
-        if self._groups is None and features.keys() >= set(self.modalities) and not isinstance(edge_index, Adjacency):
+        known = self._groups is not None and not self._outdated()
+        if not known and features.keys() >= set(self.modalities) and not isinstance(edge_index, Adjacency):
             own = {m: features[m] for m in self.modalities}
             name = type(self.module).__name__
 
@@ -124,7 +140,14 @@ class AdaptedBackbone(Backbone):
                 return checked_tables(module(x, edge_index), name, self._sizes)
 
             try:
-                self._groups = parameters_by_modality(self.module, call, own)
+                self._groups, hidden = parameters_by_modality(self.module, call, own)
+                if hidden:
+                    warnings.warn(
+                        f"modality_parameters: {name} reads features of {', '.join(hidden)} without a gradient (detach "
+                        "or no_grad), so that parameters of this kind cannot be found; name those of every modality in "
+                        "as_backbone(module, data, modality_parameters=...)",
+                        stacklevel=2,
+                    )
             except (RuntimeError, TypeError) as error:
                 if "used in an in-place operation" in str(error):
                     raise InputError(changed_in_place(name, self.modalities)) from error
@@ -135,6 +158,7 @@ class AdaptedBackbone(Backbone):
                     "in as_backbone(module, data, modality_parameters=...)",
                     stacklevel=2,
                 )
+            self._found_among = self._parameter_names()
         return dict(edge_index_dict)
 
     def fixed_graphs(
@@ -148,7 +172,7 @@ class AdaptedBackbone(Backbone):
 
     def _named(self, prefixes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Return the names of the parameters below prefixes, by modality."""
-        names = [name for name, _ in self.module.named_parameters()]
+        names = self._parameter_names()
         owner: dict[str, str] = {}
         for m, own in prefixes.items():
             if m not in self.modalities:
@@ -177,7 +201,13 @@ class AdaptedBackbone(Backbone):
         edge_index = edge_index_dict[RATES]
         if isinstance(edge_index, Adjacency):
             raise InputError("an adapted module takes plain interactions [2, E]")
-        views, features = as_views(views, self.modalities), self.as_parameters(features)
+        missing = [m for m in self.modalities if m not in features]
+        if missing:
+            raise InputError(f"features: found none of modality {missing[0]!r}, only of {', '.join(features)}")
+        own = {
+            m: features[m] for m in self.modalities
+        }  # A module may concatenate them in the order in which they come.
+        views, features = as_views(views, self.modalities), self.as_parameters(own)
         if n_id_dict is None:
             return [*module_views(self.module, features, edge_index, views, self._sizes)]
         if not takes_node_ids(self.module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeVar, cast
@@ -24,6 +23,7 @@ from pyg_ckd.nn.models.parts import check_modalities as check_modalities
 from pyg_ckd.nn.models.parts import check_names
 from pyg_ckd.nn.models.parts import check_size as check_size
 from pyg_ckd.nn.models.parts import reset_linear_layers as reset_linear_layers
+from pyg_ckd.nn.models.reach import parameters_by_name
 from pyg_ckd.nn.models.rows import in_whole_graph as in_whole_graph
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.options import record_options
@@ -135,14 +135,7 @@ class Backbone(Capturing, nn.Module):
         A parameter belongs to a modality if it is under the modality's name in a :class:`~torch.nn.ModuleDict` or
         :class:`~torch.nn.ParameterDict` whose keys are modalities, anywhere in the backbone.
         """
-        groups: dict[str, dict[int, nn.Parameter]] = {m: {} for m in self.modalities}
-        for module in self.modules():
-            if isinstance(module, (nn.ModuleDict, nn.ParameterDict)) and set(module.keys()) <= groups.keys():
-                for m, part in module.items():
-                    own = part.parameters() if isinstance(part, nn.Module) else [part]
-                    groups[m] |= {id(p): p for p in own if isinstance(p, nn.Parameter)}
-        owners = Counter(p for own in groups.values() for p in own)
-        return {m: [p for key, p in own.items() if owners[key] == 1] for m, own in groups.items()}
+        return parameters_by_name(self, self.modalities)
 
     @classmethod
     def from_data(cls: type[B], data: HeteroData, **options: Any) -> B:

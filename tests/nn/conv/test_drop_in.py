@@ -281,3 +281,24 @@ def test_a_layer_compiles_in_double_precision_with_every_graph_that_compilers_kn
         torch._dynamo.reset()
         out = torch.compile(conv, fullgraph=True, backend="eager")(x, graph)
         assert_close(out, expected, atol=1e-10, rtol=0)
+
+
+@every_layer
+def test_gradients_of_a_sorted_edge_index_between_two_kinds_are_those_of_its_edges(make):
+    conv = seeded(make)
+    sorted_edges = EdgeIndex(RATES, sparse_size=(USERS, ITEMS)).sort_by("col").values
+    grads = []
+    for graph in (sorted_edges, sorted_edges.as_tensor()):
+        x = features(USERS).requires_grad_()
+        conv((x, features(ITEMS)), graph).square().sum().backward()
+        grads.append(x.grad)
+    assert_close(*grads, atol=1e-5, rtol=0)
+
+
+@every_layer
+def test_a_layer_compiles_with_a_graph_prepared_for_products(make):
+    conv = seeded(make)
+    graph = Adjacency.from_interactions(torch.tensor([[0, 0, 1, 2], [0, 1, 1, 0]]), 3, 2)
+    torch._dynamo.reset()
+    x = features(5)
+    assert_close(torch.compile(conv, backend="eager")(x, graph), conv(x, graph), atol=1e-6, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -136,3 +138,44 @@ def test_prepared_graphs_are_refused_and_sampled_ones_by_a_module_that_knows_of_
         model(features, {RATES: Adjacency.from_interactions(graph[RATES], 12, 9)})
     with pytest.raises(InputError, match=r"Bipartite\.forward: found no argument n_id_dict"):
         model(features, graph, None, {"user": torch.arange(12), "item": torch.arange(9)})
+
+
+class Joined(nn.Module):
+    """Concatenates all features in the order in which they come, and normalises the result over items."""
+
+    def __init__(self, data) -> None:
+        super().__init__()
+        self.user = nn.Parameter(torch.randn(data["user"].num_nodes, 3))
+        self.lin = nn.Linear(sum(data["item"][m].size(1) for m in data.modalities), 3)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x_dict, edge_index):
+        return self.user, self.norm(self.lin(torch.cat(list(x_dict.values()), dim=1)))
+
+
+def test_a_module_gets_its_own_modalities_in_its_own_order(make_data):
+    data = make_data(modalities=3)
+    model = as_backbone(Joined(data), data).eval()
+    expected = evaluate(model, data, "val", k=5)
+    other = copy.copy(data)
+    other.modalities = data.modalities[::-1]
+    assert evaluate(model, other, "val", k=5) == expected
+    two = copy.copy(data)
+    two.modalities = data.modalities[:2]
+    model = as_backbone(Joined(two), two).eval()
+    assert evaluate(model, data, "val", k=5) == evaluate(model, two, "val", k=5)
+    with pytest.raises(InputError, match="features: found none of modality 'mod1', only of mod0"):
+        model({"mod0": data["item"]["mod0"]}, data.edge_index_dict)
+
+
+def test_running_statistics_are_those_of_the_first_view(make_data):
+    data = make_data(modalities=2)
+    alone, together = Joined(data).double(), Joined(data).double()
+    together.load_state_dict(alone.state_dict())
+    features, graph = doubled(data)
+    as_backbone(alone, data, {})(features, graph)
+    as_backbone(together, data, {}).forward_views(features, graph, [None, ["mod0"], []])
+    assert alone.norm.num_batches_tracked == 1
+    for name, value in alone.norm.named_buffers():
+        torch.testing.assert_close(value, together.norm.get_buffer(name), atol=0, rtol=0)
+    assert together.norm.track_running_stats

@@ -287,3 +287,72 @@ def test_groups_of_a_backbone_cannot_be_given(make_data):
     data = make_data()
     with pytest.raises(InputError, match="VBPR is a backbone, which knows its own, expected none"):
         as_backbone(VBPR.from_data(data), data, {"mod0": ["project.mod0"]})
+
+
+class Sums(nn.Module):
+    """Adds projections of all modalities to ids one by one."""
+
+    def __init__(self, data: HeteroData, alone: bool) -> None:
+        super().__init__()
+        dims = {m: data["item"][m].size(1) for m in data.modalities}
+        self.user, self.item = nn.Embedding(data["user"].num_nodes, 4), nn.Embedding(data["item"].num_nodes, 4)
+        self.weight = nn.ParameterList(torch.randn(d, 4) for d in dims.values())
+        self.bias = nn.ParameterList(torch.zeros(4) for _ in dims)
+        self.own = nn.ParameterDict({m: torch.randn(data["item"].num_nodes, 4) for m in dims if alone})
+
+    def forward(self, x_dict: dict[str, Tensor], edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.item.weight
+        for (m, x), weight, bias in zip(x_dict.items(), self.weight, self.bias, strict=True):
+            own = x @ weight + bias
+            h = h + (self.own[m] + own if m in self.own else own)
+        return self.user.weight, h
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_ids_to_which_modalities_are_added_one_by_one_are_shared(alone, make_data):
+    data = make_data(modalities=3)
+    model = as_backbone(Sums(data, alone).double(), data)
+    model.prepare(*doubled(data))
+    own = {m: {f"weight.{n}", f"bias.{n}"} | ({f"own.{m}"} if alone else set()) for n, m in enumerate(data.modalities)}
+    assert named_groups(model) == own
+
+
+class Encoded(nn.Module):
+    """Encodes the second modality without gradients, and projects what comes out."""
+
+    def __init__(self, data: HeteroData) -> None:
+        super().__init__()
+        dims = [data["item"][m].size(1) for m in data.modalities]
+        self.user = nn.Embedding(data["user"].num_nodes, 4)
+        self.encode, self.lin = nn.Linear(dims[1], 4), nn.ModuleList([nn.Linear(dims[0], 4), nn.Linear(4, 4)])
+
+    def forward(self, x_dict: dict[str, Tensor], edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x_dict.values()
+        with torch.no_grad():
+            code = self.encode(second)
+        return self.user.weight, self.lin[0](first) + self.lin[1](code)
+
+
+def test_features_that_are_read_without_gradients_are_named(make_data):
+    data = make_data()
+    model = as_backbone(Encoded(data).double(), data)
+    with pytest.warns(UserWarning, match=r"Encoded reads features of mod1 without a gradient .* name those of every"):
+        model.prepare(*doubled(data))
+    assert named_groups(model) == {"mod0": {"lin.0.weight", "lin.0.bias"}, "mod1": set()}
+
+
+def test_groups_follow_what_is_frozen_and_what_is_new(make_data):
+    data = make_data()
+    module = Sums(data, alone=False).double()
+    model, arguments = as_backbone(module, data), doubled(data)
+    module.weight[0].requires_grad_(False)
+    model.prepare(*arguments)
+    assert named_groups(model)["mod0"] == {"bias.0"}
+    module.weight[0].requires_grad_(True)
+    assert named_groups(model)["mod0"] == {"weight.0", "bias.0"}
+    module.bias[0] = nn.Parameter(torch.ones(4, dtype=torch.float64))
+    module.item = torch.nn.utils.parametrizations.weight_norm(module.item)
+    with pytest.raises(InputError, match="not known yet"):
+        _ = model.modality_parameters
+    model.prepare(*arguments)
+    assert named_groups(model)["mod0"] == {"weight.0", "bias.0"}
