@@ -20,7 +20,7 @@ from pyg_ckd.evaluation.custom import CustomMetric, Metric
 from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, coverage, personalization, user_metrics
 from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
-from pyg_ckd.scoring.neighbourhood import Scorer, as_scorer, check_scores
+from pyg_ckd.scoring.neighbourhood import Neighbourhood, Scorer, as_scorer, check_scores
 from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, Tables, check_best
@@ -219,6 +219,8 @@ class Evaluator:
         scores = scorer.scores(self.users[start:stop])
         if not isinstance(scorer, Tables):
             check_scores(scores, (stop - start, self.num_items))
+            if not isinstance(scorer, Neighbourhood):
+                scores = scores.clone()  # It may be a scorer's own memory, or one row for many users.
         ptr = self._seen_ptr[start : stop + 1]
         row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
         seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]

@@ -52,8 +52,8 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
     mean over users and items is close enough to normal for a t-test with ``num - 1`` degrees of freedom; it stays wide,
     as it should.
 
-    If all differences are equal, their variance is zero: the p-value is 1 if they are zero and 0 if they are not, and
-    the interval is the difference itself.
+    If all differences are equal, their variance is zero: the p-value is 1 if they are zero up to rounding and 0 if they
+    are not, and the interval is the difference itself.
 
     Args:
         a: Values of the first model, one per user or seed, ``[num]``.
@@ -85,8 +85,11 @@ def paired_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedT
             f"paired test: found values up to {max(np.abs(first).max(), np.abs(second).max()):.3g}, whose differences "
             "overflow, expected smaller ones; divide both by the largest"
         )
-    # Equal differences leave a rounding error of about one unit in the last place, which is not a spread.
-    if error <= 4 * np.finfo(np.float64).eps * max(np.abs(first).max(), np.abs(second).max()):
+    # Equal differences leave a rounding error of about one unit in the last place, which is no spread; nor are sums of
+    # the same numbers in another order a difference.
+    rounding = 4 * np.finfo(np.float64).eps * max(np.abs(first).max(), np.abs(second).max())
+    if error <= rounding:
+        difference = difference if abs(difference) > rounding else 0.0
         error, p_value = 0.0, float(difference == 0.0)
     else:
         p_value = float(2 * stats.t.sf(abs(difference) / error, num - 1))

@@ -25,7 +25,7 @@ class Scorer(Protocol):
         """The type of the scores."""
 
     def scores(self, users: Tensor) -> Tensor:
-        """Return the scores of all items ``[B, I]``, in memory that the caller may write to.
+        """Return the scores of all items ``[B, I]``. They are copied before anything is written to them.
 
         Args:
             users: Rows of users, int64 ``[B]``.

@@ -12,6 +12,9 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
 
+HALF = (torch.float16, torch.bfloat16)
+"""Types of tables that are ranked by in single precision."""
+
 GPU_BLOCK_BYTES = 2**27
 """Scores held at once on a GPU, which is idle between small blocks."""
 
@@ -61,6 +64,8 @@ def check_dense(table: Tensor) -> None:
 class Tables:
     """Two tables as a :class:`~pyg_ckd.scoring.neighbourhood.Scorer`, checked and laid out once for all blocks.
 
+    Scores of tables in half precision are computed in single precision.
+
     Args:
         embeddings: Rows of users ``[U, D]`` and of items ``[I, D]``.
         sizes: Numbers of rows that are expected.
@@ -92,6 +97,7 @@ class Tables:
         for name, table in (("user", user), ("item", item)):
             if not all_finite(table):
                 raise InputError(f"{name} embeddings: found NaN or infinite values, expected finite numbers")
+        user, item = (table.float() if table.dtype in HALF else table for table in (user, item))
         self.user, self.transposed, self.dtype = user, item.t().contiguous(), item.dtype
         self.users = None if users is None else users.to(user.device)
 

@@ -19,6 +19,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.neighbourhood import Scorer
+from pyg_ckd.scoring.tables import HALF
 from pyg_ckd.serving.catalogue import Catalogue, Where, catalogue, item_columns
 from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size, shared_items
 from pyg_ckd.serving.ids import Ids
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN = ("error", "popular")
-HALF = (torch.float16, torch.bfloat16)  # Searched in single precision.
 
 
 class RankedLists:

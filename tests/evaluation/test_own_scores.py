@@ -119,3 +119,29 @@ def test_interactions_of_32_bits_are_told_apart() -> None:
     edges = torch.tensor([[0, 65536, 1, 1], [0, 0, 65535, 65535]])
     kept = without_repetitions(edges.int())
     assert kept.tolist() == without_repetitions(edges).tolist() == edges[:, :3].tolist()
+
+
+def test_a_scorer_keeps_its_own_memory_and_may_give_one_row_to_all_users() -> None:
+    class Popular:
+        dtype = torch.float32
+
+        def __init__(self) -> None:
+            self.row = torch.arange(6, 0, -1).float()
+
+        def scores(self, users: torch.Tensor) -> torch.Tensor:
+            return self.row.expand(len(users), -1)
+
+    data = graph([[0, 1, 2], [0, 1, 2]], [[0, 1, 2], [1, 2, 0]])
+    scorer = Popular()
+    expected = evaluate((torch.ones(3, 1), scorer.row[:, None]), data, k=1)
+    assert expected["recall@1"] == pytest.approx(2 / 3)
+    assert evaluate(scorer, data, k=1) == expected
+    assert torch.isfinite(scorer.row).all()
+
+
+def test_small_scores_of_tables_in_half_precision_are_told_apart(make_data) -> None:
+    data = make_data(USERS, ITEMS)
+    user, item = torch.randn(USERS, 3) * 1e-4, torch.randn(ITEMS, 3) * 1e-4
+    for dtype in (torch.float16, torch.bfloat16):
+        half = user.to(dtype), item.to(dtype)
+        assert evaluate(half, data, k=2) == evaluate((half[0].float(), half[1].float()), data, k=2)

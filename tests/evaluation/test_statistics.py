@@ -163,3 +163,11 @@ def test_tensors_and_series_have_a_mean_and_missing_values_none():
     for values in (torch.tensor([1.0, 3.0], requires_grad=True), pd.Series([1.0, 3.0], index=["a", "b"])):
         assert mean_std(values) == pytest.approx((2.0, math.sqrt(2)))
     assert all(map(math.isnan, mean_std([1.0, math.nan])))
+
+
+def test_sums_in_another_order_are_no_difference():
+    a, b = [0.5, 0.3, 0.0, (0.1 + 0.2 + 0.3) / 3], [0.5, 0.3, 0.0, (0.3 + 0.2 + 0.1) / 3]
+    assert a != b
+    found = paired_test(a, b)
+    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert paired_test([1.0, 2.0], [1.0 - 1e-12, 2.0 - 1e-12]).p_value == 0.0
