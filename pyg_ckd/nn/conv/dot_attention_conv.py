@@ -12,6 +12,7 @@ from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
 from pyg_ckd.nn.conv.prepared import as_pair, check_aggregation
+from pyg_ckd.nn.edges import as_edges
 from pyg_ckd.nn.propagation import Adjacency
 
 
@@ -60,7 +61,9 @@ class DotAttentionConv(MessagePassing):
         source, target = as_pair(x)
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "add")
-            alpha = _attention(target, source, edge_index)
+            if torch.compiler.is_compiling():  # Compilers cannot take a view of a sparse matrix.
+                edge_index = as_edges(edge_index)
+            alpha = edge_softmax(edge_index.dot(target, source), edge_index)
             out = edge_index.matmul(source, alpha)
         else:
             # edge_updater_type: (x: PairTensor)
@@ -87,11 +90,6 @@ class DotAttentionConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}()"
-
-
-@torch.compiler.disable  # Compilers cannot take the inner products, which are a view of a sparse matrix.
-def _attention(target: Tensor, source: Tensor, graph: Adjacency) -> Tensor:
-    return edge_softmax(graph.dot(target, source), graph)
 
 
 def edge_softmax(score: Tensor, graph: Adjacency) -> Tensor:

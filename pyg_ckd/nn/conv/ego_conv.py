@@ -17,6 +17,7 @@ from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.dot_attention_conv import edge_softmax
 from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, by_flow, check_aggregation
+from pyg_ckd.nn.edges import as_edges
 from pyg_ckd.nn.propagation import Adjacency
 
 MODULATIONS = ("hard", "soft")
@@ -116,17 +117,15 @@ class EgoConv(MessagePassing):
             # propagate_type: (message: Tensor, alpha: Tensor)
             return self.propagate(edge_index, size=size, message=message, alpha=alpha)
         check_aggregation(self, "add")
-        return self._prepared(edge_index, x, target, modulated)
-
-    @torch.compiler.disable  # Compilers cannot take the inner products, which are a view of a sparse matrix.
-    def _prepared(self, graph: Adjacency, x: Tensor, target: Tensor, modulated: Tensor) -> Tensor:
-        score = graph.dot(target, modulated)
+        if torch.compiler.is_compiling():  # Compilers cannot take a view of a sparse matrix.
+            edge_index = as_edges(edge_index)
+        score = edge_index.dot(target, modulated)
         if self.modulation == "soft":
-            return graph.matmul(modulated, edge_softmax(score, graph))
-        plain = graph.dot(target, x)
-        chosen = edge_softmax(plain, graph) > self.threshold
-        alpha = edge_softmax(torch.where(chosen, score, plain), graph)
-        return graph.matmul(x, alpha.where(~chosen, 0)) + graph.matmul(modulated, alpha.where(chosen, 0))
+            return edge_index.matmul(modulated, edge_softmax(score, edge_index))
+        plain = edge_index.dot(target, x)
+        chosen = edge_softmax(plain, edge_index) > self.threshold
+        alpha = edge_softmax(torch.where(chosen, score, plain), edge_index)
+        return edge_index.matmul(x, alpha.where(~chosen, 0)) + edge_index.matmul(modulated, alpha.where(chosen, 0))
 
     def modulate(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
         """Return what every node says where it is modulated, ``[N, F]``."""
