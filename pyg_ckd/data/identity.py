@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.ids import as_ids, id_column, rows_among, value_at
+from pyg_ckd.data.ids import as_ids, comparable, id_column, rows_among, value_at
 from pyg_ckd.data.inputs import EdgeType, check_whole
 from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.prepared import current, settings_of
@@ -137,6 +141,64 @@ def ids_of(data: HeteroData, kind: str) -> Tensor | list[str] | None:
     return as_ids(column)
 
 
+def usable_ids(data: HeteroData) -> dict[str, Ids]:
+    """Return ids by kind, int64 tensors or lists of strings; :obj:`None` where there are none that can be used.
+
+    Args:
+        data: The graph.
+
+    Warns:
+        UserWarning: If ids cannot be used, such as those of which one is there twice.
+    """
+    return {kind: _ids_or_none(data, kind) for kind in KINDS}
+
+
+def with_ids(data: HeteroData, ids: Mapping[str, Any]) -> HeteroData:
+    """Return a shallow copy of a graph that has ids.
+
+    Args:
+        data: The graph.
+        ids: What :func:`usable_ids` returned.
+    """
+    out = copy.copy(data)
+    for kind, values in ids.items():
+        if values is not None:
+            out[f"{kind}_id"] = values
+    return out
+
+
+def other_ids(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """Return a text that names the first row of two graphs that has another id in each, or :obj:`None`.
+
+    Args:
+        first, second: What :func:`usable_ids` returned of each; without ids on one side, none is another.
+    """
+    for kind in KINDS:
+        pair = first.get(kind), second.get(kind)
+        if pair[0] is None or pair[1] is None:
+            continue
+        one, other = comparable(*(id_column(ids, f"{kind}_id") for ids in pair))
+        if len(one) != len(other):
+            return f"{len(one)} and {len(other)} {kind}s"
+        differ = np.flatnonzero(one.to_numpy() != other.to_numpy())
+        if differ.size:
+            row = int(differ[0])
+            return f"{kind} {value_at(one, row)!r} and {kind} {value_at(other, row)!r} in row {row}"
+    return None
+
+
+def digest_of_ids(ids: Mapping[str, Ids]) -> str:
+    """Return a digest of the ids of users and items.
+
+    Args:
+        ids: The ids, by kind.
+    """
+    digest = hashlib.sha256()
+    for kind, values in sorted(ids.items()):
+        digest.update(f"|{kind}:{values.tolist() if isinstance(values, Tensor) else values}".encode())
+    return digest.hexdigest()[:16]
+
+
 def match(earlier: Identity, later: Identity, source: str, new_modalities: bool = False) -> Known:
     """Find the users, items and modalities of a graph among those of an earlier one.
 
@@ -179,6 +241,15 @@ def match(earlier: Identity, later: Identity, source: str, new_modalities: bool 
             )
     positions = [names.index(m) if m in names else -1 for m in later.feature_dims]
     return Known(rows["user"], rows["item"], torch.tensor(positions), tuple(later.feature_dims), source)
+
+
+def _ids_or_none(data: HeteroData, kind: str) -> Ids:
+    """Return the ids, or none with a warning if they cannot be used: a trained model must not be lost for that."""
+    try:
+        return ids_of(data, kind)
+    except InputError as error:
+        warnings.warn(f"{error}; ids of {kind}s are not stored with the model", stacklevel=4)
+        return None
 
 
 def _rows(earlier: Identity, later: Identity, kind: str, source: str) -> Tensor:

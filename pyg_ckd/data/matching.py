@@ -20,8 +20,8 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.cut import subgraph
-from pyg_ckd.data.identity import KINDS, feature_marks, ids_of
-from pyg_ckd.data.ids import comparable, id_column, rows_among, value_at
+from pyg_ckd.data.identity import KINDS, feature_marks, ids_of, other_ids, usable_ids
+from pyg_ckd.data.ids import id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
 from pyg_ckd.data.prepared import KEY, current, digest_of, keep, settings_of
@@ -51,7 +51,7 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
     """
     edges = {name: _sorted(data, data[RATES][name]) for name in PARTS if data[RATES].get(name) is not None}
     return {
-        "ids": {kind: _ids_or_none(data, kind) for kind in KINDS},
+        "ids": usable_ids(data),
         "interactions": edges["edge_index"].to(torch.int32),
         "held_out": {n: {"count": e.size(1), "digest": digest_of(e)} for n, e in edges.items() if n in HELD_OUT},
         "graphs": _graphs(data),
@@ -275,15 +275,6 @@ def lost(first: Tensor, second: Tensor) -> Tensor:
     return first[:, ~torch.isin(keys[0], keys[1])].long()
 
 
-def _ids_or_none(data: HeteroData, kind: str) -> Tensor | list[str] | None:
-    """Return the ids, or none with a warning if they cannot be used: a trained model must not be lost for that."""
-    try:
-        return ids_of(data, kind)
-    except InputError as error:
-        warnings.warn(f"{error}; ids of {kind}s are not stored with the model", stacklevel=4)
-        return None
-
-
 def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> dict[str, Tensor] | None:
     """Return the row of the graph of every row of the model, by kind; :obj:`None` without ids."""
     if record is None:
@@ -308,14 +299,7 @@ def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> di
 
 def _same_ids(data: HeteroData, record: Mapping[str, Any]) -> bool:
     """Return whether rows have the ids that they had in training; without ids on one side, numbers are all there is."""
-    for kind in KINDS:
-        pair = record["ids"][kind], ids_of(data, kind)
-        if pair[0] is None or pair[1] is None:
-            continue
-        one, other = comparable(*(id_column(ids, f"{kind}_id") for ids in pair))
-        if not np.array_equal(one.to_numpy(), other.to_numpy()):
-            return False
-    return True
+    return other_ids(record["ids"], {kind: ids_of(data, kind) for kind in KINDS}) is None
 
 
 def _same_steps(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
