@@ -31,6 +31,7 @@ from pyg_ckd.data.checks import (
     repeated,
     without_repetition,
 )
+from pyg_ckd.data.columns import COLUMNS
 from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, liked_parts
 from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
@@ -87,7 +88,8 @@ def build_data(
             dictionary is the order of the modalities. A data frame has a row for each item, indexed by item id (or with
             a column ``item`` or ``item_id``); a series holds one number or vector for each. Further columns whose names
             are those of ids or row numbers, such as ``asin`` or ``index``, are refused. A default index, from 0, is the
-            row number of the item, which is its id where interactions hold integers.
+            row number of the item, which is its id where interactions hold integers. Names of columns, if they are
+            text, are kept in ``data.prepared``: frames that come later are brought to their order.
         val: Validation interactions, as ``train``. (default: :obj:`None`, none)
         test: Test interactions, as ``train``. (default: :obj:`None`, none)
         num_users: Number of users. (default: :obj:`None`, the largest user index plus one)
@@ -157,7 +159,7 @@ def build_data(
 
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes
-    _add_features(data, matrices, joined.has, source, impute == GIVEN, strict, prepared or {})
+    _add_features(data, matrices, joined.has, source, impute == GIVEN, strict, prepared or {}, joined.columns)
     for split, name in zip(SPLITS, ("edge_index", "val_edge_index", "test_edge_index"), strict=True):
         data[RATES][name] = _same_or_new(joined.parts[split], edges[split])
     data.modalities = list(matrices)
@@ -323,6 +325,7 @@ def _add_features(
     as_given: bool,
     strict: bool,
     prepared: Mapping[str, Any],
+    columns: Mapping[str, list[str]],
 ) -> None:
     item = data["item"]
     for m, x in matrices.items():
@@ -338,7 +341,8 @@ def _add_features(
             item[f"has_{m}"] = mask
             if as_given and not filled:
                 item[m] = torch.where((mask | finite_rows(x)).view(-1, 1), x, item[m])
-        keep_record(data, m, before or begin(x, mask, as_given))
+        record = before or begin(x, mask, as_given)
+        keep_record(data, m, {**record, COLUMNS: columns[m]} if m in columns else record)
 
 
 def _declared_modalities(data: HeteroData, source: str) -> list[str]:

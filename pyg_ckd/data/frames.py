@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyg_ckd.data.arrays import as_matrix
 from pyg_ckd.data.checks import as_edge_index
+from pyg_ckd.data.columns import check_labels, places, text_labels
 from pyg_ckd.data.ids import as_ids, comparable, id_column, known_ids, map_ids, rows_among, value_at
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -32,6 +33,7 @@ class Joined:
         has: The masks, by row of the items.
         user_id: The ids behind the rows of users, if there are any.
         item_id: The ids behind the rows of items, if there are any.
+        columns: The names of the columns of features, of those modalities whose columns have names.
     """
 
     parts: dict[str, Any]
@@ -39,15 +41,17 @@ class Joined:
     has: dict[str, Any]
     user_id: Tensor | list[str] | None = None
     item_id: Tensor | list[str] | None = None
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
 class _Rows:
-    """Rows of items, and the ids that came with them."""
+    """Rows of items, and the ids and the names of columns that came with them."""
 
     values: Any
     ids: pd.Series | None
     where: str
+    labels: list[str] | None = None
 
 
 def is_frame(values: Any) -> bool:
@@ -121,7 +125,7 @@ def join(
     frames = any(map(is_frame, parts.values()))
     with_ids = any(rows.ids is not None for rows in (*tables.values(), *masks.values()))
     if not frames and not with_ids and user_id is None and item_id is None:
-        return Joined(dict(parts), _values(tables), _values(masks))
+        return Joined(dict(parts), _values(tables), _values(masks), columns=_labels(tables))
     pairs = {split: _pairs(part, split, source, (kept or {}).get(split)) for split, part in parts.items()}
     users, user_ids = _users(
         {split: pair["user"] for split, pair in pairs.items()}, parts, user_id, num_users if frames else None, source
@@ -142,26 +146,31 @@ def join(
     else:
         joined, tables_by_row = _values(masks), _values(tables)
     by_row = {split: np.stack([users[split], items[split]]) for split in pairs}
-    return Joined(by_row, tables_by_row, joined, user_ids, None if item_ids is None else as_ids(item_ids))
+    all_ids = user_ids, None if item_ids is None else as_ids(item_ids)
+    return Joined(by_row, tables_by_row, joined, *all_ids, _labels(tables))
 
 
-def in_order_of(tables: Mapping[str, Any], ids: Any, where: str) -> tuple[dict[str, Any], Any]:
-    """Return features as matrices in the order of ids, and the ids; frames are joined by id.
+def in_order_of(
+    tables: Mapping[str, Any], ids: Any, where: str, columns: Mapping[str, list[str]]
+) -> tuple[dict[str, Any], Any, dict[str, list[str]]]:
+    """Return features as matrices in the order of ids, the ids, and names of columns; frames are joined by id.
 
     Args:
         tables: Features of each modality: frames or series indexed by item id, or matrices in the order of ``ids``.
         ids: The id of each row; :obj:`None` for those of the frames, in ascending order.
         where: What the items are, for messages.
+        columns: By modality, the names of the columns in the order that is wanted; those of frames are brought to it.
 
     Raises:
-        InputError: If an id has no row or a row no id, an id is there twice, or rows cannot be told.
+        InputError: If an id has no row or a row no id, an id is there twice, rows cannot be told, or columns have other
+            names.
     """
-    rows = {m: _rows(x, f"{where}: features of {m!r}") for m, x in tables.items()}
+    rows = {m: _rows(x, f"{where}: features of {m!r}", columns=columns.get(m)) for m, x in tables.items()}
     if all(one.ids is None for one in rows.values()):
-        return _values(rows), ids
+        return _values(rows), ids, _labels(rows)
     wanted = _listed(rows, {}) if ids is None else _unique(id_column(ids, f"{where}: ids"), f"{where}: ids")
     matrices = {m: _aligned(one, wanted, ids is not None) for m, one in rows.items()}
-    return matrices, as_ids(wanted) if ids is None else ids
+    return matrices, as_ids(wanted) if ids is None else ids, _labels(rows)
 
 
 def _pairs(part: Any, split: str, source: str, kept: np.ndarray | None) -> dict[str, pd.Series]:
@@ -278,8 +287,8 @@ def _aligned(rows: _Rows, ids: pd.Series, listed: bool, may_lack: np.ndarray | N
     return values
 
 
-def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
-    """Return rows as an array with the ids of their items, if they have any."""
+def _rows(values: Any, where: str, mask: bool = False, columns: list[str] | None = None) -> _Rows:
+    """Return rows as an array with the ids of their items, if they have any, and columns in an order by name."""
     values = as_frame(values)
     if not isinstance(values, (pd.DataFrame, pd.Series)):
         return _Rows(values, None, where)
@@ -300,7 +309,12 @@ def _rows(values: Any, where: str, mask: bool = False) -> _Rows:
             ids, values = values[name], values.drop(columns=name)
     if ids is not None:
         ids = _unique(id_column(ids, where), where)
-    return _Rows((_as_mask if mask else as_matrix)(values, where), ids, where)
+    labels = text_labels(values) if isinstance(values, pd.DataFrame) and not mask else None
+    check_labels(labels, columns, where)
+    order = places(labels, columns)
+    if order is not None:
+        values, labels = values.iloc[:, order], columns
+    return _Rows((_as_mask if mask else as_matrix)(values, where), ids, where, labels)
 
 
 def _check_columns(frame: pd.DataFrame, taken: Any, where: str) -> None:
@@ -350,3 +364,7 @@ def _unique(ids: pd.Series, where: str) -> pd.Series:
 
 def _values(tables: Mapping[str, _Rows]) -> dict[str, Any]:
     return {m: rows.values for m, rows in tables.items()}
+
+
+def _labels(tables: Mapping[str, _Rows]) -> dict[str, list[str]]:
+    return {m: rows.labels for m, rows in tables.items() if rows.labels is not None}

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.ids import as_ids, id_column, rows_among, value_at
+from pyg_ckd.data.columns import COLUMNS, check_labels, labels_of, places
+from pyg_ckd.data.ids import as_ids, comparable, id_column, rows_among, value_at
 from pyg_ckd.data.inputs import EdgeType, check_whole
 from pyg_ckd.data.mapped import row_blocks
-from pyg_ckd.data.prepared import current, settings_of
+from pyg_ckd.data.prepared import current, same_steps, settings_of
 from pyg_ckd.errors import InputError, unknown_name
 
 KINDS = ("user", "item")
 Ids = Tensor | list[str] | None
 ENOUGH, ALIKE = 30, 0.5
 """Known items from which on features are compared, and the correlation with the earlier ones that they must have."""
+SCALES, LAGS = 0.1, (1, 2, 3, 5, 7, 11, 13, 17)
+"""How much larger or smaller features may be than before, and how far apart the rows are whose items are compared."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,64 @@ def ids_of(data: HeteroData, kind: str) -> Tensor | list[str] | None:
     return as_ids(column)
 
 
+def usable_ids(data: HeteroData) -> dict[str, Ids]:
+    """Return ids by kind, int64 tensors or lists of strings; :obj:`None` where there are none that can be used.
+
+    Args:
+        data: The graph.
+
+    Warns:
+        UserWarning: If ids cannot be used, such as those of which one is there twice.
+    """
+    return {kind: _ids_or_none(data, kind) for kind in KINDS}
+
+
+def with_ids(data: HeteroData, ids: Mapping[str, Any]) -> HeteroData:
+    """Return a shallow copy of a graph that has ids.
+
+    Args:
+        data: The graph.
+        ids: What :func:`usable_ids` returned.
+    """
+    out = copy.copy(data)
+    for kind, values in ids.items():
+        if values is not None:
+            out[f"{kind}_id"] = values
+    return out
+
+
+def other_ids(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """Return a text that names the first row of two graphs that has another id in each, or :obj:`None`.
+
+    Args:
+        first, second: What :func:`usable_ids` returned of each; without ids on one side, none is another.
+    """
+    for kind in KINDS:
+        pair = first.get(kind), second.get(kind)
+        if pair[0] is None or pair[1] is None:
+            continue
+        one, other = comparable(*(id_column(ids, f"{kind}_id") for ids in pair))
+        if len(one) != len(other):
+            return f"{len(one)} and {len(other)} {kind}s"
+        differ = np.flatnonzero(one.to_numpy() != other.to_numpy())
+        if differ.size:
+            row = int(differ[0])
+            return f"{kind} {value_at(one, row)!r} and {kind} {value_at(other, row)!r} in row {row}"
+    return None
+
+
+def digest_of_ids(ids: Mapping[str, Ids]) -> str:
+    """Return a digest of the ids of users and items.
+
+    Args:
+        ids: The ids, by kind.
+    """
+    digest = hashlib.sha256()
+    for kind, values in sorted(ids.items()):
+        digest.update(f"|{kind}:{values.tolist() if isinstance(values, Tensor) else values}".encode())
+    return digest.hexdigest()[:16]
+
+
 def match(earlier: Identity, later: Identity, source: str, new_modalities: bool = False) -> Known:
     """Find the users, items and modalities of a graph among those of an earlier one.
 
@@ -151,8 +217,9 @@ def match(earlier: Identity, later: Identity, source: str, new_modalities: bool 
 
     Raises:
         InputError: If one graph has ids and the other has none, no id of the one is in the other, rows without ids are
-            fewer than before, or a modality is missing, new, of another width, prepared otherwise or has features
-            that have nothing to do with those that the same items had.
+            fewer than before, or a modality is missing, new, of another width, prepared otherwise, has columns of
+            other names or in another order, or features that have nothing to do with those that the same items had or
+            are on another scale though they were prepared by the same numbers.
     """
     rows = {kind: _rows(earlier, later, kind, source) for kind in KINDS}
     names = list(earlier.feature_dims)
@@ -171,7 +238,8 @@ def match(earlier: Identity, later: Identity, source: str, new_modalities: bool 
                 )
             _check_prepared(earlier.prepared.get(m), later.prepared.get(m), m, source)
             if m in earlier.marks and m in later.marks:
-                _check_marks(earlier.marks[m], later.marks[m], rows["item"], m, source)
+                replayed = _is_replayed(earlier.prepared.get(m), later.prepared.get(m))
+                _check_marks(earlier.marks[m], later.marks[m], rows["item"], m, source, replayed)
         elif not new_modalities:
             raise InputError(
                 f"{source}: it was trained without modality {m!r}, which the graph has; leave it out, or train with a "
@@ -179,6 +247,15 @@ def match(earlier: Identity, later: Identity, source: str, new_modalities: bool 
             )
     positions = [names.index(m) if m in names else -1 for m in later.feature_dims]
     return Known(rows["user"], rows["item"], torch.tensor(positions), tuple(later.feature_dims), source)
+
+
+def _ids_or_none(data: HeteroData, kind: str) -> Ids:
+    """Return the ids, or none with a warning if they cannot be used: a trained model must not be lost for that."""
+    try:
+        return ids_of(data, kind)
+    except InputError as error:
+        warnings.warn(f"{error}; ids of {kind}s are not stored with the model", stacklevel=4)
+        return None
 
 
 def _rows(earlier: Identity, later: Identity, kind: str, source: str) -> Tensor:
@@ -211,8 +288,11 @@ def _first(ids: pd.Series) -> str:
     return ", ".join(map(repr, ids.iloc[:2].tolist()))
 
 
-def _check_marks(old: Tensor, new: Tensor, rows: Tensor, m: str, source: str) -> None:
-    """Refuse features that stand under other ids than before; other scales and a few new features are no reason."""
+def _check_marks(old: Tensor, new: Tensor, rows: Tensor, m: str, source: str, replayed: bool) -> None:
+    """Refuse features that stand under other ids than before; a few new features are no reason.
+
+    Nor is another scale, unless ``replayed`` says that features were prepared with the numbers that were recorded.
+    """
     pairs = torch.cat([old[rows.clamp(min=0)], new], dim=1)[rows >= 0]
     pairs = pairs[pairs.isfinite().all(dim=1)].double()
     centred = pairs - pairs.mean(dim=0)
@@ -226,12 +306,56 @@ def _check_marks(old: Tensor, new: Tensor, rows: Tensor, m: str, source: str) ->
             f"other (correlation {float(alike.max()):.2f}), expected the same features under the same ids; were ids "
             "shuffled, or do the features come from another encoder? Then train anew"
         )
+    scale = _scale(pairs, float(alike.max())) if replayed else 1.0
+    if scale != 1:
+        raise InputError(
+            f"{source}: features {m!r} of the {len(pairs)} items that both graphs know lie {scale:.3g} times as far "
+            "apart as they did, expected the earlier scale, whose means and deviations the graph was prepared with; "
+            "were they read in other units, such as pixels up to 255 instead of 1? Bring them to the earlier ones, or "
+            "train anew"
+        )
+
+
+def _scale(pairs: Tensor, alike: float) -> float:
+    """Return how many times as far apart items are by the second two columns as by the first two, 1 if about as far.
+
+    Each column is asked twice, by the median distance of items and by the median of quotients of distances: the one
+    stays where all features change a little, the other where those of a few items change much. It is another scale if
+    all say so, by more than a tenth and more than chance explains where features are less alike.
+    """
+    found, lags = [], [lag for lag in LAGS if lag < len(pairs)]
+    apart = torch.cat([pairs - pairs.roll(lag, dims=0) for lag in lags]).abs()
+    for before, after in zip(apart[:, :2].t(), apart[:, 2:].t(), strict=True):
+        differ = before > 1e-6 * before.max()
+        if not bool(differ.any()):
+            return 1.0
+        found += [float(after[differ].median() / before[differ].median()), float((after / before)[differ].median())]
+    least = max(math.log(1 + SCALES), 3 * math.sqrt(max(1 - alike**2, 0.0) / len(pairs)))
+    logs = [math.log(max(ratio, 1e-12)) for ratio in found]
+    same_way = all(log > least for log in logs) or all(log < -least for log in logs)
+    return sorted(found)[1] if same_way else 1.0
+
+
+def _is_replayed(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    """Return whether features were prepared with the numbers that were recorded, as RecordedTransform does."""
+    if old is None or new is None or not any("from" in step for step in new["steps"]):
+        return False
+    return same_steps(old["steps"], new["steps"])
 
 
 def _check_prepared(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, m: str, source: str) -> None:
     """Refuse features whose columns do not mean what they meant; other means and deviations are no reason."""
     if old is None or new is None:  # Nobody knows what became of them.
         return
+    where = f"{source}: features of {m!r}"
+    check_labels(labels_of(new), labels_of(old), where)
+    order = places(labels_of(new), labels_of(old))
+    if order is not None:
+        raise InputError(
+            f"{where}: found the columns in another order than in training (the first was {old[COLUMNS][0]!r}, "
+            f"now in place {order[0]}), expected the same; prepare the graph with "
+            "transform=pyg_ckd.data.RecordedTransform(earlier), which brings them there, or order them yourself"
+        )
     before, now = (settings_of(record["steps"]) for record in (old, new))
     if before != now:
         steps = [" and ".join(name for name, _ in names) or "no transform" for names in (before, now)]

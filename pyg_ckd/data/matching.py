@@ -19,12 +19,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.columns import COLUMNS, labels_of, places
 from pyg_ckd.data.cut import subgraph
-from pyg_ckd.data.identity import KINDS, feature_marks, ids_of
-from pyg_ckd.data.ids import comparable, id_column, rows_among, value_at
+from pyg_ckd.data.identity import KINDS, feature_marks, ids_of, other_ids, usable_ids
+from pyg_ckd.data.ids import id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
-from pyg_ckd.data.prepared import KEY, current, digest_of, keep, settings_of
+from pyg_ckd.data.prepared import KEY, current, digest_of, keep, same_steps
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
 
@@ -51,7 +52,7 @@ def graph_record(data: HeteroData) -> dict[str, Any]:
     """
     edges = {name: _sorted(data, data[RATES][name]) for name in PARTS if data[RATES].get(name) is not None}
     return {
-        "ids": {kind: _ids_or_none(data, kind) for kind in KINDS},
+        "ids": usable_ids(data),
         "interactions": edges["edge_index"].to(torch.int32),
         "held_out": {n: {"count": e.size(1), "digest": digest_of(e)} for n, e in edges.items() if n in HELD_OUT},
         "graphs": _graphs(data),
@@ -227,8 +228,10 @@ def reordered(
     out = subgraph(data, rows)
     out.modalities = list(marks)
     for m in out.modalities:
-        if (one := record[KEY].get(m) or current(data, m)) is not None:
-            keep(out, m, one)
+        now = current(data, m)
+        if (one := record[KEY].get(m) or now) is not None:
+            labels = labels_of(now) or labels_of(one)  # Numbers are compared below, whatever columns are called now.
+            keep(out, m, {**one, COLUMNS: labels} if labels else one)
     for m, mark in marks.items():
         found = feature_marks(out, m)
         spread = mark[mark.isfinite().all(dim=1)].std(dim=0, correction=0) if mark.numel() else mark.new_zeros(2)
@@ -245,7 +248,8 @@ def reordered(
 def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
     """Return a graph whose features are prepared as those of a model were, where it is known what became of them.
 
-    That is where they are as they were read or were standardised; others stay as they are.
+    That is where they are as they were read or were standardised; others stay as they are. Columns of the same names
+    in another order are brought to that of the model.
 
     Args:
         data: The graph.
@@ -254,11 +258,15 @@ def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
     out = copy.copy(data)
     for m in data.modalities:
         have, want = current(data, m), record[KEY].get(m)
-        if have is None or want is None or have["dim"] != want["dim"] or _same_steps(have["steps"], want["steps"]):
+        if have is None or want is None or have["dim"] != want["dim"]:
+            continue
+        order = places(labels_of(have), labels_of(want))
+        if order is None and same_steps(have["steps"], want["steps"]):
             continue
         raw = _as_read(data["item"][m], have["steps"])
         if raw is None:
             continue
+        raw = raw if order is None else raw[:, order]
         has = data["item"].get(f"has_{m}")
         out["item"][m] = prepare_rows(raw, want)
         keep(out, m, want)
@@ -273,15 +281,6 @@ def lost(first: Tensor, second: Tensor) -> Tensor:
     size = 1 + max((int(e[1].max()) for e in (first, second) if e.numel()), default=0)
     keys = [e[0].long() * size + e[1].long() for e in (first, second)]
     return first[:, ~torch.isin(keys[0], keys[1])].long()
-
-
-def _ids_or_none(data: HeteroData, kind: str) -> Tensor | list[str] | None:
-    """Return the ids, or none with a warning if they cannot be used: a trained model must not be lost for that."""
-    try:
-        return ids_of(data, kind)
-    except InputError as error:
-        warnings.warn(f"{error}; ids of {kind}s are not stored with the model", stacklevel=4)
-        return None
 
 
 def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> dict[str, Tensor] | None:
@@ -308,25 +307,7 @@ def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> di
 
 def _same_ids(data: HeteroData, record: Mapping[str, Any]) -> bool:
     """Return whether rows have the ids that they had in training; without ids on one side, numbers are all there is."""
-    for kind in KINDS:
-        pair = record["ids"][kind], ids_of(data, kind)
-        if pair[0] is None or pair[1] is None:
-            continue
-        one, other = comparable(*(id_column(ids, f"{kind}_id") for ids in pair))
-        if not np.array_equal(one.to_numpy(), other.to_numpy()):
-            return False
-    return True
-
-
-def _same_steps(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
-    if settings_of(one) != settings_of(other):
-        return False
-    for mine, theirs in ((s.get("fitted", {}), t.get("fitted", {})) for s, t in zip(one, other, strict=True)):
-        if mine.keys() != theirs.keys() or any(mine[k].shape != theirs[k].shape for k in mine):
-            return False
-        if not all(torch.allclose(mine[k], theirs[k]) for k in mine):
-            return False
-    return True
+    return other_ids(record["ids"], {kind: ids_of(data, kind) for kind in KINDS}) is None
 
 
 def _as_read(x: Tensor, steps: list[dict[str, Any]]) -> Tensor | None:

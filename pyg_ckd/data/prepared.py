@@ -1,8 +1,9 @@
 """What became of the features of a graph since they were read, kept with the graph in ``data.prepared``.
 
 For every modality it holds plain values and tensors: a digest of what was read, the transforms with their settings and
-what they learnt (means, components), and the imputation. Derived numbers depend on threads and processors in their last
-bits; what is here does not, so that :func:`pyg_ckd.data.fingerprint` rests on it, and new items can be prepared alike.
+what they learnt (means, components), the imputation, and the names of columns where a frame had some. Derived numbers
+depend on threads and processors in their last bits; what is here does not, so that :func:`pyg_ckd.data.fingerprint`
+rests on it, and new items can be prepared alike.
 
 PyG batches dictionaries by their keys, which differ where graphs were prepared differently: leave these out of such a
 batch, with ``Batch.from_data_list(graphs, exclude_keys=["prepared"])``.
@@ -102,6 +103,22 @@ def step_of(transform: Any, fitted: Mapping[str, Tensor] | None = None) -> dict[
     if settings:
         step["settings"] = settings
     return step if fitted is None else {**step, "fitted": dict(fitted)}
+
+
+def same_steps(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether transforms have the same settings and have learnt the same numbers.
+
+    Args:
+        one, other: What :func:`step_of` returned of each.
+    """
+    if settings_of(one) != settings_of(other):
+        return False
+    for mine, theirs in ((s.get("fitted", {}), t.get("fitted", {})) for s, t in zip(one, other, strict=True)):
+        if mine.keys() != theirs.keys() or any(mine[k].shape != theirs[k].shape for k in mine):
+            return False
+        if not all(torch.allclose(mine[k], theirs[k]) for k in mine):
+            return False
+    return True
 
 
 def steps_of(transform: Any) -> list[tuple[str, Any]] | None:

@@ -7,6 +7,7 @@ float64, such as integers, are transformed in float32.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
 from pyg_ckd.data.arrays import as_floats
+from pyg_ckd.data.columns import COLUMNS, check_labels, labels_of, places
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.data.inputs import check_features, check_graph, check_kind
 from pyg_ckd.data.mapped import file_of, row_blocks
@@ -263,18 +265,29 @@ class RecordedTransform(FeatureTransform):
     Use it for a new graph on which an earlier model is trained further: its features then have the same meaning as
     before.
 
+    Columns of frames that have the names of the earlier ones in another order are brought to the earlier order.
+
     Args:
         earlier: The earlier graph, or its ``data.prepared``.
+        new: Name or callable of the transform of modalities that the earlier graph lacks, see
+            :func:`feature_transform`. (default: :obj:`"standardize"`)
 
     Raises:
-        InputError: If ``earlier`` is neither; and when it is applied, if the earlier graph has no record of a modality.
+        InputError: If ``earlier`` is neither, or no transform is called ``new``; and when it is applied, if the earlier
+            graph does not know how a modality was prepared, or columns have other names than there.
     """
 
-    def __init__(self, earlier: HeteroData | Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        earlier: HeteroData | Mapping[str, Any],
+        new: str | Callable[[HeteroData], HeteroData] | None = "standardize",
+    ) -> None:
         super().__init__()
         if not isinstance(earlier, (HeteroData, Mapping)):
             check_graph(earlier)
         self.records = dict(getattr(earlier, prepared.KEY, None) or {}) if isinstance(earlier, HeteroData) else earlier
+        self.known = {*self.records, *(getattr(earlier, "modalities", ()) if isinstance(earlier, HeteroData) else ())}
+        self.new = feature_transform(new)
 
     def transform_rows(self, x: Tensor) -> Tensor:
         """Return the rows as they are: what is done depends on the modality."""
@@ -285,7 +298,13 @@ class RecordedTransform(FeatureTransform):
         check_kind(data)
         item = data["item"]
         check_features(data, data.modalities)
-        for m in data.modalities:
+        if self.known.isdisjoint(data.modalities):
+            raise InputError(
+                f"RecordedTransform: the earlier graph does not know how any of the modalities "
+                f"{', '.join(data.modalities)} was prepared, only {', '.join(sorted(self.known)) or 'none'}, expected "
+                "one of build_data with transforms of pyg_ckd.data and a modality of that name"
+            )
+        for m in (m for m in data.modalities if m in self.known):
             record, has, x = self.records.get(m), item.get(f"has_{m}"), item[m]
             if record is None or record["bits"] is None:
                 raise InputError(
@@ -298,10 +317,33 @@ class RecordedTransform(FeatureTransform):
                     "graph"
                 )
             now = prepared.current(data, m) or prepared.begin(x, has, False)
+            check_labels(labels_of(now), labels_of(record), f"modality {m!r}")
+            order = places(labels_of(now), labels_of(record))
+            if order is not None:
+                if now["steps"]:
+                    raise InputError(
+                        f"modality {m!r}: found features that were transformed with columns in another order than in "
+                        "the earlier graph, expected those that were read; apply RecordedTransform alone"
+                    )
+                x = x[:, order]
+                now = {**prepared.begin(x, has, False), COLUMNS: record[COLUMNS]}
             item[m] = _whole(prepare_rows(x if has is None else x[has], record), has)
             # What was learnt depends on the earlier graph, which a fingerprint must tell apart.
             steps = [*now["steps"], *({"from": record["read"], **step} for step in record["steps"])]
             prepared.keep(data, m, {**now, "steps": steps, "imputation": {"name": "MeanImputation"}})
+        return self._with_new(data, [m for m in data.modalities if m not in self.known])
+
+    def _with_new(self, data: HeteroData, modalities: list[str]) -> HeteroData:
+        """Transform, in place, the modalities that the earlier graph lacks, and keep the records of that."""
+        if not modalities:
+            return data
+        part = copy.copy(data)
+        part.modalities = modalities
+        part = self.new(part)
+        for m in modalities:
+            data["item"][m] = part["item"][m]
+            record = (getattr(part, prepared.KEY, None) or {}).get(m)
+            setattr(data, prepared.KEY, {**(getattr(data, prepared.KEY, None) or {}), m: record})
         return data
 
 

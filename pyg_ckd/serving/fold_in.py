@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.checks import as_features, check_finite
+from pyg_ckd.data.columns import labels_of
 from pyg_ckd.data.frames import in_order_of
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.prepared import changed, current
@@ -57,7 +58,8 @@ def stack_features(
 ) -> tuple[Tensor, Tensor, Any]:
     """Return features of the items of a graph and of new items, modalities side by side on the CPU, and the new ids.
 
-    Features are prepared as those of the graph were, by the transforms that ``data.prepared`` holds.
+    Features are prepared as those of the graph were, by the transforms that ``data.prepared`` holds. Columns of frames
+    are joined by name where those of the graph had names.
 
     Args:
         data: The graph.
@@ -84,17 +86,21 @@ def stack_features(
             raise unknown_name("modality", m, modalities)
     if not features:
         raise InputError(f"new items: found no features, expected those of {', '.join(modalities)}")
-    features, ids = in_order_of(features, ids, "new items")
+    records = {} if transformed else {m: current(data, m) for m in modalities}
+    columns = {m: names for m, record in records.items() if (names := labels_of(record)) is not None}
     if known is not None:
         there = getattr(data, "item_id", None)
-        known, _ = in_order_of(known, range(num_items) if there is None else there, "known items")
+        there = range(num_items) if there is None else there
+        known, _, labels = in_order_of(known, there, "known items", columns)
+        columns = labels | columns
+    features, ids, _ = in_order_of(features, ids, "new items", columns)
     given = {m: as_features(x, m, "new items") for m, x in features.items()}
     count = next(iter(given.values())).size(0)
     old, new = {}, {}
     for m in modalities:
         if known is not None and m not in known:
             raise InputError(f"known items: found no features {m!r}, expected those of every modality")
-        record = None if transformed else current(data, m)
+        record = records.get(m)
         if not transformed and known is None and changed(data, m):
             raise InputError(
                 f"new items: features of {m!r} were changed since the graph was built, so that new ones cannot be "

@@ -61,6 +61,7 @@ class GrowingLists(RankedLists):
         Args:
             features: The features ``[n, d_m]`` of the new items by modality, as they are read, or frames indexed by
                 item id; they are transformed as those of the graph were. One that is left out is imputed as there.
+                Where the graph was built from a frame whose columns have names, those of a frame may be in any order.
             item_ids: Their ids, of the type of those of the graph. They can be left out where frames have them, and
                 where those of the graph are row numbers, which go on.
             known_features: The features ``[num_items, d_m]`` of the items of the graph, as they were read. They are
@@ -70,8 +71,8 @@ class GrowingLists(RankedLists):
                 (default: :obj:`False`)
 
         Raises:
-            InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, ids do not fit, or there
-                is no graph.
+            InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, columns of a frame have
+                other names than before, ids do not fit, or there is no graph.
         """
         if self.data is None:
             raise InputError(

@@ -44,9 +44,9 @@ def graph_of_model(
     if same_graph(data, str(content["data"]), record):  # type: ignore[arg-type]
         return data, None
     if not isinstance(record, Mapping) or any(getattr(data, f"{kind}_id", None) is None for kind in record["ids"]):
-        raise other_data(path, content)
+        raise other_data(path, content, data)
     if any(ids is None for ids in record["ids"].values()):
-        raise other_data(path, content)
+        raise other_data(path, content, data)
     return matched_newer(data, record, f"checkpoint {path}")
 
 

@@ -48,6 +48,7 @@ class Workplace:
         parent: Process of the study where its workers end with it, else 0.
         cards: Number of GPUs that the workers share out among themselves; 0 leaves that to the cluster.
         test: Whether runs are measured on the test part, too.
+        ids: Digest of the ids of users and items, which lie beside the graph.
     """
 
     folder: str
@@ -58,6 +59,7 @@ class Workplace:
     parent: int = 0
     cards: int = 0
     test: bool = True
+    ids: str = ""
 
     @property
     def graph(self) -> Path:
@@ -158,7 +160,7 @@ def run_all(
         return
     by_key = {run.key: run for run in runs}
     with atomic_path(workplace.graph) as temporary:
-        torch.save(pack(maker.data), temporary)
+        torch.save({**pack(maker.data), "ids": maker.ids}, temporary)
     for mark in workplace.marks.glob("*.json"):
         mark.unlink()
     dead: list[int] = []
@@ -278,7 +280,8 @@ def _maker(workplace: Workplace) -> Maker:
     """Return the maker of this process, which keeps the graph from run to run."""
     content = torch.load(workplace.graph, map_location="cpu", mmap=True, weights_only=True)
     stores = {kind: RunStore(Path(folder)) for kind, folder in workplace.stores}
-    return Maker(unpack_graph(content), stores, workplace.monitor, workplace.cutoffs, test=workplace.test)
+    data, ids = unpack_graph(content), content["ids"]
+    return Maker(data, stores, workplace.monitor, workplace.cutoffs, test=workplace.test, ids=ids)
 
 
 def _in_order(runs: Sequence[Run], stores: Mapping[str, RunStore]) -> Iterator[Run]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.identity import other_ids, with_ids
 from pyg_ckd.data.solved import kept_in
 from pyg_ckd.devices import Device, on_gpu
 from pyg_ckd.errors import InputError
@@ -34,6 +37,7 @@ from pyg_ckd.training import (
     seeded,
     train_teachers,
 )
+from pyg_ckd.training.checkpoint import save_checkpoint
 from pyg_ckd.training.model import about_training, load_model, save_model
 
 EFFECTS_SPLIT = "val"
@@ -53,6 +57,8 @@ class Maker:
         say: Called with a line of text when training begins.
         test: Whether runs are measured on the test part, too. Without it, no line of code reads the test part; a record
             then lacks test metrics, views and effects, and is completed from the saved model once they are wanted.
+        ids: Ids of users and items, which decide about no result: files of models hold them, keys of runs do not.
+            (default: :obj:`None`, none)
     """
 
     def __init__(
@@ -63,9 +69,10 @@ class Maker:
         cutoffs: Sequence[int],
         say: Callable[[str], object] = lambda line: None,
         test: bool = True,
+        ids: Mapping[str, Any] | None = None,
     ) -> None:
         self.data, self.stores, self.monitor, self.say, self.test = data, stores, monitor, say, test
-        self.cutoffs = tuple(sorted(set(cutoffs)))
+        self.cutoffs, self.ids = tuple(sorted(set(cutoffs))), dict(ids or {})
         self._evaluators = cache(self._build_evaluators)
         self._evaluators(self.cutoffs)
 
@@ -115,7 +122,7 @@ class Maker:
         if run.backbone is not None:
             path = store.path(run) / "model.pt"
             try:
-                load_checkpoint(path, "model")
+                self._name_rows(path, load_checkpoint(path, "model"), run)
                 if not self._complete(record, run):
                     record = self._measured(run, record, load_model(path, self.data, {_name(run): run.backbone}))
             except InputError as error:
@@ -124,6 +131,28 @@ class Maker:
         elif not self._complete(record, run):
             return None
         return record
+
+    def _name_rows(self, path: Path, content: dict[str, Any], run: Run) -> None:
+        """Add ids to the file of a model that a study of data without them, or an earlier version, has written.
+
+        Studies of the same numbers share runs, whatever ids their data have: a file that has ids keeps them.
+        """
+        graph = content.get("graph")
+        if not isinstance(graph, dict):  # Of a version that kept no record of the graph.
+            return
+        stored = graph["ids"]
+        differ = other_ids(stored, self.ids)
+        if differ is not None:
+            warnings.warn(
+                f"{run.title}: {path} was trained on the same data under other ids ({differ}); its results are used, "
+                "but the file keeps the ids that it has. To serve its models under the ids of this study, give the "
+                "study a folder of runs of its own",
+                stacklevel=2,
+            )
+            return
+        missing = {k: ids for k, ids in self.ids.items() if ids is not None and stored.get(k) is None}
+        if missing:
+            save_checkpoint(path, {**content, "graph": {**graph, "ids": {**stored, **missing}}})
 
     def _fitted(self, run: Run) -> dict[str, Any]:
         try:
@@ -238,7 +267,8 @@ class Maker:
         def save(metrics: Mapping[str, Mapping[str, float]]) -> None:
             if history is not None and settings is not None:
                 about = about_training(history, run.seed, metrics, settings)
-                save_model(self.stores[run.kind].path(run) / "model.pt", model, self.data, about)  # type: ignore[arg-type]
+                path = self.stores[run.kind].path(run) / "model.pt"
+                save_model(path, model, with_ids(self.data, self.ids), about)  # type: ignore[arg-type]
 
         return self._keep(run, record, tables, history, save)
 

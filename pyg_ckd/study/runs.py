@@ -181,8 +181,9 @@ def with_defaults(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
 def training_data(data: HeteroData) -> HeteroData:
     """Return a graph of only those attributes that training and evaluation may read: tensors and plain values.
 
-    Every run sees this graph, in whichever process it is made; ids of users and items are left out. Tensors begin
-    where PyTorch lets them begin (64 bytes), because kernels may add up in another order elsewhere.
+    Every run sees this graph, in whichever process it is made; ids of users and items are left out, and come back in
+    the files of models alone. Tensors begin where PyTorch lets them begin (64 bytes), because kernels may add up in
+    another order elsewhere.
 
     Args:
         data: The graph.

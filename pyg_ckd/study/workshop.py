@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.identity import digest_of_ids, usable_ids
 from pyg_ckd.devices import Device, on_any_gpu
 from pyg_ckd.study.executor import Pair, Workplace, run_all
 from pyg_ckd.study.maker import Maker
@@ -55,7 +56,8 @@ class Workshop:
         Raises:
             InputError: If a run fails or a process dies; the message names the run. Finished runs are kept.
         """
-        maker = Maker(training_data(self.data), self.stores, self.monitor, self.cutoffs, self.say, test)
+        ids = usable_ids(self.data)
+        maker = Maker(training_data(self.data), self.stores, self.monitor, self.cutoffs, self.say, test, ids)
         several = self.backend == "loky" and self.workers > 1
         place = Workplace(
             str(self.folder.resolve()),
@@ -66,5 +68,6 @@ class Workshop:
             parent=os.getpid() if several else 0,
             cards=torch.cuda.device_count() if several and on_any_gpu(self.device) else 0,
             test=test,
+            ids=digest_of_ids(ids),
         )
         return run_all(runs, maker, place, self.workers, self.backend)

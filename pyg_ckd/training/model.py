@@ -15,6 +15,7 @@ from pyg_ckd.arguments import plain_number
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint
+from pyg_ckd.data.identity import KINDS
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.matching import graph_record, matched
 from pyg_ckd.errors import InputError, unknown_name
@@ -220,7 +221,7 @@ def open_model(
     content = read_model(path)
     graph = matched(data, content["data"], content.get("graph"), f"checkpoint {path}")
     if graph is None:
-        raise other_data(path, content)
+        raise other_data(path, content, data)
     return build_model(path, content, graph, backbones), graph
 
 
@@ -274,18 +275,39 @@ def build_model(
     return model if "strategy" not in content else build_strategy(path, model, content["strategy"])
 
 
-def other_data(path: str | os.PathLike[str], content: Mapping[str, Any]) -> InputError:
-    """Return the error for a graph that is not that of a model.
+def other_data(path: str | os.PathLike[str], content: Mapping[str, Any], data: HeteroData) -> InputError:
+    """Return the error for a graph that is not that of a model, and that cannot be matched with it by ids.
 
     Args:
         path: The file.
         content: What it holds.
+        data: The graph.
     """
     sizes, dims = content["sizes"], content["feature_dims"]
     return InputError(
         f"checkpoint {path}: it was trained on other data ({sizes[0]} users, {sizes[1]} items, modalities "
         f"{', '.join(f'{m} [{d}]' for m, d in dims.items())}, or other interactions or feature values), expected "
-        "the graph given; load the same data with the same transform"
+        f"the graph given; load the same data with the same transform{_without_ids(content, data)}"
+    )
+
+
+def _without_ids(content: Mapping[str, Any], data: HeteroData) -> str:
+    """Return who lacks the ids by which newer data, or other rows, are matched with a model, and how to add them."""
+    record = content.get("graph")
+    if not isinstance(record, Mapping):
+        return "; a file of this old version matches no newer data, train again for that"
+    lacks = {
+        "the model has": [kind for kind in KINDS if record["ids"].get(kind) is None],
+        "the data have": [kind for kind in KINDS if getattr(data, f"{kind}_id", None) is None],
+    }
+    found = [f"{who} no ids of {' and '.join(f'{k}s' for k in kinds)}" for who, kinds in lacks.items() if kinds]
+    if len(found) == 2 and len(set(map(tuple, lacks.values()))) == 1:
+        found = [found[0].replace("the model has no", "neither the model nor the data have")]
+    names = [f"{kind}_id" for kind in KINDS if any(kind in kinds for kinds in lacks.values())]
+    again = ", and train again" if lacks["the model has"] else ""
+    return (
+        f". Newer data, or the same in other rows, are matched by ids, but {' and '.join(found)}; give "
+        f"{' and '.join(names)}, keys of an .npz file and arguments of build_data, one id per row{again}"
     )
 
 

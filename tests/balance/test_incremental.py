@@ -6,7 +6,9 @@ import copy
 import gc
 import math
 import pickle
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from pyg_ckd import Objective, Trainer
 from pyg_ckd.balance import DifficultyCurriculum, Incremental
 from pyg_ckd.balance.given import added_rows_of
 from pyg_ckd.balance.incremental import Adapter, rehearsal_loss
-from pyg_ckd.data import RATES, TripletBatch, subgraph
+from pyg_ckd.data import RATES, RecordedTransform, TripletBatch, build_data, subgraph
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import embed, unpack
 from pyg_ckd.errors import InputError
@@ -425,3 +427,34 @@ def test_a_new_objective_takes_the_state_of_a_trained_one(wrapped, make_data):
     Trainer(max_epochs=1, progress=False, device="cpu", monitor="recall@5").fit(new, data)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         made(alignment=0.0).float().load_state_dict(state)
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_modality_of_today_joins_those_that_are_prepared_as_yesterday(lacking, tmp_path):
+    rng = np.random.default_rng(0)
+    visual, audio = rng.normal(3.0, 2.0, (30, 5)), rng.normal(size=(30, 4))
+    keys = rng.permutation(20 * 30)[:300]
+    ids = {"num_users": 20, "user_id": [f"u{n}" for n in range(20)]}
+    pairs = np.stack([keys // 30, keys % 30])
+    old = pairs[:, (pairs[1] < 25)]
+    monday = build_data(old, {"visual": visual[:25]}, item_id=range(25), **ids)
+    model = VBPR.from_data(monday, embedding_dim=4)
+    Trainer(max_epochs=2, **OPTIONS).fit(model, monday)
+    save_model(tmp_path / "monday.pt", model, monday)
+    has = {"audio": np.arange(30) % 4 > 0} if lacking else None
+    features = {"visual": visual, "audio": audio}
+    recorded = RecordedTransform(monday)
+    tuesday = build_data(pairs, features, item_id=range(30), has=has, transform=recorded, **ids)
+    objective = Incremental(VBPR.from_data(tuesday, embedding_dim=4))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "start_from")  # Monday's graph is found in Tuesday's.
+        Trainer(max_epochs=1, **{**OPTIONS, "lr": 1e-9}).fit(objective, tuesday, tmp_path / "monday.pt")
+    for name, value in model.state_dict().items():
+        now = objective.student.state_dict()[name]
+        assert_close(now[: len(value)] if now.dim() else now, value, atol=1e-6, rtol=0)
+    save_model(tmp_path / "tuesday.pt", objective, tuesday)
+    again = build_data(pairs, features, item_id=range(30), has=has, transform=RecordedTransform(tuesday), **ids)
+    for m in features:
+        assert_close(again["item"][m], tuesday["item"][m], atol=1e-6, rtol=0)
+    later = Incremental(VBPR.from_data(again, embedding_dim=4))
+    Trainer(max_epochs=1, **OPTIONS).fit(later, again, tmp_path / "tuesday.pt")

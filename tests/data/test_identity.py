@@ -8,6 +8,7 @@ import torch
 
 from pyg_ckd.data import RATES, RecordedTransform, build_data, feature_transform, fingerprint
 from pyg_ckd.data.identity import Identity, identity_of, match
+from pyg_ckd.data.prepared import current
 from pyg_ckd.errors import InputError
 
 DIMS = {"visual": 2}
@@ -94,7 +95,7 @@ def test_what_cannot_be_prepared_alike_is_refused():
     other = build_data([[0], [0]], {"visual": np.ones((3, 4))}, transform="none")
     with pytest.raises(InputError, match="'visual': found features of width 4, expected 5"):
         RecordedTransform(earlier)(other)
-    with pytest.raises(InputError, match="'visual': the earlier graph does not know"):
+    with pytest.raises(InputError, match="the earlier graph does not know how any of the modalities visual"):
         feature_transform(RecordedTransform({}))(other)
     assert other[RATES].edge_index.shape == (2, 1)
 
@@ -115,3 +116,79 @@ def test_features_under_other_ids_than_before_are_refused():
     few[[1, 2]] = [2, 1]
     for same in (marked(x), marked(x, scale=3.0), marked(x, few)):
         assert match(earlier, identity_of(same), "old").item.tolist() == list(range(40))
+
+
+def replayed(x: np.ndarray, earlier=None):
+    """Return a graph of 40 items, prepared with the numbers of an earlier one if there is one."""
+    transform = "standardize" if earlier is None else RecordedTransform(earlier)
+    return build_data([[0, 1], [0, 1]], {"visual": x}, num_users=3, item_id=range(len(x)), transform=transform)
+
+
+@pytest.mark.parametrize("factor", [255.0, 1.3, 0.01])
+def test_another_scale_is_refused_where_the_recorded_numbers_were_applied(factor: float):
+    x = np.random.default_rng(0).uniform(size=(40, 5))
+    monday = replayed(x)
+    with pytest.raises(InputError, match=rf"old: features 'visual' of the 40 items .* lie {factor:.3g} times as far"):
+        match(identity_of(monday), identity_of(replayed(factor * x, monday)), "old")
+    anew = identity_of(replayed(factor * x))  # Means and deviations of its own take the scale away.
+    assert match(identity_of(monday), anew, "old").item.tolist() == list(range(40))
+
+
+def test_rounding_and_a_few_changed_items_are_no_other_scale():
+    rng = np.random.default_rng(1)
+    for size, spread in ((40, 1.0), (300, 1.0), (40, 1e-3)):
+        x = rng.normal(5.0, spread, (size, 6))
+        monday, few = replayed(x), x.copy()
+        few[: size // 10] = rng.normal(5.0, 3 * spread, (size // 10, 6))
+        drifted = x + 0.3 * spread * rng.normal(size=x.shape)
+        ways = [x.astype(np.float32), few, drifted, 1.05 * (x - 5) + 5]
+        ways += [x.astype(np.float16)] if spread == 1 else []
+        for other in ways:
+            known = match(identity_of(monday), identity_of(replayed(other, monday)), "old")
+            assert known.item.tolist() == list(range(size))
+    kinds = np.eye(4)[rng.integers(0, 4, 60)]  # Many items are alike.
+    monday = replayed(kinds)
+    assert match(identity_of(monday), identity_of(replayed(kinds, monday)), "old").item.numel() == 60
+    with pytest.raises(InputError, match="lie 3 times as far apart"):
+        match(identity_of(monday), identity_of(replayed(3 * kinds, monday)), "old")
+
+
+def two_days(transform, has=None, **features):
+    base = {"visual": np.arange(18.0).reshape(6, 3) ** 2}
+    return build_data(
+        [[0, 1, 2], [0, 1, 2]], {**base, **features}, has=has, item_id=range(6), num_users=3, transform=transform
+    )
+
+
+@pytest.mark.parametrize("name", ["standardize", "l2", "pca", None])
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_modality_that_the_earlier_graph_lacks_has_a_transform_of_its_own(name, lacking):
+    monday = two_days("standardize")
+    audio = np.random.default_rng(3).normal(2.0, 4.0, (6, 4))
+    has = {"audio": np.array([True, True, False, True, True, True])} if lacking else None
+    tuesday = two_days(RecordedTransform(monday, new=name), has, audio=audio)
+    own = two_days(name, has, audio=audio)
+    assert tuesday.modalities == ["visual", "audio"]
+    assert torch.equal(tuesday["item"].visual, monday["item"].visual)
+    assert torch.equal(tuesday["item"].audio, own["item"].audio)
+    assert str(tuesday.prepared["audio"]) == str(own.prepared["audio"])
+    assert current(tuesday, "audio") is not None
+    wednesday = two_days(RecordedTransform(tuesday), has, audio=audio + 1.0)
+    again = two_days(RecordedTransform(own), has, audio=audio + 1.0)
+    assert torch.equal(wednesday["item"].audio, again["item"].audio)
+    known = match(identity_of(monday), identity_of(tuesday), "old", new_modalities=True)
+    assert known.new_modalities == ("audio",)
+
+
+def test_new_modalities_are_standardised_by_default_and_others_refused_by_name():
+    audio = np.random.default_rng(3).normal(2.0, 4.0, (6, 4))
+    monday = two_days("standardize")
+    got = two_days(RecordedTransform(monday), audio=audio)["item"].audio
+    assert torch.equal(got, two_days("standardize", audio=audio)["item"].audio)
+    with pytest.raises(InputError, match="unknown transform 'standardise'"):
+        RecordedTransform(monday, new="standardise")
+    unknown = two_days(lambda data: data)
+    unknown["item"].visual = unknown["item"].visual + 1
+    del unknown.prepared
+    with pytest.raises(InputError, match="'visual': the earlier graph does not know how its features were prepared"):
+        two_days(RecordedTransform(unknown), audio=audio)

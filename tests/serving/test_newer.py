@@ -13,6 +13,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import FISM, VBPR
 from pyg_ckd.serving import Recommender
 from pyg_ckd.training import build, save_model
+from pyg_ckd.training.model import open_model
 
 USERS, ITEMS = 40, 25
 NAMES = {"visual": 5, "text": 3}
@@ -213,3 +214,28 @@ def test_a_model_that_was_trained_on_is_not_explained() -> None:
             parameter.add_(1e-3)
     with pytest.raises(InputError, match=r"^explain: the model has changed since its embeddings were computed"):
         source.explain("u0", 503)
+
+
+@pytest.mark.parametrize(
+    ("stripped", "words"),
+    [
+        (
+            "model",
+            "the model has no ids of users and items; give user_id and item_id, .* per row, and train again",
+        ),
+        ("data", "the data have no ids of users and items; give user_id and item_id, keys of an .npz file .* per row$"),
+        ("both", "by ids, but neither the model nor the data have ids of users and items; give .* again"),
+        ("items", "by ids, but the data have no ids of items; give item_id, keys"),
+    ],
+)
+def test_newer_data_without_ids_are_refused_by_the_ids_that_are_missing(stripped: str, words: str, tmp_path) -> None:
+    old, (new, *_) = yesterday(), today()
+    for data in {"model": [old], "data": [new], "both": [old, new]}.get(stripped, []):
+        del data.user_id, data.item_id
+    if stripped == "items":
+        del new.item_id
+    model = build(VBPR, old, 0, embedding_dim=4)
+    save_model(tmp_path / "model.pt", model, old)
+    for opened in (Recommender.load, open_model):
+        with pytest.raises(InputError, match=f"it was trained on other data .* {words}"):
+            opened(tmp_path / "model.pt", new)
