@@ -97,6 +97,12 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         if name == "edge_index":
             missing, new = lost(record["interactions"], edges), lost(edges, record["interactions"])
             if missing.size(1) or new.size(1):
+                if _split_otherwise(out, record, missing):
+                    raise InputError(
+                        f"{source}: found the same interactions as in training, split otherwise: "
+                        f"{_pairs(out, missing)} held out now, expected the split of training; give its split, ratios "
+                        "and seed, and, where it is random, rows of interactions in the order that they had"
+                    )
                 mend = "Train again, or serve newer interactions with Recommender.load"
                 raise _others(out, missing, new, source, mend)
         elif digest_of(edges) != record["held_out"].get(name, {"digest": digest_of(edges[:, :0])})["digest"]:
@@ -370,6 +376,15 @@ def _pairs(data: HeteroData, edges: Tensor) -> str:
     user, item = (value_at(id_column(data[f"{k}_id"], k), int(edges[n, 0])) for n, k in enumerate(KINDS))
     verb = "interaction is" if edges.size(1) == 1 else "interactions are"
     return f"{edges.size(1):,} {verb} (first: user {user!r}, item {item!r})"
+
+
+def _split_otherwise(data: HeteroData, record: Mapping[str, Any], missing: Tensor) -> bool:
+    """Return whether a graph has as many interactions as in training, and holds out those missing from training."""
+    parts = [part for name in HELD_OUT if (part := data[RATES].get(name)) is not None]
+    held = torch.cat(parts, dim=1).cpu() if parts else missing[:, :0]
+    now = data[RATES].edge_index.size(1) + held.size(1)
+    then = record["interactions"].size(1) + sum(part["count"] for part in record["held_out"].values())
+    return missing.size(1) > 0 and now == then and not lost(missing, held).size(1)
 
 
 def _others(data: HeteroData, missing: Tensor, new: Tensor, source: str, mend: str) -> InputError:
