@@ -49,6 +49,7 @@ from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
 from pyg_ckd.data.transforms import feature_transform
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.pairs import pair_keys
 
 MIXERS = (-7046029254386353131, -4658895280553007687)
 """Odd numbers that spread what they are multiplied with over 64 bits."""
@@ -254,7 +255,7 @@ def training_digest(data: HeteroData) -> str:
     users, items = data["user"].num_nodes, data["item"].num_nodes
     total = 0
     for part in data[RATES].edge_index.split(2**20, dim=1):
-        key = part[0].long() * items + part[1].long()
+        key = pair_keys(*part, items)
         for factor in MIXERS:  # Products wrap around.
             key = (key + 1) * factor
             key ^= key >> 29

@@ -27,6 +27,7 @@ from pyg_ckd.data.inputs import HELD_OUT, RATES
 from pyg_ckd.data.prepared import KEY, current, digest_of, keep, settings_of
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.pairs import pair_keys
 
 TOLERANCE = 1e-3
 """How far the numbers of an item may lie from those of training, in units of their spread over items."""
@@ -277,7 +278,7 @@ def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
 def lost(first: Tensor, second: Tensor) -> Tensor:
     """Return the interactions of the first ``[2, E]`` that the second does not have."""
     size = 1 + max((int(e[1].max()) for e in (first, second) if e.numel()), default=0)
-    keys = [e[0].long() * size + e[1].long() for e in (first, second)]
+    keys = [pair_keys(*e, size) for e in (first, second)]
     return first[:, ~torch.isin(keys[0], keys[1])].long()
 
 
@@ -348,8 +349,8 @@ def _as_read(x: Tensor, steps: list[dict[str, Any]]) -> Tensor | None:
 
 def _sorted(data: HeteroData, edges: Tensor) -> Tensor:
     """Return interactions in the order of users and then items, int64 on the CPU."""
-    user, item = edges.cpu()
-    return edges.cpu()[:, torch.argsort(user * data["item"].num_nodes + item)]
+    edges = edges.cpu().long()
+    return edges[:, torch.argsort(pair_keys(*edges, data["item"].num_nodes))]
 
 
 def _graphs(data: HeteroData) -> dict[str, str]:

@@ -10,6 +10,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import held_out
+from pyg_ckd.scoring.pairs import pair_keys
 
 SPLITS = {"val": "validation", "test": "test"}
 
@@ -29,8 +30,7 @@ def seen_before(data: HeteroData, known: Known, interactions: Tensor, num_items:
     Warns:
         UserWarning: If there are any.
     """
-    user, item = interactions.cpu().long()
-    trained = user * num_items + item
+    trained = pair_keys(*interactions.cpu(), num_items)
     shares, found = {}, []
     for split, title in SPLITS.items():
         user, item = held_out(data, split).cpu().long()
@@ -38,7 +38,7 @@ def seen_before(data: HeteroData, known: Known, interactions: Tensor, num_items:
             continue
         user, item = known.user[user], known.item[item]
         both = (user >= 0) & (item >= 0)
-        count = int(torch.isin(user[both] * num_items + item[both], trained).sum())
+        count = int(torch.isin(pair_keys(user[both], item[both], num_items), trained).sum())
         shares[split] = count / both.numel()
         if count:
             found.append(f"{count:,} of the {both.numel():,} {title} interactions ({shares[split]:.1%})")

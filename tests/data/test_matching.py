@@ -211,3 +211,11 @@ def test_the_same_interactions_that_are_split_otherwise_are_told_from_others(to:
     other[RATES][to] = held  # Those of training are not there any more.
     with pytest.raises(InputError, match=r"4 interactions are .* not there any more"):
         match(data, other)
+
+
+def test_a_record_of_interactions_of_32_bits_is_that_of_64() -> None:
+    data, other = built(), built()
+    for name in EDGES:
+        other[RATES][name] = other[RATES][name].int()
+    assert match(other, built()) is not None
+    assert graph_record(other)["held_out"] == graph_record(data)["held_out"]
