@@ -294,7 +294,8 @@ def split_pairs(
     """
     given = "split" in frame.columns
     timed = split in TIMED and "timestamp" in frame.columns
-    timestamps = as_timestamps(frame["timestamp"]) if timed else None
+    # With the index, which has the rows of the file.
+    timestamps = pd.Series(as_timestamps(frame["timestamp"]), index=frame.index) if timed else None
     if split == "given" or (split == "auto" and given):
         if not given:
             raise InputError("split='given' needs a column 'split' in interactions, or train, val and test files")
