@@ -258,7 +258,7 @@ def training_digest(data: HeteroData) -> str:
     users, items = data["user"].num_nodes, data["item"].num_nodes
     total = 0
     for part in data[RATES].edge_index.split(2**20, dim=1):
-        key = pair_keys(*part, items)
+        key = pair_keys(part[0], part[1], items)
         for factor in MIXERS:  # Products wrap around.
             key = (key + 1) * factor
             key ^= key >> 29

@@ -314,7 +314,8 @@ def _splits(data: HeteroData, keys: Mapping[str, np.ndarray]) -> dict[str, dict[
 
 def _keys(data: HeteroData, split: str) -> np.ndarray:
     """Return the different interactions of a split as sorted numbers ``user * num_items + item``."""
-    return pair_keys(*held_out(data, split), data["item"].num_nodes).unique().numpy()
+    user, item = held_out(data, split)
+    return pair_keys(user, item, data["item"].num_nodes).unique().numpy()
 
 
 def _repetition_warnings(

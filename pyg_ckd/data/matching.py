@@ -278,7 +278,7 @@ def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
 def lost(first: Tensor, second: Tensor) -> Tensor:
     """Return the interactions of the first ``[2, E]`` that the second does not have."""
     size = 1 + max((int(e[1].max()) for e in (first, second) if e.numel()), default=0)
-    keys = [pair_keys(*e, size) for e in (first, second)]
+    keys = [pair_keys(e[0], e[1], size) for e in (first, second)]
     return first[:, ~torch.isin(keys[0], keys[1])].long()
 
 
@@ -350,7 +350,7 @@ def _as_read(x: Tensor, steps: list[dict[str, Any]]) -> Tensor | None:
 def _sorted(data: HeteroData, edges: Tensor) -> Tensor:
     """Return interactions in the order of users and then items, int64 on the CPU."""
     edges = edges.cpu().long()
-    return edges[:, torch.argsort(pair_keys(*edges, data["item"].num_nodes))]
+    return edges[:, torch.argsort(pair_keys(edges[0], edges[1], data["item"].num_nodes))]
 
 
 def _graphs(data: HeteroData) -> dict[str, str]:

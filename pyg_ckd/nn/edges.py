@@ -68,7 +68,7 @@ class EdgeGraph(Adjacency):
         """
         if normalization not in NORMALIZATIONS:
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
-        key = pair_keys(*edge_index, num_items).sort().values
+        key = pair_keys(edge_index[0], edge_index[1], num_items).sort().values
         user, item = key.div(num_items, rounding_mode="floor"), key % num_items + num_users
         repeated = key == torch.cat([key.new_full((1,), -1), key])[: key.size(0)]  # As the one before.
         source, target, repeated = torch.cat([item, user]), torch.cat([user, item]), torch.cat([repeated, repeated])

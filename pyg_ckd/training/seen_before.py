@@ -30,7 +30,8 @@ def seen_before(data: HeteroData, known: Known, interactions: Tensor, num_items:
     Warns:
         UserWarning: If there are any.
     """
-    trained = pair_keys(*interactions.cpu(), num_items)
+    user, item = interactions.cpu()
+    trained = pair_keys(user, item, num_items)
     shares, found = {}, []
     for split, title in SPLITS.items():
         user, item = held_out(data, split).cpu().long()

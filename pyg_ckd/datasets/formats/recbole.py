@@ -116,8 +116,8 @@ def read_recbole(
     # Rows keep their index from here on, which tells where they are from.
     frame, origin = put_together(frames, {file: part for part, file in files.items()})
     with naming(source):
-        part = np.repeat(np.arange(len(frames)), [len(one) for one in frames.values()])
-        frame = likes_of(frame, masks, keep, part, (_USER, _ITEM), warns=not timed)
+        order = np.repeat(np.arange(len(frames)), [len(one) for one in frames.values()])
+        frame = likes_of(frame, masks, keep, order, (_USER, _ITEM), warns=not timed)
     users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), origin)
     items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), origin)
     pairs = np.stack([users, items])
