@@ -15,7 +15,6 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.checks import (
     SPLITS,
     as_edge_index,
-    as_features,
     as_mask,
     check_finite,
     check_keep,
@@ -47,9 +46,10 @@ from pyg_ckd.data.inputs import (
 )
 from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.opinions import TIME, opinions_of
+from pyg_ckd.data.precision import feature_matrix, in_single, subtracts_means
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
-from pyg_ckd.data.transforms import feature_transform
+from pyg_ckd.data.transforms import RecordedTransform, feature_transform
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.scoring.pairs import pair_keys
 
@@ -145,7 +145,12 @@ def build_data(
     edges = {
         split: as_edge_index([] if part is None else part, split, source, known) for split, part in joined.parts.items()
     }
-    matrices = {m: as_features(matrix, m, source) for m, matrix in joined.features.items()}
+    records = apply_transform.records if isinstance(apply_transform, RecordedTransform) else {}
+    centred = bool(records) or subtracts_means(apply_transform)
+    matrices = {
+        m: feature_matrix(matrix, m, source, joined.has.get(m), records.get(m), centred)
+        for m, matrix in joined.features.items()
+    }
     sizes = _sizes(edges, matrices, _size(num_users, joined.user_id, "user", source), num_items)
     for split in SPLITS if not known else ():
         check_range(edges[split], split, sizes, source)
@@ -171,7 +176,7 @@ def build_data(
     if joined.item_id is not None or any(map(is_frame, given.values())):
         data.item_id = torch.arange(sizes[1]) if joined.item_id is None else joined.item_id
     keep_whole(data)
-    return fill_in(apply_transform(data))
+    return fill_in(in_single(apply_transform(data)))
 
 
 def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:

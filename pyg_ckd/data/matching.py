@@ -24,6 +24,7 @@ from pyg_ckd.data.identity import KINDS, feature_marks, ids_of
 from pyg_ckd.data.ids import comparable, id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
+from pyg_ckd.data.precision import reads_double
 from pyg_ckd.data.prepared import KEY, current, digest_of, keep, settings_of
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
@@ -263,14 +264,15 @@ def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
         have, want = current(data, m), record[KEY].get(m)
         if have is None or want is None or have["dim"] != want["dim"] or _same_steps(have["steps"], want["steps"]):
             continue
-        raw = _as_read(data["item"][m], have["steps"])
+        x = data["item"][m]
+        raw = _as_read(x.double() if reads_double(have) else x, have["steps"])
         if raw is None:
             continue
         has = data["item"].get(f"has_{m}")
-        out["item"][m] = prepare_rows(raw, want)
+        out["item"][m] = prepare_rows(raw, want).to(x.dtype) if reads_double(have) else prepare_rows(raw, want)
         keep(out, m, want)
         if has is not None and not bool(has.all()) and want["imputation"] is not None:
-            out["item"][m][~has] = recorded(want).rows(out, m, has).to(raw.dtype)
+            out["item"][m][~has] = recorded(want).rows(out, m, has).to(x.dtype)
             keep(out, m, want)
     return out
 
