@@ -19,6 +19,7 @@ from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.base import Backbone, Graph
 from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.pairs import pair_keys
 from pyg_ckd.scoring.rows import added_item_rows
 from pyg_ckd.scoring.sparse import csr_matrix, product, row_starts
 from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
@@ -230,7 +231,7 @@ def membership(graph: Any, num_users: int, num_items: int, like: Tensor) -> Tens
         source, target = graph.edge_index
         chosen = (target < num_users) & (source >= num_users)
         user, item = target[chosen], source[chosen] - num_users
-    key = torch.unique(user * num_items + item)
+    key = torch.unique(pair_keys(user, item, num_items))
     user, item = key.div(num_items, rounding_mode="floor"), key % num_items
     crow = row_starts(torch.bincount(user, minlength=num_users))
     return csr_matrix(crow, item, torch.ones_like(item, dtype=like.dtype), num_users, num_items)

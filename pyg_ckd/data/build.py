@@ -15,9 +15,9 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data.checks import (
     SPLITS,
     as_edge_index,
-    as_features,
     as_mask,
     check_finite,
+    check_keep,
     check_mask_names,
     check_modality_name,
     check_range,
@@ -46,10 +46,13 @@ from pyg_ckd.data.inputs import (
     check_whole,
 )
 from pyg_ckd.data.mapped import file_of
+from pyg_ckd.data.opinions import TIME, opinions_of
+from pyg_ckd.data.precision import feature_matrix, in_single, subtracts_means
 from pyg_ckd.data.prepared import begin, bits_of, current, describe_record
 from pyg_ckd.data.prepared import keep as keep_record
-from pyg_ckd.data.transforms import feature_transform
+from pyg_ckd.data.transforms import RecordedTransform, feature_transform
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.pairs import pair_keys
 
 MIXERS = (-7046029254386353131, -4658895280553007687)
 """Odd numbers that spread what they are multiplied with over 64 bits."""
@@ -110,7 +113,8 @@ def build_data(
         item_id: The id of each item row: that of arrays. (default: :obj:`None`, the ids of the features in ascending
             order, if there are any)
         keep: Which of repeated interactions to keep, within a split or across splits in their order: ``"first"``,
-            ``"last"``, or ``"error"``, which refuses them. (default: :obj:`"error"`)
+            ``"last"``, or ``"error"``, which refuses them. Frames with a column ``timestamp`` go by it within a split,
+            others by row. It is chosen before ``min_rating`` and ``positive`` apply. (default: :obj:`"error"`)
         min_rating: Keep interactions with at least this rating, for frames with a column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
         positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
@@ -137,13 +141,18 @@ def build_data(
     given = {"train": as_frame(train), "val": as_frame(val), "test": as_frame(test)}
     num_users, num_items = check_size(num_users, "num_users", source), check_size(num_items, "num_items", source)
     _check_names(features, has or {}, source)
-    given, kept = _likes(given, min_rating, positive, source)
+    given, kept = _likes(given, min_rating, positive, keep, source)
     joined = join(given, features, has or {}, user_id, item_id, num_users, source, kept)
     known = checked_before(joined.parts, (num_users, num_items))
     edges = {
         split: as_edge_index([] if part is None else part, split, source, known) for split, part in joined.parts.items()
     }
-    matrices = {m: as_features(matrix, m, source) for m, matrix in joined.features.items()}
+    records = apply_transform.records if isinstance(apply_transform, RecordedTransform) else {}
+    centred = bool(records) or subtracts_means(apply_transform)
+    matrices = {
+        m: feature_matrix(matrix, m, source, joined.has.get(m), records.get(m), centred)
+        for m, matrix in joined.features.items()
+    }
     sizes = _sizes(edges, matrices, _size(num_users, joined.user_id, "user", source), num_items)
     for split in SPLITS if not known else ():
         check_range(edges[split], split, sizes, source)
@@ -169,7 +178,7 @@ def build_data(
     if joined.item_id is not None or any(map(is_frame, given.values())):
         data.item_id = torch.arange(sizes[1]) if joined.item_id is None else joined.item_id
     keep_whole(data)
-    return fill_in(apply_transform(data))
+    return fill_in(in_single(apply_transform(data)))
 
 
 def check_data(data: HeteroData, impute: Impute = "mean") -> HeteroData:
@@ -256,7 +265,7 @@ def training_digest(data: HeteroData) -> str:
     users, items = data["user"].num_nodes, data["item"].num_nodes
     total = 0
     for part in data[RATES].edge_index.split(2**20, dim=1):
-        key = part[0].long() * items + part[1].long()
+        key = pair_keys(part[0], part[1], items)
         for factor in MIXERS:  # Products wrap around.
             key = (key + 1) * factor
             key ^= key >> 29
@@ -265,16 +274,24 @@ def training_digest(data: HeteroData) -> str:
 
 
 def _likes(
-    parts: dict[str, Any], min_rating: float | None, positive: Positive, source: str
+    parts: dict[str, Any], min_rating: float | None, positive: Positive, keep: str, source: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return interactions without those that are no likes, and which rows of the frames are left, if some are not."""
+    """Return interactions without those that are no likes, and which rows of the frames are left, if some are not.
+
+    Of repeated ones, the one that ``keep`` names is chosen first, where ratings, labels or times depend on it.
+    """
     check_feedback(min_rating, positive)
+    check_keep(keep)
     frames = {split: part for split, part in parts.items() if is_frame(part)}
     for split, part in parts.items():
         if part is not None and split not in frames and (min_rating is not None or positive is not None):
             raise InputError(f"{source}: {split} is no frame with ratings or labels; leave out min_rating and positive")
     asked = {f"{source}: {split}": frame for split, frame in frames.items()}
     masks = liked_parts(asked, min_rating, positive, f"{source}: {', '.join(frames)}") if frames else None
+    if keep != "error" and (masks is not None or any(TIME in frame.columns for frame in frames.values())):
+        stay = opinions_of(frames, keep, source)
+        if stay is not None:
+            masks = stay if masks is None else [one & other for one, other in zip(masks, stay, strict=True)]
     if masks is None:
         return parts, {}
     kept = {split: np.flatnonzero(mask) for split, mask in zip(frames, masks, strict=True)}

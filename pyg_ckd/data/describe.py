@@ -19,6 +19,7 @@ from pyg_ckd.data.mapped import row_blocks
 from pyg_ckd.data.neighbors import knn_graph
 from pyg_ckd.data.summary import describe
 from pyg_ckd.data.transforms import StandardizeFeatures
+from pyg_ckd.scoring.pairs import pair_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -313,8 +314,8 @@ def _splits(data: HeteroData, keys: Mapping[str, np.ndarray]) -> dict[str, dict[
 
 def _keys(data: HeteroData, split: str) -> np.ndarray:
     """Return the different interactions of a split as sorted numbers ``user * num_items + item``."""
-    user, item = held_out(data, split).numpy()
-    return np.unique(user * data["item"].num_nodes + item)
+    user, item = held_out(data, split)
+    return pair_keys(user, item, data["item"].num_nodes).unique().numpy()
 
 
 def _repetition_warnings(

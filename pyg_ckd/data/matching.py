@@ -25,9 +25,11 @@ from pyg_ckd.data.identity import KINDS, feature_marks, ids_of, other_ids, usabl
 from pyg_ckd.data.ids import id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
+from pyg_ckd.data.precision import reads_double
 from pyg_ckd.data.prepared import KEY, current, digest_of, keep, same_steps
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.pairs import pair_keys
 
 TOLERANCE = 1e-3
 """How far the numbers of an item may lie from those of training, in units of their spread over items."""
@@ -98,6 +100,12 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         if name == "edge_index":
             missing, new = lost(record["interactions"], edges), lost(edges, record["interactions"])
             if missing.size(1) or new.size(1):
+                if _split_otherwise(out, record, missing):
+                    raise InputError(
+                        f"{source}: found the same interactions as in training, split otherwise: "
+                        f"{_pairs(out, missing)} held out now, expected the split of training; give its split, ratios "
+                        "and seed, and, where it is random, rows of interactions in the order that they had"
+                    )
                 mend = "Train again, or serve newer interactions with Recommender.load"
                 raise _others(out, missing, new, source, mend)
         elif digest_of(edges) != record["held_out"].get(name, {"digest": digest_of(edges[:, :0])})["digest"]:
@@ -263,15 +271,16 @@ def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
         order = places(labels_of(have), labels_of(want))
         if order is None and same_steps(have["steps"], want["steps"]):
             continue
-        raw = _as_read(data["item"][m], have["steps"])
+        x = data["item"][m]
+        raw = _as_read(x.double() if reads_double(have) else x, have["steps"])
         if raw is None:
             continue
         raw = raw if order is None else raw[:, order]
         has = data["item"].get(f"has_{m}")
-        out["item"][m] = prepare_rows(raw, want)
+        out["item"][m] = prepare_rows(raw, want).to(x.dtype) if reads_double(have) else prepare_rows(raw, want)
         keep(out, m, want)
         if has is not None and not bool(has.all()) and want["imputation"] is not None:
-            out["item"][m][~has] = recorded(want).rows(out, m, has).to(raw.dtype)
+            out["item"][m][~has] = recorded(want).rows(out, m, has).to(x.dtype)
             keep(out, m, want)
     return out
 
@@ -279,7 +288,7 @@ def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
 def lost(first: Tensor, second: Tensor) -> Tensor:
     """Return the interactions of the first ``[2, E]`` that the second does not have."""
     size = 1 + max((int(e[1].max()) for e in (first, second) if e.numel()), default=0)
-    keys = [e[0].long() * size + e[1].long() for e in (first, second)]
+    keys = [pair_keys(e[0], e[1], size) for e in (first, second)]
     return first[:, ~torch.isin(keys[0], keys[1])].long()
 
 
@@ -323,8 +332,8 @@ def _as_read(x: Tensor, steps: list[dict[str, Any]]) -> Tensor | None:
 
 def _sorted(data: HeteroData, edges: Tensor) -> Tensor:
     """Return interactions in the order of users and then items, int64 on the CPU."""
-    user, item = edges.cpu()
-    return edges.cpu()[:, torch.argsort(user * data["item"].num_nodes + item)]
+    edges = edges.cpu().long()
+    return edges[:, torch.argsort(pair_keys(edges[0], edges[1], data["item"].num_nodes))]
 
 
 def _graphs(data: HeteroData) -> dict[str, str]:
@@ -351,6 +360,15 @@ def _pairs(data: HeteroData, edges: Tensor) -> str:
     user, item = (value_at(id_column(data[f"{k}_id"], k), int(edges[n, 0])) for n, k in enumerate(KINDS))
     verb = "interaction is" if edges.size(1) == 1 else "interactions are"
     return f"{edges.size(1):,} {verb} (first: user {user!r}, item {item!r})"
+
+
+def _split_otherwise(data: HeteroData, record: Mapping[str, Any], missing: Tensor) -> bool:
+    """Return whether a graph has as many interactions as in training, and holds out those missing from training."""
+    parts = [part for name in HELD_OUT if (part := data[RATES].get(name)) is not None]
+    held = torch.cat(parts, dim=1).cpu() if parts else missing[:, :0]
+    now = data[RATES].edge_index.size(1) + held.size(1)
+    then = record["interactions"].size(1) + sum(part["count"] for part in record["held_out"].values())
+    return missing.size(1) > 0 and now == then and not lost(missing, held).size(1)
 
 
 def _others(data: HeteroData, missing: Tensor, new: Tensor, source: str, mend: str) -> InputError:

@@ -75,7 +75,8 @@ def without_content(x: Tensor) -> Tensor:
         x: Features, float ``[N, d]``.
 
     Returns:
-        Mask, bool ``[N]``: every column is zero, or within :math:`10^{-4}` standard deviations of its mean.
+        Mask, bool ``[N]``: every column is zero, or as near to its mean as :math:`10^{-4}` standard deviations and, for
+        rounding, :math:`10^{-6}` times the absolute mean.
 
     Raises:
         InputError: If ``x`` is no matrix of floating-point numbers.

@@ -16,7 +16,7 @@ import pandas as pd
 from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.data.checks import as_edge_index
 from pyg_ckd.data.frames import as_frame, is_frame, pair_columns
-from pyg_ckd.data.timestamps import as_dates
+from pyg_ckd.data.timestamps import as_dates, warn_of_units
 from pyg_ckd.errors import InputError
 
 Split = tuple[Any, Any, Any]
@@ -63,6 +63,9 @@ def leave_one_out_split(interactions: Any, timestamps: Any = None, seed: int = 0
     Raises:
         InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing or a series of them has
             another order, or the seed is negative.
+
+    Warns:
+        UserWarning: If timestamps seem to mix seconds with milliseconds, microseconds or nanoseconds.
     """
     interactions, pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
@@ -89,6 +92,9 @@ def temporal_split(interactions: Any, timestamps: Any, ratios: Sequence[float] =
     Raises:
         InputError: If the interactions are no ``[2, E]`` integers, a timestamp is missing or a series of them has
             another order, or the ratios do not sum to one.
+
+    Warns:
+        UserWarning: If timestamps seem to mix seconds with milliseconds, microseconds or nanoseconds.
     """
     interactions, pairs = _as_pairs(interactions, "split")
     size = pairs.shape[1]
@@ -293,6 +299,7 @@ def _check_timestamps(timestamps: Any, size: int, interactions: Any) -> np.ndarr
             f"split: {missing.size} timestamps are neither numbers nor dates, the first is {_plain(value)!r} in row "
             f"{missing[0]}; write dates like 2024-05-31 12:00:00"
         )
+    warn_of_units(array, timestamps.index if isinstance(timestamps, pd.Series) else None)
     return array
 
 

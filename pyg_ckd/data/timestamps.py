@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -17,6 +18,10 @@ from pyg_ckd.errors import InputError
 
 _ZONE = re.compile(r"(?:(?<=[ T]\d\d:\d\d)|(?<=[ T]\d\d:\d\d:\d\d))(?P<fraction>\.\d+)? ?UTC\s*$")
 
+UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+YEARS = 3e8, 5e9
+"""Seconds since 1970 in which dates are looked for, of the years 1979 to 2128. Those of other units lie far apart."""
+
 
 def as_dates(values: Any) -> np.ndarray:
     """Return numbers as they are, and anything else as dates, ``datetime64`` in UTC.
@@ -30,6 +35,9 @@ def as_dates(values: Any) -> np.ndarray:
 
     Raises:
         InputError: If they are lists of unequal length, or tensors that NumPy cannot read.
+
+    Warns:
+        UserWarning: As :func:`warn_of_units`, if they are numbers that become ranks.
     """
     values = without_tensors(values, "timestamps")
     if np.ma.is_masked(values):
@@ -57,6 +65,38 @@ def as_dates(values: Any) -> np.ndarray:
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else values.to_numpy()
         return _parsed(values.astype(object)) if numbers.dtype.kind == "O" else numbers
     return _parsed(values)
+
+
+def warn_of_units(numbers: np.ndarray, rows: pd.Index | None = None) -> None:
+    """Warn if some numbers are seconds since 1970 and others milliseconds, or the like, which do not sort.
+
+    All positive numbers must be dates of the years 1979 to 2128 in one of the units, so that ranks, years, counters and
+    dates such as 20240531 are none.
+
+    Args:
+        numbers: Timestamps ``[E]``; anything but numbers is left alone.
+        rows: The row of each, for the message. (default: :obj:`None`, its position)
+    """
+    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1:
+        return
+    numbers, first = numbers.astype(np.float64), {}
+    left = int((numbers > 0).sum())
+    for unit, factor in UNITS.items():
+        found = (numbers >= YEARS[0] * factor) & (numbers < YEARS[1] * factor)
+        count = int(found.sum())
+        left -= count
+        if count:
+            first[unit] = int(found.argmax())
+    if left or len(first) < 2:
+        return
+    shown = ", ".join(
+        f"{unit} ({numbers[row].item():.0f} in row {row if rows is None else rows[row]})" for unit, row in first.items()
+    )
+    warnings.warn(
+        f"timestamps: found what looks like numbers of several units since 1970, {shown}, so that their order is not "
+        "that of time; expected one unit (rows count from zero, without the header): bring all of them to seconds",
+        stacklevel=4,
+    )
 
 
 def _parsed(column: pd.Series) -> np.ndarray:
@@ -96,6 +136,7 @@ def _ranks(column: pd.Series) -> np.ndarray | None:
         numbers = [Decimal(int(value) if isinstance(value, Integral) else value) for value in column]
         if not all(number.is_finite() for number in numbers):
             return None
+        warn_of_units(np.array(numbers, dtype=np.float64), column.index)
         return np.unique(np.array(numbers, dtype=object), return_inverse=True)[1].astype(np.int64)
     except (InvalidOperation, TypeError, ValueError):
         return None

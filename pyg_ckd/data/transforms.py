@@ -2,7 +2,8 @@
 
 Statistics come from the items that have the modality (``has_<m>``); the others receive the mean of the result, which is
 the intervention do(X_m = mean), before :mod:`pyg_ckd.data.impute` is applied. Features of other types than float32 and
-float64, such as integers, are transformed in float32.
+float64, such as integers, are transformed in float32; of what :func:`~pyg_ckd.data.build_data` is given, see
+:mod:`pyg_ckd.data.precision`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from pyg_ckd.data.columns import COLUMNS, check_labels, labels_of, places
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.data.inputs import check_features, check_graph, check_kind
 from pyg_ckd.data.mapped import file_of, row_blocks
+from pyg_ckd.data.precision import ROUNDING
 from pyg_ckd.errors import InputError, unknown_name
 
+SINGLE = 4 * torch.finfo(torch.float32).eps
+"""Deviation of a column of single precision, as a share of its largest number, that is rounding."""
 _BLOCK_FLOATS = 2**25  # Values held at once in double precision: 256 MiB.
 
 
@@ -104,7 +108,8 @@ class StandardizeFeatures(FittedTransform):
     .. math::
         x'_{ic} = \frac{x_{ic} - \mu_c}{\sigma_c \sqrt{d_m}}
 
-    Constant columns become zero. Applying it twice changes nothing.
+    Constant columns become zero: those that vary by no more than rounding, in single precision where float32 holds all
+    of their numbers. Applying it twice changes nothing.
 
     Args:
         modalities: The modalities to transform. (default: :obj:`None`, all)
@@ -125,7 +130,9 @@ class StandardizeFeatures(FittedTransform):
             largest = wide.abs().amax(dim=0)
             mean[columns] = wide.mean(dim=0)
             deviation = (wide - mean[columns]).square().mean(dim=0).sqrt()
-            factors[columns] = self._factor(deviation, largest, x.size(1))
+            single = (wide.float() == wide).all(dim=0) if x.dtype == torch.float64 else torch.tensor(True)
+            resolution = torch.where(single.to(x.device), SINGLE, ROUNDING)
+            factors[columns] = self._factor(deviation, largest, x.size(1), resolution)
         return {"mean": mean, "factor": factors}
 
     def fit_blocks(self, blocks: Callable[[], Iterator[Tensor]], width: int) -> dict[str, Tensor]:
@@ -145,11 +152,11 @@ class StandardizeFeatures(FittedTransform):
         mean /= max(count, 1)
         for block in blocks():
             square += (block.double() - mean).square_().sum(dim=0)
-        return {"mean": mean, "factor": self._factor((square / max(count, 1)).sqrt(), largest, width)}
+        return {"mean": mean, "factor": self._factor((square / max(count, 1)).sqrt(), largest, width, SINGLE)}
 
-    def _factor(self, deviation: Tensor, largest: Tensor, width: int) -> Tensor:
+    def _factor(self, deviation: Tensor, largest: Tensor, width: int, resolution: Tensor | float) -> Tensor:
         # A column whose spread is below the resolution of its own values is constant up to rounding.
-        constant = deviation <= 4 * torch.finfo(torch.float32).eps * largest
+        constant = deviation <= resolution * largest
         factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny))
         return factor / width**0.5 if self.scale else factor
 
@@ -351,7 +358,7 @@ def prepare_rows(x: Tensor, record: Mapping[str, Any]) -> Tensor:
     """Apply the transforms of a graph to features of other items.
 
     Args:
-        x: Features as they were read, ``[n, d]``.
+        x: Features as they were read, ``[n, d]``; what is given in double precision is returned in it.
         record: What was done to the features of the graph, see :mod:`pyg_ckd.data.prepared`.
 
     Raises:

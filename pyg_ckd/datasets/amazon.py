@@ -73,9 +73,10 @@ class AmazonReviews(CachedGraph):
     ============== ========= ========= ==============
 
     A review is an interaction, whatever its rating, unless ``min_rating`` is given. Of several reviews of a product by
-    a user, the earliest counts. The modality ``textual`` comes from the metadata, ``visual`` from the image features of
-    2014; items without them are marked in ``has_textual`` and ``has_visual``. ``data.user_id`` and ``data.item_id``
-    hold the ids in ascending order, ``data.image_url`` the address of an image of each item, empty if there is none.
+    a user, the earliest counts, with its rating. The modality ``textual`` comes from the metadata, ``visual`` from the
+    image features of 2014; items without them are marked in ``has_textual`` and ``has_visual``. ``data.user_id`` and
+    ``data.item_id`` hold the ids in ascending order, ``data.image_url`` the address of an image of each item, empty if
+    there is none.
 
     The texts, images and reviews belong to Amazon and to those who wrote them. The editors publish them for research,
     ask for the citations below, and state no licence: clarify any other use with them.
@@ -197,7 +198,7 @@ class AmazonReviews(CachedGraph):
         if files is not None:
             key["stamps of files"] = _stamps(self._given_files())
         if min_rating is not None:  # Else the name of the cached file stays what it was.
-            key["min_rating"] = min_rating
+            key |= {"min_rating": min_rating, "of": "the earliest review"}
         try:
             super().__init__(self.process, key, as_path(root), transform, pre_transform, force_reload)
         except (OSError, RuntimeError) as error:
@@ -232,7 +233,7 @@ class AmazonReviews(CachedGraph):
         fields, rating = EDITIONS[self.edition].fields, EDITIONS[self.edition].rating
         frame = read_reviews(paths["reviews"], fields, None if self.min_rating is None else rating)
         mask = liked(frame, self.min_rating, None, str(paths["reviews"]))
-        found = thin(frame if mask is None else frame[mask], self.k_core, paths["reviews"])
+        found = thin(frame, self.k_core, paths["reviews"], mask)
         metadata = Metadata()
         if "metadata" in paths:
             metadata = read_metadata(paths["metadata"], found.item_id, fields[1], self.text)

@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class CachedGraph(InMemoryDataset):
     Args:
         make: Makes the graph.
         key: The arguments that the graph depends on; their hash is part of the file name.
+        source: What the graph is read from and its state, as texts. Once a graph is kept, those of the same source in
+            other states are removed. Where another process still reads one, it lives on in its memory. (default:
+            :obj:`None`, nothing is removed)
         root: The folder for the cached file. (default: :obj:`None`, nothing is written)
         transform: Applied to the graph at every access. (default: :obj:`None`)
         pre_transform: Applied to the graph before it is cached. (default: :obj:`None`)
@@ -50,27 +54,52 @@ class CachedGraph(InMemoryDataset):
         transform: Callable[[HeteroData], Any] | None = None,
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
         force_reload: bool = False,
+        source: tuple[str, str] | None = None,
     ) -> None:
         check_functions(transform=transform, pre_transform=pre_transform)
         super().__init__(
             None if root is None else str(as_path(root)), transform, pre_transform, force_reload=force_reload
         )
-        file = None if root is None else self._file(dict(key))
+        file = None if root is None else self._file(dict(key), source)
         if file is not None:
             _check_root(as_path(str(root)))
-        if file is not None and file.exists() and not force_reload:
-            data = _read(file)
-        else:
+        data = None if file is None or force_reload else _read_if_there(file)
+        if data is None:
             data = make() if pre_transform is None else pre_transform(make())
             if file is not None:
                 _write(data, file)
+                if source is not None:
+                    _remove_earlier(file)
         self.data, self.slices = self.collate([data])
 
-    def _file(self, key: dict[str, Any]) -> Path:
+    def _file(self, key: dict[str, Any], source: tuple[str, str] | None) -> Path:
         before = self.pre_transform
         text = repr((_named(key), None if before is None else repr(_named(before))))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return Path(self.processed_dir) / f"{type(self).__name__.lower()}-{digest}.pt"
+        parts = [_short(one, 12) for one in source or ()]
+        return Path(self.processed_dir) / "-".join([type(self).__name__.lower(), *parts, f"{_short(text, 16)}.pt"])
+
+
+def _short(text: str, size: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:size]
+
+
+def _read_if_there(file: Path) -> HeteroData | None:
+    """Return a cached graph, or nothing if there is none, as when another process has just removed it."""
+    try:
+        return _read(file) if file.exists() else None
+    except InputError:
+        if file.exists():
+            raise
+        return None
+
+
+def _remove_earlier(file: Path) -> None:
+    """Remove the graphs of the same source in other states; what cannot be removed stays."""
+    name, source, state, _ = file.stem.rsplit("-", 3)
+    for other in file.parent.glob(f"{name}-{source}-*-*.pt"):
+        if other.stem.rsplit("-", 3)[2] != state:
+            with suppress(OSError):
+                other.unlink()
 
 
 def check_functions(**transforms: Any) -> None:

@@ -14,11 +14,13 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
+from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, liked_parts
 from pyg_ckd.data.ids import comparable
+from pyg_ckd.data.opinions import TIME, chosen, coded
 from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.splits import k_core as core_mask
+from pyg_ckd.data.timestamps import warn_of_units
 from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.columns import check_times
 from pyg_ckd.datasets.npz import Impute, Transform
@@ -78,7 +80,7 @@ def read_folder(
     In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv``,
     ``.csv.gz`` and folders of Parquet files (``interactions.parquet/``) are read as well. Names of tables, suffixes and
     columns may be in upper case, and ``time``, ``datetime`` or ``date`` is a ``timestamp``. The columns ``timestamp``
-    and ``split`` are read only if the argument ``split`` uses them.
+    and ``split`` are read only if the arguments ``split`` or ``keep`` use them.
 
     A folder that :func:`write_folder` wrote is recognised by ``pyg_ckd.npz``. Its features stay in their files, are not
     transformed again, and are checked again only if the size or the modification time of their files has changed.
@@ -103,8 +105,9 @@ def read_folder(
             :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
-            (default: :obj:`"error"`)
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them. It
+            goes by the column ``timestamp`` if there is one, else by row, and is chosen before ``min_rating`` and
+            ``positive`` apply. (default: :obj:`"error"`)
         min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
         positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
@@ -132,17 +135,16 @@ def read_folder(
             )
         return read_stored(folder, transform, impute, strict, keep)
     features, has = _read_features(folder)
-    frames, splits = _read_interactions(folder, split)
+    frames, splits = _read_interactions(folder, split, keep)
     source = next(iter(frames)) if len(frames) == 1 else folder
     masks = liked_parts(frames, min_rating, positive, str(source))
     frame, origin = put_together(frames, splits)  # Rows keep their index from here on, which tells where they are from.
-    frame = frame if masks is None else frame[np.concatenate(masks)]
+    with naming(source):
+        part = np.repeat(np.arange(len(frames)), [len(one) for one in frames.values()])
+        frame = likes_of(frame, masks, keep, part, warns=split not in TIMED)
     num_items = next(iter(features.values())).shape[0]
     pairs, user_id, item_id = _map(frame, origin, folder, num_items)
-    if keep != "error":
-        frame = frame[~repeated(pairs, keep)]
-        pairs, user_id, item_id = _map(frame, origin, folder, num_items)
-    elif strict:
+    if strict and keep == "error":
         check_unique_rows(pairs, frame["user"], frame["item"], f"{source}: interactions", origin.named(frame))
     k_core = as_integer(k_core, f"{folder}: k_core")
     if k_core:
@@ -170,7 +172,37 @@ def read_folder(
     return data
 
 
-def _read_interactions(folder: Path, split: str) -> tuple[dict[Path, pd.DataFrame], dict[Path, str]]:
+def likes_of(
+    frame: pd.DataFrame,
+    masks: list[np.ndarray] | None,
+    keep: str,
+    part: np.ndarray,
+    names: tuple[str, str] = ("user", "item"),
+    warns: bool = True,
+) -> pd.DataFrame:
+    """Return the rows that count: of repeated interactions the one that ``keep`` names, and of these the likes.
+
+    Args:
+        frame: The interactions of all files, one after the other; a column ``timestamp`` says when.
+        masks: Which rows of each file are likes; :obj:`None` if all are.
+        keep: ``"first"``, ``"last"``, or ``"error"``, which leaves repetitions in.
+        part: The number of the file or the part of each row. What is in an earlier one is earlier.
+        names: The columns of users and items.
+        warns: Whether to warn of times in several units, which a split by time does itself.
+
+    Raises:
+        InputError: If a time cannot be read.
+    """
+    stay = np.ones(len(frame), dtype=bool) if masks is None else np.concatenate(masks)
+    if keep != "error":
+        times = as_timestamps(frame[TIME]) if TIME in frame.columns and not frame[TIME].isna().any() else None
+        if times is not None and warns:
+            warn_of_units(times, frame.index)
+        stay = stay & chosen(coded(*(frame[name] for name in names)), keep, times, part)
+    return frame[stay]
+
+
+def _read_interactions(folder: Path, split: str, keep: str) -> tuple[dict[Path, pd.DataFrame], dict[Path, str]]:
     """Return the frame of each file, and the split of each that holds one.
 
     Frames have the columns ``user``, ``item`` and, if there, ``timestamp``, ``split`` and those of feedback.
@@ -182,7 +214,8 @@ def _read_interactions(folder: Path, split: str) -> tuple[dict[Path, pd.DataFram
             f"{folder}: holds {whole.name} and {next(iter(parts.values())).name}, expected one or the other"
         )
     if whole is not None:
-        frame = read_table(whole, ("user", "item"), _deciding(split))
+        timed = () if keep == "error" or split in TIMED else (TIME,)
+        frame = read_table(whole, ("user", "item"), (*_deciding(split), *timed))
         _check_frame(frame, whole, filled=True)
         if split in TIMED and "timestamp" not in frame.columns:
             check_times(frame.attrs["columns"], split, whole)
@@ -198,7 +231,7 @@ def _read_interactions(folder: Path, split: str) -> tuple[dict[Path, pd.DataFram
         )
     frames = []
     for name, table in parts.items():
-        part = read_table(table, ("user", "item"))
+        part = read_table(table, ("user", "item"), () if keep == "error" else (TIME,))
         _check_frame(part, table, filled=name == "train")
         frames.append(part)
     alike = {name: comparable(*(frame[name] for frame in frames)) for name in ("user", "item")}
@@ -294,7 +327,8 @@ def split_pairs(
     """
     given = "split" in frame.columns
     timed = split in TIMED and "timestamp" in frame.columns
-    timestamps = as_timestamps(frame["timestamp"]) if timed else None
+    # With the index, which has the rows of the file.
+    timestamps = pd.Series(as_timestamps(frame["timestamp"]), index=frame.index) if timed else None
     if split == "given" or (split == "auto" and given):
         if not given:
             raise InputError("split='given' needs a column 'split' in interactions, or train, val and test files")

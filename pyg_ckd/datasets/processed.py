@@ -21,8 +21,9 @@ class MultimodalFolder(CachedGraph):
 
     With ``root``, reading, checking and transforming happen once. The graph is kept in ``root/processed``, and is
     memory-mapped when it is opened: that takes a fraction of a second whatever its size. It is made anew when other
-    options are asked for, or when a file of the source has another size or time of change; so are folders that the
-    source links to, and features above ``<k>-core``.
+    options are asked for, or when a file of the source has another size or time of change or was replaced; so are
+    folders that the source links to, and features above ``<k>-core``. Graphs of other sizes or times of change are then
+    removed. So machines that have copies of a source under one path, each from another time, need a root each.
 
     Args:
         path: The file or folder.
@@ -53,20 +54,28 @@ class MultimodalFolder(CachedGraph):
         path, root = as_path(path), None if root is None else as_path(root)
         key: dict[str, Any] = {"path": str(path), "options": sorted(options.items())}
         key["features"] = repr(features) if isinstance(features, str) else features
-        key["files"] = [] if root is None else _stamps(path, root.absolute())
+        stamps = [] if root is None else _stamps(path, root.absolute())
+        key["files"] = stamps
+        # Copies that differ in nothing but their place on the disk are one state.
+        source = str(path.absolute()), repr([stamp[:3] for stamp in stamps])
         super().__init__(
-            lambda: load(path, transform=features, **options), key, root, transform, pre_transform, force_reload
+            lambda: load(path, transform=features, **options), key, root, transform, pre_transform, force_reload, source
         )
 
 
-def _stamps(path: Path, root: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of every file of a source, those of the data set itself left out."""
+def _stamps(path: Path, root: Path) -> list[tuple[str, int, int, int, int]]:
+    """Return what identifies every file of a source, those of the data set itself left out.
+
+    Name, size and time of change; and, for a file that was replaced by one that has the same, its number in the file
+    system and the time when that or anything else about it changed.
+    """
     files = [path] if path.is_file() else sorted(_files_below(path))
     if path.is_dir() and find_part(path, "train", ".json") is not None:  # Features may lie above, see `read_lattice`.
         above = path.absolute().parent
         files += sorted(file for file in above.iterdir() if file.suffix.lower() == ".npy" and file.is_file())
     own = [file for file in files if root not in file.absolute().parents or root in path.absolute().parents]
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in own]
+    stats = [(file.name, file.stat()) for file in own]
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns) for name, stat in stats]
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

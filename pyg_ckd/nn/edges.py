@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.propagation import NORMALIZATIONS, Adjacency
+from pyg_ckd.scoring.pairs import pair_keys
 
 
 class EdgeGraph(Adjacency):
@@ -53,7 +54,7 @@ class EdgeGraph(Adjacency):
         """Normalise the bipartite graph of users and items as :meth:`Adjacency.from_interactions` does.
 
         Args:
-            edge_index: Interactions (user row, item row), int64 ``[2, E]``. That they name existing rows is not
+            edge_index: Interactions (user row, item row), integers ``[2, E]``. That they name existing rows is not
                 checked. A repeated one counts once.
             num_users: Number of users ``U``.
             num_items: Number of items ``I``.
@@ -67,7 +68,7 @@ class EdgeGraph(Adjacency):
         """
         if normalization not in NORMALIZATIONS:
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
-        key = (edge_index[0] * num_items + edge_index[1]).sort().values
+        key = pair_keys(edge_index[0], edge_index[1], num_items).sort().values
         user, item = key.div(num_items, rounding_mode="floor"), key % num_items + num_users
         repeated = key == torch.cat([key.new_full((1,), -1), key])[: key.size(0)]  # As the one before.
         source, target, repeated = torch.cat([item, user]), torch.cat([user, item]), torch.cat([repeated, repeated])

@@ -1,4 +1,4 @@
-"""Inner products of many pairs of rows, sorted once, so that products with sparse matrices read tables in order."""
+"""Pairs of rows as numbers; and inner products of many, sorted once, so that sparse products read tables in order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from torch.autograd.function import once_differentiable
 from pyg_ckd.scoring.margins import suits_sparse
 from pyg_ckd.scoring.sparse import csr_matrix, inner_products, product
 from pyg_ckd.scoring.triples import order_of, shared_in_step, starts_of
+
+
+def pair_keys(user: Tensor, item: Tensor, num_items: int) -> Tensor:
+    """Return pairs as the numbers ``user * num_items + item``, int64 ``[E]``, whatever integers the rows are.
+
+    Args:
+        user: Row numbers of users, integers ``[E]``; 32 bits would not hold the product.
+        item: Row numbers of items, integers ``[E]``.
+        num_items: Number of items.
+    """
+    return user.long() * num_items + item.long()
 
 
 class SortedPairs:

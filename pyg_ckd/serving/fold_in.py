@@ -13,6 +13,7 @@ from pyg_ckd.data.checks import as_features, check_finite
 from pyg_ckd.data.columns import labels_of
 from pyg_ckd.data.frames import in_order_of
 from pyg_ckd.data.impute import recorded
+from pyg_ckd.data.precision import as_double, reads_double
 from pyg_ckd.data.prepared import changed, current
 from pyg_ckd.data.ridge import Ridge as Ridge
 from pyg_ckd.data.transforms import prepare_rows
@@ -95,6 +96,9 @@ def stack_features(
         columns = labels | columns
     features, ids, _ = in_order_of(features, ids, "new items", columns)
     given = {m: as_features(x, m, "new items") for m, x in features.items()}
+    if not transformed:
+        double = [m for m in given if reads_double(current(data, m))]
+        given |= {m: as_double(features[m], "new items") for m in double}
     count = next(iter(given.values())).size(0)
     old, new = {}, {}
     for m in modalities:
@@ -110,13 +114,14 @@ def stack_features(
         width = record["dim"] if record is not None and record["steps"] else x.size(1)
         if known is not None:
             matrix = as_features(known[m], m, "known items")
+            matrix = as_double(known[m], "known items") if reads_double(record) else matrix
             width = width if record is not None and record["steps"] else matrix.size(1)
             x = _known(data, m, _checked(matrix, num_items, width, m, "known items"), record)
         old[m] = x
         if m in given:
             matrix = _checked(given[m], count, width, m, "new items")
             check_finite(matrix, None, m, "new items", f"add items that lack the modality by themselves, without {m!r}")
-            new[m] = matrix if record is None else prepare_rows(matrix, record)
+            new[m] = matrix if record is None else _prepared(matrix, record)
     for m in modalities:
         if m not in new:
             alike = known is None or torch.equal(old[m], data["item"][m].cpu())
@@ -133,7 +138,7 @@ def _known(data: HeteroData, modality: str, x: Tensor, record: Mapping[str, Any]
         check_finite(x, None, modality, "known items")
         return x
     check_finite(x, has, modality, "known items")
-    rows = prepare_rows(x if has is None else x[has], record)
+    rows = _prepared(x if has is None else x[has], record)
     same = there if has is None else there[has]
     if rows.shape == same.shape and torch.allclose(rows, same, rtol=1e-4, atol=1e-5 * float(same.abs().max())):
         return there
@@ -142,6 +147,12 @@ def _known(data: HeteroData, modality: str, x: Tensor, record: Mapping[str, Any]
     out = rows.double().mean(dim=0).to(rows.dtype).repeat(x.size(0), 1)
     out[has] = rows
     return out
+
+
+def _prepared(x: Tensor, record: Mapping[str, Any]) -> Tensor:
+    """Return features of other items as those of a graph were prepared, in single precision at most."""
+    rows = prepare_rows(x, record)
+    return rows.float() if rows.dtype == torch.float64 else rows
 
 
 def _checked(x: Tensor, rows: int, columns: int, modality: str, source: str) -> Tensor:

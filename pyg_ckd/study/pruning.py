@@ -83,10 +83,12 @@ def reason_to_prune(curve: Curve, bars: Sequence[tuple[int, float]], most: int) 
     as long as its climb leads there.
 
     Args:
-        curve: The curve so far.
+        curve: The curve so far; nothing ends before the first evaluation.
         bars: Budgets in steps with what must be reached.
         most: Steps of the whole training.
     """
+    if not curve:
+        return ""
     steps = curve[-1][0]
     passed = [(budget, bar) for budget, bar in bars if budget <= steps]
     best = max(value for _, value in curve)

@@ -74,7 +74,8 @@ def train_run(
         k: Cut-offs of the test metrics.
         seed: Seed of everything.
         start_from: The file of an earlier model to begin with, see :meth:`Trainer.fit`. It is needed again when a run
-            goes on. (default: :obj:`None`, none)
+            goes on. ``metrics.json`` then has the shares of the validation and test interactions that the earlier
+            model was trained on (``seen_by_start_from``). (default: :obj:`None`, none)
 
     Returns:
         Metrics on the test part, or on the validation part of a graph without one; none of a graph without both.
@@ -142,6 +143,8 @@ def train_run(
             with atomic_path(folder / "history.csv") as path:
                 history.frame.to_csv(path)
             ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+            if history.seen_by_start_from:
+                ended["seen_by_start_from"] = history.seen_by_start_from
             write_json(folder / "metrics.json", {**ended, **{part: dict(found) for part, found in measured.items()}})
     return metrics
 

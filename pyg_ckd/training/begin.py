@@ -132,7 +132,8 @@ def begin(
         check_validation(objective, data, trainer.track_views)
         settings = {"data": fingerprint(data), **objective.settings(), **made}
         if start_from is not None:
-            settings["start_from"] = warm_start(objective, data, start_from).digest
+            start = warm_start(objective, data, start_from)
+            settings["start_from"], history.seen_by_start_from = start.digest, dict(start.seen)
         remember(objective.student, data, settings["data"])
     if not processes.alone:
         cut = {"cut_features": layout.cut_features}

@@ -38,6 +38,9 @@ class History:
         converged: :obj:`False` if the metric was still rising at the end, if it was too early to tell, or if stages
             were still to come, so that more epochs might have been better; :obj:`None` if that is not known, as without
             a validation part.
+        seen_by_start_from: Share of the held-out interactions that the earlier model of ``start_from`` was trained on,
+            by split. Metrics of a split with a share above zero are too high. Empty if there was no earlier model, or
+            nobody knows what it was trained on.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -47,6 +50,7 @@ class History:
     validation_seconds: list[float] = field(default_factory=list)
     stopped: str = ""
     converged: bool | None = None
+    seen_by_start_from: dict[str, float] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -128,6 +128,8 @@ def about_training(
     about: dict[str, Any] = {} if seed is None else {"seed": seed}
     about |= {"best_epoch": history.best_epoch, "epochs": len(history.rows), "stopped": history.stopped}
     about |= {"converged": history.converged, "seconds": float(sum(history.seconds))}
+    if history.seen_by_start_from:
+        about["seen_by_start_from"] = dict(history.seen_by_start_from)
     about["metrics"] = given if "val" in given or not val else {"val": val, **given}
     return about | ({} if settings is None else {"settings": dict(settings)})
 

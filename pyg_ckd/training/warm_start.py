@@ -33,6 +33,7 @@ from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.rebuild import build_backbone, path_of
 from pyg_ckd.training.safe_file import read_model
+from pyg_ckd.training.seen_before import seen_before
 from pyg_ckd.wrappers import unwrap, unwrapped_state
 
 StartFrom = str | os.PathLike[str] | nn.Module | tuple[nn.Module, HeteroData]
@@ -58,6 +59,7 @@ class Earlier:
         strategy: Import path of the objective's class.
         identity: What its rows stand for.
         inputs: Returns the backbone with the features and graphs that it was trained on, given the graph of today.
+        interactions: Returns the interactions that it was trained on, or :obj:`None` if nobody knows them.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Earlier:
     strategy: str
     identity: Identity
     inputs: Callable[[HeteroData], Inputs]
+    interactions: Callable[[], Tensor | None]
 
     def digest(self) -> str:
         """Return a digest of all of it, by which a checkpoint tells whether a run began from the same."""
@@ -113,10 +116,12 @@ class Start:
     Attributes:
         known: Which users, items and modalities the earlier model knows.
         digest: A digest of the earlier model.
+        seen: Share of the held-out interactions that the earlier model was trained on, by split; empty if nobody knows.
     """
 
     known: Known
     digest: str
+    seen: Mapping[str, float]
 
 
 def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Start:
@@ -157,6 +162,9 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     Raises:
         InputError: If the file cannot be read, the backbone is of another class or has other shapes, ids are missing on
             one side or have nothing in common, or a modality is missing, new, or of another width.
+
+    Warns:
+        UserWarning: If the earlier model was trained on held-out interactions of ``data``.
     """
     objective = as_objective(model, data)
     student = objective.student
@@ -173,7 +181,9 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     if _path_of(objective) == earlier.strategy:
         _carry_own(innermost(objective), earlier.own, known)
     LOGGER.info("%s: %s", type(student).__name__, known)
-    return Start(known, earlier.digest())
+    interactions, items = earlier.interactions(), earlier.identity.sizes["item"]
+    seen = {} if interactions is None else seen_before(data, known, interactions, items)
+    return Start(known, earlier.digest(), seen)
 
 
 def digest_of_start(start_from: StartFrom) -> str:
@@ -283,7 +293,9 @@ def _read(start_from: StartFrom, student: Backbone | None = None) -> Earlier:
     own = {} if objective is None else {k: p.detach() for k, p in _own_tensors(objective)}
     same = backbone is student  # It is about to change.
     inputs = partial(_inputs_of_model, copy.deepcopy(backbone) if same else backbone, known, graph)
-    return Earlier(f"the {name} given", _class_name(backbone), state, own, _path_of(objective), identity, inputs)
+    interactions = partial(_interactions_of_model, known, graph)
+    cls, path = _class_name(backbone), _path_of(objective)
+    return Earlier(f"the {name} given", cls, state, own, path, identity, inputs, interactions)
 
 
 def _from_file(path: str | os.PathLike[str]) -> Earlier:
@@ -293,7 +305,8 @@ def _from_file(path: str | os.PathLike[str]) -> Earlier:
     identity = Identity(sizes, content["feature_dims"], graph["ids"], graph[KEY], graph["marks"])
     own = content.get("own", {"path": "", "state": {}})
     inputs = partial(_inputs_of_file, path, content)
-    return Earlier(str(path), content["backbone"], content["state"], own["state"], own["path"], identity, inputs)
+    state, interactions = content["state"], partial(graph.get, "interactions")
+    return Earlier(str(path), content["backbone"], state, own["state"], own["path"], identity, inputs, interactions)
 
 
 def _inputs(earlier: Earlier, data: HeteroData) -> Inputs | None:
@@ -318,6 +331,14 @@ def _inputs_of_model(backbone: nn.Module, known: TrainedOn, graph: HeteroData | 
         if known.digest and fingerprint(graph) != known.digest:
             raise InputError("the graph was changed in place since")
     return _with_inputs(backbone if isinstance(backbone, Backbone) else as_backbone(backbone, graph), graph)
+
+
+def _interactions_of_model(known: TrainedOn, graph: HeteroData | None) -> Tensor | None:
+    if graph is None:
+        graph = known.graph()
+        if graph is None or (known.digest and fingerprint(graph) != known.digest):
+            return None
+    return graph[RATES].edge_index
 
 
 def _inputs_of_file(path: str | os.PathLike[str], content: Mapping[str, Any], data: HeteroData) -> Inputs:

@@ -183,3 +183,11 @@ def test_bad_arguments_are_refused(make_data):
         PMR(VBPR.from_data(data), alpha=-1)
     with pytest.raises(InputError, match="pmr: found LightGCN, which ignores features"):
         PMR(LightGCN.from_data(data))
+
+
+def test_membership_of_32_bits_is_that_of_64():
+    edges = torch.tensor([[0, 61_356], [0, 47_296]])  # 61356 * 70000 + 47296 is 2**32, zero in 32 bits.
+    wide, narrow = (membership(e, 70_000, 70_000, torch.zeros(1)) for e in (edges, edges.int()))
+    assert torch.equal(narrow.col_indices(), wide.col_indices())
+    assert narrow.col_indices().tolist() == [0, 47_296]
+    assert torch.equal(narrow.crow_indices(), wide.crow_indices())

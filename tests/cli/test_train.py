@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -362,6 +363,21 @@ def test_a_run_starts_from_the_model_of_another_one(arrays, save, capsys, tmp_pa
     assert torch.allclose(warm, old, rtol=0, atol=1e-4)
     assert not torch.allclose(cold, old, rtol=0, atol=1e-2)
     assert "start_from" in fails(capsys, train(today, tmp_path / "warm", *once))
+
+
+def test_a_run_records_what_its_start_has_seen_of_the_held_out_part(arrays, save, capsys, tmp_path) -> None:
+    yesterday = str(tmp_path / "old" / "model.pt")
+    assert main(train(save(arrays), tmp_path / "old")) == 0
+    half = np.concatenate([arrays["train"][:, 15:], arrays["test"][:, :15]], axis=1)
+    test = np.concatenate([arrays["test"][:, 15:], arrays["train"][:, :15]], axis=1)
+    today = save(arrays | {"train": half, "test": test})
+    with pytest.warns(UserWarning, match=r"was trained on 15 of the 30 test interactions \(50.0%\) of today"):
+        assert main(train(today, tmp_path / "warm", "--start_from", yesterday)) == 0
+    metrics = json.loads((tmp_path / "warm" / "metrics.json").read_text())
+    assert metrics["seen_by_start_from"] == {"val": 0.0, "test": 0.5}
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "warm" / "model.pt")]) == 0
+    assert re.search(r"seen_by_start_from\.test +0\.5", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

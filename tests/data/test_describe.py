@@ -186,3 +186,16 @@ def test_sizes_that_are_not_positive_are_refused(name):
     data = build_data(PAIRS, CLEAN, num_items=60)
     with pytest.raises(InputError, match=f"describe: {name} is 0, expected a positive integer$"):
         describe_data(data, **{name: 0})
+
+
+def test_interactions_of_32_bits_are_described_as_those_of_64():
+    size = 70_000
+    train, test = np.array([[0, 61_356], [0, 9]]), np.array([[61_356], [47_296]])  # 61356 * 70000 + 47296 is 2**32.
+    features = {"visual": np.random.default_rng(0).normal(size=(size, 2)).astype(np.float32)}
+    data = build_data(train, features, test=test, num_users=size)
+    expected = describe_data(data, k=2, sample=20)
+    for name in ("edge_index", "val_edge_index", "test_edge_index"):
+        data[RATES][name] = data[RATES][name].int()
+    found = describe_data(data, k=2, sample=20)
+    assert found.splits == expected.splits
+    assert found.warnings == expected.warnings

@@ -197,3 +197,25 @@ def test_ids_that_cannot_be_used_are_not_kept_and_lose_no_model() -> None:
         record = graph_record(data)
     assert record["ids"]["user"] is None
     assert torch.equal(record["ids"]["item"], data.item_id)
+
+
+@pytest.mark.parametrize("to", ["val_edge_index", "test_edge_index"])
+def test_the_same_interactions_that_are_split_otherwise_are_told_from_others(to: str) -> None:
+    data, other = built(), built()
+    train, held = other[RATES].edge_index, other[RATES][to]
+    other[RATES].edge_index = torch.cat([held[:, :4], train[:, 4:]], dim=1)
+    other[RATES][to] = torch.cat([train[:, :4], held[:, 4:]], dim=1)
+    words = r"model.pt: found the same interactions as in training, split otherwise: 4 interactions are \(first: user"
+    with pytest.raises(InputError, match=words + r".* held out now, .*give its split, ratios and seed.*order"):
+        match(data, other)
+    other[RATES][to] = held  # Those of training are not there any more.
+    with pytest.raises(InputError, match=r"4 interactions are .* not there any more"):
+        match(data, other)
+
+
+def test_a_record_of_interactions_of_32_bits_is_that_of_64() -> None:
+    data, other = built(), built()
+    for name in EDGES:
+        other[RATES][name] = other[RATES][name].int()
+    assert match(other, built()) is not None
+    assert graph_record(other)["held_out"] == graph_record(data)["held_out"]

@@ -134,3 +134,46 @@ def test_lists_of_unequal_length_and_sparse_tensors_are_no_moments():
         leave_one_out_split([[0, 0], [0, 1]], [[1], [2, 3]])
     with pytest.raises(InputError, match="timestamps: found a sparse tensor"):
         leave_one_out_split([[0, 0], [0, 1]], torch.ones(2).to_sparse())
+
+
+SECONDS = 1_700_000_000
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.array,
+        list,
+        lambda when: np.array(when, dtype=np.float64),
+        lambda when: pd.Series(map(str, when)),
+        torch.tensor,
+    ],
+    ids=["integers", "list", "floats", "texts", "tensor"],
+)
+def test_a_mix_of_units_is_named_with_a_row_of_each(kind, factor, unit):
+    when = kind([SECONDS, SECONDS + 60, (SECONDS + 30) * factor, SECONDS + 90])
+    words = rf"seconds \({SECONDS} in row 0\), {unit} \({(SECONDS + 30) * factor} in row 2\).*one unit"
+    for split in (temporal_split, leave_one_out_split):
+        with pytest.warns(UserWarning, match=words) as caught:
+            split([[0] * 4, range(4)], when)
+        assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        [1, 2, 3, 4],
+        [1, 1_000, 1_000_000, 10**9],
+        [1999, 2010, 2020, 2024],
+        [20240101, 20240131, 20231231, 202401],
+        [202401011200, 202401011300, 20240101120000, 202312312359],
+        [SECONDS, SECONDS + 1, 0, -1],
+        [SECONDS * 1000, SECONDS * 1000 + 1, 5, 6],
+        [3 * 10**8, 5 * 10**9 - 1, 10**9, 0],
+        ["2024-01-01", "2024-01-02", "2023-01-01", "2022-01-01"],
+    ],
+)
+def test_numbers_of_one_unit_and_what_are_no_dates_call_for_no_warning(when, recwarn):
+    temporal_split([[0] * 4, range(4)], when, (0.5, 0.25, 0.25))
+    assert len(recwarn) == 0

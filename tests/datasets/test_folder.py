@@ -342,3 +342,14 @@ def test_a_table_without_rows_leaves_ratings_in_a_warning_as_they_are(folder):
     pd.DataFrame({"user": [], "item": [], "rating": []}).to_parquet(folder / "val.parquet")
     with pytest.warns(UserWarning, match=r"'rating' \(1 1x, 5 1x\) is not used"):
         read_folder(folder)
+
+
+def test_a_mix_of_units_is_named_by_the_rows_of_the_file(folder):
+    when = [1_700_000_000 + n for n in range(6)]
+    when[4] *= 1000
+    frame = FRAME.drop(columns="split").assign(timestamp=when, rating=[1, 5, 5, 5, 5, 5])
+    frame.to_csv(folder / "interactions.csv", index=False)
+    words = r"seconds \(1700000001 in row 1\), milliseconds \(1700000004000 in row 4\)"
+    with pytest.warns(UserWarning, match=words) as caught:
+        read_folder(folder, split="temporal", ratios=(0.8, 0.2, 0.0), min_rating=3)
+    assert len(caught) == 1

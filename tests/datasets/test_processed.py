@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from pyg_ckd.data import fingerprint
-from pyg_ckd.datasets import MultimodalFolder, load, read_folder, synthetic_multimodal
+from pyg_ckd.datasets import MultimodalFolder, cached, load, read_folder, synthetic_multimodal
 from pyg_ckd.datasets.writing import WRITERS
 from pyg_ckd.errors import InputError
 
@@ -79,7 +80,49 @@ def test_a_changed_source_is_processed_anew_and_the_root_may_lie_in_it(folder):
     assert not data["item"].visual.any()
     os.utime(folder / "interactions.parquet", (0, 0))
     MultimodalFolder(folder, folder / "root")
-    assert len(processed(folder / "root")) == 3
+    assert len(processed(folder / "root")) == 1  # Those of earlier states are gone.
+
+
+def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_read_anew(folder, tmp_path):
+    MultimodalFolder(folder, tmp_path / "root", "none")
+    before = (folder / "visual.npy").stat()
+    np.save(tmp_path / "other.npy", np.full((20, 3), 2, np.float32))
+    os.utime(tmp_path / "other.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "other.npy").replace(folder / "visual.npy")
+    after = (folder / "visual.npy").stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert MultimodalFolder(folder, tmp_path / "root", "none")[0]["item"].visual.unique().tolist() == [2]
+
+
+def test_graphs_of_earlier_states_go_and_those_of_other_options_and_folders_stay(folder, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(folder, tmp_path / "other")
+    MultimodalFolder(tmp_path / "other", root)
+    MultimodalFolder(folder, root)
+    old = MultimodalFolder(folder, root, seed=1)[0]
+    before = old["item"].visual.clone()
+    (root / "processed" / "mine.pt").write_bytes(b"")
+    assert len(processed(root)) == 4
+    np.save(folder / "visual.npy", np.zeros((20, 3), np.float32))
+    MultimodalFolder(folder, root)
+    assert len(processed(root)) == 3  # Of the other folder, of this one, and what is no graph of ours.
+    MultimodalFolder(folder, root, seed=1)
+    assert len(processed(root)) == 4
+    assert torch.equal(old["item"].visual, before)  # Whoever has it open keeps it.
+    assert fingerprint(old)
+
+
+def test_a_graph_that_another_process_removes_meanwhile_is_made_anew(folder, tmp_path, monkeypatch):
+    expected = fingerprint(MultimodalFolder(folder, tmp_path / "root")[0])
+
+    def gone(file):
+        file.unlink()
+        return read(file)
+
+    read = cached._read
+    monkeypatch.setattr(cached, "_read", gone)
+    assert fingerprint(MultimodalFolder(folder, tmp_path / "root")[0]) == expected
+    assert len(processed(tmp_path / "root")) == 1
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))

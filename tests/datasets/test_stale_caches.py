@@ -137,7 +137,7 @@ def test_a_linked_folder_is_read_anew_when_it_was_changed_and_may_lead_back(fold
         )
         assert MultimodalFolder(path, tmp_path / "root")[0]["user"].num_nodes == users
     MultimodalFolder(path, tmp_path / "root")
-    assert len(list((tmp_path / "root" / "processed").iterdir())) == 2
+    assert len(list((tmp_path / "root" / "processed").iterdir())) == 1
 
 
 VALUES = {

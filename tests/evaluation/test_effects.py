@@ -219,3 +219,9 @@ def test_intervals_do_not_depend_on_how_many_resamples_are_held_at_once(monkeypa
         tables.append(estimate_effects(model, data, k=1, num_bootstrap=250).table)
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], rtol=1e-12, atol=0)
+
+
+def test_the_docstring_names_every_column(make_data):
+    data = make_data()
+    table = estimate_effects(VBPR.from_data(data, embedding_dim=4), data, k=3, num_bootstrap=5).table
+    assert [name for name in table.columns if f"``{name}``" not in effects.EffectReport.__doc__] == []

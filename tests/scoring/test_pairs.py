@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from pyg_ckd.scoring import pairs
-from pyg_ckd.scoring.pairs import pair_products
+from pyg_ckd.scoring.pairs import pair_keys, pair_products
 from pyg_ckd.scoring.triples import shared_triples
 
 
@@ -66,3 +66,10 @@ def test_half_precision_is_multiplied_by_copies_of_rows():
     left, right = _tables(torch.bfloat16)
     index = torch.tensor([0, 3])
     assert_close(pair_products(left, right, index, index), (left[index] * right[index]).sum(dim=1))
+
+
+def test_keys_of_pairs_do_not_wrap_in_32_bits():
+    user, item = torch.tensor([0, 61_356, 69_999]), torch.tensor([0, 47_296, 3])
+    expected = [u * 70_000 + i for u, i in zip(user.tolist(), item.tolist(), strict=True)]
+    for dtype in (torch.int32, torch.int64):
+        assert pair_keys(user.to(dtype), item.to(dtype), 70_000).tolist() == expected

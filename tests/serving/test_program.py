@@ -192,6 +192,13 @@ def test_a_graph_of_edges_multiplies_as_the_sparse_one_does(normalization, self_
     assert_close(listed.dot(x, x)[once][order], sparse.dot(x, x))
 
 
+def test_a_graph_of_edges_of_32_bits_is_that_of_64():
+    edges, sizes = torch.tensor([[61_356, 69_999], [17_296, 3]]), (70_000, 70_000)
+    wide, narrow = (EdgeGraph.from_interactions(e, *sizes) for e in (edges, edges.int()))
+    assert torch.equal(narrow.edge_index, wide.edge_index)
+    assert torch.equal(narrow.weight, wide.weight)
+
+
 def test_every_backbone_is_covered() -> None:
     assert len(backbones()) == 13
     assert set(OPTIONS) <= set(backbones())

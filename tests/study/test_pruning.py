@@ -108,3 +108,7 @@ def test_the_callback_reads_the_curve_in_steps_and_leaves_the_last_epoch_alone()
     history = History(rows=rows)
     pruner.on_train_epoch_end(Trainer(max_epochs=5), history)
     assert history.stopped == ""
+
+
+def test_nothing_ends_before_the_first_evaluation():
+    assert reason_to_prune([], BARS, MOST) == ""

@@ -265,3 +265,51 @@ def test_one_warm_epoch_beats_one_cold_one(caplog):
     cold = Trainer(max_epochs=1, **options).fit(build(VBPR, today, 1), today).best_value
     assert warm > 1.2 * cold
     assert "the VBPR given knows 180 of 220 users and 120 of 150 items" in caplog.text
+
+
+def resplit(data: HeteroData, seed: int) -> HeteroData:
+    """Return a graph whose held-out interactions are others of the same."""
+    parts = [data[RATES][name] for name in ("edge_index", "val_edge_index", "test_edge_index")]
+    whole = torch.cat(parts, dim=1)
+    order = torch.randperm(whole.size(1), generator=torch.Generator().manual_seed(seed))
+    out, sizes = data.clone(), [part.size(1) for part in parts]
+    names = ("edge_index", "val_edge_index", "test_edge_index")
+    for name, part in zip(names, whole[:, order].split(sizes, dim=1), strict=True):
+        out[RATES][name] = part
+    return out
+
+
+@pytest.mark.parametrize("start", ["file", "model", "pair"])
+def test_held_out_interactions_that_the_earlier_model_was_trained_on_are_counted(start, yesterday, today, tmp_path):
+    later, earlier = resplit(today, 3), build(VBPR, yesterday, 0, embedding_dim=4)
+    trainer(max_epochs=1).fit(earlier, yesterday)
+    save_model(tmp_path / "yesterday.pt", earlier, yesterday)
+    source = {"file": tmp_path / "yesterday.pt", "model": earlier, "pair": (earlier, yesterday)}[start]
+    trained = {(USERS[u], ITEMS[i]) for u, i in yesterday[RATES].edge_index.t().tolist()}
+    expected, words = {}, []
+    for split, title in (("val", "validation"), ("test", "test")):
+        pairs = later[RATES][f"{split}_edge_index"].t().tolist()
+        count = sum((u, i) in trained for u, i in pairs)
+        assert 0 < count < len(pairs)
+        expected[split] = count / len(pairs)
+        words.append(f"{count} of the {len(pairs)} {title} interactions ({count / len(pairs):.1%})")
+    model = build(VBPR, later, 1, embedding_dim=4)
+    with pytest.warns(UserWarning, match="metrics are too high.*a column split") as caught:
+        history = trainer(max_epochs=1).fit(model, later, source)
+    assert all(word in str(caught[0].message) for word in words)
+    assert history.seen_by_start_from == expected
+
+
+def test_the_same_split_has_seen_nothing_and_warns_of_nothing(yesterday, today, recwarn):
+    earlier, model = (build(VBPR, data, 0, embedding_dim=4) for data in (yesterday, today))
+    history = trainer(max_epochs=1).fit(model, today, (earlier, yesterday))
+    assert history.seen_by_start_from == {"val": 0.0, "test": 0.0}
+    assert not [w for w in recwarn if "start_from" in str(w.message)]
+    assert trainer(max_epochs=1).fit(model, today).seen_by_start_from == {}
+
+
+def test_a_model_whose_graph_was_changed_since_does_not_guess_what_it_has_seen(today):
+    earlier, model = (build(VBPR, today, seed, embedding_dim=4) for seed in (0, 1))
+    trainer(max_epochs=1).fit(earlier, today)
+    today[RATES].edge_index = today[RATES].edge_index[:, 1:]
+    assert warm_start(model, today, earlier).seen == {}

@@ -16,6 +16,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
 from pyg_ckd.data.feedback import Positive, liked_parts
+from pyg_ckd.data.opinions import chosen
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.formats.coo import read_entries
 from pyg_ckd.datasets.npz import Impute, Transform
@@ -57,8 +58,8 @@ def read_diffmm(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
-            (default: :obj:`"error"`)
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them. It
+            is chosen before ``min_rating`` and ``positive`` apply. (default: :obj:`"error"`)
         min_rating: Keep entries of at least this, where matrices hold ratings. (default: :obj:`None`, all that are not
             zero, with a warning if they differ)
         positive: Keep entries of this value, or of these. (default: :obj:`None`, all that are not zero, with a warning
@@ -83,6 +84,10 @@ def read_diffmm(
                     f"[num_users, num_items] in each; write them for the same users and items"
                 )
     masks = liked_parts(values, min_rating, positive, str(files["train"] if len(files) == 1 else folder))
+    if masks is not None and keep != "error":  # Before ratings say which entries are likes.
+        sizes = [part.shape[1] for part in parts.values()]
+        stay = chosen(np.concatenate([*parts.values()], axis=1), keep, part=np.repeat(np.arange(len(sizes)), sizes))
+        masks = [one & other for one, other in zip(masks, np.split(stay, np.cumsum(sizes)[:-1]), strict=True)]
     if masks is not None:
         parts = {split: part[:, mask] for (split, part), mask in zip(parts.items(), masks, strict=True)}
     contents = Contents(folder, files["train"], parts, *shapes["train"], files=files)

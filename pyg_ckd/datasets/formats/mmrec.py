@@ -14,9 +14,11 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.data import check_data
 from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked
+from pyg_ckd.data.opinions import TIME
 from pyg_ckd.datasets.arrays import one_line
+from pyg_ckd.datasets.columns import find_column
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
-from pyg_ckd.datasets.folder import listing
+from pyg_ckd.datasets.folder import likes_of, listing, naming
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.places import files_in
@@ -41,8 +43,9 @@ def read_mmrec(
     file                         content
     ============================ =========================================================================
     ``<name>.inter``             tab-separated: ``userID``, ``itemID`` (rows from 0), ``x_label`` (0
-                                 train, 1 validation, 2 test) and perhaps ``rating`` or ``label``;
-                                 other columns are ignored; quotation marks have no meaning
+                                 train, 1 validation, 2 test) and perhaps ``rating``, ``label`` or
+                                 ``timestamp``, which ``keep`` goes by; other columns are ignored;
+                                 quotation marks have no meaning
     ``<modality>_feat.npy``      ``[num_items, d_m]``, see :mod:`pyg_ckd.datasets.formats.common`
     ============================ =========================================================================
 
@@ -51,8 +54,9 @@ def read_mmrec(
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
-            (default: :obj:`"error"`)
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them. It
+            goes by the times, if there are any, within a part, else by row, and is chosen before ``min_rating`` and
+            ``positive`` apply. (default: :obj:`"error"`)
         min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
         positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
@@ -67,9 +71,11 @@ def read_mmrec(
     folder = as_path(path)
     check_keep(keep)
     file = inter_file(folder)
-    frame = _read_inter(file)
+    frame = _read_inter(file, keep != "error")
     mask = liked(frame, min_rating, positive, str(file))
-    frame = frame if mask is None else frame[mask]
+    with naming(file):
+        masks, part = None if mask is None else [mask], frame["x_label"].to_numpy()
+        frame = likes_of(frame, masks, keep, part, ("userID", "itemID"))
     label = frame["x_label"].to_numpy()
     pairs = frame[["userID", "itemID"]].to_numpy().T
     parts = {split: np.ascontiguousarray(pairs[:, label == number]) for number, split in enumerate(SPLITS)}
@@ -121,14 +127,15 @@ def inter_file(folder: Path) -> Path:
     raise InputError(f"{folder}: no interactions, expected <name>.inter with the columns {list(_COLUMNS)}; {found}")
 
 
-def _read_inter(file: Path) -> pd.DataFrame:
+def _read_inter(file: Path, dated: bool) -> pd.DataFrame:
     header = read_header(file)
+    time = find_column(header, TIME, file) if dated else None
     for name in _COLUMNS:
         if name not in header:
             near = unknown_name("column", name, header)
             raise missing_column(file, f"the column {name!r} is missing; rename one: {near}", header)
     try:
-        columns = [*_COLUMNS, *feedback_columns(header)]
+        columns = [*_COLUMNS, *feedback_columns(header), *([] if time is None else [time])]
         frame = read_tab_separated(file, columns, dict.fromkeys(_COLUMNS, np.int64))
     except (ValueError, OverflowError, OSError, pd.errors.ParserError) as error:
         _diagnose(file)
@@ -138,7 +145,7 @@ def _read_inter(file: Path) -> pd.DataFrame:
         wrong = np.flatnonzero((frame[name] < low) | (frame[name] > high))
         if wrong.size:
             raise _wrong(file, name, int(wrong[0]), str(frame[name].iloc[wrong[0]]))
-    return frame
+    return frame if time is None else frame.rename(columns={time: TIME})
 
 
 def _diagnose(file: Path) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import check_data
-from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows, repeated
+from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked_parts
 from pyg_ckd.data.ids import known_ids
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import check_times, find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
-from pyg_ckd.datasets.folder import TIMED, listing, naming, split_method, split_pairs
+from pyg_ckd.datasets.folder import TIMED, likes_of, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.origins import Origin, put_together
@@ -82,8 +82,9 @@ def read_recbole(
             :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
         strict: See :func:`pyg_ckd.data.build_data`. (default: :obj:`True`)
-        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them.
-            (default: :obj:`"error"`)
+        keep: Which of repeated interactions to keep: ``"first"``, ``"last"``, or ``"error"``, which refuses them. It
+            goes by the times, if there are any, within a part, else by row, and is chosen before ``min_rating`` and
+            ``positive`` apply. (default: :obj:`"error"`)
         min_rating: Keep interactions with a rating of at least this, from the column ``rating``. (default:
             :obj:`None`, all, with a warning if ratings differ)
         positive: Keep interactions whose column ``label`` has this value, or one of these. (default: :obj:`None`, all,
@@ -108,16 +109,15 @@ def read_recbole(
     if "whole" not in files and split not in ("auto", "given"):
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
     timed = "whole" in files and split in TIMED
-    frames = {file: _read_inter(file, split if timed else None) for file in files.values()}
+    frames = {file: _read_inter(file, split if timed else None, keep != "error") for file in files.values()}
     file = next(iter(frames))
     source = file if len(frames) == 1 else folder
     masks = liked_parts(frames, min_rating, positive, str(source))
     # Rows keep their index from here on, which tells where they are from.
     frame, origin = put_together(frames, {file: part for part, file in files.items()})
-    frame = frame if masks is None else frame[np.concatenate(masks)]
-    if keep != "error":
-        codes = np.stack([pd.factorize(frame[column])[0] for column in (_USER, _ITEM)])
-        frame = frame[~repeated(codes, keep)]
+    with naming(source):
+        order = np.repeat(np.arange(len(frames)), [len(one) for one in frames.values()])
+        frame = likes_of(frame, masks, keep, order, (_USER, _ITEM), warns=not timed)
     users, user_id = _users(frame[_USER], _list(folder, f"{name}.user"), origin)
     items, item_id = _items(frame[_ITEM], _list(folder, f"{name}.item"), origin)
     pairs = np.stack([users, items])
@@ -204,9 +204,15 @@ def _inter_files(folder: Path) -> tuple[str, dict[str, Path]]:
     raise InputError(f"{folder}: holds {next(iter(parts.values())).name}, but no {name}.train.inter; add it")
 
 
-def _read_inter(file: Path, timed: str | None) -> pd.DataFrame:
-    """Return users and items, with feedback and the times by which a split goes, if any does."""
-    time = None if timed is None else find_column(read_header(file), _TIME, file, _TIME_TYPES)
+def _read_inter(file: Path, timed: str | None, dated: bool) -> pd.DataFrame:
+    """Return users and items, with feedback and the times by which a split goes, if any does, or the last one is told.
+
+    Args:
+        file: The file.
+        timed: The split that goes by times, if one does.
+        dated: Whether to read times in any case, if there are any.
+    """
+    time = None if timed is None and not dated else find_column(read_header(file), _TIME, file, _TIME_TYPES)
     frame = _read_tokens(file, (_USER, _ITEM), time)
     if time is None:
         if timed is not None:

@@ -62,13 +62,15 @@ def read_reviews(path: Path, fields: tuple[str, str, str], rating: str | None = 
     return frame.set_axis(["user", "item", "timestamp", "rating"][: len(names)], axis=1)
 
 
-def thin(frame: pd.DataFrame, k_core: int, path: Path) -> Interactions:
+def thin(frame: pd.DataFrame, k_core: int, path: Path, likes: np.ndarray | None = None) -> Interactions:
     r"""Keep the earliest interaction of each user and item, then the k-core of these, and number what is left.
 
     Args:
         frame: The result of :func:`read_reviews`.
         k_core: The fewest interactions of a user and of an item; ``0`` and ``1`` keep all.
         path: Where the frame came from, for messages.
+        likes: Which interactions are likes, bool ``[E]``; only these are left of the earliest ones. (default:
+            :obj:`None`, all)
 
     Raises:
         InputError: If nothing is left.
@@ -78,6 +80,7 @@ def thin(frame: pd.DataFrame, k_core: int, path: Path) -> Interactions:
     key = pairs[0] * len(frame["item"].cat.categories) + pairs[1]
     order = np.lexsort((timestamps, key))
     kept = np.sort(order[np.diff(key[order], prepend=-1) != 0])
+    kept = kept if likes is None else kept[likes[kept]]
     with naming(path):
         kept = kept[core_mask(pairs[:, kept], k_core)]
     users, user_id = _number(frame["user"].cat, pairs[0, kept])
