@@ -20,6 +20,7 @@ from pyg_ckd.training.own_batches import OwnBatches, set_generator, stored_state
 from pyg_ckd.training.sampled import Subgraphs
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
+from pyg_ckd.training.trained import TRAINED, trained_names
 
 
 @dataclass
@@ -195,7 +196,7 @@ class Run:
             "other_rng": drawn_elsewhere(),
         }
         if self.steps is not None:
-            state |= self.steps.state_dict()
+            state |= self.steps.state_dict() | {TRAINED: trained_names(self)}
         device = device_of(self.objective)
         if device is not None and device.type == "cuda":  # Of the training's own device, which need not be the current.
             state["cuda_rng"] = torch.cuda.get_rng_state(device)

@@ -14,6 +14,7 @@ from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.made_of import own_attributes
 from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts, write_whole
 from pyg_ckd.training.run import Run
+from pyg_ckd.training.trained import check_shapes, check_trained, misfit
 
 CHECKPOINT_NAME = "last.pt"
 IN_PARTS = "run in parts"
@@ -50,15 +51,13 @@ class RunFile:
                 optimizer = None if run.steps is None else run.steps.optimizer
                 state = self._read(self.path, run)
                 try:
-                    run.load_state_dict(self.layout.own_state(state, run.objective, optimizer))
+                    own = self.layout.own_state(state, run.objective, optimizer)
+                    check_shapes(self.path, own, run)
+                    run.load_state_dict(own)
                 except (InputError, torch.cuda.OutOfMemoryError):
                     raise
                 except (RuntimeError, ValueError) as error:  # Of PyTorch, about widths and groups of parameters.
-                    raise InputError(
-                        f"checkpoint {self.path}: does not fit the model ({' '.join(str(error).split())[:200]}); "
-                        "expected one of the same parameters, of which the same are trained and not frozen; choose "
-                        "another folder or the same model"
-                    ) from error
+                    raise misfit(self.path, " ".join(str(error).split())[:200]) from error
         self.processes.agree(f"checkpoint {self.path}: finished epochs, read by every process,", run.epoch)
 
     def _read(self, path: Path, run: Run) -> Any:
@@ -73,6 +72,7 @@ class RunFile:
             self.attributes = {name: self.attributes[name] for name in sorted(both)}
             check_settings(path, {name: stored[name] for name in both}, self.attributes)
         state = content["run"]
+        check_trained(path, state, run)
         if content["kind"] == IN_PARTS:
             return read_parts(path, state, content["parts"], rows)
         if rows is None:
