@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import remove_leftovers
 from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.made_of import own_attributes
@@ -99,10 +100,11 @@ class RunFile:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a run that has ended, if there is one.
+    """Remove the checkpoint of a run that has ended, if there is one, and what killed processes have left of it.
 
     Args:
         folder: Where it is.
     """
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     remove_parts(folder / CHECKPOINT_NAME)
+    remove_leftovers(folder / CHECKPOINT_NAME)
