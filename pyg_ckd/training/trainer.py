@@ -36,7 +36,7 @@ from pyg_ckd.training.callbacks import (
 )
 from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
-from pyg_ckd.training.epoch import read_statistics, train_epoch
+from pyg_ckd.training.epoch import check_weights, read_statistics, train_epoch
 from pyg_ckd.training.factories import (
     check_factories,
     describe_optimizer,
@@ -358,6 +358,7 @@ class Trainer:
             fabric.log_dict({k: v for k, v in history.rows[-1].items() if k != "epoch"}, step=run.epoch)
         if validation is None:
             with run.averaged():
+                check_weights(run)
                 run.keep_best()
             history.best_epoch = run.epoch
         else:
