@@ -13,9 +13,10 @@ from pyg_ckd.files import remove_leftovers
 from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.made_of import own_attributes
+from pyg_ckd.training.options import Options
 from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts, write_whole
 from pyg_ckd.training.run import Run
-from pyg_ckd.training.trained import check_shapes, check_trained, misfit
+from pyg_ckd.training.trained import misfit
 
 CHECKPOINT_NAME = "last.pt"
 IN_PARTS = "run in parts"
@@ -53,7 +54,8 @@ class RunFile:
                 state = self._read(self.path, run)
                 try:
                     own = self.layout.own_state(state, run.objective, optimizer)
-                    check_shapes(self.path, own, run)
+                    if run.trained is not None:
+                        run.trained.check_shapes(self.path, own)
                     run.load_state_dict(own)
                 except (InputError, torch.cuda.OutOfMemoryError):
                     raise
@@ -66,14 +68,18 @@ class RunFile:
         content = load_checkpoint(path, None, mmap=rows is not None)
         if content.get("kind") != IN_PARTS:
             check_content(path, content, "run")
-        check_settings(path, content["settings"], self.settings)
+        found, expected = content["settings"], self.settings
+        if "sampler" not in found and "sampler" not in expected:  # Else it has its own order and number.
+            found, expected = (Options.resolved(s, run.objective.student.shuffle) for s in (found, expected))
+        check_settings(path, found, expected)
         stored = content.get("attributes")
         if stored is not None and self.processes.first:  # Not in a run of before; of one process where they differ.
             both = stored.keys() & self.attributes.keys()
             self.attributes = {name: self.attributes[name] for name in sorted(both)}
             check_settings(path, {name: stored[name] for name in both}, self.attributes)
         state = content["run"]
-        check_trained(path, state, run)
+        if run.trained is not None:
+            run.trained.check(path, state)
         if content["kind"] == IN_PARTS:
             return read_parts(path, state, content["parts"], rows)
         if rows is None:

@@ -3,89 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.layouts.elementwise import ELEMENTWISE
 from pyg_ckd.training.optimizer import LAST
-
-if TYPE_CHECKING:
-    from pyg_ckd.training.run import Run
 
 TRAINED = "trained"
 """Key of the names in the state of a run."""
 
 
-def trained_names(run: Run) -> dict[str, list[list[str]]]:
-    """Return the names of the parameters in every group of the optimizer, and of those that are averaged.
+@dataclass(frozen=True)
+class Trained:
+    """The parameters that a run trains.
 
-    Args:
-        run: A run that takes steps.
+    Attributes:
+        objective: What is trained.
+        optimizer: Its optimizer.
+        average: The average of the weights, or :obj:`None`.
     """
-    assert run.steps is not None
-    names = {id(p): name for name, p in run.objective.named_parameters()}
-    groups = [group["params"] for group in run.steps.optimizer.param_groups]
-    average = [] if run.steps.average is None else [run.steps.average.parameters]
-    found = {"optimizer": groups, "average": average}
-    return {part: [[names.get(id(p), "") for p in group] for group in given] for part, given in found.items()}
 
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
 
-def check_trained(path: Path, state: Mapping[str, Any], run: Run) -> None:
-    """Refuse a stored run that trains other parameters, or the same in another order: PyTorch goes by their positions.
+    def names(self) -> dict[str, list[list[str]]]:
+        """Return the names of the parameters in every group of the optimizer, and of those that are averaged."""
+        names = {id(p): name for name, p in self.objective.named_parameters()}
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        found = {"optimizer": groups, "average": [] if self.average is None else [self.average.parameters]}
+        return {part: [[names.get(id(p), "") for p in group] for group in given] for part, given in found.items()}
 
-    Args:
-        path: The checkpoint, for the message.
-        state: What it holds of the run; tables may have the rows of all users.
-        run: The present run.
+    def check(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Refuse a stored run of other parameters, or of the same in another order: PyTorch goes by their positions.
 
-    Raises:
-        InputError: If the parameters differ; in a run of before, which has no names, if their numbers do.
-    """
-    if run.steps is None:
-        return
-    expected = trained_names(run)
-    found = state.get(TRAINED)
-    if found is None:  # In a run of before.
-        stored = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
-        sizes = [len(group) for group in expected["optimizer"]]
-        if stored != sizes:
-            raise misfit(path, f"found groups of {_listed(stored)} parameters, trained are {_listed(sizes)}")
-    elif found != expected:
-        raise misfit(path, _difference(found, expected))
+        Args:
+            path: The checkpoint, for the message.
+            state: What it holds of the run; tables may have the rows of all users.
 
+        Raises:
+            InputError: If the parameters differ; in a run of before, which has no names, if their numbers do.
+        """
+        expected, found = self.names(), state.get(TRAINED)
+        if found is None:  # In a run of before.
+            stored = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+            sizes = [len(group) for group in expected["optimizer"]]
+            if stored != sizes:
+                raise misfit(path, f"found groups of {_listed(stored)} parameters, trained are {_listed(sizes)}")
+        elif found != expected:
+            raise misfit(path, _difference(found, expected))
 
-def check_shapes(path: Path, state: Mapping[str, Any], run: Run) -> None:
-    """Refuse moments and averages of a run without names whose shapes are not those of the parameters.
+    def check_shapes(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Refuse moments and averages of a run without names whose shapes are not those of the parameters.
 
-    Fused kernels would write past their end. Optimizers that do not treat every number by itself may keep other shapes.
+        Fused kernels would write past their end. Optimizers that do not treat every number by itself may keep other
+        shapes.
 
-    Args:
-        path: The checkpoint, for the message.
-        state: The state of the run that this process goes on from.
-        run: The present run.
+        Args:
+            path: The checkpoint, for the message.
+            state: The state of the run that this process goes on from.
 
-    Raises:
-        InputError: If a shape differs.
-    """
-    if run.steps is None or TRAINED in state:
-        return
-    names = {id(p): name for name, p in run.objective.named_parameters()}
-    optimizer = run.steps.optimizer
-    order = [p for group in optimizer.param_groups for p in group["params"]]
-    known = state["optimizer"]["state"] if isinstance(optimizer, ELEMENTWISE) else {}
-    pairs = [(order[n], key, x) for n, values in known.items() for key, x in values.items()]
-    if run.steps.average is not None:
-        pairs += [
-            (p, "average", x) for p, x in zip(run.steps.average.parameters, state["average"]["average"], strict=True)
-        ]
-    for p, key, x in pairs:
-        expected = p.shape[:1] if key == LAST else p.shape
-        if isinstance(x, Tensor) and x.dim() and x.shape != expected:
-            name = names.get(id(p), "a parameter")
-            raise misfit(path, f"found {key} of shape {list(x.shape)} for {name} of shape {list(p.shape)}")
+        Raises:
+            InputError: If a shape differs.
+        """
+        if TRAINED in state:
+            return
+        names = {id(p): name for name, p in self.objective.named_parameters()}
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        known = state["optimizer"]["state"] if isinstance(self.optimizer, ELEMENTWISE) else {}
+        pairs = [(order[n], key, x) for n, values in known.items() for key, x in values.items()]
+        if self.average is not None:
+            stored = state["average"]["average"]
+            pairs += [(p, "average", x) for p, x in zip(self.average.parameters, stored, strict=True)]
+        for p, key, x in pairs:
+            expected = p.shape[:1] if key == LAST else p.shape
+            if isinstance(x, Tensor) and x.dim() and x.shape != expected:
+                name = names.get(id(p), "a parameter")
+                raise misfit(path, f"found {key} of shape {list(x.shape)} for {name} of shape {list(p.shape)}")
 
 
 def misfit(path: Path, reason: str) -> InputError:
