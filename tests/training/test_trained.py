@@ -9,6 +9,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
 from pyg_ckd.training import build, load_checkpoint
 from tests.training.problem import planted_data, trainer
+from tests.training.several import in_processes
 
 ALL = "expected one of the same parameters, of which the same are trained and not frozen"
 
@@ -117,3 +118,38 @@ def test_a_run_of_before_with_averages_of_other_shapes_is_refused(tmp_path):
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(InputError, match=r"found average of shape \[1, 4\] for student"):
         run(tmp_path, epochs=3, averaging=0.9)
+
+
+LAYOUTS = ("users", "columns", "ddp")
+
+
+def frozen_otherwise(folder) -> dict[str, object]:
+    """Go on from runs of one process in two, with names and without, with the same parameters and with others."""
+    found = {}
+    for strategy in LAYOUTS:
+        for kind in ("named", "of before"):
+            place = folder / f"{strategy}, {kind}"
+            try:
+                run(place / "other", ["item_emb"], 2, averaging=0.9, strategy=strategy)
+            except InputError as error:
+                found[f"{strategy}, {kind}"] = str(error)
+            found[f"{strategy}, {kind}, same"] = run(place / "same", [], 2, averaging=0.9, strategy=strategy).rows
+    return found
+
+
+def test_several_processes_refuse_other_parameters_too(tmp_path):
+    for strategy in LAYOUTS:
+        for kind in ("named", "of before"):
+            for place, frozen in (("other", ["user_emb"]), ("same", [])):
+                folder = tmp_path / f"{strategy}, {kind}" / place
+                run(folder, frozen, averaging=0.9)
+                if kind == "of before":
+                    forget_names(folder)
+    expected = run(tmp_path / "alone", [], 2, averaging=0.9).rows
+    for found in in_processes(frozen_otherwise, tmp_path):
+        for name, result in found.items():
+            if isinstance(result, str):
+                assert "trained and not frozen" in result, name
+            else:
+                assert result[-1]["loss/bpr"] == pytest.approx(expected[-1]["loss/bpr"], abs=1e-5), name
+        assert len(found) == 12
