@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,11 @@ from typing import Any
 
 from pyg_ckd.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Not on Windows.
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "as_path",
     "atomic_folder",
@@ -23,6 +29,7 @@ __all__ = [
     "plain_values",
     "read_json",
     "read_text",
+    "remove_leftovers",
     "write_json",
 ]
 
@@ -88,9 +95,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _make_temporary(target)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -100,6 +105,48 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+        if handle is not None:
+            os.close(handle)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed processes have left of a file, see :func:`atomic_path`.
+
+    Those that a process writes at the moment are locked and stay. Where files cannot be locked, all stay.
+
+    Args:
+        path: The file that they would have become.
+    """
+    target = as_path(path)
+    name = re.compile(rf"\.{re.escape(target.name)}\.\w{{8}}{re.escape(target.suffix)}")
+    with suppress(OSError):  # No such folder.
+        for file in [file for file in target.parent.iterdir() if name.fullmatch(file.name)]:
+            with suppress(OSError), file.open("rb+") as stream:
+                if _locks(stream.fileno(), wait=False):
+                    file.unlink()
+
+
+def _make_temporary(target: Path) -> tuple[int | None, Path]:
+    """Create a temporary file and lock it, if that can be done; its lock goes with the process."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+        if fcntl is None:  # Nor can open files be renamed there.
+            os.close(handle)
+            return None, Path(name)
+        _locks(handle)
+        if os.fstat(handle).st_nlink:  # Else it was taken for a leftover before it was locked.
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _locks(handle: int, wait: bool = True) -> bool:
+    try:
+        if fcntl is None:
+            return False
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # It is locked, or the file system has no locks.
+        return False
+    return True
 
 
 @contextmanager

@@ -25,20 +25,20 @@ class WeightAverage:
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         self.decay, self.count = decay, 0
-        self._parameters = [p for p in parameters if p.requires_grad]
-        self._average = [p.detach().clone() for p in self._parameters]
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self._average = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the parameters after a step in."""
         self.count += 1
         weight = 1 - min(self.decay, self.count / (self.count + 9))
-        torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], weight)
+        torch._foreach_lerp_(self._average, [p.detach() for p in self.parameters], weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the parameters their averages inside the block, and their own values back after it."""
-        own = [p.detach().clone() for p in self._parameters]
+        own = [p.detach().clone() for p in self.parameters]
         self._copy(self._average)
         try:
             yield
@@ -47,7 +47,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _copy(self, values: list[torch.Tensor]) -> None:
-        for p, value in zip(self._parameters, values, strict=True):
+        for p, value in zip(self.parameters, values, strict=True):
             p.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:

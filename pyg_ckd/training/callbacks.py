@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.devices import Device, fabric_device
@@ -149,14 +149,14 @@ def open_fabric(device: Device, precision: str, callbacks: Any, loggers: Any) ->
         loggers: As the trainer takes them.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: If there is no such device, or it has no such precision.
     """
     from lightning_fabric import Fabric
 
     accelerator, devices = fabric_device(device)
     callbacks, loggers = as_callbacks(callbacks, warn=False), as_loggers(loggers)
     try:
-        return Fabric(
+        fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             precision=precision,  # type: ignore[arg-type]
@@ -165,6 +165,21 @@ def open_fabric(device: Device, precision: str, callbacks: Any, loggers: Any) ->
         )
     except (ValueError, RuntimeError, ImportError) as error:  # An accelerator whose package is not installed, too.
         raise InputError(f"device: found {str(device)!r}, expected one that this machine has ({error})") from None
+    if precision == "16-mixed" and fabric.device.type == "cpu":  # Fabric would take bf16-mixed instead.
+        raise InputError(
+            "precision: found '16-mixed' on the CPU, expected 'bf16-mixed' or '32-true'; or train on a GPU"
+        )
+    return fabric
+
+
+def log_row(fabric: Fabric, row: Mapping[str, float]) -> None:
+    """Give the loggers the row of an epoch.
+
+    Args:
+        fabric: Has the loggers.
+        row: The row; its epoch is the step.
+    """
+    fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
 
 
 def finish_loggers(fabric: Fabric, status: str) -> None:

@@ -94,12 +94,32 @@ def train_epoch(
     if broken:
         for modality, matrix in features.items() if processes.alone else ():
             check_finite(matrix, None, modality, "graph")
-        rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
-        raise InputError(
-            f"training diverged in epoch {row['epoch']}: {broken[0]} is {row[broken[0]]}; lower lr (now {rate}) "
-            "or the weights of the loss"
-        )
+        raise _diverged(steps, epoch, f"{broken[0]} is {row[broken[0]]}")
     return row | read_statistics(objective, row)
+
+
+def check_weights(run: Run) -> None:
+    """Refuse weights that the last step has made useless, where no validation shows it.
+
+    Args:
+        run: The training, after its last step; all processes call it together.
+
+    Raises:
+        InputError: If a trained parameter is not finite.
+    """
+    if run.steps is None:
+        return
+    trained = {name: p for name, p in run.objective.named_parameters() if p.requires_grad}
+    with run.steps.layout.processes.together():
+        finite = torch.stack([p.detach().isfinite().all() for p in trained.values()]).tolist()
+        broken = [name for name, whole in zip(trained, finite, strict=True) if not whole]
+        if broken:
+            raise _diverged(run.steps, run.epoch, f"{broken[0]} has values that are not finite")
+
+
+def _diverged(steps: Steps, epoch: int, reason: str) -> InputError:
+    rate = max(float(group["lr"]) for group in steps.optimizer.param_groups)
+    return InputError(f"training diverged in epoch {epoch}: {reason}; lower lr (now {rate}) or the weights of the loss")
 
 
 def read_statistics(objective: Objective, row: Mapping[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -89,6 +90,8 @@ def build_optimizer(given: Any, objective: Objective, lr: float, decay: float = 
             "others; freeze parameters with requires_grad_(False)"
         )
     split_groups(optimizer, objective)
+    for group in optimizer.param_groups:  # A checkpoint with numbers of NumPy could not be read.
+        group.update({k: _numbers(v, np.generic) for k, v in group.items() if k != "params"})
     return optimizer
 
 
@@ -283,7 +286,7 @@ def describe_optimizer(given: Any, objective: Objective | None) -> dict[str, Any
     cls = type(optimizer)
     own = is_own(cls.__module__) and not is_packages(cls.__module__)
     code = {"code": code_of(cls, package=False)} if own else {}
-    return {"class": _path(cls), "groups": [_plain(group) for group in optimizer.param_groups], **code}
+    return {"class": _path(cls), "groups": [_options(group) for group in optimizer.param_groups], **code}
 
 
 def describe_scheduler(given: Any, optimizer: Any, objective: Objective | None, lr: float) -> dict[str, Any]:
@@ -298,10 +301,10 @@ def describe_scheduler(given: Any, optimizer: Any, objective: Objective | None, 
     if optimizer is not None:
         groups = describe_optimizer(optimizer, objective)["groups"]
     else:
-        groups = [_plain(group) for group in (parameter_groups(objective) if objective else [_tiny_group()])]
+        groups = [_options(group) for group in (parameter_groups(objective) if objective else [_tiny_group()])]
     stand_in = torch.optim.SGD([{**group, **_tiny_group()} for group in groups], lr=lr)
     scheduler = build_scheduler(given, stand_in)
-    return {"class": _path(type(scheduler)), **_plain(scheduler.state_dict())}
+    return {"class": _path(type(scheduler)), **_options(scheduler.state_dict())}
 
 
 def describe_sampler(given: Any) -> dict[str, Any]:
@@ -344,6 +347,19 @@ def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in ("params", "initial_lr") and is_plain(v)}
+
+
+def _options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain options of a group, with numbers for tensors of one element, as rates under CUDA graphs are."""
+    return _plain({k: _numbers(v) for k, v in values.items() if k != "params"})
+
+
+def _numbers(value: Any, kinds: Any = (Tensor, np.generic)) -> Any:
+    """Return a value in which single numbers of these kinds, also in lists and tuples, are Python's."""
+    if type(value) in (list, tuple):
+        return type(value)(_numbers(item, kinds) for item in value)
+    single = isinstance(value, kinds) and (value.numel() if isinstance(value, Tensor) else value.size) == 1
+    return value.item() if single else value
 
 
 def _tiny_group() -> dict[str, Any]:

@@ -34,7 +34,8 @@ class History:
             ``"budget: no longer rising"``, ``"budget: too early to tell"`` or, of a strategy with stages,
             ``"budget: stages still to come"`` after the last epoch; ``"budget"`` without a validation part;
             ``"nothing to train"``; or the reason that a callback wrote here to end training after the current epoch,
-            which is cleared when the training gets more epochs.
+            which is cleared when the training gets more epochs. It is looked at before the first epoch and after every
+            ``on_train_epoch_end``; one that is written in ``on_fit_start`` leaves a training without an epoch.
         converged: :obj:`False` if the metric was still rising at the end, if it was too early to tell, or if stages
             were still to come, so that more epochs might have been better; :obj:`None` if that is not known, as without
             a validation part.
@@ -61,8 +62,19 @@ class History:
 
     @property
     def best_row(self) -> dict[str, float]:
-        """The row of the best epoch."""
-        return next(row for row in self.rows if row["epoch"] == self.best_epoch)
+        """The row of the best epoch.
+
+        Raises:
+            InputError: If there is none, as in a training that was ended before its first epoch.
+        """
+        for row in self.rows:
+            if row["epoch"] == self.best_epoch:
+                return row
+        why = f", stopped: {self.stopped}" if self.stopped else ""
+        raise InputError(
+            f"history: found no row of the best epoch ({self.best_epoch}) among {len(self.rows)} epochs{why}, expected "
+            "a training of an epoch at least; train first, or let no callback write to history.stopped before"
+        )
 
     @property
     def seconds_per_epoch(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -129,6 +129,17 @@ class Options:
         if "schedule" in found:
             found["schedule"] = {"kind": self.schedule, "max_epochs": max_epochs}
         return found
+
+    @staticmethod
+    def resolved(settings: Mapping[str, Any], order: str) -> dict[str, Any]:
+        """Return settings of a training without a sampler of one's own, with what options are where they are not named.
+
+        Args:
+            settings: The settings, as :meth:`changed` and the trainer name them.
+            order: What the order ``"auto"`` is for the backbone.
+        """
+        bpr = settings.get("ranking", "bpr") == "bpr"
+        return {"shuffle": order, **({"num_negatives": 1} if bpr else {}), **settings}
 
     def each(self, usual: int) -> int:
         """Return the negatives of an interaction in a batch.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import remove_leftovers
 from pyg_ckd.processes import Processes
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_ckd.training.layouts.rows import UserRows
@@ -99,7 +100,7 @@ def write_parts(
 
 
 def write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all; what killed processes have left of it goes first, to make room.
 
     Args:
         path: The file.
@@ -108,6 +109,7 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: If not all of it can be written.
     """
+    remove_leftovers(path)
     try:
         save_checkpoint(path, content)
     except (OSError, RuntimeError) as error:  # PyTorch says by a RuntimeError that a disk is full.

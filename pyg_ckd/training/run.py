@@ -20,6 +20,7 @@ from pyg_ckd.training.own_batches import OwnBatches, set_generator, stored_state
 from pyg_ckd.training.sampled import Subgraphs
 from pyg_ckd.training.schedule import Schedule
 from pyg_ckd.training.stopping import EarlyStopping
+from pyg_ckd.training.trained import TRAINED, Trained
 
 
 @dataclass
@@ -118,6 +119,11 @@ class Run:
         """Epochs that are finished."""
         return len(self.history.rows)
 
+    @property
+    def trained(self) -> Trained | None:
+        """The parameters that are trained; :obj:`None` if there are none."""
+        return None if self.steps is None else Trained(self.objective, self.steps.optimizer, self.steps.average)
+
     def last(self, epochs: int) -> None:
         """Take the number of epochs that it may last at most.
 
@@ -196,6 +202,8 @@ class Run:
         }
         if self.steps is not None:
             state |= self.steps.state_dict()
+        if self.trained is not None:
+            state[TRAINED] = self.trained.names()
         device = device_of(self.objective)
         if device is not None and device.type == "cuda":  # Of the training's own device, which need not be the current.
             state["cuda_rng"] = torch.cuda.get_rng_state(device)

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import remove_leftovers
 from pyg_ckd.training.checkpoint import check_content, check_settings, load_checkpoint
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.made_of import own_attributes
+from pyg_ckd.training.options import Options
 from pyg_ckd.training.parts import places_of, read_parts, read_rows, remove_parts, write_parts, write_whole
 from pyg_ckd.training.run import Run
+from pyg_ckd.training.trained import misfit
 
 CHECKPOINT_NAME = "last.pt"
 IN_PARTS = "run in parts"
@@ -50,15 +53,14 @@ class RunFile:
                 optimizer = None if run.steps is None else run.steps.optimizer
                 state = self._read(self.path, run)
                 try:
-                    run.load_state_dict(self.layout.own_state(state, run.objective, optimizer))
+                    own = self.layout.own_state(state, run.objective, optimizer)
+                    if run.trained is not None:
+                        run.trained.check_shapes(self.path, own)
+                    run.load_state_dict(own)
                 except (InputError, torch.cuda.OutOfMemoryError):
                     raise
                 except (RuntimeError, ValueError) as error:  # Of PyTorch, about widths and groups of parameters.
-                    raise InputError(
-                        f"checkpoint {self.path}: does not fit the model ({' '.join(str(error).split())[:200]}); "
-                        "expected one of the same parameters, of which the same are trained and not frozen; choose "
-                        "another folder or the same model"
-                    ) from error
+                    raise misfit(self.path, " ".join(str(error).split())[:200]) from error
         self.processes.agree(f"checkpoint {self.path}: finished epochs, read by every process,", run.epoch)
 
     def _read(self, path: Path, run: Run) -> Any:
@@ -66,13 +68,18 @@ class RunFile:
         content = load_checkpoint(path, None, mmap=rows is not None)
         if content.get("kind") != IN_PARTS:
             check_content(path, content, "run")
-        check_settings(path, content["settings"], self.settings)
+        found, expected = content["settings"], self.settings
+        if "sampler" not in found and "sampler" not in expected:  # Else it has its own order and number.
+            found, expected = (Options.resolved(s, run.objective.student.shuffle) for s in (found, expected))
+        check_settings(path, found, expected)
         stored = content.get("attributes")
         if stored is not None and self.processes.first:  # Not in a run of before; of one process where they differ.
             both = stored.keys() & self.attributes.keys()
             self.attributes = {name: self.attributes[name] for name in sorted(both)}
             check_settings(path, {name: stored[name] for name in both}, self.attributes)
         state = content["run"]
+        if run.trained is not None:
+            run.trained.check(path, state)
         if content["kind"] == IN_PARTS:
             return read_parts(path, state, content["parts"], rows)
         if rows is None:
@@ -99,10 +106,11 @@ class RunFile:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a run that has ended, if there is one.
+    """Remove the checkpoint of a run that has ended, if there is one, and what killed processes have left of it.
 
     Args:
         folder: Where it is.
     """
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     remove_parts(folder / CHECKPOINT_NAME)
+    remove_leftovers(folder / CHECKPOINT_NAME)

@@ -26,7 +26,7 @@ from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import check_graph, embed, unpack
 from pyg_ckd.data.modules import device_of, dtype_of
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path
+from pyg_ckd.files import as_path, remove_leftovers
 from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -38,7 +38,7 @@ from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint, seeded
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.choice import open_processes
 from pyg_ckd.training.made_of import own_module
-from pyg_ckd.training.run_file import CHECKPOINT_NAME
+from pyg_ckd.training.run_file import CHECKPOINT_NAME, remove_checkpoint
 from pyg_ckd.training.trainer import Trainer
 
 KEY_FORMAT = 2
@@ -329,7 +329,7 @@ def _discard(folder: Path | None) -> None:
     """Remove the checkpoint of a finished teacher, and its folder if nothing else is there."""
     if folder is not None:
         with suppress(OSError):  # The folder may be gone, or hold the files of another process.
-            (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+            remove_checkpoint(folder)
             folder.rmdir()
 
 
@@ -343,6 +343,7 @@ def _write(path: Path, teacher: Teacher) -> None:
     content = {"kind": "teacher", "user": user, "item": item, **{name: getattr(history, name) for name in names}}
     if teacher.base is not None:
         content |= dict(zip(BASE, teacher.base, strict=True))
+    remove_leftovers(path)
     save_checkpoint(path, content)
 
 

@@ -32,11 +32,12 @@ from pyg_ckd.training.callbacks import (
     as_callbacks,
     as_loggers,
     finish_loggers,
+    log_row,
     open_fabric,
 )
 from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
-from pyg_ckd.training.epoch import read_statistics, train_epoch
+from pyg_ckd.training.epoch import check_weights, read_statistics, train_epoch
 from pyg_ckd.training.factories import (
     check_factories,
     describe_optimizer,
@@ -91,8 +92,8 @@ class Trainer:
             same seed gives the same bits on the CPU. The model's initial weights are the caller's.
         device: ``"auto"``, or a name or :class:`torch.device`, such as ``"cpu"`` or ``"cuda:1"``; with several
             processes and a kind such as ``"cuda"``, each has its own device.
-        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, as in lightning-fabric. Propagation over the
-            graph stays in single precision.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"`` (not on the CPU), as in lightning-fabric.
+            Propagation over the graph stays in single precision.
         checkpoint_dir: Folder of the checkpoint that :meth:`fit` writes and resumes from; :obj:`None` writes nothing.
         checkpoint_minutes: Minutes between checkpoints; 0 writes one after every epoch.
         progress: Whether to show a progress bar on a terminal. Every epoch is also logged at level ``INFO`` by the
@@ -343,7 +344,8 @@ class Trainer:
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
                 history.settle()
                 history.stopped = next((why for why in layout.processes.gather(history.stopped) if why), "")
-                fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=run.epoch)
+                if validation is None or run.stopper.best_epoch >= 0 or not ended():  # Else it is not complete yet.
+                    log_row(fabric, history.rows[-1])
                 if layout.processes.first:
                     log_epoch(name, self.monitor, self._times * self.max_epochs, run)
                 advance(run)
@@ -355,9 +357,10 @@ class Trainer:
         if validation is not None and early:  # Not part of the checkpoint, so that it leaves no trace in a longer run.
             self._validate(hooks, run, history.rows[-1], features, graph, validation)
             history.settle()
-            fabric.log_dict({k: v for k, v in history.rows[-1].items() if k != "epoch"}, step=run.epoch)
+            log_row(fabric, history.rows[-1])
         if validation is None:
             with run.averaged():
+                check_weights(run)
                 run.keep_best()
             history.best_epoch = run.epoch
         else:

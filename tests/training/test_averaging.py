@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyg_ckd.data.inputs import held_out
+from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate
 from pyg_ckd.training import WeightAverage
 from tests.training.problem import planted_data, same_bits, trainer
@@ -60,3 +61,26 @@ def test_the_result_is_the_average_and_what_was_validated(validates):
     trainer(**options).fit(plain, data)  # The steps themselves are those of plain training.
     assert same_bits(plain.state_dict(), {k.removeprefix("student."): v for k, v in follows.own.items()})
     assert not same_bits(plain.state_dict(), model.state_dict())
+
+
+class Breaks:
+    """Lets the gradients of the last step overflow."""
+
+    def __init__(self):
+        self.last = False
+
+    def on_train_batch_start(self, epoch, batch_idx):
+        self.last = epoch == 2 and batch_idx == 3
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.last:
+            next(p for group in optimizer.param_groups for p in group["params"]).grad.fill_(torch.inf)
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_weights_that_the_last_step_broke_are_refused_without_a_validation_part(averaging):
+    data = planted_data()
+    data["user", "rates", "item"].val_edge_index = held_out(data, "val")[:, :0]
+    options = {"max_epochs": 2, "averaging": averaging, "callbacks": Breaks()}
+    with pytest.raises(InputError, match=r"diverged in epoch 2: student\.\S+ has values that are not finite; lower lr"):
+        trainer(**options).fit(vbpr(data), data)

@@ -150,6 +150,35 @@ def test_a_callback_ends_training_and_an_ended_run_stays_ended(tmp_path):
     assert same_bits(model.state_dict(), again.state_dict())
 
 
+@pytest.mark.parametrize("stopped", [0, 2], ids=["by the budget", "by a callback"])
+def test_a_logger_gets_the_last_row_once_where_no_evaluation_was_due(stopped, tmp_path):
+    class Stops:
+        def on_train_epoch_end(self, epoch, history):
+            history.stopped = "enough" if epoch == stopped else ""
+
+    data = planted_data()
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    options = {"max_epochs": 9 if stopped else 2, "eval_every": 20, "loggers": [logger], "callbacks": Stops()}
+    history = trainer(**options).fit(build(VBPR, data, 0), data)
+    table = pd.read_csv(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert table["step"].tolist() == [1, 2]
+    assert table["val/recall@5"].dropna().tolist() == pytest.approx([history.best_value])
+
+
+def test_a_training_that_is_ended_before_its_first_epoch_has_no_best_row():
+    class Stops:
+        def on_fit_start(self, history):
+            history.stopped = "not today"
+
+    data = planted_data()
+    history = trainer(callbacks=Stops()).fit(build(VBPR, data, 0), data)
+    assert (history.rows, history.best_epoch, history.stopped) == ([], -1, "not today")
+    with pytest.raises(
+        InputError, match=r"no row of the best epoch \(-1\) among 0 epochs, stopped: not today, expected"
+    ):
+        _ = history.best_row
+
+
 def test_a_logger_gets_the_row_of_every_epoch(tmp_path):
     data = planted_data()
     logger = CSVLogger(tmp_path, name="run", version=0)

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, EarlyFusionLightGCN, LightGCN, backbones
 from pyg_ckd.processes import Processes, present
@@ -200,6 +202,17 @@ def test_auto_takes_what_fits(monkeypatch):
     for width, name in ((8, "columns"), (7, "ddp")):
         objective = Objective(build(VBPR, planted_data(), 0, embedding_dim=width))
         assert choose_layout("auto", PAIR, objective).name == name
+
+
+def test_auto_takes_another_layout_for_fewer_users_than_processes():
+    data = build_data(np.array([[0, 0], [1, 2]]), {"visual": np.ones((4, 2))}, num_users=1, transform="none")
+    for width, name in ((8, "columns"), (7, "ddp")):
+        objective = Objective(build(VBPR, data, 0, embedding_dim=width))
+        assert choose_layout("auto", PAIR, objective).name == name
+        with pytest.raises(
+            InputError, match=r"^strategy='users': found 1 users for 2 processes, expected one at least"
+        ):
+            choose_layout("users", PAIR, objective)
 
 
 def test_optimizers_that_mix_columns_are_refused():

@@ -172,6 +172,16 @@ def test_a_break_changes_no_bit_with_what_a_user_brings(kind, strategy, tmp_path
     assert trainer(max_epochs=6, lr=0.1).fit(model(), data).rows != expected.rows  # It did something.
 
 
+def tensor_rate(rate):
+    return lambda groups: torch.optim.AdamW(
+        groups, lr=torch.tensor(rate), betas=(torch.tensor(0.9), torch.tensor(0.99))
+    )
+
+
+def numpy_rate(rate):
+    return lambda groups: torch.optim.SGD(groups, lr=np.float32(rate))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
@@ -181,6 +191,13 @@ def test_a_break_changes_no_bit_with_what_a_user_brings(kind, strategy, tmp_path
             {"optimizer": lambda g: torch.optim.AdamW(g, lr=0.03)},
             r"found optimizer.groups = .*0\.02",
         ),
+        ({"optimizer": tensor_rate(0.5)}, {"optimizer": tensor_rate(0.25)}, r"found optimizer.groups = .*'lr': 0\.5"),
+        (
+            {"optimizer": tensor_rate(0.5), "scheduler": lambda o: lr_scheduler.StepLR(o, 3)},
+            {"optimizer": tensor_rate(0.25), "scheduler": lambda o: lr_scheduler.StepLR(o, 3)},
+            r"found optimizer.groups = .*'lr': 0\.5",
+        ),
+        ({"optimizer": numpy_rate(0.5)}, {"optimizer": numpy_rate(0.25)}, r"found optimizer.groups = .*'lr': 0\.5"),
         ({"scheduler": BROUGHT["cosine"]["scheduler"]}, {}, "found scheduler.T_max = 5, expected None"),
         (
             {"scheduler": lambda o: lr_scheduler.StepLR(o, 3)},
@@ -196,7 +213,7 @@ def test_a_break_changes_no_bit_with_what_a_user_brings(kind, strategy, tmp_path
         ({"negatives": "popularity"}, {"negatives": "hard"}, "found negatives = 'popularity', expected 'hard'"),
         ({"eval_users": 10}, {"eval_users": 11}, "found eval_users = 10, expected 11"),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_a_run_does_not_go_on_with_others(first, second, message, tmp_path):
     data = planted_data()

@@ -238,3 +238,28 @@ def test_a_schedule_that_does_not_fit_the_training_is_refused(options, message):
     data = planted_data()
     with pytest.raises(InputError, match=message):
         trainer(**options).fit(vbpr(data), data)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "named"),
+    [
+        (LightGCN, {"shuffle": "whole"}),
+        (LightGCN, {"num_negatives": 4}),
+        (FISM, {"shuffle": "users"}),
+        (FREEDOM, {"num_negatives": 1}),
+        (LightGCN, {"ranking": "softmax", "shuffle": "whole"}),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_with_the_same_options_by_name_or_by_default(backbone, named, tmp_path):
+    data = planted_data()
+    plain = {"ranking": named["ranking"]} if "ranking" in named else {}
+    for first, second in ((plain, named), (named, plain)):
+        folder = tmp_path / str(len(first))
+        trainer(max_epochs=1, checkpoint_dir=folder, **first).fit(build(backbone, data, 0), data)
+        history = trainer(max_epochs=2, checkpoint_dir=folder, **second).fit(build(backbone, data, 0), data)
+        whole = trainer(max_epochs=2, **second).fit(build(backbone, data, 0), data)
+        assert history.rows == whole.rows
+    other = {"shuffle": "blocks"} if "shuffle" in named else {"num_negatives": 2}
+    with pytest.raises(InputError, match=f"expected {next(iter(other.values()))!r} as in this run"):
+        trainer(max_epochs=3, checkpoint_dir=folder, **plain, **other).fit(build(backbone, data, 0), data)

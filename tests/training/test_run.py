@@ -9,7 +9,7 @@ from pyg_ckd.balance import DifficultyCurriculum, Incremental
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import build, load_checkpoint, save_checkpoint
 from pyg_ckd.training.run import Run
-from pyg_ckd.training.run_file import RunFile
+from pyg_ckd.training.run_file import RunFile, remove_checkpoint
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
 
@@ -126,3 +126,15 @@ def test_the_frozen_copy_of_an_earlier_model_is_in_a_checkpoint_once(tmp_path):
     run = load_checkpoint(tmp_path / "last.pt", "run")["run"]
     found = shared(run["model"], run["best_state"])
     assert found == {name for name in run["model"] if name.startswith("previous.")} != set()
+
+
+def test_what_a_killed_process_has_left_of_a_checkpoint_goes_with_the_next_one(tmp_path):
+    data = planted_data()
+    trainer(max_epochs=1, checkpoint_dir=tmp_path).fit(vbpr(data), data)
+    half = tmp_path / ".last.pt.abcd_123.pt"
+    half.write_bytes((tmp_path / "last.pt").read_bytes()[:100])
+    assert len(trainer(max_epochs=2, checkpoint_dir=tmp_path).fit(vbpr(data), data).rows) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    half.touch()
+    remove_checkpoint(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import traceback
-import warnings
 
 import pytest
 import torch
@@ -416,13 +415,13 @@ def test_mixed_precision_is_on_where_losses_are_computed(precision):
     assert seen == {precision == "bf16-mixed"}
 
 
-def test_half_precision_of_a_cpu_is_that_of_bfloat16():
+@pytest.mark.filterwarnings("ignore:You passed")
+def test_half_precision_on_a_cpu_is_refused_with_what_it_has():
     data = planted_data()
-    model, other = Everything(vbpr(data)), Everything(vbpr(data))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        rows = trainer(max_epochs=3, precision="16-mixed").fit(model, data).rows
-    assert trainer(max_epochs=3, precision="bf16-mixed").fit(other, data).rows == rows
+    with pytest.raises(
+        InputError, match=r"^precision: found '16-mixed' on the CPU, expected 'bf16-mixed' or '32-true'"
+    ):
+        trainer(max_epochs=1, precision="16-mixed").fit(vbpr(data), data)
 
 
 def test_any_module_is_trained_by_a_strategy_with_steps_of_its_own():

@@ -257,7 +257,7 @@ def test_what_cannot_be_cut_is_refused_in_one_line(two):
         "curious": "strategy='users': found Curious, whose before_validation looks at users of all processes, expected",
         "friends": "a graph ('user', 'knows', 'user') whose edges lead from the users of one process",
         "optimizer": "optimizer: found Adafactor for strategy='users'",
-        "few users": "devices: found 2 processes for 1 users, expected one at least for each",
+        "few users": "strategy='users': found 1 users for 2 processes, expected one at least for each",
     }
     for name, message in first.items():
         assert words.get(name, "") in message, name

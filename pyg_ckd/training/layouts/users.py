@@ -60,7 +60,10 @@ class Users(Layout):
     where they are; :obj:`None` if it draws from all."""
 
     def refuses(self, objective: Objective) -> str:
-        """Refuse what looks at the validation part by itself, whose triples are of all users."""
+        """Refuse fewer users than processes, and what looks at the validation part by itself, which is of all users."""
+        number, size = objective.student.num_users, self.processes.size
+        if number < size:
+            return f"{number} users for {size} processes, expected one at least for each; take fewer processes"
         for name in ("before_training", "before_validation"):
             if getattr(type(objective), name) is not getattr(Objective, name):
                 return f"{objective.name}, whose {name} looks at users of all processes, expected strategy='ddp'"
@@ -95,8 +98,6 @@ class Users(Layout):
         """Leave this process the rows of its users, and return the graph of their interactions."""
         student, user = objective.student, edges[RATES][0]
         size, num_users, num_items = self.processes.size, student.num_users, student.num_items
-        if num_users < size:
-            raise InputError(f"devices: found {size} processes for {num_users} users, expected one at least for each")
         other = [kind for kind in edges if kind != RATES and "user" in (kind[0], kind[-1])]
         if other:
             raise InputError(
