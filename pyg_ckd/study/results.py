@@ -210,14 +210,33 @@ def strongest_baseline(
         metric: The metric; by default the headline metric.
         among: The baselines to choose from; by default all.
     """
-    metric = metric or headline_metric(results)
-    for part in ("val", "test"):
-        names = baseline_names(results) if among is None else among
-        means = {name: run_mean(results, name, metric, part) for name in names}
-        known = [name for name, mean in means.items() if not math.isnan(mean)]
-        if known:
-            return max(known, key=means.__getitem__)
-    return None
+    return _strongest(results, metric, among)[0]
+
+
+def strongest_on(results: Mapping[str, Any], metric: str | None = None) -> str:
+    """Return which part named the strongest baseline: ``"validation"``, or ``"the test part"`` if none was validated.
+
+    Args:
+        results: The results.
+        metric: The metric; by default the headline metric.
+    """
+    return "the test part" if _strongest(results, metric)[1] == "test" else "validation"
+
+
+def tied_names(results: Mapping[str, Any]) -> list[str]:
+    """Return the other contenders whose validation value is that of the winner, which came first.
+
+    Args:
+        results: The results.
+    """
+    winner, trials = winner_name(results), (results.get("tuning") or {}).get("best") or {}
+    metric = (results.get("winner") or {}).get("metric") or headline_metric(results)
+
+    def value(name: str | None) -> float:
+        searched = not math.isnan(best_trial(results))
+        return number((trials.get(name) or {}).get("value")) if searched else run_mean(results, name, metric, "val")
+
+    return [name for name in tried_names(results) if name != winner and value(name) == value(winner)]
 
 
 def not_converged(results: Mapping[str, Any], name: str) -> tuple[int, int]:
@@ -413,6 +432,20 @@ class StudyResults(dict[str, Any]):
     def _repr_html_(self) -> str:
         metrics, rows, notes = _console_rows(self)
         return html_table(CONSOLE_TITLE, ["model", *metrics], rows, notes)
+
+
+def _strongest(
+    results: Mapping[str, Any], metric: str | None, among: Sequence[str] | None = None
+) -> tuple[str | None, str]:
+    """Return the strongest baseline and the part on which it is that."""
+    metric = metric or headline_metric(results)
+    for part in ("val", "test"):
+        names = baseline_names(results) if among is None else among
+        means = {name: run_mean(results, name, metric, part) for name in names}
+        known = [name for name, mean in means.items() if not math.isnan(mean)]
+        if known:
+            return max(known, key=means.__getitem__), part
+    return None, ""
 
 
 def _of_kind(results: Mapping[str, Any], kind: str, order: list[str]) -> list[str]:
