@@ -13,6 +13,7 @@ from pyg_ckd.report.theme import LIGHT, Theme
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import run_title
 from pyg_ckd.study.text import DASH, NAN, counted, duration, joined, number, percent, show
+from pyg_ckd.study.tuned import BATCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,7 +183,7 @@ def _cost_table(results: Mapping[str, Any], searches: Sequence[Mapping[str, Any]
     for search in searches:
         states = Counter(trial["state"] for trial in search["trials"])
         counts = [str(states[state]) if states[state] else DASH for state in ("complete", "pruned", "failed")]
-        spent = _sum(search, "steps") / (search["budget"] * len(search["trials"]))
+        spent = _sum(search, "steps") / _whole(search)
         ratio = seconds[search["name"]] / seconds[PLAIN] if seconds.get(PLAIN) else NAN
         times = DASH if math.isnan(ratio) else f"{show(ratio, 2)} ×"
         row = [run_title(search["name"]), *counts, f"{_sum(search, 'steps'):,.0f}", percent(spent)]
@@ -214,6 +215,14 @@ def _name(tuning: Mapping[str, Any], name: str) -> Cell:
 
 def _sum(search: Mapping[str, Any], key: str) -> float:
     return sum(number(trial.get(key)) for trial in search["trials"] if trial.get(key) is not None)
+
+
+def _whole(search: Mapping[str, Any]) -> float:
+    """Return the steps of all trials if none had ended early; of older results only if all had batches of one size."""
+    trials = search["trials"]
+    if all(trial.get("budget") for trial in trials):
+        return _sum(search, "budget")
+    return NAN if BATCH in search["space"] else search["budget"] * len(trials)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
