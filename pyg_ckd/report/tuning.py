@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.report.axes import DASHED, DOTTED, TEXT, grid_columns, new_figure, short_names, style
 from pyg_ckd.report.html import Cell, Row, code, details, paragraph, table
+from pyg_ckd.report.labels import in_columns
 from pyg_ckd.report.theme import LIGHT, Theme
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import run_title
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 OPEN = "pruned"
 """The state of trials that are drawn as open dots."""
+WINNER = ", winner"
 
 
 def search_section(results: Mapping[str, Any], picture: str) -> str:
@@ -75,11 +77,12 @@ def search_curves(results: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
     rows = math.ceil(len(searches) / columns)
     figure = new_figure(0.4 + 2.2 * rows, theme)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    titles, level = short_names([run_title(name) for name in steps]), _level(tuning)
+    beside, level = len(WINNER) if columns > 1 else 0, _level(tuning)
+    titles = short_names([run_title(name) for name in steps], in_columns(columns, beside))
     for place, (ax, search, title) in enumerate(zip(axes.flat, searches, titles, strict=False)):
         name, last = search["name"], place + columns >= len(searches)
         winner = name == tuning["winner"]
-        style(ax, theme, f"{title}, winner" if winner else title, "trials" if last else "", grid="y")
+        style(ax, theme, f"{title}{WINNER}" if winner else title, "trials" if last else "", grid="y")
         ax.tick_params(labelbottom=last)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if not math.isnan(level):

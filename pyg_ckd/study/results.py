@@ -33,6 +33,8 @@ TITLES = {
 """What baselines are called; contenders keep the names that the study gave them."""
 SIGNIFICANT = 0.05
 """A difference is called one if its corrected p-value is below this."""
+NAME = 36
+"""Characters of a name in a line of the table on the terminal."""
 CONSOLE_TITLE = "Test metrics, mean ± standard deviation over seeds"
 MARKS = {"users": "*", "seeds": "†"}
 MARKS_NOTE = f"* differs from {PLAIN} over users, † over seeds (p < {SIGNIFICANT} after Holm's correction)"
@@ -396,7 +398,10 @@ def render_console_table(results: Mapping[str, Any]) -> Table:
     for metric in metrics:
         out.add_column(metric, justify="right", overflow="fold")
     for title, *cells in rows:
-        out.add_row(Text(title), *(Text(cell, style="bold" if isinstance(cell, Best) else "") for cell in cells))
+        lines = [line[at : at + NAME] for line in title.splitlines() for at in range(0, len(line), NAME)]
+        out.add_row(
+            Text("\n".join(lines)), *(Text(cell, style="bold" if isinstance(cell, Best) else "") for cell in cells)
+        )
     out.caption, out.caption_justify = "; ".join(notes), "left"
     return out
 
