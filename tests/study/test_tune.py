@@ -322,6 +322,13 @@ def test_a_storage_that_is_none_is_refused_in_one_line(storage, message, tmp_pat
     assert (tmp_path / "list.json").read_text() == "[1, 2]"
 
 
+def test_a_storage_that_cannot_be_written_to_is_refused_instead_of_waited_for(tmp_path):
+    (tmp_path / "trials.log.lock").mkdir()
+    with pytest.raises(InputError, match=r"storage .*trials\.log: cannot be written to \(.*\), expected a file"):
+        small(tmp_path / "out", storage=tmp_path / "trials.log")
+    assert not (tmp_path / "trials.log").exists()
+
+
 def test_a_storage_beside_a_folder_of_another_search_is_not_begun(folder, tmp_path):
     with pytest.raises(InputError, match=r"settings\.json"):
         small(folder, storage=tmp_path / "trials.log", seed=1)
