@@ -224,19 +224,12 @@ def work(workplace: Workplace, run: Run, sources: Sources) -> tuple[str, dict[st
     mark = workplace.marks / f"{run.key}.json"
     write_json(mark, {"run": run.title, "process": os.getpid(), "machine": socket.gethostname()})
     try:
-        _check(run, sources)
+        check_sources(run, sources)
         return run.key, _maker(workplace).make(run)
     except InputError as error:
         return run.key, {ERROR: str(error)}
     finally:
         mark.unlink(missing_ok=True)
-
-
-def _check(run: Run, sources: Sources) -> None:
-    try:
-        check_sources(run, sources)
-    except InputError as error:
-        raise InputError(f"{run.title}: {error}") from None
 
 
 def _end_idle_workers() -> None:

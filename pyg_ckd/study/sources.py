@@ -64,9 +64,9 @@ def check_sources(run: Run, wanted: Sources) -> None:
     for module, digest in wanted.items():
         if _read.get(module, "") not in ("", digest):
             raise InputError(
-                f"the file of {module} ({_file(module)}) was changed after the study had read it, expected the code "
-                "that the study began with; make the same call again. In a Python session, reload the module or "
-                "begin a new session first, and restart the workers of a cluster"
+                f"{run.title}: the file of {module} ({_file(module)}) was changed after the study read it, expected "
+                "the code that the study began with; make the same call again. In a Python session, reload the module "
+                "or begin a new session first, and restart the workers of a cluster"
             )
 
 
