@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["code_of"]
+__all__ = ["code_of", "modules_of"]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
 _LIBRARIES = ("site-packages", "dist-packages")
@@ -46,6 +46,22 @@ def code_of(*parts: Any, package: bool = True) -> str:
     for text in walk:
         digest.update(text.encode())
     return digest.hexdigest()[:16]
+
+
+def modules_of(*parts: Any) -> list[str]:
+    """Return the modules of the user and of this package that hold classes and functions, and what these use.
+
+    Args:
+        *parts: Classes, functions or objects; what is built on them and what the user's code refers to is followed.
+    """
+    walk = _Walk(package=False)
+    for part in parts:
+        walk.mention(part)
+        for base in inspect.getmro(part) if inspect.isclass(part) else ():
+            walk.mention(base)
+    deque(walk, maxlen=0)
+    found = {_module_of(inspect.unwrap(value)) for value in walk.seen.values() if callable(value)}
+    return sorted(module for module in found if module is not None and is_own(module))
 
 
 class _Walk:

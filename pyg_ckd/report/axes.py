@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pyg_ckd.report.labels import BAR, shortened
 from pyg_ckd.report.theme import Theme
 
 if TYPE_CHECKING:
@@ -199,13 +200,17 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def short_names(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str], most: int = BAR) -> list[str]:
     """Return import paths without the package, as far as they stay different: ``my_pkg.Mine`` becomes ``Mine``.
 
-    Other names with dots, such as ``mine-0.1``, stay as they are.
+    Other names with dots, such as ``mine-0.1``, stay as they are. Long names lose their middle.
+
+    Args:
+        names: The names.
+        most: Most characters of a name, see :func:`~pyg_ckd.report.labels.shortened`.
     """
     last = [_end(name) for name in names]
-    return [end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)]
+    return shortened([end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)], most)
 
 
 def _end(name: str) -> str:

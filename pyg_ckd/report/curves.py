@@ -25,6 +25,7 @@ from pyg_ckd.report.axes import (
     style,
     value_at,
 )
+from pyg_ckd.report.labels import LABEL, in_columns, shortened
 from pyg_ckd.report.theme import LIGHT, Theme, modality_colors
 from pyg_ckd.study.text import percent, show
 
@@ -85,11 +86,12 @@ def learning_curves(
     figure = new_figure(4.4 if len(groups) == 1 else 0.5 + 2.3 * len(groups), theme)
     axes = figure.subplots(len(groups), len(drawn), sharex="col", sharey=True, squeeze=False)
     _limits(axes[0][0], list(drawn.values()), teacher_levels, metric)
+    above, below = shortened(list(drawn), in_columns(len(drawn))), _named(names)
     for place, (row, group) in enumerate(zip(axes, groups, strict=True)):
-        for ax, (title, frame) in zip(row, drawn.items(), strict=True):
-            style(ax, theme, title if place == 0 else "", "epoch" if place == len(groups) - 1 else "", grid="y")
+        for ax, shown, (title, frame) in zip(row, above, drawn.items(), strict=True):
+            style(ax, theme, shown if place == 0 else "", "epoch" if place == len(groups) - 1 else "", grid="y")
             views = {m: (colors[m], teacher_levels[m]) for m in group}
-            _curves(figure, ax, frame, views, metric, marked[title], theme)
+            _curves(figure, ax, frame, views, below, metric, marked[title], theme)
         row[0].set_ylabel(f"validation {metric}", color=theme.muted, fontsize=TEXT)
     _curve_key(figure, theme, with_views=bool(names))
     return figure
@@ -118,7 +120,7 @@ def contender_curves(
     figure = new_figure(0.4 + 2.1 * rows, theme)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     _limits(axes[0][0], list(frames.values()), {}, metric)
-    titles = short_names(list(frames))
+    titles = short_names(list(frames), in_columns(columns))
     for place, (ax, (name, frame)) in enumerate(zip(axes.flat, frames.items(), strict=False)):
         style(ax, theme, titles[place], "epoch" if place + columns >= len(frames) else "", grid="y")
         ax.tick_params(labelbottom=place + columns >= len(frames))
@@ -152,7 +154,7 @@ def effects_over_time(
         theme: The colours.
     """
     kinds = effect_kinds(frame, modalities) or list(EFFECT_KINDS)
-    figure, colors = new_figure(3.4, theme), modality_colors(modalities, theme)
+    figure, colors, names = new_figure(3.4, theme), modality_colors(modalities, theme), _named(modalities)
     for ax, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         style(ax, theme, EFFECT_KINDS[kind], "epoch", grid="y")
         ends = []
@@ -161,7 +163,7 @@ def effects_over_time(
             point = value_at(frame, f"{kind}/{m}", kept)
             if point is not None:
                 ax.plot(*point, "o", color=colors[m], markersize=4)
-                ends.append((*point, f"{m}  {show(point[1], 2)}", colors[m]))
+                ends.append((*point, f"{names[m]}  {show(point[1], 2)}", colors[m]))
         _room(ax, theme, around=1.0 if kind == "weight" else 0.0)
         mark_kept(ax, kept, theme)
         end_labels(figure, ax, ends, theme)
@@ -195,6 +197,10 @@ def draw_line(
         ax.plot(x[start:], y[start:], color=theme.mixed(color, 0.62), linewidth=0.8 * width, zorder=2.5)
 
 
+def _named(modalities: Sequence[str]) -> dict[str, str]:
+    return dict(zip(modalities, shortened(modalities, LABEL), strict=True))
+
+
 def _limits(ax: Axes, frames: Sequence[pd.DataFrame], levels: Mapping[str, float], metric: str) -> None:
     """Fix the shared limits before anything is drawn: the places of labels depend on them."""
     columns = [f"val/{metric}", *(f"val/{m}/{metric}" for m in levels)]
@@ -210,6 +216,7 @@ def _curves(
     ax: Axes,
     frame: pd.DataFrame,
     modalities: Mapping[str, tuple[str, float]],
+    names: Mapping[str, str],
     metric: str,
     kept: float | None,
     theme: Theme,
@@ -227,7 +234,7 @@ def _curves(
             continue
         ax.plot(*point, "o", color=color, markersize=4, zorder=3.5)
         if math.isnan(level):
-            ends.append((*point, f"{m}\n{show(point[1])}", color))
+            ends.append((*point, f"{names[m]}\n{show(point[1])}", color))
             continue
         past = [at <= point[0] for at in x]
         below = [near and value < level for near, value in zip(past, y, strict=True)]
@@ -235,7 +242,7 @@ def _curves(
         side = point[0] + (0.018 + 0.022 * place) * span
         bracket = {"arrowstyle": "|-|,widthA=.25,widthB=.25", "color": color, "linewidth": 1.1, "shrinkA": 0}
         ax.annotate("", (side, point[1]), (side, level), arrowprops={**bracket, "shrinkB": 0}, zorder=3.5)
-        ends.append((side, (point[1] + level) / 2, f"{m}\n{gap_text(point[1], level)}", color))
+        ends.append((side, (point[1] + level) / 2, f"{names[m]}\n{gap_text(point[1], level)}", color))
     draw_line(ax, frame, f"val/{metric}", theme.ink, 2.6, kept, theme)
     joint = value_at(frame, f"val/{metric}", kept)
     if joint is not None:

@@ -19,6 +19,7 @@ from pyg_ckd.report.axes import (
     value_label,
 )
 from pyg_ckd.report.curves import contender_curves, effects_over_time, learning_curves
+from pyg_ckd.report.labels import in_columns, shortened
 from pyg_ckd.report.theme import LIGHT, PALETTE, Theme, modality_colors
 from pyg_ckd.study.formats import PLAIN, TEACHER, current_results
 from pyg_ckd.study.results import (
@@ -90,7 +91,12 @@ def metric_bars(results: Mapping[str, Any], metric: str | None = None, theme: Th
     return figure
 
 
-def teacher_shares(rows: Sequence[Gap], names: Mapping[str, str] | None = None, theme: Theme = LIGHT) -> Figure:
+def teacher_shares(
+    rows: Sequence[Gap],
+    names: Mapping[str, str] | None = None,
+    theme: Theme = LIGHT,
+    modalities: Sequence[str] = (),
+) -> Figure:
     """Draw the metric of every contender's view relative to its teacher, a panel for each modality.
 
     The dashed line is the teacher, the dotted line is plain training; the best value is bold.
@@ -99,12 +105,13 @@ def teacher_shares(rows: Sequence[Gap], names: Mapping[str, str] | None = None, 
         rows: The gaps; see :func:`~pyg_ckd.study.results.gaps`.
         names: From contender to the label of its bar; by default its name.
         theme: The colours.
+        modalities: All modalities, if their colours should be those of other plots.
     """
     contenders = list(dict.fromkeys(row.contender for row in rows))
-    modalities = list(dict.fromkeys(row.modality for row in rows))
+    found = list(dict.fromkeys(row.modality for row in rows))
     reach = {(row.modality, row.contender): row.reach for row in rows}
-    colors, best = modality_colors(modalities, theme), best_views(rows)
-    figure, axes = _panels(modalities, contenders, names, theme, "share of its teacher")
+    colors, best = modality_colors(list(dict.fromkeys([*modalities, *found])), theme), best_views(rows)
+    figure, axes = _panels(found, contenders, names, theme, "share of its teacher")
     # Labels stand in a column at the right: beside the bars they would lie on the teacher's line.
     edge = 1.02 * max([1.0, *(value for value in reach.values() if not math.isnan(value))])
     for m, ax in axes.items():
@@ -207,11 +214,13 @@ def _panels(
     figure = new_figure(rows * (0.85 + 0.32 * max(1, len(contenders))), theme)
     axes = figure.subplots(rows, columns, squeeze=False)
     titles = dict(zip(contenders, short_names(list(contenders)), strict=True)) | dict(names or {})
+    left = max(map(len, titles.values()), default=0) * 3 // 4  # Labels of bars are smaller than titles of panels.
+    above = shortened(modalities, in_columns(columns, left // columns))
     for place, ax in enumerate(axes.flat):
         if place >= len(modalities):
             ax.set_visible(False)
             continue
-        style(ax, theme, modalities[place], label if place + columns >= len(modalities) else "", grid="x")
+        style(ax, theme, above[place], label if place + columns >= len(modalities) else "", grid="x")
         name_bars(ax, [titles[c] if place % columns == 0 else "" for c in contenders], theme)
     return figure, dict(zip(modalities, axes.flat, strict=False))
 

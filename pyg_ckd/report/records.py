@@ -26,6 +26,7 @@ from pyg_ckd.report.axes import (
 from pyg_ckd.report.cells import state
 from pyg_ckd.report.curves import draw_line
 from pyg_ckd.report.html import Cell, Row, details, paragraph, table
+from pyg_ckd.report.labels import LABEL, in_columns, shortened
 from pyg_ckd.report.theme import LIGHT, Theme
 from pyg_ckd.report.theme import modality_colors as colors_of
 from pyg_ckd.study.results import contender_names, modality_names
@@ -156,7 +157,9 @@ def record_curves(found: Mapping[str, Recorded], modalities: Sequence[str], them
     rows = math.ceil(len(panels) / columns)
     figure, colors = new_figure(2.5 * rows, theme), colors_of(list(modalities), theme)
     axes = figure.subplots(rows, columns, squeeze=False)
-    titles = dict(zip(found, short_names(list(found)), strict=True))
+    longest = max((len(kind) for _, kind in panels), default=0) + 2
+    titles = dict(zip(found, short_names(list(found), in_columns(columns, longest)), strict=True))
+    names = dict(zip(modalities, shortened(modalities, LABEL), strict=True))
     last = []
     for place, (ax, (name, kind)) in enumerate(zip(axes.flat, panels, strict=False)):
         one = found[name]
@@ -164,7 +167,7 @@ def record_curves(found: Mapping[str, Recorded], modalities: Sequence[str], them
         label = "epoch" if place + columns >= len(panels) else ""
         style(ax, theme, f"{titles[name]}: {kind}", label, grid="x" if pairs else "y")
         if pairs:
-            _draw_pairs(ax, one, kind, modalities, colors, theme)
+            _draw_pairs(ax, one, kind, names, colors, theme)
             continue
         ends = []
         for m, column in one.kinds[kind][""].items():
@@ -174,7 +177,7 @@ def record_curves(found: Mapping[str, Recorded], modalities: Sequence[str], them
             point = value_at(one.frame, column, one.kept)
             if point is not None:
                 ax.plot(*point, "o", color=colors[m], markersize=4)
-                ends.append((*point, f"{m}  {show(point[1], 2)}", colors[m]))
+                ends.append((*point, f"{names[m]}  {show(point[1], 2)}", colors[m]))
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.15 * (high - low), high)  # Room for the number of the kept epoch.
         mark_kept(ax, one.kept, theme)
@@ -247,7 +250,7 @@ def _cell(one: Recorded, kind: str, column: str) -> Cell:
 
 
 def _draw_pairs(
-    ax: Axes, one: Recorded, kind: str, modalities: Sequence[str], colors: Mapping[str, str], theme: Theme
+    ax: Axes, one: Recorded, kind: str, names: Mapping[str, str], colors: Mapping[str, str], theme: Theme
 ) -> None:
     """Draw for every modality that is acted on, from epoch to epoch, which one acts."""
     acting: dict[str, dict[float, str]] = {}
@@ -256,7 +259,7 @@ def _draw_pairs(
             for epoch, value in zip(*series(one.frame, column), strict=True):
                 if value == 1:
                     acting.setdefault(whom, {})[epoch] = who
-    taught = [m for m in modalities if m in acting]
+    taught = [m for m in names if m in acting]
     for place, m in enumerate(taught):
         steps = sorted(acting[m].items())
         # Epochs in a row under one name are one bar.
@@ -265,7 +268,7 @@ def _draw_pairs(
             left, width = epochs[0] - 0.5, epochs[-1] - epochs[0] + 1
             ax.barh(place, width, left=left, height=0.55, color=theme.mixed(colors[who], 0.55))
             font: dict[str, Any] = {"fontsize": TEXT, "color": theme.ink, "va": "center", "clip_on": False}
-            ax.text(left, place, f" {plain_text(who)}", **font)
-    ax.set_yticks(range(len(taught)), [plain_text(m) for m in taught])
+            ax.text(left, place, f" {plain_text(names[who])}", **font)
+    ax.set_yticks(range(len(taught)), [plain_text(names[m]) for m in taught])
     ax.tick_params(axis="y", labelcolor=theme.ink)
     ax.set_ylim(len(taught) - 0.4, -0.6)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from pyg_ckd.report.curves import (
     learning_curves,
 )
 from pyg_ckd.report.html import box, details, figure, page, section
+from pyg_ckd.report.labels import add_fonts, fonts_for
 from pyg_ckd.report.plots import effect_bars, metric_bars, teacher_shares
 from pyg_ckd.report.records import drawn_panels, meanings, record_curves, records, records_section, records_words
 from pyg_ckd.report.sections import effects_section, gap_section, results_section, winner_section
@@ -94,7 +96,9 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
     """
     results = current_results(results)
     folder = as_path(folder)
-    shown = {name: _shown(plot, folder / f"{name}.png") for name, plot in _plots(results, histories).items()}
+    fonts = _fonts(results)
+    plots = {name: _with_fonts(plot, fonts) for name, plot in _plots(results, histories).items()}
+    shown = {name: _shown(plot, folder / f"{name}.png") for name, plot in plots.items()}
 
     def picture(name: str) -> str:
         return shown.get(name, "")
@@ -129,12 +133,31 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any], his
     return target
 
 
+def _fonts(results: Mapping[str, Any]) -> list[str]:
+    """Return further fonts that names need, and say once which letters none has."""
+    searched = [search["name"] for search in (results.get("tuning") or {}).get("searches") or ()]
+    fonts, lacking = fonts_for([*run_names(results), *modality_names(results), *searched])
+    if lacking:
+        warnings.warn(
+            f"report: found no font with {lacking[:20]}, which pictures show as boxes; install one, such as Noto Sans "
+            "CJK, and write the report again. Tables have the names as they are",
+            stacklevel=3,
+        )
+    return fonts
+
+
+def _with_fonts(plot: Plot, fonts: Sequence[str]) -> Plot:
+    return plot._replace(draw=lambda theme: add_fonts(plot.draw(theme), fonts))
+
+
 def _shown(plot: Plot, path: Path) -> str:
     """Draw a plot, write the light one to a file and return the HTML of both."""
     pictures = []
     for theme in (LIGHT, DARK):
         buffer = io.BytesIO()
-        plot.draw(theme).savefig(buffer, format="png", dpi=DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # Said once for all pictures.
+            plot.draw(theme).savefig(buffer, format="png", dpi=DPI)
         pictures.append(buffer.getvalue())
     with atomic_path(path) as temporary:
         temporary.write_bytes(pictures[0])
@@ -228,7 +251,7 @@ def _gaps_plot(results: Mapping[str, Any]) -> Plot | None:
         f"Which share of its teacher's test {headline_metric(results)} every view reaches. The dashed line is the "
         f"teacher, the dotted one and the pale bar {PLAIN}; the best of each panel is bold."
     )
-    draw = _drawn(teacher_shares, rows, _labels(results))
+    draw = _drawn(teacher_shares, rows, _labels(results), modalities=modality_names(results))
     return Plot("Picture: views against their teachers", words.shares_words(rows), caption, draw)
 
 
@@ -274,8 +297,8 @@ def _records_plot(results: Mapping[str, Any], histories: Histories) -> Plot | No
     return Plot(RECORDS, records_words(found), caption, _drawn(record_curves, found, modality_names(results)))
 
 
-def _drawn(function: Callable[..., Figure], *args: Any) -> Callable[[Theme], Figure]:
-    return lambda theme: function(*args, theme=theme)
+def _drawn(function: Callable[..., Figure], *args: Any, **more: Any) -> Callable[[Theme], Figure]:
+    return lambda theme: function(*args, theme=theme, **more)
 
 
 def _labels(results: Mapping[str, Any]) -> dict[str, str]:

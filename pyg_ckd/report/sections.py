@@ -40,6 +40,7 @@ from pyg_ckd.study.results import (
     run_title,
     run_values,
     strongest_baseline,
+    strongest_on,
 )
 from pyg_ckd.study.text import DASH, NAN, joined, number, p_number, percent, show
 
@@ -65,7 +66,7 @@ def winner_section(results: Mapping[str, Any]) -> str:
     for other in others:
         tested = tested_over(results, other, metric)
         header += ["difference", *(p_title(results, other, metric, over) for over in tested)]
-        strongest = ", the strongest baseline on validation" if other == base else ""
+        strongest = f", the strongest baseline on {strongest_on(results, metric)}" if other == base else ""
         spans.append(
             (f"test, against {run_title(other)} ({show(run_mean(results, other, metric))}){strongest}", 1 + len(tested))
         )
@@ -79,7 +80,9 @@ def winner_section(results: Mapping[str, Any]) -> str:
             row.append(difference_cell(results, name, other, metric, interval=True))
             row += [p_cell(results, name, other, metric, over) for over in tested_over(results, other, metric)]
         rows.append(row)
-    note = f"The winner is the {chosen_by(results)} on the validation part; the test part decided nothing. "
+    tested_only = base is not None and strongest_on(results, metric) != "validation"
+    note = f"The winner is the {chosen_by(results)} on the validation part; the test part decided nothing"
+    note += " but which baseline is the strongest, for none was validated. " if tested_only else ". "
     if any(has_tests(results, other) for other in others):
         note += (
             "Below a difference: it as a share, and its 95 % interval. p-values are those of paired t-tests after "

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.report.axes import DASHED, DOTTED, TEXT, grid_columns, new_figure, short_names, style
 from pyg_ckd.report.html import Cell, Row, code, details, paragraph, table
+from pyg_ckd.report.labels import in_columns
 from pyg_ckd.report.theme import LIGHT, Theme
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import run_title
 from pyg_ckd.study.text import DASH, NAN, counted, duration, joined, number, percent, show
+from pyg_ckd.study.tuned import BATCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OPEN = "pruned"
 """The state of trials that are drawn as open dots."""
+WINNER = ", winner"
 
 
 def search_section(results: Mapping[str, Any], picture: str) -> str:
@@ -74,11 +77,12 @@ def search_curves(results: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
     rows = math.ceil(len(searches) / columns)
     figure = new_figure(0.4 + 2.2 * rows, theme)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    titles, level = short_names([run_title(name) for name in steps]), _level(tuning)
+    beside, level = len(WINNER) if columns > 1 else 0, _level(tuning)
+    titles = short_names([run_title(name) for name in steps], in_columns(columns, beside))
     for place, (ax, search, title) in enumerate(zip(axes.flat, searches, titles, strict=False)):
         name, last = search["name"], place + columns >= len(searches)
         winner = name == tuning["winner"]
-        style(ax, theme, f"{title}, winner" if winner else title, "trials" if last else "", grid="y")
+        style(ax, theme, f"{title}{WINNER}" if winner else title, "trials" if last else "", grid="y")
         ax.tick_params(labelbottom=last)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if not math.isnan(level):
@@ -182,7 +186,7 @@ def _cost_table(results: Mapping[str, Any], searches: Sequence[Mapping[str, Any]
     for search in searches:
         states = Counter(trial["state"] for trial in search["trials"])
         counts = [str(states[state]) if states[state] else DASH for state in ("complete", "pruned", "failed")]
-        spent = _sum(search, "steps") / (search["budget"] * len(search["trials"]))
+        spent = _sum(search, "steps") / _whole(search)
         ratio = seconds[search["name"]] / seconds[PLAIN] if seconds.get(PLAIN) else NAN
         times = DASH if math.isnan(ratio) else f"{show(ratio, 2)} ×"
         row = [run_title(search["name"]), *counts, f"{_sum(search, 'steps'):,.0f}", percent(spent)]
@@ -214,6 +218,14 @@ def _name(tuning: Mapping[str, Any], name: str) -> Cell:
 
 def _sum(search: Mapping[str, Any], key: str) -> float:
     return sum(number(trial.get(key)) for trial in search["trials"] if trial.get(key) is not None)
+
+
+def _whole(search: Mapping[str, Any]) -> float:
+    """Return the steps of all trials if none had ended early; of older results only if all had batches of one size."""
+    trials = search["trials"]
+    if all(trial.get("budget") for trial in trials):
+        return _sum(search, "budget")
+    return NAN if BATCH in search["space"] else search["budget"] * len(trials)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from pyg_ckd.data.sampler import num_batches
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn import Backbone
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.study.results import TITLES
 from pyg_ckd.study.settings import (
     PARTS,
     REFERENCE,
@@ -302,6 +303,12 @@ def _check_name(name: Any, found: Mapping[str, Contender], taken: Iterable[str])
             f"contender {name!r}: found two of that name, expected each once; give one of them another name, such as "
             f"'{name}-2'"
         )
-    if name in set(taken) or name.startswith(TEACHER) or name == TEACHER.rstrip(":"):
-        kind = "teacher" if name.startswith(TEACHER.rstrip(":")) else "baseline"
+    titles = {TITLES[one].casefold(): one for one in taken if one in TITLES}
+    if name.casefold() in titles and name not in titles.values():
+        raise InputError(
+            f"contender {name!r}: found the name that tables and reports give to the baseline "
+            f"{titles[name.casefold()]!r}, expected one of its own, such as '{name}-2'"
+        )
+    if name in set(taken) or name.casefold().startswith(TEACHER) or name == TEACHER.rstrip(":"):
+        kind = "teacher" if name.casefold().startswith(TEACHER.rstrip(":")) else "baseline"
         raise InputError(f"contender {name!r}: found the name of a {kind}, expected one of its own")

@@ -27,6 +27,7 @@ from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker
 from pyg_ckd.study.runs import Run
+from pyg_ckd.study.sources import Sources, check_sources, renewed, sources_of
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.training.layouts.choice import check_devices
 
@@ -159,6 +160,9 @@ def run_all(
             yield run, maker.make(run)
         return
     by_key = {run.key: run for run in runs}
+    sources = {run.key: sources_of(run) for run in runs}  # Before the first run begins, for a file may be changed.
+    if renewed(sources.values()) and backend == "loky":
+        _end_idle_workers()
     with atomic_path(workplace.graph) as temporary:
         torch.save({**pack(maker.data), "ids": maker.ids}, temporary)
     for mark in workplace.marks.glob("*.json"):
@@ -167,7 +171,7 @@ def run_all(
     try:
         with (
             _watched(workplace.marks, dead) if backend == "loky" else nullcontext(),
-            closing(_outcomes(workplace, _in_order(runs, maker.stores), workers, backend)) as outcomes,
+            closing(_outcomes(workplace, _in_order(runs, maker.stores), sources, workers, backend)) as outcomes,
         ):
             for key, outcome in outcomes:
                 if ERROR in outcome:
@@ -184,7 +188,7 @@ def run_all(
 
 
 def _outcomes(
-    workplace: Workplace, runs: Iterator[Run], workers: int, backend: str
+    workplace: Workplace, runs: Iterator[Run], sources: Mapping[str, Sources], workers: int, backend: str
 ) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Hand the runs to joblib and yield what :func:`work` returns, as soon as it is there."""
     from joblib import Parallel, delayed, parallel_config
@@ -195,7 +199,7 @@ def _outcomes(
         parallel = Parallel(
             n_jobs=workers, pre_dispatch=workers, batch_size=1, return_as="generator_unordered", max_nbytes=None
         )
-        found = parallel(delayed(work)(workplace, run) for run in runs)
+        found = parallel(delayed(work)(workplace, run, sources[run.key]) for run in runs)
         try:
             for outcome in found:  # noqa: UP028  "yield from" would end joblib's generator before the lines below.
                 yield outcome
@@ -205,12 +209,13 @@ def _outcomes(
                 found.close()
 
 
-def work(workplace: Workplace, run: Run) -> tuple[str, dict[str, Any]]:
+def work(workplace: Workplace, run: Run, sources: Sources) -> tuple[str, dict[str, Any]]:
     """Make one run in a worker and return its key and record, or the message of what failed.
 
     Args:
         workplace: What it needs to know beside the run.
         run: The run.
+        sources: The files of its code, see :func:`~pyg_ckd.study.sources.sources_of`.
     """
     if workplace.parent:
         _follow(workplace.parent)
@@ -219,11 +224,19 @@ def work(workplace: Workplace, run: Run) -> tuple[str, dict[str, Any]]:
     mark = workplace.marks / f"{run.key}.json"
     write_json(mark, {"run": run.title, "process": os.getpid(), "machine": socket.gethostname()})
     try:
+        check_sources(run, sources)
         return run.key, _maker(workplace).make(run)
     except InputError as error:
         return run.key, {ERROR: str(error)}
     finally:
         mark.unlink(missing_ok=True)
+
+
+def _end_idle_workers() -> None:
+    """End the workers that joblib keeps for the next call: they hold a module as it was before it was reloaded."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
 
 
 def pack(data: HeteroData) -> dict[str, Any]:

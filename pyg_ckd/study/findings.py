@@ -30,10 +30,12 @@ from pyg_ckd.study.results import (
     run_title,
     run_values,
     strongest_baseline,
+    strongest_on,
+    tied_names,
     tried_names,
     winner_name,
 )
-from pyg_ckd.study.text import counted, joined, p_text, percent, show
+from pyg_ckd.study.text import counted, joined, number, p_text, percent, show
 
 WARNING = "Warning: "
 ADVICE = "What to do:"
@@ -202,10 +204,13 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
     name, base = winner_name(results), strongest_baseline(results, metric)
     if name is None:
         return []
-    scores = show(results["winner"]["val"]), show(run_mean(results, name, metric))
-    trial = best_trial(results)
+    scores = show(number(results["winner"].get("val"))), show(run_mean(results, name, metric))
+    trial, tied = best_trial(results), tied_names(results)
     if len(tried_names(results)) == 1:
         line = f"{name} is the only contender: {metric} {scores[0]} on validation, {scores[1]} on the test part"
+    elif tied:
+        value, last = scores[0] if math.isnan(trial) else show(trial), f"has {scores[1]} on the test part"
+        line = f"{joined([name, *tied])} are equal on validation ({metric} {value}); {name}, the first of them, {last}"
     elif not math.isnan(trial):
         line = f"{name} has the best trial on validation ({metric} {show(trial)}) and {scores[1]} on the test part"
     else:
@@ -217,7 +222,7 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
     if base is not None:
         other = f"{run_title(base)} ({show(run_mean(results, base, metric))})"
         tested = f"{_against(results, name, base, metric)}, {_chance(results, name, base, metric)}"
-        lines.append(f"Against {other}, the strongest baseline on validation, that is {tested}.")
+        lines.append(f"Against {other}, the strongest baseline on {strongest_on(results, metric)}, that is {tested}.")
     return lines
 
 
@@ -244,16 +249,22 @@ def _chance(results: Mapping[str, Any], a: str, b: str, metric: str) -> str:
 
 
 def _worse(results: Mapping[str, Any], metric: str) -> list[str]:
-    base, parts = run_mean(results, PLAIN, metric), []
-    for name in contender_names(results):
-        if name not in (PLAIN, winner_name(results)) and direction(results, name, PLAIN, metric) < 0:
-            change = percent(run_mean(results, name, metric) / base - 1, 1, sign=True)
-            test = comparison(results, name, PLAIN, metric)
-            assert test is not None  # Or there would be no direction.
-            parts.append(f"{name} ({change}, {p_text(p_holm(test))} over {counted(test['num'], test['over'])})")
+    parts = _tested(results, metric, -1)
     if not parts:
         return []
     return [f"Worse than {PLAIN} in test {metric} by a tested difference: {joined(parts)}."]
+
+
+def _tested(results: Mapping[str, Any], metric: str, sign: int) -> list[str]:
+    """Return the contenders besides the winner that are better (1) or worse (-1) than plain by a tested difference."""
+    parts = []
+    for name in contender_names(results):
+        if name not in (PLAIN, winner_name(results)) and direction(results, name, PLAIN, metric) == sign:
+            test = comparison(results, name, PLAIN, metric)
+            assert test is not None  # Or there would be no direction.
+            p_value = f"{p_text(p_holm(test))} over {counted(test['num'], test['over'])}"
+            parts.append(f"{name} ({_against(results, name, PLAIN, metric)}, {p_value})")
+    return parts
 
 
 def _few_seeds(results: Mapping[str, Any], metric: str) -> list[str]:
@@ -281,7 +292,13 @@ def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
         reason = "content does not pay here" if _without_content(results, metric) else f"{winner} is behind it"
         return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
     if winner == PLAIN:
-        others = len(tried_names(results)) > 1
+        better, others = _tested(results, metric, 1), len(tried_names(results)) > 1
+        if better:
+            verb = "is" if len(better) == 1 else "are"
+            return [
+                f"{ADVICE} keep {PLAIN}, which validation chose; {joined(better)} {verb} higher on the test part, so "
+                "more seeds or more validation data may tell."
+            ]
         return [f"{ADVICE} keep {PLAIN}; {'balancing buys nothing here' if others else 'nothing else was tried'}."]
     if gain <= 0:
         return [f"{ADVICE} keep {PLAIN}; the lead of {winner} on validation is not confirmed by the test part."]

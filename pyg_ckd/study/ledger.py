@@ -318,6 +318,7 @@ def _opened(optuna: Any, text: str, path: Path | None) -> BaseStorage:
             return optuna.storages.get_storage(text)
         _check_journal(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_writable(path)
         lock = _FileLock(path)
         lock.acquire()
         lock.release()
@@ -355,6 +356,21 @@ def _check_journal(path: Path) -> None:
                 f"storage {path}: cannot be opened (line {number} is damaged); put a copy of the file in its place, or "
                 "move it away: the same call then makes the trials anew and finds their finished runs again"
             )
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a journal that cannot be written to: its lock would be waited for without end."""
+    made = [part for part in (path, Path(f"{path}.lock")) if not part.exists()]
+    try:
+        for part in (path, Path(f"{path}.lock")):
+            part.open("ab").close()
+    except OSError as error:
+        for part in made:
+            part.unlink(missing_ok=True)
+        raise InputError(
+            f"storage {path}: cannot be written to ({error.strerror}), expected {STORAGES}; choose a file in a folder "
+            "of your own"
+        ) from None
 
 
 def _is_entry(line: bytes) -> bool:

@@ -225,7 +225,9 @@ class Maker:
         names = {f"{family}@{k}" for family in TEST_METRICS for k in self.cutoffs}
         effects = run.kind != "contender" or str(self._effects_cutoff) in record.get("effects", {})
         users = self.stores[run.kind].per_user(run, self.cutoffs[-1])
-        return effects and self._measured_alike(record["test"], names) and users is not None
+        if users is None or users.index.tolist() != self._evaluators(self.cutoffs)["test"].users.tolist():
+            return False  # A table may have been cut at the end of a line.
+        return effects and self._measured_alike(record["test"], names)
 
     def _measured_alike(self, metrics: Mapping[str, float], names: set[str]) -> bool:
         """Return whether all metrics are there, from lists that are as long as those of this study.

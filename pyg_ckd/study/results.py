@@ -33,6 +33,8 @@ TITLES = {
 """What baselines are called; contenders keep the names that the study gave them."""
 SIGNIFICANT = 0.05
 """A difference is called one if its corrected p-value is below this."""
+NAME = 36
+"""Characters of a name in a line of the table on the terminal."""
 CONSOLE_TITLE = "Test metrics, mean ± standard deviation over seeds"
 MARKS = {"users": "*", "seeds": "†"}
 MARKS_NOTE = f"* differs from {PLAIN} over users, † over seeds (p < {SIGNIFICANT} after Holm's correction)"
@@ -210,14 +212,33 @@ def strongest_baseline(
         metric: The metric; by default the headline metric.
         among: The baselines to choose from; by default all.
     """
-    metric = metric or headline_metric(results)
-    for part in ("val", "test"):
-        names = baseline_names(results) if among is None else among
-        means = {name: run_mean(results, name, metric, part) for name in names}
-        known = [name for name, mean in means.items() if not math.isnan(mean)]
-        if known:
-            return max(known, key=means.__getitem__)
-    return None
+    return _strongest(results, metric, among)[0]
+
+
+def strongest_on(results: Mapping[str, Any], metric: str | None = None) -> str:
+    """Return which part named the strongest baseline: ``"validation"``, or ``"the test part"`` if none was validated.
+
+    Args:
+        results: The results.
+        metric: The metric; by default the headline metric.
+    """
+    return "the test part" if _strongest(results, metric)[1] == "test" else "validation"
+
+
+def tied_names(results: Mapping[str, Any]) -> list[str]:
+    """Return the other contenders whose validation value is that of the winner, which came first.
+
+    Args:
+        results: The results.
+    """
+    winner, trials = winner_name(results), (results.get("tuning") or {}).get("best") or {}
+    metric = (results.get("winner") or {}).get("metric") or headline_metric(results)
+
+    def value(name: str | None) -> float:
+        searched = not math.isnan(best_trial(results))
+        return number((trials.get(name) or {}).get("value")) if searched else run_mean(results, name, metric, "val")
+
+    return [name for name in tried_names(results) if name != winner and value(name) == value(winner)]
 
 
 def not_converged(results: Mapping[str, Any], name: str) -> tuple[int, int]:
@@ -377,7 +398,10 @@ def render_console_table(results: Mapping[str, Any]) -> Table:
     for metric in metrics:
         out.add_column(metric, justify="right", overflow="fold")
     for title, *cells in rows:
-        out.add_row(Text(title), *(Text(cell, style="bold" if isinstance(cell, Best) else "") for cell in cells))
+        lines = [line[at : at + NAME] for line in title.splitlines() for at in range(0, len(line), NAME)]
+        out.add_row(
+            Text("\n".join(lines)), *(Text(cell, style="bold" if isinstance(cell, Best) else "") for cell in cells)
+        )
     out.caption, out.caption_justify = "; ".join(notes), "left"
     return out
 
@@ -413,6 +437,20 @@ class StudyResults(dict[str, Any]):
     def _repr_html_(self) -> str:
         metrics, rows, notes = _console_rows(self)
         return html_table(CONSOLE_TITLE, ["model", *metrics], rows, notes)
+
+
+def _strongest(
+    results: Mapping[str, Any], metric: str | None, among: Sequence[str] | None = None
+) -> tuple[str | None, str]:
+    """Return the strongest baseline and the part on which it is that."""
+    metric = metric or headline_metric(results)
+    for part in ("val", "test"):
+        names = baseline_names(results) if among is None else among
+        means = {name: run_mean(results, name, metric, part) for name in names}
+        known = [name for name, mean in means.items() if not math.isnan(mean)]
+        if known:
+            return max(known, key=means.__getitem__), part
+    return None, ""
 
 
 def _of_kind(results: Mapping[str, Any], kind: str, order: list[str]) -> list[str]:

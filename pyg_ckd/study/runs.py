@@ -23,6 +23,7 @@ from pyg_ckd.nn import Backbone
 from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.pruning import Pruning
+from pyg_ckd.study.sources import files_of
 from pyg_ckd.training import Trainer
 from pyg_ckd.training.callbacks import classes_of, described
 from pyg_ckd.training.checkpoint import FORMAT
@@ -150,6 +151,7 @@ def identity(cls: type | Callable[..., Any]) -> dict[str, str]:
     Args:
         cls: The class or function.
     """
+    files_of(cls)  # Workers must have read the files as they are now.
     digest = hashlib.sha256()
     for part in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
         if part.__module__.split(".")[0] not in ("torch", "builtins", "abc", "typing"):
@@ -217,6 +219,16 @@ def _built_in(value: Any) -> Any:
 
 
 def _source(part: Any) -> str:
+    """Return the text of the file of a class or function as it was when it was asked for first.
+
+    A file that is changed later says nothing of the code that this process has; a module that is reloaded has new
+    classes.
+    """
+    return _text_of(part) if part.__hash__ is not None else _text_of.__wrapped__(part)
+
+
+@functools.cache
+def _text_of(part: Any) -> str:
     try:
         file = inspect.getsourcefile(part)
         return Path(file).read_text(encoding="utf-8") if file else ""

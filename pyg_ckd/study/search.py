@@ -160,7 +160,8 @@ class Search:
         if FAILED_RECORD in record:
             if trial.rank == 0:
                 raise InputError(f"{run.title}: {record[FAILED_RECORD]}")
-            self.ledger.finish(trial, FAILED, {"value": None, "seconds": 0.0, "stopped": record[FAILED_RECORD]})
+            failed = {"value": None, "seconds": 0.0, "budget": tuned.whole(trial.values)}
+            self.ledger.finish(trial, FAILED, failed | {"stopped": record[FAILED_RECORD]})
             self.say(f"  {_title(tuned, trial)}: failed: {record[FAILED_RECORD]}")
             return
         assert run.pruning is not None
@@ -176,6 +177,7 @@ class Search:
             "value": value,
             "reached": reached(curve, tuned.budgets, ended=pruned is None),
             "steps": int(record["epochs"] or 0) * run.pruning.epoch_steps,
+            "budget": tuned.whole(trial.values),
             "seconds": float(record["training_seconds"]),
             "key": run.key,
             **{fact: record[fact] for fact in FACTS},

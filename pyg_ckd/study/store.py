@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PARTS_OF_METRICS = ("val", "test")
 NAN = float("nan")
+HISTORY = "history.csv"
 
 
 class RunStore:
@@ -92,12 +94,18 @@ class RunStore:
     def read(self, run: Run) -> dict[str, Any] | None:
         """Return what is known of a finished run under the name that it has now, or :obj:`None`.
 
+        A run whose history is there, but damaged, is none: it is made again.
+
         Args:
             run: The run.
         """
         record = read_json(self.path(run) / "run.json")
         if not isinstance(record, dict) or not {"val", "test", "views", "training_seconds"} <= record.keys():
             return None
+        if record.get("epochs") is not None and (self.path(run) / HISTORY).exists():
+            history = self.history(run)
+            if history is None or len(history) != record["epochs"]:
+                return None
         for part in PARTS_OF_METRICS:
             record[part] = _numbers(record[part])
         record["views"] = {m: _numbers(metrics) for m, metrics in record["views"].items()}
@@ -119,7 +127,7 @@ class RunStore:
             with atomic_path(folder / f"per_user-{max(cutoffs_of(per_user))}.csv") as path:
                 per_user.to_csv(path)
         if history is not None:
-            with atomic_path(folder / "history.csv") as path:
+            with atomic_path(folder / HISTORY) as path:
                 history.to_csv(path)
         write_json(folder / "run.json", {**record, "key": run.key, "made_of": run.decides})
 
@@ -130,12 +138,10 @@ class RunStore:
             run: A finished run.
             cutoff: The largest cut-off that they were measured with.
         """
-        import pandas as pd
-
         folder = self.path(run)
         for path in (folder / f"per_user-{cutoff}.csv", folder / "per_user.csv"):  # The second: of older versions.
             try:
-                found = pd.read_csv(path, index_col="user")
+                found = _table(path, "user")
             except (OSError, ValueError):  # The second: of a damaged file, whichever way.
                 continue
             numbers = found.select_dtypes("number").shape == found.shape and not found.isna().to_numpy().any()
@@ -144,15 +150,15 @@ class RunStore:
         return None
 
     def history(self, run: Run) -> pd.DataFrame | None:
-        """Return the record of a run's training, or :obj:`None` if it has none.
+        """Return the record of a run's training, or :obj:`None` if it is missing or damaged.
 
         Args:
             run: The run.
         """
-        import pandas as pd
-
-        path = self.path(run) / "history.csv"
-        return pd.read_csv(path, index_col="epoch") if path.exists() else None
+        try:
+            return _table(self.path(run) / HISTORY, "epoch")
+        except (OSError, ValueError):
+            return None
 
     def checkpoints(self, run: Run) -> Path:
         """Return the folder of a run's checkpoint: one of its own if the run may be pruned.
@@ -197,6 +203,16 @@ class RunStore:
     def _pruned(self, run: Run) -> Path:
         assert run.pruning is not None
         return self.path(run) / f"pruned-{run.pruning.key}.json"
+
+
+def _table(path: Path, index: str) -> pd.DataFrame:
+    """Read a table that was written to its end, which is that of a line."""
+    import pandas as pd
+
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        raise ValueError("the last line was cut")
+    return pd.read_csv(BytesIO(content), index_col=index)
 
 
 def cutoffs_of(metrics: Iterable[str]) -> set[int]:

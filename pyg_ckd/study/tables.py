@@ -19,6 +19,10 @@ SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"{\ttfamily\char34}",  # Without T1 fonts there is no \textquotedbl.
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 HEAD = r"""% Written by pyg-ckd. Works with and without \usepackage{booktabs}.
@@ -66,12 +70,15 @@ def write_tex(path: Path, results: Mapping[str, Any], metrics: Sequence[str]) ->
 
 
 def escape(text: str) -> str:
-    """Return text such that LaTeX prints it as it is.
+    r"""Return text such that LaTeX prints it as it is.
+
+    A text that begins with ``[`` or ``*`` gets empty braces in front: after ``\\`` these would be its arguments.
 
     Args:
         text: The text.
     """
-    return re.sub(r"[\\~^&%$#_{}]", lambda found: SPECIAL[found[0]], text)
+    shown = re.sub(r'[\\~^&%$#_{}<>|"]', lambda found: SPECIAL[found[0]], text)
+    return f"{{}}{shown}" if shown.startswith(("[", "*")) else shown
 
 
 def _joint(results: Mapping[str, Any], metrics: Sequence[str]) -> str:

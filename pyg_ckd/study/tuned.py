@@ -23,7 +23,7 @@ from pyg_ckd.study.runs import Run
 from pyg_ckd.study.settings import StudySettings
 from pyg_ckd.training import Pace, Trainer
 
-BATCH = "trainer.batch_size"
+BATCH, EPOCHS = "trainer.batch_size", "trainer.max_epochs"
 WARMUP = 5
 """Without a warm-up of the user's, trials are left alone for this part of their budget."""
 
@@ -69,18 +69,26 @@ class Tuned:
         size = values.get(BATCH, default_of(BATCH, self.base, self.backbone))
         return -(-self.interactions // self._triples(size))
 
+    def whole(self, values: Mapping[str, Any]) -> int:
+        """Return the steps of a whole training, which a trial of other batches or epochs has more or fewer of.
+
+        Args:
+            values: What the knobs are set to.
+        """
+        return int(values.get(EPOCHS, default_of(EPOCHS, self.base, self.backbone))) * self.epoch_steps(values)
+
     def _triples(self, size: Any) -> int:
         """Return the triples of a step, also of a size that is chosen by the number of interactions."""
         return Pace.of(size if isinstance(size, str) else int(size), 1.0, 1, self.interactions).batch_size
 
     @property
     def budget(self) -> int:
-        """Steps of a whole training, with the largest batches that the knobs allow."""
+        """Steps of a whole training with the largest batches that the knobs allow: those that all trials have."""
         knob = self.space.get(BATCH)
         sizes = [
             self._triples(size) for size in (default_of(BATCH, self.base, self.backbone), *(knob.ends if knob else ()))
         ]
-        epochs = int(default_of("trainer.max_epochs", self.base, self.backbone))
+        epochs = int(default_of(EPOCHS, self.base, self.backbone))
         return epochs * self.epoch_steps({BATCH: max(sizes)})
 
     @property

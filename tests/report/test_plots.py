@@ -2,6 +2,7 @@ import io
 import itertools
 import subprocess
 import sys
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.image import imread
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.report.axes import short_names, spread
+from pyg_ckd.report.labels import shortened
 from pyg_ckd.report.plots import (
     PALETTE,
     contender_curves,
@@ -214,6 +216,46 @@ def test_names_with_dollar_signs_are_not_read_as_mathematics():
 
 def test_names_lose_the_path_of_their_package_as_far_as_they_stay_different():
     assert short_names(["plain", "a.b.Mine", "a.Other", "b.Other"]) == ["plain", "Mine", "a.Other", "b.Other"]
+
+
+@pytest.mark.parametrize("most", [12, 24, 44])
+def test_long_names_lose_their_middle_and_stay_different(most):
+    long = "a_very_long_modality_name_that_goes_on_and_on"
+    names = ["plain", long, long.replace("name", "word"), long.replace("name", "kind"), f"{long}_2", long]
+    found = shortened(names, most)
+    assert found[0] == "plain"
+    assert all(len(text) <= most for text in found)
+    assert len(set(found)) == len(set(names))
+    assert found[1] == found[5]
+    assert found[1][: most // 2] == long[: most // 2]
+    assert found[1].endswith(long[-(most - most // 2 - 1) :])
+    assert shortened(names, 46) == [*names[:4], shortened(names, 46)[4], long]
+    assert short_names([f"my_pkg.{'Mine' * 30}", "plain"], 12)[0] == "MineMi…eMine"
+
+
+@pytest.mark.parametrize("length", [60, 200])
+def test_panels_keep_their_place_beside_long_names(length):
+    names = [f"{m}{m[0] * (length - len(m))}" for m in NAMES]
+    rows = [Gap(f"{c}-{'n' * length}", m, 0.1, 0.1, 0.2) for c in ("a", "b") for m in names]
+    frames = {f"{c}-{'n' * length}": history("ckd", NAMES[:2]) for c in "abcde"}
+    for figure in (teacher_shares(rows), contender_curves(frames)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure.draw_without_rendering()
+        panels = [ax for ax in figure.axes if ax.get_visible()]
+        boxes = [
+            ax.title.get_window_extent() if ax.get_title() else ax._left_title.get_window_extent() for ax in panels
+        ]
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+        assert all(ax.get_position().width > 0.09 for ax in panels)
+
+
+def test_a_modality_without_a_teacher_above_zero_does_not_change_the_colours_of_others():
+    rows = [Gap(c, m, 0.1, 0.1, 0.2) for c in ("plain", "a") for m in NAMES[1:3]]
+    figure = teacher_shares(rows, modalities=NAMES)
+    colors = [to_hex(ax.patches[1].get_facecolor()) for ax in figure.axes]
+    assert colors == [modality_colors(NAMES)[m] for m in NAMES[1:3]]
 
 
 def test_names_with_dots_that_are_no_paths_stay_as_they_are():

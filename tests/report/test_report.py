@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,8 +14,8 @@ from matplotlib.image import imread
 
 import pyg_ckd.report
 from pyg_ckd.errors import InputError
+from pyg_ckd.report import labels, write_report
 from pyg_ckd.report import report as module
-from pyg_ckd.report import write_report
 from pyg_ckd.report.style import STYLE
 from pyg_ckd.report.theme import DARK, LIGHT
 from pyg_ckd.study.findings import verdict
@@ -361,3 +363,31 @@ def test_the_picture_over_epochs_says_what_its_strategy_records(tmp_path):
     text = read(tmp_path, results, frames).text
     assert "While mine trains, seed 0. What it records of every modality: weight: weight of the modality's own" in text
     assert "joint decision relative" not in text
+
+
+def named(old: str, new: str) -> dict:
+    """Return a small study with another name of a modality."""
+    found = json.loads(json.dumps(small()).replace(f'"{old}"', json.dumps(new)).replace(f":{old}", f":{new}"))
+    return dict(found)
+
+
+def test_letters_that_no_font_has_are_said_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "FALLBACKS", ())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_report(tmp_path, named("visual", "\u89c6\u89c9"), {})
+    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    assert len(said) == 1
+    assert said[0].startswith("report: found no font with \u89c6\u89c9, which pictures show as boxes; install one")
+
+
+def test_letters_are_taken_from_another_font_that_is_installed(tmp_path, monkeypatch):
+    usual, symbols = labels._letters(""), labels._letters("STIXNonUnicode")  # Matplotlib brings both.
+    letter = min(letter for letter in symbols - usual if letter.isprintable() or ord(letter) > 0xE000)
+    monkeypatch.setattr(labels, "FALLBACKS", ("no such font", "STIXNonUnicode"))
+    monkeypatch.setattr(labels, "_is_shown", lambda letter: True)  # Those of this font have no meaning of their own.
+    assert labels.fonts_for([f"a{letter}"]) == (["STIXNonUnicode"], "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(tmp_path, named("visual", f"a{letter}"), {})
+    assert labels.fonts_for(["plain"]) == ([], "")

@@ -74,6 +74,18 @@ def test_cost_and_importance_are_those_of_the_trials(page):
     assert ["2", "0.0800", "3", "5", "trainer.lr = 0.002", "pruned after 20 steps"] in trials
 
 
+def test_the_share_of_steps_is_that_of_the_budgets_of_the_trials():
+    results = tuned()
+    plain, mine, _ = results["tuning"]["searches"]
+    for search, wholes in ((plain, (100, 40)), (mine, (100, None))):
+        for one, whole in zip(search["trials"], wholes, strict=True):
+            one["budget"] = whole
+        search["space"] = {**search["space"], "trainer.batch_size": "64, 256"}
+    cost = {row[0]: row[1:] for row in Page(search_section(results, "")).tables["Cost of the search"]}
+    assert cost["plain"][3:5] == ["70", "50 %"]
+    assert cost["mine"][3:5] == ["100", "–"]  # An older search did not say what its trials had.
+
+
 def test_the_line_that_trains_the_winner_is_there_to_be_copied(page):
     assert LINE in page.text
     assert "EASE with content was left out: too <many> items." in page.text

@@ -104,3 +104,30 @@ def test_a_run_without_its_cut_offs_in_validation_is_measured_again(shared: Path
     write_json(path, {**record, "val": {}})
     small(shared.parent / "first", runs=shared, **FAST).run()
     assert read_json(path)["val"] == record["val"]
+
+
+@pytest.mark.parametrize("name", ["popularity", "plain"])
+def test_metrics_of_users_that_were_cut_at_the_end_of_a_line_are_measured_again(name: str, shared: Path) -> None:
+    study = small(shared.parent / "first", runs=shared, **FAST)
+    expected = numbers(study.run())
+    (path,) = shared.glob(f"{name}-*/per_user-5.csv")
+    before = path.read_bytes()
+    for content in (b"".join(before.splitlines(keepends=True)[:12]), before[:-2]):
+        path.write_bytes(content)
+        assert numbers(small(shared.parent / "first", runs=shared, **FAST).run()) == expected
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_run_whose_history_was_cut_is_made_again(lines: int, shared: Path) -> None:
+    study = small(shared.parent / "first", runs=shared, **FAST)
+    expected = numbers(study.run())
+    paths = [next(shared.glob(f"{name}-*/history.csv")) for name in ("plain", "teacher-*")]
+    before = [pd.read_csv(path)["val/ndcg@5"].tolist() for path in paths]
+    for path in paths:
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+    again = small(shared.parent / "first", runs=shared, **FAST)
+    assert numbers(again.run()) == expected
+    assert [pd.read_csv(path)["val/ndcg@5"].tolist() for path in paths] == before
+    paths[0].write_bytes(paths[0].read_bytes()[:-3])
+    assert ("plain", 0) not in again.histories([0])

@@ -6,6 +6,8 @@ import copy
 
 import pytest
 
+from pyg_ckd.report import write_report
+from pyg_ckd.report.sections import winner_section
 from pyg_ckd.study.findings import ADVICE, WARNING, verdict
 from tests.report import many
 from tests.report.study import study as old_study
@@ -331,3 +333,45 @@ def test_modalities_that_nobody_measured_alone_are_judged_by_their_views():
     results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.95, "c": 0.97}})
     for content in (None, {}, [1], {"modalities": {}}, {"modalities": ["a"]}, {"modalities": {"a": None}}):
         assert any(line.startswith("a starves: ") for line in verdict(results | {"content": content}))
+
+
+def test_a_contender_that_is_better_on_the_test_part_alone_is_named_in_the_advice():
+    values, val = {"plain": 0.07, "mine": 0.08, "other": 0.0701}, {"plain": 0.09, "mine": 0.08, "other": 0.08}
+    tests = {("mine", "plain"): (0.0001, 0.2), ("other", "plain"): (0.7, 0.8)}
+    results = study(values, tests=tests, val=val)
+    assert advice(results) == (
+        "keep plain, which validation chose; mine (+14.3 %, p < 0.001 over 500 users) is higher on the test part, so "
+        "more seeds or more validation data may tell."
+    )
+    assert advice(study(values, tests=dict.fromkeys(tests, (0.7, 0.8)), val=val)).endswith("buys nothing here.")
+
+
+def test_contenders_that_are_equal_on_validation_are_not_said_to_win():
+    results = study({"plain": 0.07, "mine": 0.08}, val={"plain": 0.09, "mine": 0.09})
+    assert verdict(results)[0] == (
+        "plain and mine are equal on validation (recall@20 0.0900); plain, the first of them, has 0.0700 on the test "
+        "part."
+    )
+    results["tuning"] = {"contenders": ["plain", "mine"], "best": {n: {"value": 0.1} for n in ("plain", "mine")}}
+    assert verdict(results)[0].startswith("plain and mine are equal on validation (recall@20 0.1000); plain, the first")
+
+
+def test_the_part_that_named_the_strongest_baseline_is_said():
+    results = study({"ease": 0.06, "plain": 0.07, "mine": 0.08})
+    assert any("the strongest baseline on validation" in line for line in verdict(results))
+    for run in results["runs"]:
+        if run["kind"] == "baseline":
+            run["val"] = {}
+    assert any("the strongest baseline on the test part" in line for line in verdict(results))
+    assert "strongest baseline on the test part" in winner_section(results)
+    assert "nothing but which baseline is the strongest" in winner_section(results)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_winner_without_a_value_on_validation_is_told(known, tmp_path):
+    results = study({"ease": 0.06, "plain": 0.07, "mine": 0.08})
+    for run in [] if known else results["runs"]:
+        run |= {"val": {"recall@20": None}, "test": {"recall@20": None}}
+    results["winner"] = {"name": "plain", "metric": "recall@20", "val": None, "test": None}
+    assert any(line.startswith("plain wins on validation (recall@20 –)") for line in verdict(results))
+    write_report(tmp_path, results, {})

@@ -56,6 +56,16 @@ def test_runs_come_as_baselines_teachers_and_contenders_each_in_the_order_of_the
     assert run_names(results)[-4:] == ["mine", "ensemble", "multitask", "ckd"]
 
 
+def test_numbers_are_shown_beside_a_name_that_is_wider_than_the_terminal():
+    results = many.study(contenders=("plain", "q" * 200, "mine"))
+    text = shown(results, width=100)
+    for metric in ("recall@20", "ndcg@20"):
+        assert metric in text
+    for name in ("plain", "q" * 200, "mine"):
+        assert show(results_table(results).loc[name, ("recall@20", "mean")]) in text
+    assert text.count("q") == 200
+
+
 def test_results_table_has_mean_deviation_and_number_of_seeds():
     results = many.study()
     table = results_table(results)

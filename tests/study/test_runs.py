@@ -367,6 +367,8 @@ def test_latex_prints_names_as_they_are():
     assert escape(r"a_b & 50% #1 {x} ~ ^ \ $") == (
         r"a\_b \& 50\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$"
     )
+    assert escape('<a> | "b"') == r"\textless{}a\textgreater{} \textbar{} {\ttfamily\char34}b{\ttfamily\char34}"
+    assert [escape(name) for name in ("[a]", "*a", "a[*]")] == ["{}[a]", "{}*a", "a[*]"]  # No arguments of \\\\.
 
 
 def test_a_folder_of_runs_that_cannot_be_written_to_is_refused(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pyg_ckd.balance import Objective
-from pyg_ckd.data import build_data
+from pyg_ckd.data import build_data, held_out
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
@@ -322,6 +322,13 @@ def test_a_storage_that_is_none_is_refused_in_one_line(storage, message, tmp_pat
     assert (tmp_path / "list.json").read_text() == "[1, 2]"
 
 
+def test_a_storage_that_cannot_be_written_to_is_refused_instead_of_waited_for(tmp_path):
+    (tmp_path / "trials.log.lock").mkdir()
+    with pytest.raises(InputError, match=r"storage .*trials\.log: cannot be written to \(.*\), expected a file"):
+        small(tmp_path / "out", storage=tmp_path / "trials.log")
+    assert not (tmp_path / "trials.log").exists()
+
+
 def test_a_storage_beside_a_folder_of_another_search_is_not_begun(folder, tmp_path):
     with pytest.raises(InputError, match=r"settings\.json"):
         small(folder, storage=tmp_path / "trials.log", seed=1)
@@ -455,3 +462,14 @@ def test_the_journal_holds_curves_at_budgets_for_optunas_own_tools(folder, resul
     assert study.trials[1].params == trials[1]["values"]
     assert list(study.trials[0].intermediate_values) == [5, 10]
     assert json.loads(json.dumps(study.trials[0].intermediate_values)) == trials[0]["reached"]
+
+
+def test_no_trial_takes_more_than_its_own_budget_whatever_its_batches(tmp_path):
+    trainer = {**TRAINER, "max_epochs": 2}
+    knobs = {"trainer.batch_size": [8, 64]}
+    options = {**PLAIN, "trials": 3, "knobs": knobs, "settings": {"trainer": trainer}}
+    (search,) = small(tmp_path, warmup=None, **options).run()["tuning"]["searches"]
+    number = held_out(planted_data(), "train").size(1)
+    for trial in search["trials"]:
+        assert trial["budget"] == 2 * -(-number // trial["values"]["trainer.batch_size"]) >= trial["steps"]
+    assert {trial["values"]["trainer.batch_size"] for trial in search["trials"]} == {8, 64}
