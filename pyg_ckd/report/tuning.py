@@ -11,10 +11,9 @@ from pyg_ckd.report.axes import DASHED, DOTTED, TEXT, grid_columns, new_figure, 
 from pyg_ckd.report.html import Cell, Row, code, details, paragraph, table
 from pyg_ckd.report.labels import in_columns
 from pyg_ckd.report.theme import LIGHT, Theme
-from pyg_ckd.study.formats import PLAIN
+from pyg_ckd.study.formats import BATCH, PLAIN
 from pyg_ckd.study.results import run_title
 from pyg_ckd.study.text import DASH, NAN, counted, duration, joined, number, percent, show
-from pyg_ckd.study.tuned import BATCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

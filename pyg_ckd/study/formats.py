@@ -14,6 +14,9 @@ FILE = "results.json"
 PLAIN = "plain"
 TEACHER = "teacher:"
 HEADLINE = "recall@20"
+BATCH = "trainer.batch_size"
+"""The knob that decides how many steps an epoch has."""
+
 KINDS = ("baseline", "teacher", "contender")
 
 _OLD_BASELINES = ("popularity", "lightgcn")

@@ -7,15 +7,12 @@ import hashlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyg_ckd.balance.discovery import inner_strategy
 from pyg_ckd.code import modules_of
 from pyg_ckd.errors import InputError
 from pyg_ckd.training.callbacks import classes_of
-
-if TYPE_CHECKING:
-    from pyg_ckd.study.runs import Run
 
 Sources = Mapping[str, str]
 """From module to the digest of the text of its file."""
@@ -24,14 +21,14 @@ _read: dict[str, str] = {}  # Of a worker: it reads each file once, just after i
 _given: dict[str, str] = {}  # Of the process of a study: what it has told its workers so far.
 
 
-def sources_of(run: Run) -> dict[str, str]:
+def sources_of(run: Any) -> dict[str, str]:
     """Return the files of code that decide about a run: backbone, strategy, callbacks, samplers and what they use.
 
     A file is read once for every class, so that later changes do not count: this process has the class as it was.
     Modules without a file, such as ``__main__``, are left out: workers get their code from this process.
 
     Args:
-        run: The run.
+        run: The run, a :class:`~pyg_ckd.study.runs.Run`.
     """
     found: dict[str, str] = {}
     for part in _parts(run):
@@ -48,11 +45,11 @@ def files_of(part: Any) -> dict[str, str]:
     return _digests(part) if part.__hash__ is not None else _digests.__wrapped__(part)
 
 
-def check_sources(run: Run, wanted: Sources) -> None:
+def check_sources(run: Any, wanted: Sources) -> None:
     """Refuse a run in a worker whose files of code are not those that the key of the run was made of.
 
     Args:
-        run: The run.
+        run: The run, a :class:`~pyg_ckd.study.runs.Run`.
         wanted: What :func:`sources_of` has returned in the process of the study.
 
     Raises:
@@ -83,7 +80,7 @@ def renewed(sources: Iterable[Sources]) -> bool:
     return differs
 
 
-def _parts(run: Run) -> list[Any]:
+def _parts(run: Any) -> list[Any]:
     """Return the classes and functions that are called in a run."""
     parts: list[Any] = [part for part in (run.backbone, run.strategy) if part is not None]
     cls, options = run.strategy, dict(run.options)

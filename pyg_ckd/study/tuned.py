@@ -16,6 +16,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Backbone, LightGCN
 from pyg_ckd.study.baselines import TRAINED, baseline_run, lightgcn
 from pyg_ckd.study.contenders import Contender, check_options, check_teacher, check_warmup
+from pyg_ckd.study.formats import BATCH
 from pyg_ckd.study.knobs import Knob, check_knobs, default_of, space_of, turned
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.pruning import budgets
@@ -23,7 +24,7 @@ from pyg_ckd.study.runs import Run
 from pyg_ckd.study.settings import StudySettings
 from pyg_ckd.training import Pace, Trainer
 
-BATCH, EPOCHS = "trainer.batch_size", "trainer.max_epochs"
+EPOCHS = "trainer.max_epochs"
 WARMUP = 5
 """Without a warm-up of the user's, trials are left alone for this part of their budget."""
 

@@ -88,7 +88,7 @@ class FREEDOM(LightGCN):
         "trainer": {"lr": 5e-3},
         "plain": {"l2": 0.0},
         "teacher": {"l2": 0.0},
-        "distillation": {"l2": 0.0, "distillation_weight": 0.01},
+        "distillation": {"l2": 0.0, "distillation_weight": 1e-4},
     }
 
     def __init__(
