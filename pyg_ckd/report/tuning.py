@@ -14,7 +14,6 @@ from pyg_ckd.report.theme import LIGHT, Theme
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import run_title
 from pyg_ckd.study.text import DASH, NAN, counted, duration, joined, number, percent, show
-from pyg_ckd.study.tuned import BATCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 OPEN = "pruned"
 """The state of trials that are drawn as open dots."""
 WINNER = ", winner"
+BATCH = "trainer.batch_size"
+"""The knob by which trials differ in their steps."""
 
 
 def search_section(results: Mapping[str, Any], picture: str) -> str:
