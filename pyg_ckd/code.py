@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["code_of", "modules_of"]
+__all__ = ["code_of"]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
 _LIBRARIES = ("site-packages", "dist-packages")

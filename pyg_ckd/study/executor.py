@@ -26,8 +26,8 @@ from pyg_ckd.processes import started
 from pyg_ckd.study.cards import on_card
 from pyg_ckd.study.clusters import BACKENDS, CONNECT, DEATHS, configuration
 from pyg_ckd.study.maker import Maker
-from pyg_ckd.study.runs import Run
-from pyg_ckd.study.sources import Sources, check_sources, renewed, sources_of
+from pyg_ckd.study.runs import Run, sources_of
+from pyg_ckd.study.sources import Sources, check_sources, renewed
 from pyg_ckd.study.store import RunStore
 from pyg_ckd.training.layouts.choice import check_devices
 
@@ -215,7 +215,7 @@ def work(workplace: Workplace, run: Run, sources: Sources) -> tuple[str, dict[st
     Args:
         workplace: What it needs to know beside the run.
         run: The run.
-        sources: The files of its code, see :func:`~pyg_ckd.study.sources.sources_of`.
+        sources: The files of its code, see :func:`~pyg_ckd.study.runs.sources_of`.
     """
     if workplace.parent:
         _follow(workplace.parent)
@@ -224,7 +224,7 @@ def work(workplace: Workplace, run: Run, sources: Sources) -> tuple[str, dict[st
     mark = workplace.marks / f"{run.key}.json"
     write_json(mark, {"run": run.title, "process": os.getpid(), "machine": socket.gethostname()})
     try:
-        check_sources(run, sources)
+        check_sources(run.title, sources)
         return run.key, _maker(workplace).make(run)
     except InputError as error:
         return run.key, {ERROR: str(error)}

@@ -161,6 +161,21 @@ def identity(cls: type | Callable[..., Any]) -> dict[str, str]:
     return {"path": f"{cls.__module__}.{cls.__qualname__}", "code": digest.hexdigest()[:16]}
 
 
+def sources_of(run: Run) -> dict[str, str]:
+    """Return the files of code that decide about a run: backbone, strategy, callbacks, samplers and what they use.
+
+    A file is read once for every class, so that later changes do not count: this process has the class as it was.
+    Modules without a file, such as ``__main__``, are left out: workers get their code from this process.
+
+    Args:
+        run: The run.
+    """
+    found: dict[str, str] = {}
+    for part in _parts(run):
+        found |= files_of(part)
+    return found
+
+
 def with_defaults(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a class with the defaults of its constructor; a wrapper's with those of what is inside.
 
@@ -216,6 +231,23 @@ def _built_in(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(map(_built_in, value)) if isinstance(value, tuple) else list(map(_built_in, value))
     return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+
+
+def _parts(run: Run) -> list[Any]:
+    """Return the classes and functions that are called in a run."""
+    parts: list[Any] = [part for part in (run.backbone, run.strategy) if part is not None]
+    cls, options = run.strategy, dict(run.options)
+    while cls is not None:
+        cls = inner_strategy(cls, options)
+        options = dict(options.get("inner_options") or {})
+        parts += [] if cls is None else [cls]
+    parts += classes_of(run.trainer.get("callbacks"))
+    others = [run.trainer.get(name) for name in ("monitor", "optimizer", "scheduler", "sampler", "neighbor_sampler")]
+    for value in others:
+        inner = value.func if isinstance(value, functools.partial) else value
+        if inner is not None and not isinstance(inner, str):
+            parts.append(inner if hasattr(inner, "__qualname__") else type(inner))
+    return parts
 
 
 def _source(part: Any) -> str:

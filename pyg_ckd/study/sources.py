@@ -9,31 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyg_ckd.balance.discovery import inner_strategy
 from pyg_ckd.code import modules_of
 from pyg_ckd.errors import InputError
-from pyg_ckd.training.callbacks import classes_of
 
 Sources = Mapping[str, str]
 """From module to the digest of the text of its file."""
 
 _read: dict[str, str] = {}  # Of a worker: it reads each file once, just after it has imported the module.
 _given: dict[str, str] = {}  # Of the process of a study: what it has told its workers so far.
-
-
-def sources_of(run: Any) -> dict[str, str]:
-    """Return the files of code that decide about a run: backbone, strategy, callbacks, samplers and what they use.
-
-    A file is read once for every class, so that later changes do not count: this process has the class as it was.
-    Modules without a file, such as ``__main__``, are left out: workers get their code from this process.
-
-    Args:
-        run: The run, a :class:`~pyg_ckd.study.runs.Run`.
-    """
-    found: dict[str, str] = {}
-    for part in _parts(run):
-        found |= files_of(part)
-    return found
 
 
 def files_of(part: Any) -> dict[str, str]:
@@ -45,12 +28,12 @@ def files_of(part: Any) -> dict[str, str]:
     return _digests(part) if part.__hash__ is not None else _digests.__wrapped__(part)
 
 
-def check_sources(run: Any, wanted: Sources) -> None:
+def check_sources(title: str, wanted: Sources) -> None:
     """Refuse a run in a worker whose files of code are not those that the key of the run was made of.
 
     Args:
-        run: The run, a :class:`~pyg_ckd.study.runs.Run`.
-        wanted: What :func:`sources_of` has returned in the process of the study.
+        title: The run as messages name it.
+        wanted: What :func:`~pyg_ckd.study.runs.sources_of` has returned in the process of the study.
 
     Raises:
         InputError: If a file differs.
@@ -61,7 +44,7 @@ def check_sources(run: Any, wanted: Sources) -> None:
     for module, digest in wanted.items():
         if _read.get(module, "") not in ("", digest):
             raise InputError(
-                f"{run.title}: the file of {module} ({_file(module)}) was changed after the study read it, expected "
+                f"{title}: the file of {module} ({_file(module)}) was changed after the study read it, expected "
                 "the code that the study began with; make the same call again. In a Python session, reload the module "
                 "or begin a new session first, and restart the workers of a cluster"
             )
@@ -78,23 +61,6 @@ def renewed(sources: Iterable[Sources]) -> bool:
     _given.update(found)
     _read.update(found)  # For backends whose workers are threads of this process.
     return differs
-
-
-def _parts(run: Any) -> list[Any]:
-    """Return the classes and functions that are called in a run."""
-    parts: list[Any] = [part for part in (run.backbone, run.strategy) if part is not None]
-    cls, options = run.strategy, dict(run.options)
-    while cls is not None:
-        cls = inner_strategy(cls, options)
-        options = dict(options.get("inner_options") or {})
-        parts += [] if cls is None else [cls]
-    parts += classes_of(run.trainer.get("callbacks"))
-    others = [run.trainer.get(name) for name in ("monitor", "optimizer", "scheduler", "sampler", "neighbor_sampler")]
-    for value in others:
-        inner = value.func if isinstance(value, functools.partial) else value
-        if inner is not None and not isinstance(inner, str):
-            parts.append(inner if hasattr(inner, "__qualname__") else type(inner))
-    return parts
 
 
 @functools.cache

@@ -13,8 +13,8 @@ from joblib.externals.loky import get_reusable_executor
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import read_json
-from pyg_ckd.study.runs import identity
-from pyg_ckd.study.sources import check_sources, sources_of
+from pyg_ckd.study.runs import identity, sources_of
+from pyg_ckd.study.sources import check_sources
 from tests.study.problem import Gentle, small
 
 HELPER = "def scale():\n    return {scale}\n"
@@ -125,4 +125,4 @@ def test_what_a_run_is_made_of_is_found_in_its_options(tmp_path):
     assert {Gentle.__module__, Watcher.__module__} <= found.keys()
     assert {"pyg_ckd.nn.models.vbpr", "pyg_ckd.balance.objective"} <= found.keys()
     assert not [module for module in found if module.startswith(("torch", "numpy"))]
-    check_sources(run, found)
+    check_sources(run.title, found)
