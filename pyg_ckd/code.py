@@ -23,6 +23,9 @@ __all__ = ["code_of"]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
 _LIBRARIES = ("site-packages", "dist-packages")
 _WRITERS = ("add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update")
+_READERS = ("get", "items", "keys", "values")
+_TAKES = ("CALL_FUNCTION_EX", "CONTAINS_OP", "DICT_MERGE", "DICT_UPDATE", "GET_ITER", "LIST_EXTEND")
+_IDLE = ("CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "RESUME")
 _MOST = 20_000  # Functions, classes and objects that are looked at.
 
 
@@ -31,10 +34,11 @@ def code_of(*parts: Any, package: bool = True) -> str:
 
     Followed are what functions refer to (other functions, classes, constants, defaults, what closures hold), base
     classes, the attributes of objects, numbers in arrays, weights and hooks of modules among them, and plain values in
-    namespaces, dataclasses and containers, such as ``config = {"dropout": 0.1}``, that functions and classes of the
-    user only read. Lists and dicts outside of functions that they write into are left out: a cache is no setting. Code
-    of libraries counts by its name alone. Addresses, names of files and line numbers do not enter, so that it is the
-    same in every process.
+    namespaces, dataclasses and containers in capital letters, such as ``OPTIONS = {"dropout": 0.1}``, that functions
+    and classes of the user only read. So do containers outside of functions under other names, such as ``config``, if
+    all functions of the module only look values up in them or go through them. Other lists and dicts, and those in
+    closures, are left out: a cache is no setting. Code of libraries counts by its name alone. Addresses, names of files
+    and line numbers do not enter, so that it is the same in every process.
 
     Args:
         *parts: Functions, classes, objects or plain values.
@@ -115,7 +119,8 @@ class _Walk:
             return self.of_function(value) if self.counts(value.__module__) else ""
         if isinstance(value, nn.Module):
             own = [(type(part), {k: v for k, v in vars(part).items() if _is_fixed(v)}) for part in value.modules()]
-            return self.mention([*own, hooks_of(value), value.state_dict()])
+            hooks = hooks_of(value)
+            return self.mention([*own, *([hooks] if hooks else []), value.state_dict()])
         if isinstance(value, ModuleType) or not hasattr(value, "__dict__"):
             return ""
         return self.mention([type(value), dict(sorted(vars(value).items()))])
@@ -133,18 +138,15 @@ class _Walk:
         }
         kept = {name: v for name, v in own.items() if _is_code(v) or _is_fixed(v)}
         if not is_packages(cls.__module__):
-            kept |= {n: v for n, v in own.items() if _is_constant(v) and not _is_written(n, list(own.values()))}
+            methods = list(own.values())
+            kept |= {n: v for n, v in own.items() if n.isupper() and _is_constant(v) and not _is_written(n, methods)}
         return self.mention([list(cls.__bases__), kept])
 
     def of_function(self, function: FunctionType) -> str:
         """Return what a function does, with its defaults and what its closure holds, and mention what it refers to."""
         function = inspect.unwrap(function)
-        held = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        cells = [
-            cell.cell_contents
-            for name, cell in held
-            if _is_filled(cell) and self.is_setting(function, name, cell.cell_contents)
-        ]
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        cells = [value for value in cells if not isinstance(value, (list, dict, set))]
         names = _names(function.__code__)
         used: dict[str, Any] = {}
         for name in names:
@@ -157,16 +159,10 @@ class _Walk:
                 used[name] = settings_in(value)
                 if _is_constant(value):
                     around = [v for v in function.__globals__.values() if _module_of(v) == function.__module__]
-                    used[name] = None if _is_written(name, [function, *around]) else value
+                    used[name] = None if _is_written(name, [function, *around], not name.isupper()) else value
         return instructions(function.__code__) + self.mention(
             [function.__defaults__, function.__kwdefaults__, cells, {k: v for k, v in used.items() if v is not None}]
         )
-
-    def is_setting(self, function: FunctionType, name: str, value: Any) -> bool:
-        """Return whether what a closure holds is none of the containers that may be caches."""
-        if not isinstance(value, (list, dict, set)):
-            return True
-        return not is_packages(function.__module__) and _is_constant(value) and not _is_written(name, [function])
 
 
 def instructions(code: CodeType) -> str:
@@ -206,9 +202,9 @@ def settings_in(value: Any) -> dict[str, Any] | None:
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """Return what is called before and after the ``forward`` of a module and its parts."""
+    """Return what is called before and after the ``forward`` of a module and its parts; of objects, their classes."""
     return [
-        hook
+        getattr(hook, "__func__", hook if isinstance(hook, (FunctionType, functools.partial)) else type(hook))
         for part in module.modules()
         for hooks in (part._forward_pre_hooks, part._forward_hooks)
         for hook in hooks.values()
@@ -243,8 +239,14 @@ def _names(code: CodeType) -> list[str]:
     return list(dict.fromkeys([*code.co_names, *inner]))
 
 
-def _is_written(name: str, parts: list[Any]) -> bool:
-    """Return whether functions, or methods of classes, write into a container of this name."""
+def _is_written(name: str, parts: list[Any], strictly: bool = False) -> bool:
+    """Return whether functions, or methods of classes, write into a container of this name.
+
+    Args:
+        name: The name.
+        parts: The functions and classes.
+        strictly: Whether handing it on counts as well, such as to a function that may write into it.
+    """
     left, seen = list(parts), set[int]()
     while left:
         part = left.pop()
@@ -252,7 +254,8 @@ def _is_written(name: str, parts: list[Any]) -> bool:
             continue
         seen.add(id(part))
         if isinstance(part, FunctionType):
-            if name in _written(inspect.unwrap(part).__code__):
+            code = inspect.unwrap(part).__code__
+            if name in _written(code) or (strictly and name in _handed_on(code)):
                 return True
         elif isinstance(part, (staticmethod, classmethod)):
             left.append(part.__func__)
@@ -282,6 +285,24 @@ def _written(code: CodeType) -> set[str]:
         elif isinstance(step.argval, str):
             lines.setdefault(line, set()).add(step.argval)
     return found.union(*(lines.get(line, ()) for line in writes))
+
+
+def _handed_on(code: CodeType) -> set[str]:
+    """Return the names outside of a function that it does more with than look values up, go through or unpack them."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in _IDLE]
+    found: set[str] = set()
+    for place, step in enumerate(steps):
+        if isinstance(step.argval, CodeType):
+            found |= _handed_on(step.argval)
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            first, second = (*steps[place + 1 : place + 3], step, step)[:2]
+            looked_up = first.opname.startswith("LOAD_") and (
+                second.opname == "BINARY_SUBSCR" or (second.opname == "BINARY_OP" and second.argrepr == "[]")
+            )
+            read = first.opname in ("LOAD_ATTR", "LOAD_METHOD") and first.argval in _READERS
+            if not (looked_up or read or first.opname in _TAKES):
+                found.add(step.argval)
+    return found
 
 
 def _is_code(value: Any) -> bool:

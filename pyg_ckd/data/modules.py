@@ -71,7 +71,13 @@ def without_tracking(module: nn.Module) -> Iterator[None]:
     Args:
         module: The module.
     """
-    parts = [part for part in module.modules() if part.training and getattr(part, "track_running_stats", None) is True]
+    parts = [
+        part
+        for part in module.modules()
+        if part.training
+        and getattr(part, "track_running_stats", None) is True
+        and not isinstance(part, torch.jit.ScriptModule)  # Its flags are fixed.
+    ]
     for part in parts:
         part.track_running_stats = False  # type: ignore[assignment]
     try:

@@ -102,7 +102,9 @@ def as_timestamps(column: pd.Series) -> np.ndarray:
     dates = as_dates(column)
     if dates.dtype.kind != "M":
         return dates
-    wrong = np.flatnonzero(np.isnat(dates))
+    unread = np.isnat(dates)
+    words = unread & pd.to_numeric(column, errors="coerce").isna().to_numpy()
+    wrong = np.flatnonzero(words if words.any() else unread)
     if wrong.size:
         raise InputError(
             f"column {column.name!r} has {wrong.size} values that are neither numbers nor dates, the first is "

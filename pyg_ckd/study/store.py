@@ -102,7 +102,7 @@ class RunStore:
         record = read_json(self.path(run) / "run.json")
         if not isinstance(record, dict) or not {"val", "test", "views", "training_seconds"} <= record.keys():
             return None
-        if record.get("epochs") is not None and (self.path(run) / HISTORY).exists():
+        if record.get("epochs") and (self.path(run) / HISTORY).exists():
             history = self.history(run)
             if history is None or len(history) != record["epochs"]:
                 return None
@@ -157,7 +157,7 @@ class RunStore:
         """
         try:
             return _table(self.path(run) / HISTORY, "epoch")
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):  # The last: of a file without a column.
             return None
 
     def checkpoints(self, run: Run) -> Path:

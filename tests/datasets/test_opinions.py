@@ -14,6 +14,7 @@ import torch
 from pyg_ckd.data import RATES, build_data
 from pyg_ckd.data.opinions import chosen
 from pyg_ckd.datasets import load
+from pyg_ckd.datasets.tables import as_timestamps
 from pyg_ckd.errors import InputError
 from tests.datasets.amazon_files import FIELDS, reviews, write_lines
 from tests.datasets.test_amazon import amazon, interactions
@@ -87,6 +88,22 @@ def test_a_time_that_cannot_be_read_is_named(tmp_path, format):
     with pytest.raises(InputError, match=r"timestamp.*'soon' in row 0") as error:
         read(tmp_path / "a", format, rows, "user,item,rating,timestamp", keep="last", min_rating=3)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("format", ["folder", "parts"])
+def test_a_time_that_is_missing_is_named_with_what_it_is_for(tmp_path, format):
+    rows = [*((u, i, 20) for u, i in LIKES[1:]), (*LIKES[0], "")]
+    with pytest.raises(
+        InputError, match=r"column 'timestamp' has 1 missing .* or drop the column: keep='last' then goes by row"
+    ):
+        read(tmp_path, format, rows, "user,item,timestamp", keep="last")
+
+
+def test_numbers_are_not_counted_as_times_that_cannot_be_read():
+    with pytest.raises(
+        InputError, match=r"has 1 values that are neither numbers nor dates, the first is 'soon' in row 1"
+    ):
+        as_timestamps(pd.Series(["20", "soon", "30"], name="timestamp"))
 
 
 def test_entries_of_matrices_that_are_there_again_go_by_their_order(tmp_path):

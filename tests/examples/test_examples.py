@@ -98,7 +98,7 @@ def test_the_zoo_prints_a_line_per_backbone_and_goes_on(tmp_path: Path) -> None:
     )
     assert first.returncode == 0, first.stderr
     assert "| VBPR | late | 1 | 0.1 |" in first.stdout
-    assert "| FREEDOM | early | 1 | 0.01 |" in first.stdout
+    assert "| FREEDOM | early | 1 | 0.0001 |" in first.stdout
     assert len({line.count("|") for line in first.stdout.splitlines() if line.startswith("|")}) == 1
     assert "ease-content 0." in first.stdout
     assert first.stdout.count("| plain 1 of 1, ckd 1 of 1 |") == 2  # A few epochs are too few for both.

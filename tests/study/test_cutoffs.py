@@ -12,7 +12,7 @@ from pyg_ckd.files import read_json, write_json
 from pyg_ckd.study.maker import Maker
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.store import cutoffs_of
-from tests.study.problem import numbers, small
+from tests.study.problem import TRAINER, numbers, small
 
 FAST: dict[str, Any] = {"contenders": ["plain"], "baselines": ["popularity"]}
 
@@ -131,3 +131,18 @@ def test_a_run_whose_history_was_cut_is_made_again(lines: int, shared: Path) -> 
     assert [pd.read_csv(path)["val/ndcg@5"].tolist() for path in paths] == before
     paths[0].write_bytes(paths[0].read_bytes()[:-3])
     assert ("plain", 0) not in again.histories([0])
+
+
+class Never:
+    """Ends a training before its first epoch."""
+
+    def on_fit_start(self, history, **more) -> None:
+        history.stopped = "never"
+
+
+def test_a_run_without_an_epoch_is_found_again(tmp_path: Path) -> None:
+    options = {**FAST, "settings": {"trainer": {**TRAINER, "callbacks": [Never()]}}}
+    expected = numbers(small(tmp_path, **options).run())
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/run.json")}
+    assert numbers(small(tmp_path, **options).run()) == expected
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/run.json")} == before

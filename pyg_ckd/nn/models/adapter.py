@@ -140,7 +140,10 @@ class AdaptedBackbone(Backbone):
                 return checked_tables(module(x, edge_index), name, self._sizes)
 
             try:
-                self._groups, hidden = parameters_by_modality(self.module, call, own)
+                try:
+                    self._groups, hidden = parameters_by_modality(self.module, call, own)
+                except RuntimeError:  # Of a module that writes into parameters that are frozen, perhaps.
+                    self._groups, hidden = parameters_by_modality(self.module, call, own, frozen=False)
                 if hidden:
                     warnings.warn(
                         f"modality_parameters: {name} reads features of {', '.join(hidden)} without a gradient (detach "

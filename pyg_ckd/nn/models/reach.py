@@ -17,7 +17,7 @@ SUMS = ("AddBackward0", "SubBackward0")
 
 
 def parameters_by_modality(
-    module: nn.Module, call: Call, features: Mapping[str, Tensor]
+    module: nn.Module, call: Call, features: Mapping[str, Tensor], frozen: bool = True
 ) -> tuple[dict[str, list[str]], list[str]]:
     r"""Return the names of the parameters that work on one modality alone, by modality.
 
@@ -34,13 +34,14 @@ def parameters_by_modality(
     to which projections of several modalities are added one by one belong to none. Ids of a modality of their own,
     which stand under its name in a :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict`, belong to it.
 
-    Parameters that are frozen are found as well. The module stays as it is: the pass runs on a copy, and random numbers
+    The module stays as it is: the pass runs on a copy, and random numbers
     are drawn from a fork of the generators.
 
     Args:
         module: The module.
         call: Calls a module with features and returns the tensors that it makes.
         features: From modality to features ``[I, d_m]``.
+        frozen: Whether frozen parameters are found as well, which a module that writes into them does not allow.
 
     Returns:
         The names, and the modalities whose features the module reads without a gradient, so that it cannot be seen
@@ -50,8 +51,8 @@ def parameters_by_modality(
     devices, kind = ([], "cuda") if device.type == "cpu" else ([device.index or 0], device.type)
     with torch.random.fork_rng(devices, device_type=kind), torch.inference_mode(False), torch.enable_grad():
         twin = copy.deepcopy(module)
-        for p in twin.parameters():
-            p.requires_grad_(p.is_floating_point())
+        for p in twin.parameters() if frozen else ():
+            p.requires_grad_(p.is_floating_point() or p.is_complex())
         inputs = {m: (x.clone() if x.is_inference() else x.detach()).requires_grad_() for m, x in features.items()}
         out = list(call(twin, inputs))
         nodes = nodes_behind(out)

@@ -179,3 +179,12 @@ def test_running_statistics_are_those_of_the_first_view(make_data):
     for name, value in alone.norm.named_buffers():
         torch.testing.assert_close(value, together.norm.get_buffer(name), atol=0, rtol=0)
     assert together.norm.track_running_stats
+
+
+def test_running_statistics_of_a_scripted_part_are_those_of_the_last_view(make_data):
+    data = make_data(modalities=2)
+    module = Joined(data).double()
+    module.norm = torch.jit.script(module.norm)
+    features, graph = doubled(data)
+    views = as_backbone(module, data, {}).forward_views(features, graph, [None, ["mod0"]])
+    assert all(torch.isfinite(view.item).all() for view in views)

@@ -356,3 +356,23 @@ def test_groups_follow_what_is_frozen_and_what_is_new(make_data):
         _ = model.modality_parameters
     model.prepare(*arguments)
     assert named_groups(model)["mod0"] == {"weight.0", "bias.0"}
+
+
+class Moving(Sums):
+    """Keeps a running mean in a frozen parameter."""
+
+    def __init__(self, data: HeteroData) -> None:
+        super().__init__(data, alone=False)
+        self.mean = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+    def forward(self, x_dict: dict[str, Tensor], edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        user, item = super().forward(x_dict, edge_index)
+        self.mean.mul_(0.9).add_(0.1 * item.detach().mean(dim=0))
+        return user, item - self.mean
+
+
+def test_a_module_may_write_into_a_frozen_parameter(make_data):
+    data = make_data()
+    model = as_backbone(Moving(data).double(), data)
+    model.prepare(*doubled(data))
+    assert named_groups(model) == {m: {f"weight.{n}", f"bias.{n}"} for n, m in enumerate(data.modalities)}
