@@ -34,8 +34,7 @@ def parameters_by_modality(
     to which projections of several modalities are added one by one belong to none. Ids of a modality of their own,
     which stand under its name in a :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict`, belong to it.
 
-    The module stays as it is: the pass runs on a copy, and random numbers
-    are drawn from a fork of the generators.
+    The module stays as it is: the pass runs on a copy, and random numbers are drawn from a fork of the generators.
 
     Args:
         module: The module.
@@ -127,14 +126,13 @@ def _only(nodes: Iterable[Node], seen: Mapping[Node, frozenset[str]]) -> str | N
 
 def _whole(sums: Iterable[Node], users: Mapping[Node, Sequence[Node]]) -> set[Node]:
     """Return the ends of longer sums that some sums are parts of, and the sums that are no such parts."""
-    ends, waiting = set[Node](), list(sums)
+    found, waiting = set[Node](), list(sums)
     while waiting:
         node = waiting.pop()
-        more = [after for after in users[node] if after.name() in SUMS]
-        waiting += more
-        if not more:
-            ends.add(node)
-    return ends
+        if node not in found:
+            found.add(node)
+            waiting += [after for after in users[node] if after.name() in SUMS]
+    return {node for node in found if not any(after.name() in SUMS for after in users[node])}
 
 
 def _users(nodes: Sequence[Node]) -> dict[Node, list[Node]]:
