@@ -31,7 +31,7 @@ from pyg_ckd.data.checks import (
     repeated,
     without_repetition,
 )
-from pyg_ckd.data.columns import COLUMNS
+from pyg_ckd.data.columns import COLUMN_LABELS
 from pyg_ckd.data.cut import keep_whole
 from pyg_ckd.data.feedback import Positive, check_feedback, liked_parts
 from pyg_ckd.data.frames import as_frame, is_frame, join, pair_columns
@@ -359,7 +359,7 @@ def _add_features(
             if as_given and not filled:
                 item[m] = torch.where((mask | finite_rows(x)).view(-1, 1), x, item[m])
         record = before or begin(x, mask, as_given)
-        keep_record(data, m, {**record, COLUMNS: columns[m]} if m in columns else record)
+        keep_record(data, m, {**record, COLUMN_LABELS: columns[m]} if m in columns else record)
 
 
 def _declared_modalities(data: HeteroData, source: str) -> list[str]:

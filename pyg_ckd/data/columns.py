@@ -9,7 +9,7 @@ import pandas as pd
 
 from pyg_ckd.errors import InputError
 
-COLUMNS = "columns"
+COLUMN_LABELS = "columns"
 """Where records of :mod:`pyg_ckd.data.prepared` hold the names of the columns as they were read."""
 
 
@@ -30,7 +30,7 @@ def labels_of(record: Mapping[str, Any] | None) -> list[str] | None:
     Args:
         record: The record, or :obj:`None`.
     """
-    return None if record is None else record.get(COLUMNS)
+    return None if record is None else record.get(COLUMN_LABELS)
 
 
 def places(found: Sequence[str] | None, wanted: Sequence[str] | None) -> list[int] | None:

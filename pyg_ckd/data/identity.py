@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.columns import COLUMNS, check_labels, labels_of, places
+from pyg_ckd.data.columns import COLUMN_LABELS, check_labels, labels_of, places
 from pyg_ckd.data.ids import as_ids, comparable, id_column, rows_among, value_at
 from pyg_ckd.data.inputs import EdgeType, check_whole
 from pyg_ckd.data.mapped import row_blocks
@@ -352,7 +352,7 @@ def _check_prepared(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
     order = places(labels_of(new), labels_of(old))
     if order is not None:
         raise InputError(
-            f"{where}: found the columns in another order than in training (the first was {old[COLUMNS][0]!r}, "
+            f"{where}: found the columns in another order than in training (the first was {old[COLUMN_LABELS][0]!r}, "
             f"now in place {order[0]}), expected the same; prepare the graph with "
             "transform=pyg_ckd.data.RecordedTransform(earlier), which brings them there, or order them yourself"
         )

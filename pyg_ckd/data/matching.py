@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.build import fingerprint
-from pyg_ckd.data.columns import COLUMNS, labels_of, places
+from pyg_ckd.data.columns import COLUMN_LABELS, labels_of, places
 from pyg_ckd.data.cut import subgraph
 from pyg_ckd.data.identity import KINDS, feature_marks, ids_of, other_ids, usable_ids
 from pyg_ckd.data.ids import id_column, rows_among, value_at
@@ -239,7 +239,7 @@ def reordered(
         now = current(data, m)
         if (one := record[KEY].get(m) or now) is not None:
             labels = labels_of(now) or labels_of(one)  # Numbers are compared below, whatever columns are called now.
-            keep(out, m, {**one, COLUMNS: labels} if labels else one)
+            keep(out, m, {**one, COLUMN_LABELS: labels} if labels else one)
     for m, mark in marks.items():
         found = feature_marks(out, m)
         spread = mark[mark.isfinite().all(dim=1)].std(dim=0, correction=0) if mark.numel() else mark.new_zeros(2)

@@ -22,7 +22,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data import prepared
 from pyg_ckd.data.arrays import as_floats
-from pyg_ckd.data.columns import COLUMNS, check_labels, labels_of, places
+from pyg_ckd.data.columns import COLUMN_LABELS, check_labels, labels_of, places
 from pyg_ckd.data.impute import impute_mean
 from pyg_ckd.data.inputs import check_features, check_graph, check_kind
 from pyg_ckd.data.mapped import file_of, row_blocks
@@ -333,7 +333,7 @@ class RecordedTransform(FeatureTransform):
                         "the earlier graph, expected those that were read; apply RecordedTransform alone"
                     )
                 x = x[:, order]
-                now = {**prepared.begin(x, has, False), COLUMNS: record[COLUMNS]}
+                now = {**prepared.begin(x, has, False), COLUMN_LABELS: record[COLUMN_LABELS]}
             item[m] = _whole(prepare_rows(x if has is None else x[has], record), has)
             # What was learnt depends on the earlier graph, which a fingerprint must tell apart.
             steps = [*now["steps"], *({"from": record["read"], **step} for step in record["steps"])]
