@@ -20,6 +20,7 @@ from pyg_ckd.data.modules import (
 )
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.models.base import AnyView, Backbone, Graph
+from pyg_ckd.nn.models.inputs import check_present
 from pyg_ckd.nn.models.reach import parameters_by_modality
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.scoring.blocks import Block, BlockEmbeddings, Output
@@ -61,7 +62,7 @@ class AdaptedBackbone(Backbone):
 
     sampled = True
 
-    _found_among: list[str] | None = None
+    _found_among: list[tuple[str, bool]] | None = None
 
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
 
@@ -87,15 +88,16 @@ class AdaptedBackbone(Backbone):
         time that it is called and whenever the module has other parameters than before. A parameter belongs to a
         modality if everything that it is first combined with depends on the features of that modality and on no others.
         For example, a layer that sees only images belongs to the images; a layer that all modalities go through, and a
-        table that is returned as it is, are shared. Of those that it finds, frozen ones are left out for as long as
-        they are frozen. Before :meth:`prepare` has been called, parameters are found by their names as in any backbone,
-        which is an error if the module has no :class:`~torch.nn.ModuleDict` or :class:`~torch.nn.ParameterDict` whose
-        keys are modalities.
+        table that is returned as it is, are shared. So are parameters that are frozen, until :meth:`prepare` is called
+        after they no longer are. Before :meth:`prepare` has been called, parameters are found by their names as in any
+        backbone, which is an error if the module has no :class:`~torch.nn.ModuleDict` or
+        :class:`~torch.nn.ParameterDict` whose keys are modalities.
 
         Raises:
             InputError: If it is not known yet.
         """
-        if self._groups is None or self._outdated():
+        parameters = dict(self.module.named_parameters())
+        if self._groups is None or (self._found_among and [name for name, _ in self._found_among] != [*parameters]):
             by_name = super().modality_parameters
             if not any(by_name.values()):
                 raise InputError(
@@ -104,18 +106,7 @@ class AdaptedBackbone(Backbone):
                     "modality_parameters=...)"
                 )
             return by_name
-        parameters = dict(self.module.named_parameters())
-        groups = {m: [parameters[name] for name in names] for m, names in self._groups.items()}
-        return (
-            groups if self._found_among is None else {m: [p for p in g if p.requires_grad] for m, g in groups.items()}
-        )
-
-    def _outdated(self) -> bool:
-        """Return whether the module had other parameters when it was found out to which modality they belong."""
-        return self._found_among is not None and self._found_among != self._parameter_names()
-
-    def _parameter_names(self) -> list[str]:
-        return [name for name, _ in self.module.named_parameters()]
+        return {m: [parameters[name] for name in names] for m, names in self._groups.items()}
 
     def prepare(self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph]) -> dict[EdgeType, Any]:
         """Return the graph unchanged; the module processes it itself.
@@ -131,7 +122,8 @@ class AdaptedBackbone(Backbone):
             edge_index_dict: The graph.
         """
         edge_index = edge_index_dict[RATES]
-        known = self._groups is not None and not self._outdated()
+        among = [(name, p.requires_grad) for name, p in self.module.named_parameters()]
+        known = self._groups is not None and self._found_among in (None, among)
         if not known and features.keys() >= set(self.modalities) and not isinstance(edge_index, Adjacency):
             own = {m: features[m] for m in self.modalities}
             name = type(self.module).__name__
@@ -140,10 +132,7 @@ class AdaptedBackbone(Backbone):
                 return checked_tables(module(x, edge_index), name, self._sizes)
 
             try:
-                try:
-                    self._groups, hidden = parameters_by_modality(self.module, call, own)
-                except RuntimeError:  # Of a module that writes into parameters that are frozen, perhaps.
-                    self._groups, hidden = parameters_by_modality(self.module, call, own, frozen=False)
+                self._groups, hidden = parameters_by_modality(self.module, call, own)
                 if hidden:
                     warnings.warn(
                         f"modality_parameters: {name} reads features of {', '.join(hidden)} without a gradient (detach "
@@ -161,7 +150,7 @@ class AdaptedBackbone(Backbone):
                     "in as_backbone(module, data, modality_parameters=...)",
                     stacklevel=2,
                 )
-            self._found_among = self._parameter_names()
+            self._found_among = among
         return dict(edge_index_dict)
 
     def fixed_graphs(
@@ -175,7 +164,7 @@ class AdaptedBackbone(Backbone):
 
     def _named(self, prefixes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Return the names of the parameters below prefixes, by modality."""
-        names = self._parameter_names()
+        names = [name for name, _ in self.module.named_parameters()]
         owner: dict[str, str] = {}
         for m, own in prefixes.items():
             if m not in self.modalities:
@@ -204,13 +193,10 @@ class AdaptedBackbone(Backbone):
         edge_index = edge_index_dict[RATES]
         if isinstance(edge_index, Adjacency):
             raise InputError("an adapted module takes plain interactions [2, E]")
-        missing = [m for m in self.modalities if m not in features]
-        if missing:
-            raise InputError(f"features: found none of modality {missing[0]!r}, only of {', '.join(features)}")
-        own = {
-            m: features[m] for m in self.modalities
-        }  # A module may concatenate them in the order in which they come.
-        views, features = as_views(views, self.modalities), self.as_parameters(own)
+        check_present(features, self.modalities)
+        # A module may concatenate them in the order in which they come.
+        features = self.as_parameters({m: features[m] for m in self.modalities})
+        views = as_views(views, self.modalities)
         if n_id_dict is None:
             return [*module_views(self.module, features, edge_index, views, self._sizes)]
         if not takes_node_ids(self.module):

@@ -174,6 +174,21 @@ def _check_finite(x: Tensor, where: str) -> None:
         raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
 
 
+def check_present(features: Mapping[str, Tensor], names: Collection[str]) -> None:
+    """Refuse features that lack a modality.
+
+    Args:
+        features: From modality to feature matrix ``[I, d_m]``.
+        names: The modalities that are read.
+
+    Raises:
+        InputError: If a modality is missing.
+    """
+    for m in names:
+        if m not in features:
+            raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features) or 'nothing'}")
+
+
 def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, int], num_items: int) -> None:
     """Refuse features of other shapes, and those that are not finite; a matrix is looked through once.
 
@@ -186,9 +201,8 @@ def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, in
         InputError: If a modality is missing, a shape is another, or a value is not finite; or if a memory-mapped file
             was written to since it was opened.
     """
+    check_present(features, feature_dims)
     for m, width in feature_dims.items():
-        if m not in features:
-            raise InputError(f"features: found none of modality {m!r}, only of {', '.join(features) or 'nothing'}")
         x, file = features[m], file_of(features[m])
         where = f"features of {m!r}" if file is None else f"{file}: features of {m!r}"
         if x.shape != (num_items, width):

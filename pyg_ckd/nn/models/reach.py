@@ -17,7 +17,7 @@ SUMS = ("AddBackward0", "SubBackward0")
 
 
 def parameters_by_modality(
-    module: nn.Module, call: Call, features: Mapping[str, Tensor], frozen: bool = True
+    module: nn.Module, call: Call, features: Mapping[str, Tensor]
 ) -> tuple[dict[str, list[str]], list[str]]:
     r"""Return the names of the parameters that work on one modality alone, by modality.
 
@@ -40,7 +40,6 @@ def parameters_by_modality(
         module: The module.
         call: Calls a module with features and returns the tensors that it makes.
         features: From modality to features ``[I, d_m]``.
-        frozen: Whether frozen parameters are found as well, which a module that writes into them does not allow.
 
     Returns:
         The names, and the modalities whose features the module reads without a gradient, so that it cannot be seen
@@ -50,8 +49,6 @@ def parameters_by_modality(
     devices, kind = ([], "cuda") if device.type == "cpu" else ([device.index or 0], device.type)
     with torch.random.fork_rng(devices, device_type=kind), torch.inference_mode(False), torch.enable_grad():
         twin = copy.deepcopy(module)
-        for p in twin.parameters() if frozen else ():
-            p.requires_grad_(p.is_floating_point() or p.is_complex())
         inputs = {m: (x.clone() if x.is_inference() else x.detach()).requires_grad_() for m, x in features.items()}
         out = list(call(twin, inputs))
         nodes = nodes_behind(out)

@@ -181,7 +181,7 @@ def test_running_statistics_are_those_of_the_first_view(make_data):
     assert together.norm.track_running_stats
 
 
-def test_running_statistics_of_a_scripted_part_are_those_of_the_last_view(make_data):
+def test_a_scripted_part_is_called_for_every_view(make_data):
     data = make_data(modalities=2)
     module = Joined(data).double()
     module.norm = torch.jit.script(module.norm)

@@ -351,6 +351,7 @@ def test_groups_follow_what_is_frozen_and_what_is_new(make_data):
     model.prepare(*arguments)
     assert named_groups(model)["mod0"] == {"bias.0"}
     module.weight[0].requires_grad_(True)
+    model.prepare(*arguments)
     assert named_groups(model)["mod0"] == {"weight.0", "bias.0"}
     module.bias[0] = nn.Parameter(torch.ones(4, dtype=torch.float64))
     module.item = torch.nn.utils.parametrizations.weight_norm(module.item)
