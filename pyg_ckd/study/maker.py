@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
@@ -225,7 +226,7 @@ class Maker:
         names = {f"{family}@{k}" for family in TEST_METRICS for k in self.cutoffs}
         effects = run.kind != "contender" or str(self._effects_cutoff) in record.get("effects", {})
         users = self.stores[run.kind].per_user(run, self.cutoffs[-1])
-        if users is None or users.index.tolist() != self._evaluators(self.cutoffs)["test"].users.tolist():
+        if users is None or not np.array_equal(users.index, self._evaluators(self.cutoffs)["test"].users.cpu()):
             return False  # A table may have been cut at the end of a line.
         return effects and self._measured_alike(record["test"], names)
 

@@ -444,8 +444,8 @@ def _strongest(
 ) -> tuple[str | None, str]:
     """Return the strongest baseline and the part on which it is that."""
     metric = metric or headline_metric(results)
+    names = baseline_names(results) if among is None else among
     for part in ("val", "test"):
-        names = baseline_names(results) if among is None else among
         means = {name: run_mean(results, name, metric, part) for name in names}
         known = [name for name, mean in means.items() if not math.isnan(mean)]
         if known:
