@@ -21,6 +21,7 @@ from pyg_ckd.evaluation.metrics import LIST_METRICS, NO_ITEM, USER_METRICS, cove
 from pyg_ckd.processes import present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.neighbourhood import Neighbourhood, Scorer, as_scorer, check_scores
+from pyg_ckd.scoring.pairs import pair_keys
 from pyg_ckd.scoring.patterns import BLOCK
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, Tables, check_best
@@ -160,7 +161,7 @@ class Evaluator:
 
     def _seen(self, data: HeteroData, mask: Sequence[str]) -> tuple[Tensor, Tensor, int]:
         """Return what every evaluated user has met, as where it begins and items, and how many positives are in it."""
-        device, positives = self.users.device, self._cells(*self.labels).sort().values
+        device, positives = self.users.device, pair_keys(self.labels[0], self.labels[1], self.num_items).sort().values
         hidden = torch.zeros_like(positives, dtype=torch.bool)
         position = torch.full((data["user"].num_nodes,), -1, device=device)
         position[self.users] = torch.arange(self.users.numel(), device=device)
@@ -170,16 +171,12 @@ class Evaluator:
                 row = position[part[0]]
                 rows.append(row[row >= 0])
                 items.append(part[1][row >= 0])
-                cells = self._cells(rows[-1], items[-1])
+                cells = pair_keys(rows[-1], items[-1], self.num_items)
                 place = torch.searchsorted(positives, cells).clamp_(max=positives.numel() - 1)
                 hidden[place[positives[place] == cells]] = True
         row, order = torch.cat(rows).sort(stable=True)
         item = torch.cat(items)[order]
         return row_starts(torch.bincount(row, minlength=self.users.numel())), item, int(hidden.sum())
-
-    def _cells(self, row: Tensor, item: Tensor) -> Tensor:
-        """Return pairs (row, item) as numbers."""
-        return row * self.num_items + item
 
     @torch.no_grad()
     def rank(self, embeddings: Embeddings | Scorer) -> Tensor:
@@ -226,7 +223,7 @@ class Evaluator:
         seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
 
         def left() -> Tensor:
-            cell = self._cells(row, seen.cpu()).unique()
+            cell = pair_keys(row, seen.cpu(), self.num_items).unique()
             if self._excluded is not None:
                 cell = cell[~self._excluded.cpu()[cell % self.num_items]]
             return self._num_candidates - torch.bincount(cell // self.num_items, minlength=stop - start)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyg_ckd.data.neighbors_sampled import Neighborhood
 from pyg_ckd.nn.propagation import Adjacency
+from pyg_ckd.scoring.pairs import pair_keys
 from pyg_ckd.scoring.sparse import csr_matrix
 
 
@@ -121,5 +122,5 @@ def interactions_of(part: Neighborhood) -> Tensor:
     """
     num_users, num_items = part.user.numel(), part.item.numel()
     user, item = torch.minimum(part.source, part.target), torch.maximum(part.source, part.target) - num_users
-    key = (user * num_items + item).unique()
+    key = pair_keys(user, item, num_items).unique()
     return torch.stack([key.div(max(num_items, 1), rounding_mode="floor"), key % max(num_items, 1)])

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pyg_ckd.scoring.pairs import pair_keys
 from pyg_ckd.scoring.sparse import row_starts
 from pyg_ckd.scoring.tables import GPU_BLOCK_BYTES, check_best
 
@@ -125,7 +126,7 @@ def search_scores(
 def _cells(pairs: tuple[Tensor, Tensor], width: int) -> Tensor:
     """Return pairs (row, column) as numbers, each once."""
     row, column = (index.cpu() for index in pairs)
-    return (row * width + column).unique()
+    return pair_keys(row, column, width).unique()
 
 
 def blocks(num: int, size: int) -> Iterator[tuple[int, int]]:

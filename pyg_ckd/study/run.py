@@ -31,11 +31,11 @@ from pyg_ckd.study.described import described_options
 from pyg_ckd.study.settings import PARTS, StudySettings, as_options, check_plain, check_trainer_is_free
 from pyg_ckd.training import Trainer, build, parse_metric, seeded, train_teachers
 from pyg_ckd.training.begin import check_validation
+from pyg_ckd.training.earlier import digest_of_start
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.layouts import open_processes
 from pyg_ckd.training.model import about_training, save_model
 from pyg_ckd.training.trainer import BUDGET
-from pyg_ckd.training.warm_start import digest_of_start
 
 OBJECTIVE = "objective"
 """The part of the options that any strategy's options may stand under."""

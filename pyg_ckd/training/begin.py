@@ -20,6 +20,7 @@ from pyg_ckd.training import sampled
 from pyg_ckd.training.averaging import WeightAverage
 from pyg_ckd.training.batches import Pace
 from pyg_ckd.training.captured import capture_steps
+from pyg_ckd.training.earlier import StartFrom, remember
 from pyg_ckd.training.factories import build_optimizer, build_own_sampler, build_sampler, build_scheduler, draws_own
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
@@ -32,7 +33,7 @@ from pyg_ckd.training.run import Run, Steps
 from pyg_ckd.training.run_file import RunFile
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.validation import Validation
-from pyg_ckd.training.warm_start import StartFrom, remember, warm_start
+from pyg_ckd.training.warm_start import warm_start
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -24,10 +24,10 @@ from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.training.checkpoint import save_checkpoint
+from pyg_ckd.training.earlier import own_state, remember
 from pyg_ckd.training.history import History
 from pyg_ckd.training.rebuild import build_backbone, build_strategy, class_of, path_of, recipe
 from pyg_ckd.training.safe_file import SUFFIX, read_model, save_safetensors
-from pyg_ckd.training.warm_start import own_state, remember
 from pyg_ckd.versions import versions
 from pyg_ckd.wrappers import unwrap
 

@@ -37,6 +37,7 @@ from pyg_ckd.training.callbacks import (
 )
 from pyg_ckd.training.checkpoint import seeded
 from pyg_ckd.training.console import log_end, log_epoch, shown_progress
+from pyg_ckd.training.earlier import StartFrom
 from pyg_ckd.training.epoch import check_weights, read_statistics, train_epoch
 from pyg_ckd.training.factories import (
     check_factories,
@@ -53,7 +54,6 @@ from pyg_ckd.training.ready import trainable
 from pyg_ckd.training.run import Run
 from pyg_ckd.training.stopping import EarlyStopping
 from pyg_ckd.training.validation import Validation
-from pyg_ckd.training.warm_start import StartFrom
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import logging
-import os
 import warnings
-import weakref
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,93 +14,18 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective, as_objective
-from pyg_ckd.data.build import fingerprint
 from pyg_ckd.data.identity import Identity, Known, identity_of, match
-from pyg_ckd.data.inputs import RATES, EdgeType, unpack
-from pyg_ckd.data.matching import as_in_training
-from pyg_ckd.data.modules import device_of, dtype_of, reads_rows
-from pyg_ckd.data.prepared import KEY, digest_of
+from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.ridge import Ridge
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
+from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
-from pyg_ckd.training.checkpoint import seeded
-from pyg_ckd.training.rebuild import build_backbone, path_of
-from pyg_ckd.training.safe_file import read_model
+from pyg_ckd.training.earlier import Earlier, Inputs, StartFrom, class_name, own_tensors, read_earlier, strategy_of
 from pyg_ckd.training.seen_before import seen_before
-from pyg_ckd.wrappers import unwrap, unwrapped_state
-
-StartFrom = str | os.PathLike[str] | nn.Module | tuple[nn.Module, HeteroData]
-"""What a training may start from: the file of a model, or a model, best with the graph that it was trained on."""
+from pyg_ckd.wrappers import unwrapped_state
 
 LOGGER = logging.getLogger("pyg_ckd.training")
 KINDS = ("user", "item", "modality")
-TRAINED_ON = "trained_on"
-"""Attribute of a backbone that says what its rows stand for and which graph it was trained on."""
-Inputs = tuple[Backbone, dict[str, Tensor], dict[EdgeType, Tensor]]
-"""A backbone, and the features and graphs that it was trained on."""
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """An earlier model.
-
-    Attributes:
-        name: What messages call it.
-        backbone: Name of the class of its backbone.
-        state: Parameters and buffers of the backbone.
-        own: Parameters of the objective itself.
-        strategy: Import path of the objective's class.
-        identity: What its rows stand for.
-        inputs: Returns the backbone with the features and graphs that it was trained on, given the graph of today.
-        interactions: Returns the interactions that it was trained on, or :obj:`None` if nobody knows them.
-    """
-
-    name: str
-    backbone: str
-    state: Mapping[str, Tensor]
-    own: Mapping[str, Tensor]
-    strategy: str
-    identity: Identity
-    inputs: Callable[[HeteroData], Inputs]
-    interactions: Callable[[], Tensor | None]
-
-    def digest(self) -> str:
-        """Return a digest of all of it, by which a checkpoint tells whether a run began from the same."""
-        digest = hashlib.sha256(f"{self.backbone}{dict(self.identity.feature_dims)}".encode())
-        for part in (self.state, self.own):
-            for name, value in sorted(part.items()):
-                digest.update(f"|{name}:{digest_of(value)}".encode())
-        for kind, ids in sorted(self.identity.ids.items()):
-            text = ids.tolist() if isinstance(ids, Tensor) else ids
-            digest.update(f"|{kind}:{text}".encode())
-        return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """What a backbone remembers of its training: the graph itself only as long as somebody else has it.
-
-    Attributes:
-        identity: What its rows stand for; :obj:`None` of a graph that was cut.
-        graph: Returns the graph, or :obj:`None` if it is gone.
-        digest: Its fingerprint; empty if nobody took it.
-    """
-
-    identity: Identity | None
-    graph: Callable[[], HeteroData | None] = lambda: None
-    digest: str = ""
-
-    @property
-    def ids(self) -> Mapping[str, Any] | None:
-        """Ids of users and items."""
-        return None if self.identity is None else self.identity.ids
-
-    def __reduce__(self) -> tuple[type[TrainedOn], tuple[Identity | None]]:
-        return TrainedOn, (self.identity,)
-
-    def __deepcopy__(self, memo: Any) -> TrainedOn:
-        return self
 
 
 @dataclass(frozen=True)
@@ -168,60 +87,22 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     """
     objective = as_objective(model, data)
     student = objective.student
-    earlier = _read(start_from, student)
-    if earlier.backbone != _class_name(student):
+    earlier = read_earlier(start_from, student)
+    if earlier.backbone != class_name(student):
         raise InputError(
-            f"start_from: found a {earlier.backbone} in {earlier.name}, expected a {_class_name(student)} as is to be "
+            f"start_from: found a {earlier.backbone} in {earlier.name}, expected a {class_name(student)} as is to be "
             "trained; choose that backbone, or another model to start from"
         )
     takes_new = bool(getattr(innermost(objective), "takes_new_modalities", False))
     known = match(earlier.identity, identity_of(data), f"start_from: {earlier.name}", takes_new)
     _carry(student, data, earlier, known)
     objective.begin_from(replace(known, earlier=lambda: _inputs(earlier, data)))
-    if _path_of(objective) == earlier.strategy:
+    if strategy_of(objective) == earlier.strategy:
         _carry_own(innermost(objective), earlier.own, known)
     LOGGER.info("%s: %s", type(student).__name__, known)
     interactions, items = earlier.interactions(), earlier.identity.sizes["item"]
     seen = {} if interactions is None else seen_before(data, known, interactions, items)
     return Start(known, earlier.digest(), seen)
-
-
-def digest_of_start(start_from: StartFrom) -> str:
-    """Return a digest of an earlier model, by which a run tells whether it began from the same.
-
-    Args:
-        start_from: As in :func:`warm_start`.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    return _read(start_from).digest()
-
-
-def remember(model: nn.Module, data: HeteroData, digest: str = "") -> None:
-    """Let a model know what its rows stand for, so that another one can start from it.
-
-    Args:
-        model: The model.
-        data: The graph that it is trained on.
-        digest: Its fingerprint, by which a graph that was changed in place is recognised.
-    """
-    identity: Identity | None = None
-    with suppress(InputError):  # Of a graph that was cut nobody can tell.
-        identity = identity_of(data)
-    for part in (model, getattr(model, "module", None)):
-        if isinstance(part, nn.Module):
-            object.__setattr__(part, TRAINED_ON, TrainedOn(identity, weakref.ref(data), digest))
-
-
-def own_state(objective: Objective) -> dict[str, Any]:
-    """Return what a file holds of an objective's own parameters, nothing if it has none.
-
-    Args:
-        objective: The objective.
-    """
-    own = {name: p.detach().clone() for name, p in _own_tensors(objective)}
-    return {"own": {"path": _path_of(objective), "state": own}} if own else {}
 
 
 def table_dims(backbone: Backbone) -> dict[str, dict[int, str]] | None:
@@ -261,54 +142,6 @@ def table_dims(backbone: Backbone) -> dict[str, dict[int, str]] | None:
     return dims
 
 
-def _read(start_from: StartFrom, student: Backbone | None = None) -> Earlier:
-    graph: HeteroData | None = None
-    if isinstance(start_from, tuple):
-        if len(start_from) != 2 or not isinstance(start_from[1], HeteroData):
-            raise InputError("start_from: found a tuple, expected a model and the graph that it was trained on")
-        model, graph = unwrap(start_from[0]), start_from[1]
-        identity: Identity | None = identity_of(graph)
-    elif isinstance(start_from, nn.Module):
-        model, identity = unwrap(start_from), None
-    elif isinstance(start_from, (str, os.PathLike)):
-        return _from_file(start_from)
-    else:
-        raise InputError(
-            f"start_from: found {type(start_from).__name__}, expected the path of a model, a model, or a model and its "
-            "graph"
-        )
-    objective = innermost(model) if isinstance(model, Objective) else None
-    backbone = model if objective is None else objective.student
-    name = type(getattr(backbone, "module", backbone)).__name__
-    known: TrainedOn = getattr(backbone, TRAINED_ON, None) or TrainedOn(None)
-    identity = known.identity if identity is None else identity
-    if identity is None:
-        raise InputError(
-            f"start_from: found a {name} that no Trainer has trained, so that nobody knows whose its rows are, "
-            "expected start_from=(model, graph) with the graph that it was trained on"
-        )
-    state = {k: v.detach() for k, v in backbone.state_dict().items()}
-    if not isinstance(backbone, Backbone):
-        state = {f"module.{k}": v for k, v in state.items()}
-    own = {} if objective is None else {k: p.detach() for k, p in _own_tensors(objective)}
-    same = backbone is student  # It is about to change.
-    inputs = partial(_inputs_of_model, copy.deepcopy(backbone) if same else backbone, known, graph)
-    interactions = partial(_interactions_of_model, known, graph)
-    cls, path = _class_name(backbone), _path_of(objective)
-    return Earlier(f"the {name} given", cls, state, own, path, identity, inputs, interactions)
-
-
-def _from_file(path: str | os.PathLike[str]) -> Earlier:
-    content = read_model(path)
-    sizes = dict(zip(("user", "item"), content["sizes"], strict=True))
-    graph = content.get("graph") or {"ids": {}, KEY: {}, "marks": {}}  # Older files say nothing of it.
-    identity = Identity(sizes, content["feature_dims"], graph["ids"], graph[KEY], graph["marks"])
-    own = content.get("own", {"path": "", "state": {}})
-    inputs = partial(_inputs_of_file, path, content)
-    state, interactions = content["state"], partial(graph.get, "interactions")
-    return Earlier(str(path), content["backbone"], state, own["state"], own["path"], identity, inputs, interactions)
-
-
 def _inputs(earlier: Earlier, data: HeteroData) -> Inputs | None:
     """Return the earlier backbone with what it was trained on, or nothing, with a warning, if it cannot be had."""
     try:
@@ -321,50 +154,6 @@ def _inputs(earlier: Earlier, data: HeteroData) -> Inputs | None:
             stacklevel=4,
         )
         return None
-
-
-def _inputs_of_model(backbone: nn.Module, known: TrainedOn, graph: HeteroData | None, data: HeteroData) -> Inputs:
-    if graph is None:
-        graph = known.graph()
-        if graph is None:
-            raise InputError("the graph is gone, and the model does not keep it")
-        if known.digest and fingerprint(graph) != known.digest:
-            raise InputError("the graph was changed in place since")
-    return _with_inputs(backbone if isinstance(backbone, Backbone) else as_backbone(backbone, graph), graph)
-
-
-def _interactions_of_model(known: TrainedOn, graph: HeteroData | None) -> Tensor | None:
-    if graph is None:
-        graph = known.graph()
-        if graph is None or (known.digest and fingerprint(graph) != known.digest):
-            return None
-    return graph[RATES].edge_index
-
-
-def _inputs_of_file(path: str | os.PathLike[str], content: Mapping[str, Any], data: HeteroData) -> Inputs:
-    graph = as_in_training(data, content.get("graph") or {}, content["sizes"], str(path))
-    with seeded(0):  # What is drawn here is replaced by what is stored.
-        return _with_inputs(build_backbone(path, content, graph, None), graph)
-
-
-def _with_inputs(backbone: Backbone, graph: HeteroData) -> Inputs:
-    return backbone, *unpack(graph, device_of(backbone), dtype_of(backbone), reads_rows(backbone))
-
-
-def _class_name(backbone: nn.Module) -> str:
-    return (type(backbone) if isinstance(backbone, Backbone) else AdaptedBackbone).__name__
-
-
-def _path_of(objective: Objective | None) -> str:
-    return "" if objective is None else path_of(type(innermost(objective)))
-
-
-def _own_tensors(objective: Objective) -> list[tuple[str, Tensor]]:
-    """Return the trained parameters of an objective and the buffers that it hands on, its student's left out."""
-    inside = innermost(objective)
-    parts: list[tuple[str, Tensor]] = [(k, p) for k, p in inside.named_parameters() if p.requires_grad]
-    parts += [(k, x) for k, x in inside.named_buffers() if k.rpartition(".")[2] in inside.carried_buffers]
-    return [(k, x) for k, x in parts if not k.startswith("student.")]
 
 
 @torch.no_grad()
@@ -403,7 +192,7 @@ def _carry(student: Backbone, data: HeteroData, earlier: Earlier, known: Known) 
 def _carry_own(objective: Objective, earlier: Mapping[str, Tensor], known: Known) -> None:
     """Copy the earlier parameters of the objective itself, as far as they fit; newcomers keep theirs."""
     rows = {"user": known.user, "item": known.item}
-    own = dict(_own_tensors(objective))
+    own = dict(own_tensors(objective))
     for name in own.keys() & earlier.keys():
         new, old = own[name], earlier[name].to(own[name].device)
         kind = _rows_of(objective, name)

@@ -21,6 +21,7 @@ from pyg_ckd.nn.rows import LateSums, selections_of
 from pyg_ckd.nn.structure import UniformGraph, interactions, item_graph_type, with_content_graphs
 from pyg_ckd.scoring.blocks import Output
 from pyg_ckd.scoring.history import HistoryEmbeddings, unit, with_one
+from pyg_ckd.scoring.pairs import pair_keys
 from pyg_ckd.scoring.views import View
 
 ITEM_GRAPHS = ("auto", "weights", "content", "none")
@@ -233,7 +234,7 @@ class FISM(EarlyFusion):
 
         def keys() -> Tensor:
             user, item = interactions(graph, graph.num_nodes - items)[0]
-            return user * items + item
+            return pair_keys(user, item, items)
 
         return graph.constant(("keys", items), None, keys)
 
