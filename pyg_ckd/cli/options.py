@@ -59,6 +59,7 @@ class Option:
         hidden: Whether the help text leaves it out.
         if_given: Whether it is part of the result only if it was given.
         texts: Whether words within a mapping are texts, whatever they look like.
+        pairs: Whether its items are texts ``NAME=VALUE``, which a file may also give as a mapping.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Option:
     hidden: bool = False
     if_given: bool = False
     texts: bool = False
+    pairs: bool = False
 
 
 class Options:
@@ -307,6 +309,8 @@ class _Values:
         rest: list[str] = []
         if entry.typed and not option.many and any(o.positional for o in self.options.known.values()):
             entry, rest = replace(entry, value=entry.value[:1]), entry.value[1:]
+        if option.pairs and isinstance(entry.value, Mapping):
+            entry = replace(entry, value=_pairs(entry.value))
         if item_of(option.type) is not None:
             value: Any = as_list(entry, option.type, option.many, option.blank)
         else:
@@ -328,6 +332,19 @@ class _Values:
             place = place[key]
         place[keys[-1]] = without_tilde(value) if option.path else value
         self.found[option.name] = (content, entry)
+
+
+def _pairs(content: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    """Return a mapping, whose mappings stand for names with dots, as texts ``NAME=VALUE``; nothing is a name alone."""
+    found = []
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            found += _pairs(value, f"{prefix}{key}.")
+        else:
+            parts = value if isinstance(value, list) else [value]
+            words = [str(part).lower() if isinstance(part, bool) else str(part) for part in parts]
+            found.append(f"{prefix}{key}" if value is None else f"{prefix}{key}={','.join(words)}")
+    return found
 
 
 def _mapping(option: Option, entry: Entry) -> Any:

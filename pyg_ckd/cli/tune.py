@@ -40,7 +40,8 @@ def add_options(options: Options, given: Given) -> None:
     options.add_arguments_of(Tuning, only=SEARCH)
     text = "what to search: trainer.lr=1e-4:1e-2 model.embedding_dim=64,128 strategy.l2 ckd.distillation_weight=0.01:1"
     usual = "learning rate, penalty, width, layers and the search_space of strategies"
-    options.add("knobs", list[str] | None, None, f"{text} (by default {usual})", metavar="NAME=RANGE...", many=True)
+    text = f"{text} (by default {usual})"
+    options.add("knobs", list[str] | None, None, text, metavar="NAME=RANGE...", many=True, pairs=True)
     options.add("seeds", int, 1, "number of repetitions of the winner's training")
     options.add("k", list[int], [10, 20], "cut-offs of the test metrics; that of --trainer.monitor is always included")
     options.add("workers", int, 1, "processes that train at the same time")

@@ -90,7 +90,8 @@ class Ledger:
         if not text.strip():
             raise InputError(f"storage: found an empty text, expected {STORAGES}")
         path = None if "://" in text else as_path(text)
-        self._made = [] if path is None or path.exists() else [path, Path(f"{path}.lock")]
+        file = path or _file_of(text)
+        self._made = [] if file is None or file.exists() else [file, Path(f"{file}.lock")]
         with _quiet() as optuna:
             self._storage = _opened(optuna, text, path)
 
@@ -133,10 +134,13 @@ class Ledger:
             ) from None
 
     def withdraw(self) -> None:
-        """Remove the file of a storage that was created here, if nothing has been written to it."""
-        if self._made and not self._made[0].stat().st_size:
-            for path in self._made:
-                path.unlink(missing_ok=True)
+        """Remove the file of a storage that was created here, if no study has been begun in it."""
+        if not self._made:
+            return
+        with _quiet():
+            studies = self._storage.get_all_studies()
+        for path in () if studies else self._made:
+            path.unlink(missing_ok=True)
 
     def trials(self, contender: str) -> list[Trial]:
         """Return the trials of a contender in order.
@@ -331,6 +335,12 @@ def _opened(optuna: Any, text: str, path: Path | None) -> BaseStorage:
         raise InputError(
             f"storage {_shown(text)}: cannot be opened ({type(error).__name__}: {reason}), expected {STORAGES}"
         ) from None
+
+
+def _file_of(url: str) -> Path | None:
+    """Return the file of an SQLite data base, nothing for other URLs."""
+    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", url)
+    return None if found is None or found[1] == ":memory:" else Path(found[1])
 
 
 def _shown(storage: object) -> str:

@@ -20,7 +20,7 @@ def show(value: float, digits: int = 4, sign: bool = False) -> str:
     if math.isnan(value):
         return DASH
     rounded = round(value, digits) + 0.0  # Adding zero takes the sign off a negative zero.
-    return f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
 
 
 def percent(value: float, digits: int = 0, sign: bool = False) -> str:

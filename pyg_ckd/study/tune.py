@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRIALS, CHOSEN, OWNER = "trials.log", "chosen.json", "owner.json"
+FACTS = ("winner", "baseline", "best", "baselines", "left_out")
 RESULTS = "results.json"
 
 
@@ -293,6 +294,12 @@ class Tuning:
                     f"{name}: found {_listed(wanted)}, expected {_listed(found.get(part))} as in the search whose "
                     "winner the test part has been read for; choose another folder and the same runs"
                 )
+        lacking = [part for part in FACTS if part not in found]
+        if lacking:
+            raise InputError(
+                f"{self.folder / CHOSEN}: found no {lacking[0]!r}, expected what an earlier call of this search has "
+                "written; remove the file, and the same command writes it again from the trials"
+            )
         self._check_kept(found["best"])
         return found
 

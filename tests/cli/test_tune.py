@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pyg_ckd.cli import main
 from pyg_ckd.data.inputs import RATES
@@ -125,3 +126,27 @@ def test_a_storage_of_another_search_is_refused_by_the_setting(arrays, save, cap
     line = fails(capsys, tune(data, tmp_path / "b", *common, "--seed", "3"))
     assert re.search(r"t\.log: it belongs to another study: plain: found search\.seed = 0, expected 3", line)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_file_gives_knobs_as_a_mapping_or_as_a_list(capsys, tmp_path) -> None:
+    mapping = "{trainer: {lr: 0.01:0.1}, model.embedding_dim: [4, 8], plain.x: [true, a], ckd.distillation_weight: }"
+    (tmp_path / "knobs.yaml").write_text(f"knobs: {mapping}\n")
+    given = ["--data", "synthetic", "--out", str(tmp_path / "out"), "--print_config"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["tune", "--config", str(tmp_path / "knobs.yaml"), *given])
+    shown = capsys.readouterr().out
+    knobs = yaml.safe_load(shown)["knobs"]
+    assert knobs == ["trainer.lr=0.01:0.1", "model.embedding_dim=4,8", "plain.x=true,a", "ckd.distillation_weight"]
+    (tmp_path / "printed.yaml").write_text(shown)
+    with pytest.raises(SystemExit, match="0"):
+        main(["tune", "--config", str(tmp_path / "printed.yaml"), "--print_config"])
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("knobs", ["{}", "{trainer.lr: {}}", "{trainer: {lr: [1, [2]]}}"])
+def test_a_mapping_of_knobs_that_says_nothing_is_refused(knobs, arrays, save, capsys, tmp_path) -> None:
+    (tmp_path / "knobs.yaml").write_text(f"knobs: {knobs}\n")
+    line = fails(capsys, tune(save(arrays), tmp_path / "out", "--config", str(tmp_path / "knobs.yaml")))
+    assert "knob" in line
+    assert "found" in line
+    assert not (tmp_path / "out").exists()

@@ -228,7 +228,7 @@ def test_what_is_not_a_study_is_refused(tmp_path):
 
 def test_numbers_are_written_for_people():
     assert show(-0.00001) == "0.0000"
-    assert show(-0.00001, sign=True) == "+0.0000"
+    assert show(-0.00001, sign=True) == show(0.00001, sign=True) == "0.0000"
     assert show(-0.0123, 3) == "−0.012"
     assert show(math.nan) == "–"
     assert percent(0.1234, 1, sign=True) == "+12.3 %"

@@ -20,7 +20,7 @@ from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.ranking import Metrics
-from pyg_ckd.files import read_json
+from pyg_ckd.files import read_json, write_json
 from pyg_ckd.nn import VBPR, LightGCN
 from pyg_ckd.study import Contender, search
 from pyg_ckd.study.knobs import Knob
@@ -329,6 +329,15 @@ def test_a_storage_that_cannot_be_written_to_is_refused_instead_of_waited_for(tm
     assert not (tmp_path / "trials.log").exists()
 
 
+@pytest.mark.parametrize("url", ["", "sqlite:///", "sqlite+pysqlite:///"])
+def test_a_storage_beside_a_file_in_the_place_of_the_runs_is_not_begun(url, tmp_path):
+    place, runs = tmp_path / "trials.db", tmp_path / "runs"
+    runs.write_text("a file")
+    with pytest.raises(InputError, match=r"runs"):
+        small(tmp_path / "out", storage=f"{url}{place}" if url else place, runs=runs)
+    assert list(tmp_path.iterdir()) == [runs]
+
+
 def test_a_storage_beside_a_folder_of_another_search_is_not_begun(folder, tmp_path):
     with pytest.raises(InputError, match=r"settings\.json"):
         small(folder, storage=tmp_path / "trials.log", seed=1)
@@ -395,6 +404,17 @@ def test_further_trials_go_on_from_the_first_ones_before_the_test_part_is_read(t
     small(tmp_path, trials=1)._search()
     (tmp_path / "chosen.json").unlink()  # As if it had been killed just before.
     assert untimed(small(tmp_path, trials=2).run()) == untimed(results)
+
+
+def test_a_file_of_the_choice_that_lacks_a_part_is_named(tmp_path, folder):
+    copied = Path(shutil.copytree(folder, tmp_path / "copy"))
+    chosen = read_json(copied / "chosen.json")
+    del chosen["best"]
+    write_json(copied / "chosen.json", chosen)
+    with pytest.raises(InputError, match=r"chosen\.json: found no 'best', expected what .* remove the file"):
+        small(copied).run()
+    (copied / "chosen.json").unlink()
+    assert untimed(small(copied).run()) == untimed(read_json(folder / "results.json"))
 
 
 def without(part: str):
