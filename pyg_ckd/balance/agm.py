@@ -13,7 +13,7 @@ from torch import Tensor
 from pyg_ckd.balance.attribution import masked_mean, shapley_values
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.gradients import modulated
-from pyg_ckd.balance.objective import check_not_negative
+from pyg_ckd.balance.objective import Objective, check_not_negative
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.nn.loss import mean_of_triples
 from pyg_ckd.nn.models.base import Backbone
@@ -121,9 +121,7 @@ class AGM(MaskedObjective):
         factors = self._factors(batch.gathered(contributions.detach()), self.compared(*batch.whole[1:3]))
         if known is not None:
             factors = torch.where(known, factors, 1)
-        if not self.student.pairwise or self.shared_negatives is not None:
-            return {}  # The main loss is none of margins: what modulation would change of it is not known.
-        return {"agm": modulation_loss(margins[self.view], contributions, factors, batch.weight)}
+        return main_modulation(self, "agm", out, batch, contributions, factors)
 
     @torch.no_grad()
     def _factors(self, contributions: Tensor, counted: Tensor | None) -> Tensor:
@@ -154,6 +152,36 @@ class AGM(MaskedObjective):
         self.factor_sum.zero_()
         self.steps.zero_()
         return {f"weight/{m}": k for m, k in zip(self.modalities, self.pace.tolist(), strict=True)}
+
+
+def main_modulation(
+    objective: Objective,
+    name: str,
+    out: Mapping[View, Output],
+    batch: TripletBatch,
+    contributions: Tensor,
+    factors: Tensor,
+) -> dict[str, Tensor]:
+    r"""Return the term that modulates the main loss of a step, with the weights that triples have there.
+
+    There is none where the main loss is no function of margins, see
+    :attr:`~pyg_ckd.balance.Objective.ranks_by_margins`: what modulation would change of its gradient is not known.
+
+    Args:
+        objective: The strategy.
+        name: Name of the term.
+        out: The output of every view, the trained one first.
+        batch: The triples.
+        contributions: Contributions :math:`\phi_m`, ``[B, M]``.
+        factors: Factors :math:`k_m`, ``[M]`` or ``[B, M]``.
+
+    Returns:
+        :func:`modulation_loss` under the name, or nothing.
+    """
+    if not objective.ranks_by_margins:
+        return {}
+    margin = next(iter(out.values())).margin(batch.user, batch.positive, batch.negative)
+    return {name: modulation_loss(margin, contributions, factors, objective.main_weights(out, batch))}
 
 
 def modulation_loss(margin: Tensor, contributions: Tensor, factors: Tensor, weight: Tensor | None = None) -> Tensor:

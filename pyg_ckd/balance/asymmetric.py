@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_ckd.balance.agm import modulation_loss
+from pyg_ckd.balance.agm import main_modulation
 from pyg_ckd.balance.attribution import calibrated_loss, masked_mean, shapley_values
 from pyg_ckd.balance.given import MaskedObjective
 from pyg_ckd.balance.multitask import unimodal_losses
@@ -56,6 +56,10 @@ class ARM(MaskedObjective):
     The gradient through the Shapley value :math:`\phi_m` is multiplied by :math:`k_m`, as in :class:`AGM`. The gap has
     no gradient through the largest value, the leave-one-out views and the empty one: it closes when the weakest
     modality gets better, and not when the strongest, the others or the ids get worse.
+
+    Where the main loss is a softmax over items, as that of :class:`~pyg_ckd.nn.FISM` or with ``ranking="softmax"``,
+    contributions to margins do not determine its gradient. It stays as it is there, and :math:`k_m` acts on the
+    uni-modal losses alone.
 
     Each uni-modal loss includes the penalty of its view, without :math:`k_m`. Overrides ``views``, ``ranked`` and
     ``balance``. Costs the views of :class:`DistillationWrapper` and the empty one. A triple with an item that lacks a
@@ -141,11 +145,11 @@ class ARM(MaskedObjective):
         full, base = batch.gathered(margins[self.view]), batch.gathered(margins[EMPTY].detach())
         values = information_values(full, batch.gathered(alone), batch.gathered(without.detach()), base, counted)
         factors = self._factors(values.detach(), counted)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.beta > 0:
             shares = factors if known is None else torch.where(known, factors, 1)
             contributions = shapley_values(margins, self.modalities)
-            terms["reinforced"] = modulation_loss(margins[self.view], contributions, shares, batch.weight)
+            terms |= main_modulation(self, "reinforced", out, batch, contributions, shares)
         if self.gap > 0:
             terms["gap"] = self.gap * spread(values, counted)
         if self.weight > 0:

@@ -17,7 +17,7 @@ from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.state import FitState
-from pyg_ckd.balance.weights import checked_terms, checked_weights
+from pyg_ckd.balance.weights import StepWeights, checked_terms, checked_weights
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
@@ -135,6 +135,7 @@ class Objective(Capturing, KnowsRows, FitState):
     longer; the trainer reads it when an epoch begins."""
     main_terms: Sequence[str] = ()
     """Names of the terms that the main loss had in the last step, without the penalty; :meth:`loss` sets it."""
+    _in_step: StepWeights | None = None
     shared_negatives: SharedNegatives | None = None
     """Draws the items of a softmax that replaces the term ``bpr``; the trainer sets it."""
 
@@ -229,7 +230,20 @@ class Objective(Capturing, KnowsRows, FitState):
         part = () if n_id_dict is None else (n_id_dict,)
         whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked, *part), strict=True))
         out = {view: whole[view] for view in views}
-        joint = out[views[0]]
+        self._in_step = StepWeights(whole)
+        try:
+            return self._loss(whole, out, batch, features)
+        finally:
+            self._in_step = None  # It holds the graph of the step.
+
+    def _loss(
+        self,
+        whole: Mapping[View, Output],
+        out: Mapping[View, Output],
+        batch: TripletBatch,
+        features: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        view, joint = next(iter(out.items()))
         if self.shared_negatives is not None:
             compute_tables(joint)  # The softmax reads all items: what is read before it finds them computed.
         with shared_triples():
@@ -237,14 +251,9 @@ class Objective(Capturing, KnowsRows, FitState):
             # First the terms that read most: what follows finds its rows already read.
             added: list[tuple[Any, dict[str, Tensor]]] = [(self, checked_terms(self, self.balance(out, batch)))]
             added += [(x, checked_terms(x, x.add_terms(whole, batch), "add_terms")) for x in self.around]
-            given = [
-                ("the sampler", batch.weight),
-                (f"{type(self).__name__}.triple_weights", self.triple_weights(out, batch)),
-            ]
-            given += [(f"{type(wrapper).__name__}.weigh", wrapper.weigh(whole, batch)) for wrapper in self.around]
-            weights = [self._noted(checked_weights(source, w, batch)) for source, w in given if w is not None]
-            weighted = batch.weighted(math.prod(weights[1:], start=weights[0])) if weights else batch
-            terms = self.student.losses(joint, weighted, features, views[0], self.bpr_eps)
+            weight = self.main_weights(out, batch)
+            weighted = batch if weight is None else batch.weighted(weight)
+            terms = self.student.losses(joint, weighted, features, view, self.bpr_eps)
             if self.shared_negatives is not None:
                 terms = with_softmax(terms, joint, weighted, self.shared_negatives, type(self.student).__name__)
             self.main_terms = tuple(terms)
@@ -259,6 +268,35 @@ class Objective(Capturing, KnowsRows, FitState):
                     )
             terms |= further
         return terms
+
+    @property
+    def ranks_by_margins(self) -> bool:
+        """Whether the main loss is BPR, a function of margins alone; if not, it is a softmax or the backbone's own."""
+        return self.student.pairwise and self.shared_negatives is None
+
+    def main_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return the weight of every triple in the main loss, for a :meth:`balance` that changes its gradient.
+
+        These are the weights of the sampler, of :meth:`triple_weights` and of the wrappers around the objective,
+        multiplied. They are found once in a step.
+
+        Args:
+            out: The output of every view in :attr:`views`.
+            batch: The triples.
+
+        Returns:
+            Weights without gradient, ``[B]``, or :obj:`None` if all are 1.
+        """
+        step = StepWeights(out) if self._in_step is None else self._in_step  # Outside of a step nothing is around.
+        if not step.found:
+            given = [
+                ("the sampler", batch.weight),
+                (f"{type(self).__name__}.triple_weights", self.triple_weights(out, batch)),
+            ]
+            given += [(f"{type(wrapper).__name__}.weigh", wrapper.weigh(step.out, batch)) for wrapper in self.around]
+            weights = [self._noted(checked_weights(source, w, batch)) for source, w in given if w is not None]
+            step.found, step.weight = True, math.prod(weights[1:], start=weights[0]) if weights else None
+        return step.weight
 
     def read(self, out: Mapping[View, Output], batch: TripletBatch, features: Mapping[str, Tensor]) -> None:
         """Read all margins and norms that a step needs, before it uses any.

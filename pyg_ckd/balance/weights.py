@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
+from pyg_ckd.scoring.blocks import Output
+from pyg_ckd.scoring.views import View
+
+
+@dataclass
+class StepWeights:
+    """The weights of the main loss in a step, which are found when they are first asked for.
+
+    Attributes:
+        out: The output of all views of the step, those of wrappers among them.
+        found: Whether the weights have been found.
+        weight: Weight of every triple ``[B]``; :obj:`None` if all are 1.
+    """
+
+    out: Mapping[View, Output]
+    found: bool = False
+    weight: Tensor | None = None
 
 
 def checked_weights(source: str, weights: Any, batch: TripletBatch) -> Tensor:

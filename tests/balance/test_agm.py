@@ -20,7 +20,9 @@ from pyg_ckd.balance.agm import (
     modulation_loss,
     running_mean,
 )
+from pyg_ckd.balance.asymmetric import ARM
 from pyg_ckd.balance.attribution import shapley_values
+from pyg_ckd.balance.curriculum import DifficultyCurriculum, DynamicCurriculum
 from pyg_ckd.balance.gradients import gate, modulated
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR, LightGCN
@@ -233,6 +235,69 @@ def test_triples_that_lack_a_rare_modality_are_compared_by_the_others(make_data)
     assert not rare.complete(others, others).any()
     assert rare.compared(others, others).tolist() == [[True, False]] * 7
     assert AGM(built(BACKBONES["VBPR"], data)).compared(items, items) is None
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("around", ["odsw", "dyncim", "own weights"])
+@pytest.mark.parametrize("inside", ["agm", "arm"])
+@pytest.mark.parametrize("backbone", ["VBPR", "EarlyFusionLightGCN"])
+def test_modulation_weighs_triples_as_the_main_loss_does(backbone, inside, around, lost, make_data):
+    data = make_data(modalities=3)
+    model = built(BACKBONES[backbone], data)
+    names, batch, features = model.modalities, one_batch(data, 0), doubled(data)
+    scale = torch.where(torch.arange(batch.user.numel()) < 3, 0.0 if lost else 0.5, 1.2)
+    batch = batch.weighted(scale)
+
+    class Weighted(AGM if inside == "agm" else ARM):  # type: ignore[misc]
+        factors = None
+
+        def triple_weights(self, out, batch):
+            return torch.linspace(0.5, 1.5, batch.user.numel()) if around == "own weights" else None
+
+        def _factors(self, *args):
+            return torch.tensor([0.4, 1.0, 2.5])
+
+    objective = Weighted(model, l2=0.0)
+    if around != "own weights":
+        objective = (DifficultyCurriculum if around == "odsw" else DynamicCurriculum)(objective)
+    objective.begin_epoch(*features)
+    terms = objective.loss(*features, batch)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    term = terms["agm" if inside == "agm" else "reinforced"]
+    found = torch.autograd.grad(terms["bpr"] + term, parameters, retain_graph=True, allow_unused=True)
+
+    out = dict(zip(objective.views, model.outputs(*features, objective.views), strict=True))
+    margins = {view: own.margin(*batch[:3]) for view, own in out.items()}
+    phi, full = shapley_values(margins, names), margins[frozenset(names)]
+    if around == "own weights":
+        weight = torch.linspace(0.5, 1.5, batch.user.numel())
+    else:
+        fresh = type(objective)(AGM(model))
+        fresh.begin_epoch(*features)
+        weight = fresh.weigh(out, batch)
+        assert weight.std() > 0
+    decision = full + (torch.tensor([0.4, 1.0, 2.5]) * (phi - phi.detach())).sum(dim=-1)
+    decision = decision - phi.sum(dim=-1) + phi.sum(dim=-1).detach()  # The gradient of the margin is in that of phi.
+    loss = (scale * weight * F.softplus(-decision)).mean()
+    expected = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(*(torch.zeros(()) if x is None else x for x in (a, b)), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("ranking", ["bpr", "softmax"])
+@pytest.mark.parametrize("around", [False, True])
+def test_where_the_main_loss_is_a_softmax_arm_reinforces_uni_modal_losses_alone(around, ranking, make_data):
+    data = make_data(modalities=2)
+    model = built(zoo.BACKBONES["VBPR" if ranking == "softmax" else "FISM on content"], data)
+    objective = ARM(model.float(), l2=0.0)
+    trainer = Trainer(
+        max_epochs=2, batch_size=8, lr=0.05, ranking=ranking, monitor="recall@5", device="cpu", progress=False
+    )
+    rows = trainer.fit(DynamicCurriculum(objective) if around else objective, data).rows
+    assert all("loss/softmax" in row and "loss/alone/mod0" in row for row in rows)
+    assert all("loss/reinforced" not in row for row in rows)
+    assert rows[-1]["weight/mod0"] != 1
 
 
 @pytest.mark.parametrize("ranking", ["bpr", "softmax"])
