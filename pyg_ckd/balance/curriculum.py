@@ -76,13 +76,13 @@ class DifficultyCurriculum(ObjectiveWrapper):
         binary: Whether weights are 0 or 1: easy from 1/2, medium from 1/4 to 3/4, hard above 0 up to 1/2.
         never_right: Accuracy below which a triple counts as one that the model never gets right, from 0, where none
             does, to 1/2. Of 16 answers, as many as the published code takes, one that is right makes 1/16.
-        teachers: Teachers of the strategy inside, if it needs any.
-        has: For the strategy inside, which items have modalities that some lack, bool ``[num_items]``; see
-            :func:`~pyg_ckd.data.item_masks`.
+        teachers: Teachers of the strategy inside, if it needs any and is built here.
+        has: For the strategy inside, if it is built here, which items have modalities that some lack, bool
+            ``[num_items]``; see :func:`~pyg_ckd.data.item_masks`.
 
     Raises:
         InputError: If there are fewer than two modalities, the strategy inside cannot be built or trains nothing, a
-            stage is unknown or a number out of its range.
+            stage is unknown, a number out of its range, or teachers or masks are given beside an objective.
     """
 
     name = "odsw"
@@ -209,11 +209,13 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         teachers: Teachers of the strategy inside, if it needs any.
         has: For modalities that some items lack, which items have them, bool ``[num_items]``; see
             :func:`~pyg_ckd.data.item_masks`. A triple with an item that lacks any modality is left out of the gated
-            decision, and modalities that it lacks of its difficulty.
+            decision, and modalities that it lacks of its difficulty. (default: :obj:`None`, the masks of the objective
+            inside)
 
     Raises:
         InputError: If there are fewer than two modalities, the strategy inside cannot be built or trains nothing, a
-            number is out of its range or a mask does not fit.
+            number is out of its range, a mask does not fit or is another than that inside, or teachers are given beside
+            an objective.
     """
 
     name = "dyncim"
@@ -250,7 +252,7 @@ class DynamicCurriculum(ObjectiveWrapper, MaskedObjective):
         check_not_negative("gate_weight", gate_weight)
         self.samples, self.gate_weight = samples, gate_weight
         self.pace_epochs = as_integer(pace_epochs, "pace_epochs", 1)
-        self.store_masks(has)
+        self.share_masks(self.inner, has)
         if samples or gate_weight > 0:
             self.check_views()
         num = len(self.modalities)

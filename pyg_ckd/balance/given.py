@@ -59,6 +59,32 @@ class MaskedObjective(Objective):
             self.register_buffer(f"item_mask_{m}", mask.clone())
         self.unchanging_state = (*self.unchanging_state, *(f"item_mask_{m}" for m in has or {}))
 
+    def share_masks(self, inside: Objective, has: Mapping[str, Tensor] | None) -> None:
+        """Keep the masks of another objective, whose steps this one takes part in.
+
+        Args:
+            inside: The other objective. One that knows no masks, such as plain training, gives none.
+            has: Masks as in :meth:`store_masks`. (default: :obj:`None`, those of the other objective)
+
+        Raises:
+            InputError: If there are masks that the other objective has not, or has otherwise, and as in
+                :meth:`store_masks`.
+        """
+        while inside.wraps and not isinstance(inside, MaskedObjective):
+            inside = getattr(inside, "inner")  # noqa: B009  An attribute of wrappers alone.
+        masked = inside._masked if isinstance(inside, MaskedObjective) else frozenset()
+        theirs = {m: getattr(inside, f"item_mask_{m}") for m in sorted(masked)}
+        self.store_masks(theirs if has is None else has)
+        if has is None or not isinstance(inside, MaskedObjective):
+            return
+        everything = torch.ones(self.student.num_items, dtype=torch.bool)
+        for m in self.modalities:
+            if not torch.equal(has.get(m, everything).cpu(), theirs.get(m, everything).cpu()):
+                raise InputError(
+                    f"has: found another mask of {m!r} than that of {type(inside).__name__} inside, expected the same; "
+                    "give masks to the strategy inside alone, which are then those of both"
+                )
+
     def available(self, first: Tensor, second: Tensor) -> Tensor | None:
         """Return which modalities both items of every triple have, bool ``[B, M]``; None if all items have all.
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyg_ckd.balance.discovery import build_inner, find_strategy
-from pyg_ckd.balance.given import check_several
+from pyg_ckd.balance.given import MaskedObjective, check_several
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress, Score
 from pyg_ckd.data.identity import Known
@@ -53,7 +53,7 @@ class ObjectiveWrapper(Objective):
 
     Raises:
         InputError: If there are fewer than two modalities, the objective trains nothing, the strategy cannot be built,
-            or one is named beside an objective.
+            or one is named beside an objective, or is given teachers or masks there, which nothing would use.
     """
 
     name = ""
@@ -76,6 +76,12 @@ class ObjectiveWrapper(Objective):
             student = build_inner(find_strategy(inner), student, dict(inner_options or {}), teachers, has)
         elif inner != "plain" or inner_options:
             raise InputError(f"inner: found {inner!r} beside an objective, expected a backbone or no such option")
+        elif teachers is not None or (has and not isinstance(self, MaskedObjective)):
+            found = "has" if teachers is None else "teachers"
+            raise InputError(
+                f"{found}: found some beside an objective, which {self.name or type(self).__name__} would not use, "
+                f"expected a backbone or no such argument; give them to {type(student).__name__} inside"
+            )
         check_several(student.modalities)
         if not student.trains:
             raise InputError(f"{self.name}: found {student.name} inside, which trains nothing, expected one that does")

@@ -169,6 +169,43 @@ def test_the_strategy_inside_is_built_by_its_name_with_teachers_and_masks(make_d
         DifficultyCurriculum(Objective(model), inner="ckd")
 
 
+def test_what_nothing_would_use_is_refused_beside_an_objective(make_data):
+    model = built(BACKBONES["VBPR"], make_data())
+    has, teachers = {"mod1": torch.arange(9) > 1}, random_teachers(model)
+    for cls in (DifficultyCurriculum, DynamicCurriculum):
+        with pytest.raises(InputError, match="teachers: found some beside an objective, which .* would not use"):
+            cls(MultitaskObjective(model), teachers=teachers)
+    with pytest.raises(InputError, match="has: found some beside an objective, .* give them to MultitaskObjective"):
+        DifficultyCurriculum(MultitaskObjective(model), has=has)
+    for inside in (MultitaskObjective(model), DifficultyCurriculum(MultitaskObjective(model))):
+        with pytest.raises(InputError, match="has: found another mask of 'mod1' than that of .* inside"):
+            DynamicCurriculum(inside, has=has)
+    with pytest.raises(InputError, match="has: found another mask of 'mod1' than that of MultitaskObjective inside"):
+        DynamicCurriculum(MultitaskObjective(model, has=has), has={})
+    assert DifficultyCurriculum(MultitaskObjective(model, has=has), has={}).inner._masked == {"mod1"}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("between", [False, True])
+def test_a_curriculum_over_modalities_has_the_masks_of_the_objective_inside(between, make_data):
+    data = make_data(modalities=3)
+    has, batch = {"mod1": torch.arange(9) % 4 > 0}, one_batch(data, 0)
+    gated = []
+    for own in (None, has):
+        model = built(BACKBONES["VBPR"], data)
+        inside = MultitaskObjective(model, has=has)
+        wrapper = DynamicCurriculum(Silent(inside) if between else inside, has=own)
+        assert torch.equal(wrapper.item_mask_mod1, has["mod1"])
+        wrapper.gates.copy_(torch.tensor([0.5, 2.0, 0.5]))
+        gated.append(wrapper.loss(*doubled(data), batch)["gated"].item())
+    plain = DynamicCurriculum(Objective(built(BACKBONES["VBPR"], data)), has=has)
+    plain.gates.copy_(torch.tensor([0.5, 2.0, 0.5]))
+    gated.append(plain.loss(*doubled(data), batch)["gated"].item())
+    assert gated == pytest.approx([gated[2]] * 3, abs=1e-12)
+    none = DynamicCurriculum(Objective(built(BACKBONES["VBPR"], data)))
+    assert none.available(batch.positive, batch.negative) is None
+
+
 def test_stages_of_what_is_inside_are_those_of_the_wrapper(make_data):
     data = make_data(modalities=3)
     student = built(BACKBONES["VBPR"], data)
