@@ -42,7 +42,11 @@ def parameter_groups(model: Objective | Backbone) -> dict[str, list[nn.Parameter
 
 
 def check_steerable(
-    student: Backbone, strategy: str, margins: Iterable[Tensor] | None = None, scores: str = ""
+    student: Backbone,
+    strategy: str,
+    margins: Iterable[Tensor] | None = None,
+    scores: str = "",
+    modality: str | None = None,
 ) -> None:
     """Refuse a backbone on which a strategy that changes the training of modalities' parameters would have no effect.
 
@@ -55,12 +59,15 @@ def check_steerable(
         scores: When scores must depend on such a parameter as far as the backbone says it, see
             :attr:`~pyg_ckd.nn.Backbone.steered`: in all ``"steps"`` or, at least, in the first one of ``"epochs"``.
             (default: ``""``, it is enough that losses do)
+        modality: The modality that the parameter must belong to. (default: :obj:`None`, any)
 
     Raises:
         InputError: If no trained parameter belongs to a modality alone, or no margin depends on one.
     """
     try:
-        own = {id(p) for group in student.modality_parameters.values() for p in group if p.requires_grad}
+        groups = student.modality_parameters
+        chosen = groups.values() if modality is None else [groups[modality]]
+        own = {id(p) for group in chosen for p in group if p.requires_grad}
     except InputError:  # An adapted module finds out when it is prepared.
         return
     name, among = type(student).__name__, ""
@@ -71,8 +78,9 @@ def check_steerable(
     if scores and student.steered not in ("steps", scores):
         own, among = set(), " that scores depend on" + (" in every step" if student.steered == "epochs" else "")
     if not own:
+        of = "one modality" if modality is None else repr(modality)
         raise InputError(
-            f"{strategy}: found {name} without a trained parameter of one modality alone{among}, expected some, for "
+            f"{strategy}: found {name} without a trained parameter of {of} alone{among}, expected some, for "
             "it is these that the strategy steers; choose a strategy that adds losses on views, such as multitask"
         )
 

@@ -97,7 +97,8 @@ class UnidirectionalInteraction(TaughtObjective):
     Raises:
         InputError: If there are fewer than two modalities, no parameter belongs to one alone, a teacher is missing or
             unknown or has other sizes than the student, a word is unknown, a number is out of its range or a mask does
-            not fit.
+            not fit; with three modalities or more, also if scores do not depend on parameters of each alone in every
+            step, as those of :class:`~pyg_ckd.nn.FREEDOM`: from the second stage on, nothing else is trained.
     """
 
     name = "udi"
@@ -141,7 +142,7 @@ class UnidirectionalInteraction(TaughtObjective):
         self.store_masks(has)
         self.store_teachers(teachers)
         if sequential:
-            check_steerable(student, self.name)
+            check_steerable(student, self.name, scores="steps" if len(student.modalities) > 2 else "")
             self.check_views()
         check_not_negative("strength", strength)
         check_positive("temperature", temperature)
@@ -166,7 +167,7 @@ class UnidirectionalInteraction(TaughtObjective):
         self.register_state("strengths", torch.tensor([strength, 0.0], dtype=torch.float64))
         self.register_state("weights", torch.ones(num, dtype=torch.float64))
         self.register_state("spread", torch.ones(num, dtype=torch.float64))
-        self._begun = self._look()
+        self._begun, self._steered = self._look(), ""
 
     def _look(self) -> tuple[str, ...]:
         """Return the modalities that have begun, the anchor first; not in a step, for it reads from the device."""
@@ -224,12 +225,17 @@ class UnidirectionalInteraction(TaughtObjective):
 
     def balance(self, out: Mapping[View, Output], batch: TripletBatch) -> dict[str, Tensor]:
         """Return the consistency with the modalities before and what makes the follower differ from them."""
-        if not self.sequential or self.strength == 0:
+        if not self.sequential:
             return {}
         training = (batch.user, batch.positive, batch.negative)
         random = (batch.random_user, batch.random_first, batch.random_second)
-        triples = [training, random] if self.consistency == "prediction" else [training]
+        triples = [training, random] if self.consistency == "prediction" and self.strength > 0 else [training]
         own = out[self._alone[self.follower]].margins(*triples)
+        if self._steered != self.follower and len(self.modalities) > 2:  # With two, shared parameters are trained too.
+            check_steerable(self.student, self.name, own[:1], modality=self.follower)
+            self._steered = self.follower
+        if self.strength == 0:
+            return {}
         before = self._before(out, triples)
         known = self._known(batch.whole[:3])
         base = out[EMPTY].margin(*training)

@@ -22,7 +22,7 @@ from pyg_ckd.balance.sequential import (
 )
 from pyg_ckd.datasets import SyntheticMultimodal
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR
+from pyg_ckd.nn import FREEDOM, LATTICE, VBPR
 from pyg_ckd.nn.loss import contrastive_loss
 from pyg_ckd.scoring import Embeddings
 from pyg_ckd.training import build
@@ -365,3 +365,30 @@ def test_a_stage_computes_the_views_of_its_follower_and_of_those_before(make_dat
     assert first == [frozenset(["mod1"]), frozenset()]
     assert second == [frozenset(["mod2"]), frozenset(), frozenset(["mod1"])]
     assert list(begun(data, [0.3, 0.2, 0.1], 2, strength=0.0).views) == [frozenset(["mod2"])]
+
+
+def test_a_backbone_on_which_later_stages_train_nothing_is_refused(make_data, monkeypatch):
+    for cls in (FREEDOM, LATTICE):
+        with pytest.raises(InputError, match=f"udi: found {cls.__name__} without a trained parameter of one modality"):
+            sequential(make_data(modalities=3), cls.__name__)
+        assert sequential(make_data(modalities=2), cls.__name__).views  # The ids train in the only stage.
+    monkeypatch.setattr(FREEDOM, "steered", "steps")  # As of a backbone that does not say it.
+    data = make_data(modalities=3)
+    for strength in (0.0, 0.1):
+        objective = sequential(data, "FREEDOM", strength=strength)
+        features, graph = doubled(data)
+        with pytest.raises(InputError, match="udi: found FREEDOM without .* of 'mod1' alone that scores depend on"):
+            objective.loss(features, objective.prepare(features, graph), one_batch(data, 20))
+
+
+def test_every_stage_is_checked_for_parameters_that_move_its_scores(make_data):
+    data = make_data(modalities=3)
+    objective = begun(data, [0.1, 0.3, 0.2])
+    assert objective.follower == "mod2"
+    objective.loss(*doubled(data), one_batch(data, 20))
+    objective.stage.fill_(2)
+    objective.begin_epoch(*doubled(data))
+    for p in objective.student.modality_parameters["mod0"]:
+        p.requires_grad_(False)
+    with pytest.raises(InputError, match="udi: found VBPR without a trained parameter of 'mod0' alone that scores"):
+        objective.loss(*doubled(data), one_batch(data, 20))
