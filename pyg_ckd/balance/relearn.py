@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -45,9 +46,10 @@ class Relearning(MaskedObjective):
 
     The published code diagnoses by the purity of clusters of the representations, for which recommenders have no
     classes, and mixes with the weights of the beginning; here they are drawn anew, which is the same in distribution
-    and needs no second copy all the time. Parameters that their module cannot draw anew stay. As published, the
-    optimizer's moments stay too. Adam forgets directions in some ten steps, and the size of earlier gradients in some
-    thousand: until then steps are smaller where gradients have become smaller, and larger where they have grown.
+    and needs no second copy all the time. Parameters that their module cannot draw anew stay, of which a warning
+    tells. As published, the optimizer's moments stay too. Adam forgets directions in some ten steps, and the size of
+    earlier gradients in some thousand: until then steps are smaller where gradients have become smaller, and larger
+    where they have grown.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
@@ -60,8 +62,9 @@ class Relearning(MaskedObjective):
 
     Raises:
         InputError: If there are fewer than two modalities, no trained parameter belongs to one alone, a number is out
-            of its range or a mask does not fit; at the first step, if margins depend on no such parameter; in the
-            trainer, if there is no validation part, or no validation before the first diagnosis.
+            of its range or a mask does not fit; at the first step, if margins depend on no such parameter; when
+            training begins, if no parameter of a modality can be drawn anew; in the trainer, if there is no validation
+            part, or no validation before the first diagnosis.
     """
 
     name = "relearn"
@@ -97,7 +100,7 @@ class Relearning(MaskedObjective):
         self.information = RunningInformation(student.modalities)
         self.register_state("held_out", torch.full((len(student.modalities),), torch.nan, dtype=torch.float64))
         self.register_state("done", torch.zeros((), dtype=torch.int64))
-        self._weights = [0.0] * len(student.modalities)
+        self._weights, self._drawable = [0.0] * len(student.modalities), False
 
     def _is_left(self) -> bool:
         return self.strength > 0 and self.progress.epoch <= self.every * self.times
@@ -105,6 +108,9 @@ class Relearning(MaskedObjective):
     def begin_epoch(self, features: Mapping[str, Tensor], graphs: Mapping[EdgeType, Any]) -> dict[EdgeType, Any]:
         """Diagnose and start again what has overfitted, if it is time."""
         self._weights = [0.0] * len(self.modalities)
+        if self._is_left() and not self._drawable:
+            check_drawable(self.student, self.name)
+            self._drawable = True
         past = self.progress.epoch - 1
         if self.strength > 0 and past > 0 and past % self.every == 0 and int(self.done) < self.times:
             if bool(self.held_out.isnan().any()):
@@ -112,9 +118,9 @@ class Relearning(MaskedObjective):
                     f"{self.name}: found no validation in the first {past} epochs, expected one before every "
                     "diagnosis; lower eval_every or raise every"
                 )
-            weights = relearning_weights(self.information.label, self.held_out, self.strength)
-            self._weights = weights.tolist()
-            start_again(self.student, dict(zip(self.modalities, self._weights, strict=True)))
+            weights = relearning_weights(self.information.label, self.held_out, self.strength).tolist()
+            moved = start_again(self.student, dict(zip(self.modalities, weights, strict=True)))
+            self._weights = [w if moved[m] else 0.0 for m, w in zip(self.modalities, weights, strict=True)]
             self.done += 1
         return super().begin_epoch(features, graphs)
 
@@ -165,24 +171,77 @@ def relearning_weights(train: Tensor, held_out: Tensor, strength: float) -> Tens
 
 
 @torch.no_grad()
-def start_again(student: Backbone, weights: Mapping[str, float]) -> None:
+def start_again(student: Backbone, weights: Mapping[str, float]) -> dict[str, list[str]]:
     """Move the parameters of modalities towards new random ones, as the modules that hold them draw them.
 
     Args:
-        student: The backbone. Parameters that no ``reset_parameters`` reaches, and frozen ones, stay.
+        student: The backbone. Parameters that no ``reset_parameters`` draws, and frozen ones, stay.
         weights: How far, from modality to a number from 0 to 1; the others stay as they are, to the bit.
+
+    Returns:
+        Names of the parameters that were drawn anew, by modality; none of a modality that stayed as it is.
+    """
+    new, groups = drawn_anew(student), student.modality_parameters
+    names = {id(p): name for name, p in student.named_parameters()}
+    moved: dict[str, list[str]] = {}
+    for m, parameters in groups.items():
+        chosen = [p for p in parameters if p.requires_grad and names[id(p)] in new] if weights.get(m, 0.0) > 0 else []
+        for p in chosen:
+            p.lerp_(new[names[id(p)]], weights[m])
+        moved[m] = [names[id(p)] for p in chosen]
+    return moved
+
+
+@torch.no_grad()
+def drawn_anew(student: Backbone) -> dict[str, Tensor]:
+    """Return new random values of parameters by name, of all that their modules can draw; the student stays as it is.
+
+    Args:
+        student: The backbone, whose own ``reset_parameters`` draws them, or if it has none those of its modules.
     """
     twin = copy.deepcopy(student)
+    for p in twin.parameters():
+        if p.is_floating_point():
+            p.fill_(torch.nan)  # What still is NaN afterwards has not been drawn.
     own = [twin] if hasattr(twin, "reset_parameters") else [x for x in twin.modules() if hasattr(x, "reset_parameters")]
     for module in own:
         module.reset_parameters()  # type: ignore[operator]
+    return {name: p for name, p in twin.named_parameters() if not bool(p.isnan().any())}
+
+
+def check_drawable(student: Backbone, strategy: str) -> None:
+    """Refuse a backbone with a modality of whose trained parameters none can be drawn anew; random numbers stay.
+
+    It warns of modalities of which some can be and some not.
+
+    Args:
+        student: The backbone.
+        strategy: Name of the strategy, for messages.
+
+    Raises:
+        InputError: If there is such a modality.
+    """
+    devices = {p.device for p in student.parameters() if p.device.type != "cpu"}
+    kind = next((device.type for device in devices), "cuda")
+    with torch.random.fork_rng([device.index or 0 for device in devices], device_type=kind):
+        new = drawn_anew(student)
     names = {id(p): name for name, p in student.named_parameters()}
-    new = dict(twin.named_parameters())
+    where, staying = type(getattr(student, "module", student)).__name__, []
     for m, parameters in student.modality_parameters.items():
-        if weights.get(m, 0.0) > 0:
-            for p in parameters:
-                if p.requires_grad:
-                    p.lerp_(new[names[id(p)]], weights[m])
+        trained = [names[id(p)] for p in parameters if p.requires_grad]
+        stay = [name for name in trained if name not in new]
+        if trained and len(stay) == len(trained):
+            raise InputError(
+                f"{strategy}: found no parameter of {m!r} that its module can draw anew ({', '.join(stay)}), expected "
+                f"some, to learn it again; give {where} a reset_parameters() that draws them"
+            )
+        staying += stay
+    if staying:
+        warnings.warn(
+            f"{strategy}: found parameters that their modules cannot draw anew ({', '.join(staying)}), which stay as "
+            f"they are when others of their modalities start again; give {where} a reset_parameters() that draws them",
+            stacklevel=3,
+        )
 
 
 class InformationRegulation(MaskedObjective):

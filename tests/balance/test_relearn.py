@@ -16,6 +16,7 @@ from pyg_ckd.balance.gradients import edit_with
 from pyg_ckd.balance.relearn import (
     InformationRegulation,
     Relearning,
+    check_drawable,
     pull_strengths,
     relearning_weights,
     start_again,
@@ -23,9 +24,10 @@ from pyg_ckd.balance.relearn import (
 )
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR
+from pyg_ckd.nn import VBPR, AdaptedBackbone
 from tests.balance.test_ckd import one_batch
 from tests.nn.models.zoo import BACKBONES, adapted, built, doubled
+from tests.training.problem import same_bits
 
 
 def vbpr(data, **options) -> VBPR:
@@ -78,6 +80,69 @@ def test_what_a_module_cannot_draw_anew_stays(make_data):
     start_again(model, {"mod0": 0.5})
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"module.lins.mod0.weight", "module.lins.mod0.bias"}
+
+
+class Tables(torch.nn.Module):
+    """Has matrices of its own instead of layers, which nothing draws anew."""
+
+    def __init__(self, num_users: int, dims: dict[str, int], biases: bool) -> None:
+        super().__init__()
+        self.user = torch.nn.Parameter(torch.randn(num_users, 4))
+        self.tables = torch.nn.ParameterDict({m: torch.nn.Parameter(torch.randn(d, 4)) for m, d in dims.items()})
+        self.scales = torch.nn.ModuleDict({m: torch.nn.Linear(4, 4) for m in dims}) if biases else None
+
+    def forward(self, x_dict, edge_index):
+        parts = [x_dict[m] @ table for m, table in self.tables.items()]
+        if self.scales is not None:
+            parts = [scale(part) for scale, part in zip(self.scales.values(), parts, strict=True)]
+        return self.user, torch.stack(parts).tanh().sum(dim=0)
+
+
+class Drawn(Tables):
+    def reset_parameters(self):
+        for table in self.tables.values():
+            table.data.normal_()
+
+
+def of_tables(cls, data, layers=False):
+    torch.manual_seed(0)
+    dims = {m: data["item"][m].size(1) for m in data.modalities}
+    return AdaptedBackbone(cls(data["user"].num_nodes, dims, layers), data["user"].num_nodes, 9, dims)
+
+
+def test_a_modality_that_nothing_can_draw_anew_is_refused_when_training_begins(make_data):
+    data = make_data()
+    message = (
+        r"relearn: found no parameter of 'mod0' that its module can draw anew \(module.tables.mod0\), expected some, to "
+        r"learn it again; give Tables a reset_parameters\(\) that draws them"
+    )
+    with pytest.raises(InputError, match=message):
+        fit(Relearning(of_tables(Tables, data), every=1), data, max_epochs=2)
+    fit(Relearning(of_tables(Tables, data), every=1, strength=0.0), data, max_epochs=2)
+    with pytest.warns(UserWarning, match=r"cannot draw anew \(module.tables.mod0, module.tables.mod1\), which stay"):
+        rows = fit(Relearning(of_tables(Tables, data, layers=True), every=1, strength=9.0), data, max_epochs=2).rows
+    assert max(rows[1][f"relearned/{m}"] for m in data.modalities) > 0
+    assert start_again(of_tables(Drawn, data), {"mod1": 0.5}) == {"mod0": [], "mod1": ["module.tables.mod1"]}
+
+
+def test_looking_for_what_can_be_drawn_anew_draws_nothing_from_the_training(make_data):
+    model = of_tables(Drawn, make_data())
+    before = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
+    check_drawable(model, "relearn")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert same_bits(model.state_dict(), before[1])
+
+
+def test_a_modality_of_which_nothing_was_drawn_anew_has_no_weight_in_the_history(make_data, monkeypatch):
+    data = make_data()
+    objective = Relearning(of_tables(Tables, data), every=1)
+    monkeypatch.setattr("pyg_ckd.balance.relearn.check_drawable", lambda *_: None)
+    objective.information.label.copy_(torch.tensor([0.6, 0.6]))
+    objective.held_out.zero_()
+    objective.progress = Progress(2, 10)
+    features, graph = unpack(data)
+    objective.begin_epoch(features, objective.prepare(features, graph))
+    assert objective.epoch_statistics() == {"relearned/mod0": 0.0, "relearned/mod1": 0.0}
 
 
 @pytest.mark.usefixtures("double")
