@@ -19,8 +19,9 @@ from pyg_ckd.scoring.views import EMPTY, View
 if TYPE_CHECKING:
     import pandas as pd
 
-NEWTON_STEPS = 16
-"""On Gaussian margins, eight leave 1e-5 nats while 99 of 100 are right, sixteen none while 9,997 of 10,000 are."""
+NEWTON_STEPS = 6
+OCTAVES = (32, 16, 8, 4, 2, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""From within a sixteenth of an octave, six steps leave less than 1e-12 nats of the margins that tests know."""
 LEAST_TRIPLES = 8
 """Of fewer, the best scale says nothing about others."""
 LARGEST_SQUARED_CORRELATION = 1 - 2**-23
@@ -229,7 +230,9 @@ def label_information(margin: Tensor, available: Tensor | None = None) -> Tensor
     with a logistic model of one scale :math:`t`, so that the size of margins does not matter. It lies between 0, for
     margins that are zero or mostly wrong, and :math:`\ln 2`, which it approaches if all are right.
 
-    The scale is found by Newton's steps from zero, which never pass it: the derivative is concave where it is sought.
+    The scale is found by Newton's steps, which never pass it from below, because the slope is convex. The first one is
+    from zero. Its result is then multiplied by powers of two as long as the loss falls, for heavy-tailed margins and
+    those of several sizes have their best scale orders of magnitude above it.
 
     Args:
         margin: Margins ``[B]``, or of several views ``[B, V]``.
@@ -290,13 +293,22 @@ def _calibrated(margin: Tensor, available: Tensor | None) -> tuple[Tensor, Tenso
 
 
 def _best_scale(d: Tensor, weight: Tensor) -> Tensor:
-    scale = torch.zeros_like(weight.sum(dim=0))
+    """Return the scale of least loss, which is 0 or where the slope, a falling and convex function, becomes zero."""
+    scale = _newton(torch.zeros_like(weight.sum(dim=0)), d, weight)
+    for octaves in OCTAVES:  # The largest multiple by powers of two at which the loss still falls.
+        larger = scale * 2.0**octaves
+        scale = torch.where((weight * d * torch.sigmoid(-larger * d)).sum(dim=0) > 0, larger, scale)
     for _ in range(NEWTON_STEPS):
-        wrong = torch.sigmoid(-scale * d)
-        slope = (weight * d * wrong).sum(dim=0)
-        curvature = (weight * d.square() * wrong * (1 - wrong)).sum(dim=0)
-        scale = (scale + slope / curvature.clamp(min=torch.finfo(d.dtype).tiny)).clamp(min=0)
+        scale = _newton(scale, d, weight)
     return scale
+
+
+def _newton(scale: Tensor, d: Tensor, weight: Tensor) -> Tensor:
+    wrong = torch.sigmoid(-scale * d)
+    slope = (weight * d * wrong).sum(dim=0)
+    curvature = (weight * d.square() * wrong * (1 - wrong)).sum(dim=0)
+    step = slope / curvature.clamp(min=torch.finfo(d.dtype).tiny)
+    return (scale + torch.where(curvature > 0, step, 0)).clamp(min=0)
 
 
 @torch.no_grad()

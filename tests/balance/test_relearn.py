@@ -113,8 +113,8 @@ def of_tables(cls, data, layers=False):
 def test_a_modality_that_nothing_can_draw_anew_is_refused_when_training_begins(make_data):
     data = make_data()
     message = (
-        r"relearn: found no parameter of 'mod0' that its module can draw anew \(module.tables.mod0\), expected some, to "
-        r"learn it again; give Tables a reset_parameters\(\) that draws them"
+        r"relearn: found no parameter of 'mod0' that its module can draw anew \(module.tables.mod0\), expected some, "
+        r"to learn it again; give Tables a reset_parameters\(\) that draws them"
     )
     with pytest.raises(InputError, match=message):
         fit(Relearning(of_tables(Tables, data), every=1), data, max_epochs=2)

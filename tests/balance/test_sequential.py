@@ -377,7 +377,7 @@ def test_a_backbone_on_which_later_stages_train_nothing_is_refused(make_data, mo
     for strength in (0.0, 0.1):
         objective = sequential(data, "FREEDOM", strength=strength)
         features, graph = doubled(data)
-        with pytest.raises(InputError, match="udi: found FREEDOM without .* of 'mod1' alone that scores depend on"):
+        with pytest.raises(InputError, match=r"udi: found FREEDOM without .* of 'mod1' alone that scores depend on"):
             objective.loss(features, objective.prepare(features, graph), one_batch(data, 20))
 
 

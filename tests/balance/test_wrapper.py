@@ -173,12 +173,12 @@ def test_what_nothing_would_use_is_refused_beside_an_objective(make_data):
     model = built(BACKBONES["VBPR"], make_data())
     has, teachers = {"mod1": torch.arange(9) > 1}, random_teachers(model)
     for cls in (DifficultyCurriculum, DynamicCurriculum):
-        with pytest.raises(InputError, match="teachers: found some beside an objective, which .* would not use"):
+        with pytest.raises(InputError, match=r"teachers: found some beside an objective, which .* would not use"):
             cls(MultitaskObjective(model), teachers=teachers)
-    with pytest.raises(InputError, match="has: found some beside an objective, .* give them to MultitaskObjective"):
+    with pytest.raises(InputError, match=r"has: found some beside an objective, .* give them to MultitaskObjective"):
         DifficultyCurriculum(MultitaskObjective(model), has=has)
     for inside in (MultitaskObjective(model), DifficultyCurriculum(MultitaskObjective(model))):
-        with pytest.raises(InputError, match="has: found another mask of 'mod1' than that of .* inside"):
+        with pytest.raises(InputError, match=r"has: found another mask of 'mod1' than that of .* inside"):
             DynamicCurriculum(inside, has=has)
     with pytest.raises(InputError, match="has: found another mask of 'mod1' than that of MultitaskObjective inside"):
         DynamicCurriculum(MultitaskObjective(model, has=has), has={})
