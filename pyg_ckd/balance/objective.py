@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.accumulating import accumulating
 from pyg_ckd.balance.names import NO_OPTIONS, STEPS
 from pyg_ckd.balance.numbers import check_not_negative as check_not_negative
 from pyg_ckd.balance.numbers import check_positive as check_positive
@@ -140,8 +141,10 @@ class Objective(Capturing, KnowsRows, FitState):
     """Draws the items of a softmax that replaces the term ``bpr``; the trainer sets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let every constructor record its options, and give the strategy a name."""
+        """Let every constructor record its options and every ``backward`` add up, and give the strategy a name."""
         super().__init_subclass__(**kwargs)
+        if "backward" in cls.__dict__:
+            cls.backward = accumulating(cls.__dict__["backward"])  # type: ignore[method-assign]
         cls.sampled = cls.__dict__.get("sampled", False)
         record_options(cls, NO_OPTIONS, checked=True)
         if "name" not in cls.__dict__:
@@ -393,7 +396,9 @@ class Objective(Capturing, KnowsRows, FitState):
 
         A strategy may call ``run`` for several losses (``retain_graph=True`` for all but the last), edit the gradients
         that have been accumulated, or set some to :obj:`None`, which leaves parameters and their moments alone; see
-        :mod:`pyg_ckd.balance.gradients`.
+        :mod:`pyg_ckd.balance.gradients`. Gradients that parameters have before the call, as in a loop that makes one
+        step of several batches, are set aside for the time of it and then added: what a strategy sees, edits and drops
+        are those of the step alone.
 
         Args:
             terms: The loss terms of the step.

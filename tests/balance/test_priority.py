@@ -218,9 +218,7 @@ def test_a_step_that_a_scaler_skips_leaves_the_speeds(make_data):
     terms = objective.loss(*doubled(data), one_batch(data, 0))
     objective.backward(terms, lambda loss: (loss * torch.inf).backward())
     assert not objective.speed.any()
-    objective.backward(objective.loss(*doubled(data), one_batch(data, 0)), lambda loss: loss.backward())
-    assert not objective.speed.any()  # This is the step of the slowest, or gradients are still infinite.
-    objective.zero_grad()
-    objective.begin_epoch(*doubled(data))
+    assert any(bool(p.grad.isnan().any()) or bool(p.grad.isinf().any()) for p in objective.parameters())
+    objective.begin_epoch(*doubled(data))  # What the skipped step has left is not among the gradients of the next one.
     objective.backward(objective.loss(*doubled(data), one_batch(data, 0)), lambda loss: loss.backward())
     assert (objective.speed > 0).all()

@@ -1,0 +1,128 @@
+"""Several batches may make one step: gradients of a batch are added to those that parameters have already."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from pyg_ckd import Objective
+from pyg_ckd.balance import Progress
+from pyg_ckd.balance.curriculum import DifficultyCurriculum
+from pyg_ckd.data.inputs import RATES, unpack
+from pyg_ckd.data.sampler import TripletSampler
+from pyg_ckd.errors import InputError
+from pyg_ckd.nn import VBPR
+from tests.balance.test_strategies import STRATEGIES, objective_of
+
+
+class Score:
+    """Ranks tables by something that differs, on triples that are always the same."""
+
+    triples = tuple(torch.randint(n, (50,), generator=torch.Generator().manual_seed(n)) for n in (12, 9, 8))
+
+    def __call__(self, embeddings):
+        return float(embeddings.item.sum())
+
+
+def gradients(objective, graphs, batch) -> None:
+    torch.manual_seed(3)
+    terms = objective.loss(*graphs, batch)
+    objective.backward(terms, lambda loss, retain_graph=False: loss.backward(retain_graph=retain_graph))
+
+
+def of(objective):
+    return {
+        name: None if p.grad is None else p.grad.to_dense().clone() if p.grad.is_sparse else p.grad.clone()
+        for name, p in objective.named_parameters()
+    }
+
+
+TRAINED = [name for name, cls in STRATEGIES.items() if cls.trains]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("name", TRAINED)
+def test_gradients_of_two_batches_are_the_sum_of_those_of_each(name, epoch, wrapped, sparse, make_data):
+    if sparse and (wrapped or epoch == 1):
+        return
+    data = make_data(modalities=3)
+    inside = objective_of(STRATEGIES[name], data, lambda data: VBPR.from_data(data, embedding_dim=4, sparse=sparse))
+    objective = DifficultyCurriculum(inside, stage_epochs=1) if wrapped else inside
+    features, graph = unpack(data)
+    objective.progress = Progress(epoch, 10)
+    graphs = features, objective.prepare(features, graph)
+    objective.before_training(*graphs, Score())
+    objective.begin_epoch(*graphs)
+    sampler = TripletSampler(
+        data[RATES].edge_index, 12, 9, batch_size=16, num_random_triples=objective.num_random_triples and 20, seed=5
+    )
+    first, second, *_ = sampler
+    apart, found = copy.deepcopy(objective), objective
+    for batch in (first, second):
+        gradients(found, graphs, batch)
+    gradients(apart, graphs, first)
+    expected = of(apart)
+    apart.zero_grad(set_to_none=True)
+    gradients(apart, graphs, second)
+    for key, grad in of(apart).items():
+        before, total = expected[key], of(found)[key]
+        if before is None or grad is None:
+            assert (total is None) == (before is None and grad is None), key
+            one = grad if before is None else before
+            assert total is None or torch.equal(total, one), key
+        else:
+            torch.testing.assert_close(total, before + grad, rtol=1e-5, atol=1e-7, msg=key)
+    assert any(grad is not None for grad in of(found).values())
+
+
+def test_a_backward_sees_and_drops_the_gradients_of_its_own_step_alone(make_data):
+    data = make_data()
+
+    class Dropped(Objective):
+        def backward(self, terms, run):
+            assert all(p.grad is None for p in self.parameters())
+            super().backward(terms, run)
+            for p in self.parameters():
+                p.grad = None
+
+    objective = objective_of(Dropped, data)
+    for p in objective.parameters():
+        p.grad = torch.ones_like(p)
+    before = {name: p.grad for name, p in objective.named_parameters()}
+    features, graph = unpack(data)
+    gradients(objective, (features, objective.prepare(features, graph)), next(iter(sampled(data))))
+    for name, p in objective.named_parameters():
+        assert p.grad is before[name]
+        assert bool((p.grad == 1).all())
+
+
+def sampled(data) -> TripletSampler:
+    return TripletSampler(data[RATES].edge_index, 12, 9, batch_size=16, seed=5)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_backward_that_runs_nothing_is_refused(wrapped, make_data):
+    data = make_data()
+
+    class Idle(Objective):
+        def backward(self, terms, run):
+            sum(terms.values())
+
+    class OfItsOwn(Objective):
+        def backward(self, terms, run):
+            sum(terms.values()).backward()
+
+    features, graph = unpack(data)
+    for cls in (Idle, OfItsOwn):
+        objective = objective_of(cls, data)
+        objective = DifficultyCurriculum(objective, stage_epochs=1) if wrapped else objective
+        graphs = features, objective.prepare(features, graph)
+        if cls is OfItsOwn:
+            gradients(objective, graphs, next(iter(sampled(data))))
+            continue
+        with pytest.raises(InputError, match=r"Idle.backward: found no call of run in the step, .* call run\(loss\)"):
+            gradients(objective, graphs, next(iter(sampled(data))))
