@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.balance.attribution import RunningInformation, masked_mean
+from pyg_ckd.balance.given import counted_weights
 from pyg_ckd.balance.gradients import edit
 from pyg_ckd.balance.multitask import unimodal_losses
 from pyg_ckd.balance.objective import check_not_negative
@@ -127,7 +128,7 @@ class CGGM(PacedObjective):
         \cos \left( \mathbf{x}_i - \mathbf{x}_j, \mathbf{x}_i^{\{m\}} - \mathbf{x}_j^{\{m\}} \right) \right)
 
     brings the direction of the joint gradient nearer to that of each modality, most for those that improve least.
-    Triples with an item that lacks a modality do not count for it.
+    Triples with an item that lacks a modality do not count for it: its mean is over the others.
 
     Overrides ``views``, ``balance`` and ``step_sizes``. Costs the uni-modal and the empty view.
 
@@ -198,8 +199,10 @@ class CGGM(PacedObjective):
         if self.direction == 0:
             return {}
         cosine = direction_cosines(out[self.view], [out[view] for view in self._alone.values()], batch)
-        if known is not None:
-            cosine = torch.where(known.all(dim=-1, keepdim=True), cosine, 1)  # All modalities are in the joint one.
+        whole = self.available(*batch.whole[1:3])
+        if whole is not None:  # Of a modality that no triple has, nothing is left of the term.
+            weights = torch.stack([counted_weights(column) for column in whole.unbind(dim=-1)], dim=-1)
+            cosine = 1 - batch.own(weights.to(cosine.dtype)) * (1 - cosine)
         mean = cosine.mean(dim=0) if cosine.size(0) else cosine.sum(dim=0)
         loss = direction_loss(self.factors.to(cosine.dtype), mean)
         return {"direction": self.direction * loss}

@@ -132,11 +132,17 @@ def triples_of(alone: Tensor, known: Tensor | None) -> Tensor:
     return known.sum(dim=0, dtype=torch.float64)
 
 
-def discrepancy(score: Tensor) -> Tensor:
+def discrepancy(score: Tensor, known: Tensor | None = None) -> Tensor:
     r"""Return :math:`\rho_m`, the mean ratio of a score to those of the other modalities, ``[M]``.
 
     Args:
         score: Positive scores ``[M]``.
+        known: Which modalities have a score, bool ``[M]``; the others are none of the others, and get 0. (default:
+            :obj:`None`, all)
     """
     inverse = score.reciprocal()
-    return score * (inverse.sum() - inverse) / (score.numel() - 1)
+    if known is None:
+        return score * (inverse.sum() - inverse) / (score.numel() - 1)
+    inverse = torch.where(known, inverse, 0)
+    ratio = torch.where(known, score, 0) * (inverse.sum() - inverse)
+    return ratio / (known.sum() - 1).clamp(min=1).to(ratio.dtype)

@@ -50,7 +50,7 @@ class PMR(MaskedObjective):
 
     train the modalities whose prototypes rank worse than the others'. With ``hard=True``, :math:`b_m` is 1 wherever it
     is positive. Items that lack a modality are in none of its prototypes, and triples with such an item do not count
-    for it; neither do those of users with a single item.
+    for it; neither do those of users with a single item. A modality without a triple is not compared.
 
     Overrides ``views``, ``begin_epoch`` and ``balance``. Costs the uni-modal and the empty view in every step, and once
     more at the beginning of every epoch with a sparse product for each modality.
@@ -178,7 +178,8 @@ class PMR(MaskedObjective):
         with torch.no_grad():
             counts = batch.gathered(known)
             score = masked_mean(batch.gathered(torch.stack(list(margins.values()), dim=-1).sigmoid()), counts)
-            weights = rebalance_weights(torch.where(counts.any(dim=0), score, 0.5), self.hard)
+            there = counts.any(dim=0)
+            weights = rebalance_weights(torch.where(there, score, 0.5), self.hard, there)
             self.weight_sum += weights
             self.steps += 1
         losses = unimodal_losses(margins, known)
@@ -247,12 +248,14 @@ def similarity(rows: Tensor, prototypes: Tensor) -> Tensor:
     return -torch.linalg.vector_norm(rows - prototypes, dim=-1)
 
 
-def rebalance_weights(score: Tensor, hard: bool = False) -> Tensor:
+def rebalance_weights(score: Tensor, hard: bool = False, known: Tensor | None = None) -> Tensor:
     r"""Return :math:`b_m`, positive for modalities that are behind, ``[M]``.
 
     Args:
         score: Scores :math:`S_m`, ``[M]``.
         hard: Whether weights are 0 and 1.
+        known: Which modalities have a score, bool ``[M]``; the others are not compared and get 0. (default:
+            :obj:`None`, all)
     """
-    behind = discrepancy(score.reciprocal()) - 1
+    behind = discrepancy(score.reciprocal(), known) - 1
     return (behind > 0).to(score.dtype) if hard else behind.clamp(0, 1)

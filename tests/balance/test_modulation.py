@@ -232,22 +232,40 @@ def test_directions_are_those_of_gradients_on_the_rows_of_users(backbone, make_d
     has = {"mod1": torch.arange(9) % 4 > 0}
     objective = CGGM(model, direction=0.7, l2=0.0, has=has)
     objective.factors.copy_(torch.tensor([0.5, 1.5, 1.0]))
-    total = 0.0
+    sums, counts = torch.zeros(3), torch.zeros(3)
     for u, i, j in zip(*(x.tolist() for x in batch[:3]), strict=True):
-        if not (has["mod1"][i] and has["mod1"][j]):
-            continue
         gradients = []
         for view in [None, *model.modalities]:
             out = model(*doubled(data), view)
             row = out.user[u].detach().requires_grad_()
             F.softplus(-(row @ (out.item[i] - out.item[j]))).backward()
             gradients.append(row.grad)
-        for factor, grad in zip(objective.factors.tolist(), gradients[1:], strict=True):
-            total += factor * (1 - float(F.cosine_similarity(gradients[0], grad, dim=0)))
+        for m, grad in enumerate(gradients[1:]):
+            if m != 1 or (has["mod1"][i] and has["mod1"][j]):
+                sums[m] += 1 - F.cosine_similarity(gradients[0], grad, dim=0)
+                counts[m] += 1
+    assert counts[1] < counts[0]
+    total = float((objective.factors * sums / counts).sum())
     term = objective.loss(*doubled(data), batch)["direction"]
-    assert term.item() == pytest.approx(0.7 * total / 3 / batch.user.numel(), abs=1e-9)
+    assert term.item() == pytest.approx(0.7 * total / 3, abs=1e-9)
     term.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_modality_that_no_triple_has_leaves_the_directions_of_the_others(make_data):
+    data = make_data(modalities=3)
+    batch, found = one_batch(data, 0), []
+    for has in ({"mod1": torch.zeros(9, dtype=torch.bool)}, None):
+        model = built(BACKBONES["EarlyFusionLightGCN"], data)
+        objective = CGGM(model, l2=0.0, has=has)
+        if has is None:
+            objective.factors[1] = 0.0
+        term = objective.loss(*doubled(data), batch)["direction"]
+        parameters = list(model.parameters())
+        found.append([term, *torch.autograd.grad(term, parameters, allow_unused=True, materialize_grads=True)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

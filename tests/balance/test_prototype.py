@@ -92,6 +92,19 @@ def test_weights_of_three_compare_with_the_mean_over_the_others():
     assert rebalance_weights(torch.tensor([0.1, 0.9])).tolist() == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_weights_are_over_the_modalities_that_some_triple_has(hard):
+    score, known = torch.tensor([0.9, 0.5, 0.8], dtype=torch.float64), torch.tensor([True, False, True])
+    found = rebalance_weights(score, hard, known)
+    assert found[[0, 2]].tolist() == pytest.approx(rebalance_weights(score[[0, 2]], hard).tolist(), abs=1e-12)
+    assert found[1] == 0
+    assert found[2] > 0
+    for few in ([True, False, False], [False] * 3):
+        assert rebalance_weights(score, hard, torch.tensor(few)).tolist() == [0.0] * 3
+    every = torch.ones(3, dtype=torch.bool)
+    assert rebalance_weights(score, hard, every).tolist() == pytest.approx(rebalance_weights(score, hard).tolist())
+
+
 @every_multimodal_backbone
 def test_what_a_view_adds_to_the_ids_keeps_the_distances_of_dense_tables(make, make_data):
     data = make_data(modalities=2)
@@ -126,22 +139,23 @@ def by_hand(objective: PMR, data, batch, has) -> dict[str, float]:
             c = z[sorted(items)].mean(dim=0)
             found.append(float((z[j] - c).norm() - (z[i] - c).norm()))
         losses[m] = sum(math.log1p(math.exp(-e)) for e in found) / batch.user.numel()
-        scores[m] = sum(1 / (1 + math.exp(-e)) for e in found) / len(found)
-    terms = {}
-    for m in model.modalities:
-        others = [n for n in model.modalities if n != m]
+        if found:
+            scores[m] = sum(1 / (1 + math.exp(-e)) for e in found) / len(found)
+    terms = {f"prototype/{m}": 0.0 for m in model.modalities}
+    for m in scores:
+        others = [n for n in scores if n != m]
         behind = sum(scores[n] / scores[m] for n in others) / len(others) - 1
         terms[f"prototype/{m}"] = objective.alpha * min(max(behind, 0), 1) * losses[m]
     return terms
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("lacking", [False, True])
+@pytest.mark.parametrize("lacking", ["nothing", "some", "all"])
 @pytest.mark.parametrize("backbone", ["VBPR", "MMGCN", "EarlyFusionLightGCN", "adapted"])
 def test_terms_equal_those_of_a_loop_over_users_and_their_items(backbone, lacking, make_data):
     data = make_data(modalities=3)
     model, batch = built(BACKBONES.get(backbone, adapted), data), one_batch(data, 0)
-    has = {"mod1": torch.arange(9) % 3 > 0} if lacking else {}
+    has = {"nothing": {}, "some": {"mod1": torch.arange(9) % 3 > 0}, "all": {"mod1": torch.arange(9) < 0}}[lacking]
     objective = PMR(model, alpha=0.7, l2=0.0, has=has)
     features, graph = doubled(data)
     graphs = objective.begin_epoch(features, objective.prepare(features, graph))
