@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.state import FitState
-from pyg_ckd.balance.weights import StepWeights, checked_terms, checked_weights
+from pyg_ckd.balance.weights import Outputs, StepWeights, checked_terms, checked_views, checked_weights
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
@@ -35,6 +36,8 @@ from pyg_ckd.scoring.late import compute_tables
 from pyg_ckd.scoring.triples import shared_triples
 from pyg_ckd.scoring.views import View, as_view
 from pyg_ckd.wrappers import unwrap, unwrapped_state
+
+FURTHER = "further_views"
 
 
 class Objective(Capturing, KnowsRows, FitState):
@@ -228,11 +231,12 @@ class Objective(Capturing, KnowsRows, FitState):
             n_id_dict: Row numbers of the users and items of a sampled subgraph, under ``'user'`` and ``'item'``; graph
                 and triples are then by the row numbers of the subgraph. (default: :obj:`None`, the whole graph)
         """
-        views = list(self.views)
-        asked = list(dict.fromkeys([*views, *(view for wrapper in self.around for view in wrapper.further_views())]))
+        views, names = checked_views(self, self.views, self.modalities), self.modalities
+        further = [checked_views(x, x.further_views(), names, FURTHER) for x in self.around]
+        asked = list(dict.fromkeys([*views, *chain.from_iterable(further)]))
         part = () if n_id_dict is None else (n_id_dict,)
         whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked, *part), strict=True))
-        out = {view: whole[view] for view in views}
+        out = Outputs({view: whole[view] for view in views}, self)
         self._in_step = StepWeights(whole)
         try:
             return self._loss(whole, out, batch, features)
@@ -253,7 +257,8 @@ class Objective(Capturing, KnowsRows, FitState):
             read_together(lambda: self.read(out, batch, features))
             # First the terms that read most: what follows finds its rows already read.
             added: list[tuple[Any, dict[str, Tensor]]] = [(self, checked_terms(self, self.balance(out, batch)))]
-            added += [(x, checked_terms(x, x.add_terms(whole, batch), "add_terms")) for x in self.around]
+            for x in self.around:
+                added.append((x, checked_terms(x, x.add_terms(Outputs(whole, x, FURTHER), batch), "add_terms")))
             weight = self.main_weights(out, batch)
             weighted = batch if weight is None else batch.weighted(weight)
             terms = self.student.losses(joint, weighted, features, view, self.bpr_eps)
@@ -296,7 +301,8 @@ class Objective(Capturing, KnowsRows, FitState):
                 ("the sampler", batch.weight),
                 (f"{type(self).__name__}.triple_weights", self.triple_weights(out, batch)),
             ]
-            given += [(f"{type(wrapper).__name__}.weigh", wrapper.weigh(step.out, batch)) for wrapper in self.around]
+            for x in self.around:
+                given.append((f"{type(x).__name__}.weigh", x.weigh(Outputs(step.out, x, FURTHER), batch)))
             weights = [self._noted(checked_weights(source, w, batch)) for source, w in given if w is not None]
             step.found, step.weight = True, math.prod(weights[1:], start=weights[0]) if weights else None
         return step.weight

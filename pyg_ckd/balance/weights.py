@@ -1,8 +1,8 @@
-"""Weights of triples: what a sampler or a strategy may give, and what is refused."""
+"""What a strategy may give to a step: views, weights of triples and terms, and what is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.blocks import Output
-from pyg_ckd.scoring.views import View
+from pyg_ckd.scoring.views import View, as_view
 
 
 @dataclass
@@ -27,6 +27,65 @@ class StepWeights:
     out: Mapping[View, Output]
     found: bool = False
     weight: Tensor | None = None
+
+
+class Outputs(dict[View, Output]):
+    """The output of every view of a step, which names a view that was not asked for.
+
+    Args:
+        outputs: The outputs by view.
+        source: The strategy that they are for.
+        method: Where it asks for views, for the message.
+    """
+
+    def __init__(self, outputs: Mapping[View, Output], source: object, method: str = "views") -> None:
+        super().__init__(outputs)
+        self._source, self._method = type(source).__name__, method
+
+    def __missing__(self, view: Any) -> Output:
+        """Say which view is missing and where to ask for it."""
+        raise InputError(
+            f"{self._source}: found no output of the view {_shown(view)} in this step, expected one of "
+            f"{', '.join(map(_shown, self))}; add it to {self._source}.{self._method}"
+        )
+
+
+def checked_views(source: object, views: Any, modalities: Sequence[str], method: str = "views") -> list[View]:
+    """Return the views that a strategy asks for.
+
+    Args:
+        source: The strategy.
+        views: What it asks for.
+        modalities: The modalities that there are.
+        method: Where it asks for them, for messages. In ``views`` there must be one, which is trained.
+
+    Raises:
+        InputError: If they are no list of sets of names of modalities.
+    """
+    where = f"{type(source).__name__}.{method}"
+    if callable(views):
+        raise InputError(f"{where}: found a method, expected a property; write @property above it")
+    if isinstance(views, (str, Set, Mapping)) or not isinstance(views, Iterable):
+        raise InputError(f"{where}: found {_shown(views)}, expected a list of views, such as [self.view]")
+    found = list(views)
+    if not found and method == "views":
+        raise InputError(f"{where}: found no view, expected at least one, the trained one first; return [self.view]")
+    for view in found:
+        if view.__hash__ is None:
+            raise InputError(
+                f"{where}: found {view!r} for a view, expected a frozenset of modalities; write "
+                f"frozenset({view!r}), or take it from unimodal_views"
+            )
+        if not (isinstance(view, frozenset) and view.issubset(modalities)):
+            try:
+                as_view(view, modalities)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+    return found
+
+
+def _shown(view: Any) -> str:
+    return "{" + ", ".join(sorted(map(str, view))) + "}" if isinstance(view, Set) else repr(view)
 
 
 def checked_weights(source: str, weights: Any, batch: TripletBatch) -> Tensor:

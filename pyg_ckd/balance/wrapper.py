@@ -41,8 +41,9 @@ class ObjectiveWrapper(Objective):
     :meth:`statistics`      what it wants in the history
     ======================= ===========================================================================
 
-    Attributes of the wrapped objective, such as ``effects`` of a distillation, can be read from the wrapper. A saved
-    model is that of the wrapped objective. The objective may be a wrapper itself.
+    Attributes of the wrapped objective, such as ``effects`` of a distillation, can be read from the wrapper; they are
+    set on its attribute ``inner``. A saved model is that of the wrapped objective. The objective may be a wrapper
+    itself.
 
     Args:
         student: The objective; or a backbone, for which an objective is built by its name.
@@ -100,6 +101,30 @@ class ObjectiveWrapper(Objective):
                 raise
             return getattr(self.inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the wrapper, once it is built none that the objective inside alone has.
+
+        Raises:
+            AttributeError: If it is one of the objective inside, which would not see it.
+        """
+        if not name.startswith("_") and self.__dict__.get("_is_built") and not self._has(name):
+            place, path = self.inner, "inner"
+            while isinstance(place, ObjectiveWrapper) and not place._has(name):
+                place, path = place.inner, f"{path}.inner"
+            if hasattr(place, name):
+                own, other = type(self).__name__, type(place).__name__
+                raise AttributeError(
+                    f"{name}: found it set on {own}, but it is an attribute of {other} inside, which would "
+                    f"not see it; set model.{path}.{name}, or give {own} one of its own in its class or constructor"
+                )
+        super().__setattr__(name, value)
+        if name == "options" and "inner" in self._modules:  # The last that constructors do, see record_options.
+            self.__dict__["_is_built"] = True
+
+    def _has(self, name: str) -> bool:
+        places = (self.__dict__, self._parameters, self._buffers, self._modules)
+        return hasattr(type(self), name) or any(name in place for place in places)
+
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a buffer of the wrapper, which may be called like one of the objective inside."""
         self._buffers.setdefault(name, None)  # PyTorch refuses a name that it finds, and would find that one.
@@ -114,6 +139,15 @@ class ObjectiveWrapper(Objective):
     def stage_of_best(self) -> int:  # type: ignore[override]
         """Number of the stage inside whose epochs the best one is chosen from."""
         return self.inner.stage_of_best
+
+    @property
+    def main_terms(self) -> Sequence[str]:
+        """Names of the terms that the main loss inside had in the last step, without the penalty."""
+        return self.inner.main_terms
+
+    @main_terms.setter
+    def main_terms(self, names: Sequence[str]) -> None:
+        self.inner.main_terms = names
 
     @property
     def progress(self) -> Progress:
@@ -203,6 +237,10 @@ class ObjectiveWrapper(Objective):
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return the weights of the objective inside."""
         return self.inner.triple_weights(out, batch)
+
+    def main_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
+        """Return the weights of the main loss inside, with those of the wrappers in a step."""
+        return self.inner.main_weights(out, batch)
 
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute gradients as the objective inside does."""

@@ -130,7 +130,7 @@ def read_statistics(objective: Objective, row: Mapping[str, float]) -> dict[str,
         row: What is in the row of the epoch already.
 
     Raises:
-        InputError: If it is no mapping from names to numbers, or a name is taken.
+        InputError: If it is no mapping from names to numbers, a name is taken, or one is of a validation.
     """
     found: Any = objective.epoch_statistics()
     where = f"{type(objective).__name__}.epoch_statistics"
@@ -139,6 +139,11 @@ def read_statistics(objective: Objective, row: Mapping[str, float]) -> dict[str,
     for name in found:
         if not isinstance(name, str) or name in row:
             raise InputError(f"{where}: found the name {name!r}, expected a text that is none of {', '.join(row)}")
+        if name.startswith("val/"):
+            raise InputError(
+                f"{where}: found the name {name!r}, expected one that does not begin with 'val/', under which the "
+                "trainer notes its validations; name it otherwise, such as 'own/...'"
+            )
     return {name: as_plain_number(value, where, name) for name, value in found.items()}
 
 

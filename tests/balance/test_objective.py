@@ -10,6 +10,7 @@ from torch import nn
 
 from pyg_ckd.balance import DistillationWrapper, Objective, as_objective
 from pyg_ckd.balance.ranking import with_softmax
+from pyg_ckd.balance.wrapper import ObjectiveWrapper
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -260,3 +261,62 @@ def test_the_softmax_of_a_subgraph_is_over_its_items_by_their_own_numbers(make_d
         own = (user[u] @ item[i]).item()
         expected += (math.log(sum(map(math.exp, [own, *others]))) - own) / 2
     assert found.item() == pytest.approx(expected, abs=1e-9)
+
+
+def step(cls, data, around=None):
+    objective = cls(built(BACKBONES["VBPR"], data))
+    objective = objective if around is None else around(objective)
+    return objective.loss(*doubled(data), BATCH)
+
+
+VISUAL = frozenset(["mod0"])
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ([], r"Mine.views: found no view, expected at least one, the trained one first; return \[self.view\]"),
+        ([["mod0"]], r"Mine.views: found \['mod0'\] for a view, expected a frozenset .* write frozenset\(\['mod0'\]\)"),
+        ([VISUAL, {"mod1"}], r"Mine.views: found \{'mod1'\} for a view, expected a frozenset of modalities"),
+        ("mod0", r"Mine.views: found 'mod0', expected a list of views, such as \[self.view\]"),
+        (VISUAL, r"Mine.views: found \{mod0\}, expected a list of views"),
+        (None, r"Mine.views: found None, expected a list of views"),
+        ([frozenset(["mod7"])], r"Mine.views: unknown modality 'mod7': did you mean .*mod0"),
+        ([VISUAL, 3], r"Mine.views: view: found 3, expected names of modalities"),
+    ],
+)
+def test_views_that_cannot_be_are_refused_by_the_name_of_the_strategy(views, message, make_data):
+    Mine = type("Mine", (Objective,), {"views": property(lambda self: views)})
+    with pytest.raises(InputError, match=message):
+        step(Mine, make_data())
+
+
+def test_views_that_are_no_property_are_refused(make_data):
+    Mine = type("Mine", (Objective,), {"views": lambda self: [self.view]})
+    with pytest.raises(InputError, match=r"Mine.views: found a method, expected a property; write @property above it"):
+        step(Mine, make_data())
+
+
+def test_views_of_a_wrapper_are_refused_by_its_name(make_data):
+    Around = type("Around", (ObjectiveWrapper,), {"further_views": lambda self: [["mod0"]]})
+    with pytest.raises(InputError, match=r"Around.further_views: found \['mod0'\] for a view"):
+        step(Objective, make_data(), Around)
+
+
+def test_an_output_that_was_not_asked_for_is_named(make_data):
+    class Mine(Objective):
+        def balance(self, out, batch):
+            assert out.get(VISUAL) is None
+            return {"own": out[VISUAL].margin(*batch[:3]).mean()}
+
+    class Around(ObjectiveWrapper):
+        def weigh(self, out, batch):
+            return out[frozenset()].margin(*batch[:3])
+
+    message = (
+        r"Mine: found no output of the view {mod0} in this step, expected one of {mod0, mod1}; add it to Mine.views"
+    )
+    with pytest.raises(InputError, match=message):
+        step(Mine, make_data())
+    with pytest.raises(InputError, match=r"Around: found no output of the view {} .* add it to Around.further_views"):
+        step(Objective, make_data(), Around)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -37,6 +38,8 @@ class Silent(ObjectiveWrapper):
 
 class Loud(ObjectiveWrapper):
     """Adds a term, weights and a row of the history."""
+
+    seen = 0
 
     def further_views(self):
         return [EMPTY]
@@ -204,6 +207,44 @@ def test_a_curriculum_over_modalities_has_the_masks_of_the_objective_inside(betw
     assert gated == pytest.approx([gated[2]] * 3, abs=1e-12)
     none = DynamicCurriculum(Objective(built(BACKBONES["VBPR"], data)))
     assert none.available(batch.positive, batch.negative) is None
+
+
+def test_an_attribute_of_the_objective_inside_alone_is_not_set_on_the_wrapper(make_data, tmp_path):
+    data = make_data()
+    inside = MultitaskObjective(built(BACKBONES["VBPR"], data))
+    wrapper = DifficultyCurriculum(inside, stage_epochs=1)
+    outer = Silent(wrapper)
+    for model, path in ((wrapper, "inner"), (outer, "inner.inner")):
+        message = (
+            f"weight: found it set on .*, but it is an attribute of MultitaskObjective inside, .* model.{path}.weight"
+        )
+        with pytest.raises(AttributeError, match=message):
+            model.weight = 0.0
+        with pytest.raises(AttributeError, match=rf"set model.{path}.student"):
+            model.student = built(BACKBONES["VBPR"], data)
+        with pytest.raises(AttributeError, match=rf"set model.{path}.l2"):
+            copy.deepcopy(model).l2 = 0.0
+    with pytest.raises(AttributeError, match=r"temperature: found it set on Silent, .* DifficultyCurriculum inside"):
+        outer.temperature = 3.0
+    assert inside.weight == 1.0
+    wrapper.temperature, outer.note, wrapper.note = 3.0, "other", "own"
+    wrapper.inner.weight = 0.5
+    assert (wrapper.weight, outer.weight, wrapper.note, outer.note) == (0.5, 0.5, "own", "other")
+    wrapper.train(False)
+    wrapper.register_buffer("weight", torch.ones(1))
+    assert torch.equal(wrapper.weight, torch.ones(1))
+    again = pickle.loads(pickle.dumps(outer))
+    with pytest.raises(AttributeError, match=r"set model.inner.inner.bpr_eps"):
+        again.bpr_eps = 0.1
+    fit(outer, data, max_epochs=1)
+
+
+def test_names_of_the_main_terms_are_those_of_the_objective_inside(make_data):
+    data = make_data()
+    wrapper = Loud(DifficultyCurriculum(Objective(built(BACKBONES["VBPR"], data)), stage_epochs=1))
+    terms = wrapper.loss(*doubled(data), one_batch(data, 0))
+    assert tuple(wrapper.main_terms) == tuple(wrapper.inner.inner.main_terms) == ("bpr",)
+    assert terms.keys() == {"bpr", "l2", "loud"}
 
 
 def test_stages_of_what_is_inside_are_those_of_the_wrapper(make_data):

@@ -450,3 +450,15 @@ def test_prepared_graphs_and_features_reach_the_hooks():
 
     trainer(max_epochs=1).fit(Looks(vbpr(data), None), data)
     assert seen == [(sorted(features), [("user", "rates", "item")])]
+
+
+@pytest.mark.parametrize("name", ["val/recall@5", "val/visual/recall@20", "val/own"])
+def test_statistics_under_the_names_of_validations_are_refused(name):
+    data = planted_data()
+
+    class Mine(Objective):
+        def epoch_statistics(self):
+            return {name: 1.0}
+
+    with pytest.raises(InputError, match=f"Mine.epoch_statistics: found the name '{name}', .* begin with 'val/'"):
+        trainer(max_epochs=1).fit(Mine(vbpr(data)), data)
