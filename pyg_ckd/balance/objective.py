@@ -160,6 +160,8 @@ class Objective(Capturing, KnowsRows, FitState):
         super().__init__()
         self.options: dict[str, Any] = {}  # Filled in by the constructor's wrapper.
         student = unwrap(student)
+        if isinstance(student, Objective):
+            raise _around_objective(type(self), student)
         if not isinstance(student, Backbone):
             raise InputError(
                 f"student: found {type(student).__name__}, expected a backbone; "
@@ -482,6 +484,17 @@ def as_objective(model: nn.Module, data: HeteroData) -> Objective:
         as_backbone(model.student, data)  # Lazy parameters get their shapes.
         return model
     return Objective(as_backbone(model, data))
+
+
+def _around_objective(cls: type[Objective], found: Objective) -> InputError:
+    """Return the error for a strategy that is given as the student of another."""
+    from pyg_ckd.balance.discovery import strategies  # It looks through all modules of strategies.
+
+    wrappers = " and ".join(sorted(name for name, other in strategies().items() if other.wraps))
+    return InputError(
+        f"student: found the strategy {type(found).__name__} in {cls.__name__}, expected its backbone; pass its "
+        f".student, or put one of the strategies that wrap others around it: {wrappers}"
+    )
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from pyg_ckd.balance import DistillationWrapper, Objective, as_objective
+from pyg_ckd.balance.curriculum import DifficultyCurriculum
+from pyg_ckd.balance.pareto import MMPareto
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.wrapper import ObjectiveWrapper
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR, AdaptedBackbone
+from pyg_ckd.nn import VBPR, AdaptedBackbone, as_backbone
+from tests.balance.test_ckd import random_teachers
 from tests.nn.models.zoo import BACKBONES, Toy, built, doubled
 
 TRIPLES = [(0, 1, 2), (3, 0, 4), (3, 0, 4)]
@@ -320,3 +323,17 @@ def test_an_output_that_was_not_asked_for_is_named(make_data):
         step(Mine, make_data())
     with pytest.raises(InputError, match=r"Around: found no output of the view {} .* add it to Around.further_views"):
         step(Objective, make_data(), Around)
+
+
+def test_a_strategy_in_the_place_of_a_backbone_is_refused_with_its_student(make_data):
+    data = make_data()
+    for found in (Objective(student(data)), MMPareto(student(data)), DifficultyCurriculum(MMPareto(student(data)))):
+        kind = type(found).__name__
+        message = (
+            rf"student: found the strategy {kind} in DistillationWrapper, expected its backbone; .*: dyncim and odsw"
+        )
+        with pytest.raises(InputError, match=message):
+            DistillationWrapper(found, random_teachers(found.student))
+        with pytest.raises(InputError, match=rf"model: found {kind}, which trains a backbone, .* pass its .student"):
+            as_backbone(found, data)
+    assert DistillationWrapper(found.student, random_teachers(found.student))

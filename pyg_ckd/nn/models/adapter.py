@@ -230,7 +230,8 @@ def as_backbone(
         modality_parameters: Which parameters of a module belong to a modality alone, see :class:`AdaptedBackbone`.
 
     Raises:
-        InputError: If ``modality_parameters`` does not fit the module, or ``model`` is a backbone, which knows its own.
+        InputError: If ``modality_parameters`` does not fit the module, or ``model`` is a backbone, which knows its own,
+            or an objective around one.
     """
     model = unwrap(model)
     if isinstance(model, Backbone) and modality_parameters is not None:
@@ -238,6 +239,11 @@ def as_backbone(
             f"modality_parameters: {type(model).__name__} is a backbone, which knows its own, expected none"
         )
     check_graph(data)
+    if isinstance(getattr(model, "student", None), Backbone) and hasattr(model, "forward_views"):
+        raise InputError(
+            f"model: found {type(model).__name__}, which trains a backbone, expected the backbone itself; pass its "
+            ".student"
+        )
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model: found {type(model).__name__}, expected a backbone or a module with forward(x_dict, edge_index) -> "
