@@ -36,20 +36,21 @@ class G2D(DistillationWrapper):
         r_m \le 1 + \left\lfloor \frac{(e - 1) (M - 1)}{E} \right\rfloor
 
     and are :obj:`None` otherwise, so that an optimizer leaves the parameters and their moments alone; afterwards all
-    are kept. With two modalities, the stronger one waits until epoch :math:`E`. Parameters that belong to no modality
-    are always trained.
+    are kept. With two modalities, the stronger one waits from epoch 2 to :math:`E`. Parameters that belong to no
+    modality are always trained.
 
     In the first epoch all modalities train. Overrides ``balance``, ``backward`` and ``before_training``.
     Costs what distillation costs.
 
     Differs from the published code, which compares teachers by the label probabilities of every training batch, where a
-    teacher that has memorised the training part would win; which sets gradients to zero, so that momentum goes on; and
-    in which distillation from the teachers reaches the joint scores instead of uni-modal views.
+    teacher that has memorised the training part would win; in which modalities wait from the first epoch on; which sets
+    gradients to zero, so that momentum goes on; and in which distillation from the teachers reaches the joint scores
+    instead of uni-modal views.
 
     Args:
         student: The backbone to train, with at least two modalities and parameters that belong to one alone.
         teachers: From modality to the teacher's embeddings, see :func:`~pyg_ckd.train_teachers`.
-        epochs: Epochs :math:`E` in which modalities wait; 0 is distillation.
+        epochs: Last epoch :math:`E` in which modalities wait; 0 and 1 are distillation.
         distillation_weight: Weight of the distillation losses, see :class:`DistillationWrapper`.
         generic_weight: Weight of the generic loss.
         temperature: Temperature of the generic loss.

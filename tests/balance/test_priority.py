@@ -83,6 +83,19 @@ def test_a_strong_modality_keeps_its_bits_while_it_waits_for_the_weak_one(make_d
     assert history.frame[f"trained/{weak}"].tolist() == [1] * 5
 
 
+def test_the_first_epoch_trains_all_modalities_and_the_next_ones_the_weakest(make_data):
+    data = make_data(modalities=3)
+    right = all_knowing(data)
+    mixed = Embeddings(right.user * (torch.arange(12) % 2).unsqueeze(1), right.item)
+    teachers = {"mod2": right, "mod0": mixed, "mod1": Embeddings(-right.user, right.item)}
+    objective = G2D(VBPR.from_data(data, embedding_dim=4), teachers, epochs=4, num_random_triples=10)
+    rows = Trainer(max_epochs=6, **OPTIONS).fit(objective, data).rows
+    order = [data.modalities[n] for n in objective.quality.argsort()]
+    assert order == ["mod1", "mod0", "mod2"]
+    found = [{m for m in order if row[f"trained/{m}"]} for row in rows]
+    assert found == [set(order), *(set(order[: 1 + (e - 1) * 2 // 4]) for e in (2, 3, 4)), set(order), set(order)]
+
+
 def test_losses_are_those_of_distillation(make_data):
     data = make_data(modalities=3)
     model = built(lambda data: VBPR.from_data(data, embedding_dim=4), data)
