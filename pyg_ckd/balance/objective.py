@@ -488,12 +488,13 @@ def as_objective(model: nn.Module, data: HeteroData) -> Objective:
 
 def _around_objective(cls: type[Objective], found: Objective) -> InputError:
     """Return the error for a strategy that is given as the student of another."""
-    from pyg_ckd.balance.discovery import strategies  # It looks through all modules of strategies.
-
-    wrappers = " and ".join(sorted(name for name, other in strategies().items() if other.wraps))
+    others, wrappers = [Objective], set()
+    for other in others:  # It grows meanwhile: subclasses of subclasses too.
+        others += other.__subclasses__()
+        wrappers |= {other.name} if other.wraps and other.name and other.__module__.startswith("pyg_ckd.") else set()
     return InputError(
         f"student: found the strategy {type(found).__name__} in {cls.__name__}, expected its backbone; pass its "
-        f".student, or put one of the strategies that wrap others around it: {wrappers}"
+        f".student, or put one of the strategies that wrap others around it: {' and '.join(sorted(wrappers))}"
     )
 
 
