@@ -128,7 +128,8 @@ class CGGM(PacedObjective):
         \cos \left( \mathbf{x}_i - \mathbf{x}_j, \mathbf{x}_i^{\{m\}} - \mathbf{x}_j^{\{m\}} \right) \right)
 
     brings the direction of the joint gradient nearer to that of each modality, most for those that improve least.
-    Triples with an item that lacks a modality do not count for it: its mean is over the others.
+    Its mean is over the triples whose items have all modalities, for all are in the joint direction, as long as enough
+    of the batch have, see :meth:`compared`. For :math:`I_m`, triples with an item that lacks the modality do not count.
 
     Overrides ``views``, ``balance`` and ``step_sizes``. Costs the uni-modal and the empty view.
 
@@ -199,9 +200,9 @@ class CGGM(PacedObjective):
         if self.direction == 0:
             return {}
         cosine = direction_cosines(out[self.view], [out[view] for view in self._alone.values()], batch)
-        whole = self.available(*batch.whole[1:3])
-        if whole is not None:  # Of a modality that no triple has, nothing is left of the term.
-            weights = torch.stack([counted_weights(column) for column in whole.unbind(dim=-1)], dim=-1)
+        counted = self.compared(*batch.whole[1:3])  # All modalities are in the joint direction.
+        if counted is not None:  # Of a modality that no triple has, nothing is left of the term.
+            weights = torch.stack([counted_weights(column) for column in counted.unbind(dim=-1)], dim=-1)
             cosine = 1 - batch.own(weights.to(cosine.dtype)) * (1 - cosine)
         mean = cosine.mean(dim=0) if cosine.size(0) else cosine.sum(dim=0)
         loss = direction_loss(self.factors.to(cosine.dtype), mean)
