@@ -161,7 +161,7 @@ class ARM(MaskedObjective):
     @torch.no_grad()
     def _factors(self, values: Tensor, counted: Tensor | None) -> Tensor:
         """Return the reinforcement ``[M]`` of a step, after its values have entered the running ones."""
-        values, begun, known = values.clamp(min=0), self.begun, None
+        values, begun, known = values.clamp(min=0).to(self.value.dtype), self.begun, None
         if counted is not None:  # Without a triple there is nothing new, and NaN if there never was one.
             values = torch.where(counted.any(dim=0), values, torch.where(begun, self.value, torch.nan))
             begun, known = begun & ~self.value.isnan(), ~values.isnan()

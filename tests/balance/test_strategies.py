@@ -220,6 +220,15 @@ def test_works_where_not_every_epoch_is_validated_and_in_mixed_precision(cls, ma
 
 
 @every_strategy
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_works_after_all_numbers_were_given_another_precision(cls, dtype, make_data):
+    data = make_data(modalities=2)
+    objective = objective_of(cls, data).to(dtype)
+    assert fit(objective, data, max_epochs=2, batch_size=200).rows
+    assert next(objective.student.parameters()).dtype == dtype
+
+
+@every_strategy
 def test_works_with_sparse_gradients(cls, make_data):
     data = make_data(modalities=2)
     objective = objective_of(cls, data, lambda data: VBPR.from_data(data, embedding_dim=4, sparse=True))
