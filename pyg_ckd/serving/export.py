@@ -54,8 +54,20 @@ class Ranking(Protocol):
     def find_users(self, user_ids: Any = None, unknown: str = "error") -> tuple[np.ndarray, Tensor]:
         """Return ids of users and their rows, -1 for unknown ones."""
 
-    def with_popular(self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Any) -> Any:
-        """Return the lists of all users, those of unknown ones by popularity."""
+    def by_model(self, users: Tensor, unknown: str) -> Tensor:
+        """Return which of the users have lists from the model."""
+
+    def with_popular(
+        self,
+        users: Tensor,
+        learnt: Tensor,
+        scores: Tensor,
+        items: Tensor,
+        k: int,
+        exclude_seen: bool,
+        catalogue: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the lists of all users, those of others by popularity."""
 
     def nothing_left(self, users: Tensor, catalogue: Any) -> InputError:
         """Return the error that says why no list has an item."""
@@ -97,12 +109,12 @@ def export_top_k(
     with processes.together():
         path = check_format(path, TOP_K_FORMATS, folder=True)
         asked, rows = recommender.find_users(user_ids, unknown)
-        known = rows >= 0
+        learnt = recommender.by_model(rows, unknown)
         users, ids = _numbered(recommender.users, asked, rows)
         schema = _schema(recommender, unknown == "popular")
         catalogue = recommender.catalogue(candidates, exclude, where, diversity)
         k = recommender.check_k(k, catalogue)
-        probe = None if processes.alone else recommender.rank(rows[known][:1], k, exclude_seen, catalogue)[0]
+        probe = None if processes.alone else recommender.rank(rows[learnt][:1], k, exclude_seen, catalogue)[0]
     processes.agree("export", f"{path}, {k} items for {users.numel()} users from {asked[:1]} to {asked[-1:]}")
     if probe is not None:
         processes.agree_nearly("recommender", probe)
@@ -110,10 +122,11 @@ def export_top_k(
     with _place(path, processes) as file:
         with processes.together(), writing(path), _writer(file, _suffix(path) or ".parquet", schema) as write:
             for start, stop in processes.blocks(users.numel(), _ROWS // k):
-                here = known[start:stop]
+                here = learnt[start:stop]
                 scores, items = recommender.rank(rows[start:stop][here], k, exclude_seen, catalogue)
                 if not bool(here.all()):
-                    scores, items = recommender.with_popular(here, scores, items, k, catalogue)
+                    part = rows[start:stop], here, scores, items, k
+                    scores, items = recommender.with_popular(*part, exclude_seen, catalogue)
                 any_left = any_left or bool((items >= 0).any())
                 names = ids.arrow(users[start:stop].numpy())
                 write(_table(names, recommender.items, items.numpy(), scores.numpy(), here.numpy(), schema))
@@ -279,7 +292,7 @@ def _schema(recommender: Ranking, marked: bool) -> pa.Schema:
 
 
 def _table(
-    users: pa.Array, ids: Ids, items: np.ndarray, scores: np.ndarray, known: np.ndarray, schema: pa.Schema
+    users: pa.Array, ids: Ids, items: np.ndarray, scores: np.ndarray, learnt: np.ndarray, schema: pa.Schema
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -289,7 +302,7 @@ def _table(
         pa.array((rank + 1).astype(np.int32)),
         ids.arrow(items[row, rank]),
         pa.array(scores[row, rank]),
-        pa.array(source_of(known[row]), pa.string()),
+        pa.array(source_of(learnt[row]), pa.string()),
     ]
     return pa.Table.from_arrays(columns[: len(schema)], schema=schema)
 

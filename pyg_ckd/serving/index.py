@@ -103,11 +103,12 @@ class ItemIndex:
             )
         check_flag(exclude_seen, "exclude_seen")
         source = self.recommender
-        users, catalogue = source.users.rows(user_ids), source.catalogue()
+        asked, users = source.find_users(user_ids)
+        catalogue = source.catalogue()
         scores, items = self._search(users, source.check_k(k, catalogue), exclude_seen)
         if users.numel() and not bool((items >= 0).any()):
             raise source.nothing_left(users, catalogue)
-        return Recommendations(source.users.take(users.numpy()), source.items.take(items.numpy()), scores.numpy())
+        return Recommendations(asked, source.items.take(items.numpy()), scores.numpy())
 
     def recall(self, k: int = 20, num_users: int = 1000, exclude_seen: bool = True, seed: int = 0) -> float:
         """Return the share of the items that exact search finds for random users which the index finds as well.

@@ -132,6 +132,18 @@ def test_a_saved_recommender_is_served_without_data_and_unknown_users_get_popula
     assert new["scores"] == [2, 2]
 
 
+@pytest.mark.filterwarnings("ignore:recommend")
+def test_users_without_training_interactions_get_popular_items(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    data = build_data(np.array([[0, 1, 1], [0, 0, 2]]), {"visual": rng.normal(size=(5, 2))}, num_users=3, num_items=5)
+    tables = (torch.from_numpy(rng.normal(size=(size, 3))).float() for size in (3, 5))
+    monkeypatch.setenv("UNKNOWN", "popular")
+    client = testclient.TestClient(serve.app(Recommender(Embeddings(*tables), data)))
+    known, idle = client.post("/recommend", json={"users": [0, 2], "k": 2}).json()
+    assert (known["from"], idle["from"]) == ("model", "popularity")
+    assert (idle["items"], idle["scores"]) == ([0, 2], [2, 1])
+
+
 def test_the_example_is_short_and_the_image_runs_it() -> None:
     folder = Path(serve.__file__).parent
     assert len((folder / "serve.py").read_text(encoding="utf-8").splitlines()) < 40
