@@ -71,15 +71,14 @@ def load_checkpoint(
         path: The file.
         kind: What it must hold, the value of its key ``kind``; :obj:`None` is any kind.
         device: Where its tensors shall lie.
-        mmap: Whether tensors stay in the file until they are read; checksums are then left alone.
+        mmap: Whether tensors stay in the file until they are read. Checksums are compared before, which reads it once.
 
     Raises:
         InputError: If the file is missing, damaged, of another version or of another kind.
     """
     path = check_file(path)
     try:
-        if not mmap:
-            check_sums(path)
+        check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
             content = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
