@@ -58,7 +58,8 @@ class GrowingLists(RankedLists):
 
         An item's embedding is a linear function of the standardised features of all modalities side by side, learnt by
         :class:`~pyg_ckd.serving.fold_in.Ridge` from the embeddings of the items with a training interaction; where the
-        model adds linear maps of features, it finds them again.
+        model adds linear maps of features, it finds them again. A value far outside of those of the graph counts as the
+        farthest known one, and no new row is longer than the longest known one.
 
         Args:
             features: The features ``[n, d_m]`` of the new items by modality, as they are read, or frames indexed by
@@ -75,6 +76,9 @@ class GrowingLists(RankedLists):
         Raises:
             InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, columns of a frame have
                 other names than before, ids do not fit, or there is no graph.
+
+        Warns:
+            UserWarning: If a value lies more than three times farther from the mean of its column than any known one.
         """
         if self.data is None:
             raise InputError(
