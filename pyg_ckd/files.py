@@ -15,11 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyg_ckd.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Not on Windows.
-    fcntl = None  # type: ignore[assignment]
+from pyg_ckd.locks import CAN_LOCK, locks
 
 __all__ = [
     "as_path",
@@ -122,7 +118,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
     with suppress(OSError):  # No such folder.
         for file in [file for file in target.parent.iterdir() if name.fullmatch(file.name)]:
             with suppress(OSError), file.open("rb+") as stream:
-                if _locks(stream.fileno(), wait=False):
+                if locks(stream.fileno(), wait=False):
                     file.unlink()
 
 
@@ -130,23 +126,13 @@ def _make_temporary(target: Path) -> tuple[int | None, Path]:
     """Create a temporary file and lock it, if that can be done; its lock goes with the process."""
     while True:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-        if fcntl is None:  # Nor can open files be renamed there.
+        if not CAN_LOCK:  # Nor can open files be renamed there.
             os.close(handle)
             return None, Path(name)
-        _locks(handle)
+        locks(handle)
         if os.fstat(handle).st_nlink:  # Else it was taken for a leftover before it was locked.
             return handle, Path(name)
         os.close(handle)
-
-
-def _locks(handle: int, wait: bool = True) -> bool:
-    try:
-        if fcntl is None:
-            return False
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # It is locked, or the file system has no locks.
-        return False
-    return True
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def test_what_a_killed_process_leaves_of_a_file_is_removed_and_nothing_else(tmp_
 def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
     from pyg_ckd import files
 
-    seen, original = [], files._locks
+    seen, original = [], files.locks
 
     def locks(handle, wait=True):
         seen.append(handle)
@@ -115,7 +115,7 @@ def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_again
             file.unlink()
         return original(handle, wait)
 
-    monkeypatch.setattr(files, "_locks", locks)
+    monkeypatch.setattr(files, "locks", locks)
     with atomic_path(tmp_path / "last.pt") as temporary:
         temporary.write_text("all of it")
     assert (tmp_path / "last.pt").read_text() == "all of it"

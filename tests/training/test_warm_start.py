@@ -134,7 +134,9 @@ def test_a_wrong_number_of_a_new_item_is_named_and_gives_it_no_longer_row_than_a
         large["item"][m][:20] = small["item"][m]
     large["item"]["mod1"][21, 2] = 1e4
     earlier, model = drawn(BACKBONES["VBPR"], small), drawn(BACKBONES["VBPR"], large, seed=1)
-    with pytest.warns(UserWarning, match=r"start_from: 1 of 2 new items have .* \(first: 217, 'mod1', column 2: 1e\+04"):
+    with pytest.warns(
+        UserWarning, match=r"start_from: 1 of 2 new items have .* \(first: 217, 'mod1', column 2: 1e\+04"
+    ):
         warm_start(model, large, (earlier, small))
     longest = earlier.item_embedding.norm(dim=1).max()
     assert (model.item_embedding[20:].norm(dim=1) <= longest * (1 + 1e-5)).all()
