@@ -159,6 +159,9 @@ def _place(path: Path, processes: Processes) -> Iterator[Path]:
 def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> list[Path]:
     """Write the two tables with the ids of their rows; no file takes its name before all are written.
 
+    Only ``.safetensors`` is one file. Of the others, one takes its name after the other, and a process that is killed
+    between them leaves files of two exports. Files of ids of an earlier export are removed where the graph has no ids.
+
     ================== =========================================================================================
     ``path``           files
     ================== =========================================================================================
@@ -188,20 +191,26 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
             ".npy or .safetensors"
         )
     written: dict[Path, Callable[[Path], None]] = {}
+    stale: list[Path] = []
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()
         if path.suffix.lower() == ".parquet":
             written[path.with_suffix(f".{kind}.parquet")] = _parquet(kind, ids.arrow(_all(ids)), table)
             continue
         written[path.with_suffix(f".{kind}.npy")] = _npy(table)
+        file = path.with_suffix(f".{kind}_id.npy")
         if ids.given:
             array = ids.take(_all(ids))
-            written[path.with_suffix(f".{kind}_id.npy")] = _npy(array if ids.integers else array.astype(str))
-    for file in written:
+            written[file] = _npy(array if ids.integers else array.astype(str))
+        else:
+            stale.append(file)
+    for file in [*written, *stale]:
         _check_no_folder(file)
     with writing(path), ExitStack() as stack:
         for file, write in written.items():
             write(stack.enter_context(atomic_path(file)))
+        for file in stale:  # Before the tables take their names, which would be read with ids of other rows.
+            file.unlink(missing_ok=True)
     return list(written)
 
 
