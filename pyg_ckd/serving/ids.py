@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyg_ckd.errors import InputError
 
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}")  # As Python writes integers: 007 is another id than 7.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # As Python writes integers: 007 is another id than 7.
 _MANY = 20_000  # More ids than that are searched for a misspelt one only near its place in the order.
 
 
