@@ -26,7 +26,9 @@ __all__ = [
     "read_json",
     "read_text",
     "remove_leftovers",
+    "to_disk",
     "write_json",
+    "writing",
 ]
 
 
@@ -169,6 +171,43 @@ def check_folder_is_free(path: str | os.PathLike[str]) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         found = "is a folder with files in it" if target.is_dir() else "is a file"
         raise InputError(f"{target}: {found}, expected a new or empty folder to write to; choose another name")
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], what: str = "out") -> Iterator[None]:
+    """Turn a failure to write into the error of the conventions.
+
+    Args:
+        path: The file, for the message.
+        what: What begins the message.
+
+    Raises:
+        InputError: In the place of an :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{what} {path}: cannot be written ({reason}); nothing half-written is left there, free some space or "
+            "choose another"
+        ) from None
+
+
+@contextmanager
+def to_disk() -> Iterator[None]:
+    """Turn the errors by which PyTorch, safetensors and FAISS say that a disk is full into an :class:`OSError`.
+
+    For a block that does nothing but write.
+    """
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
+            raise OSError("not all of it has reached the disk") from error
+        raise
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[Any, Any]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path, atomic_folder, atomic_path, check_folder_is_free
+from pyg_ckd.files import as_path, atomic_folder, atomic_path, check_folder_is_free, to_disk, writing
 from pyg_ckd.processes import Processes, present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.ids import Ids
@@ -263,20 +263,6 @@ def _all(ids: Any) -> np.ndarray:
     return np.arange(len(ids))
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into the error of the conventions.
-
-    Args:
-        path: The file, for the message.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"out {path}: cannot be written ({reason}); nothing is left there, choose another") from None
-
-
 def _numbered(ids: Ids, asked: np.ndarray, rows: Tensor) -> tuple[Tensor, Ids]:
     """Return a row for all who were asked for, and ids that have those who are unknown behind the others."""
     new = np.flatnonzero(rows.numpy() < 0)
@@ -377,6 +363,6 @@ def _safetensors(recommender: Ranking, path: Path) -> Path:
             content[kind] = ids.rows(None).new_tensor(ids.take(_all(ids)))
         elif ids.given:
             metadata[kind] = json.dumps(ids.take(_all(ids)).tolist())
-    with writing(path), atomic_path(path) as temporary:
+    with writing(path), atomic_path(path) as temporary, to_disk():
         save_file(content, temporary, metadata or None)
     return path

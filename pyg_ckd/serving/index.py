@@ -12,8 +12,7 @@ from torch_geometric.nn.pool import MIPSKNNIndex
 
 from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_path
-from pyg_ckd.serving.export import writing
+from pyg_ckd.files import as_path, atomic_path, to_disk, writing
 from pyg_ckd.serving.lists import check_flag
 from pyg_ckd.serving.recommender import Recommender
 from pyg_ckd.serving.results import Recommendations
@@ -149,7 +148,7 @@ class ItemIndex:
             stored = torch.from_numpy(faiss.serialize_index(self._index.index))
             about = {"faiss": stored, "factory": self.factory, "parameters": self.parameters}
             return write(path, {"kind": KIND, **about, "recommender": self.recommender.state()})
-        with writing(path), atomic_path(path) as temporary:
+        with writing(path), atomic_path(path) as temporary, to_disk():
             faiss.write_index(self._index.index, str(temporary))
         return path
 

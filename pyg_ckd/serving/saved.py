@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path
+from pyg_ckd.files import as_path, writing
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
-from pyg_ckd.serving.export import writing
 from pyg_ckd.serving.fold_in import Ridge, RidgeUsers
 from pyg_ckd.serving.growth import GrowingLists
 from pyg_ckd.serving.ids import Ids

@@ -16,7 +16,7 @@ from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
-from pyg_ckd.files import as_path, atomic_path, write_json
+from pyg_ckd.files import as_path, atomic_path, write_json, writing
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study.contenders import (
     Contender,
@@ -140,16 +140,17 @@ def train_run(
         measured = {} if evaluator is None else {split: metrics}
         with processes.together():
             if processes.first:
-                about = about_training(history, seed, measured, own_trainer.settings(trained))
-                save_model(folder / "model.pt", trained, data, about)
-                with atomic_path(folder / "history.csv") as path:
-                    history.frame.to_csv(path)
-                ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
-                if history.seen_by_start_from:
-                    ended["seen_by_start_from"] = history.seen_by_start_from
-                write_json(
-                    folder / "metrics.json", {**ended, **{part: dict(found) for part, found in measured.items()}}
-                )
+                with writing(folder, "output folder"):
+                    about = about_training(history, seed, measured, own_trainer.settings(trained))
+                    save_model(folder / "model.pt", trained, data, about)
+                    with atomic_path(folder / "history.csv") as path:
+                        history.frame.to_csv(path)
+                    ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+                    if history.seen_by_start_from:
+                        ended["seen_by_start_from"] = history.seen_by_start_from
+                    write_json(
+                        folder / "metrics.json", {**ended, **{part: dict(found) for part, found in measured.items()}}
+                    )
     return metrics
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.files import as_path, atomic_path, to_disk
 
 FORMAT = 3
 """Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
@@ -42,8 +42,11 @@ def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) ->
     Args:
         path: The file.
         content: Tensors and plain values; what it is stands under ``kind``.
+
+    Raises:
+        OSError: If not all of it can be written.
     """
-    with atomic_path(path) as temporary, _with_sums():
+    with atomic_path(path) as temporary, _with_sums(), to_disk():
         torch.save({"format": _format(content.get("kind")), **content}, temporary)
 
 

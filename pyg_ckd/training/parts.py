@@ -112,8 +112,8 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     remove_leftovers(path)
     try:
         save_checkpoint(path, content)
-    except (OSError, RuntimeError) as error:  # PyTorch says by a RuntimeError that a disk is full.
-        reason = getattr(error, "strerror", None) or "not all of it has reached the disk"
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise InputError(
             f"checkpoint {path}: cannot be written ({reason}); the one before is as it was, free some space and start "
             "the same command again"

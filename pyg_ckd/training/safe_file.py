@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyg_ckd.code import bytes_of
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.files import as_path, atomic_path, to_disk
 from pyg_ckd.training.checkpoint import FORMATS, check_content, check_file, damaged, load_checkpoint
 
 SUFFIX = ".safetensors"
@@ -34,6 +34,7 @@ def save_safetensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -
 
     Raises:
         InputError: If the package safetensors is not installed.
+        OSError: If not all of it can be written.
     """
     save_file = _package(path).torch.save_file
     tensors: dict[str, Tensor] = {}
@@ -56,8 +57,9 @@ def save_safetensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -
         return value
 
     text = json.dumps(plain({"format": FORMATS[content["kind"]], **content}, ""))
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {KEY: text, DIGEST: _digest(text, tensors)})
+    digest = _digest(text, tensors)
+    with atomic_path(path) as temporary, to_disk():
+        save_file(tensors, temporary, {KEY: text, DIGEST: digest})
 
 
 def load_safetensors(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
