@@ -268,7 +268,15 @@ def _numbered(ids: Ids, asked: np.ndarray, rows: Tensor) -> tuple[Tensor, Ids]:
     new = np.flatnonzero(rows.numpy() < 0)
     if not new.size:
         return rows, ids
-    place, unique = pd.factorize(pd.Series(ids.parse(asked[new].tolist()), dtype=object))
+    parsed = ids.parse(asked[new].tolist())
+    wrong = ids.misfit(parsed)
+    if wrong is not None:
+        one, kind = parsed[wrong], "an integer below 2^63" if ids.integers else "a string"
+        raise InputError(
+            f"user_ids: found id {one!r:.60} ({type(one).__name__}) at position {new[wrong]}, expected {kind} as the "
+            "ids of the graph are, for a column of a file has one type; leave it out, or take recommend(...).to_frame()"
+        )
+    place, unique = pd.factorize(pd.Series(parsed, dtype=object))
     more = Ids(ids.kind, ids.take(_all(ids)), len(ids)).extended(unique.tolist(), len(unique))
     numbered = rows.clone()
     numbered[torch.from_numpy(new)] = torch.from_numpy(place.astype(np.int64)) + len(ids)

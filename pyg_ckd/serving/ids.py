@@ -144,6 +144,15 @@ class Ids:
         """
         return [self._alike(text) for text in texts]
 
+    def misfit(self, ids: Iterable[Any]) -> int | None:
+        """Return the place of the first id that is not of the type of these, :obj:`None` if all are.
+
+        Args:
+            ids: The ids.
+        """
+        fits = [_is_int64(one) if self.integers else isinstance(one, str) for one in ids]
+        return None if all(fits) else fits.index(False)
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the ids of rows of any shape, -1 or :obj:`None` where the row is negative.
 
