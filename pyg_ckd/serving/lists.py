@@ -24,7 +24,7 @@ from pyg_ckd.serving.catalogue import Catalogue, Where, catalogue, item_columns
 from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size, shared_items
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.popular import by_popularity
-from pyg_ckd.serving.results import Recommendations
+from pyg_ckd.serving.results import NothingLeft, Recommendations
 from pyg_ckd.serving.search import Masked, SeenItems, search
 
 if TYPE_CHECKING:
@@ -140,10 +140,11 @@ class RankedLists:
         scores, items = self.rank(users[learnt], k, exclude_seen, chosen)
         if not bool(learnt.all()):
             scores, items = self.with_popular(users, learnt, scores, items, k, exclude_seen, chosen)
-        if users.numel() and not bool((items >= 0).any()):
-            raise self.nothing_left(users, chosen)
         lists = Recommendations(asked, self.items.take(items.numpy()), scores.numpy())
-        return lists if bool(learnt.all()) else lists.with_fallback((~learnt).numpy())
+        lists = lists if bool(learnt.all()) else lists.with_fallback((~learnt).numpy())
+        if users.numel() and not bool((items >= 0).any()):
+            raise NothingLeft(str(self.nothing_left(users, chosen)), lists)
+        return lists
 
     def similar_items(self, item_ids: Any = None, k: int = 20) -> Recommendations:
         """Return the ``k`` items whose embeddings have the largest cosine with that of each item, itself left out.

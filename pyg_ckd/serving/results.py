@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyg_ckd.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -58,6 +60,19 @@ class Recommendations:
         if self.fallback is not None:
             content["from"] = self.sources[row]
         return pd.DataFrame(content)
+
+
+class NothingLeft(InputError):
+    """The error where nobody who was asked for has an item left.
+
+    Args:
+        message: The message.
+        lists: Their lists, all slots of which are empty, for who would rather have them.
+    """
+
+    def __init__(self, message: str, lists: Recommendations) -> None:
+        super().__init__(message)
+        self.lists = lists
 
 
 def source_of(learnt: np.ndarray) -> np.ndarray:
