@@ -29,9 +29,7 @@ __all__ = [
     "read_json",
     "read_text",
     "remove_leftovers",
-    "to_disk",
     "write_json",
-    "writing",
 ]
 
 
