@@ -2,12 +2,21 @@
 
 import os
 
-from fastapi import Body, FastAPI, Request, exceptions
+from fastapi import FastAPI, Request, exceptions
 from fastapi.responses import JSONResponse
-from pydantic import StrictInt, StrictStr
+from pydantic import BaseModel, StrictBool, StrictInt, StrictStr
 
 from pyg_ckd import __version__, datasets, serving
 from pyg_ckd.errors import InputError
+from pyg_ckd.serving.results import NothingLeft
+
+
+class Asked(BaseModel, extra="forbid"):
+    """What ``POST /recommend`` takes."""
+
+    users: list[StrictInt | StrictStr]
+    k: StrictInt = 20
+    exclude_seen: StrictBool = True
 
 
 def app(recommender: serving.Recommender | None = None) -> FastAPI:
@@ -16,14 +25,18 @@ def app(recommender: serving.Recommender | None = None) -> FastAPI:
     served = recommender or serving.Recommender.load(place or "$CHECKPOINT", datasets.load(data) if data else None)
     served.find_users([], unknown := os.environ.get("UNKNOWN", "error"))  # Refuses any other word than these two.
 
-    def many(users: list[StrictInt | StrictStr], k: int = Body(20), exclude_seen: bool = Body(True)) -> JSONResponse:
-        found = served.recommend(served.users.parse(map(str, users)), k, exclude_seen, unknown=unknown)
+    def many(asked: Asked) -> JSONResponse:
+        users = served.users.parse(map(str, asked.users))
+        try:
+            found = served.recommend(users, k := asked.k, asked.exclude_seen, unknown=unknown)
+        except NothingLeft as error:
+            found = error.lists
         rows = zip(*(x.tolist() for x in (found.users, found.items, found.scores, found.sources)), strict=True)
         cut = [(u, i, s, f, s.index(-float("inf")) if s[-1] == -float("inf") else k) for u, i, s, f in rows]
         return JSONResponse([{"user": u, "items": i[:n], "scores": s[:n], "from": f} for u, i, s, f, n in cut])
 
     def one(user: str, k: int = 20) -> JSONResponse:
-        return many([user], k, True)
+        return many(Asked(users=[user], k=k))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         wrong = error.errors()[0] if isinstance(error, exceptions.RequestValidationError) else None

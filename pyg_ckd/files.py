@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pyg_ckd.errors import InputError
+from pyg_ckd.locks import CAN_LOCK, locks
 
-try:
-    import fcntl
-except ImportError:  # Not on Windows.
-    fcntl = None  # type: ignore[assignment]
+PARTIAL = "partial-"
+"""What names of temporary files and folders have behind the name that they are going to take."""
 
 __all__ = [
     "as_path",
@@ -88,19 +87,27 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
 
-    The data reaches the disk before the rename, so that a killed process leaves the old file or the new one.
+    The data reaches the disk before the rename, so that a killed process leaves the old file or the new one. What a
+    killed process has left of a temporary file goes first, see :func:`remove_leftovers`. A link stays a link, and a
+    file that is replaced keeps its mode.
 
     Args:
         path: The file to write; its folder is created if need be.
+
+    Raises:
+        InputError: If ``path`` is a pipe or a device.
     """
-    target = as_path(path)
+    target = _resolved(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise InputError(f"{target}: is a pipe, a device or a socket, expected the name of a file; choose another")
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
     handle, temporary = _make_temporary(target)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(target.stat().st_mode & 0o777 if target.is_file() else 0o666 & ~_umask())
         temporary.replace(target)
     finally:
         with suppress(FileNotFoundError):
@@ -109,80 +116,150 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(handle)
 
 
-def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that killed processes have left of a file, see :func:`atomic_path`.
-
-    Those that a process writes at the moment are locked and stay. Where files cannot be locked, all stay.
-
-    Args:
-        path: The file that they would have become.
-    """
-    target = as_path(path)
-    name = re.compile(rf"\.{re.escape(target.name)}\.\w{{8}}{re.escape(target.suffix)}")
-    with suppress(OSError):  # No such folder.
-        for file in [file for file in target.parent.iterdir() if name.fullmatch(file.name)]:
-            with suppress(OSError), file.open("rb+") as stream:
-                if _locks(stream.fileno(), wait=False):
-                    file.unlink()
-
-
-def _make_temporary(target: Path) -> tuple[int | None, Path]:
-    """Create a temporary file and lock it, if that can be done; its lock goes with the process."""
-    while True:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-        if fcntl is None:  # Nor can open files be renamed there.
-            os.close(handle)
-            return None, Path(name)
-        _locks(handle)
-        if os.fstat(handle).st_nlink:  # Else it was taken for a leftover before it was locked.
-            return handle, Path(name)
-        os.close(handle)
-
-
-def _locks(handle: int, wait: bool = True) -> bool:
-    try:
-        if fcntl is None:
-            return False
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # It is locked, or the file system has no locks.
-        return False
-    return True
-
-
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that takes its name when the block ends without an error.
 
-    The files reach the disk before the rename, so that a killed process leaves the whole folder or none.
+    The files reach the disk before the rename, so that a killed process leaves the whole folder or none. What one has
+    left of a temporary folder goes first, see :func:`remove_leftovers`.
 
     Args:
         path: The folder to write. It may exist if it is empty; its parents are created if need be.
 
     Raises:
-        InputError: If ``path`` is a file or a folder that is not empty.
+        InputError: As :func:`check_folder_is_free`.
     """
-    target = as_path(path)
-    check_folder_is_free(target)
+    check_folder_is_free(path)
+    target = _resolved(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    remove_leftovers(target)
+    handle, temporary = _make_temporary(target, folder=True)
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb+") as stream:
                     os.fsync(stream.fileno())
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(target.stat().st_mode & 0o777 if target.is_dir() else 0o777 & ~_umask())
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def check_folder_is_free(path: str | os.PathLike[str]) -> None:
-    """Raise an InputError if a path is a file or a folder that is not empty."""
-    target = as_path(path)
+    """Refuse what no new folder can take the place of.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        InputError: If it is a file, a folder that is not empty, the current folder, or one where a disk is mounted.
+    """
+    target = _resolved(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         found = "is a folder with files in it" if target.is_dir() else "is a file"
-        raise InputError(f"{target}: {found}, expected a new or empty folder to write to; choose another name")
+        raise InputError(f"{path}: {found}, expected a new or empty folder to write to; choose another name")
+    if target.is_mount() or target == Path.cwd():
+        found = "is where a disk is mounted" if target.is_mount() else "is the current folder"
+        raise InputError(f"{path}: {found}, expected a folder that can be replaced; take a new name inside it")
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files and folders that killed processes have left of a name, see :func:`atomic_path`.
+
+    Those that a process writes at the moment are locked and stay. Where files cannot be locked, all stay.
+
+    Args:
+        path: The file or the folder that they would have become.
+    """
+    target = as_path(path)
+    start = f".{target.name}.{PARTIAL}"
+    name = re.compile(rf"{re.escape(start)}\w{{8}}({re.escape(target.suffix)})?")
+    with suppress(OSError), os.scandir(target.parent) as entries:  # No such folder.
+        for entry in [entry for entry in entries if entry.name.startswith(start) and name.fullmatch(entry.name)]:
+            with suppress(OSError):
+                _remove_unlocked(Path(entry.path), entry.is_dir(follow_symlinks=False))
+
+
+def _remove_unlocked(path: Path, is_folder: bool) -> None:
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        if locks(handle, wait=False):
+            shutil.rmtree(path) if is_folder else path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _make_temporary(target: Path, folder: bool = False) -> tuple[int | None, Path]:
+    """Create a temporary file or folder and lock it, if that can be done; its lock goes with the process."""
+    start = f".{target.name}.{PARTIAL}"
+    while True:
+        if folder:
+            path = Path(tempfile.mkdtemp(dir=target.parent, prefix=start))
+            if not CAN_LOCK:
+                return None, path
+            try:
+                handle = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:  # As below.
+                continue
+        else:
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=start, suffix=target.suffix)
+            path = Path(name)
+            if not CAN_LOCK:  # Nor can open files be renamed there.
+                os.close(handle)
+                return None, path
+        locks(handle)
+        if path.exists():  # Else it was taken for a leftover before it was locked.
+            return handle, path
+        os.close(handle)
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """Return a path without links: what is written takes the place of what they lead to."""
+    target = as_path(path)
+    try:
+        return target.resolve()
+    except (OSError, RuntimeError):
+        raise InputError(f"{target}: is a link that leads back to itself, expected a file; remove the link") from None
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], what: str = "out") -> Iterator[None]:
+    """Turn a failure to write into the error of the conventions.
+
+    Args:
+        path: The file, for the message.
+        what: What begins the message.
+
+    Raises:
+        InputError: In the place of an :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{what} {path}: cannot be written ({reason}); nothing half-written is left there, free some space or "
+            "choose another"
+        ) from None
+
+
+@contextmanager
+def to_disk() -> Iterator[None]:
+    """Turn the errors by which PyTorch, safetensors and FAISS say that a disk is full into an :class:`OSError`.
+
+    For a block that does nothing but write.
+    """
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
+            raise OSError("not all of it has reached the disk") from error
+        raise
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[Any, Any]) -> None:

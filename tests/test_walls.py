@@ -20,6 +20,7 @@ GROUND = {
         "errors",
         "files",
         "launching",
+        "locks",
         "memory",
         "options",
         "processes",

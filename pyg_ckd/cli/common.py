@@ -13,6 +13,7 @@ from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import read_text
+from pyg_ckd.locks import held
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -253,13 +254,14 @@ def no_leftovers(*folders: str | None) -> Iterator[None]:
             new = made[path] or empty[path]
             if not (new and path.is_dir()) or any(p.name != MANIFEST for p in path.rglob("*") if not p.is_dir()):
                 continue
-            if empty[path]:
-                (path / MANIFEST).unlink(missing_ok=True)
-                continue
-            shutil.rmtree(path)
-            with suppress(OSError):
-                for parent in made[path][1:]:
-                    parent.rmdir()
+            with suppress(InputError), held(path):  # Else it is that of another process.
+                if empty[path]:
+                    (path / MANIFEST).unlink(missing_ok=True)
+                    continue
+                shutil.rmtree(path)
+                with suppress(OSError):
+                    for parent in made[path][1:]:
+                        parent.rmdir()
         raise
 
 

@@ -10,9 +10,9 @@ import yaml
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import read_text
 
-_INTEGER = re.compile(r"^[-+]?(?:0|[1-9]\d*)$")  # Not 01001, which is an id.
+_INTEGER = re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$")  # Not 01001, which is an id.
 _FLOAT = re.compile(
-    r"^(?:[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)"
+    r"^(?:[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 _OTHER = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float"))

@@ -27,6 +27,7 @@ from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
 from pyg_ckd.data.precision import reads_double
 from pyg_ckd.data.prepared import KEY, current, digest_of, keep, same_steps
+from pyg_ckd.data.ridge import FAR
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.pairs import pair_keys
@@ -246,11 +247,36 @@ def reordered(
         apart = (found - mark).abs() > TOLERANCE * spread + 1e-6 * (1 + mark.abs())
         wrong = (apart | (found.isnan() != mark.isnan())).any(dim=1).nonzero().view(-1).numpy()
         if wrong.size:
+            if 2 * wrong.size > mark.size(0) and (blamed := _outlier(data, rows["item"], m)) is not None:
+                raise InputError(
+                    f"{source}: {blamed}; prepared together with it, features of {wrong.size:,} known items lose what "
+                    "tells them apart, expected those of training; mend that value, or prepare features as in "
+                    "training, with transform=RecordedTransform(graph)"
+                )
             raise InputError(
                 f"{source}: {_named(out, 'item', wrong)} has other features {m!r} in the graph than in training, "
                 "expected the same under the same id; were ids or features shuffled, or is another transform chosen?"
             )
     return out
+
+
+def _outlier(data: HeteroData, known: Tensor, modality: str) -> str | None:
+    """Return which new item has a feature far outside of those of known items, in words, or :obj:`None`."""
+    x = data["item"][modality].cpu().double()
+    there = x[known.cpu()]
+    others = torch.ones(x.size(0), dtype=torch.bool).index_fill(0, known.cpu(), False).nonzero().view(-1)
+    apart, most = ((part - there.mean(dim=0)).abs() for part in (x[others], there))
+    apart = torch.where(apart > FAR * most.amax(dim=0), apart, 0.0)  # Known items may be squeezed into one value.
+    if not bool((apart > 0).any()):
+        return None
+    place, column = divmod(int(apart.argmax()), x.size(1))
+    value, low, high = (
+        float(one) for one in (x[others[place], column], there[:, column].min(), there[:, column].max())
+    )
+    return (
+        f"{_named(data, 'item', others[[place]].numpy())}, which the model does not know, has {value:.4g} in column "
+        f"{column} of {modality!r}, where known items have {low:.4g} to {high:.4g}"
+    )
 
 
 def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,65 @@ ALPHAS = tuple(10.0**n for n in range(-4, 5))
 RIDGE = ("mean", "target", "scale", "weight")
 """What a ridge has learnt."""
 
+FAR = 3
+"""Times that a feature of a newcomer lies farther from the mean of its column than any known one, to be far outside."""
+FEW = 10
+"""Of fewer known rows nobody can say what is far outside."""
+
 _MAX_NUMBERS = 2**26  # Inputs that are learnt from, 512 MiB; further rows are left out at random.
+
+
+def far_outside(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features of newcomers without values far outside of those that are known, and which were, bool ``[n, d]``.
+
+    A value is far outside if it lies more than three times farther from the mean of its column than any known one. It
+    counts as one that lies as far as the farthest known one, for nothing is known of what is beyond. Columns that are
+    constant among known rows say nothing, and neither do fewer than ten known rows.
+
+    Args:
+        known: Features ``[N, d]``.
+        new: Features ``[n, d]``.
+    """
+    if known.size(0) < FEW or not new.numel():
+        return new, torch.zeros_like(new, dtype=torch.bool)
+    mean = known.mean(dim=0, dtype=torch.float64)
+    low, high = known.amin(dim=0).double(), known.amax(dim=0).double()
+    most, x = torch.maximum(mean - low, high - mean), new.double()
+    far = ((x - mean).abs() > FAR * most) & (low < high)
+    near = torch.minimum(torch.maximum(x, mean - most), mean + most)
+    return torch.where(far, near.to(new.dtype), new), far
+
+
+def within_known(
+    known: Mapping[str, Tensor], new: Mapping[str, Tensor], name: Callable[[int], Any], source: str
+) -> list[Tensor]:
+    """Return features of new items by modality without values far outside of those of known items, with a warning.
+
+    Args:
+        known: Features ``[N, d_m]`` of known items by modality.
+        new: Features ``[n, d_m]`` of new items by modality.
+        name: Returns the id of a new item by its row, for the message.
+        source: Begins the message.
+
+    Warns:
+        UserWarning: If there are such values: of how many items, and where the first one is.
+    """
+    pairs = {m: far_outside(known[m], x) for m, x in new.items()}
+    wrong = torch.stack([far.any(dim=1) for _, far in pairs.values()], dim=1)  # [n, M]
+    rows = wrong.any(dim=1).nonzero().view(-1)
+    if rows.numel():
+        row = int(rows[0])
+        m = list(new)[int(wrong[row].nonzero()[0])]
+        column = int(pairs[m][1][row].nonzero()[0])
+        value, there = float(new[m][row, column]), known[m][:, column]
+        warnings.warn(
+            f"{source}: {rows.numel():,} of {wrong.size(0):,} new items have features far outside of those of known "
+            f"items (first: {name(row)!r}, {m!r}, column {column}: {value:.4g}, where known ones are from "
+            f"{float(there.amin()):.4g} to {float(there.amax()):.4g} on the scale of the graph); they count as the "
+            "farthest known value, mend those that are wrong",
+            stacklevel=4,
+        )
+    return [near for near, _ in pairs.values()]
 
 
 class Ridge:
@@ -31,7 +90,8 @@ class Ridge:
 
     where :math:`e_i` is the error at row ``i`` of the regression fitted on all other rows (`Hastie et al., section 7.10
     <https://hastie.su.domains/ElemStatLearn/>`_); the :math:`\alpha` with the least sum of its squares is taken. All is
-    computed in float64.
+    computed in float64. A prediction that is longer than the longest output it was learnt from is shortened to that
+    length, so that no input, however far from all others, gets scores that nothing has ever had.
 
     Args:
         x: Inputs ``[n, d]``; constant columns count for nothing.
@@ -40,6 +100,7 @@ class Ridge:
     """
 
     def __init__(self, x: Tensor, y: Tensor, seed: int = 0) -> None:
+        self.longest = y.double().norm(dim=1).amax()
         self.dtype, most = y.dtype, max(2, _MAX_NUMBERS // max(x.size(1), y.size(1)))
         if x.size(0) > most:
             generator = torch.Generator().manual_seed(seed)
@@ -55,11 +116,16 @@ class Ridge:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for inputs ``[n, d]``."""
-        return ((x.double() - self.mean) * self.scale @ self.weight + self.target).to(self.dtype)
+        found = (x.double() - self.mean) * self.scale @ self.weight + self.target
+        if self.longest is not None:
+            length = found.norm(dim=1, keepdim=True)
+            found = torch.where(length > self.longest, found * (self.longest / length), found)
+        return found.to(self.dtype)
 
     def state(self) -> dict[str, Any]:
         """Return what it has learnt: tensors and plain values."""
-        return {"dtype": str(self.dtype), **{name: getattr(self, name).cpu() for name in RIDGE}}
+        longest = {} if self.longest is None else {"longest": self.longest.cpu()}
+        return {"dtype": str(self.dtype), **{name: getattr(self, name).cpu() for name in RIDGE}, **longest}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Ridge:
@@ -72,6 +138,7 @@ class Ridge:
         out = cls.__new__(cls)
         out.dtype = getattr(torch, str(state["dtype"]).removeprefix("torch."))
         out.mean, out.target, out.scale, out.weight = (state[name].to(device) for name in RIDGE)
+        out.longest = state["longest"].to(device) if "longest" in state else None  # Those of before have no bound.
         return out
 
     def _fit(self, x: Tensor, y: Tensor) -> Tensor:

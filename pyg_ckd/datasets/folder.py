@@ -279,7 +279,7 @@ def _map(
         item_id = _listed_items(listed, num_items)
         return np.stack([users, rows_of(frame["item"], item_id, origin, listed)]), user_id, item_id
     if not pd.api.types.is_integer_dtype(frame["item"]):
-        words = np.flatnonzero(~frame["item"].astype(str).str.fullmatch(r"\d+").to_numpy(dtype=bool))
+        words = np.flatnonzero(~frame["item"].astype(str).str.fullmatch(r"[0-9]+").to_numpy(dtype=bool))
         first = int(words[0]) if words.size else 0
         file, row = origin.of(frame, first)
         raise InputError(

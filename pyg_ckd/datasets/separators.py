@@ -10,7 +10,7 @@ from pyg_ckd.datasets.columns import plain
 from pyg_ckd.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|", "::")
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 
 _NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "double colons"}
 _EXCEL = re.compile(r"[\"']?sep=(.{1,2}?)[\"']?[,;\t|]*", re.IGNORECASE)

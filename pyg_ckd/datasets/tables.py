@@ -26,7 +26,7 @@ __all__ = ["as_ids", "as_timestamps", "check_ids", "find_table", "map_ids", "rea
 SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 _IDS = ("user", "item")
-_INTEGER = r"0|-?[1-9]\d{0,17}"
+_INTEGER = r"0|-?[1-9][0-9]{0,17}"
 
 
 def find_table(folder: Path, stem: str) -> Path | None:

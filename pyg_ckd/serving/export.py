@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path, atomic_folder, atomic_path, check_folder_is_free
+from pyg_ckd.files import as_path, atomic_folder, atomic_path, check_folder_is_free, to_disk, writing
 from pyg_ckd.processes import Processes, present
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.ids import Ids
@@ -54,8 +54,20 @@ class Ranking(Protocol):
     def find_users(self, user_ids: Any = None, unknown: str = "error") -> tuple[np.ndarray, Tensor]:
         """Return ids of users and their rows, -1 for unknown ones."""
 
-    def with_popular(self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Any) -> Any:
-        """Return the lists of all users, those of unknown ones by popularity."""
+    def by_model(self, users: Tensor, unknown: str) -> Tensor:
+        """Return which of the users have lists from the model."""
+
+    def with_popular(
+        self,
+        users: Tensor,
+        learnt: Tensor,
+        scores: Tensor,
+        items: Tensor,
+        k: int,
+        exclude_seen: bool,
+        catalogue: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the lists of all users, those of others by popularity."""
 
     def nothing_left(self, users: Tensor, catalogue: Any) -> InputError:
         """Return the error that says why no list has an item."""
@@ -97,12 +109,12 @@ def export_top_k(
     with processes.together():
         path = check_format(path, TOP_K_FORMATS, folder=True)
         asked, rows = recommender.find_users(user_ids, unknown)
-        known = rows >= 0
+        learnt = recommender.by_model(rows, unknown)
         users, ids = _numbered(recommender.users, asked, rows)
         schema = _schema(recommender, unknown == "popular")
         catalogue = recommender.catalogue(candidates, exclude, where, diversity)
         k = recommender.check_k(k, catalogue)
-        probe = None if processes.alone else recommender.rank(rows[known][:1], k, exclude_seen, catalogue)[0]
+        probe = None if processes.alone else recommender.rank(rows[learnt][:1], k, exclude_seen, catalogue)[0]
     processes.agree("export", f"{path}, {k} items for {users.numel()} users from {asked[:1]} to {asked[-1:]}")
     if probe is not None:
         processes.agree_nearly("recommender", probe)
@@ -110,10 +122,11 @@ def export_top_k(
     with _place(path, processes) as file:
         with processes.together(), writing(path), _writer(file, _suffix(path) or ".parquet", schema) as write:
             for start, stop in processes.blocks(users.numel(), _ROWS // k):
-                here = known[start:stop]
+                here = learnt[start:stop]
                 scores, items = recommender.rank(rows[start:stop][here], k, exclude_seen, catalogue)
                 if not bool(here.all()):
-                    scores, items = recommender.with_popular(here, scores, items, k, catalogue)
+                    part = rows[start:stop], here, scores, items, k
+                    scores, items = recommender.with_popular(*part, exclude_seen, catalogue)
                 any_left = any_left or bool((items >= 0).any())
                 names = ids.arrow(users[start:stop].numpy())
                 write(_table(names, recommender.items, items.numpy(), scores.numpy(), here.numpy(), schema))
@@ -146,6 +159,9 @@ def _place(path: Path, processes: Processes) -> Iterator[Path]:
 def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> list[Path]:
     """Write the two tables with the ids of their rows; no file takes its name before all are written.
 
+    Only ``.safetensors`` is one file. Of the others, one takes its name after the other, and a process that is killed
+    between them leaves files of two exports. Files of ids of an earlier export are removed where the graph has no ids.
+
     ================== =========================================================================================
     ``path``           files
     ================== =========================================================================================
@@ -175,20 +191,26 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
             ".npy or .safetensors"
         )
     written: dict[Path, Callable[[Path], None]] = {}
+    stale: list[Path] = []
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()
         if path.suffix.lower() == ".parquet":
             written[path.with_suffix(f".{kind}.parquet")] = _parquet(kind, ids.arrow(_all(ids)), table)
             continue
         written[path.with_suffix(f".{kind}.npy")] = _npy(table)
+        file = path.with_suffix(f".{kind}_id.npy")
         if ids.given:
             array = ids.take(_all(ids))
-            written[path.with_suffix(f".{kind}_id.npy")] = _npy(array if ids.integers else array.astype(str))
-    for file in written:
+            written[file] = _npy(array if ids.integers else array.astype(str))
+        else:
+            stale.append(file)
+    for file in [*written, *stale]:
         _check_no_folder(file)
     with writing(path), ExitStack() as stack:
         for file, write in written.items():
             write(stack.enter_context(atomic_path(file)))
+        for file in stale:  # Before the tables take their names, which would be read with ids of other rows.
+            file.unlink(missing_ok=True)
     return list(written)
 
 
@@ -241,26 +263,20 @@ def _all(ids: Any) -> np.ndarray:
     return np.arange(len(ids))
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into the error of the conventions.
-
-    Args:
-        path: The file, for the message.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"out {path}: cannot be written ({reason}); nothing is left there, choose another") from None
-
-
 def _numbered(ids: Ids, asked: np.ndarray, rows: Tensor) -> tuple[Tensor, Ids]:
     """Return a row for all who were asked for, and ids that have those who are unknown behind the others."""
     new = np.flatnonzero(rows.numpy() < 0)
     if not new.size:
         return rows, ids
-    place, unique = pd.factorize(pd.Series(ids.parse(asked[new].tolist()), dtype=object))
+    parsed = ids.parse(asked[new].tolist())
+    wrong = ids.misfit(parsed)
+    if wrong is not None:
+        one, kind = parsed[wrong], "an integer below 2^63" if ids.integers else "a string"
+        raise InputError(
+            f"user_ids: found id {one!r:.60} ({type(one).__name__}) at position {new[wrong]}, expected {kind} as the "
+            "ids of the graph are, for a column of a file has one type; leave it out, or take recommend(...).to_frame()"
+        )
+    place, unique = pd.factorize(pd.Series(parsed, dtype=object))
     more = Ids(ids.kind, ids.take(_all(ids)), len(ids)).extended(unique.tolist(), len(unique))
     numbered = rows.clone()
     numbered[torch.from_numpy(new)] = torch.from_numpy(place.astype(np.int64)) + len(ids)
@@ -279,7 +295,7 @@ def _schema(recommender: Ranking, marked: bool) -> pa.Schema:
 
 
 def _table(
-    users: pa.Array, ids: Ids, items: np.ndarray, scores: np.ndarray, known: np.ndarray, schema: pa.Schema
+    users: pa.Array, ids: Ids, items: np.ndarray, scores: np.ndarray, learnt: np.ndarray, schema: pa.Schema
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -289,7 +305,7 @@ def _table(
         pa.array((rank + 1).astype(np.int32)),
         ids.arrow(items[row, rank]),
         pa.array(scores[row, rank]),
-        pa.array(source_of(known[row]), pa.string()),
+        pa.array(source_of(learnt[row]), pa.string()),
     ]
     return pa.Table.from_arrays(columns[: len(schema)], schema=schema)
 
@@ -355,6 +371,6 @@ def _safetensors(recommender: Ranking, path: Path) -> Path:
             content[kind] = ids.rows(None).new_tensor(ids.take(_all(ids)))
         elif ids.given:
             metadata[kind] = json.dumps(ids.take(_all(ids)).tolist())
-    with writing(path), atomic_path(path) as temporary:
+    with writing(path), atomic_path(path) as temporary, to_disk():
         save_file(content, temporary, metadata or None)
     return path

@@ -16,6 +16,7 @@ from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.precision import as_double, reads_double
 from pyg_ckd.data.prepared import changed, current
 from pyg_ckd.data.ridge import Ridge as Ridge
+from pyg_ckd.data.ridge import within_known
 from pyg_ckd.data.transforms import prepare_rows
 from pyg_ckd.errors import InputError, unknown_name
 
@@ -74,6 +75,9 @@ def stack_features(
     Raises:
         InputError: If a modality is unknown or missing, frames do not fit the ids, a matrix has a wrong shape or is not
             finite, or the features of the graph were changed since they were prepared.
+
+    Warns:
+        UserWarning: If features are far outside of those of the graph, see :func:`~pyg_ckd.data.ridge.far_outside`.
     """
     for what, one in (("new items", features), ("known items", {} if known is None else known)):
         if not isinstance(one, Mapping):
@@ -127,7 +131,14 @@ def stack_features(
             alike = known is None or torch.equal(old[m], data["item"][m].cpu())
             rows = recorded(current(data, m)).new_rows(data, m, new, count).cpu() if alike else None
             new[m] = old[m].mean(dim=0, keepdim=True).expand(count, -1) if rows is None else rows
-    return torch.cat([old[m] for m in modalities], dim=1), torch.cat([new[m] for m in modalities], dim=1), ids
+
+    def name(row: int) -> Any:
+        given = [] if ids is None else [ids] if isinstance(ids, (str, int)) else list(ids)
+        one = given[row] if row < len(given) else num_items + row
+        return one.item() if hasattr(one, "item") else one
+
+    near = within_known(old, {m: new[m] for m in modalities}, name, "new items")
+    return torch.cat([old[m] for m in modalities], dim=1), torch.cat(near, dim=1), ids
 
 
 def _known(data: HeteroData, modality: str, x: Tensor, record: Mapping[str, Any] | None) -> Tensor:

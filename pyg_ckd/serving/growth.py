@@ -44,6 +44,8 @@ class GrowingLists(RankedLists):
         exact = user_function(self.model)
         self.exact_users = None if exact is None else exact[0]  # The class that says how users follow from items.
         self._user_map: UserMap | None = None if exact is None else exact[1]
+        if exact is not None:
+            self.untrained = torch.zeros_like(self.untrained)
 
     def with_new_items(
         self,
@@ -56,7 +58,8 @@ class GrowingLists(RankedLists):
 
         An item's embedding is a linear function of the standardised features of all modalities side by side, learnt by
         :class:`~pyg_ckd.serving.fold_in.Ridge` from the embeddings of the items with a training interaction; where the
-        model adds linear maps of features, it finds them again.
+        model adds linear maps of features, it finds them again. A value far outside of those of the graph counts as the
+        farthest known one, and no new row is longer than the longest known one.
 
         Args:
             features: The features ``[n, d_m]`` of the new items by modality, as they are read, or frames indexed by
@@ -73,6 +76,9 @@ class GrowingLists(RankedLists):
         Raises:
             InputError: If a modality is unknown, a matrix has a wrong shape or is not finite, columns of a frame have
                 other names than before, ids do not fit, or there is no graph.
+
+        Warns:
+            UserWarning: If a value lies more than three times farther from the mean of its column than any known one.
         """
         if self.data is None:
             raise InputError(
@@ -139,7 +145,8 @@ class GrowingLists(RankedLists):
         """Return a recommender in which known users have met further items since training.
 
         These items count as seen. Where users of the model are a function of their items, as in
-        :class:`~pyg_ckd.nn.FISM`, the users' embeddings follow; else these stay as they are.
+        :class:`~pyg_ckd.nn.FISM`, the users' embeddings follow; else these stay as they are, but those of users without
+        training interactions come from their items, as in :meth:`with_new_users`.
 
         Args:
             clicks: From user id to the ids of the items (:obj:`None` means none), or a frame with the columns ``user``
@@ -168,12 +175,39 @@ class GrowingLists(RankedLists):
     def _with_clicks(self, pairs: Tensor) -> Self:
         out = copy.copy(self)
         out.seen, out.history = self.seen.with_pairs(pairs), self.history.with_pairs(pairs)
-        if self.exact_users is None or self._user_map is None:
-            out._user_map = None if bool(self._is_trained(pairs).any()) else self._user_map  # Learnt from these.
-            return out
-        users, table = pairs[0].unique(), self.embeddings.item
-        row, item = (index.to(table.device) for index in out.history.of(users))
-        new = self._user_map(table, row, item, users.numel())
+        if self.exact_users is None and bool(self._is_trained(pairs).any()):
+            out._user_map = None  # It is learnt from these.
+        return out._follow(pairs[0].unique())
+
+    def learnt_from(self, interactions: Tensor) -> Self:
+        """Return a recommender whose users were trained on other interactions than the graph has.
+
+        Those who have met something only since then have learnt nothing from it. They get embeddings from what they
+        have met, as new users do.
+
+        Args:
+            interactions: Those of the training, int64 ``[2, E]``.
+        """
+        if self.exact_users is not None:
+            return self
+        out = copy.copy(self)
+        out.untrained = torch.bincount(interactions[0].long().cpu(), minlength=self.trained[0]) == 0
+        return out._follow(torch.arange(self.trained[0]))
+
+    def _follow(self, users: Tensor) -> Self:
+        """Return a copy in which embeddings of users follow from what they have met, where they do or were not learnt.
+
+        Args:
+            users: Rows of users, int64 ``[n]``, each once.
+        """
+        out, table = copy.copy(self), self.embeddings.item
+        if self.exact_users is None:
+            users = users[users < self.trained[0]]
+            users = users[self.untrained[users] & ~self._is_idle(users)]
+            if not users.numel() or self._trained_pairs()[0].unique().numel() < 2:
+                return out
+        row, item = (index.to(table.device) for index in self.history.of(users))
+        new = out.user_map()(table, row, item, users.numel())
         out.embeddings = Embeddings(self.embeddings.user.index_copy(0, users.to(table.device), new), table)
         return out
 
@@ -217,13 +251,14 @@ class GrowingLists(RankedLists):
         """
 
     def _trained_pairs(self) -> Tensor:
-        """Return the interactions of the users and items that were there in training, int64 ``[2, E]``."""
+        """Return the interactions of the items and the learnt users of the training, int64 ``[2, E]``."""
         pairs = self.history.pairs()
         return pairs[:, self._is_trained(pairs)]
 
     def _is_trained(self, pairs: Tensor) -> Tensor:
-        """Return which interactions are of users and items that were there in training, bool ``[E]``."""
-        return (pairs[0] < self.trained[0]) & (pairs[1] < self.trained[1])
+        """Return which interactions are of items and learnt users of the training, bool ``[E]``."""
+        here = (pairs[0] < self.trained[0]) & (pairs[1] < self.trained[1])
+        return here & ~self.untrained[pairs[0].clamp(max=self.trained[0] - 1)] if pairs.numel() else here
 
 
 def _histories(given: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyg_ckd.errors import InputError
 
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}")  # As Python writes integers: 007 is another id than 7.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # As Python writes integers: 007 is another id than 7.
 _MANY = 20_000  # More ids than that are searched for a misspelt one only near its place in the order.
 
 
@@ -143,6 +143,15 @@ class Ids:
             texts: The ids; where those of the graph are integers, the ones that are written as integers become such.
         """
         return [self._alike(text) for text in texts]
+
+    def misfit(self, ids: Iterable[Any]) -> int | None:
+        """Return the place of the first id that is not of the type of these, :obj:`None` if all are.
+
+        Args:
+            ids: The ids.
+        """
+        fits = [_is_int64(one) if self.integers else isinstance(one, str) for one in ids]
+        return None if all(fits) else fits.index(False)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the ids of rows of any shape, -1 or :obj:`None` where the row is negative.

@@ -12,8 +12,7 @@ from torch_geometric.nn.pool import MIPSKNNIndex
 
 from pyg_ckd.arguments import as_integer, as_seed
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_path
-from pyg_ckd.serving.export import writing
+from pyg_ckd.files import as_path, atomic_path, to_disk, writing
 from pyg_ckd.serving.lists import check_flag
 from pyg_ckd.serving.recommender import Recommender
 from pyg_ckd.serving.results import Recommendations
@@ -21,7 +20,10 @@ from pyg_ckd.serving.saved import write
 from pyg_ckd.training.checkpoint import check_file, damaged, load_checkpoint
 
 KIND, WHOLE = "index", ".pt"
+NEAR = 1e-4
+"""How far embeddings in a file may lie from those of a recommender, which another device may have computed."""
 _PROBES = 16  # Items that a file of FAISS is asked about.
+_BLOCK = 2**16  # Rows of an index that are compared at once.
 LARGE = 20_000
 """From so many items on, the default index is approximate."""
 
@@ -103,11 +105,12 @@ class ItemIndex:
             )
         check_flag(exclude_seen, "exclude_seen")
         source = self.recommender
-        users, catalogue = source.users.rows(user_ids), source.catalogue()
+        asked, users = source.find_users(user_ids)
+        catalogue = source.catalogue()
         scores, items = self._search(users, source.check_k(k, catalogue), exclude_seen)
         if users.numel() and not bool((items >= 0).any()):
             raise source.nothing_left(users, catalogue)
-        return Recommendations(source.users.take(users.numpy()), source.items.take(items.numpy()), scores.numpy())
+        return Recommendations(asked, source.items.take(items.numpy()), scores.numpy())
 
     def recall(self, k: int = 20, num_users: int = 1000, exclude_seen: bool = True, seed: int = 0) -> float:
         """Return the share of the items that exact search finds for random users which the index finds as well.
@@ -148,7 +151,7 @@ class ItemIndex:
             stored = torch.from_numpy(faiss.serialize_index(self._index.index))
             about = {"faiss": stored, "factory": self.factory, "parameters": self.parameters}
             return write(path, {"kind": KIND, **about, "recommender": self.recommender.state()})
-        with writing(path), atomic_path(path) as temporary:
+        with writing(path), atomic_path(path) as temporary, to_disk():
             faiss.write_index(self._index.index, str(temporary))
         return path
 
@@ -187,11 +190,15 @@ class ItemIndex:
                 f"index {path}: found {index.ntotal} items of width {index.d}, expected {table.size(0)} of width "
                 f"{table.size(1)} as the recommender has; build the index anew"
             )
-        stored = content["recommender"]["tables"]["item"] if content else None
-        if not (_same(index, table.float().cpu()) if stored is None else _near(stored.float(), table.float().cpu())):
+        stored, mine = content["recommender"]["tables"]["item"] if content else None, table.float().cpu()
+        try:
+            same = _same(index, mine) if stored is None else _near(stored.float(), mine)
+        except RuntimeError as error:  # Of one whose parts do not fit together.
+            raise damaged(place, error) from None
+        if not same:
             raise InputError(
-                f"index {path}: found the items of another recommender, expected the embeddings of this one; build the "
-                "index anew"
+                f"index {path}: found the items of another recommender or damaged ones, expected the embeddings of "
+                "this one; build the index anew"
             )
         out = cls.__new__(cls)
         out.recommender, out.parameters = recommender, content.get("parameters")
@@ -233,10 +240,20 @@ def _check_recommender(found: Any) -> None:
 
 
 def _same(index: Any, table: Tensor) -> bool:
-    """Return whether the scores that an index gives are those of a table; one that stores codes is not asked."""
+    """Return whether an index has the rows of a table and finds them; one that stores codes is not asked."""
     faiss = _faiss()
     if not isinstance(index, (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)):
         return True
+    if isinstance(index, faiss.IndexIVFFlat):
+        index.make_direct_map()
+    near = NEAR * float(table.abs().amax()) if table.numel() else 0.0
+    for start in range(0, table.size(0), _BLOCK):
+        block = table[start : start + _BLOCK]
+        found = torch.as_tensor(index.reconstruct_n(start, block.size(0)))  # Of NumPy, or by PyG of PyTorch.
+        if not torch.allclose(found, block, rtol=NEAR, atol=near):
+            return False
+    if isinstance(index, faiss.IndexIVFFlat):
+        index.set_direct_map_type(faiss.DirectMap.NoMap)
     query = table[:: max(1, table.size(0) // _PROBES)]
     scores, items = (torch.from_numpy(x) for x in index.search(query.numpy(), min(5, table.size(0))))
     expected = (query.unsqueeze(1) * table[items.clamp(min=0)]).sum(dim=2)
@@ -244,8 +261,8 @@ def _same(index: Any, table: Tensor) -> bool:
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
-    near = 1e-4 * float(other.abs().amax()) if other.numel() else 0.0
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=near)
+    near = NEAR * float(other.abs().amax()) if other.numel() else 0.0
+    return one.shape == other.shape and torch.allclose(one, other, rtol=NEAR, atol=near)
 
 
 def _faiss() -> Any:

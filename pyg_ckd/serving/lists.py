@@ -23,7 +23,8 @@ from pyg_ckd.scoring.tables import HALF
 from pyg_ckd.serving.catalogue import Catalogue, Where, catalogue, item_columns
 from pyg_ckd.serving.diversity import list_similarity, mmr, pool_size, shared_items
 from pyg_ckd.serving.ids import Ids
-from pyg_ckd.serving.results import Recommendations
+from pyg_ckd.serving.popular import by_popularity
+from pyg_ckd.serving.results import NothingLeft, Recommendations
 from pyg_ckd.serving.search import Masked, SeenItems, search
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class RankedLists:
         items: Ids of items.
         seen: What users have met.
         history: What users had met in training, which embeddings rest on.
+        untrained: Which users had met nothing in training, so that nothing was learnt of them, bool ``[users]``; nobody
+            where users are a function of what they have met.
         columns: What is known of items, a row for each; or :obj:`None`.
         data: The graph; :obj:`None` if a saved recommender was opened.
         model: The model; :obj:`None` if there are tables only.
@@ -91,6 +94,7 @@ class RankedLists:
         self.history = SeenItems(data[RATES].edge_index, len(self.users))
         self.columns = item_columns(columns, self.items)
         self.trained = (len(self.users), len(self.items))  # The rows that are not of newcomers.
+        self.untrained = without_pairs(self.history.ptr)
         self.notes: tuple[str, ...] = ()
 
     def recommend(
@@ -121,7 +125,9 @@ class RankedLists:
             diversity: How different the items of a list should be, from 0 to 1, see
                 :func:`~pyg_ckd.serving.diversity.mmr`; :meth:`trade_off` shows its cost.
             unknown: What unknown users get: ``"error"``, or ``"popular"``, the items with most interactions; then a
-                warning says how many, and :attr:`Recommendations.fallback` which.
+                warning says how many, and :attr:`Recommendations.fallback` which. Users of the graph without training
+                interactions, of whom a model with learnt users has learnt nothing, get popular items as well, or with
+                ``"error"`` the lists of their untrained embeddings and a warning.
 
         Raises:
             InputError: If an id or a column is unknown, a number is out of range, or nothing is left to recommend to
@@ -130,14 +136,15 @@ class RankedLists:
         asked, users = self.find_users(user_ids, unknown)
         chosen = self.catalogue(candidates, exclude, where, diversity)
         k = self.check_k(k, chosen)
-        known = users >= 0
-        scores, items = self.rank(users[known], k, exclude_seen, chosen)
-        if not bool(known.all()):
-            scores, items = self.with_popular(known, scores, items, k, chosen)
-        if users.numel() and not bool((items >= 0).any()):
-            raise self.nothing_left(users, chosen)
+        learnt = self.by_model(users, unknown)
+        scores, items = self.rank(users[learnt], k, exclude_seen, chosen)
+        if not bool(learnt.all()):
+            scores, items = self.with_popular(users, learnt, scores, items, k, exclude_seen, chosen)
         lists = Recommendations(asked, self.items.take(items.numpy()), scores.numpy())
-        return lists if bool(known.all()) else lists.with_fallback((~known).numpy())
+        lists = lists if bool(learnt.all()) else lists.with_fallback((~learnt).numpy())
+        if users.numel() and not bool((items >= 0).any()):
+            raise NothingLeft(str(self.nothing_left(users, chosen)), lists)
+        return lists
 
     def similar_items(self, item_ids: Any = None, k: int = 20) -> Recommendations:
         """Return the ``k`` items whose embeddings have the largest cosine with that of each item, itself left out.
@@ -248,6 +255,17 @@ class RankedLists:
         Raises:
             InputError: If ``exclude_seen`` is no truth value.
         """
+        masked, among = self._masks(users, exclude_seen, catalogue)
+        size = pool_size(k, catalogue.table.size(0)) if catalogue.diversity else k
+        scores, items = self._search(users, size, masked, catalogue, among)
+        if catalogue.diversity:
+            scores, items = mmr(scores, items, self._alike(catalogue), k, catalogue.diversity)
+        if catalogue.rows is not None:
+            items = torch.where(items >= 0, catalogue.rows[items], -1)
+        return scores, items
+
+    def _masks(self, users: Tensor, exclude_seen: bool, catalogue: Catalogue) -> tuple[Masked | None, Masked | None]:
+        """Return which pairs of users and candidates must not be found, and which alone may be."""
         check_flag(exclude_seen, "exclude_seen")
         without = [self.seen] if exclude_seen else []
         without += [] if catalogue.exclude is None else [catalogue.exclude]
@@ -260,14 +278,7 @@ class RankedLists:
 
             return pairs
 
-        size = pool_size(k, catalogue.table.size(0)) if catalogue.diversity else k
-        among = None if catalogue.among is None else of([catalogue.among])
-        scores, items = self._search(users, size, of(without) if without else None, catalogue, among)
-        if catalogue.diversity:
-            scores, items = mmr(scores, items, self._alike(catalogue), k, catalogue.diversity)
-        if catalogue.rows is not None:
-            items = torch.where(items >= 0, catalogue.rows[items], -1)
-        return scores, items
+        return of(without) if without else None, None if catalogue.among is None else of([catalogue.among])
 
     def nothing_left(self, users: Tensor, catalogue: Catalogue) -> InputError:
         """Return the error for users who have met every candidate.
@@ -297,42 +308,75 @@ class RankedLists:
             InputError: If a user is unknown and ``unknown`` is ``"error"``, or ``unknown`` is neither way.
 
         Warns:
-            UserWarning: If a user is unknown and gets popular items.
+            UserWarning: If a user is unknown and gets popular items, or nothing was learnt of one.
         """
         if unknown not in UNKNOWN:
             raise unknown_name("way with unknown users", unknown, UNKNOWN)
         if unknown == "error" or user_ids is None:
             users = self.users.rows(user_ids)
-            return self.users.take(users.numpy()), users
-        asked, users = self.users.find(user_ids)
-        new = np.flatnonzero(users.numpy() < 0)
+            asked = self.users.take(users.numpy())
+        else:
+            asked, users = self.users.find(user_ids)
+        new, idle = (np.flatnonzero(found.numpy()) for found in (users < 0, self._is_idle(users)))
+        popular = "they get the items with most interactions"
         if new.size:
+            first, verb = asked[new[:1]].tolist()[0], "is" if new.size == 1 else "are"
+            text = f"recommend: {new.size} of {users.numel()} users {verb} unknown (first: {first!r}); {popular}"
+            warnings.warn(text, stacklevel=4)
+        if idle.size:
+            first, verb = asked[idle[:1]].tolist()[0], "has" if idle.size == 1 else "have"
+            what = popular if unknown == "popular" else "unknown='popular' gives them popular items"
             warnings.warn(
-                f"recommend: {new.size} of {users.numel()} users {'is' if new.size == 1 else 'are'} unknown (first: "
-                f"{asked[new[:1]].tolist()[0]!r}); they get the items with most interactions",
+                f"recommend: {idle.size} of {users.numel()} users {verb} no training interactions (first: {first!r}), "
+                f"and nothing was learnt of them; {what}",
                 stacklevel=4,
             )
         return asked, users
 
-    def with_popular(
-        self, known: Tensor, scores: Tensor, items: Tensor, k: int, catalogue: Catalogue
-    ) -> tuple[Tensor, Tensor]:
-        """Return the lists of all who were asked for ``[n, k]``, those of unknown users by the number of interactions.
+    def by_model(self, users: Tensor, unknown: str) -> Tensor:
+        """Return whose lists come from the model, bool ``[n]``; those of others are by popularity.
 
         Args:
-            known: Which users are known, bool ``[n]``.
+            users: What :meth:`find_users` returned.
+            unknown: As in :meth:`recommend`.
+        """
+        return (users >= 0) & ~self._is_idle(users) if unknown == "popular" else users >= 0
+
+    def _is_idle(self, users: Tensor) -> Tensor:
+        """Return which users are known and have an embedding that nothing has taught, bool ``[n]``."""
+        here = (users >= 0) & (users < self.trained[0])
+        row = torch.where(here, users, 0)
+        if not self.untrained.numel():
+            return here
+        return here & self.untrained[row] & (self.history.ptr[row] == self.history.ptr[row + 1])
+
+    def with_popular(
+        self,
+        users: Tensor,
+        learnt: Tensor,
+        scores: Tensor,
+        items: Tensor,
+        k: int,
+        exclude_seen: bool,
+        catalogue: Catalogue,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the lists of all who were asked for ``[n, k]``, of some by the number of interactions.
+
+        Args:
+            users: Rows of all, -1 of unknown ones, int64 ``[n]``.
+            learnt: Who has a list from the model, bool ``[n]``.
             scores, items: The lists of those, ``[m, k]``.
             k: Items per user, checked.
+            exclude_seen: Whether items that a user has met are left out.
             catalogue: The items to choose from.
         """
-        count = torch.bincount(self.history.item, minlength=len(self.items)).to(scores.dtype)
-        rows = torch.arange(len(self.items)) if catalogue.rows is None else catalogue.rows
-        order = count[rows].argsort(descending=True, stable=True)[:k]
-        out = torch.empty(known.numel(), k, dtype=scores.dtype), torch.empty(known.numel(), k, dtype=torch.int64)
-        for table, mine, theirs in zip(out, (scores, items), (count[rows][order], rows[order]), strict=True):
-            table[known], table[~known] = mine, theirs
-        if catalogue.among is not None:  # Candidates of every user, of whom nobody unknown is one.
-            out[0][~known], out[1][~known] = -torch.inf, -1
+        count = torch.bincount(self.history.item, minlength=len(self.items))
+        rest = users[~learnt]
+        masks = self._masks(rest[rest >= 0], exclude_seen, catalogue)
+        popular = by_popularity(count, rest < 0, k, catalogue, *masks)
+        out = scores.new_empty(users.numel(), k), items.new_empty(users.numel(), k)
+        for table, mine, theirs in zip(out, (scores, items), popular, strict=True):
+            table[learnt], table[~learnt] = mine, theirs.to(table.dtype)
         return out
 
     def _search(
@@ -359,6 +403,15 @@ def _kept(given: Any, tables: Embeddings) -> list[Tensor]:
     shared = {x.untyped_storage().data_ptr() for x in theirs if x.layout == torch.strided}
     own = (x.detach() for x in (tables.user, tables.item))
     return [x.clone() if x.untyped_storage().data_ptr() in shared else x for x in own]
+
+
+def without_pairs(ptr: Tensor) -> Tensor:
+    """Return which rows have no pair, bool ``[n]``.
+
+    Args:
+        ptr: Where the pairs of every row begin, int64 ``[n + 1]``.
+    """
+    return ptr.diff() == 0
 
 
 def _lowest(scores: Tensor) -> Tensor:

@@ -114,6 +114,9 @@ class NeighbourhoodRecommender(Recommender):
         out.neighbourhood = self.neighbourhood.with_history(csr_array(history, dtype=np.float32))
         return out
 
+    def _follow(self, users: Tensor) -> Self:
+        return copy.copy(self)  # A user is nothing but a history.
+
     def user_map(self) -> NoReturn:
         """Raise an error: users have no embeddings.
 

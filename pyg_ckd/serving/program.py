@@ -162,8 +162,10 @@ def export_program(model: nn.Module, data: HeteroData, path: str | os.PathLike[s
         "modalities": ",".join(data.modalities),
     }
     if path.suffix.lower() == ".pt2":
+        content = io.BytesIO()  # A file that cannot be written whole would abort the process.
+        torch.export.save(program, content, extra_files={"pyg_ckd.txt": "\n".join(map("=".join, about.items()))})
         with writing(path), atomic_path(path) as temporary:
-            torch.export.save(program, temporary, extra_files={"pyg_ckd.txt": "\n".join(map("=".join, about.items()))})
+            temporary.write_bytes(content.getbuffer())
         return path
     names = [*(f"features/{m}" for m in data.modalities), EDGES]
     with _quiet():

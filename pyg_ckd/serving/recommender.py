@@ -72,8 +72,9 @@ class Recommender(GrowingLists):
 
         A model meets the graph it was trained on, or a newer one that has ids. The graph may be in another order. What
         known users have met since counts as seen, and reaches the embeddings where the model computes them from
-        interactions. New items get embeddings from their features (:meth:`with_new_items`), new users from what they
-        have met (:meth:`with_new_users`); users without interactions stay unknown. :attr:`notes` says what was done.
+        interactions, and those of users who had none in training. New items get embeddings from their features
+        (:meth:`with_new_items`), new users from what they have met (:meth:`with_new_users`); users without interactions
+        stay unknown. :attr:`notes` says what was done.
 
         Args:
             checkpoint: A file of :meth:`save`; or a ``model.pt`` of ``pyg-ckd train`` or ``compare``, or a file of
@@ -113,6 +114,7 @@ class Recommender(GrowingLists):
         model = build_model(checkpoint, content, known, backbones)
         served: Any = cls(model.to(as_device(device)), known, seen)
         if whole is not None:
+            served = served.learnt_from(content["graph"]["interactions"])
             served = new_users(new_items(served, whole, seen), whole, seen)
         return served if columns is None else served.with_columns(columns)
 

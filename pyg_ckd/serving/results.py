@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyg_ckd.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,8 +23,8 @@ class Recommendations:
             a user who has fewer candidates than ``k``, holds -1 or, among strings, :obj:`None`.
         scores: The scores ``[n, k]``; ``-inf`` in empty slots.
         query: What ``users`` holds, ``"user"`` or ``"item"``.
-        fallback: Which users are unknown and have the items with most interactions, whose numbers are the scores, bool
-            ``[n]``; :obj:`None` if none is.
+        fallback: Which users are unknown, or were without training interactions, and have the items with most
+            interactions, whose numbers are the scores, bool ``[n]``; :obj:`None` if none is.
     """
 
     users: np.ndarray
@@ -40,13 +42,13 @@ class Recommendations:
         return source_of(np.ones(len(self), dtype=bool) if self.fallback is None else ~self.fallback)
 
     def with_fallback(self, fallback: np.ndarray) -> Recommendations:
-        """Return the same lists with a mark on those of unknown users."""
+        """Return the same lists with a mark on those by popularity."""
         return replace(self, fallback=fallback)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per recommended item: ``user``, ``rank`` (from 1), ``item``, ``score``; no empty slots.
 
-        Where there are unknown users, a column ``from`` says ``model`` or ``popularity``.
+        Where there are lists by popularity, a column ``from`` says ``model`` or ``popularity``.
         For similar items, the first and the third column are ``item`` and ``similar``.
         """
         import pandas as pd
@@ -60,13 +62,26 @@ class Recommendations:
         return pd.DataFrame(content)
 
 
-def source_of(known: np.ndarray) -> np.ndarray:
-    """Return where lists are from: ``model``, or ``popularity`` of users who are unknown.
+class NothingLeft(InputError):
+    """The error where nobody who was asked for has an item left.
 
     Args:
-        known: Which users are known, bool ``[n]``.
+        message: The message.
+        lists: Their lists, all slots of which are empty, for who would rather have them.
     """
-    return np.where(known, "model", "popularity")
+
+    def __init__(self, message: str, lists: Recommendations) -> None:
+        super().__init__(message)
+        self.lists = lists
+
+
+def source_of(learnt: np.ndarray) -> np.ndarray:
+    """Return where lists are from: ``model``, or ``popularity``.
+
+    Args:
+        learnt: Which lists are from the model, bool ``[n]``.
+    """
+    return np.where(learnt, "model", "popularity")
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path
+from pyg_ckd.files import as_path, writing
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
-from pyg_ckd.serving.export import writing
 from pyg_ckd.serving.fold_in import Ridge, RidgeUsers
 from pyg_ckd.serving.growth import GrowingLists
 from pyg_ckd.serving.ids import Ids
+from pyg_ckd.serving.lists import without_pairs
 from pyg_ckd.serving.search import SeenItems
 from pyg_ckd.training.checkpoint import save_checkpoint
 from pyg_ckd.training.model import VERSIONS, WRITERS, user_function_of
@@ -61,6 +61,7 @@ def state_of(recommender: GrowingLists) -> dict[str, Any]:
         "seen": _packed(recommender.seen),
         "history": _packed(recommender.history),
         "trained": list(recommender.trained),
+        "untrained": recommender.untrained,
         "columns": None if recommender.columns is None else _columns(recommender.columns),
         "users": _user_state(recommender),
         "notes": list(recommender.notes),
@@ -112,6 +113,7 @@ def restored(
         out.columns = None if state["columns"] is None else _frame(state["columns"], sizes[1])
         out.notes = tuple(state["notes"])
         out.exact_users, out._user_map = _user_function(state["users"], path, device)
+        out.untrained = _untrained(state, out)
         out.load_more(state)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, InputError):
@@ -141,6 +143,15 @@ def _unpacked(state: Mapping[str, Tensor], num_users: int, num_items: int) -> Se
     if not fits or bool((out.ptr.diff() < 0).any()) or bool(((out.item < 0) | (out.item >= num_items)).any()):
         raise ValueError("interactions of users or items that are not there")
     return out
+
+
+def _untrained(state: Mapping[str, Any], recommender: GrowingLists) -> Tensor:
+    """Return which users had met nothing in training; a file of before does not say it, and has what they met since."""
+    idle = without_pairs(recommender.history.ptr[: recommender.trained[0] + 1])
+    found: Tensor = state.get("untrained", idle if recommender.exact_users is None else torch.zeros_like(idle))
+    if found.shape != idle.shape or found.dtype != torch.bool:
+        raise ValueError(f"untrained users of shape {list(found.shape)}")
+    return found
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
-from pyg_ckd.files import as_path, atomic_path, write_json
+from pyg_ckd.files import as_path, atomic_path, write_json, writing
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study.contenders import (
     Contender,
@@ -34,6 +34,7 @@ from pyg_ckd.training.begin import check_validation
 from pyg_ckd.training.earlier import digest_of_start
 from pyg_ckd.training.folder import claim_folder, free_options
 from pyg_ckd.training.layouts import open_processes
+from pyg_ckd.training.lone import lone_training
 from pyg_ckd.training.model import about_training, save_model
 from pyg_ckd.training.trainer import BUDGET
 
@@ -115,37 +116,41 @@ def train_run(
     base = chosen.get("trainer", {})
     given = {name: described_options(value, base if name == "teacher" else None) for name, value in chosen.items()}
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
-    with processes.together():
-        if processes.first:
-            claim_folder(folder, {**manifest, **given, part: dict(contender.options)}, free | unused)
-    split = "test" if held_out(data, "test").size(1) else "val"
-    evaluator = Evaluator(data, split, k) if held_out(data, split).size(1) else None
+    with lone_training(folder, processes):
+        with processes.together():
+            if processes.first:
+                claim_folder(folder, {**manifest, **given, part: dict(contender.options)}, free | unused)
+        split = "test" if held_out(data, "test").size(1) else "val"
+        evaluator = Evaluator(data, split, k) if held_out(data, split).size(1) else None
 
-    trainer, model = chosen.get("trainer", {}), chosen.get("model", {})
-    student = build(backbone, data, seed, **model)
-    teachers = None
-    if contender.needs_teachers:
-        own = side_by_side(chosen.get("teacher", {}), backbone)
-        teacher_trainer = Trainer(**{**trainer, **own.trainer, "track_views": False, "seed": seed})
-        more = {**own.options, **model, **own.model}
-        teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
-    with seeded(seed):
-        trained = build_objective(cls, student, data, teachers, contender.options)
-    own_trainer = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder})
-    history = own_trainer.fit(trained, data, start_from)
+        trainer, model = chosen.get("trainer", {}), chosen.get("model", {})
+        student = build(backbone, data, seed, **model)
+        teachers = None
+        if contender.needs_teachers:
+            own = side_by_side(chosen.get("teacher", {}), backbone)
+            teacher_trainer = Trainer(**{**trainer, **own.trainer, "track_views": False, "seed": seed})
+            more = {**own.options, **model, **own.model}
+            teachers = train_teachers(backbone, data, teacher_trainer, cache_dir=folder / "teachers", **more)
+        with seeded(seed):
+            trained = build_objective(cls, student, data, teachers, contender.options)
+        own_trainer = Trainer(**{**trainer, "seed": seed, "checkpoint_dir": folder})
+        history = own_trainer.fit(trained, data, start_from)
 
-    metrics = Metrics() if evaluator is None else evaluator(embed(trained, data)[0])
-    measured = {} if evaluator is None else {split: metrics}
-    with processes.together():
-        if processes.first:
-            about = about_training(history, seed, measured, own_trainer.settings(trained))
-            save_model(folder / "model.pt", trained, data, about)
-            with atomic_path(folder / "history.csv") as path:
-                history.frame.to_csv(path)
-            ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
-            if history.seen_by_start_from:
-                ended["seen_by_start_from"] = history.seen_by_start_from
-            write_json(folder / "metrics.json", {**ended, **{part: dict(found) for part, found in measured.items()}})
+        metrics = Metrics() if evaluator is None else evaluator(embed(trained, data)[0])
+        measured = {} if evaluator is None else {split: metrics}
+        with processes.together():
+            if processes.first:
+                with writing(folder, "output folder"):
+                    about = about_training(history, seed, measured, own_trainer.settings(trained))
+                    save_model(folder / "model.pt", trained, data, about)
+                    with atomic_path(folder / "history.csv") as path:
+                        history.frame.to_csv(path)
+                    ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+                    if history.seen_by_start_from:
+                        ended["seen_by_start_from"] = history.seen_by_start_from
+                    write_json(
+                        folder / "metrics.json", {**ended, **{part: dict(found) for part, found in measured.items()}}
+                    )
     return metrics
 
 

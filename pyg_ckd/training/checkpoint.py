@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.files import as_path, atomic_path, to_disk
 
 FORMAT = 3
 """Version of the layout of a checkpoint; raised whenever an older reader or file would be misunderstood."""
@@ -42,8 +42,11 @@ def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) ->
     Args:
         path: The file.
         content: Tensors and plain values; what it is stands under ``kind``.
+
+    Raises:
+        OSError: If not all of it can be written.
     """
-    with atomic_path(path) as temporary, _with_sums():
+    with atomic_path(path) as temporary, _with_sums(), to_disk():
         torch.save({"format": _format(content.get("kind")), **content}, temporary)
 
 
@@ -71,15 +74,14 @@ def load_checkpoint(
         path: The file.
         kind: What it must hold, the value of its key ``kind``; :obj:`None` is any kind.
         device: Where its tensors shall lie.
-        mmap: Whether tensors stay in the file until they are read; checksums are then left alone.
+        mmap: Whether tensors stay in the file until they are read. Checksums are compared before, which reads it once.
 
     Raises:
         InputError: If the file is missing, damaged, of another version or of another kind.
     """
     path = check_file(path)
     try:
-        if not mmap:
-            check_sums(path)
+        check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What is wrong with a hostile file is said below, in one line.
             content = torch.load(path, map_location=device, weights_only=True, mmap=mmap)

@@ -19,7 +19,7 @@ from pyg_ckd.data.identity import KINDS
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.matching import graph_record, matched
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path
+from pyg_ckd.files import as_path, writing
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.options import is_plain
@@ -59,7 +59,8 @@ def save_model(
 
     Raises:
         InputError: If ``model`` is neither or a part of one, ``data`` is no graph, ``about`` holds anything but plain
-            values, or the class of a module of one's own cannot be imported by another program.
+            values, the class of a module of one's own cannot be imported by another program, or the file cannot be
+            written.
     """
     check_graph(data)
     if as_path(path).is_dir():
@@ -104,7 +105,8 @@ def save_model(
         content["strategy"] = _strategy(model)
     if isinstance(model, Objective):
         content |= own_state(model)
-    WRITERS.get(as_path(path).suffix.lower(), save_checkpoint)(path, content)
+    with writing(path, "save_model"):
+        WRITERS.get(as_path(path).suffix.lower(), save_checkpoint)(path, content)
 
 
 def about_training(
@@ -324,11 +326,13 @@ def convert_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> 
         The path of the new file.
 
     Raises:
-        InputError: If the file cannot be read, or the name ends in neither.
+        InputError: If the file cannot be read or written, or the name ends in neither.
     """
     target = as_path(out)
     suffix = target.suffix.lower()
     if suffix not in WRITERS:
         raise InputError(f"out {out}: {unknown_name('format', suffix, WRITERS)}")
-    WRITERS[suffix](target, read_model(path))
+    content = read_model(path)
+    with writing(out):
+        WRITERS[suffix](target, content)
     return target

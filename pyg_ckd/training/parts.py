@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import remove_leftovers
 from pyg_ckd.processes import Processes
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_ckd.training.layouts.rows import UserRows
@@ -109,11 +108,10 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: If not all of it can be written.
     """
-    remove_leftovers(path)
     try:
         save_checkpoint(path, content)
-    except (OSError, RuntimeError) as error:  # PyTorch says by a RuntimeError that a disk is full.
-        reason = getattr(error, "strerror", None) or "not all of it has reached the disk"
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise InputError(
             f"checkpoint {path}: cannot be written ({reason}); the one before is as it was, free some space and start "
             "the same command again"

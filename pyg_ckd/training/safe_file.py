@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyg_ckd.code import bytes_of
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_path
+from pyg_ckd.files import as_path, atomic_path, to_disk
 from pyg_ckd.training.checkpoint import FORMATS, check_content, check_file, damaged, load_checkpoint
 
 SUFFIX = ".safetensors"
 KEY = "pyg_ckd"
 """What the JSON stands under in the metadata."""
+DIGEST = "sha256"
+"""What the digest of the JSON and of all tensors stands under; files of before have none."""
 NEEDED = {"backbone", "options", "sizes", "feature_dims", "state", "data"}
 _LONG = 1000  # Texts of a list that are stored as a tensor of their bytes: the header of a file must stay small.
 
@@ -30,6 +34,7 @@ def save_safetensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -
 
     Raises:
         InputError: If the package safetensors is not installed.
+        OSError: If not all of it can be written.
     """
     save_file = _package(path).torch.save_file
     tensors: dict[str, Tensor] = {}
@@ -52,8 +57,9 @@ def save_safetensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -
         return value
 
     text = json.dumps(plain({"format": FORMATS[content["kind"]], **content}, ""))
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {KEY: text})
+    digest = _digest(text, tensors)
+    with atomic_path(path) as temporary, to_disk():
+        save_file(tensors, temporary, {KEY: text, DIGEST: digest})
 
 
 def load_safetensors(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
@@ -69,13 +75,16 @@ def load_safetensors(path: str | os.PathLike[str], kind: str | None) -> dict[str
     place, package = check_file(path), _package(path)
     try:
         with package.safe_open(place, "pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+            metadata = file.metadata() or {}
+            text = metadata.get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  It is no dict.
         if text is None:
             raise InputError(
                 f"checkpoint {path}: found safetensors without what pyg-ckd writes beside them, expected a file of "
                 "save_model or pyg-ckd export"
             )
+        if DIGEST in metadata and metadata[DIGEST] != _digest(text, tensors):
+            raise ValueError("its content has changed since it was written")
 
         def whole(value: Any) -> Any:
             if isinstance(value, list):
@@ -97,6 +106,16 @@ def load_safetensors(path: str | os.PathLike[str], kind: str | None) -> dict[str
     except Exception as error:  # A damaged file makes the reader fail in any way.
         raise damaged(place, error) from None
     return check_content(path, content, kind)
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of a text and of the names, types, shapes and bytes of tensors."""
+    digest: Any = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}{tuple(tensor.shape)}:".encode())
+        digest.update(bytes_of(tensor))
+    return str(digest.hexdigest())
 
 
 def _as_bytes(text: str) -> Tensor:

@@ -49,6 +49,7 @@ from pyg_ckd.training.factories import (
 from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.choice import check_devices, choose_layout, open_processes, own_device
+from pyg_ckd.training.lone import lone_training
 from pyg_ckd.training.options import Options
 from pyg_ckd.training.ready import trainable
 from pyg_ckd.training.run import Run
@@ -294,7 +295,8 @@ class Trainer:
 
         Raises:
             InputError: If there is nothing to train, ``start_from`` or a checkpoint does not fit, the loss is not
-                finite any more, a callback raises, or the objective needs a validation part that there is not.
+                finite any more, a callback raises, another process is training in :attr:`checkpoint_dir`, or the
+                objective needs a validation part that there is not.
         """
         objective = trainable(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)
@@ -304,7 +306,7 @@ class Trainer:
         history = History()
         hooks = Hooks(fabric, trainer=self, pl_module=objective, history=history)
         try:
-            with seeded(self.seed), kept_memory():
+            with lone_training(self.checkpoint_dir, processes), seeded(self.seed), kept_memory():
                 try:
                     self._fit(fabric, hooks, objective, data, history, start_from, layout)
                 finally:

@@ -15,8 +15,9 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.data.identity import Identity, Known, identity_of, match
+from pyg_ckd.data.ids import id_column, value_at
 from pyg_ckd.data.inputs import RATES, unpack
-from pyg_ckd.data.ridge import Ridge
+from pyg_ckd.data.ridge import Ridge, within_known
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
@@ -54,7 +55,8 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     rows of new items                               what their features say: the ridge regression from the features of
                                                     all modalities to the rows of the items that both know and that have
                                                     a training interaction, see :class:`~pyg_ckd.data.ridge.Ridge`; the
-                                                    mean row if there are fewer than two of them
+                                                    mean row if there are fewer than two of them; a value far outside of
+                                                    those of known items counts as the farthest of these, with a warning
     parameters that count neither                   the earlier ones
     parameters of new modalities                    what they are in ``model``
     parameters of the objective itself              the earlier ones, if both are of one class and the shapes fit; rows
@@ -242,8 +244,21 @@ class _Newcomers:
         if int(learn.sum()) < 2:
             return
         if self._features is None:
-            self._features = torch.cat(list(unpack(self._data, out.device)[0].values()), dim=1)
+            self._features = self._near(unpack(self._data, out.device)[0], is_new)
         out[is_new] = Ridge(self._features[learn], out[learn])(self._features[is_new])
+
+    def _near(self, features: Mapping[str, Tensor], is_new: Tensor) -> Tensor:
+        """Return features of all items, modalities side by side, those of new ones not far outside of the others."""
+        rows = is_new.nonzero().view(-1)
+        known, new = ({m: x[chosen] for m, x in features.items()} for chosen in (~is_new, is_new))
+        ids = getattr(self._data, "item_id", None)
+
+        def name(row: int) -> object:
+            place = int(rows[row])
+            return place if ids is None else value_at(id_column(ids, "item_id"), place)
+
+        out = torch.cat(list(features.values()), dim=1)
+        return out.index_copy(0, rows, torch.cat(within_known(known, new, name, "start_from"), dim=1))
 
 
 def _dims_by_size(

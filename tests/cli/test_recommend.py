@@ -14,6 +14,7 @@ import pytest
 
 from pyg_ckd.cli import main
 from pyg_ckd.datasets import load
+from pyg_ckd.errors import InputError
 from pyg_ckd.nn import backbones
 from pyg_ckd.serving import Recommender
 from pyg_ckd.training import build
@@ -254,6 +255,19 @@ def test_unknown_ids_are_written_in_the_type_of_the_known_ones(given, tmp_path) 
     with pytest.warns(UserWarning, match=r"2 of 3 users are unknown \(first: '8'\)"):
         source.export_top_k(tmp_path / "a.parquet", 2, user_ids=["8", 14, 8], unknown="popular")
     assert pd.read_parquet(tmp_path / "a.parquet").user.tolist() == [8, 8, 14, 14, 8, 8]
+
+
+@pytest.mark.filterwarnings("ignore:recommend")
+def test_an_unknown_id_that_no_column_holds_is_named_with_its_place_among_all(given, tmp_path) -> None:
+    source = Recommender.load(given[1], load(given[0]))
+    for ids, words in (
+        ([14, 8, 7, "ann"], r"'ann' \(str\) at position 3"),
+        ([14, 2**80], r"1208\d+ \(int\) at position 1"),
+    ):
+        with pytest.raises(InputError, match=rf"^user_ids: found id {words}, expected an integer.*; leave it out"):
+            source.export_top_k(tmp_path / "a.parquet", 2, user_ids=ids, unknown="popular")
+        assert len(source.recommend(ids, 2, unknown="popular")) == len(ids)
+    assert not list(tmp_path.glob("a.*"))
 
 
 def test_a_warning_is_one_line_without_code(given, tmp_path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pyg_ckd.cli.yaml_files import parse_word
 from pyg_ckd.datasets import load, read_vectors, write_recbole
-from pyg_ckd.datasets.tables import _without_blanks
+from pyg_ckd.datasets.formats.recbole import _as_integers
+from pyg_ckd.datasets.tables import _without_blanks, read_table
 from pyg_ckd.errors import InputError
 from tests.conftest import random_data
 from tests.datasets.test_files_as_they_are import ITEMS, RATES, ROWS, USERS, features, inter, lines, pairs, table
@@ -189,3 +191,12 @@ def test_a_split_by_time_without_times_is_told(tmp_path, kind):
     assert data[RATES].test_edge_index.size(1) == USERS
     with pytest.raises(InputError, match=found.format("temporal") + r"; rename .*\(or time, datetime, date\)"):
         load(path, split="temporal")
+
+
+def test_ids_with_digits_of_other_scripts_stay_texts_and_apart_from_others(tmp_path) -> None:
+    path = tmp_path / "interactions.csv"
+    path.write_text("user,item\n13,1\n1\u0663,2\n", encoding="utf-8")
+    assert read_table(path, ("user", "item")).user.tolist() == ["13", "1\u0663"]
+    tokens = pd.Series(["13", "1\u0663"], dtype=object)
+    assert _as_integers(tokens) is None
+    assert parse_word("1\u0663") == "1\u0663"

@@ -72,6 +72,17 @@ def test_many_users_are_one_request_and_short_lists_stay_short() -> None:
     assert client.post("/recommend", json={"users": [], "k": 5}).json() == []
 
 
+def test_a_user_who_has_seen_all_items_gets_an_empty_list_alone_as_beside_others() -> None:
+    source = recommender().with_seen({105: [f"item {n}" for n in range(5)]})
+    client = testclient.TestClient(serve.app(source))
+    empty = {"user": 105, "items": [], "scores": [], "from": "model"}
+    assert client.get("/recommend/105?k=2").json() == [empty]
+    assert client.post("/recommend", json={"users": [105, 105], "k": 5}).json() == [empty, empty]
+    assert client.post("/recommend", json={"users": [101, 105], "k": 2}).json()[1] == empty
+    with pytest.raises(InputError, match="recommend: user 105 has seen every one of the 5 items"):
+        source.recommend(105, 2)
+
+
 @pytest.mark.parametrize(
     ("path", "status", "line"),
     [
@@ -95,8 +106,12 @@ def test_a_bad_request_gets_one_clear_line(client, path: str, status: int, line:
         ({"users": [101], "k": "x"}, 422, "k: found 'x', Input should be a valid integer"),
         ({"k": 2}, 422, "users: found "),
         ({"users": [[1]], "k": 2}, 422, ""),
+        ({"users": [101], "k": True}, 422, "k: found True, Input should be a valid integer"),
+        ({"users": [101], "k": 2.0}, 422, "k: found 2.0, "),
+        ({"users": [101], "exclude_seen": "no"}, 422, "exclude_seen: found 'no', Input should be a valid boolean"),
+        ({"users": [101], "exlude_seen": False}, 422, "exlude_seen: found False, Extra inputs are not permitted"),
     ],
-    ids=["unknown", "k", "no users", "nested"],
+    ids=["unknown", "k", "no users", "nested", "k is true", "k with a fraction", "word", "misspelt"],
 )
 def test_a_bad_batch_gets_one_clear_line(client, content: dict, status: int, line: str) -> None:
     answer = client.post("/recommend", json=content)
@@ -132,9 +147,21 @@ def test_a_saved_recommender_is_served_without_data_and_unknown_users_get_popula
     assert new["scores"] == [2, 2]
 
 
+@pytest.mark.filterwarnings("ignore:recommend")
+def test_users_without_training_interactions_get_popular_items(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    data = build_data(np.array([[0, 1, 1], [0, 0, 2]]), {"visual": rng.normal(size=(5, 2))}, num_users=3, num_items=5)
+    tables = (torch.from_numpy(rng.normal(size=(size, 3))).float() for size in (3, 5))
+    monkeypatch.setenv("UNKNOWN", "popular")
+    client = testclient.TestClient(serve.app(Recommender(Embeddings(*tables), data)))
+    known, idle = client.post("/recommend", json={"users": [0, 2], "k": 2}).json()
+    assert (known["from"], idle["from"]) == ("model", "popularity")
+    assert (idle["items"], idle["scores"]) == ([0, 2], [2, 1])
+
+
 def test_the_example_is_short_and_the_image_runs_it() -> None:
     folder = Path(serve.__file__).parent
-    assert len((folder / "serve.py").read_text(encoding="utf-8").splitlines()) < 40
+    assert len((folder / "serve.py").read_text(encoding="utf-8").splitlines()) < 55
     image = (folder / "Dockerfile").read_text(encoding="utf-8")
     assert "examples.serve:app" in image
     assert ".[serve]" in image

@@ -79,6 +79,24 @@ def test_embeddings_come_back_from_npy_and_parquet(ids, tmp_path) -> None:
             assert np.load(tmp_path / f"e.{kind}_id.npy", allow_pickle=False).tolist() == expected
 
 
+def test_ids_of_yesterday_are_not_left_beside_tables_of_a_graph_without_ids(tmp_path, monkeypatch) -> None:
+    old = recommender(USER_NAMES, ITEM_NAMES).export_embeddings(tmp_path / "e.npy")
+    (tmp_path / "e.owner_id.npy").write_text("mine")
+    before = {file: file.read_bytes() for file in old}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(InputError, match="cannot be written"):
+            recommender().export_embeddings(tmp_path / "e.npy")
+    assert {file: file.read_bytes() for file in old} == before
+    new = recommender().export_embeddings(tmp_path / "e.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.item.npy", "e.owner_id.npy", "e.user.npy"]
+    assert sorted(new) == [tmp_path / "e.item.npy", tmp_path / "e.user.npy"]
+
+
 @pytest.mark.parametrize("ids", KINDS, ids=["rows", "integers", "strings"])
 def test_embeddings_come_back_from_safetensors(ids: Sequence[Any], tmp_path) -> None:
     safetensors = pytest.importorskip("safetensors")

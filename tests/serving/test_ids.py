@@ -257,3 +257,9 @@ def test_of_several_lists_the_first_with_an_unknown_id_is_named() -> None:
     lists = [["ann"], ["bob", "dorte", 3], ["eve"]]
     with pytest.raises(InputError, match=r"^list 1: unknown user 'dorte' \(2 such ids\): did you mean 'dörte'"):
         Ids("user", STRINGS, 4).rows_of_each(lists, lambda n: f"list {n}")
+
+
+def test_digits_of_other_scripts_are_no_integers() -> None:
+    others = ["1\u0663", "-\u0661", "\uff11"]
+    assert Ids("user", INTEGERS, 4).parse(others) == others
+    assert Ids("user", INTEGERS, 4).find(["1\u0660"])[1].tolist() == [-1]  # Not 10.

@@ -73,6 +73,25 @@ def test_what_faiss_refuses_is_named(faiss, tmp_path) -> None:
         ItemIndex(recommender()).save(tmp_path / "file" / "items.faiss")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW8"])
+@pytest.mark.parametrize("block", [7, 2**16])
+def test_a_file_in_which_any_row_has_changed_is_refused(factory: str, block: int, faiss, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(index, "_BLOCK", block)
+    source, path = recommender(), tmp_path / "items.faiss"
+    ItemIndex(source, factory).save(path)
+    opened = ItemIndex.load(path, source)
+    assert opened.recommend(k=5).items.shape == (50, 5)
+    whole = path.read_bytes()
+    for row in source.embeddings.item[[0, 13, 29]]:
+        place = whole.index(row.numpy().tobytes()) + 3  # The sign and the exponent of the first number.
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"^index .*: found the items of another recommender or damaged ones"):
+            ItemIndex.load(path, source)
+    path.write_bytes(whole)
+    assert ItemIndex.load(path, source)._index.index.ntotal == 30
+
+
 def test_without_faiss_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match=r"pyg-ckd\[retrieval\]"):

@@ -10,6 +10,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import Embeddings, NeighborImputation, PCAFeatures, StandardizeFeatures, build_data
 from pyg_ckd.data.impute import _IMPUTATIONS
+from pyg_ckd.data.ridge import Ridge, far_outside
 from pyg_ckd.data.transforms import _TRANSFORMS
 from pyg_ckd.datasets import MultimodalFolder, load, write_npz
 from pyg_ckd.datasets.writing import WRITERS
@@ -186,3 +187,53 @@ def test_features_that_are_not_finite_are_named_without_a_mask_that_none_can_giv
         recommender(graph("standardize")).with_new_items(wrong)
     assert "has_visual" not in str(caught.value)
     assert "without 'visual'" in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [None, "text"])
+def test_one_wrong_number_puts_no_item_at_the_top_and_is_named(ids) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(201, 16, generator=generator), torch.randn(16, 8, generator=generator)
+    item = x @ y + 0.5 * torch.randn(201, 8, generator=generator)
+    pairs = torch.stack([torch.arange(400), torch.arange(400) % 200])
+    data = build_data(
+        pairs, {"visual": x[:200, :6], "text": x[:200, 6:]}, num_users=400, num_items=200, transform="none"
+    )
+    if ids == "text":
+        data.item_id = [f"i{n}" for n in range(200)]
+    source = Recommender(Embeddings(torch.randn(400, 8, generator=generator), item[:200]), data)
+    wrong = x[200:, 6:].clone()
+    wrong[0, 3] = 50.0
+    new_ids, name = {None: (None, "200"), "text": (["late"], "'late'")}[ids]
+    fine = source.with_new_items({"visual": x[200:, :6], "text": x[200:, 6:]}, new_ids)
+    with pytest.warns(
+        UserWarning, match=rf"1 of 1 new items have .* \(first: {name}, 'text', column 3: 50, where known"
+    ):
+        got = source.with_new_items({"visual": x[200:, :6], "text": wrong}, new_ids)
+
+    def share(one: Recommender) -> float:
+        return float((one.recommend(k=1, exclude_seen=False).items == one.items.take(np.array([200]))).mean())
+
+    assert share(got) <= share(fine) + 0.05  # It was on top of four lists of ten.
+    assert float(got.embeddings.item[200].norm()) <= float(item[:200].norm(dim=1).max()) * (1 + 1e-6)
+    assert torch.equal(fine.embeddings.user, got.embeddings.user)
+
+
+def test_what_is_far_outside_counts_as_the_farthest_that_is_known() -> None:
+    known = torch.tensor([[0.0, 5.0, n % 2] for n in range(20)])
+    known[3, 0], known[4, 0] = 2.0, -2.0
+    new = torch.tensor([[5.9, 7.0, 0.5], [6.1, -99.0, 2.6], [-40.0, 5.0, 0.0]])
+    near, far = far_outside(known, new)
+    assert far.tolist() == [[False] * 3, [True, False, True], [True, False, False]]
+    assert near.tolist() == [[pytest.approx(5.9), 7.0, 0.5], [2.0, -99.0, 1.0], [-2.0, 5.0, 0.0]]
+    assert not far_outside(known[:9], new)[1].any()
+
+
+def test_no_prediction_of_a_ridge_is_longer_than_what_it_was_learnt_from() -> None:
+    x = torch.linspace(-1, 1, 30).unsqueeze(1)
+    ridge = Ridge(x, torch.cat([3 * x, 4 * x], dim=1))
+    again = Ridge.from_state(ridge.state())
+    for one in (ridge, again):
+        assert one(torch.tensor([[100.0], [-100.0]])).tolist() == [pytest.approx([3, 4]), pytest.approx([-3, -4])]
+        assert one(torch.tensor([[0.5]])).tolist() == [pytest.approx([1.5, 2.0], rel=1e-3)]
+    before = Ridge.from_state({k: v for k, v in ridge.state().items() if k != "longest"})
+    assert before(torch.tensor([[2.0]])).tolist() == [pytest.approx([6.0, 8.0], rel=1e-3)]

@@ -91,6 +91,25 @@ def test_everybody_is_served_and_what_was_met_since_is_masked(transform: str, sa
     assert source.notes[1].startswith("5 new users have embeddings from what they have met")
 
 
+@pytest.mark.parametrize("value", [1e9, -3e12])
+def test_a_wrong_number_of_a_new_item_is_named_and_not_the_items_that_it_squeezed(value: float, saved) -> None:
+    pairs, features = world()
+    features["text"][ITEMS + 2, 1] = value
+    data = build_data(
+        pairs,
+        features,
+        num_users=USERS + 5,
+        num_items=ITEMS + 4,
+        user_id=[f"u{n}" for n in range(USERS + 5)],
+        item_id=np.arange(ITEMS + 4) + 500,
+    )
+    line = r"item 527, which the model does not know, has .* in column 1 of 'text', where known items have .* mend that"
+    with pytest.raises(InputError, match=line) as said:
+        Recommender.load(saved[0], data)
+    assert "500" not in str(said.value)
+    assert "\n" not in str(said.value)
+
+
 def test_newcomers_are_those_of_the_methods_for_newcomers(saved) -> None:
     path, data, model = saved
     source = Recommender.load(path, today()[0])

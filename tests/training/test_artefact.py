@@ -135,6 +135,25 @@ def test_damaged_safetensors_are_refused(run, tmp_path) -> None:
         read_model(path)
 
 
+def test_a_bit_that_changed_anywhere_in_safetensors_is_found(run, tmp_path) -> None:
+    package = pytest.importorskip("safetensors")
+    data, model, about, _ = run
+    path = tmp_path / "a.safetensors"
+    save_model(path, model, data, about)
+    whole = path.read_bytes()
+    start = int.from_bytes(whole[:8], "little") + 8
+    places = [*range(start, len(whole), (len(whole) - start) // 20), len(whole) - 1, whole.index(b"embedding_dim") + 3]
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"a\.safetensors: cannot be read \(its content has changed since it was"):
+            read_model(path)
+    path.write_bytes(whole)
+    with package.safe_open(path, "pt") as file:
+        text, tensors = file.metadata()["pyg_ckd"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    package.torch.save_file(tensors, path, {"pyg_ckd": text})  # As files of before are.
+    assert read_model(path)["about"] == read_model(convert_model(path, tmp_path / "b.safetensors"))["about"]
+
+
 def test_without_safetensors_the_extra_is_named(run, tmp_path, monkeypatch) -> None:
     data, model, _, _ = run
     monkeypatch.setitem(sys.modules, "safetensors", None)

@@ -59,7 +59,8 @@ def test_file_cut_off_anywhere_is_refused(tmp_path):
             load_checkpoint(path, "run")
 
 
-def test_a_bit_that_changed_anywhere_in_the_weights_is_found(tmp_path):
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_bit_that_changed_anywhere_in_the_weights_is_found(mmap, tmp_path):
     path = tmp_path / "a.pt"
     save_checkpoint(path, CONTENT)
     whole = path.read_bytes()
@@ -67,9 +68,9 @@ def test_a_bit_that_changed_anywhere_in_the_weights_is_found(tmp_path):
     for place in range(start, start + CONTENT["weights"].nbytes, 5):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(InputError, match=r"a\.pt: cannot be read \(the part .* has changed since it was written"):
-            load_checkpoint(path, "run")
+            load_checkpoint(path, "run", mmap=mmap)
     path.write_bytes(whole)
-    assert load_checkpoint(path, "run", mmap=True)["rows"] == CONTENT["rows"]
+    assert load_checkpoint(path, "run", mmap=mmap)["rows"] == CONTENT["rows"]
 
 
 def test_checksums_are_written_where_the_program_goes_without(tmp_path):

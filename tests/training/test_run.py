@@ -131,7 +131,7 @@ def test_the_frozen_copy_of_an_earlier_model_is_in_a_checkpoint_once(tmp_path):
 def test_what_a_killed_process_has_left_of_a_checkpoint_goes_with_the_next_one(tmp_path):
     data = planted_data()
     trainer(max_epochs=1, checkpoint_dir=tmp_path).fit(vbpr(data), data)
-    half = tmp_path / ".last.pt.abcd_123.pt"
+    half = tmp_path / ".last.pt.partial-abcd_123.pt"
     half.write_bytes((tmp_path / "last.pt").read_bytes()[:100])
     assert len(trainer(max_epochs=2, checkpoint_dir=tmp_path).fit(vbpr(data), data).rows) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]

@@ -248,7 +248,7 @@ def test_checkpoint_of_a_finished_teacher_is_removed_by_the_next_call(tmp_path, 
     train_teachers(VBPR, data, trainer(), cache_dir=tmp_path, **WIDTH)
     left.parent.mkdir()
     left.write_bytes(content)  # As if the process had been killed before it could remove the checkpoint.
-    (left.parent / ".last.pt.abcd_123.pt").write_bytes(content[:100])  # And another one while it wrote it.
+    (left.parent / ".last.pt.partial-abcd_123.pt").write_bytes(content[:100])  # And another one while it wrote it.
     train_teachers(VBPR, data, trainer(), cache_dir=tmp_path, **WIDTH)
     assert not left.parent.exists()
 

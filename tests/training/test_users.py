@@ -340,6 +340,12 @@ def test_parts_stay_if_a_process_ends_when_the_checkpoint_has_been_written(tmp_p
     assert torch.equal(read_parts(path, content["run"], content["parts"], None)["model"]["table"], table)
     own = read_parts(path, content["run"], content["parts"], UserRows((0, 1, 3, 4), 1))
     assert torch.equal(own["model"]["table"], table[1:3])
-    (tmp_path / content["parts"]["folder"] / "part-00000-of-00001.pt").unlink()
+    part = tmp_path / content["parts"]["folder"] / "part-00000-of-00001.pt"
+    whole = part.read_bytes()
+    place = whole.index(table.numpy().tobytes()) + 5
+    part.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(InputError, match=r"part-00000-of-00001.pt: cannot be read .* has changed since it was written"):
+        read_parts(path, content["run"], content["parts"], UserRows((0, 1, 3, 4), 1))
+    part.unlink()
     with pytest.raises(InputError, match=r"part-00000-of-00001.pt: found no such file"):
         read_parts(path, content["run"], content["parts"], None)

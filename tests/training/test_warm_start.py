@@ -126,6 +126,22 @@ def test_new_items_get_what_their_features_say_and_without_items_to_learn_from_t
     torch.testing.assert_close(model.item_embedding[7], earlier.item_embedding.mean(dim=0), rtol=0, atol=1e-6)
 
 
+def test_a_wrong_number_of_a_new_item_is_named_and_gives_it_no_longer_row_than_any_other(make_data):
+    small, large = make_data(num_users=30, num_items=20), make_data(num_users=30, num_items=22)
+    for data in (small, large):
+        named(data)
+    for m in large.modalities:
+        large["item"][m][:20] = small["item"][m]
+    large["item"]["mod1"][21, 2] = 1e4
+    earlier, model = drawn(BACKBONES["VBPR"], small), drawn(BACKBONES["VBPR"], large, seed=1)
+    with pytest.warns(
+        UserWarning, match=r"start_from: 1 of 2 new items have .* \(first: 217, 'mod1', column 2: 1e\+04"
+    ):
+        warm_start(model, large, (earlier, small))
+    longest = earlier.item_embedding.norm(dim=1).max()
+    assert (model.item_embedding[20:].norm(dim=1) <= longest * (1 + 1e-5)).all()
+
+
 def test_rows_without_ids_are_the_same_by_number_and_can_only_be_added(make_data):
     small, large = make_data(num_users=12), make_data(num_users=15, num_items=10)
     earlier, model = drawn(BACKBONES["VBPR"], small), drawn(BACKBONES["VBPR"], large, seed=1)

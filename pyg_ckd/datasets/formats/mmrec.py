@@ -155,7 +155,7 @@ def _diagnose(file: Path) -> None:
     except (ValueError, OSError, pd.errors.ParserError):
         return
     for name in _COLUMNS:
-        wrong = np.flatnonzero(~text[name].fillna("").str.fullmatch(r"\d{1,18}").to_numpy(dtype=bool))
+        wrong = np.flatnonzero(~text[name].fillna("").str.fullmatch(r"[0-9]{1,18}").to_numpy(dtype=bool))
         if wrong.size:
             raise _wrong(file, name, int(wrong[0]), text[name].fillna("").iloc[wrong[0]])
 
@@ -164,7 +164,7 @@ def _wrong(file: Path, name: str, row: int, value: str) -> InputError:
     expected = "0 (train), 1 (validation) or 2 (test)" if name == "x_label" else "a row number from 0"
     found = repr(value) if value else "nothing (line cut short?)"
     mend = "repair the line" if name == "x_label" else "map ids to row numbers first, e.g. with pandas.factorize"
-    if re.fullmatch(r"\d+\.0*", value):
+    if re.fullmatch(r"[0-9]+\.0*", value):
         mend = f"write {value.partition('.')[0]} without a fraction, e.g. with frame[{name!r}].astype('int64')"
     return InputError(
         f"{file}: column {name!r} holds {found} in row {row} (rows count from zero, without the header), "

@@ -276,7 +276,7 @@ def _users(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, T
 def _items(column: pd.Series, file: Path, origin: Origin) -> tuple[np.ndarray, Tensor | list[str] | None]:
     if file.is_file():
         return _listed(column, file, _ITEM, origin)
-    wrong = np.flatnonzero(~column.str.fullmatch(r"\d{1,18}").to_numpy(dtype=bool))
+    wrong = np.flatnonzero(~column.str.fullmatch(r"[0-9]{1,18}").to_numpy(dtype=bool))
     if wrong.size:
         mend = f"number the items from 0, or add {file.name} with the column {_ITEM}, one per feature row"
         inter, row = origin.of(column, wrong[0])
@@ -303,7 +303,7 @@ def _listed(column: pd.Series, file: Path, name: str, origin: Origin) -> tuple[n
 
 def _as_integers(tokens: pd.Series) -> np.ndarray | None:
     """Return tokens as int64 if every one is an integer as Python writes it (not ``007``), else :obj:`None`."""
-    if not tokens.str.fullmatch(r"0|-?[1-9]\d{0,17}").all():
+    if not tokens.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all():
         return None
     return np.array(tokens.astype(np.int64))
 
@@ -341,7 +341,7 @@ def _write_table(frame: pd.DataFrame, file: Path) -> None:
 
 def _wrong(file: Path, name: str, row: int, value: str, expected: str, mend: str) -> InputError:
     found = repr(value) if value else "nothing (line cut short?)"
-    if re.fullmatch(r"\d+\.0*", value):
+    if re.fullmatch(r"[0-9]+\.0*", value):
         mend += f"; or write {value.partition('.')[0]}, without a fraction, e.g. with frame[...].astype('int64')"
     return InputError(
         f"{file}: column {name!r} holds {found} in row {row} (rows count from zero, without the header), "

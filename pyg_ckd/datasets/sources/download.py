@@ -140,7 +140,7 @@ def _append(file: Any, chunk: bytes, part: Path) -> None:
 
 def _total(headers: Any, done: int) -> int | None:
     """Return the length of the whole file by the headers of a response that leaves out ``done`` bytes."""
-    match = re.fullmatch(r"bytes .*/(\d+)", headers["Content-Range"] or "")
+    match = re.fullmatch(r"bytes .*/([0-9]+)", headers["Content-Range"] or "")
     if match:
         return int(match[1])
     length = headers["Content-Length"]
