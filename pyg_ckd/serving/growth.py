@@ -191,7 +191,8 @@ class GrowingLists(RankedLists):
         if self.exact_users is not None:
             return self
         out = copy.copy(self)
-        out.untrained = torch.bincount(interactions[0].long().cpu(), minlength=self.trained[0]) == 0
+        count = torch.bincount(interactions[0].long().cpu(), minlength=self.trained[0])
+        out.untrained = self.without_lesson(count == 0)
         return out._follow(torch.arange(self.trained[0]))
 
     def _follow(self, users: Tensor) -> Self:

@@ -26,6 +26,7 @@ from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.popular import by_popularity
 from pyg_ckd.serving.results import NothingLeft, Recommendations
 from pyg_ckd.serving.search import Masked, SeenItems, search
+from pyg_ckd.training.earlier import trained_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +95,17 @@ class RankedLists:
         self.history = SeenItems(data[RATES].edge_index, len(self.users))
         self.columns = item_columns(columns, self.items)
         self.trained = (len(self.users), len(self.items))  # The rows that are not of newcomers.
-        self.untrained = without_pairs(self.history.ptr)
+        self.untrained = self.without_lesson(without_pairs(self.history.ptr))
         self.notes: tuple[str, ...] = ()
+
+    def without_lesson(self, idle: Tensor) -> Tensor:
+        """Return of which users neither the model nor those that it began from have learnt anything, bool ``[users]``.
+
+        Args:
+            idle: Who has met nothing in training, bool ``[users]``.
+        """
+        carried = None if self.model is None else trained_on(self.model).carried
+        return idle & ~carried if carried is not None and carried.numel() == idle.numel() else idle
 
     def recommend(
         self,

@@ -132,10 +132,12 @@ def begin(
             validation = Validation(data, *trainer.monitored, trainer.track_views, *chosen)
         check_validation(objective, data, trainer.track_views)
         settings = {"data": fingerprint(data), **objective.settings(), **made}
+        carried: Tensor | None = None
         if start_from is not None:
             start = warm_start(objective, data, start_from)
             settings["start_from"], history.seen_by_start_from = start.digest, dict(start.seen)
-        remember(objective.student, data, settings["data"])
+            carried = start.carried
+        remember(objective.student, data, settings["data"], carried)
     if not processes.alone:
         cut = {"cut_features": layout.cut_features}
         processes.agree("data and settings of the training", settings | trainer.settings() | cut)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
@@ -33,6 +34,8 @@ from pyg_ckd.wrappers import unwrap
 
 StartFrom = str | os.PathLike[str] | nn.Module | tuple[nn.Module, HeteroData]
 """What a training may start from: the file of a model, or a model, best with the graph that it was trained on."""
+CARRIED = "carried"
+"""What a file calls :attr:`TrainedOn.carried`."""
 TRAINED_ON = "trained_on"
 """Attribute of a backbone that says what its rows stand for and which graph it was trained on."""
 Inputs = tuple[Backbone, dict[str, Tensor], dict[EdgeType, Tensor]]
@@ -52,6 +55,7 @@ class Earlier:
         identity: What its rows stand for.
         inputs: Returns the backbone with the features and graphs that it was trained on, given the graph of today.
         interactions: Returns the interactions that it was trained on, or :obj:`None` if nobody knows them.
+        carried: As in :class:`TrainedOn`.
     """
 
     name: str
@@ -62,6 +66,15 @@ class Earlier:
     identity: Identity
     inputs: Callable[[HeteroData], Inputs]
     interactions: Callable[[], Tensor | None]
+    carried: Tensor | None = None
+
+    def learnt_users(self) -> Tensor:
+        """Return of which users it or one before it has learnt something, bool ``[U]``; all if nobody knows."""
+        count, pairs = self.identity.sizes["user"], self.interactions()
+        if pairs is None:
+            return torch.ones(count, dtype=torch.bool)
+        learnt = torch.bincount(pairs[0].long().cpu(), minlength=count) > 0
+        return learnt if self.carried is None else learnt | self.carried
 
     def digest(self) -> str:
         """Return a digest of all of it, by which a checkpoint tells whether a run began from the same."""
@@ -75,6 +88,10 @@ class Earlier:
         return digest.hexdigest()[:16]
 
 
+def _no_graph() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class TrainedOn:
     """What a backbone remembers of its training: the graph itself only as long as somebody else has it.
@@ -83,38 +100,53 @@ class TrainedOn:
         identity: What its rows stand for; :obj:`None` of a graph that was cut.
         graph: Returns the graph, or :obj:`None` if it is gone.
         digest: Its fingerprint; empty if nobody took it.
+        carried: Of which users the models that it began from had learnt something, bool ``[U]``; :obj:`None` if it did
+            not begin from any.
     """
 
     identity: Identity | None
-    graph: Callable[[], HeteroData | None] = lambda: None
+    graph: Callable[[], HeteroData | None] = _no_graph
     digest: str = ""
+    carried: Tensor | None = None
 
     @property
     def ids(self) -> Mapping[str, Any] | None:
         """Ids of users and items."""
         return None if self.identity is None else self.identity.ids
 
-    def __reduce__(self) -> tuple[type[TrainedOn], tuple[Identity | None]]:
-        return TrainedOn, (self.identity,)
+    def __reduce__(self) -> tuple[type[TrainedOn], tuple[Any, ...]]:
+        return TrainedOn, (self.identity, _no_graph, "", self.carried)
 
     def __deepcopy__(self, memo: Any) -> TrainedOn:
         return self
 
 
-def remember(model: nn.Module, data: HeteroData, digest: str = "") -> None:
+def remember(model: nn.Module, data: HeteroData, digest: str = "", carried: Tensor | None = None) -> None:
     """Let a model know what its rows stand for, so that another one can start from it.
 
     Args:
         model: The model.
         data: The graph that it is trained on.
         digest: Its fingerprint, by which a graph that was changed in place is recognised.
+        carried: As in :class:`TrainedOn`. (default: :obj:`None`)
     """
     identity: Identity | None = None
     with suppress(InputError):  # Of a graph that was cut nobody can tell.
         identity = identity_of(data)
     for part in (model, getattr(model, "module", None)):
         if isinstance(part, nn.Module):
-            object.__setattr__(part, TRAINED_ON, TrainedOn(identity, weakref.ref(data), digest))
+            object.__setattr__(part, TRAINED_ON, TrainedOn(identity, weakref.ref(data), digest, carried))
+
+
+def trained_on(model: nn.Module) -> TrainedOn:
+    """Return what a model remembers of its training, nothing if no trainer and no file has told it.
+
+    Args:
+        model: The backbone, a module that was adapted, or an objective.
+    """
+    model = unwrap(model)
+    backbone = innermost(model).student if isinstance(model, Objective) else model
+    return getattr(backbone, TRAINED_ON, None) or TrainedOn(None)
 
 
 def own_state(objective: Objective) -> dict[str, Any]:
@@ -167,7 +199,7 @@ def read_earlier(start_from: StartFrom, student: Backbone | None = None) -> Earl
     objective = innermost(model) if isinstance(model, Objective) else None
     backbone = model if objective is None else objective.student
     name = type(getattr(backbone, "module", backbone)).__name__
-    known: TrainedOn = getattr(backbone, TRAINED_ON, None) or TrainedOn(None)
+    known = trained_on(backbone)
     identity = known.identity if identity is None else identity
     if identity is None:
         raise InputError(
@@ -182,7 +214,7 @@ def read_earlier(start_from: StartFrom, student: Backbone | None = None) -> Earl
     inputs = partial(_inputs_of_model, copy.deepcopy(backbone) if same else backbone, known, graph)
     interactions = partial(_interactions_of_model, known, graph)
     cls, path = class_name(backbone), strategy_of(objective)
-    return Earlier(f"the {name} given", cls, state, own, path, identity, inputs, interactions)
+    return Earlier(f"the {name} given", cls, state, own, path, identity, inputs, interactions, known.carried)
 
 
 def _from_file(path: str | os.PathLike[str]) -> Earlier:
@@ -193,7 +225,8 @@ def _from_file(path: str | os.PathLike[str]) -> Earlier:
     own = content.get("own", {"path": "", "state": {}})
     inputs = partial(_inputs_of_file, path, content)
     state, interactions = content["state"], partial(graph.get, "interactions")
-    return Earlier(str(path), content["backbone"], state, own["state"], own["path"], identity, inputs, interactions)
+    parts = state, own["state"], own["path"], identity, inputs, interactions, content.get(CARRIED)
+    return Earlier(str(path), content["backbone"], *parts)
 
 
 def _inputs_of_model(backbone: nn.Module, known: TrainedOn, graph: HeteroData | None, data: HeteroData) -> Inputs:

@@ -24,7 +24,7 @@ from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.options import is_plain
 from pyg_ckd.training.checkpoint import save_checkpoint
-from pyg_ckd.training.earlier import own_state, remember
+from pyg_ckd.training.earlier import CARRIED, own_state, remember, trained_on
 from pyg_ckd.training.history import History
 from pyg_ckd.training.rebuild import build_backbone, build_strategy, class_of, path_of, recipe
 from pyg_ckd.training.safe_file import SUFFIX, read_model, save_safetensors
@@ -105,6 +105,9 @@ def save_model(
         content["strategy"] = _strategy(model)
     if isinstance(model, Objective):
         content |= own_state(model)
+    carried = trained_on(backbone).carried
+    if carried is not None and carried.numel() == backbone.num_users:
+        content[CARRIED] = carried
     with writing(path, "save_model"):
         WRITERS.get(as_path(path).suffix.lower(), save_checkpoint)(path, content)
 
@@ -275,7 +278,7 @@ def build_model(
         InputError: As :func:`load_model`.
     """
     model = build_backbone(path, content, data, backbones)
-    remember(model, data)
+    remember(model, data, carried=content.get(CARRIED))
     return model if "strategy" not in content else build_strategy(path, model, content["strategy"])
 
 

@@ -37,11 +37,13 @@ class Start:
         known: Which users, items and modalities the earlier model knows.
         digest: A digest of the earlier model.
         seen: Share of the held-out interactions that the earlier model was trained on, by split; empty if nobody knows.
+        carried: Of which users the earlier model, or one before it, had learnt something, bool ``[U]``.
     """
 
     known: Known
     digest: str
     seen: Mapping[str, float]
+    carried: Tensor
 
 
 def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Start:
@@ -104,7 +106,8 @@ def warm_start(model: nn.Module, data: HeteroData, start_from: StartFrom) -> Sta
     LOGGER.info("%s: %s", type(student).__name__, known)
     interactions, items = earlier.interactions(), earlier.identity.sizes["item"]
     seen = {} if interactions is None else seen_before(data, known, interactions, items)
-    return Start(known, earlier.digest(), seen)
+    carried = (known.user >= 0) & earlier.learnt_users()[known.user.clamp(min=0)]
+    return Start(known, earlier.digest(), seen, carried)
 
 
 def table_dims(backbone: Backbone) -> dict[str, dict[int, str]] | None:

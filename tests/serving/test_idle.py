@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -16,7 +17,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import ease
 from pyg_ckd.nn import FISM, VBPR, LightGCN
 from pyg_ckd.serving import ItemIndex, NeighbourhoodRecommender, Recommender
-from pyg_ckd.training import build, save_checkpoint, save_model
+from pyg_ckd.training import Trainer, build, save_checkpoint, save_model
 from pyg_ckd.training.checkpoint import load_checkpoint
 
 USERS, ITEMS = 12, 9
@@ -182,3 +183,49 @@ def test_the_command_marks_them(tmp_path) -> None:
     got = pd.read_csv(tmp_path / "a.csv")
     assert got.user[got["from"] == "popularity"].unique().tolist() == IDLE
     assert got.item[got.user == "u11"].tolist() == popular(world())[:3]
+
+
+def trained(data: HeteroData, start_from=None):
+    model = build(VBPR, data, 0, embedding_dim=4)
+    trainer = Trainer(max_epochs=2, monitor="recall@5", device="cpu", progress=False, track_views=False)
+    trainer.fit(model, data, start_from=start_from)
+    return model
+
+
+def sources(recommender: Recommender) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return recommender.recommend([*IDLE, "u3"], 3, unknown="popular").sources.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:start_from")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_users_whom_an_earlier_model_has_learnt_are_served_by_the_one_that_began_from_it(suffix, tmp_path) -> None:
+    nights = [world([(10, 2), (10, 5)]), world(), world()]  # Only in the first has user 10 met something.
+    first, second, third = (tmp_path / f"{name}{suffix}" for name in ("first", "second", "third"))
+    save_model(first, trained(nights[0]), nights[0])
+    save_model(second, trained(nights[1], first), nights[1])
+    save_model(third, trained(nights[2], second), nights[2])
+    expected = ["model", "popularity", "model"]
+    assert sources(Recommender(trained(nights[1]), nights[1])) == ["popularity", "popularity", "model"]
+    for path in (second, third):
+        opened = Recommender.load(path, nights[1])
+        assert sources(opened) == expected
+        assert sources(Recommender.load(path, world([(9, 0), (9, 1), (9, 2)]))) == expected
+        opened.save(tmp_path / f"lists{suffix}")
+        assert sources(Recommender.load(tmp_path / f"lists{suffix}")) == expected
+    begun = trained(nights[1], (trained(nights[0]), nights[0]))
+    assert sources(Recommender(begun, nights[1])) == expected
+    assert sources(Recommender(pickle.loads(pickle.dumps(begun)), nights[1])) == expected
+    assert sources(Recommender(trained(nights[2], begun), nights[2])) == expected
+
+
+@pytest.mark.filterwarnings("ignore:start_from")
+def test_of_a_model_whose_interactions_nobody_knows_all_users_count_as_learnt(tmp_path) -> None:
+    data = world()
+    save_model(tmp_path / "first.pt", trained(data), data)
+    content = load_checkpoint(tmp_path / "first.pt", "model")
+    del content["graph"]["interactions"]
+    save_checkpoint(tmp_path / "old.pt", content)
+    begun = trained(data, tmp_path / "old.pt")
+    assert sources(Recommender(begun, data)) == ["model"] * 3
