@@ -25,7 +25,7 @@ from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.columns import check_times
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.origins import Origin, put_together
-from pyg_ckd.datasets.overlooked import warn_of_overlooked
+from pyg_ckd.datasets.overlooked import media, warn_of_overlooked
 from pyg_ckd.datasets.parts import find_part, parts_in
 from pyg_ckd.datasets.places import files_in
 from pyg_ckd.datasets.stored import is_stored, read_stored
@@ -121,8 +121,8 @@ def read_folder(
         InputError: If a file is missing, damaged or inconsistent with another.
 
     Warns:
-        UserWarning: If files that look like features are in another format than ``.npy``, and so are not read, or
-            there is no column ``timestamp`` for ``split="leave-one-out"``.
+        UserWarning: If files that look like features are in another format than ``.npy``, or are images or audio, and so
+            are not read, or there is no column ``timestamp`` for ``split="leave-one-out"``.
     """
     folder = as_path(path)
     split = split_method(split)
@@ -364,7 +364,7 @@ def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     if not features:
         raise InputError(
             f"{folder}: no features, expected <modality>.npy of shape [num_items, d], written by numpy.save; "
-            f"{listing(folder)}"
+            f"{'; '.join([listing(folder), *media(folder, ())])}"
         )
     warn_of_overlooked(folder, features)
     for name, array in features.items():
