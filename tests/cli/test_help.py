@@ -48,9 +48,11 @@ def test_every_group_has_its_own_headline(capsys) -> None:
         return [line for line in shown(capsys, *args).splitlines() if re.fullmatch(r"[A-Z].*:", line)]
 
     parts = ["Plain training:", "Teachers:", "Options of ckd:"]
-    assert headlines("train", "--backbone", "VBPR") == ["Options:", "Backbone VBPR:", "Trainer:", *parts]
+    assert headlines("train", "--backbone", "VBPR") == ["Options:", "Backbone VBPR:", "Trainer:", *parts[:2]]
+    assert headlines("train", "--objective", "ckd")[3:] == parts
+    assert headlines("train", "--objective=odsw", "--strategy.inner=ckd")[3:] == [*parts, "Options of odsw:"]
     found = headlines("train", "--backbone", "GRCN", "--objective", "multitask")
-    assert found == ["Options:", "Backbone GRCN:", "Trainer:", *parts, "Options of multitask:"]
+    assert found == ["Options:", "Backbone GRCN:", "Trainer:", *parts[:2], "Options of multitask:"]
     found = headlines("compare", "--contenders", "low,ckd", "--options", "{low: {strategy: multitask}}")
     assert found == ["Options:", "Backbone FISM:", "Trainer:", *parts, "Options of low:", "Baseline LightGCN:"]
 

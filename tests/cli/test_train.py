@@ -283,6 +283,50 @@ def test_options_of_a_strategy_have_two_ways_with_the_same_bits(arrays, save, tm
     assert a == b == c != d
 
 
+NAMED_WRONGLY = {
+    "plain": (
+        ["--distillation.temperature", "0.5"],
+        "--distillation.temperature: found it with --objective plain, expected --objective ckd, which it is for; add "
+        "--objective ckd, or remove the option",
+    ),
+    "another name": (
+        ["--objective", "multitask", "--distillation.l2=0.5"],
+        "--distillation.l2: found it with --objective multitask, expected --objective ckd, which it is for; add "
+        "--objective ckd, or give --strategy.l2",
+    ),
+    "mapping": (["--distillation", "{temperature: 0.5}"], "--distillation.temperature: found it with --objective plain"),
+    "twice": (
+        ["--objective", "ckd", "--strategy.temperature", "0.5", "--distillation.temperature", "0.2"],
+        "--distillation.temperature: found --strategy.temperature as well, expected one of them",
+    ),
+    "twice with a mapping": (
+        ["--objective", "ckd", "--objective_options", "{temperature: 1}", "--distillation.temperature", "0.2"],
+        "--distillation.temperature: found --strategy.temperature as well",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED_WRONGLY)
+def test_an_option_of_ckd_without_effect_is_refused(case, arrays, save, capsys, tmp_path) -> None:
+    args, text = NAMED_WRONGLY[case]
+    assert text in fails(capsys, train(save(arrays), tmp_path / "out", *args))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_compare_reads_may_have_options_of_ckd_for_any_objective(arrays, save, tmp_path) -> None:
+    data, file = save(arrays), tmp_path / "shared.yaml"
+    file.write_text("distillation: {temperature: 0.5}\n")
+    for name, args in {
+        "plain": [],
+        "a": ["--objective", "ckd"],
+        "b": ["--objective", "ckd", "--strategy.temperature", "0.2"],
+        "c": ["--objective", "ckd", "--distillation.temperature", "0.2"],
+    }.items():
+        assert main(train(data, tmp_path / name, "--config", str(file), *args)) == 0
+    a, b, c = ((tmp_path / name / "history.csv").read_text() for name in "abc")
+    assert a != b == c
+
+
 def test_a_curriculum_wraps_another_strategy_which_has_its_own_options(arrays, save, capsys, tmp_path) -> None:
     data = save(arrays)
     wrapped = ["--objective", "odsw", "--strategy.inner", "ckd", "--strategy.temperature", ".inf"]
