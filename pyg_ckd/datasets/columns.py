@@ -1,4 +1,4 @@
-"""Columns by the names that people give them: in small or capital letters, and times by their usual other names."""
+"""Columns by the names that people give them: in small or capital letters, ids and times by their usual other names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from pyg_ckd.errors import InputError
 
 ALIASES: dict[str, tuple[str, ...]] = {"timestamp": ("time", "datetime", "date")}
 """Further names of a column, which count where the first is not there."""
+IDS: dict[str, tuple[str, ...]] = {"user": ("user", "user_id"), "item": ("item", "item_id")}
+"""Names of the columns of ids, of which a table has one each."""
+
+_KIND_OF = {name: kind for kind, names in IDS.items() for name in names}
 
 
 def plain(name: object) -> str:
     """Return the name of a column in small letters, without blanks around it."""
     return str(name).strip().lower()
+
+
+def known(name: object) -> str:
+    """Return the name of a column in small letters, and ``user`` or ``item`` for the other names of columns of ids."""
+    name = plain(name)
+    return _KIND_OF.get(name, name)
 
 
 def find_column(columns: Sequence[str], name: str, file: Path, types: Sequence[str] = ("",)) -> str | None:
@@ -29,7 +39,7 @@ def find_column(columns: Sequence[str], name: str, file: Path, types: Sequence[s
     Raises:
         InputError: If there are two of them.
     """
-    for names in ((name,), ALIASES.get(name, ())):
+    for names in (IDS.get(name, (name,)), ALIASES.get(name, ())):
         wanted = {f"{other}{kind}" for other in names for kind in types}
         found = [column for column in columns if plain(column) in wanted]
         if len(found) > 1:

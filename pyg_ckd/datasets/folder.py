@@ -79,8 +79,9 @@ def read_folder(
 
     In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv``,
     ``.csv.gz`` and folders of Parquet files (``interactions.parquet/``) are read as well. Names of tables, suffixes and
-    columns may be in upper case, and ``time``, ``datetime`` or ``date`` is a ``timestamp``. The columns ``timestamp``
-    and ``split`` are read only if the arguments ``split`` or ``keep`` use them.
+    columns may be in upper case, ``user_id`` is a ``user``, ``item_id`` an ``item``, and ``time``, ``datetime`` or
+    ``date`` a ``timestamp``. The columns ``timestamp`` and ``split`` are read only if the arguments ``split`` or
+    ``keep`` use them.
 
     A folder that :func:`write_folder` wrote is recognised by ``pyg_ckd.npz``. Its features stay in their files, are not
     transformed again, and are checked again only if the size or the modification time of their files has changed.

@@ -91,6 +91,11 @@ def convert(
     return data
 
 
+def reader_options() -> list[str]:
+    """Return the names of all arguments that any reader of files takes, in alphabetical order."""
+    return sorted({name for reader in READERS.values() for name in inspect.signature(reader).parameters} - {"path"})
+
+
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:
     if str(path) == "synthetic":
         return synthetic_multimodal, ()

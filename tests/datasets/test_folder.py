@@ -224,7 +224,7 @@ BAD = {
     "both formats": (write_both, "holds interactions.parquet and interactions.csv", {}),
     "whole and part": (write_whole_and_part, "holds interactions.csv and test.csv", {}),
     "misspelt column": (write(lambda f: f.rename(columns={"user": "usr"})), "column 'user' is missing.*'usr'", {}),
-    "user_id column": (write(lambda f: f.rename(columns={"user": "user_id"})), "rename 'user_id' to 'user'", {}),
+    "userid column": (write(lambda f: f.rename(columns={"user": "userid"})), "rename 'userid' to 'user'", {}),
     "missing id": (write(lambda f: put(f, "user", 2, None)), "'user' has 1 missing values, the first in row 2", {}),
     "fractional id": (write(lambda f: put(f, "item", 1, 0.5)), "'item' has dtype float64, .*found 0.5 in row 1", {}),
     "text items": (write(lambda f: put(f, "item", 1, "x")), "items have dtype .*add items.csv", {}),
