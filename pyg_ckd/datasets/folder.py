@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
+from pyg_ckd.data.checks import IMAGES, SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, liked_parts
 from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.opinions import TIME, chosen, coded
@@ -45,6 +45,9 @@ from pyg_ckd.files import as_path
 
 TIMED = ("leave-one-out", "temporal")
 """The ways to split that go by timestamps."""
+
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+"""What the names of spreadsheets end in, which are not read."""
 
 _METHODS = ("auto", "given", "random", "leave-one-out", "temporal", "cold-start")
 
@@ -145,6 +148,7 @@ def read_folder(
         frame = likes_of(frame, masks, keep, part, warns=split not in TIMED)
     num_items = next(iter(features.values())).shape[0]
     pairs, user_id, item_id = _map(frame, origin, folder, num_items)
+    _check_rows(features, num_items, folder)
     if strict and keep == "error":
         check_unique_rows(pairs, frame["user"], frame["item"], f"{source}: interactions", origin.named(frame))
     k_core = as_integer(k_core, f"{folder}: k_core")
@@ -223,6 +227,12 @@ def _read_interactions(folder: Path, split: str, keep: str) -> tuple[dict[Path, 
             check_times(frame.attrs["columns"], split, whole)
         return {whole: frame}, {}
     if "train" not in parts:
+        sheets = [file.name for file in sorted(folder.iterdir()) if file.suffix.lower() in SHEETS]
+        if sheets:
+            raise InputError(
+                f"{folder}: no interactions found, but {sheets[0]}, which is not read, expected interactions as "
+                f"{', '.join(SUFFIXES)}; save the sheet as interactions.csv"
+            )
         raise InputError(
             f"{folder}: no interactions found, expected interactions or train as {', '.join(SUFFIXES)}, with the "
             f"columns user and item; {listing(folder)}"
@@ -312,6 +322,18 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
     return as_ids(frame["item"])
 
 
+def _check_rows(features: Mapping[str, np.ndarray], num_items: int, folder: Path) -> None:
+    """Refuse a feature file that does not fit the list of items."""
+    listed = find_table(folder, "items")
+    for name, array in features.items() if listed is not None else ():
+        if len(array) != num_items:
+            problem = "too few" if len(array) < num_items else "too many"
+            raise InputError(
+                f"{folder / name}.npy: features of {name!r} have {len(array)} rows, {problem} for {num_items} items; give "
+                f"one row per line of {listed.name}, in its order"
+            )
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Put the folder or the file in front of every message from inside the block."""
@@ -370,7 +392,8 @@ def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     warn_of_overlooked(folder, features)
     for name, array in features.items():
         if array.ndim != 2:
-            raise InputError(f"{folder / name}.npy: has shape {list(array.shape)}, expected [num_items, d]")
+            hint = IMAGES if array.ndim > 2 else ""
+            raise InputError(f"{folder / name}.npy: has shape {list(array.shape)}, expected [num_items, d]{hint}")
     return features, {name[4:]: array for name, array in arrays.items() if name.startswith("has_")}
 
 

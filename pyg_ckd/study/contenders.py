@@ -200,7 +200,16 @@ def check_options(
             return None  # The run itself will tell.
         table = torch.zeros(2, 1)
         teachers = {m: Embeddings(table, table) for m in dims} if contender.needs_teachers else None
-        return build_inner(contender.strategy, student, contender.options, teachers)
+        try:
+            return build_inner(contender.strategy, student, contender.options, teachers)
+        except InputError as error:
+            if len(dims) > 1 or "found 1 modality" not in str(error):
+                raise
+            raise InputError(
+                f"data: found 1 modality ({', '.join(dims)}), expected at least two for {contender.strategy.name}; add "
+                "features of another one, or train a single one plainly: --objective plain, or --contenders plain for "
+                "a study"
+            ) from None
 
 
 def check_teacher(

@@ -154,7 +154,7 @@ CALLED_OTHERWISE = {
     "tune --keep first": "did you mean --data_options.keep?",
     "evaluate --k_cores 5": "did you mean --data_options.k_core?",
     "data describe --transform l2": "did you mean --data_options.transform?",
-    "train --temperature 1": "did you mean --distillation.temperature?",
+    "train --temperature 1": "did you mean --model.temperature?",
     "data convert a b --seed 1": "did you mean --data_options.seed?",
     "compare --objective ckd": "did you mean --contenders?",
     "tune --objective ckd": "did you mean --contenders?",

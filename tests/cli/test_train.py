@@ -198,7 +198,8 @@ def test_one_modality_trains_but_is_not_balanced(arrays, save, capsys, tmp_path)
         ["compare", "--data", data, "--out", str(tmp_path / "study"), "--backbone", "VBPR", *QUICK],
     ):
         line = fails(capsys, args)
-        assert "found 1 modality (visual), expected at least two to balance; train a single one plainly" in line
+        assert "error: data: found 1 modality (visual), expected at least two for ckd; add features of another" in line
+        assert "or train a single one plainly: --objective plain, or --contenders plain for a study" in line
 
 
 def test_a_device_that_is_not_there_is_named(arrays, save, capsys, tmp_path) -> None:
@@ -294,7 +295,10 @@ NAMED_WRONGLY = {
         "--distillation.l2: found it with --objective multitask, expected --objective ckd, which it is for; add "
         "--objective ckd, or give --strategy.l2",
     ),
-    "mapping": (["--distillation", "{temperature: 0.5}"], "--distillation.temperature: found it with --objective plain"),
+    "mapping": (
+        ["--distillation", "{temperature: 0.5}"],
+        "--distillation.temperature: found it with --objective plain",
+    ),
     "twice": (
         ["--objective", "ckd", "--strategy.temperature", "0.5", "--distillation.temperature", "0.2"],
         "--distillation.temperature: found --strategy.temperature as well, expected one of them",

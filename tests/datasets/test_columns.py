@@ -52,7 +52,9 @@ def test_columns_of_ids_may_be_called_user_id_and_item_id(tmp_path, suffix, head
         tables = {"interactions": frame, "items": items} if name == "whole" else parts
         for stem, one in tables.items():
             path = folder / f"{stem}.{suffix}"
-            one.to_parquet(path) if suffix == "parquet" else one.to_csv(path, index=False, sep="\t" if "t" in suffix else ",")
+            one.to_parquet(path) if suffix == "parquet" else one.to_csv(
+                path, index=False, sep="\t" if "t" in suffix else ","
+            )
         assert pairs(load(folder)) == sorted((f"0{u}", f"B{i}") for u, i in ROWS)
 
 

@@ -203,6 +203,14 @@ def write_bytes(name: str, content: bytes):
     return apply
 
 
+def write_array(name: str, array: np.ndarray):
+    def apply(folder):
+        write_items({"item": [0, 1, 2, 3]})(folder)
+        np.save(folder / name, array)
+
+    return apply
+
+
 def put(frame, column, row, value):
     frame[column] = frame[column].astype(object)
     frame.loc[row, column] = value
@@ -221,6 +229,11 @@ def write_whole_and_part(folder):
 
 BAD = {
     "no interactions": (lambda folder: None, r"no interactions found.*found audio.npy, visual.npy", {}),
+    "a spreadsheet": (
+        lambda folder: (folder / "interactions.xlsx").write_bytes(b""),
+        r"no interactions found, but interactions.xlsx, which is not read, .*; save the sheet as interactions.csv$",
+        {},
+    ),
     "both formats": (write_both, "holds interactions.parquet and interactions.csv", {}),
     "whole and part": (write_whole_and_part, "holds interactions.csv and test.csv", {}),
     "misspelt column": (write(lambda f: f.rename(columns={"user": "usr"})), "column 'user' is missing.*'usr'", {}),
@@ -233,7 +246,8 @@ BAD = {
     "no rows": (write(lambda f: f[:0]), "interactions.csv: has no rows", {}),
     "duplicates": (
         write(lambda f: pd.concat([f, f[:2]])),
-        "2 duplicate interactions, the first is user 'bob', item 0 again in row 6",
+        "2 duplicate interactions, the first is user 'bob', item 0 again in row 6; keep one of each, with "
+        r"keep='first' or keep='last' \(--data_options.keep first on the command line\)$",
         {},
     ),
     "given without": (write(lambda f: f.drop(columns="split")), "needs a column 'split'", {"split": "given"}),
@@ -246,6 +260,16 @@ BAD = {
     "unknown split": (write(lambda f: f), "unknown split 'tempral': did you mean 'temporal'", {"split": "tempral"}),
     "unlisted item": (write_items({"item": [0, 1, 2, 7]}), "2 interactions are with items that items.csv does not", {}),
     "short list": (write_items({"item": [0, 1]}), "lists 2 items, but the features have 4 rows", {}),
+    "too few rows for a list": (
+        write_array("visual.npy", np.zeros((3, 2))),
+        r"visual.npy: features of 'visual' have 3 rows, too few for 4 items; give one row per line of items.csv",
+        {},
+    ),
+    "images": (
+        write_array("visual.npy", np.zeros((4, 3, 8, 8))),
+        r"expected \[num_items, d\]; these look like images: give one vector per item, from an encoder",
+        {},
+    ),
     "repeated item": (write_items({"item": [0, 1, 1, 3]}), "lists .*1.* again in row 2", {}),
     "list without column": (write_items({"items": [0, 1, 2, 3]}), "column 'item' is missing; rename 'items'", {}),
     "no table": (write_bytes("interactions.csv", b""), "cannot be read as a csv table", {}),
