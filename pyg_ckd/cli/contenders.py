@@ -67,7 +67,7 @@ def add_parts(options: Options, backbone: type[Backbone]) -> None:
 
 
 def place_distillation(options: Options, given: Given, cls: type[Objective]) -> None:
-    """Hide the options ``--distillation.OPTION`` where the objective of a training has no use for them, and refuse them.
+    """Hide the options ``--distillation.OPTION`` where the objective has no use for them, and refuse them there.
 
     A configuration file may have them for any objective, because ``compare`` reads the same files.
 

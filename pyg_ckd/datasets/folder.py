@@ -125,8 +125,8 @@ def read_folder(
         InputError: If a file is missing, damaged or inconsistent with another.
 
     Warns:
-        UserWarning: If files that look like features are in another format than ``.npy``, or are images or audio, and so
-            are not read, or there is no column ``timestamp`` for ``split="leave-one-out"``.
+        UserWarning: If files that look like features are in another format than ``.npy``, or are images or audio, so
+            that they are not read, or there is no column ``timestamp`` for ``split="leave-one-out"``.
     """
     folder = as_path(path)
     split = split_method(split)
@@ -325,12 +325,14 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
 def _check_rows(features: Mapping[str, np.ndarray], num_items: int, folder: Path) -> None:
     """Refuse a feature file that does not fit the list of items."""
     listed = find_table(folder, "items")
-    for name, array in features.items() if listed is not None else ():
+    if listed is None:
+        return
+    for name, array in features.items():
         if len(array) != num_items:
             problem = "too few" if len(array) < num_items else "too many"
             raise InputError(
-                f"{folder / name}.npy: features of {name!r} have {len(array)} rows, {problem} for {num_items} items; give "
-                f"one row per line of {listed.name}, in its order"
+                f"{folder / name}.npy: features of {name!r} have {len(array)} rows, {problem} for {num_items} items; "
+                f"give one row per line of {listed.name}, in its order"
             )
 
 

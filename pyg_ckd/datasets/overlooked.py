@@ -64,7 +64,7 @@ def media(folder: Path, read: Collection[str], suffix: str = "") -> list[str]:
     below = [place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")]
     found = []
     for place in (folder, *sorted(below)):
-        names = [name.lower() for name in os.listdir(place)] if os.access(place, os.R_OK | os.X_OK) else []
+        names = [file.name.lower() for file in place.iterdir()] if os.access(place, os.R_OK | os.X_OK) else []
         if place.name.lower() in known or {"report.html", "settings.json"} & set(names):
             continue
         for kind, (endings, words) in _MEDIA.items():

@@ -65,7 +65,7 @@ def test_numbers_of_numpy_integers_for_floats_and_mappings_are_what_they_say():
         ("log.csv", "put it into a folder as interactions.csv, with one <modality>.npy beside it"),
         ("log.CSV.gz", "put it into a folder as interactions.csv.gz, with one <modality>.npy beside it"),
         ("log.parquet", "put it into a folder as interactions.parquet, with one <modality>.npy beside it"),
-        ("log.xlsx", "save the sheet as interactions.csv in a folder, with one <modality>.npy beside it"),
+        ("log.xlsx", "save it as interactions.csv in a folder, with one <modality>.npy beside it"),
     ],
 )
 def test_a_single_table_is_refused_with_where_to_put_it(tmp_path, name, mend):
