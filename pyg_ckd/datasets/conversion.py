@@ -59,11 +59,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
         found = f"is a {folder.suffix or 'nameless'} file" if folder.is_file() else "does not exist"
         own = next((suffix for suffix in SUFFIXES if folder.name.lower().endswith(suffix)), "")
         if folder.is_file() and (own or folder.suffix.lower() in SHEETS):
-            mend = (
-                f"put it into a folder as interactions{own}"
-                if own
-                else "save the sheet as interactions.csv in a folder"
-            )
+            mend = f"put it into a folder as interactions{own}" if own else "save it as interactions.csv in a folder"
             raise InputError(
                 f"{path}: {found}, expected a folder or an .npz file; {mend}, with one <modality>.npy beside it"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,7 +160,7 @@ def read_folder(
         users, user_id = map_ids(frame["user"])
         pairs = np.stack([users, pairs[1, core]])
     with naming(source):
-        train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share)
+        train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share, str(source))
     data = build_data(
         train,
         features,
@@ -357,12 +358,41 @@ def split_method(name: str) -> str:
 
 
 def split_pairs(
-    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float = 0.2
+    pairs: np.ndarray,
+    frame: pd.DataFrame,
+    split: str,
+    ratios: Sequence[float],
+    seed: int,
+    cold_share: float,
+    where: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random.
 
-    A leave-one-out split without timestamps is at random; a temporal one needs them.
+    A leave-one-out split without timestamps is at random; a temporal one needs them. ``where`` names the source in the
+    warning of parts that should not be empty, and are.
     """
+    parts = _parts_of(pairs, frame, split, ratios, seed, cold_share)
+    given = split == "given" or (split == "auto" and "split" in frame.columns)
+    wanted = (True, True) if split == "leave-one-out" else tuple(share > 0 for share in ratios[1:])
+    empty = [
+        n for n, part, asked in zip(("validation", "test"), parts[1:], wanted, strict=True) if asked and not part.size
+    ]
+    if empty and not given and pairs.size:
+        how = repr("random" if split == "auto" else split)
+        shares = "" if split == "leave-one-out" else f" with the shares {', '.join(f'{share:g}' for share in ratios)}"
+        both = len(empty) > 1
+        lost = "nothing is measured" if both else "no epoch is chosen" if empty == ["validation"] else "no test is made"
+        warnings.warn(
+            f"{where}: split={how}{shares} of {pairs.shape[1]} interactions leaves the {' and '.join(empty)} "
+            f"part{'s' if both else ''} empty, so that {lost}; give more interactions, or a column 'split'",
+            stacklevel=2,
+        )
+    return parts
+
+
+def _parts_of(
+    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     given = "split" in frame.columns
     timed = split in TIMED and "timestamp" in frame.columns
     # With the index, which has the rows of the file.

@@ -205,11 +205,20 @@ def check_options(
         except InputError as error:
             if len(dims) > 1 or "found 1 modality" not in str(error):
                 raise
-            raise InputError(
-                f"data: found 1 modality ({', '.join(dims)}), expected at least two for {contender.strategy.name}; add "
-                "features of another one, or train a single one plainly: --objective plain, or --contenders plain for "
-                "a study"
-            ) from None
+            raise single_modality(dims, contender.strategy) from None
+
+
+def single_modality(modalities: Iterable[str], strategy: type[Objective]) -> InputError:
+    """Return the error for data with one modality where a strategy needs several.
+
+    Args:
+        modalities: The names of the modalities.
+        strategy: The strategy.
+    """
+    return InputError(
+        f"data: found 1 modality ({', '.join(modalities)}), expected at least two for {strategy.name}; add features of "
+        "another one, or train a single one plainly: --objective plain, or --contenders plain for a study"
+    )
 
 
 def check_teacher(

@@ -1,5 +1,6 @@
 import tempfile
 import uuid
+import warnings
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -169,6 +170,38 @@ def test_random_split_ignores_the_column_and_auto_falls_back_to_it(folder):
     pd.DataFrame({"user": keys // 4, "item": keys % 4}).to_csv(folder / "interactions.csv", index=False)
     auto, named = read_folder(folder, seed=1), read_folder(folder, split="random", seed=1)
     assert pairs(auto) == pairs(named) != pairs(read_folder(folder, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {},
+            r"split='random' with the shares 0.8, 0.1, 0.1 of 3 .* validation and test parts empty, .*nothing is measured",
+        ),
+        (
+            {"split": "leave-one-out"},
+            "split='leave-one-out' of 3 interactions leaves the validation and test parts empty",
+        ),
+        ({"ratios": (0.5, 0.5, 0.0)}, "leaves the validation part empty, so that no epoch is chosen; give more inter"),
+        ({"ratios": (0.5, 0.0, 0.5)}, "leaves the test part empty, so that no test is made; .* or a column 'split'"),
+    ],
+)
+def test_too_few_interactions_to_hold_any_out_are_told_before_training(folder, options, said):
+    frame = pd.DataFrame({"user": ["a", "b", "c"], "item": [0, 1, 2], "timestamp": [1, 2, 3]})
+    frame.to_csv(folder / "interactions.csv", index=False)
+    with pytest.warns(UserWarning, match=f"interactions.csv: {said}" if options == {} else said):
+        read_folder(folder, **options)
+
+
+def test_parts_that_are_empty_on_purpose_are_no_reason_for_a_warning(folder):
+    FRAME.drop(columns="split").to_csv(folder / "interactions.csv", index=False)
+    FRAME.assign(split="train").to_csv(folder / "given.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_folder(folder, split="random", ratios=(1.0, 0.0, 0.0))
+        (folder / "given.csv").replace(folder / "interactions.csv")
+        read_folder(folder)
 
 
 def test_k_core_drops_users_and_keeps_all_items(folder):
