@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 REQUIRED: Any = object()
+_EXPECTED = {"seeds": "the number of seeds, such as 3 for seeds 0, 1 and 2"}
+"""What messages say that an option takes, where its type says too little."""
 _MODEL = "the file without an option: pyg-ckd show FILE"
 _SOURCE = {
     "describe": "the data without an option: pyg-ckd data describe DATA",
@@ -198,7 +200,8 @@ class Options:
         if found is None or found[1] not in values.found:
             return InputError(str(error))
         value, entry = values.found[found[1]]
-        return InputError(f"{entry.label}: found {shown(value)}, expected {words_for(self.known[found[1]].type)}")
+        expected = _EXPECTED.get(found[1]) or words_for(self.known[found[1]].type)
+        return InputError(f"{entry.label}: found {shown(value)}, expected {expected}")
 
     def help(self) -> str:
         """Return the help text, within 80 columns."""
@@ -253,7 +256,7 @@ class Options:
             return []
         from pyg_ckd.datasets.loading import reader_options
 
-        name, own = key.lower().replace("-", "_"), set(self.known)
+        name, own = key.lower().replace("-", "_"), {*self.known, *(["seed"] if "seeds" in self.known else [])}
         names = [option for option in reader_options() if option not in own]
         close = [name] if name in names else difflib.get_close_matches(name, names, n=1, cutoff=0.85)
         return [f"data_options.{option}" for option in close]

@@ -115,6 +115,11 @@ def _check_options(reader: Callable[..., HeteroData], options: Mapping[str, Any]
     hints = get_type_hints(reader)
     for name, value in options.items():
         where = f"option {name!r} of {reader.__name__}"
+        if name == "features" and name not in valid:
+            raise InputError(
+                f"unknown option of {reader.__name__} 'features': did you mean 'transform'? It names the transform of "
+                "the features"
+            )
         if name not in valid:
             raise unknown_name(f"option of {reader.__name__}", name, valid)
         if not _fits(value, hints[name]):

@@ -33,6 +33,7 @@ from pyg_ckd.study.settings import (
     StudySettings,
     as_options,
     check_plain,
+    check_trainer,
     check_trainer_is_free,
 )
 from pyg_ckd.training import Pace, Trainer
@@ -79,6 +80,7 @@ class Contender:
         check_plain(self.options, cls.name)
         check_plain(self.model, names["model"])
         check_trainer_is_free(self.trainer, names["trainer"])
+        check_trainer(self.trainer)
         inner = inner_strategy(cls, self.options)
         if inner is not None:
             Contender(inner, self.options.get("inner_options") or {})
@@ -246,21 +248,6 @@ def check_teacher(
         check_warmup(data, {**trainer, **own.trainer})
     except InputError as error:
         raise InputError(f"teacher: {error}") from None
-
-
-def check_trainer(options: Mapping[str, Any]) -> None:
-    """Refuse options that the trainer does not have.
-
-    Args:
-        options: The options by name.
-
-    Raises:
-        InputError: If there is one.
-    """
-    known = inspect.signature(Trainer).parameters
-    for name in options:
-        if name not in known:
-            raise unknown_name("option of the trainer", name, known)
 
 
 def check_warmup(data: HeteroData, options: Mapping[str, Any]) -> None:

@@ -177,7 +177,7 @@ def test_random_split_ignores_the_column_and_auto_falls_back_to_it(folder):
     [
         (
             {},
-            r"split='random' with the shares 0.8, 0.1, 0.1 of 3 .* validation and test parts empty, .*nothing is measured",
+            r"split=.random. with the shares 0.8, 0.1, 0.1 of 3 .* validation and test parts .*nothing is measured",
         ),
         (
             {"split": "leave-one-out"},

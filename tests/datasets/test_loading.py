@@ -74,6 +74,13 @@ def test_a_single_table_is_refused_with_where_to_put_it(tmp_path, name, mend):
         load(tmp_path / name)
 
 
+def test_the_transform_is_named_where_it_is_called_features():
+    with pytest.raises(
+        InputError, match=r"unknown option of synthetic_multimodal 'features': did you mean 'transform'\?"
+    ):
+        load("synthetic", features="pca")
+
+
 def test_anything_else_is_refused_with_what_would_work(tmp_path):
     (tmp_path / "data.txt").write_text("user,item\n")
     with pytest.raises(InputError, match=r"data.txt: is a .txt file, expected an .npz file, a folder .*'synthetic'"):
