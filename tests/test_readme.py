@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import pyg_ckd
-from pyg_ckd import Trainer, evaluate
+from pyg_ckd import DistillationWrapper, Trainer, evaluate, train_teachers
 from pyg_ckd.datasets import synthetic_multimodal
+from pyg_ckd.nn import backbones
+from pyg_ckd.study import StudySettings
 from pyg_ckd.training import teachers as teachers_module
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +46,20 @@ def test_the_snippet_of_the_first_screen_runs(capsys) -> None:
     out = capsys.readouterr().out
     assert "recall@20" in out
     assert "weight" in out
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("name", [name for name, cls in backbones().items() if cls.uses_features])
+def test_recommended_settings_are_taken_as_the_readme_says_for_every_backbone(name: str) -> None:
+    data = synthetic_multimodal(num_users=60, num_items=40, num_interactions=800)
+    space = {"MMGCN": backbones()[name], "data": data, "Trainer": Trainer, "train_teachers": train_teachers}
+    exec(snippet("README.md", "best = MMGCN"), space | {"DistillationWrapper": DistillationWrapper})
+
+
+@pytest.mark.parametrize("name", backbones())
+def test_recommended_settings_are_those_of_a_study(name: str) -> None:
+    settings = StudySettings(**backbones()[name].recommended)
+    assert settings.trainer == backbones()[name].recommended["trainer"]
 
 
 @pytest.mark.usefixtures("_quick")

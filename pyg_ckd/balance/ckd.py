@@ -101,7 +101,7 @@ class DistillationWrapper(TaughtObjective):
             margin minus that of the ids.
         target: Whose margins a modality learns from: ``"own"``, its own teacher's, or ``"best"``, those of the teacher
             that is best on the triple.
-        rows_weight: Weight of :math:`\mathcal{L}_{row}^m`, which is used like :math:`g`.
+        rows_weight: Weight of :math:`\mathcal{L}_{row}^m`, the distance of item rows from the teacher's.
 
     Raises:
         InputError: If there are fewer than two modalities, a teacher is missing or unknown or has other sizes than the

@@ -120,6 +120,10 @@ def _prepared(args: list[str]) -> Callable[[], int] | None:
             f"command: found option {command} in its place, expected one of {', '.join(DESCRIPTIONS)} first and the "
             f"options after it: pyg-ckd {later or 'compare'} {command} ..."
         )
+    if command in DATA_DESCRIPTIONS:
+        raise InputError(
+            f"unknown command {command!r}: did you mean pyg-ckd data {command}? pyg-ckd --help lists all commands"
+        )
     if command not in DESCRIPTIONS:
         raise unknown_name("command", command, DESCRIPTIONS)
     ranks.check(command)

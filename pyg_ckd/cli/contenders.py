@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,70 @@ def add_parts(options: Options, backbone: type[Backbone]) -> None:
     options.add_arguments_of(Trainer, "teacher", (*FREE, "seed", "track_views", *taken), **own)
     options.add_arguments_of(backbone, "teacher", (*SIZES, *taken), **own)
     options.notes["--teacher.OPTION VALUE"] = "an option of model or trainer for the teachers only"
+
+
+def place_distillation(options: Options, given: Given, cls: type[Objective]) -> None:
+    """Hide the options ``--distillation.OPTION`` where the objective has no use for them, and refuse them there.
+
+    A configuration file may have them for any objective, because ``compare`` reads the same files.
+
+    Args:
+        options: The options of the command.
+        given: The arguments.
+        cls: The objective.
+
+    Raises:
+        InputError: If one stands on the command line and has no use, or is given by the name ``strategy`` as well.
+    """
+    from pyg_ckd.balance.discovery import options_of
+
+    used = _has_ckd(cls, given.section("strategy"))
+    if not used:
+        hidden = {n: replace(o, hidden=True) for n, o in options.known.items() if n.startswith("distillation.")}
+        options.known |= hidden
+    if given.help:
+        return
+    found = _options_below(given, "distillation")
+    found = {name: entry for name, entry in found.items() if f"distillation.{name}" in options.known}
+    typed = next((name for name, entry in found.items() if entry.typed), None)
+    if typed is not None and not used:
+        instead = f"give --strategy.{typed}" if typed in options_of(cls) else "remove the option"
+        raise InputError(
+            f"--distillation.{typed}: found it with --objective {cls.name}, expected --objective ckd, which it is for; "
+            f"add --objective ckd, or {instead}"
+        )
+    same = {**_options_below(given, "objective_options"), **_options_below(given, "strategy")}
+    for name, entry in found.items() if PARTS.get(cls.name) == "distillation" else ():
+        if name in same and (entry.typed or entry.source == same[name].source):
+            raise InputError(
+                f"--distillation.{name}: found --strategy.{name} as well, expected one of them, because both are the "
+                "same option; remove one"
+            )
+
+
+def _has_ckd(cls: type[Objective], options: Mapping[str, Any]) -> bool:
+    """Return whether a strategy is distillation, or wraps it."""
+    from pyg_ckd.balance.discovery import inner_strategy
+
+    try:
+        inner = inner_strategy(cls, options)
+    except InputError:  # Is refused where models are built.
+        return True
+    if inner is None:
+        return PARTS.get(cls.name) == "distillation"
+    below = options.get("inner_options")
+    return _has_ckd(inner, below if isinstance(below, Mapping) else {})
+
+
+def _options_below(given: Given, part: str) -> dict[str, Entry]:
+    """Return the last entry of each option of a group."""
+    found: dict[str, Entry] = {}
+    for entry in given.entries:
+        if entry.key == part:
+            found |= {str(name).replace("-", "_"): entry for name in entry.opened().value}
+        elif entry.key.startswith(f"{part}."):
+            found[entry.key.split(".")[1].replace("-", "_")] = entry
+    return found
 
 
 def add_strategy_options(

@@ -14,6 +14,8 @@ COLUMN = 24
 _DEFAULT = re.compile(r"\s*\(default: (?:[^(),]|\([^()]*\))*(?:,\s*((?:[^()]|\([^()]*\))*))?\)")
 """A default in a docstring: the value, which the layout shows by itself, and what is said about it."""
 _ROLE = re.compile(r":(?:[a-z]+:)?[a-z]+:`([^`]*)`")
+_REFERENCE = re.compile(r"[,;]\s+see\s+:(?:[a-z]+:)+`[^`]*`(?:(?:,|\s+and)\s+:(?:[a-z]+:)+`[^`]*`)*(?!\s+for\b)")
+"""A reference in a docstring to another page, which a terminal has not."""
 _WRAPPER = re.compile(r"\\(?:math\w+|boldsymbol|textrm|textbf|text|bar|tilde|hat|overline|operatorname)\s*\{([^{}]*)\}")
 _OPERATORS = {r"\cdot": "*", r"\times": "x", r"\leq": "<=", r"\le": "<=", r"\geq": ">=", r"\ge": ">=", r"\in": "in"}
 
@@ -63,7 +65,7 @@ def first_line(target: Any) -> str:
 
 
 def arguments_of(target: Callable[..., Any]) -> dict[str, str]:
-    """Return what a docstring in Google's style says about each argument, as plain words.
+    """Return what a docstring in Google's style says about each argument, as plain words, without references.
 
     Args:
         target: A class or a function.
@@ -81,7 +83,7 @@ def arguments_of(target: Callable[..., Any]) -> dict[str, str]:
             found[name] = start[2]
         elif name:
             found[name] += f" {line.strip()}"
-    return {key: clean(text) for key, text in found.items()}
+    return {key: clean(_REFERENCE.sub("", text)) for key, text in found.items()}
 
 
 def item(name: str, text: str) -> list[str]:

@@ -37,6 +37,26 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 REQUIRED: Any = object()
+_EXPECTED = {"seeds": "the number of seeds, such as 3 for seeds 0, 1 and 2"}
+"""What messages say that an option takes, where its type says too little."""
+_MODEL = "the file without an option: pyg-ckd show FILE"
+_SOURCE = {
+    "describe": "the data without an option: pyg-ckd data describe DATA",
+    "convert": "source and target without an option: pyg-ckd data convert FROM TO --format npz",
+}
+_OTHER_NAMES: dict[str, dict[str, str]] = {
+    "compare": {"objective": "contenders", "objectives": "contenders", "strategy": "contenders"},
+    "tune": {"objective": "contenders", "objectives": "contenders", "strategy": "contenders"},
+    "train": {"contenders": "objective", "contender": "objective"},
+    "evaluate": {"objective": "strategy", "out": "json"},
+    "effects": {"objective": "strategy", "out": "json"},
+    "recommend": {"objective": "strategy", "json": "out"},
+    "export": {"objective": "strategy"},
+    "show": {"checkpoint": _MODEL, "model": _MODEL, "out": "html"},
+    "data describe": {"data": _SOURCE["describe"], "html": "out"},
+    "data convert": {"transform": "features", "data": _SOURCE["convert"], "out": _SOURCE["convert"]},
+}
+"""What options that a command lacks are called there: the name of one of its own, or what to write instead."""
 MAX_SEED = 2**63
 GENERAL = "Options"
 
@@ -180,7 +200,8 @@ class Options:
         if found is None or found[1] not in values.found:
             return InputError(str(error))
         value, entry = values.found[found[1]]
-        return InputError(f"{entry.label}: found {shown(value)}, expected {words_for(self.known[found[1]].type)}")
+        expected = _EXPECTED.get(found[1]) or words_for(self.known[found[1]].type)
+        return InputError(f"{entry.label}: found {shown(value)}, expected {expected}")
 
     def help(self) -> str:
         """Return the help text, within 80 columns."""
@@ -219,13 +240,26 @@ class Options:
         Args:
             entry: The option.
         """
-        near = self._near(entry.key)
         mark = "" if entry.source else "--"
+        other = _OTHER_NAMES.get(self.command, {}).get(entry.key.lower(), "")
+        near = [other] if other in self.known else self._near(entry.key)
         names = [f"{mark}{name.removeprefix(entry.inside)}" for name in near]
+        names = [other] if other and other not in self.known else names
         hint = f"did you mean {' or '.join(names)}? " if names else ""
         where = f"{entry.source}: " if entry.source else ""
         name = f"{mark}{entry.key.removeprefix(entry.inside)}"
         return InputError(f"{where}unknown option {name}: {hint}pyg-ckd {self.command} --help lists all options")
+
+    def _of_reader(self, key: str) -> list[str]:
+        """Return the option of the data that has a name, such as ``data_options.split`` for ``split``."""
+        if "data_options" not in self.known or "." in key:
+            return []
+        from pyg_ckd.datasets.loading import reader_options
+
+        name, own = key.lower().replace("-", "_"), {*self.known, *(["seed"] if "seeds" in self.known else [])}
+        names = [option for option in reader_options() if option not in own]
+        close = [name] if name in names else difflib.get_close_matches(name, names, n=1, cutoff=0.85)
+        return [f"data_options.{option}" for option in close]
 
     def _near(self, key: str) -> list[str]:
         names = {name.lower(): name for name, option in self.known.items() if not option.positional}
@@ -243,9 +277,10 @@ class Options:
         if not close:
             tails = {name.rpartition(".")[2]: name for name in names}
             close = [tails[part] for part in difflib.get_close_matches(last, list(tails), n=2, cutoff=0.7)]
-        found = [names[name] for name in dict.fromkeys([*same, *close])]
+        reader = self._of_reader(key)
+        found = [names[name] for name in dict.fromkeys([*same, *([] if reader else close)])]
         shown = [n for n in found if n not in self.known or not self.known[n].hidden]
-        return (shown or found)[:3]
+        return ([*shown, *reader] or found)[:3]
 
 
 class _Values:

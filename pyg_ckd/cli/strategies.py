@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pyg_ckd.balance import Objective
 
 
+LEGEND = (
+    "teachers: one model per modality is trained first; as inside: if the strategy inside needs them",
+    "one view: only the joint view is computed; own views: the strategy chooses views, such as single modalities",
+    "pyg-ckd strategies NAME shows the options of one",
+)
+"""What the columns of the list mean."""
+
+
 def add_options(options: Options, given: Given) -> None:
     """Add the options of the command.
 
@@ -40,6 +48,7 @@ def run(config: Namespace) -> int:
         return 0
     for name, cls in strategies().items():
         say(f"{name:<20} {_teachers(cls):<11} {_views(cls):<9} {first_line(cls)}")
+    say("\n".join(["", *LEGEND]))
     return 0
 
 

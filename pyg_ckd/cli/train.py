@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyg_ckd.cli import ranks
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import add_backbone, add_data, load_data, no_leftovers, section, sections
-from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models, strategy
+from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models, place_distillation, strategy
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say
 from pyg_ckd.files import read_json
@@ -38,6 +38,7 @@ def add_options(options: Options, given: Given) -> None:
     add_parts(options, backbone)
     named = given.text("objective")
     cls = strategy("plain" if named is None else named, "objective")
+    place_distillation(options, given, cls)
     add_strategy_options(options, backbone, cls, "strategy", cls.name in PARTS)
     options.aliases["objective_options"] = "strategy"
 

@@ -25,6 +25,14 @@ from pyg_ckd.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
 KEEP = ("error", "first", "last")
+KEEPING = "keep='first' or keep='last' (--data_options.keep first on the command line)"
+"""How to choose one of several interactions of the same user and item, for messages."""
+IMAGES = (
+    "; these look like images: give one vector per item, from an encoder as pyg_ckd.datasets.encode_files takes, or "
+    "flatten them with x.reshape(len(x), -1)"
+)
+"""What to do with features of more than two dimensions, for messages."""
+TEXTS = "; texts become vectors with pyg_ckd.datasets.text_features"
 CHECKED = "interactions that were checked together"
 """Name under which is :func:`~pyg_ckd.data.mapped.remembered` where interactions in a file were checked, with which
 others, and for how many users and items."""
@@ -89,7 +97,7 @@ def check_unique_rows(
         user, item = value_at(users, first), value_at(items, first)
         raise InputError(
             f"{where} has {again.size} duplicate interactions, the first is user {user!r}, item {item!r} again in row "
-            f"{first if row_of is None else row_of(first)}; keep one of each, with keep='first' or keep='last'"
+            f"{first if row_of is None else row_of(first)}; keep one of each, with {KEEPING}"
         )
 
 
@@ -168,7 +176,7 @@ def check_unique(edge_index: np.ndarray, split: str, num_items: int, source: str
         user, item = edge_index[:, position]
         raise InputError(
             f"{source}: {split} has {repeated.size} duplicate interactions, the first is user {user}, item {item} at "
-            f"position {position}; drop them, or give keep='first' or keep='last'"
+            f"position {position}; drop them, or give {KEEPING}"
         )
     return order
 
@@ -209,7 +217,7 @@ def check_repetition(
             user, item = (repr(one.item() if isinstance(one, Tensor) else one) for one in (user, item))
             raise InputError(
                 f"{source}: {second} repeats {shared.size} interactions of {first}, the first is user {user}, "
-                f"item {item}; remove them from one of the two, or give keep='first' or keep='last'"
+                f"item {item}; remove them from one of the two, or give {KEEPING}"
             )
     for split in ("val", "test"):
         users = edge_indices[split][0]
@@ -252,11 +260,15 @@ def as_features(features: Any, modality: str, source: str) -> Tensor:
         return features
     mapped = isinstance(features, np.memmap) and features.mode == "c"
     where = f"{features.filename if mapped else source}: features of {modality!r}"
-    matrix = as_array(features, where)
+    try:
+        matrix = as_array(features, where)
+    except InputError as error:
+        raise InputError(f"{error}{TEXTS if 'dtype object' in str(error) else ''}") from None
     if matrix.dtype.kind not in "fiub":
-        raise InputError(f"{where} have dtype {matrix.dtype}, expected real numbers such as float32")
+        hint = TEXTS if matrix.dtype.kind in "US" else ""
+        raise InputError(f"{where} have dtype {matrix.dtype}, expected real numbers such as float32{hint}")
     if matrix.ndim != 2:
-        hint = "; reshape a single column with [:, None]" if matrix.ndim == 1 else ""
+        hint = "; reshape a single column with [:, None]" if matrix.ndim == 1 else IMAGES if matrix.ndim > 2 else ""
         raise InputError(f"{where} have shape {_shape(matrix)}, expected [num_items, d]{hint}")
     if matrix.shape[1] == 0:
         raise InputError(f"{where} have zero columns (shape {_shape(matrix)}); leave the modality out")

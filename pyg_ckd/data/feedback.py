@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def liked_parts(
         ratings = {}
         for part, (name, column) in _chosen(frames, RATINGS, "min_rating").items():
             numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-            _refuse(np.isnan(numbers), column, name, "a number", part)
+            _refuse(np.isnan(numbers), column, name, "a number", part, _as_number)
             ratings[part] = pd.Series(numbers, name=name)
         keep = [
             one & (rating >= float(min_rating)).to_numpy() for one, rating in zip(keep, ratings.values(), strict=True)
@@ -126,7 +127,7 @@ def _warn(column: pd.Series, name: str, where: str) -> None:
         return
     values = column.dropna()
     if column.nunique(dropna=False) > 1 or bool((_numbers(values) <= 0).any()):
-        option = "min_rating" if _plain(name) in RATINGS else "positive"
+        option = "min_rating" if _plain(name) in RATINGS and not _numbers(values).isna().any() else "positive"
         warnings.warn(
             f"{where}: the column {str(name)!r} ({_some(column)}) is not used, so that all {len(column)} interactions "
             f"count as likes; choose with {option}=, or drop the column",
@@ -173,13 +174,29 @@ def _are(column: pd.Series, positive: Positive) -> np.ndarray:
     return (column.astype(str).isin(list(map(str, wanted))) | _numbers(column).isin(numbers)).to_numpy(dtype=bool)
 
 
-def _refuse(wrong: np.ndarray, column: pd.Series, name: Any, expected: str, where: str) -> None:
+def _as_number(value: Any) -> str:
+    """Return how to mend a rating that is no number."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value):
+        return f"write {value.strip().replace(',', '.')}"
+    if isinstance(value, str) and value.strip():
+        return f"if these are labels, choose them with positive={value.strip()}"
+    return "fill or drop the row"
+
+
+def _refuse(
+    wrong: np.ndarray,
+    column: pd.Series,
+    name: Any,
+    expected: str,
+    where: str,
+    mend: Callable[[Any], str] = lambda _: "fill or drop the row",
+) -> None:
     rows = np.flatnonzero(wrong)
     if rows.size:
         value = column.iloc[[int(rows[0])]].tolist()[0]
         raise InputError(
             f"{where}: column {str(name)!r} holds {value!r} in row {rows[0]} (rows count from zero, without the "
-            f"header), expected {expected}; fill or drop the row"
+            f"header), expected {expected}; {mend(value)}"
         )
 
 

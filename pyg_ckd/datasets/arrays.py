@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.data.checks import TEXTS
 from pyg_ckd.data.ids import as_ids, id_column
 from pyg_ckd.datasets.places import check_link
 from pyg_ckd.datasets.signatures import first_bytes, refuse_other, what_it_is
@@ -39,7 +40,7 @@ def read_array(file: Path, mapped: bool = False) -> np.ndarray:
     except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
         raise InputError(
             f"{file}: cannot be read as a plain array ({one_line(error)}); "
-            f"save it again with numpy.save and a dtype other than object"
+            f"save it again with numpy.save and a dtype other than object{_texts(error)}"
         ) from None
 
 
@@ -76,6 +77,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if "Object arrays" in str(error):
             raise InputError(
                 f"{path}: array {name!r} holds Python objects, which are never unpickled; save it with a plain dtype"
+                f"{_texts(error)}"
             ) from None
         where = f"array {name!r}" if name else "the archive"
         raise InputError(f"{path}: {where} cannot be read ({one_line(error)}); copy or write the file again") from None
@@ -135,6 +137,10 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "its text is not UTF-8; save it as UTF-8"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _texts(error: BaseException) -> str:
+    return TEXTS if "Object arrays" in str(error) else ""
 
 
 def _check_header(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Columns by the names that people give them: in small or capital letters, and times by their usual other names."""
+"""Columns by the names that people give them: in small or capital letters, ids and times by their usual other names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ from pathlib import Path
 
 from pyg_ckd.errors import InputError
 
-ALIASES: dict[str, tuple[str, ...]] = {"timestamp": ("time", "datetime", "date")}
+ALIASES: dict[str, tuple[str, ...]] = {
+    "timestamp": ("time", "datetime", "date"),
+    "user": ("user_id",),
+    "item": ("item_id",),
+}
 """Further names of a column, which count where the first is not there."""
+
+_KIND_OF = {name: kind for kind in ("user", "item") for name in ALIASES[kind]}
 
 
 def plain(name: object) -> str:
     """Return the name of a column in small letters, without blanks around it."""
     return str(name).strip().lower()
+
+
+def known(name: object) -> str:
+    """Return the name of a column in small letters, and ``user`` or ``item`` for the other names of columns of ids."""
+    name = plain(name)
+    return _KIND_OF.get(name, name)
 
 
 def find_column(columns: Sequence[str], name: str, file: Path, types: Sequence[str] = ("",)) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.datasets.delimited import read_header
-from pyg_ckd.datasets.folder import read_folder
+from pyg_ckd.datasets.folder import SHEETS, read_folder
 from pyg_ckd.datasets.formats import read_diffmm, read_lattice, read_mmrec, read_recbole
 from pyg_ckd.datasets.formats.diffmm import MATRIX
 from pyg_ckd.datasets.formats.lattice import cores_in
@@ -57,6 +57,12 @@ def recognise(path: str | os.PathLike[str]) -> str:
         if folder.suffix.lower() == ".npz":
             return "npz"
         found = f"is a {folder.suffix or 'nameless'} file" if folder.is_file() else "does not exist"
+        own = next((suffix for suffix in SUFFIXES if folder.name.lower().endswith(suffix)), "")
+        if folder.is_file() and (own or folder.suffix.lower() in SHEETS):
+            mend = f"put it into a folder as interactions{own}" if own else "save it as interactions.csv in a folder"
+            raise InputError(
+                f"{path}: {found}, expected a folder or an .npz file; {mend}, with one <modality>.npy beside it"
+            )
         raise InputError(
             f"{path}: {found}, expected an .npz file, a folder with interactions and <modality>.npy files, "
             f"a folder of {', '.join([*READERS][1:-1])}, or the word 'synthetic'"

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.columns import plain
+from pyg_ckd.datasets.columns import known
 from pyg_ckd.datasets.separators import NUMBER, advice_on_tabs, separator_of
 from pyg_ckd.datasets.signatures import first_bytes, refuse_other
 from pyg_ckd.errors import InputError
@@ -67,7 +67,7 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
             return _bare(frame, required, dtypes)
         layout, frame = held, again
     if layout.quoting == csv.QUOTE_MINIMAL and dtypes is None:
-        ids = [name for name in frame.columns if plain(name) in required]
+        ids = [name for name in frame.columns if known(name) in required]
         if len(ids) == len(required):
             _check_lines(layout, frame, ids)
     return frame
@@ -233,7 +233,7 @@ def _bare(frame: pd.DataFrame, required: Sequence[str], dtypes: Mapping[str, typ
         required: Names of the columns of ids, in small letters.
         dtypes: The types of some columns.
     """
-    ids = {name: frame[name].str[1:-1].str.replace('""', '"') for name in frame.columns if plain(name) in required}
+    ids = {name: frame[name].str[1:-1].str.replace('""', '"') for name in frame.columns if known(name) in required}
     for name, column in ids.items():
         if name not in (dtypes or {}) and column.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all():
             ids[name] = column.astype(np.int64)
@@ -248,7 +248,7 @@ def _text(column: pd.Series) -> bool:
 
 def _quoted(frame: pd.DataFrame, required: Sequence[str]) -> bool:
     """Return whether every id is between quotation marks."""
-    ids = [frame[name] for name in frame.columns if plain(name) in required]
+    ids = [frame[name] for name in frame.columns if known(name) in required]
     return (
         len(ids) > 0
         and len(frame) > 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import build_data
-from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
+from pyg_ckd.data.checks import IMAGES, SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, liked_parts
 from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.opinions import TIME, chosen, coded
@@ -25,7 +26,7 @@ from pyg_ckd.datasets.arrays import read_array
 from pyg_ckd.datasets.columns import check_times
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.origins import Origin, put_together
-from pyg_ckd.datasets.overlooked import warn_of_overlooked
+from pyg_ckd.datasets.overlooked import media, warn_of_overlooked
 from pyg_ckd.datasets.parts import find_part, parts_in
 from pyg_ckd.datasets.places import files_in
 from pyg_ckd.datasets.stored import is_stored, read_stored
@@ -45,6 +46,9 @@ from pyg_ckd.files import as_path
 
 TIMED = ("leave-one-out", "temporal")
 """The ways to split that go by timestamps."""
+
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+"""What the names of spreadsheets end in, which are not read."""
 
 _METHODS = ("auto", "given", "random", "leave-one-out", "temporal", "cold-start")
 
@@ -79,8 +83,9 @@ def read_folder(
 
     In ``.csv`` files the fields are separated by ``,``, ``;``, ``|``, ``::`` or tabs, as in the header; ``.tsv``,
     ``.csv.gz`` and folders of Parquet files (``interactions.parquet/``) are read as well. Names of tables, suffixes and
-    columns may be in upper case, and ``time``, ``datetime`` or ``date`` is a ``timestamp``. The columns ``timestamp``
-    and ``split`` are read only if the arguments ``split`` or ``keep`` use them.
+    columns may be in upper case, ``user_id`` is a ``user``, ``item_id`` an ``item``, and ``time``, ``datetime`` or
+    ``date`` a ``timestamp``. The columns ``timestamp`` and ``split`` are read only if the arguments ``split`` or
+    ``keep`` use them.
 
     A folder that :func:`write_folder` wrote is recognised by ``pyg_ckd.npz``. Its features stay in their files, are not
     transformed again, and are checked again only if the size or the modification time of their files has changed.
@@ -121,8 +126,8 @@ def read_folder(
         InputError: If a file is missing, damaged or inconsistent with another.
 
     Warns:
-        UserWarning: If files that look like features are in another format than ``.npy``, and so are not read, or
-            there is no column ``timestamp`` for ``split="leave-one-out"``.
+        UserWarning: If files that look like features are in another format than ``.npy``, or are images or audio, so
+            that they are not read, or there is no column ``timestamp`` for ``split="leave-one-out"``.
     """
     folder = as_path(path)
     split = split_method(split)
@@ -144,6 +149,7 @@ def read_folder(
         frame = likes_of(frame, masks, keep, part, warns=split not in TIMED)
     num_items = next(iter(features.values())).shape[0]
     pairs, user_id, item_id = _map(frame, origin, folder, num_items)
+    _check_rows(features, num_items, folder)
     if strict and keep == "error":
         check_unique_rows(pairs, frame["user"], frame["item"], f"{source}: interactions", origin.named(frame))
     k_core = as_integer(k_core, f"{folder}: k_core")
@@ -154,7 +160,7 @@ def read_folder(
         users, user_id = map_ids(frame["user"])
         pairs = np.stack([users, pairs[1, core]])
     with naming(source):
-        train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share)
+        train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share, str(source))
     data = build_data(
         train,
         features,
@@ -222,6 +228,12 @@ def _read_interactions(folder: Path, split: str, keep: str) -> tuple[dict[Path, 
             check_times(frame.attrs["columns"], split, whole)
         return {whole: frame}, {}
     if "train" not in parts:
+        sheets = [file.name for file in sorted(folder.iterdir()) if file.suffix.lower() in SHEETS]
+        if sheets:
+            raise InputError(
+                f"{folder}: no interactions found, but {sheets[0]}, which is not read, expected interactions as "
+                f"{', '.join(SUFFIXES)}; save the sheet as interactions.csv"
+            )
         raise InputError(
             f"{folder}: no interactions found, expected interactions or train as {', '.join(SUFFIXES)}, with the "
             f"columns user and item; {listing(folder)}"
@@ -311,6 +323,20 @@ def _listed_items(path: Path, num_items: int) -> Tensor | list[str]:
     return as_ids(frame["item"])
 
 
+def _check_rows(features: Mapping[str, np.ndarray], num_items: int, folder: Path) -> None:
+    """Refuse a feature file that does not fit the list of items."""
+    listed = find_table(folder, "items")
+    if listed is None:
+        return
+    for name, array in features.items():
+        if len(array) != num_items:
+            problem = "too few" if len(array) < num_items else "too many"
+            raise InputError(
+                f"{folder / name}.npy: features of {name!r} have {len(array)} rows, {problem} for {num_items} items; "
+                f"give one row per line of {listed.name}, in its order"
+            )
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Put the folder or the file in front of every message from inside the block."""
@@ -332,12 +358,41 @@ def split_method(name: str) -> str:
 
 
 def split_pairs(
-    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float = 0.2
+    pairs: np.ndarray,
+    frame: pd.DataFrame,
+    split: str,
+    ratios: Sequence[float],
+    seed: int,
+    cold_share: float,
+    where: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random.
 
-    A leave-one-out split without timestamps is at random; a temporal one needs them.
+    A leave-one-out split without timestamps is at random; a temporal one needs them. ``where`` names the source in the
+    warning of parts that should not be empty, and are.
     """
+    parts = _parts_of(pairs, frame, split, ratios, seed, cold_share)
+    given = split == "given" or (split == "auto" and "split" in frame.columns)
+    wanted = (True, True) if split == "leave-one-out" else tuple(share > 0 for share in ratios[1:])
+    empty = [
+        n for n, part, asked in zip(("validation", "test"), parts[1:], wanted, strict=True) if asked and not part.size
+    ]
+    if empty and not given and pairs.size:
+        how = repr("random" if split == "auto" else split)
+        shares = "" if split == "leave-one-out" else f" with the shares {', '.join(f'{share:g}' for share in ratios)}"
+        both = len(empty) > 1
+        lost = "nothing is measured" if both else "no epoch is chosen" if empty == ["validation"] else "no test is made"
+        warnings.warn(
+            f"{where}: split={how}{shares} of {pairs.shape[1]} interactions leaves the {' and '.join(empty)} "
+            f"part{'s' if both else ''} empty, so that {lost}; give more interactions, or a column 'split'",
+            stacklevel=2,
+        )
+    return parts
+
+
+def _parts_of(
+    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     given = "split" in frame.columns
     timed = split in TIMED and "timestamp" in frame.columns
     # With the index, which has the rows of the file.
@@ -364,12 +419,13 @@ def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     if not features:
         raise InputError(
             f"{folder}: no features, expected <modality>.npy of shape [num_items, d], written by numpy.save; "
-            f"{listing(folder)}"
+            f"{'; '.join([listing(folder), *media(folder, ())])}"
         )
     warn_of_overlooked(folder, features)
     for name, array in features.items():
         if array.ndim != 2:
-            raise InputError(f"{folder / name}.npy: has shape {list(array.shape)}, expected [num_items, d]")
+            hint = IMAGES if array.ndim > 2 else ""
+            raise InputError(f"{folder / name}.npy: has shape {list(array.shape)}, expected [num_items, d]{hint}")
     return features, {name[4:]: array for name, array in arrays.items() if name.startswith("has_")}
 
 

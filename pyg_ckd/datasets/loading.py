@@ -91,6 +91,11 @@ def convert(
     return data
 
 
+def reader_options() -> list[str]:
+    """Return the names of all arguments that any reader of files takes, in alphabetical order."""
+    return sorted({name for reader in READERS.values() for name in inspect.signature(reader).parameters} - {"path"})
+
+
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:
     if str(path) == "synthetic":
         return synthetic_multimodal, ()
@@ -110,6 +115,11 @@ def _check_options(reader: Callable[..., HeteroData], options: Mapping[str, Any]
     hints = get_type_hints(reader)
     for name, value in options.items():
         where = f"option {name!r} of {reader.__name__}"
+        if name == "features" and name not in valid:
+            raise InputError(
+                f"unknown option of {reader.__name__} 'features': did you mean 'transform'? It names the transform of "
+                "the features"
+            )
         if name not in valid:
             raise unknown_name(f"option of {reader.__name__}", name, valid)
         if not _fits(value, hints[name]):

@@ -10,6 +10,7 @@ import numpy as np
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from pyg_ckd.data import build_data, check_data
+from pyg_ckd.data.checks import IMAGES, TEXTS
 from pyg_ckd.data.impute import Impute
 from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_arrays
@@ -168,9 +169,11 @@ def _modalities(arrays: dict[str, np.ndarray], source: str) -> list[str]:
     candidates = [name for name in arrays if name not in _KNOWN and not name.startswith(("has_", "prepared_"))]
     for name in candidates:
         if arrays[name].ndim != 2:
+            hint = TEXTS if arrays[name].dtype.kind == "U" else IMAGES if arrays[name].ndim > 2 else ""
             raise InputError(
                 f"{source}: array {name!r} has shape {list(arrays[name].shape)}, expected the features of a modality "
                 f"[num_items, d]; remove it, or if the name is misspelt, valid names are {', '.join(_KNOWN)}, has_<m>"
+                f"{hint}"
             )
     if "modalities" not in arrays:
         return candidates

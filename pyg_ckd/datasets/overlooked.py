@@ -1,7 +1,8 @@
-"""Features in files that are not read, of which somebody may believe that they are."""
+"""Features and media in files that are not read, of which somebody may believe that they are."""
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Collection
@@ -17,6 +18,14 @@ _WORDS = re.compile(
 )
 _DECIMAL = re.compile(rb"(?:^|[,;\t| ])-?\d+\.\d")
 _GRAPHS = re.compile(r"adj|graph|model|checkpoint")
+_MEDIA = {
+    "image": (
+        (".jpg", ".jpeg", ".png", ".webp", ".gif"),
+        re.compile(r"visual|vision|image|img|picture|photo|video|frame|pixel|cover|poster|thumb"),
+    ),
+    "audio": ((".wav", ".mp3", ".flac"), re.compile(r"audio|acoustic|sound|music|song|track|voice")),
+}
+"""By kind, what the names of media files end in, and what the name of a modality that was made of them may contain."""
 
 
 def overlooked(folder: Path, read: Collection[str], suffix: str = "") -> list[str]:
@@ -43,8 +52,36 @@ def overlooked(folder: Path, read: Collection[str], suffix: str = "") -> list[st
     return sorted(found)
 
 
+def media(folder: Path, read: Collection[str], suffix: str = "") -> list[str]:
+    """Return what is said of image and audio files in a folder and in its sub-folders that no modality was made of.
+
+    A single file counts as an ornament, and so do the pictures in the folder of a report.
+
+    Args:
+        folder, read, suffix: As in :func:`overlooked`.
+    """
+    known = {stem.lower().removesuffix(suffix) for stem in read}
+    below = [place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")]
+    found = []
+    for place in (folder, *sorted(below)):
+        names = [file.name.lower() for file in place.iterdir()] if os.access(place, os.R_OK | os.X_OK) else []
+        if place.name.lower() in known or {"report.html", "settings.json"} & set(names):
+            continue
+        for kind, (endings, words) in _MEDIA.items():
+            count = sum(name.endswith(endings) and not name.startswith(".") for name in names)
+            if count > 1 and not any(words.search(stem) for stem in known):
+                own = re.sub(r"\W+", "_", place.name) if place != folder and place.name.isprintable() else ""
+                name = own if own.isidentifier() else "visual" if kind == "image" else "acoustic"
+                start = f"{place.name}/: " if place != folder else ""
+                found.append(
+                    f"{start}{count} {kind} files, not read; encode them with pyg_ckd.datasets.encode_files and save "
+                    f"the vectors as {name}{suffix}.npy, one row per item in the order of the items"
+                )
+    return found
+
+
 def warn_of_overlooked(folder: Path, read: Collection[str], suffix: str = "") -> None:
-    """Warn of files that look like features and are not read.
+    """Warn of files that look like features, and of image and audio files, that are not read.
 
     Args:
         folder, read, suffix: As in :func:`overlooked`.
@@ -52,6 +89,8 @@ def warn_of_overlooked(folder: Path, read: Collection[str], suffix: str = "") ->
     Warns:
         UserWarning: If there are any.
     """
+    for text in media(folder, read, suffix):
+        warnings.warn(f"{folder}: {text}", stacklevel=2)
     names = overlooked(folder, read, suffix)
     if names:
         warnings.warn(

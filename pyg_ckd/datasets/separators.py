@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyg_ckd.datasets.columns import plain
+from pyg_ckd.datasets.columns import known
 from pyg_ckd.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|", "::")
@@ -29,7 +29,7 @@ def separator_of(header: str, required: Sequence[str], path: Path) -> str:
     Raises:
         InputError: If something else separates the fields, or the line is no header.
     """
-    found = {mark: [plain(field.strip().strip('"')) for field in header.split(mark)] for mark in SEPARATORS}
+    found = {mark: [known(field.strip().strip('"')) for field in header.split(mark)] for mark in SEPARATORS}
     for mark, fields in found.items():
         if all(name in fields for name in required):
             return mark
@@ -44,7 +44,7 @@ def separator_of(header: str, required: Sequence[str], path: Path) -> str:
             f"{path}: begins with {header.strip(' ')!r:.20}, which tells Excel what separates the fields, expected the "
             f"names of the columns in the first line; remove this line"
         )
-    if set(required) <= {field.strip("'") for field in found[best]}:
+    if set(required) <= {known(field.strip("'")) for field in found[best]}:
         raise InputError(
             f"{path}: the names of the columns are in single quotation marks, {header!r:.60}, expected none or double "
             f'ones; write it with pandas.read_csv(..., sep={best!r}, quotechar="\'").to_csv(...)'
@@ -85,7 +85,7 @@ def advice_on_tabs(header: Sequence[str]) -> str:
 
 def _refuse_other(header: str, required: Sequence[str], path: Path) -> None:
     """Refuse a header whose fields are separated by something that is not read."""
-    words = [plain(field.strip("\"'")) for field in header.split()]
+    words = [known(field.strip("\"'")) for field in header.split()]
     if len(words) > 1 and (set(required) <= set(words) or any(map(NUMBER.fullmatch, words))):
         raise InputError(
             f"{path}: blanks separate the fields of the first line, {header!r:.60}, expected one of , ; | :: or tabs, "
@@ -94,7 +94,7 @@ def _refuse_other(header: str, required: Sequence[str], path: Path) -> None:
     odd = _odd_marks(header)
     within = [mark for mark in sorted(_OF_NAMES & set(header)) if len(required) > 1]
     for mark in ("\\t", *odd, *within):
-        fields = [plain(field.strip().strip("\"'")) for field in header.split(mark)]
+        fields = [known(field.strip().strip("\"'")) for field in header.split(mark)]
         numbers = mark not in _OF_NAMES and len(fields) > 1 and all(map(NUMBER.fullmatch, fields))
         if (len(fields) > 1 and set(required) <= set(fields)) or numbers:
             below = f", below a line like {','.join(required)!r}" if numbers else ""

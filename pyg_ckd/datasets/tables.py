@@ -14,7 +14,7 @@ from pyg_ckd.data.feedback import feedback_columns
 from pyg_ckd.data.ids import as_ids, id_column, known_ids, map_ids, rows_among, value_at, wrong_id
 from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.columns import find_column, plain
+from pyg_ckd.datasets.columns import find_column, known
 from pyg_ckd.datasets.delimited import decompressed, has_padding, read_csv
 from pyg_ckd.datasets.origins import Origin
 from pyg_ckd.datasets.places import find_among
@@ -148,7 +148,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     named = [name for name in frame.index.names if name is not None and name not in frame.columns]
     frame = frame.reset_index(level=named) if named else frame
     sorts = {name: kind for name, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)}
-    return frame.astype({name: kind.categories.dtype for name, kind in sorts.items() if plain(name) in _IDS})
+    return frame.astype({name: kind.categories.dtype for name, kind in sorts.items() if known(name) in _IDS})
 
 
 def _header(frame: pd.DataFrame, kind: str) -> str:
@@ -163,7 +163,7 @@ def _header(frame: pd.DataFrame, kind: str) -> str:
 
 def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     frame = read_csv(path, required)
-    ids = [frame[name] for name in frame.columns if plain(name) in _IDS]
+    ids = [frame[name] for name in frame.columns if known(name) in _IDS]
     beyond = [str(column.name) for column in ids if column.dtype == object]  # Numbers of more than 64 bits among them.
     integers = [str(column.name) for column in ids if pd.api.types.is_integer_dtype(column)]
     doubtful = [*beyond, *(integers if has_padding(path) else [])]

@@ -16,6 +16,7 @@ from pyg_ckd.data.arrays import as_array
 from pyg_ckd.data.ids import id_column, known_ids
 from pyg_ckd.datasets.arrays import one_line, read_array
 from pyg_ckd.datasets.batches import Encoder, encode_batches, version_of
+from pyg_ckd.datasets.columns import find_column
 from pyg_ckd.datasets.tables import check_ids, find_table, read_table
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_path
@@ -199,19 +200,20 @@ def _read_parquet(file: Path) -> tuple[list[str], np.ndarray]:
         table = pq.read_table(file)
     except (ValueError, OSError) as error:  # Arrow's errors are ValueErrors or OSErrors.
         raise InputError(f"{file}: cannot be read as a Parquet table ({one_line(error)})") from None
-    if "item" not in table.column_names:
+    name = find_column(table.column_names, "item", file)
+    if name is None:
         raise InputError(f"{file}: has no ids; {unknown_name('column', 'item', table.column_names)}")
     lists = [column.name for column in table.schema if _is_list_of_numbers(column.type)]
     if len(lists) != 1:
         raise InputError(
             f"{file}: has {len(lists)} columns of lists of numbers among {', '.join(table.column_names)}, expected one"
         )
-    missing = np.flatnonzero(table["item"].is_null().to_numpy())
+    missing = np.flatnonzero(table[name].is_null().to_numpy())
     if missing.size:
-        raise InputError(f"{file}: column 'item' is empty in row {missing[0]}, expected an id; fill or drop the row")
-    column = table["item"].to_pandas()
+        raise InputError(f"{file}: column {name!r} is empty in row {missing[0]}, expected an id; fill or drop the row")
+    column = table[name].to_pandas()
     if len(column):
-        check_ids(column.to_frame(), "item", file)
+        check_ids(column.to_frame("item"), "item", file)
     return _stack(column.astype(str).to_numpy(dtype=object), table[lists[0]].combine_chunks(), lists[0], file)
 
 

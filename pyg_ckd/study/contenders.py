@@ -33,6 +33,7 @@ from pyg_ckd.study.settings import (
     StudySettings,
     as_options,
     check_plain,
+    check_trainer,
     check_trainer_is_free,
 )
 from pyg_ckd.training import Pace, Trainer
@@ -79,6 +80,7 @@ class Contender:
         check_plain(self.options, cls.name)
         check_plain(self.model, names["model"])
         check_trainer_is_free(self.trainer, names["trainer"])
+        check_trainer(self.trainer)
         inner = inner_strategy(cls, self.options)
         if inner is not None:
             Contender(inner, self.options.get("inner_options") or {})
@@ -200,7 +202,25 @@ def check_options(
             return None  # The run itself will tell.
         table = torch.zeros(2, 1)
         teachers = {m: Embeddings(table, table) for m in dims} if contender.needs_teachers else None
-        return build_inner(contender.strategy, student, contender.options, teachers)
+        try:
+            return build_inner(contender.strategy, student, contender.options, teachers)
+        except InputError as error:
+            if len(dims) > 1 or "found 1 modality" not in str(error):
+                raise
+            raise single_modality(dims, contender.strategy) from None
+
+
+def single_modality(modalities: Iterable[str], strategy: type[Objective]) -> InputError:
+    """Return the error for data with one modality where a strategy needs several.
+
+    Args:
+        modalities: The names of the modalities.
+        strategy: The strategy.
+    """
+    return InputError(
+        f"data: found 1 modality ({', '.join(modalities)}), expected at least two for {strategy.name}; add features of "
+        "another one, or train a single one plainly: --objective plain, or --contenders plain for a study"
+    )
 
 
 def check_teacher(
@@ -228,21 +248,6 @@ def check_teacher(
         check_warmup(data, {**trainer, **own.trainer})
     except InputError as error:
         raise InputError(f"teacher: {error}") from None
-
-
-def check_trainer(options: Mapping[str, Any]) -> None:
-    """Refuse options that the trainer does not have.
-
-    Args:
-        options: The options by name.
-
-    Raises:
-        InputError: If there is one.
-    """
-    known = inspect.signature(Trainer).parameters
-    for name in options:
-        if name not in known:
-            raise unknown_name("option of the trainer", name, known)
 
 
 def check_warmup(data: HeteroData, options: Mapping[str, Any]) -> None:

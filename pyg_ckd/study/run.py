@@ -9,7 +9,6 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.balance.attribution import ModalityEffectEstimator
 from pyg_ckd.balance.discovery import build_objective, find_strategy, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import fingerprint, held_out
@@ -26,6 +25,7 @@ from pyg_ckd.study.contenders import (
     check_warmup,
     default_options,
     side_by_side,
+    single_modality,
 )
 from pyg_ckd.study.described import described_options
 from pyg_ckd.study.settings import PARTS, StudySettings, as_options, check_plain, check_trainer_is_free
@@ -179,8 +179,8 @@ def check_distillable(
             f"backbone: found {found}, expected the class of a backbone, such as pyg_ckd.nn.VBPR; for a module of your "
             "own, derive one from pyg_ckd.nn.AdaptedBackbone"
         )
-    balances = any(cls is not Objective and not cls.wraps for cls in strategies)
-    if not (balances or study):
+    balancing = [cls for cls in strategies if cls is not Objective and not cls.wraps]
+    if not (balancing or study):
         return  # What a wrapper can act on depends on its options; its constructor says so.
     if not getattr(backbone, "uses_features", True):
         name = backbone.__name__
@@ -189,8 +189,8 @@ def check_distillable(
             "otherwise, expected one that uses them; train it alone with: "
             f"pyg-ckd train --backbone {name} --objective {Objective.name}"
         )
-    if balances:
-        ModalityEffectEstimator(data.modalities)
+    if balancing and len(data.modalities) == 1:
+        raise single_modality(data.modalities, balancing[0])
 
 
 def check_cutoffs(data: HeteroData, cutoffs: Sequence[int]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyg_ckd.arguments import as_integers
-from pyg_ckd.errors import InputError
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.options import is_plain
 
 REFERENCE = "plain"
@@ -44,7 +45,7 @@ class StudySettings:
 
     Raises:
         InputError: If options are no mapping, are not plain where runs are found again by them, or are those of a
-            trainer that runs are given otherwise, such as the seed.
+            trainer that runs are given otherwise, such as the seed, or that a trainer does not have.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class StudySettings:
         for part in ("trainer", "teacher", "lightgcn"):
             check_trainer_is_free(getattr(self, part), part)
         check_trainer_is_free(self.teacher, "teacher", "track_views")
+        check_trainer(self.trainer)
         self.k = tuple(as_integers(self.k, "k"))
 
 
@@ -136,3 +138,20 @@ def check_trainer_is_free(options: Mapping[str, Any], name: str, *more: str) -> 
     for option in ("seed", "checkpoint_dir", *more):
         if option in options:
             raise InputError(f"{name}.{option}: found it, expected no such option, for {TAKEN[option]}; remove it")
+
+
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Refuse options that the trainer does not have.
+
+    Args:
+        options: The options by name.
+
+    Raises:
+        InputError: If there is one.
+    """
+    from pyg_ckd.training import Trainer
+
+    known = inspect.signature(Trainer).parameters
+    for name in options:
+        if name not in known:
+            raise unknown_name("option of the trainer", name, known)

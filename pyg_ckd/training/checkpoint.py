@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ READABLE = {"model": (1, 2, 3, FORMATS["model"]), "teacher": (1, 2, FORMAT)}
 of version 1 has one group of parameters in its optimizer, and one of version 2 lacks the curve that the early stopping
 goes by."""
 
+_MODEL, _RUN = "model.pt", "last.pt"
 INSTEAD = {
     "run": "; take the model.pt beside it, which is there when the training has ended",
     "run in parts": "; take the model.pt beside it, which is there when the training has ended",
@@ -122,8 +124,10 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     except OSError as error:  # A name that no file can have.
         raise InputError(f"checkpoint {path}: {error.strerror}, expected a file written by pyg-ckd") from None
     if not is_file and path.is_dir():
-        inside = ", ".join(sorted(file.name for file in path.glob("*.pt"))) or "none"
-        raise InputError(f"checkpoint {path}: is a folder, expected a file; of such files it holds {inside}")
+        inside = sorted(file.name for file in path.glob("*.pt") if file.name != _RUN)
+        none = "none; model.pt is written when a training has ended" if (path / _RUN).is_file() else "none"
+        mend = f"take {path / _MODEL}" if _MODEL in inside else f"of such files it holds {', '.join(inside) or none}"
+        raise InputError(f"checkpoint {path}: is a folder, expected a file; {mend}")
     if not is_file:
         raise InputError(f"checkpoint {path}: found no such file, expected one written by pyg-ckd")
     return path
@@ -136,10 +140,22 @@ def damaged(path: Path, error: Exception) -> InputError:
         path: The file.
         error: What the reader raised.
     """
-    reason = str(error).strip().partition("\n")[0].partition(". ")[0][:120] or type(error).__name__
+    if not _may_be_of_pytorch(path):
+        return InputError(f"checkpoint {path}: is no model file, expected a model.pt of train or compare")
+    text = re.sub(r"^\[enforce fail at [^\]]*\]\s*", "", str(error).strip())
+    reason = text.partition("\n")[0].partition(". ")[0][:120].strip() or type(error).__name__
     if isinstance(error, (UnpicklingError, IndexError)):  # PyTorch gives advice that would execute what is in it.
         reason = "it is no file of PyTorch, or holds more than tensors and plain values"
     return InputError(f"checkpoint {path}: cannot be read ({reason}); it is damaged or no checkpoint, train again")
+
+
+def _may_be_of_pytorch(path: Path) -> bool:
+    """Return whether a file is no archive of another kind, such as one of NumPy."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return True
 
 
 def check_content(path: str | os.PathLike[str], content: Any, kind: str | None) -> dict[str, Any]:

@@ -143,8 +143,8 @@ class Trainer:
         devices: Number of processes on this machine that share the training, each with its own device; ``"auto"`` uses
             the processes of ``torchrun`` or the like, otherwise one.
         num_nodes: Number of machines that share the training.
-        strategy: How processes share the training, see :mod:`pyg_ckd.training.layouts`; ``"auto"`` chooses one that the
-            backbone supports.
+        strategy: How several processes share the training, by the name of one of :mod:`pyg_ckd.training.layouts`;
+            ``"auto"`` chooses one that the backbone supports.
         shuffle: How the interactions of an epoch are shuffled: ``"whole"``, ``"users"``, ``"blocks"``, or ``"own"``,
             with which every process of ``strategy="users"`` only draws from the interactions of its own users, see
             :class:`~pyg_ckd.data.TripletSampler`. ``"auto"`` is ``"users"`` for FISM and ``"whole"`` for all others. A

@@ -22,6 +22,12 @@ def test_a_wrong_command_gives_the_closest_one(capsys) -> None:
     assert "'compare'" in fails(capsys, ["compre", "--data", "x"])
 
 
+@pytest.mark.parametrize("command", ["convert", "describe", "amazon"])
+def test_a_command_of_data_without_the_word_data_gives_the_whole_command(command: str, capsys) -> None:
+    line = fails(capsys, [command, "a", "b"])
+    assert f"unknown command {command!r}: did you mean pyg-ckd data {command}?" in line
+
+
 def test_options_before_the_command_are_refused_with_the_right_order(capsys, tmp_path) -> None:
     config = tmp_path / "x.yaml"
     config.write_text("backbone: VBPR\n")

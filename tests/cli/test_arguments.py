@@ -148,6 +148,43 @@ def test_no_option_is_shortened_and_a_mistyped_one_gives_the_closest(option, arr
     assert not (tmp_path / "out").exists()
 
 
+CALLED_OTHERWISE = {
+    "train --split temporal": "did you mean --data_options.split?",
+    "compare --min-rating 4": "did you mean --data_options.min_rating?",
+    "tune --keep first": "did you mean --data_options.keep?",
+    "evaluate --k_cores 5": "did you mean --data_options.k_core?",
+    "data describe --transform l2": "did you mean --data_options.transform?",
+    "train --temperature 1": "did you mean --model.temperature?",
+    "data convert a b --seed 1": "did you mean --data_options.seed?",
+    "compare --objective ckd": "did you mean --contenders?",
+    "tune --objective ckd": "did you mean --contenders?",
+    "train --contenders ckd": "did you mean --objective?",
+    "evaluate --objective ckd": "did you mean --strategy?",
+    "effects --objective ckd": "did you mean --strategy?",
+    "evaluate --out m.json": "did you mean --json?",
+    "effects --out m.json": "did you mean --json?",
+    "show --checkpoint m.pt": "did you mean the file without an option: pyg-ckd show FILE?",
+    "data convert a b --transform l2": "did you mean --features?",
+    "data convert --data a": "source and target without an option: pyg-ckd data convert FROM TO",
+    "data describe --data a": "the data without an option: pyg-ckd data describe DATA",
+}
+
+
+@pytest.mark.parametrize("words", CALLED_OTHERWISE)
+def test_an_option_of_another_command_or_of_the_data_gives_what_it_is_called_here(words, capsys) -> None:
+    args = words.split()
+    name = next(arg for arg in args[::-1] if arg.startswith("--"))
+    line = fails(capsys, args)
+    assert f"unknown option {name.replace('-r', '_r')}: " in line
+    assert CALLED_OTHERWISE[words] in line
+
+
+def test_an_option_of_the_data_in_a_file_gives_its_name_there(capsys, tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text("split: temporal\n")
+    line = fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
+    assert "unknown option split: did you mean data_options.split?" in line
+
+
 FILES = {
     "top": ("sed: 1", ["unknown option sed", "did you mean seed?"]),
     "nested": ("trainer: {max_epoch: 1}", ["unknown option trainer.max_epoch", "did you mean trainer.max_epochs?"]),

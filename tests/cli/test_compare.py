@@ -224,6 +224,10 @@ def test_a_strategy_beside_the_user_is_a_contender(arrays, save, tmp_path, asked
 
 BAD = {
     "abbreviation": (["--seed", "7"], ["unknown option --seed: did you mean --seeds?"]),
+    "list of seeds": (
+        ["--seeds", "0,1"],
+        ["--seeds: found '0,1', expected the number of seeds, such as 3 for seeds 0, 1"],
+    ),
     "no seed": (["--seeds", "0"], ["seeds: found 0, expected at least 1"]),
     "no worker": (["--workers", "0"], ["workers: found 0, expected at least 1"]),
     "backend": (["--backend", "lokky"], ["'lokky'", "'loky'"]),

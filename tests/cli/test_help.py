@@ -37,6 +37,29 @@ def test_help_fits_80_columns_and_has_no_marks(command: list[str], capsys) -> No
     assert MARKS.findall(text) == []
 
 
+ELSEWHERE = re.compile(r"\bas above\b|, see \w|; see \w|used like|the loss above")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_lines_of_help_stand_alone(command: list[str], capsys) -> None:
+    assert ELSEWHERE.findall(" ".join(shown(capsys, *command).split())) == []
+
+
+def test_references_to_other_pages_are_no_part_of_help() -> None:
+    def function() -> None:
+        """Do it.
+
+        Args:
+            first: A loss, see :func:`a` and
+                :meth:`b <c.d>`. More.
+            second: Objects; see :attr:`HOOKS` for names.
+            third: A share, see :mod:`x`; the rest.
+        """
+
+    found = arguments_of(function)
+    assert found == {"first": "A loss. More.", "second": "Objects; see HOOKS for names.", "third": "A share; the rest."}
+
+
 def test_lists_of_models_and_strategies_have_no_marks(capsys) -> None:
     for args in (["models"], ["strategies"], *(["strategies", name] for name in strategies())):
         assert main(args) == 0
@@ -48,9 +71,11 @@ def test_every_group_has_its_own_headline(capsys) -> None:
         return [line for line in shown(capsys, *args).splitlines() if re.fullmatch(r"[A-Z].*:", line)]
 
     parts = ["Plain training:", "Teachers:", "Options of ckd:"]
-    assert headlines("train", "--backbone", "VBPR") == ["Options:", "Backbone VBPR:", "Trainer:", *parts]
+    assert headlines("train", "--backbone", "VBPR") == ["Options:", "Backbone VBPR:", "Trainer:", *parts[:2]]
+    assert headlines("train", "--objective", "ckd")[3:] == parts
+    assert headlines("train", "--objective=odsw", "--strategy.inner=ckd")[3:] == [*parts, "Options of odsw:"]
     found = headlines("train", "--backbone", "GRCN", "--objective", "multitask")
-    assert found == ["Options:", "Backbone GRCN:", "Trainer:", *parts, "Options of multitask:"]
+    assert found == ["Options:", "Backbone GRCN:", "Trainer:", *parts[:2], "Options of multitask:"]
     found = headlines("compare", "--contenders", "low,ckd", "--options", "{low: {strategy: multitask}}")
     assert found == ["Options:", "Backbone FISM:", "Trainer:", *parts, "Options of low:", "Baseline LightGCN:"]
 

@@ -14,7 +14,9 @@ from tests.cli.problem import fails
 
 def test_every_strategy_has_a_line_plain_training_first(capsys) -> None:
     assert main(["strategies"]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    table, _, legend = capsys.readouterr().out.partition("\n\n")
+    assert all(f"{column}: " in legend for column in ("teachers", "as inside", "one view", "own views"))
+    lines = {line.split()[0]: line for line in table.splitlines()}
     assert list(lines) == list(strategies())
     assert next(iter(lines)) == "plain"
     for name, words in {

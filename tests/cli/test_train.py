@@ -198,7 +198,8 @@ def test_one_modality_trains_but_is_not_balanced(arrays, save, capsys, tmp_path)
         ["compare", "--data", data, "--out", str(tmp_path / "study"), "--backbone", "VBPR", *QUICK],
     ):
         line = fails(capsys, args)
-        assert "found 1 modality (visual), expected at least two to balance; train a single one plainly" in line
+        assert "error: data: found 1 modality (visual), expected at least two for ckd; add features of another" in line
+        assert "or train a single one plainly: --objective plain, or --contenders plain for a study" in line
 
 
 def test_a_device_that_is_not_there_is_named(arrays, save, capsys, tmp_path) -> None:
@@ -281,6 +282,53 @@ def test_options_of_a_strategy_have_two_ways_with_the_same_bits(arrays, save, tm
         assert main(train(data, tmp_path / name, "--objective", "ckd", *args)) == 0
     a, b, c, d = ((tmp_path / name / "history.csv").read_text() for name in "abcd")
     assert a == b == c != d
+
+
+NAMED_WRONGLY = {
+    "plain": (
+        ["--distillation.temperature", "0.5"],
+        "--distillation.temperature: found it with --objective plain, expected --objective ckd, which it is for; add "
+        "--objective ckd, or remove the option",
+    ),
+    "another name": (
+        ["--objective", "multitask", "--distillation.l2=0.5"],
+        "--distillation.l2: found it with --objective multitask, expected --objective ckd, which it is for; add "
+        "--objective ckd, or give --strategy.l2",
+    ),
+    "mapping": (
+        ["--distillation", "{temperature: 0.5}"],
+        "--distillation.temperature: found it with --objective plain",
+    ),
+    "twice": (
+        ["--objective", "ckd", "--strategy.temperature", "0.5", "--distillation.temperature", "0.2"],
+        "--distillation.temperature: found --strategy.temperature as well, expected one of them",
+    ),
+    "twice with a mapping": (
+        ["--objective", "ckd", "--objective_options", "{temperature: 1}", "--distillation.temperature", "0.2"],
+        "--distillation.temperature: found --strategy.temperature as well",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED_WRONGLY)
+def test_an_option_of_ckd_without_effect_is_refused(case, arrays, save, capsys, tmp_path) -> None:
+    args, text = NAMED_WRONGLY[case]
+    assert text in fails(capsys, train(save(arrays), tmp_path / "out", *args))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_compare_reads_may_have_options_of_ckd_for_any_objective(arrays, save, tmp_path) -> None:
+    data, file = save(arrays), tmp_path / "shared.yaml"
+    file.write_text("distillation: {temperature: 0.5}\n")
+    for name, args in {
+        "plain": [],
+        "a": ["--objective", "ckd"],
+        "b": ["--objective", "ckd", "--strategy.temperature", "0.2"],
+        "c": ["--objective", "ckd", "--distillation.temperature", "0.2"],
+    }.items():
+        assert main(train(data, tmp_path / name, "--config", str(file), *args)) == 0
+    a, b, c = ((tmp_path / name / "history.csv").read_text() for name in "abc")
+    assert a != b == c
 
 
 def test_a_curriculum_wraps_another_strategy_which_has_its_own_options(arrays, save, capsys, tmp_path) -> None:

@@ -20,6 +20,14 @@ def graph(*names: str):
     return build_data(TRAIN, {name: np.arange(8.0).reshape(4, 2) for name in names})
 
 
+@pytest.mark.parametrize(
+    "texts", [["red shoes", "bag", "hat"], np.array(["a", "b", "c"], dtype=object)], ids=["list", "array"]
+)
+def test_texts_in_place_of_features_are_refused_with_what_makes_vectors_of_them(texts):
+    with pytest.raises(InputError, match=r"'textual' .*; texts become vectors with pyg_ckd.datasets.text_features$"):
+        build_data(TRAIN, {"textual": texts})
+
+
 def attributes() -> list[str]:
     """Every name that a module or a dictionary of modules or parameters has a meaning for."""
     return sorted({name for cls in (nn.Module, nn.ModuleDict, nn.ParameterDict) for name in dir(cls())})

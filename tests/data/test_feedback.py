@@ -81,6 +81,26 @@ def test_a_missing_label_is_named_where_labels_choose():
         build_data(log([1, None, 0, 1]), {"visual": np.eye(4)}, positive=1)
 
 
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("good", "if these are labels, choose them with positive=good"),
+        ("4,5", "write 4.5"),
+        (" -1,25 ", "write -1.25"),
+        (None, "fill or drop the row"),
+    ],
+)
+def test_a_rating_that_is_no_number_is_refused_with_how_to_mend_it(value, mend):
+    with pytest.raises(InputError, match=rf"in row 1 .*, expected a number; {mend}$"):
+        build_data(log([5, value, 4, 1], "rating"), {"visual": np.eye(4)}, min_rating=3)
+
+
+@pytest.mark.parametrize(("values", "option"), [(["good", "bad"] * 2, "positive"), (["4", "5"] * 2, "min_rating")])
+def test_unused_ratings_of_words_are_chosen_with_positive(values, option):
+    with pytest.warns(UserWarning, match=f"the column 'rating' .* choose with {option}=, or drop the column"):
+        assert liked(log(values, "rating"), None, None, "log") is None
+
+
 @pytest.mark.parametrize("names", [("Rating", "rating"), ("rating:float", "rating"), ("Label", "LABEL")])
 def test_columns_of_parts_that_only_differ_in_case_are_one_column(names):
     train, val = log([1, 1, 1, 1], names[0]), log([1, 1, 1, 1], names[1]).assign(item=[1, 2, 3, 0])

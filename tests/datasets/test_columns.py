@@ -44,6 +44,40 @@ def test_columns_of_atomic_files_are_read_in_any_case_and_times_by_their_usual_n
     assert held_out(load(folder, split="leave-one-out")) == LAST
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv.gz", "parquet"])
+@pytest.mark.parametrize("header", ["user_id,item_id", "User_ID,item", "user,ITEM_ID"])
+def test_columns_of_ids_may_be_called_user_id_and_item_id(tmp_path, suffix, header):
+    frame = pd.DataFrame([(f"0{u}", f"B{i}") for u, i in ROWS], columns=header.split(","))
+    items = pd.DataFrame({"item_id": [f"B{i}" for i in range(ITEMS)]})
+    parts = {"train": frame[frame.index % 3 > 0], "test": frame[frame.index % 3 == 0], "items": items}
+    for name, folder in (("whole", features(tmp_path / "a")), ("parts", features(tmp_path / "b"))):
+        tables = {"interactions": frame, "items": items} if name == "whole" else parts
+        for stem, one in tables.items():
+            path = folder / f"{stem}.{suffix}"
+            one.to_parquet(path) if suffix == "parquet" else one.to_csv(
+                path, index=False, sep="\t" if "t" in suffix else ","
+            )
+        assert pairs(load(folder)) == sorted((f"0{u}", f"B{i}") for u, i in ROWS)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("columns", [["user_id", "user", "item"], ["user", "item", "item_id", "user_id"]])
+def test_columns_called_user_and_item_are_taken_where_others_have_the_longer_names(tmp_path, suffix, columns):
+    frame = pd.DataFrame(ROWS, columns=["user", "item"]).assign(user_id="none", item_id=-1)[columns]
+    path = features(tmp_path / "d") / f"interactions.{suffix}"
+    frame.to_parquet(path) if suffix == "parquet" else frame.to_csv(path, index=False)
+    assert pairs(load(tmp_path / "d")) == sorted(ROWS)
+
+
+def test_vectors_of_items_may_have_the_column_item_id(tmp_path):
+    frame = pd.DataFrame({"item_id": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]]})
+    frame.to_parquet(tmp_path / "clip.parquet")
+    assert read_vectors(tmp_path / "clip.parquet", ["b", "a"])[0].tolist() == [[3.0, 4.0], [1.0, 2.0]]
+    np.save(tmp_path / "clip.npy", np.array([[1.0, 2.0], [3.0, 4.0]]))
+    (tmp_path / "items.csv").write_text("item_id\na\nb\n")
+    assert read_vectors(tmp_path / "clip.npy", ["b", "a"])[0].tolist() == [[3.0, 4.0], [1.0, 2.0]]
+
+
 def test_a_column_split_is_followed_in_any_case(tmp_path):
     rows = [(*row, "test" if row in LAST else "train") for row in ROWS]
     assert held_out(load(table(tmp_path / "d", lines(rows, header="user,item,Split")))) == LAST
@@ -59,6 +93,7 @@ def test_a_list_of_items_may_have_capitals(tmp_path):
     ("header", "names"),
     [
         ("user,item,User", "'user' and 'User', expected one column 'user'"),
+        ("user_id,item,User_ID", "'user_id' and 'User_ID', expected one column 'user'"),
         ("user,item,timestamp,Timestamp", "'timestamp' and 'Timestamp', expected one column 'timestamp'"),
         ("user,item,time,date", "'time' and 'date', expected one column 'timestamp'"),
     ],
@@ -67,6 +102,8 @@ def test_two_columns_of_one_name_are_refused(tmp_path, header, names):
     rows = [(*row, *range(header.count(",") - 1)) for row in ROWS]
     with pytest.raises(InputError, match=f"has the columns {names}; drop or rename one"):
         load(table(tmp_path / "d", lines(rows, header=header)), split="temporal")
+    if "_id" in header:
+        return
     typed = ",".join(
         f"{name}_id:token" if name.lower() in ("user", "item") else f"{name}:float" for name in header.split(",")
     )

@@ -1,5 +1,6 @@
 import tempfile
 import uuid
+import warnings
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -171,6 +172,38 @@ def test_random_split_ignores_the_column_and_auto_falls_back_to_it(folder):
     assert pairs(auto) == pairs(named) != pairs(read_folder(folder, seed=2))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {},
+            r"split=.random. with the shares 0.8, 0.1, 0.1 of 3 .* validation and test parts .*nothing is measured",
+        ),
+        (
+            {"split": "leave-one-out"},
+            "split='leave-one-out' of 3 interactions leaves the validation and test parts empty",
+        ),
+        ({"ratios": (0.5, 0.5, 0.0)}, "leaves the validation part empty, so that no epoch is chosen; give more inter"),
+        ({"ratios": (0.5, 0.0, 0.5)}, "leaves the test part empty, so that no test is made; .* or a column 'split'"),
+    ],
+)
+def test_too_few_interactions_to_hold_any_out_are_told_before_training(folder, options, said):
+    frame = pd.DataFrame({"user": ["a", "b", "c"], "item": [0, 1, 2], "timestamp": [1, 2, 3]})
+    frame.to_csv(folder / "interactions.csv", index=False)
+    with pytest.warns(UserWarning, match=f"interactions.csv: {said}" if options == {} else said):
+        read_folder(folder, **options)
+
+
+def test_parts_that_are_empty_on_purpose_are_no_reason_for_a_warning(folder):
+    FRAME.drop(columns="split").to_csv(folder / "interactions.csv", index=False)
+    FRAME.assign(split="train").to_csv(folder / "given.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_folder(folder, split="random", ratios=(1.0, 0.0, 0.0))
+        (folder / "given.csv").replace(folder / "interactions.csv")
+        read_folder(folder)
+
+
 def test_k_core_drops_users_and_keeps_all_items(folder):
     extra = pd.DataFrame({"user": ["cid"], "item": [0], "timestamp": [0], "split": ["train"]})
     pd.concat([FRAME, extra]).to_csv(folder / "interactions.csv", index=False)
@@ -203,6 +236,14 @@ def write_bytes(name: str, content: bytes):
     return apply
 
 
+def write_array(name: str, array: np.ndarray):
+    def apply(folder):
+        write_items({"item": [0, 1, 2, 3]})(folder)
+        np.save(folder / name, array)
+
+    return apply
+
+
 def put(frame, column, row, value):
     frame[column] = frame[column].astype(object)
     frame.loc[row, column] = value
@@ -221,10 +262,15 @@ def write_whole_and_part(folder):
 
 BAD = {
     "no interactions": (lambda folder: None, r"no interactions found.*found audio.npy, visual.npy", {}),
+    "a spreadsheet": (
+        lambda folder: (folder / "interactions.xlsx").write_bytes(b""),
+        r"no interactions found, but interactions.xlsx, which is not read, .*; save the sheet as interactions.csv$",
+        {},
+    ),
     "both formats": (write_both, "holds interactions.parquet and interactions.csv", {}),
     "whole and part": (write_whole_and_part, "holds interactions.csv and test.csv", {}),
     "misspelt column": (write(lambda f: f.rename(columns={"user": "usr"})), "column 'user' is missing.*'usr'", {}),
-    "user_id column": (write(lambda f: f.rename(columns={"user": "user_id"})), "rename 'user_id' to 'user'", {}),
+    "userid column": (write(lambda f: f.rename(columns={"user": "userid"})), "rename 'userid' to 'user'", {}),
     "missing id": (write(lambda f: put(f, "user", 2, None)), "'user' has 1 missing values, the first in row 2", {}),
     "fractional id": (write(lambda f: put(f, "item", 1, 0.5)), "'item' has dtype float64, .*found 0.5 in row 1", {}),
     "text items": (write(lambda f: put(f, "item", 1, "x")), "items have dtype .*add items.csv", {}),
@@ -233,7 +279,8 @@ BAD = {
     "no rows": (write(lambda f: f[:0]), "interactions.csv: has no rows", {}),
     "duplicates": (
         write(lambda f: pd.concat([f, f[:2]])),
-        "2 duplicate interactions, the first is user 'bob', item 0 again in row 6",
+        "2 duplicate interactions, the first is user 'bob', item 0 again in row 6; keep one of each, with "
+        r"keep='first' or keep='last' \(--data_options.keep first on the command line\)$",
         {},
     ),
     "given without": (write(lambda f: f.drop(columns="split")), "needs a column 'split'", {"split": "given"}),
@@ -246,6 +293,16 @@ BAD = {
     "unknown split": (write(lambda f: f), "unknown split 'tempral': did you mean 'temporal'", {"split": "tempral"}),
     "unlisted item": (write_items({"item": [0, 1, 2, 7]}), "2 interactions are with items that items.csv does not", {}),
     "short list": (write_items({"item": [0, 1]}), "lists 2 items, but the features have 4 rows", {}),
+    "too few rows for a list": (
+        write_array("visual.npy", np.zeros((3, 2))),
+        r"visual.npy: features of 'visual' have 3 rows, too few for 4 items; give one row per line of items.csv",
+        {},
+    ),
+    "images": (
+        write_array("visual.npy", np.zeros((4, 3, 8, 8))),
+        r"expected \[num_items, d\]; these look like images: give one vector per item, from an encoder",
+        {},
+    ),
     "repeated item": (write_items({"item": [0, 1, 1, 3]}), "lists .*1.* again in row 2", {}),
     "list without column": (write_items({"items": [0, 1, 2, 3]}), "column 'item' is missing; rename 'items'", {}),
     "no table": (write_bytes("interactions.csv", b""), "cannot be read as a csv table", {}),

@@ -59,10 +59,32 @@ def test_numbers_of_numpy_integers_for_floats_and_mappings_are_what_they_say():
     assert data["user"].num_nodes == 50
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("log.csv", "put it into a folder as interactions.csv, with one <modality>.npy beside it"),
+        ("log.CSV.gz", "put it into a folder as interactions.csv.gz, with one <modality>.npy beside it"),
+        ("log.parquet", "put it into a folder as interactions.parquet, with one <modality>.npy beside it"),
+        ("log.xlsx", "save it as interactions.csv in a folder, with one <modality>.npy beside it"),
+    ],
+)
+def test_a_single_table_is_refused_with_where_to_put_it(tmp_path, name, mend):
+    (tmp_path / name).write_text("user,item\n")
+    with pytest.raises(InputError, match=rf"{name}: is a .* file, expected a folder or an .npz file; {mend}$"):
+        load(tmp_path / name)
+
+
+def test_the_transform_is_named_where_it_is_called_features():
+    with pytest.raises(
+        InputError, match=r"unknown option of synthetic_multimodal 'features': did you mean 'transform'\?"
+    ):
+        load("synthetic", features="pca")
+
+
 def test_anything_else_is_refused_with_what_would_work(tmp_path):
-    (tmp_path / "data.csv").write_text("user,item\n")
-    with pytest.raises(InputError, match=r"data.csv: is a .csv file, expected an .npz file, a folder .*'synthetic'"):
-        load(tmp_path / "data.csv")
+    (tmp_path / "data.txt").write_text("user,item\n")
+    with pytest.raises(InputError, match=r"data.txt: is a .txt file, expected an .npz file, a folder .*'synthetic'"):
+        load(tmp_path / "data.txt")
     with pytest.raises(InputError, match=r"syntetic: does not exist, expected .*'synthetic'"):
         load("syntetic")
     with pytest.raises(InputError, match=r"none.npz: does not exist"):

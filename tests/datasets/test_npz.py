@@ -141,7 +141,15 @@ BAD = {
     "repeated number": ({"user_id": np.array([7, 9, 7])}, "'user_id' holds 7 again in row 2, expected every id once"),
     "objects": (
         {"visual": np.array([[object()] * 2] * 4)},
-        "'visual' holds Python objects, which are never unpickled",
+        "'visual' holds Python objects, which are never unpickled; .*; texts become vectors with .*text_features",
+    ),
+    "texts": (
+        {"visual": np.array(["a", "b", "c", "d"])},
+        r"'visual' has shape \[4\], .*; texts become vectors with pyg_ckd.datasets.text_features",
+    ),
+    "images": (
+        {"visual": np.zeros((4, 3, 8, 8))},
+        r"'visual' has shape \[4, 3, 8, 8\], .*; these look like images: give one vector per item",
     ),
 }
 

@@ -122,6 +122,64 @@ def test_features_in_other_formats_are_named_beside_those_of_other_libraries(tmp
     assert len(warnings_of(folder)) == 1
 
 
+def pictures(place: Path, endings: str, count: int = 30) -> None:
+    place.mkdir(exist_ok=True)
+    for n in range(count):
+        (place / f"{n}{endings}").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("place", "ending", "kind", "name"),
+    [
+        ("visual", ".jpg", "image", "visual"),
+        ("images", ".PNG", "image", "images"),
+        ("my pictures", ".webp", "image", "my_pictures"),
+        ("2024", ".gif", "image", "visual"),
+        ("sounds", ".mp3", "audio", "sounds"),
+        ("1", ".flac", "audio", "acoustic"),
+    ],
+)
+def test_folders_of_images_and_sounds_are_named_with_what_to_do(tmp_path, place, ending, kind, name):
+    folder = table(tmp_path / "d", lines(ROWS), names=("textual",))
+    pictures(folder / place, ending)
+    assert warnings_of(folder) == [
+        f"{folder}: {place}/: 30 {kind} files, not read; encode them with pyg_ckd.datasets.encode_files and save the "
+        f"vectors as {name}.npy, one row per item in the order of the items"
+    ]
+
+
+def test_images_beside_the_table_are_named(tmp_path):
+    folder = table(tmp_path / "d", lines(ROWS), names=("textual",))
+    pictures(folder, ".jpeg", 3)
+    assert [text.partition(";")[0] for text in warnings_of(folder)] == [f"{folder}: 3 image files, not read"]
+    assert "save the vectors as visual.npy" in warnings_of(folder)[0]
+
+
+def test_images_beside_files_of_another_library_are_named_with_its_ending(tmp_path):
+    folder = inter(tmp_path / "d", lines([(u, i, 0) for u, i in ROWS], "\t", "userID,itemID,x_label"))
+    (folder / "image_feat.npy").unlink()
+    pictures(folder / "image", ".jpg")
+    assert "save the vectors as image_feat.npy" in warnings_of(folder)[0]
+
+
+def test_a_folder_with_nothing_but_images_says_how_to_encode_them(tmp_path):
+    folder = table(tmp_path / "d", lines(ROWS), names=())
+    pictures(folder / "images", ".jpg")
+    with pytest.raises(InputError, match=r"no features.*images/: 30 image files, not read; encode them .* images\.npy"):
+        load(folder)
+
+
+def test_media_of_which_features_were_made_and_pictures_of_reports_are_passed_over(tmp_path):
+    folder = table(tmp_path / "d", lines(ROWS), names=("visual", "textual"))
+    pictures(folder / "images", ".jpg")
+    pictures(folder / "textual", ".gif")
+    for name in ("study", ".hidden"):
+        pictures(folder / name, ".mp3")
+        (folder / name / "settings.json").write_text("{}")
+    pictures(folder / "logo", ".wav", 1)
+    assert warnings_of(folder) == []
+
+
 def test_a_modality_without_features_is_named_by_its_mask(tmp_path):
     folder = table(tmp_path / "d", lines(ROWS), names=("visual", "genre"))
     np.save(folder / "has_genre.npy", np.arange(ITEMS) > 2)

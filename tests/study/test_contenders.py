@@ -143,11 +143,9 @@ def test_a_single_strategy_is_no_list_of_them():
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_an_option_that_the_trainer_does_not_have_is_named(own, tmp_path):
-    typo = {"max_epoch": 1}
-    given = {"contenders": {"x": Contender(Gentle, trainer=typo)}} if own else {"settings": StudySettings(trainer=typo)}
+def test_an_option_that_the_trainer_does_not_have_is_named_where_it_is_given(own):
     with pytest.raises(InputError, match="option of the trainer 'max_epoch': did you mean 'max_epochs'"):
-        Study(planted_data(), VBPR, tmp_path, **given)
+        Contender(Gentle, trainer={"max_epoch": 1}) if own else StudySettings(trainer={"max_epoch": 1})
 
 
 def test_teachers_of_a_study_come_with_their_tables_of_the_empty_view(tmp_path, monkeypatch):

@@ -232,8 +232,19 @@ def test_suffixes_in_capitals_are_those_in_small_letters(run, tmp_path) -> None:
 def test_folders_and_other_files_are_named_in_usual_words(run, tmp_path) -> None:
     data, model, about, _ = run
     save_model(tmp_path / "model.pt", model, data, about)
-    with pytest.raises(InputError, match=r"is a folder, expected a file; of such files it holds model\.pt$"):
+    for name in ("last.pt", "other.pt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"is a folder, expected a file; take \S+model\.pt$"):
         read_model(tmp_path)
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(InputError, match=r"is a folder, expected a file; of such files it holds other\.pt$"):
+        read_model(tmp_path)
+    (tmp_path / "other.pt").unlink()
+    with pytest.raises(InputError, match=r"it holds none; model\.pt is written when a training has ended$"):
+        read_model(tmp_path)
+    np.savez(tmp_path / "data.npz", visual=np.eye(3))
+    with pytest.raises(InputError, match=r"data\.npz: is no model file, expected a model\.pt of train or compare$"):
+        read_model(tmp_path / "data.npz")
     (tmp_path / "history.csv").write_text("epoch,loss\n1,0.5\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot be read \(it is no file of PyTorch, or holds more than tensors"):
         read_model(tmp_path / "history.csv")

@@ -35,7 +35,7 @@ from pyg_ckd.data.prepared import pack, unpack
 from pyg_ckd.datasets.arrays import as_original_ids, as_size, ids_of, read_array, read_arrays
 from pyg_ckd.datasets.folder import listing
 from pyg_ckd.datasets.npz import Impute, Transform
-from pyg_ckd.datasets.overlooked import warn_of_overlooked
+from pyg_ckd.datasets.overlooked import media, warn_of_overlooked
 from pyg_ckd.datasets.places import files_in, find_file, is_there
 from pyg_ckd.errors import InputError
 
@@ -203,7 +203,7 @@ def feature_files(folders: Sequence[Path], order: Sequence[str] = ()) -> dict[st
     places = " or ".join(str(folder) for folder in folders)
     raise InputError(
         f"{places}: no features, expected image_feat.npy, text_feat.npy or <modality>_feat.npy of shape "
-        f"[num_items, d]; {listing(folders[0])}"
+        f"[num_items, d]; {'; '.join([listing(folders[0]), *media(folders[0], (), _SUFFIX.removesuffix('.npy'))])}"
     )
 
 

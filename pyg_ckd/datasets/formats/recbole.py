@@ -130,7 +130,7 @@ def read_recbole(
     if "whole" in files:
         frame = frame.drop(columns="split")
     with naming(source):
-        parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share), strict=True))
+        parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share, str(source)), strict=True))
     if not parts["train"].size:
         raise InputError(f"{file}: has no rows, expected at least one training interaction")
     data = build(

@@ -74,10 +74,10 @@ class FISM(EarlyFusion):
         feature_dims: Feature width of every modality, in order.
         embedding_dim: Width :math:`D` of the embeddings.
         temperature: Temperature :math:`\tau` of the scores.
-        item_graph: Source of :math:`\mathbf{A}`: ``"weights"``, as above; ``"content"``, the mean of the modalities'
-            graphs of nearest neighbours by cosine; ``"none"``, no graph. ``"auto"`` is ``"weights"`` up to 8,000 items,
-            for which EASE takes less than a minute per view on one core, and ``"content"`` beyond; ``"weights"`` takes
-            up to 20,000.
+        item_graph: Source of the item graph: ``"weights"``, item-item weights of EASE; ``"content"``, the mean of the
+            modalities' graphs of nearest neighbours by cosine; ``"none"``, no graph. ``"auto"`` is ``"weights"`` up to
+            8,000 items, for which EASE takes less than a minute per view on one core, and ``"content"`` beyond;
+            ``"weights"`` takes up to 20,000.
         graph_weight: Share :math:`\gamma` of the graph.
         num_neighbors: Number of neighbours of an item in the graph; all items if there are fewer.
         ridge: Ridge of EASE, in units of the mean number of interactions of an item, or of 8 if the mean is smaller.

@@ -64,8 +64,8 @@ class MICRO(LatentStructure):
         contrast_items: Items :math:`i` in the mean of :math:`\mathcal{L}_C`, drawn anew in every step; :obj:`None`
             takes all, as the paper does. All items :math:`j` stay in the denominators, so that the expected loss and
             gradient are the same, at ``contrast_items / num_items`` of the cost.
-        symmetric: Whether :math:`\mathcal{L}_C` is the mean of the loss above and the one with :math:`\mathbf{h}_i` and
-            :math:`\mathbf{h}_{im}` swapped. The published code has only the first.
+        symmetric: Whether the contrastive loss :math:`\mathcal{L}_C` is the mean over both directions, with
+            :math:`\mathbf{h}_i` and :math:`\mathbf{h}_{im}` swapped in the second. The published code has the first.
 
     Raises:
         InputError: If a size is not positive, there is no modality, or a number is out of its range.
