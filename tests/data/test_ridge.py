@@ -40,9 +40,12 @@ def test_a_linear_map_is_found_again() -> None:
 def test_constant_columns_and_outputs_stay_finite() -> None:
     x, y = problem(20, 3)
     x[:, 1], y[:, 0] = 7, 1
-    out = Ridge(x, y)(x + 100)
-    assert out.isfinite().all()
-    torch.testing.assert_close(out[:, 0], y[:, 0])
+    fitted = Ridge(x, y)
+    far = fitted(x + 100)
+    assert far.isfinite().all()
+    assert (far.norm(dim=1) <= y.norm(dim=1).max() * (1 + 1e-6)).all()
+    near = fitted(0.5 * x + 0.5 * x.mean(dim=0))
+    torch.testing.assert_close(near[:, 0], y[:, 0])
     torch.testing.assert_close(
         Ridge(torch.ones(5, 2), torch.arange(5.0).view(-1, 1))(torch.ones(1, 2)), torch.tensor([[2.0]])
     )

@@ -108,7 +108,8 @@ def test_the_table_holds_the_numbers_of_the_study(name, data, tmp_path):
         run = runs[row[0].strip("*")]
         assert row[1] == f"{run['val']['recall@20']:.4f}"
         assert row[2] == f"{run['test']['recall@20']:.4f}"
-        share = f"{100 * (run['test']['recall@20'] / whole - 1):+.1f} %".replace("-", "−").replace("−0.0", "+0.0")
+        share = f"{100 * (run['test']['recall@20'] / whole - 1):+.1f} %".replace("-", "−")
+        share = "0.0 %" if share[1:] == "0.0 %" else share
         assert row[3] == ("–" if run is runs[name] else share)
         assert row[4:] == [f"{run['views'][m]['recall@20']:.4f}" for m in results["data"]["modalities"]]
     left_out = re.findall(r"^- (.*): left out, (.*)$", text, flags=re.MULTILINE)
