@@ -408,6 +408,11 @@ class Objective(Capturing, KnowsRows, FitState):
         step of several batches, are set aside for the time of it and then added: what a strategy sees, edits and drops
         are those of the step alone.
 
+        Such a loop clears gradients with ``zero_grad(set_to_none=True)``, PyTorch's default. Zeros would be gradients
+        that were there before: a parameter that the strategy leaves without one would get them back, and Adam would
+        move it by its moments. Under ``DistributedDataParallel``, it synchronises every batch: what ``no_sync`` has
+        left is of one process alone, and adding it to sums of all makes processes differ.
+
         Args:
             terms: The loss terms of the step.
             run: Called with a scalar loss, accumulates its gradients as the precision of the training wants it.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyg_ckd.balance.accumulating import delegating
 from pyg_ckd.balance.discovery import build_inner, find_strategy
 from pyg_ckd.balance.given import MaskedObjective, check_several
 from pyg_ckd.balance.objective import Objective
@@ -242,6 +243,7 @@ class ObjectiveWrapper(Objective):
         """Return the weights of the main loss inside, with those of the wrappers in a step."""
         return self.inner.main_weights(out, batch)
 
+    @delegating
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute gradients as the objective inside does."""
         self.inner.backward(terms, run)
