@@ -4,45 +4,73 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pyg_ckd.errors import InputError
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+TRAINED = "_has_trained"
+"""Name of what an objective keeps, in no state, once a backward pass of it has computed gradients."""
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)
+
+
+def delegating(method: Method) -> Method:
+    """Mark a ``backward`` that only calls that of another objective, which sets gradients aside itself.
+
+    Args:
+        method: The ``backward``, which :func:`accumulating` returns as it is.
+    """
+    method.delegates = True  # type: ignore[attr-defined]
+    return method
+
 
 def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a ``backward`` that adds the gradients of its step to those that parameters have already.
 
     While it runs, parameters have the gradients of the step alone, so that what a strategy mixes, edits or drops is of
-    this step. Nothing is waited for.
+    this step. Nothing is waited for, so that gradients of zero are gradients too.
 
     Args:
         method: The ``backward`` of a strategy, see :meth:`~pyg_ckd.balance.Objective.backward`.
 
     Raises:
-        InputError: When it is called, if it calls ``run`` never and no parameter has a gradient either.
+        InputError: When it is called, if the objective has never been trained, and ``run`` is called never and no
+            parameter has a gradient either; not by a ``backward`` that another one calls.
     """
+    if getattr(method, "delegates", False):
+        return method
 
     @functools.wraps(method)
     def added(self: nn.Module, terms: Mapping[str, Tensor], run: Callable[..., None]) -> Any:
-        before, ran = [(p, p.grad) for p in self.parameters() if p.grad is not None], []
+        shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        before = [  # DistributedDataParallel may write the gradients of the step where those before lie.
+            (p, p.grad.clone() if shared else p.grad) for p in self.parameters() if p.grad is not None
+        ]
+        is_outermost = not _inside.get()
 
         def noted(*args: Any, **kw: Any) -> None:
-            ran.append(True)
+            self.__dict__[TRAINED] = True
             run(*args, **kw)
 
         for p, _ in before:
             p.grad = None
+        token = _inside.set(True)
         try:
             found = method(self, terms, noted)
-            if not ran and all(p.grad is None for p in self.parameters()):
-                raise InputError(
-                    f"{type(self).__name__}.backward: found no call of run in the step, so that nothing would be "
-                    "trained, expected at least one; call run(loss), or super().backward(terms, run) for the sum"
-                )
+            if is_outermost and TRAINED not in self.__dict__:
+                if all(p.grad is None for p in self.parameters()):
+                    raise InputError(
+                        f"{type(self).__name__}.backward: found no call of run in the step, so that nothing would be "
+                        "trained, expected at least one; call run(loss), or super().backward(terms, run) for the sum"
+                    )
+                self.__dict__[TRAINED] = True
         finally:
+            _inside.reset(token)
             for p, grad in before:
                 p.grad = _sum(grad, p.grad)
         return found

@@ -60,21 +60,25 @@ class MaskedObjective(Objective):
         self.unchanging_state = (*self.unchanging_state, *(f"item_mask_{m}" for m in has or {}))
 
     def share_masks(self, inside: Objective, has: Mapping[str, Tensor] | None) -> None:
-        """Keep the masks of another objective, whose steps this one takes part in.
+        """Use the masks of the objective inside, for a wrapper that takes part in its steps.
+
+        They are read from it and no part of the state of the wrapper; masks that are given are, as of any objective.
 
         Args:
-            inside: The other objective. One that knows no masks, such as plain training, gives none.
-            has: Masks as in :meth:`store_masks`. (default: :obj:`None`, those of the other objective)
+            inside: The objective inside. One that knows no masks, such as plain training, gives none.
+            has: Masks as in :meth:`store_masks`. (default: :obj:`None`, those of the objective inside)
 
         Raises:
-            InputError: If there are masks that the other objective has not, or has otherwise, and as in
+            InputError: If there are masks that the objective inside has not, or has otherwise, and as in
                 :meth:`store_masks`.
         """
         while inside.wraps and not isinstance(inside, MaskedObjective):
             inside = getattr(inside, "inner")  # noqa: B009  An attribute of wrappers alone.
         masked = inside._masked if isinstance(inside, MaskedObjective) else frozenset()
         theirs = {m: getattr(inside, f"item_mask_{m}") for m in sorted(masked)}
-        self.store_masks(theirs if has is None else has)
+        self.store_masks(has)
+        if has is None:
+            self._masked = masked  # A wrapper has the attributes of what is inside.
         if has is None or not isinstance(inside, MaskedObjective):
             return
         everything = torch.ones(self.student.num_items, dtype=torch.bool)

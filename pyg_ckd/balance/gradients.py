@@ -89,7 +89,8 @@ def only(student: Backbone, modalities: Collection[str] | str, shared: bool = Tr
     """Keep the gradients of some modalities' parameters; those of all other modalities' become :obj:`None`.
 
     Adam leaves a parameter without a gradient alone, and its moments too. After a gradient of zero, it would go on in
-    the direction of the moments and let them decay.
+    the direction of the moments and let them decay. In a loop of your own, clear gradients with
+    ``zero_grad(set_to_none=True)``, PyTorch's default: zeros that a strategy's ``backward`` finds come back after it.
 
     Args:
         student: The backbone, after its gradients have been computed.

@@ -19,7 +19,7 @@ from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.state import FitState
-from pyg_ckd.balance.weights import Outputs, StepWeights, checked_terms, checked_views, checked_weights
+from pyg_ckd.balance.weights import StepWeights, checked_terms, checked_views, checked_weights, named_views
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
@@ -238,10 +238,11 @@ class Objective(Capturing, KnowsRows, FitState):
         asked = list(dict.fromkeys([*views, *chain.from_iterable(further)]))
         part = () if n_id_dict is None else (n_id_dict,)
         whole = dict(zip(asked, self.student.outputs(features, edge_index_dict, asked, *part), strict=True))
-        out = Outputs({view: whole[view] for view in views}, self)
+        out = {view: whole[view] for view in views}
         self._in_step = StepWeights(whole)
         try:
-            return self._loss(whole, out, batch, features)
+            with named_views(self, out):
+                return self._loss(whole, out, batch, features)
         finally:
             self._in_step = None  # It holds the graph of the step.
 
@@ -260,7 +261,8 @@ class Objective(Capturing, KnowsRows, FitState):
             # First the terms that read most: what follows finds its rows already read.
             added: list[tuple[Any, dict[str, Tensor]]] = [(self, checked_terms(self, self.balance(out, batch)))]
             for x in self.around:
-                added.append((x, checked_terms(x, x.add_terms(Outputs(whole, x, FURTHER), batch), "add_terms")))
+                with named_views(x, whole, FURTHER):
+                    added.append((x, checked_terms(x, x.add_terms(whole, batch), "add_terms")))
             weight = self.main_weights(out, batch)
             weighted = batch if weight is None else batch.weighted(weight)
             terms = self.student.losses(joint, weighted, features, view, self.bpr_eps)
@@ -304,7 +306,8 @@ class Objective(Capturing, KnowsRows, FitState):
                 (f"{type(self).__name__}.triple_weights", self.triple_weights(out, batch)),
             ]
             for x in self.around:
-                given.append((f"{type(x).__name__}.weigh", x.weigh(Outputs(step.out, x, FURTHER), batch)))
+                with named_views(x, step.out, FURTHER):
+                    given.append((f"{type(x).__name__}.weigh", x.weigh(step.out, batch)))
             weights = [self._noted(checked_weights(source, w, batch)) for source, w in given if w is not None]
             step.found, step.weight = True, math.prod(weights[1:], start=weights[0]) if weights else None
         return step.weight
@@ -407,6 +410,11 @@ class Objective(Capturing, KnowsRows, FitState):
         :mod:`pyg_ckd.balance.gradients`. Gradients that parameters have before the call, as in a loop that makes one
         step of several batches, are set aside for the time of it and then added: what a strategy sees, edits and drops
         are those of the step alone.
+
+        Such a loop clears gradients with ``zero_grad(set_to_none=True)``, PyTorch's default. Zeros would be gradients
+        that were there before: a parameter that the strategy leaves without one would get them back, and Adam would
+        move it by its moments. Under ``DistributedDataParallel``, it synchronises every batch: what ``no_sync`` has
+        left is of one process alone, and adding it to sums of all makes processes differ.
 
         Args:
             terms: The loss terms of the step.

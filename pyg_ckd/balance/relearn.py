@@ -175,7 +175,8 @@ def start_again(student: Backbone, weights: Mapping[str, float]) -> dict[str, li
     """Move the parameters of modalities towards new random ones, as the modules that hold them draw them.
 
     Args:
-        student: The backbone. Parameters that no ``reset_parameters`` draws, and frozen ones, stay.
+        student: The backbone. Parameters that no ``reset_parameters`` draws, values that it leaves alone, such as a row
+            of zeros, and frozen parameters stay.
         weights: How far, from modality to a number from 0 to 1; the others stay as they are, to the bit.
 
     Returns:
@@ -187,7 +188,8 @@ def start_again(student: Backbone, weights: Mapping[str, float]) -> dict[str, li
     for m, parameters in groups.items():
         chosen = [p for p in parameters if p.requires_grad and names[id(p)] in new] if weights.get(m, 0.0) > 0 else []
         for p in chosen:
-            p.lerp_(new[names[id(p)]], weights[m])
+            drawn = new[names[id(p)]]
+            p.copy_(torch.where(drawn.isnan(), p, p.lerp(drawn, weights[m])))
         moved[m] = [names[id(p)] for p in chosen]
     return moved
 
@@ -198,6 +200,9 @@ def drawn_anew(student: Backbone) -> dict[str, Tensor]:
 
     Args:
         student: The backbone, whose own ``reset_parameters`` draws them, or if it has none those of its modules.
+
+    Returns:
+        The parameters of which any value was drawn; NaN where one was not.
     """
     twin = copy.deepcopy(student)
     for p in twin.parameters():
@@ -206,7 +211,7 @@ def drawn_anew(student: Backbone) -> dict[str, Tensor]:
     own = [twin] if hasattr(twin, "reset_parameters") else [x for x in twin.modules() if hasattr(x, "reset_parameters")]
     for module in own:
         module.reset_parameters()  # type: ignore[operator]
-    return {name: p for name, p in twin.named_parameters() if not bool(p.isnan().any())}
+    return {name: p for name, p in twin.named_parameters() if not bool(p.isnan().all())}
 
 
 def check_drawable(student: Backbone, strategy: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,25 +30,29 @@ class StepWeights:
     weight: Tensor | None = None
 
 
-class Outputs(dict[View, Output]):
-    """The output of every view of a step, which names a view that was not asked for.
+@contextmanager
+def named_views(source: object, out: Mapping[View, Output], method: str = "views") -> Iterator[None]:
+    """Name a view whose output a strategy reads although it did not ask for it.
 
     Args:
-        outputs: The outputs by view.
-        source: The strategy that they are for.
+        source: The strategy.
+        out: The outputs that it is given.
         method: Where it asks for views, for the message.
+
+    Raises:
+        InputError: If its steps end in the :class:`KeyError` of a view that is not in ``out``.
     """
-
-    def __init__(self, outputs: Mapping[View, Output], source: object, method: str = "views") -> None:
-        super().__init__(outputs)
-        self._source, self._method = type(source).__name__, method
-
-    def __missing__(self, view: Any) -> Output:
-        """Say which view is missing and where to ask for it."""
+    try:
+        yield
+    except KeyError as error:
+        view = error.args[0] if error.args else None
+        if not isinstance(view, Set) or view in out:
+            raise
+        name = type(source).__name__
         raise InputError(
-            f"{self._source}: found no output of the view {_shown(view)} in this step, expected one of "
-            f"{', '.join(map(_shown, self))}; add it to {self._source}.{self._method}"
-        )
+            f"{name}: found no output of the view {_shown(view)} in this step, expected one of "
+            f"{', '.join(map(_shown, out))}; add it to {name}.{method}"
+        ) from error
 
 
 def checked_views(source: object, views: Any, modalities: Sequence[str], method: str = "views") -> list[View]:
@@ -60,12 +65,12 @@ def checked_views(source: object, views: Any, modalities: Sequence[str], method:
         method: Where it asks for them, for messages. In ``views`` there must be one, which is trained.
 
     Raises:
-        InputError: If they are no list of sets of names of modalities.
+        InputError: If they are no list, or keys of a dict, of sets of names of modalities.
     """
     where = f"{type(source).__name__}.{method}"
     if callable(views):
         raise InputError(f"{where}: found a method, expected a property; write @property above it")
-    if isinstance(views, (str, Set, Mapping)) or not isinstance(views, Iterable):
+    if isinstance(views, (str, set, frozenset)) or not isinstance(views, Iterable):
         raise InputError(f"{where}: found {_shown(views)}, expected a list of views, such as [self.view]")
     found = list(views)
     if not found and method == "views":

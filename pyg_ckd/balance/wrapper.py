@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from pyg_ckd.balance.accumulating import delegating
 from pyg_ckd.balance.discovery import build_inner, find_strategy
 from pyg_ckd.balance.given import MaskedObjective, check_several
 from pyg_ckd.balance.objective import Objective
@@ -42,8 +44,8 @@ class ObjectiveWrapper(Objective):
     ======================= ===========================================================================
 
     Attributes of the wrapped objective, such as ``effects`` of a distillation, can be read from the wrapper; they are
-    set on its attribute ``inner``. A saved model is that of the wrapped objective. The objective may be a wrapper
-    itself.
+    set on its attribute ``inner``. Set on the wrapper, one is the wrapper's own from then on, of which a warning tells.
+    A saved model is that of the wrapped objective. The objective may be a wrapper itself.
 
     Args:
         student: The objective; or a backbone, for which an objective is built by its name.
@@ -102,20 +104,17 @@ class ObjectiveWrapper(Objective):
             return getattr(self.inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the wrapper, once it is built none that the objective inside alone has.
-
-        Raises:
-            AttributeError: If it is one of the objective inside, which would not see it.
-        """
+        """Set an attribute of the wrapper; once it is built, warn of one that only the objective inside had so far."""
         if not name.startswith("_") and self.__dict__.get("_is_built") and not self._has(name):
             place, path = self.inner, "inner"
             while isinstance(place, ObjectiveWrapper) and not place._has(name):
                 place, path = place.inner, f"{path}.inner"
             if hasattr(place, name):
                 own, other = type(self).__name__, type(place).__name__
-                raise AttributeError(
-                    f"{name}: found it set on {own}, but it is an attribute of {other} inside, which would "
-                    f"not see it; set model.{path}.{name}, or give {own} one of its own in its class or constructor"
+                warnings.warn(
+                    f"{name}: found it set on {own}, but it is an attribute of {other} inside too, which does not see "
+                    f"it; set model.{path}.{name}, or give {own} one of its own in its class or constructor",
+                    stacklevel=2,
                 )
         super().__setattr__(name, value)
         if name == "options" and "inner" in self._modules:  # The last that constructors do, see record_options.
@@ -242,6 +241,7 @@ class ObjectiveWrapper(Objective):
         """Return the weights of the main loss inside, with those of the wrappers in a step."""
         return self.inner.main_weights(out, batch)
 
+    @delegating
     def backward(self, terms: Mapping[str, Tensor], run: Callable[..., None]) -> None:
         """Compute gradients as the objective inside does."""
         self.inner.backward(terms, run)

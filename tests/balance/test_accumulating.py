@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pyg_ckd import Objective
 from pyg_ckd.balance import Progress
 from pyg_ckd.balance.curriculum import DifficultyCurriculum
+from pyg_ckd.balance.wrapper import ObjectiveWrapper
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.data.sampler import TripletSampler
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from tests.balance.test_strategies import STRATEGIES, objective_of
+from tests.training.problem import planted_data
+from tests.training.several import in_processes
 
 
 class Score:
@@ -42,13 +49,12 @@ def of(objective):
 TRAINED = [name for name, cls in STRATEGIES.items() if cls.trains]
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize(
+    ("epoch", "wrapped", "sparse"),
+    [(1, False, False), (1, True, False), (2, False, False), (2, True, False), (2, False, True)],
+)
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradients_of_two_batches_are_the_sum_of_those_of_each(name, epoch, wrapped, sparse, make_data):
-    if sparse and (wrapped or epoch == 1):
-        return
     data = make_data(modalities=3)
     inside = objective_of(STRATEGIES[name], data, lambda data: VBPR.from_data(data, embedding_dim=4, sparse=sparse))
     objective = DifficultyCurriculum(inside, stage_epochs=1) if wrapped else inside
@@ -126,3 +132,107 @@ def test_a_backward_that_runs_nothing_is_refused(wrapped, make_data):
             continue
         with pytest.raises(InputError, match=r"Idle.backward: found no call of run in the step, .* call run\(loss\)"):
             gradients(objective, graphs, next(iter(sampled(data))))
+
+
+def test_a_step_that_is_skipped_in_the_middle_of_a_training_is_no_error(make_data):
+    data = make_data()
+
+    class Guarded(Objective):
+        skips = False
+
+        def backward(self, terms, run):
+            if not self.skips:
+                super().backward(terms, run)
+
+    objective = objective_of(Guarded, data)
+    features, graph = unpack(data)
+    graphs = features, objective.prepare(features, graph)
+    batch = next(iter(sampled(data)))
+    keys = objective.state_dict().keys()
+    gradients(objective, graphs, batch)
+    again = copy.deepcopy(objective)
+    for model in (objective, again):
+        model.zero_grad()
+        model.skips = True
+        gradients(model, graphs, batch)
+        assert all(p.grad is None for p in model.parameters())
+    assert objective.state_dict().keys() == keys
+
+
+def test_a_backward_that_leaves_nothing_for_the_one_of_its_parent_is_no_error(make_data):
+    data = make_data()
+
+    class Rest(Objective):
+        def backward(self, terms, run):
+            if terms:
+                super().backward(terms, run)
+
+    class Child(Rest):
+        def backward(self, terms, run):
+            run(sum(terms.values()))
+            super().backward({}, run)
+
+    class Parent(ObjectiveWrapper):
+        def backward(self, terms, run):
+            run(sum(terms.values()))
+            self.inner.backward({}, lambda loss: run(loss))
+
+    for objective in (objective_of(Child, data), Parent(objective_of(Rest, data))):
+        features, graph = unpack(data)
+        gradients(objective, (features, objective.prepare(features, graph)), next(iter(sampled(data))))
+        assert any(p.grad is not None for p in objective.parameters())
+
+
+def test_a_wrapper_that_only_delegates_sets_no_gradients_aside():
+    assert not hasattr(ObjectiveWrapper.backward, "__wrapped__")
+    assert DifficultyCurriculum.backward is ObjectiveWrapper.backward
+    assert hasattr(STRATEGIES["mmpareto"].backward, "__wrapped__")
+
+
+class Edited(Objective):
+    """Doubles its gradients."""
+
+    def backward(self, terms, run):
+        super().backward(terms, run)
+        for p in self.parameters():
+            if p.grad is not None:
+                p.grad.mul_(2)
+
+
+class Loop(nn.Module):
+    """What a loop of one's own hands to DistributedDataParallel."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, features, graph, batch):
+        return self.objective.loss(features, graph, batch)
+
+
+def two_batches_of_this_process() -> dict[Any, dict[str, torch.Tensor]]:
+    """Accumulate the gradients of two batches per process, with gradients in the buckets of the sums and apart."""
+    data, found = planted_data(), {}
+    edge_index, sizes = data[RATES].edge_index, (data["user"].num_nodes, data["item"].num_nodes)
+    features, graph = unpack(data)
+    for views in (True, False):
+        torch.manual_seed(0)
+        objective = Edited(VBPR.from_data(data, embedding_dim=4))
+        graphs = features, objective.prepare(features, graph)
+        model = DistributedDataParallel(Loop(objective), gradient_as_bucket_view=views)
+        first, second, third, fourth, *_ = TripletSampler(edge_index, *sizes, batch_size=32, seed=5)
+        for batch in (first, second) if dist.get_rank() == 0 else (third, fourth):
+            objective.backward(model(*graphs, batch), lambda loss: loss.backward())
+        found[views] = of(objective)
+    torch.manual_seed(0)
+    alone = Edited(VBPR.from_data(data, embedding_dim=4))
+    for batch in (first, second, third, fourth):
+        gradients(alone, graphs, batch)
+    return {**found, "expected": {name: grad / 2 for name, grad in of(alone).items()}}
+
+
+def test_processes_that_share_their_gradients_add_up_those_of_several_batches():
+    for result in in_processes(two_batches_of_this_process):
+        for views in (True, False):
+            for name, grad in result["expected"].items():
+                torch.testing.assert_close(result[views][name], grad, rtol=1e-4, atol=1e-6, msg=f"{views} {name}")

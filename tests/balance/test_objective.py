@@ -325,6 +325,22 @@ def test_an_output_that_was_not_asked_for_is_named(make_data):
         step(Objective, make_data(), Around)
 
 
+@pytest.mark.parametrize("kind", [dict.fromkeys, lambda views: dict.fromkeys(views).keys(), tuple, iter])
+def test_views_may_be_given_in_anything_that_has_an_order(kind, make_data):
+    Mine = type("Mine", (Objective,), {"views": property(lambda self: kind([self.view, VISUAL]))})
+    assert step(Mine, make_data()).keys() == step(Objective, make_data()).keys()
+
+
+def test_outputs_are_a_plain_dict_and_other_missing_keys_stay_what_they_are(make_data):
+    class Mine(Objective):
+        def balance(self, out, batch):
+            assert type(out) is dict
+            return {}["own"]
+
+    with pytest.raises(KeyError, match="own"):
+        step(Mine, make_data())
+
+
 def test_a_strategy_in_the_place_of_a_backbone_is_refused_with_its_student(make_data):
     data = make_data()
     for found in (Objective(student(data)), MMPareto(student(data)), DifficultyCurriculum(MMPareto(student(data)))):

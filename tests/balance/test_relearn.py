@@ -104,6 +104,14 @@ class Drawn(Tables):
             table.data.normal_()
 
 
+class Padded(Tables):
+    """Its first rows stand for nothing and stay zero."""
+
+    def reset_parameters(self):
+        for table in self.tables.values():
+            table.data[1:].normal_()
+
+
 def of_tables(cls, data, layers=False):
     torch.manual_seed(0)
     dims = {m: data["item"][m].size(1) for m in data.modalities}
@@ -123,6 +131,19 @@ def test_a_modality_that_nothing_can_draw_anew_is_refused_when_training_begins(m
         rows = fit(Relearning(of_tables(Tables, data, layers=True), every=1, strength=9.0), data, max_epochs=2).rows
     assert max(rows[1][f"relearned/{m}"] for m in data.modalities) > 0
     assert start_again(of_tables(Drawn, data), {"mod1": 0.5}) == {"mod0": [], "mod1": ["module.tables.mod1"]}
+
+
+def test_values_that_are_not_drawn_anew_stay_and_the_others_of_their_parameter_move(make_data):
+    model = of_tables(Padded, make_data())
+    check_drawable(model, "relearn")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert start_again(model, {"mod1": 0.5}) == {"mod0": [], "mod1": ["module.tables.mod1"]}
+    for name, p in model.named_parameters():
+        moved = name == "module.tables.mod1"
+        assert torch.equal(p[0], before[name][0])
+        assert bool(p.isfinite().all())
+        assert bool((p[1:] != before[name][1:]).all()) == moved
+        assert torch.equal(p, before[name]) != moved
 
 
 def test_looking_for_what_can_be_drawn_anew_draws_nothing_from_the_training(make_data):

@@ -205,27 +205,31 @@ def test_a_curriculum_over_modalities_has_the_masks_of_the_objective_inside(betw
     plain.gates.copy_(torch.tensor([0.5, 2.0, 0.5]))
     gated.append(plain.loss(*doubled(data), batch)["gated"].item())
     assert gated == pytest.approx([gated[2]] * 3, abs=1e-12)
+    shared = DynamicCurriculum(MultitaskObjective(built(BACKBONES["VBPR"], data), has=has))
+    assert [key for key in shared.state_dict() if "item_mask" in key] == ["inner.item_mask_mod1"]
+    assert shared.item_mask_mod1 is shared.inner.item_mask_mod1
     none = DynamicCurriculum(Objective(built(BACKBONES["VBPR"], data)))
     assert none.available(batch.positive, batch.negative) is None
 
 
-def test_an_attribute_of_the_objective_inside_alone_is_not_set_on_the_wrapper(make_data, tmp_path):
+def test_setting_an_attribute_that_only_the_objective_inside_has_warns_of_it(make_data):
     data = make_data()
     inside = MultitaskObjective(built(BACKBONES["VBPR"], data))
     wrapper = DifficultyCurriculum(inside, stage_epochs=1)
     outer = Silent(wrapper)
     for model, path in ((wrapper, "inner"), (outer, "inner.inner")):
-        message = (
-            f"weight: found it set on .*, but it is an attribute of MultitaskObjective inside, .* model.{path}.weight"
-        )
-        with pytest.raises(AttributeError, match=message):
-            model.weight = 0.0
-        with pytest.raises(AttributeError, match=rf"set model.{path}.student"):
-            model.student = built(BACKBONES["VBPR"], data)
-        with pytest.raises(AttributeError, match=rf"set model.{path}.l2"):
+        message = f"weight: found it set on .*, but it is .* of MultitaskObjective inside too, .* model.{path}.weight"
+        again = copy.deepcopy(model)
+        with pytest.warns(UserWarning, match=message):
+            again.weight = 0.0
+        with pytest.warns(UserWarning, match=rf"set model.{path}.student"):
+            again.student = built(BACKBONES["VBPR"], data)
+        with pytest.warns(UserWarning, match=rf"set model.{path}.l2"):
             copy.deepcopy(model).l2 = 0.0
-    with pytest.raises(AttributeError, match=r"temperature: found it set on Silent, .* DifficultyCurriculum inside"):
-        outer.temperature = 3.0
+        assert (again.weight, again.inner.weight) == (0.0, 1.0)
+        again.weight = 0.5  # It has one of its own now.
+    with pytest.warns(UserWarning, match=r"temperature: found it set on Silent, .* DifficultyCurriculum inside too"):
+        copy.deepcopy(outer).temperature = 3.0
     assert inside.weight == 1.0
     wrapper.temperature, outer.note, wrapper.note = 3.0, "other", "own"
     wrapper.inner.weight = 0.5
@@ -234,9 +238,26 @@ def test_an_attribute_of_the_objective_inside_alone_is_not_set_on_the_wrapper(ma
     wrapper.register_buffer("weight", torch.ones(1))
     assert torch.equal(wrapper.weight, torch.ones(1))
     again = pickle.loads(pickle.dumps(outer))
-    with pytest.raises(AttributeError, match=r"set model.inner.inner.bpr_eps"):
+    with pytest.warns(UserWarning, match=r"set model.inner.inner.bpr_eps"):
         again.bpr_eps = 0.1
     fit(outer, data, max_epochs=1)
+
+
+@pytest.mark.parametrize("inside", [Objective, MultitaskObjective])
+def test_a_wrapper_may_keep_what_it_likes_whatever_is_inside(inside, make_data, recwarn):
+    data = make_data()
+
+    class Mine(ObjectiveWrapper):
+        def begin(self):
+            self.weight = self.progress.epoch / 10
+
+        def statistics(self):
+            return {"own": self.weight}
+
+    wrapper = Mine(objective_of(inside, data))
+    rows = fit(wrapper, data, max_epochs=2).rows
+    assert [row["own"] for row in rows] == [0.1, 0.2]
+    assert sum(str(w.message).startswith("weight: found") for w in recwarn) == (inside is MultitaskObjective)
 
 
 def test_names_of_the_main_terms_are_those_of_the_objective_inside(make_data):
