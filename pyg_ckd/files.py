@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.locks import CAN_LOCK, locks
+from pyg_ckd.locks import CAN_LOCK, locks, unlock
 
 PARTIAL = "partial-"
 """What names of temporary files and folders have behind the name that they are going to take."""
@@ -113,7 +113,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         if handle is not None:
-            os.close(handle)
+            unlock(handle)
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if handle is not None:
-            os.close(handle)
+            unlock(handle)
 
 
 def check_folder_is_free(path: str | os.PathLike[str]) -> None:
@@ -189,7 +189,7 @@ def _remove_unlocked(path: Path, is_folder: bool) -> None:
         if locks(handle, wait=False):
             shutil.rmtree(path) if is_folder else path.unlink()
     finally:
-        os.close(handle)
+        unlock(handle)
 
 
 def _make_temporary(target: Path, folder: bool = False) -> tuple[int | None, Path]:
