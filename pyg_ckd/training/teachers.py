@@ -26,7 +26,7 @@ from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import check_graph, embed, unpack
 from pyg_ckd.data.modules import device_of, dtype_of
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path, writing
+from pyg_ckd.files import as_path, remove_leftovers, writing
 from pyg_ckd.locks import held
 from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.processes import Processes, apart
@@ -363,6 +363,7 @@ def _write(path: Path, teacher: Teacher) -> None:
     content = {"kind": "teacher", "user": user, "item": item, **{name: getattr(history, name) for name in names}}
     if teacher.base is not None:
         content |= dict(zip(BASE, teacher.base, strict=True))
+    remove_leftovers(path)
     with writing(path, "teacher"):
         save_checkpoint(path, content)
 
