@@ -145,7 +145,9 @@ def _holder(handle: int) -> int | None:
     with suppress(OSError):
         for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             words = line.split()
-            if "FLOCK" in words and place in words and (number := words[words.index(place) - 1]).isdecimal():
+            if not {"FLOCK", place} <= set(words) or "->" in words:  # An arrow is one who waits.
+                continue
+            if (number := words[words.index(place) - 1]).isdecimal():
                 return int(number)
     return None
 
