@@ -8,17 +8,25 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.locks import CAN_LOCK, locks
+from pyg_ckd.locks import CAN_LOCK, locks, unlock
 
 PARTIAL = "partial-"
 """What names of temporary files and folders have behind the name that they are going to take."""
+EARLIER = r"(?=\w*[a-z_])[a-z0-9_]{8}"
+"""What names of temporary files had there in earlier versions; a date is none."""
+OLD = 3600
+"""Seconds after which a temporary file is not taken for one that another machine writes, whose lock is unseen."""
+_DEVICES = re.compile(r"\b(CUDA|HIP|XPU|MPS)\b|cuDNN|CUDNN|CUBLAS")
+_cleared: set[Path] = set()  # Names of which this process has removed what was left; it is done once.
 
 __all__ = [
     "as_path",
@@ -88,8 +96,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
 
     The data reaches the disk before the rename, so that a killed process leaves the old file or the new one. What a
-    killed process has left of a temporary file goes first, see :func:`remove_leftovers`. A link stays a link, and a
-    file that is replaced keeps its mode.
+    killed process has left of a temporary file more than an hour ago goes first. A link stays a link unless it leads to
+    a file that its owner must not write, as in stores that name files by their content. A file that is replaced keeps
+    its mode.
 
     Args:
         path: The file to write; its folder is created if need be.
@@ -97,23 +106,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: If ``path`` is a pipe or a device.
     """
-    target = _resolved(path)
-    if target.exists() and not (target.is_file() or target.is_dir()):
-        raise InputError(f"{target}: is a pipe, a device or a socket, expected the name of a file; choose another")
+    target = _file_to_replace(as_path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
+    _clear(target)
     handle, temporary = _make_temporary(target)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(target.stat().st_mode & 0o777 if target.is_file() else 0o666 & ~_umask())
+        kept = target.is_file() and not target.is_symlink()
+        temporary.chmod(target.stat().st_mode & 0o777 if kept else 0o666 & ~_umask())
         temporary.replace(target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
         if handle is not None:
-            os.close(handle)
+            unlock(handle)
 
 
 @contextmanager
@@ -121,7 +129,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that takes its name when the block ends without an error.
 
     The files reach the disk before the rename, so that a killed process leaves the whole folder or none. What one has
-    left of a temporary folder goes first, see :func:`remove_leftovers`.
+    left of a temporary folder more than an hour ago goes first.
 
     Args:
         path: The folder to write. It may exist if it is empty; its parents are created if need be.
@@ -132,7 +140,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     check_folder_is_free(path)
     target = _resolved(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
+    _clear(target)
     handle, temporary = _make_temporary(target, folder=True)
     try:
         yield temporary
@@ -145,7 +153,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if handle is not None:
-            os.close(handle)
+            unlock(handle)
 
 
 def check_folder_is_free(path: str | os.PathLike[str]) -> None:
@@ -161,26 +169,45 @@ def check_folder_is_free(path: str | os.PathLike[str]) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         found = "is a folder with files in it" if target.is_dir() else "is a file"
         raise InputError(f"{path}: {found}, expected a new or empty folder to write to; choose another name")
-    if target.is_mount() or target == Path.cwd():
-        found = "is where a disk is mounted" if target.is_mount() else "is the current folder"
+    mounted, here = os.path.ismount(target), None
+    with suppress(OSError):  # The current folder may be gone.
+        here = Path.cwd()
+    if mounted or target == here:
+        found = "is where a disk is mounted" if mounted else "is the current folder"
         raise InputError(f"{path}: {found}, expected a folder that can be replaced; take a new name inside it")
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files and folders that killed processes have left of a name, see :func:`atomic_path`.
+    """Remove the temporary files and folders that killed processes have left of a name, those of earlier versions too.
 
-    Those that a process writes at the moment are locked and stay. Where files cannot be locked, all stay.
+    Those that a process of this machine writes at the moment are locked and stay. Where files cannot be locked, all
+    stay.
 
     Args:
         path: The file or the folder that they would have become.
     """
     target = as_path(path)
-    start = f".{target.name}.{PARTIAL}"
-    name = re.compile(rf"{re.escape(start)}\w{{8}}({re.escape(target.suffix)})?")
+    _remove(target, rf"({PARTIAL}\w{{8}}({re.escape(target.suffix)})?|{EARLIER}{re.escape(target.suffix)})", 0)
+
+
+def _clear(target: Path) -> None:
+    """Remove old leftovers of a name that anybody may have chosen, once in a process: folders may be large."""
+    if target not in _cleared:
+        _cleared.add(target)
+        _remove(target, rf"{PARTIAL}\w{{8}}({re.escape(target.suffix)})?", OLD)
+
+
+def _remove(target: Path, pattern: str, age: float) -> None:
+    start, until = f".{target.name}.", time.time() - age
+    name = re.compile(re.escape(start) + pattern)
     with suppress(OSError), os.scandir(target.parent) as entries:  # No such folder.
         for entry in [entry for entry in entries if entry.name.startswith(start) and name.fullmatch(entry.name)]:
             with suppress(OSError):
-                _remove_unlocked(Path(entry.path), entry.is_dir(follow_symlinks=False))
+                path, is_folder = Path(entry.path), entry.is_dir(follow_symlinks=False)
+                if is_folder and not entry.name.startswith(f"{start}{PARTIAL}"):
+                    continue
+                if not age or max(one.lstat().st_mtime for one in (path, *path.rglob("*"))) < until:
+                    _remove_unlocked(path, is_folder)
 
 
 def _remove_unlocked(path: Path, is_folder: bool) -> None:
@@ -189,7 +216,7 @@ def _remove_unlocked(path: Path, is_folder: bool) -> None:
         if locks(handle, wait=False):
             shutil.rmtree(path) if is_folder else path.unlink()
     finally:
-        os.close(handle)
+        unlock(handle)
 
 
 def _make_temporary(target: Path, folder: bool = False) -> tuple[int | None, Path]:
@@ -216,11 +243,29 @@ def _make_temporary(target: Path, folder: bool = False) -> tuple[int | None, Pat
         os.close(handle)
 
 
+def _file_to_replace(path: Path) -> Path:
+    """Return the file that a new one takes the place of: what a path leads to, or a link to what stays as it is.
+
+    Raises:
+        InputError: If it is a pipe, a device or a socket, or a link that leads back to itself.
+    """
+    mode = None
+    with suppress(OSError):
+        mode = path.stat().st_mode
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is a pipe, a device or a socket, expected the name of a file; choose another")
+    if mode is not None and stat.S_ISREG(mode) and not mode & stat.S_IWUSR and path.is_symlink():
+        return _resolved(path.parent) / path.name
+    return _resolved(path)
+
+
 def _resolved(path: str | os.PathLike[str]) -> Path:
     """Return a path without links: what is written takes the place of what they lead to."""
     target = as_path(path)
     try:
         return target.resolve()
+    except FileNotFoundError:
+        raise InputError(f"{target}: the current folder is gone, expected one; change to another folder") from None
     except (OSError, RuntimeError):
         raise InputError(f"{target}: is a link that leads back to itself, expected a file; remove the link") from None
 
@@ -243,20 +288,23 @@ def writing(path: str | os.PathLike[str], what: str = "out") -> Iterator[None]:
         raise InputError(
             f"{what} {path}: cannot be written ({reason}); nothing half-written is left there, free some space or "
             "choose another"
-        ) from None
+        ) from error.__cause__  # What a library said, see to_disk.
 
 
 @contextmanager
 def to_disk() -> Iterator[None]:
     """Turn the errors by which PyTorch, safetensors and FAISS say that a disk is full into an :class:`OSError`.
 
-    For a block that does nothing but write.
+    For a block that does nothing but write. Errors of an accelerator, from which tensors are copied, stay as they are.
     """
     try:
         yield
     except (InputError, OSError):
         raise
     except Exception as error:
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if names & {"OutOfMemoryError", "AcceleratorError"} or _DEVICES.search(str(error)):
+            raise
         if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
             raise OSError("not all of it has reached the disk") from error
         raise

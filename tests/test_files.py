@@ -8,12 +8,24 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from pyg_ckd import files
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import as_path, atomic_folder, atomic_path, check_folder_is_free, read_text, remove_leftovers
+from pyg_ckd.files import (
+    as_path,
+    atomic_folder,
+    atomic_path,
+    check_folder_is_free,
+    read_text,
+    remove_leftovers,
+    to_disk,
+    writing,
+)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names here")
@@ -68,6 +80,13 @@ def test_a_name_with_a_null_character_is_refused():
         as_path("a\0.csv")
 
 
+def an_hour_later(*paths) -> None:
+    """Make files an hour older, and let this process look for leftovers again."""
+    for path in paths:
+        os.utime(path, (time.time() - files.OLD - 60,) * 2)
+    files._cleared.clear()
+
+
 WRITES = """
 import sys
 from pyg_ckd.files import atomic_path
@@ -102,19 +121,38 @@ def test_what_a_killed_process_leaves_of_a_file_is_removed_and_nothing_else(tmp_
         assert other.exists(), "it is written at the moment"
         assert own.exists()
         own.write_text("all of it")
+        an_hour_later(other)
+        with atomic_path(target):
+            assert other.exists(), "it is written at the moment"
     process.kill()
     process.communicate()
-    assert other.exists()
-    with atomic_path(target) as own:
-        own.write_text("all of it")
+    os.utime(other)
+    for age in ("new", "seen", "old"):
+        if age != "seen":
+            files._cleared.clear()
+        if age != "new":
+            os.utime(other, (0, 0))
+        assert other.exists(), "another machine may write it, or this process has looked for it already"
+        with atomic_path(target) as own:
+            own.write_text("all of it")
+        if age == "new":
+            assert other.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert target.read_text() == "all of it"
     remove_leftovers(tmp_path / "no folder" / "last.pt")
 
 
-def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
-    from pyg_ckd import files
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="files are not locked here")
+def test_leftovers_of_checkpoints_go_at_once_those_of_earlier_versions_too(tmp_path):
+    gone = [".last.pt.partial-a1b2c3d4.pt", ".last.pt.a1b2c3d4.pt"]
+    kept = [".last.pt.20240101.pt", ".last.pt.ABCDEFGH.pt", ".last.pt.backups.", "last.pt"]
+    for name in gone + kept:
+        (tmp_path / name).write_text("half")
+    remove_leftovers(tmp_path / "last.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
+
+def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
     seen, original = [], files.locks
 
     def locks(handle, wait=True):
@@ -148,7 +186,11 @@ def test_what_a_killed_process_leaves_of_a_folder_is_removed_and_nothing_else(tm
         assert other.exists(), "it is written at the moment"
     process.kill()
     process.communicate()
+    an_hour_later(other)
     (target / "b").unlink()
+    with atomic_folder(target):
+        assert other.exists(), "a file in it is new"
+    an_hour_later(other / "a", other)
     with atomic_folder(target) as own:
         (own / "b").write_text("again")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lists.20240101", "lists"]
@@ -160,8 +202,8 @@ def test_a_folder_that_no_new_one_can_take_the_place_of_is_refused_before_the_wo
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path / "here")
-    mounted = type(tmp_path).is_mount
-    monkeypatch.setattr(type(tmp_path), "is_mount", lambda path: path.name == "disk" or mounted(path))
+    mounted = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk" or mounted(path))
     for path, words in (
         (".", r"^\.: is the current folder, expected .*; take a new name inside it"),
         (tmp_path / "disk", "disk: is where a disk is mounted, expected .*; take a new name inside it"),
@@ -177,6 +219,50 @@ def test_a_folder_that_no_new_one_can_take_the_place_of_is_refused_before_the_wo
         pass
     assert (tmp_path / "here" / "new").is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "here", "link", "real"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed here")
+def test_a_folder_is_written_where_the_current_one_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    with atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "a").write_text("all of it")
+    assert (tmp_path / "new" / "a").exists()
+    with pytest.raises(InputError, match="new: the current folder is gone, expected one"):
+        check_folder_is_free("new")
+
+
+def test_a_link_to_a_file_that_must_not_be_written_is_replaced(tmp_path):
+    stored, link = tmp_path / "3f786850", tmp_path / "model.pt"
+    stored.write_text("of this content")
+    stored.chmod(0o444)
+    link.symlink_to(stored)
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert stored.read_text() == "of this content"
+    assert stat.S_IMODE(stored.stat().st_mode) == 0o444
+    assert not link.is_symlink()
+    assert link.read_text() == "new"
+    assert link.stat().st_mode & stat.S_IWUSR
+
+
+def test_a_full_disk_is_told_from_an_accelerator_that_fails(tmp_path):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    for error in (OutOfMemoryError("no memory"), RuntimeError("CUDA error: an illegal memory access")):
+        with pytest.raises(type(error)) as caught, writing(tmp_path / "a"), to_disk():
+            raise error
+        assert caught.value is error
+    full = RuntimeError("file write failed")
+    with (
+        pytest.raises(InputError, match=r"a: cannot be written \(not all") as caught,
+        writing(tmp_path / "a"),
+        to_disk(),
+    ):
+        raise full
+    assert caught.value.__cause__ is full
 
 
 def test_a_link_stays_a_link_and_a_file_keeps_its_mode(tmp_path):
@@ -207,3 +293,14 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
         pass
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="open files have no names here")
+def test_a_pipe_of_a_shell_is_refused_by_its_name():
+    read, write = os.pipe()
+    try:
+        with pytest.raises(InputError, match=rf"^/dev/fd/{write}: is a pipe"), atomic_path(f"/dev/fd/{write}"):
+            pass
+    finally:
+        os.close(read)
+        os.close(write)

@@ -17,6 +17,8 @@ RIDGE = ("mean", "target", "scale", "weight")
 
 FAR = 3
 """Times that a feature of a newcomer lies farther from the mean of its column than any known one, to be far outside."""
+NOISE = 1e-6
+"""Share of the widest column up to which the spread of another one is rounding."""
 FEW = 10
 """Of fewer known rows nobody can say what is far outside."""
 
@@ -28,7 +30,8 @@ def far_outside(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
 
     A value is far outside if it lies more than three times farther from the mean of its column than any known one. It
     counts as one that lies as far as the farthest known one, for nothing is known of what is beyond. Columns that are
-    constant among known rows say nothing, and neither do fewer than ten known rows.
+    constant among known rows say nothing, and neither do fewer than ten known rows. In columns that are constant but
+    for rounding, such as those of dead units of a network, values are replaced in the same way, but not counted.
 
     Args:
         known: Features ``[N, d]``.
@@ -39,9 +42,9 @@ def far_outside(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     mean = known.mean(dim=0, dtype=torch.float64)
     low, high = known.amin(dim=0).double(), known.amax(dim=0).double()
     most, x = torch.maximum(mean - low, high - mean), new.double()
-    far = ((x - mean).abs() > FAR * most) & (low < high)
+    far, spread = ((x - mean).abs() > FAR * most) & (low < high), high - low
     near = torch.minimum(torch.maximum(x, mean - most), mean + most)
-    return torch.where(far, near.to(new.dtype), new), far
+    return torch.where(far, near.to(new.dtype), new), far & (spread > NOISE * spread.amax())
 
 
 def within_known(

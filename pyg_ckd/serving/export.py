@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -160,7 +161,8 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
     """Write the two tables with the ids of their rows; no file takes its name before all are written.
 
     Only ``.safetensors`` is one file. Of the others, one takes its name after the other, and a process that is killed
-    between them leaves files of two exports. Files of ids of an earlier export are removed where the graph has no ids.
+    between them leaves files of two exports. Where the graph has no ids, files of ids that are there
+    already get the numbers of the rows, with a warning.
 
     ================== =========================================================================================
     ``path``           files
@@ -191,7 +193,7 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
             ".npy or .safetensors"
         )
     written: dict[Path, Callable[[Path], None]] = {}
-    stale: list[Path] = []
+    stale: list[str] = []
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()
         if path.suffix.lower() == ".parquet":
@@ -202,15 +204,20 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
         if ids.given:
             array = ids.take(_all(ids))
             written[file] = _npy(array if ids.integers else array.astype(str))
-        else:
-            stale.append(file)
-    for file in [*written, *stale]:
+        elif file.exists():  # It would be read with the tables of today, of whose rows it need not be.
+            written[file] = _npy(_all(ids))
+            stale.append(file.name)
+    for file in written:
         _check_no_folder(file)
     with writing(path), ExitStack() as stack:
         for file, write in written.items():
             write(stack.enter_context(atomic_path(file)))
-        for file in stale:  # Before the tables take their names, which would be read with ids of other rows.
-            file.unlink(missing_ok=True)
+    if stale:
+        warnings.warn(
+            f"out {path}: found {' and '.join(stale)} there already, but no ids in the graph, expected ids; "
+            "their content is the numbers of rows now, give the graph user_id and item_id, or take another name",
+            stacklevel=3,
+        )
     return list(written)
 
 

@@ -27,6 +27,7 @@ from pyg_ckd.serving.popular import by_popularity
 from pyg_ckd.serving.results import NothingLeft, Recommendations
 from pyg_ckd.serving.search import Masked, SeenItems, search
 from pyg_ckd.training.earlier import trained_on
+from pyg_ckd.training.model import learns_users
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,8 @@ class RankedLists:
         seen: What users have met.
         history: What users had met in training, which embeddings rest on.
         untrained: Which users had met nothing in training, so that nothing was learnt of them, bool ``[users]``; nobody
-            where users are a function of what they have met.
+            where users are a function of what they have met, and where nobody knows what they are made of: in tables
+            and in modules of one's own.
         columns: What is known of items, a row for each; or :obj:`None`.
         data: The graph; :obj:`None` if a saved recommender was opened.
         model: The model; :obj:`None` if there are tables only.
@@ -104,7 +106,9 @@ class RankedLists:
         Args:
             idle: Who has met nothing in training, bool ``[users]``.
         """
-        carried = None if self.model is None else trained_on(self.model).carried
+        if self.model is None or not learns_users(self.model):
+            return torch.zeros_like(idle)
+        carried = trained_on(self.model).carried
         return idle & ~carried if carried is not None and carried.numel() == idle.numel() else idle
 
     def recommend(

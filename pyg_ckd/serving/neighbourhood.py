@@ -68,6 +68,14 @@ class NeighbourhoodRecommender(Recommender):
         super().__init__(Embeddings(*(torch.empty(n, 0, dtype=model.dtype) for n in shape)), data, seen, columns)
         self.neighbourhood = model
 
+    def without_lesson(self, idle: Tensor) -> Tensor:
+        """Return who has met nothing: weights between items know nothing else of a user.
+
+        Args:
+            idle: Who has met nothing in training, bool ``[users]``.
+        """
+        return idle
+
     def with_new_items(
         self,
         features: Mapping[str, Any],

@@ -157,6 +157,18 @@ def user_function(model: Any) -> tuple[str, Callable[..., Tensor]] | None:
     return path_of(type(model)), type(model).users_of
 
 
+def learns_users(model: Any) -> bool:
+    """Return whether nothing is known of users without training interactions, see :attr:`Backbone.learnt_users`.
+
+    Args:
+        model: A backbone, an objective around one, or anything else, of which nobody knows.
+    """
+    model = unwrap(model)
+    if isinstance(model, Objective):
+        model = innermost(model).student
+    return isinstance(model, Backbone) and model.learnt_users
+
+
 def user_function_of(path: str) -> Callable[..., Tensor] | None:
     """Return what :func:`user_function` returned of a class, if it is imported or one of the library.
 

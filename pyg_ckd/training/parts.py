@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import remove_leftovers
 from pyg_ckd.processes import Processes
 from pyg_ckd.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_ckd.training.layouts.rows import UserRows
@@ -108,6 +109,7 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: If not all of it can be written.
     """
+    remove_leftovers(path)
     try:
         save_checkpoint(path, content)
     except OSError as error:
@@ -115,7 +117,7 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
         raise InputError(
             f"checkpoint {path}: cannot be written ({reason}); the one before is as it was, free some space and start "
             "the same command again"
-        ) from None
+        ) from error.__cause__  # What a library said.
 
 
 def part_name(rank: int, count: int) -> str:

@@ -84,7 +84,11 @@ def load_safetensors(path: str | os.PathLike[str], kind: str | None) -> dict[str
                 "save_model or pyg-ckd export"
             )
         if DIGEST in metadata and metadata[DIGEST] != _digest(text, tensors):
-            raise ValueError("its content has changed since it was written")
+            raise InputError(
+                f"checkpoint {path}: found other content than its digest {metadata[DIGEST][:12]} says, expected what "
+                f"was written with it; it is damaged, train again, or if another tool has saved it anew, remove "
+                f"{DIGEST!r} from its metadata"
+            )
 
         def whole(value: Any) -> Any:
             if isinstance(value, list):

@@ -10,7 +10,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import check_graph, embed, unpack
 from pyg_ckd.data.modules import device_of, dtype_of
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path, writing
+from pyg_ckd.files import as_path, remove_leftovers, writing
+from pyg_ckd.locks import held
 from pyg_ckd.nn.models.adapter import AdaptedBackbone, as_backbone
 from pyg_ckd.processes import Processes, apart
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -106,7 +107,8 @@ def train_teachers(
     training resumes from its checkpoint next to the cache, with bitwise the same result; the checkpoint is removed once
     the teacher is finished. For a damaged cache file, a warning is raised and the teacher is trained again. A file of
     an earlier version is used without :attr:`Teacher.base`, which ``mi-balance`` needs. With several processes, each
-    trains some of the teachers, bitwise as in one process, and all get all of them.
+    trains some of the teachers, bitwise as in one process, and all get all of them. Where another job is training the
+    same teacher in the same cache, it is waited for, and its teacher is taken.
 
     Args:
         backbone: A backbone class, or a function of ``data`` that returns a backbone or any module with
@@ -153,19 +155,37 @@ def train_teachers(
         path = folder / f"{key}.pt"
         run = copy.copy(trainer)
         run.checkpoint_dir = None if checkpoints is None else checkpoints / key
+        before = _stamp(path)
         teacher = _read(path, m, data) if use_cache else None
         if teacher is None:
             if use_cache:
                 _claim(folder)
-            _drop_damaged(run.checkpoint_dir, m)
-            history = run.fit(objective, data)
-            base = moving_columns(embed(objective, data, [EMPTY])[0])
-            teacher = Teacher(embed(objective, data, [m])[0].detach(), history, base)
-            if use_cache:
-                _write(path, teacher)
+            with held(folder / key, f"teacher {m!r}") if use_cache else nullcontext():
+                if use_cache and _stamp(path) != before:  # Another process has made it meanwhile.
+                    teacher = _read(path, m, data)
+                if teacher is None:
+                    _drop_damaged(run.checkpoint_dir, m)
+                    teacher = _trained(run, objective, data, m)
+                    if use_cache:
+                        _write(path, teacher)
         _discard(run.checkpoint_dir)
         teachers[m] = teacher
     return Teachers(teachers, training_digest(data))
+
+
+def _trained(trainer: Trainer, objective: Objective, data: HeteroData, modality: str) -> Teacher:
+    history = trainer.fit(objective, data)
+    base = moving_columns(embed(objective, data, [EMPTY])[0])
+    return Teacher(embed(objective, data, [modality])[0].detach(), history, base)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what differs when a file has been replaced; :obj:`None` if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _one_per_process(
@@ -343,6 +363,7 @@ def _write(path: Path, teacher: Teacher) -> None:
     content = {"kind": "teacher", "user": user, "item": item, **{name: getattr(history, name) for name in names}}
     if teacher.base is not None:
         content |= dict(zip(BASE, teacher.base, strict=True))
+    remove_leftovers(path)
     with writing(path, "teacher"):
         save_checkpoint(path, content)
 

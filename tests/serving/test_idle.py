@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance import Objective
 from pyg_ckd.cli import main
 from pyg_ckd.data import build_data
+from pyg_ckd.data.inputs import unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import ease
-from pyg_ckd.nn import FISM, VBPR, LightGCN
+from pyg_ckd.nn import FISM, VBPR, LightGCN, as_backbone
 from pyg_ckd.serving import ItemIndex, NeighbourhoodRecommender, Recommender
 from pyg_ckd.training import Trainer, build, save_checkpoint, save_model
 from pyg_ckd.training.checkpoint import load_checkpoint
@@ -116,6 +118,40 @@ def test_users_that_are_a_function_of_their_items_are_served_by_the_model() -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert source.recommend(IDLE, 3, unknown="popular").fallback is None
+
+
+class WithProfiles(torch.nn.Module):
+    """Knows every user by features, with clicks or without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = torch.nn.Linear(3, 4), torch.nn.Linear(4, 4)
+        self.register_buffer("profiles", torch.randn(USERS, 3))
+
+    def forward(self, x_dict, edge_index):
+        return self.user(self.profiles), self.item(x_dict["visual"])
+
+
+@pytest.mark.parametrize("way", ["module", "adapted", "objective", "tables", "file"])
+def test_users_are_served_by_tables_and_by_modules_that_may_know_them_otherwise(way: str, tmp_path) -> None:
+    data = world()
+    module = WithProfiles()
+    model = {"module": module, "adapted": as_backbone(module, data), "objective": Objective(as_backbone(module, data))}
+    tables = model["adapted"].eval()(*unpack(data)) if way in ("tables", "file") else None
+    source = Recommender(model.get(way, tables), data)
+    source = Recommender.load(source.save(tmp_path / "r.pt")) if way == "file" else source
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert source.recommend([*IDLE, "u3"], 3, unknown="popular").fallback is None
+        before = source.embeddings.user[10]
+        assert torch.equal(source.with_seen({"u10": [120]}).embeddings.user[10], before)
+
+
+@pytest.mark.filterwarnings("ignore:recommend")
+def test_an_objective_around_a_model_with_learnt_users_has_learnt_nothing_of_them_either() -> None:
+    data = world()
+    source = Recommender(Objective(build(VBPR, data, 0, embedding_dim=4)), data)
+    assert sources(source) == ["popularity", "popularity", "model"]
 
 
 @pytest.mark.filterwarnings("ignore:recommend")

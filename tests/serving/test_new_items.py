@@ -228,6 +228,14 @@ def test_what_is_far_outside_counts_as_the_farthest_that_is_known() -> None:
     assert not far_outside(known[:9], new)[1].any()
 
 
+def test_nothing_is_far_outside_of_a_dead_column_with_noise() -> None:
+    known = torch.tensor([[float(n), 1e-8 * (n % 3)] for n in range(20)])
+    new = torch.tensor([[5.0, 1e-6], [99.0, 0.0]])
+    near, far = far_outside(known, new)
+    assert far.tolist() == [[False, False], [True, False]]
+    assert float(near[0, 1]) <= 2e-8, "a ridge would multiply it"
+
+
 def test_no_prediction_of_a_ridge_is_longer_than_what_it_was_learnt_from() -> None:
     x = torch.linspace(-1, 1, 30).unsqueeze(1)
     ridge = Ridge(x, torch.cat([3 * x, 4 * x], dim=1))

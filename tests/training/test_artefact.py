@@ -145,7 +145,9 @@ def test_a_bit_that_changed_anywhere_in_safetensors_is_found(run, tmp_path) -> N
     places = [*range(start, len(whole), (len(whole) - start) // 20), len(whole) - 1, whole.index(b"embedding_dim") + 3]
     for place in places:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        with pytest.raises(InputError, match=r"a\.safetensors: cannot be read \(its content has changed since it was"):
+        with pytest.raises(
+            InputError, match=r"a\.safetensors: found other content than its digest .*remove 'sha256' from"
+        ):
             read_model(path)
     path.write_bytes(whole)
     with package.safe_open(path, "pt") as file:

@@ -61,6 +61,7 @@ class AdaptedBackbone(Backbone):
     """
 
     sampled = True
+    learnt_users = False  # A module may know users by features of its own.
 
     _found_among: list[tuple[str, bool]] | None = None
 

@@ -70,6 +70,8 @@ class Backbone(Capturing, nn.Module):
     users_of: ClassVar[Any] = None
     """How users follow from their items where they have no rows of their own: a static method ``(item, row, member,
     size) -> [size, D]`` of the item table ``[I, D]``, rows of users and of their items (int64 ``[E]``) and a number."""
+    learnt_users: ClassVar[bool] = True
+    """Whether nothing is known of users without training interactions: all of a user is in rows that are learnt."""
     strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
     """How several processes can share a training, see :class:`~pyg_ckd.training.Trainer`. A subclass that does not say
     has ``"ddp"`` alone, or with losses or a penalty of its own nothing: means over triples can be shared out, others
