@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -161,8 +160,7 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
     """Write the two tables with the ids of their rows; no file takes its name before all are written.
 
     Only ``.safetensors`` is one file. Of the others, one takes its name after the other, and a process that is killed
-    between them leaves files of two exports. Where the graph has no ids, files of ids that are there
-    already get the numbers of the rows, with a warning.
+    between them leaves files of two exports.
 
     ================== =========================================================================================
     ``path``           files
@@ -182,7 +180,8 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
         The files written.
 
     Raises:
-        InputError: If the format is unknown, its package is not installed, or a file cannot be written.
+        InputError: If the format is unknown, its package is not installed, a file cannot be written, or the graph has
+            no ids, but a file of ids is there already, which would be read with the new tables.
     """
     path = check_format(path, EMBEDDING_FORMATS)
     if path.suffix.lower() == ".safetensors":
@@ -193,7 +192,6 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
             ".npy or .safetensors"
         )
     written: dict[Path, Callable[[Path], None]] = {}
-    stale: list[str] = []
     for kind, ids in (("user", recommender.users), ("item", recommender.items)):
         table = getattr(recommender.embeddings, kind).cpu().numpy()
         if path.suffix.lower() == ".parquet":
@@ -205,19 +203,15 @@ def export_embeddings(recommender: Ranking, path: str | os.PathLike[str]) -> lis
             array = ids.take(_all(ids))
             written[file] = _npy(array if ids.integers else array.astype(str))
         elif file.exists():  # It would be read with the tables of today, of whose rows it need not be.
-            written[file] = _npy(_all(ids))
-            stale.append(file.name)
+            raise InputError(
+                f"out {path}: found {file.name} there already, but no {kind}_id in the graph, expected ids or no such "
+                f"file; give the graph {kind}_id, move the file, or take another name"
+            )
     for file in written:
         _check_no_folder(file)
     with writing(path), ExitStack() as stack:
         for file, write in written.items():
             write(stack.enter_context(atomic_path(file)))
-    if stale:
-        warnings.warn(
-            f"out {path}: found {' and '.join(stale)} there already, but no ids in the graph, expected ids; "
-            "their content is the numbers of rows now, give the graph user_id and item_id, or take another name",
-            stacklevel=3,
-        )
     return list(written)
 
 
