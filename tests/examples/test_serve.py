@@ -15,6 +15,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn import VBPR
 from pyg_ckd.serving import Recommender
 from pyg_ckd.serving.ids import Ids
+from pyg_ckd.training import build
 from pyg_ckd.training.model import save_model
 
 testclient = pytest.importorskip("fastapi.testclient")
@@ -151,9 +152,8 @@ def test_a_saved_recommender_is_served_without_data_and_unknown_users_get_popula
 def test_users_without_training_interactions_get_popular_items(monkeypatch) -> None:
     rng = np.random.default_rng(0)
     data = build_data(np.array([[0, 1, 1], [0, 0, 2]]), {"visual": rng.normal(size=(5, 2))}, num_users=3, num_items=5)
-    tables = (torch.from_numpy(rng.normal(size=(size, 3))).float() for size in (3, 5))
     monkeypatch.setenv("UNKNOWN", "popular")
-    client = testclient.TestClient(serve.app(Recommender(Embeddings(*tables), data)))
+    client = testclient.TestClient(serve.app(Recommender(build(VBPR, data, 0, embedding_dim=3), data)))
     known, idle = client.post("/recommend", json={"users": [0, 2], "k": 2}).json()
     assert (known["from"], idle["from"]) == ("model", "popularity")
     assert (idle["items"], idle["scores"]) == ([0, 2], [2, 1])
