@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_ckd.balance.numbers import check_several
 from pyg_ckd.balance.state import FitState
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.effects import effect_weights, relative_effects
@@ -71,12 +72,7 @@ class ModalityEffectEstimator(FitState):
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
-        if len(modalities) < 2:
-            raise InputError(
-                f"modality effects: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at "
-                "least two to balance; train a single one plainly, on the command line with --objective plain or "
-                "--contenders plain"
-            )
+        check_several(modalities, "modality effects")
         self.modalities = tuple(modalities)
         for name in ("effect_sum", "weight_sum"):
             self.register_state(name, torch.zeros(len(modalities), dtype=torch.float64))

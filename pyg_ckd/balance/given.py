@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.balance.gradients import check_steerable
+from pyg_ckd.balance.numbers import check_several as check_several
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.code import bytes_of
 from pyg_ckd.data.inputs import EdgeType
@@ -364,20 +365,4 @@ def check_features(objective: Objective) -> None:
         raise InputError(
             f"{objective.name}: found {type(objective.student).__name__}, which ignores features, so that all its "
             "views are alike, expected a backbone that has modalities to compare"
-        )
-
-
-def check_several(modalities: tuple[str, ...]) -> None:
-    """Refuse fewer than two modalities.
-
-    Args:
-        modalities: Their names.
-
-    Raises:
-        InputError: If there is nothing to balance.
-    """
-    if len(modalities) < 2:
-        raise InputError(
-            f"balancing: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at least two; "
-            "train a single modality plainly"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pyg_ckd.arguments import as_number
 from pyg_ckd.errors import InputError
@@ -24,3 +25,24 @@ def check_share(name: str, value: float) -> None:
     """Raise an InputError unless ``value`` is a number from 0 to 1."""
     if not 0 <= as_number(value, name) <= 1:
         raise InputError(f"{name}: found {value}, expected a number from 0 to 1")
+
+
+class SingleModality(InputError):
+    """The error where there is nothing to balance, because there are fewer than two modalities."""
+
+
+def check_several(modalities: Sequence[str], what: str = "balancing") -> None:
+    """Refuse fewer than two modalities.
+
+    Args:
+        modalities: Their names.
+        what: What begins the message.
+
+    Raises:
+        SingleModality: If there is nothing to balance.
+    """
+    if len(modalities) < 2:
+        raise SingleModality(
+            f"{what}: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at least two "
+            "to balance; train a single one plainly, on the command line with --objective plain or --contenders plain"
+        )

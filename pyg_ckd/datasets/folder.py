@@ -219,10 +219,10 @@ def _read_interactions(folder: Path, split: str, keep: str) -> tuple[dict[Path, 
         raise InputError(
             f"{folder}: holds {whole.name} and {next(iter(parts.values())).name}, expected one or the other"
         )
+    mends = {TIME: f", or drop the column: keep={keep!r} then goes by row"}
     if whole is not None:
         timed = () if keep == "error" or split in TIMED else (TIME,)
-        with _saying_why(keep):
-            frame = read_table(whole, ("user", "item"), (*_deciding(split), *timed))
+        frame = read_table(whole, ("user", "item"), (*_deciding(split), *timed), mends if timed else None)
         _check_frame(frame, whole, filled=True)
         if split in TIMED and "timestamp" not in frame.columns:
             check_times(frame.attrs["columns"], split, whole)
@@ -244,24 +244,12 @@ def _read_interactions(folder: Path, split: str, keep: str) -> tuple[dict[Path, 
         )
     frames = []
     for name, table in parts.items():
-        with _saying_why(keep):
-            part = read_table(table, ("user", "item"), () if keep == "error" else (TIME,))
+        part = read_table(table, ("user", "item"), () if keep == "error" else (TIME,), mends)
         _check_frame(part, table, filled=name == "train")
         frames.append(part)
     alike = {name: comparable(*(frame[name] for frame in frames)) for name in ("user", "item")}
     frames = [frame.assign(**{name: alike[name][n] for name in alike}) for n, frame in enumerate(frames)]
     return dict(zip(parts.values(), frames, strict=True)), {table: name for name, table in parts.items()}
-
-
-@contextmanager
-def _saying_why(keep: str) -> Iterator[None]:
-    """Add to what is said of a column of times that it is read because of ``keep``."""
-    try:
-        yield
-    except InputError as error:
-        if keep == "error" or f"column {TIME!r}" not in str(error):
-            raise
-        raise InputError(f"{error}, or drop the column: keep={keep!r} then goes by row") from None
 
 
 def _deciding(split: str) -> tuple[str, ...]:

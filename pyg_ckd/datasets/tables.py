@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -34,12 +35,14 @@ def find_table(folder: Path, stem: str) -> Path | None:
     return find_among(folder, [f"{stem}{suffix}" for suffix in SUFFIXES])
 
 
-def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_table(
+    path: Path, required: tuple[str, ...], optional: tuple[str, ...] = (), mends: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Read columns of a table by name, in any case; with the column ``user``, also ratings and labels.
 
     Ids in text files are integers if all are written as Python writes them, and else text: ``007`` is not ``7``. White
     space around ids is removed. The index of a Parquet file counts as a column if it has a name. ``attrs["columns"]``
-    of the frame names all columns that are there.
+    of the frame names all columns that are there. ``mends`` says what else to do about missing values, by column.
 
     Raises:
         InputError: If the file cannot be parsed, a required column is missing, or an id is missing (with its row).
@@ -74,7 +77,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
         if missing.size:
             raise InputError(
                 f"{path}: column {name!r} has {missing.size} missing values, the first in row {missing[0]} "
-                f"(rows count from zero, without the header); fill or drop these rows"
+                f"(rows count from zero, without the header); fill or drop these rows{(mends or {}).get(name, '')}"
             )
     frame.attrs["columns"] = columns
     return frame

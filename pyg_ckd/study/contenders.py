@@ -19,6 +19,7 @@ from pyg_ckd.balance.discovery import (
     needs_unimodal_views,
     options_of,
 )
+from pyg_ckd.balance.numbers import SingleModality
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import held_out
 from pyg_ckd.data.sampler import num_batches
@@ -204,9 +205,7 @@ def check_options(
         teachers = {m: Embeddings(table, table) for m in dims} if contender.needs_teachers else None
         try:
             return build_inner(contender.strategy, student, contender.options, teachers)
-        except InputError as error:
-            if len(dims) > 1 or "found 1 modality" not in str(error):
-                raise
+        except SingleModality:
             raise single_modality(dims, contender.strategy) from None
 
 
