@@ -75,6 +75,22 @@ def test_the_largest_of_a_row_survive_several_levels_of_groups(monkeypatch: pyte
     assert torch.equal(value, scores.gather(1, index))
 
 
+@pytest.mark.parametrize("k", [1, 3, 5, 6])
+def test_equals_in_some_rows_only_do_not_change_the_others(k: int):
+    scores = torch.tensor(
+        [
+            [0.1, 0.6, 0.3, 0.5, 0.4, 0.2],  # none
+            [0.1, 0.6, 0.6, 0.5, 0.4, 0.2],  # within the largest
+            [0.6, 0.1, 0.4, 0.4, 0.5, 0.4],  # at their end
+            [0.2, 0.2, 0.2, 0.2, 0.2, 0.2],
+            [-0.0, 0.0, 0.3, -0.3, 0.3, 0.0],
+        ]
+    )
+    value, index = neighbors._largest(scores, k)
+    assert index.tolist() == first_of_equals(scores.numpy(), k).tolist()
+    assert torch.equal(value, scores.gather(1, index))
+
+
 def test_blocks_have_the_size_that_memory_allows(monkeypatch: pytest.MonkeyPatch):
     x = features(200)
     expected = knn(x, 4)
