@@ -120,6 +120,40 @@ def test_nan_is_no_improvement_and_ends():
     assert stopper.best_epoch == -1
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("places", [[0], [1], [2, 3], [30], [100], [119], [0, 1, 2, 40, 41, 119]])
+def test_a_value_that_is_not_finite_spoils_no_rise_before_or_after_it(broken, places):
+    values = [0.01 * n for n in range(1, 121)]
+    for place in places:
+        values[place] = broken
+    stopper, improved, stop = run(values, patience=5)
+    assert stop is None
+    assert stopper.rising
+    assert not stopper.converged
+    assert [n for n, better in enumerate(improved) if not better] == places
+    assert stopper.best == max(value for value in values if math.isfinite(value))
+    again = EarlyStopping(5)
+    again.load_state_dict(stopper.state_dict())
+    assert again == stopper
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 10, 29, 30, 33])
+def test_a_value_that_is_not_finite_hides_no_end(broken, place):
+    values = [0.01 * min(n, 30) for n in range(1, 80)]
+    _, _, whole = run(values, patience=5)
+    values[place] = broken
+    stopper, _, stop = run(values, patience=5)
+    assert 38 <= whole <= 42  # Of levels of 4 evaluations, the first flat one is that of evaluation 33.
+    assert abs(stop - whole) <= 1
+    assert stopper.best == pytest.approx(0.3)
+
+
+def test_values_that_are_not_finite_are_waited_for_like_others():
+    _, _, stop = run([0.01 * n for n in range(1, 31)] + [math.nan] * 40, patience=5)
+    assert stop == 38  # 8 evaluations after the last rise.
+
+
 def test_metric_that_stays_zero_has_a_best_epoch_and_ends():
     stopper, _, stop = run([0.0] * 40, patience=5)
     assert (stopper.best, stopper.best_epoch, stop) == (0.0, 1, 12)
