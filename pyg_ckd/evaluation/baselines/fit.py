@@ -109,7 +109,8 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
 
     Raises:
         InputError: If the name or the metric is unknown, the cut-off is larger than the number of items, a closed form
-            does not fit (more than 20,000 items), or no modality has content for a baseline with content.
+            does not fit (more than 20,000 items), or, for a baseline with content, features are not finite or no
+            modality has content.
     """
     if not isinstance(name, str) or name not in _FITS:
         raise unknown_name("baseline", name, BASELINES)

@@ -81,8 +81,8 @@ def ease_content(
         max_items: The largest catalogue to try.
 
     Raises:
-        InputError: As :func:`ease`, and if ``weight`` is negative, ``form`` or a modality is unknown, or no modality
-            has content.
+        InputError: As :func:`ease`, and if ``weight`` is negative, ``form`` or a modality is unknown, features are not
+            finite, or no modality has content.
     """
     if form not in FORMS:
         raise unknown_name("form of EASE with content", form, FORMS)
