@@ -1,4 +1,4 @@
-"""Closed forms that cannot be fitted: features that are not finite."""
+"""Closed forms that cannot be fitted: features that are not finite, and too many items."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pyg_ckd.data.mapped import register
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import ease, ease_content, embed, fit_baseline, item_knn_content
 from pyg_ckd.nn import VBPR
+from pyg_ckd.study.baselines import baseline_run, fit
+from pyg_ckd.study.settings import StudySettings
 
 WITH_CONTENT: dict[str, Callable] = {
     "ease-content, additive": ease_content,
@@ -63,3 +65,41 @@ def test_what_is_not_read_may_be_anything(make_data):
     data["item"].mod1[4, 1] = torch.nan
     found = ease_content(data, modalities=["mod0"]).scores(torch.arange(20)), ease(data).scores(torch.arange(20))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def fit_in_study(name, data):
+    return fit(baseline_run(name, {}, "data", "recall@5", StudySettings(), 0), data, "recall@5")
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "mend"),
+    [
+        (ease, "ease", "use item-knn or LightGCN, or raise max_items"),
+        (ease_content, "ease-content", "use item-knn-content or a model that is trained, or raise max_items"),
+        (
+            lambda data: fit_baseline("ease", data),
+            "ease",
+            "use item-knn, or call pyg_ckd.evaluation.ease with a larger max_items",
+        ),
+        (
+            lambda data: fit_baseline("ease-content", data),
+            "ease-content",
+            "use item-knn-content, or call pyg_ckd.evaluation.ease_content with a larger max_items",
+        ),
+        (lambda data: fit_in_study("ease", data), "ease", "compare with item-knn or lightgcn, which take any number"),
+        (
+            lambda data: fit_in_study("ease-content", data),
+            "ease-content",
+            "compare with item-knn-content or lightgcn, which take any number",
+        ),
+    ],
+    ids=["ease", "ease_content", "fit ease", "fit ease-content", "study ease", "study ease-content"],
+)
+def test_a_catalogue_too_large_for_a_closed_form_is_refused_with_what_this_call_can_do(call, name, mend, make_data):
+    data = make_data(20, 20)
+    data["item"].num_nodes = 20_001
+    with pytest.raises(InputError) as error:
+        call(data)
+    begins = f"{name}: found 20001 items, expected at most 20000: a closed form holds three matrices of 20001 x 20001"
+    assert str(error.value).startswith(begins)
+    assert str(error.value).endswith(f"; {mend}")
