@@ -283,6 +283,15 @@ def content_alone(results: Mapping[str, Any]) -> dict[str, Alone]:
     return {m: Alone(*(number(row.get(key)) for key in names)) for m, row in rows if isinstance(row, Mapping)}
 
 
+def without_content(results: Mapping[str, Any]) -> list[str]:
+    """Return the modalities whose features tell no items apart; none of studies that did not look.
+
+    Args:
+        results: The results in format 2.
+    """
+    return [m for m in modality_names(results) if m in (results.get("without_content") or ())]
+
+
 def best_views(rows: Iterable[Gap]) -> dict[str, set[str]]:
     """Return, from modality to names, whose view is best as far as tables show digits; none if all are equal.
 

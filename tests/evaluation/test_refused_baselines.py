@@ -55,7 +55,9 @@ def test_sparse_and_mapped_features_are_looked_at_too(make_data, tmp_path):
         ease_content(data)
     np.save(tmp_path / "mod0.npy", x.numpy())
     data["item"].mod0 = register(torch.from_numpy(np.load(tmp_path / "mod0.npy", "c")), tmp_path / "mod0.npy")
-    with pytest.raises(InputError, match=r"mod0\.npy: features of 'mod0': found NaN or infinite values, first in row 3"):
+    with pytest.raises(
+        InputError, match=r"mod0\.npy: features of 'mod0': found NaN or infinite values, first in row 3"
+    ):
         ease_content(data)
 
 
