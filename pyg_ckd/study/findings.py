@@ -20,6 +20,7 @@ from pyg_ckd.study.results import (
     comparison,
     contender_names,
     content_alone,
+    enough_epochs,
     gaps,
     headline_metric,
     modality_names,
@@ -111,7 +112,11 @@ def _not_converged(results: Mapping[str, Any]) -> list[str]:
     ]
     if not parts:
         return []
-    return [f"{joined(parts)} had not converged when the epochs were used up, so more of them may change the numbers."]
+    line = f"{joined(parts)} had not converged when the epochs were used up, so more of them may change the numbers"
+    enough = enough_epochs(results)
+    if enough is not None:
+        line += f"; in another folder, --trainer.max_epochs {enough} is enough unless they rise again"
+    return [f"{line}."]
 
 
 def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:

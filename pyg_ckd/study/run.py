@@ -152,6 +152,8 @@ def train_run(
                     with atomic_path(folder / "history.csv") as path:
                         history.frame.to_csv(path)
                     ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+                    if history.enough_epochs is not None:
+                        ended["enough_epochs"] = history.enough_epochs
                     if history.seen_by_start_from:
                         ended["seen_by_start_from"] = history.seen_by_start_from
                     write_json(

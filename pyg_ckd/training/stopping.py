@@ -156,6 +156,23 @@ class EarlyStopping:
         """Whether patience is used up."""
         return not self.too_early and self.waited >= self.patience and self._evaluations_waited >= LEAST
 
+    def enough_epochs(self, eval_every: int = 1) -> int | None:
+        """Return the epochs after which training stops if the metric does not rise again.
+
+        Args:
+            eval_every: Epochs between evaluations.
+
+        Returns:
+            :obj:`None` before the first evaluation, which tells how many steps an epoch has.
+        """
+        if not self._curve:
+            return None
+        (taken, epoch, _), risen = self._curve[-1], self._steps[self._risen] if self._steps else 0
+        steps = self._start + max(2 * self.patience, risen + self.patience)
+        evaluations = max(LEAST + SMOOTHED, self._risen + 1 + LEAST) + len(self._curve) - len(self._steps)
+        least = -(-steps * epoch // taken)
+        return max(-(-least // eval_every), evaluations) * eval_every
+
     def end_of(self, epoch: int, max_epochs: int, extend: int = 1, unfinished: bool = False) -> str:
         """Return why a budget of epochs ends a training after an epoch, or nothing if it goes on.
 
