@@ -12,7 +12,7 @@ from pyg_ckd.cli.contenders import add_parts, add_strategy_options, check_models
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say
 from pyg_ckd.files import read_json
-from pyg_ckd.study.settings import PARTS, StudySettings
+from pyg_ckd.study.settings import PARTS, StudySettings, budget_for
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -73,6 +73,10 @@ def run(config: Namespace) -> int:
         anew = (
             contender.needs_teachers or parts["trainer"]["schedule"] != "constant"
         )  # Teachers and schedules depend on it.
-        where = "another folder and" if anew else "the same call goes on with"
-        say(f"not converged ({ended['stopped']}); {where} a larger --trainer.max_epochs")
+        where, enough = "another folder and" if anew else "the same call goes on with", ended.get("enough_epochs")
+        more = "a larger --trainer.max_epochs"
+        if enough is not None:
+            number = budget_for(enough, parts["trainer"])
+            more = f"--trainer.max_epochs {number}, which is enough unless the metric rises again"
+        say(f"not converged ({ended['stopped']}); {where} {more}")
     return 0

@@ -25,26 +25,36 @@ LOST = 1e-3
 _ROWS = 512  # Rows that are mirrored at once.
 
 
-def gram_matrix(edge_index: Tensor, num_users: int, num_items: int, max_items: int = MAX_ITEMS) -> Tensor:
-    """Return how many users every two items share, float64 ``[num_items, num_items]``, on the CPU.
+def check_catalogue(name: str, num_items: int, mend: str, max_items: int = MAX_ITEMS) -> None:
+    """Refuse a catalogue that is too large for a closed form.
 
     Args:
-        edge_index: Interactions (user row, item row), int64 ``[2, E]``.
-        num_users: Number of users.
+        name: What needs the closed form, for the message.
         num_items: Number of items.
+        mend: What to do if there are too many, for the message.
         max_items: The largest catalogue to try.
 
     Raises:
         InputError: If there are more items than that.
     """
-    items, max_items = num_items, as_integer(max_items, "max_items")
-    if items > max_items:
+    max_items = as_integer(max_items, "max_items")
+    if num_items > max_items:
         raise InputError(
-            f"ease: found {items} items, expected at most {max_items}: a closed form holds three matrices of {items} x "
-            f"{items} numbers, {3 * 8 * items**2 / 1e9:.1f} GB; use item-knn or LightGCN, or raise max_items"
+            f"{name}: found {num_items} items, expected at most {max_items}: a closed form holds three matrices of "
+            f"{num_items} x {num_items} numbers, {3 * 8 * num_items**2 / 1e9:.1f} GB; {mend}"
         )
-    gram = torch.zeros(items, items, dtype=torch.float64)
-    for first, shared in shared_counts(edge_index.flip(0), items, num_users):
+
+
+def gram_matrix(edge_index: Tensor, num_users: int, num_items: int) -> Tensor:
+    """Return how many users every two items share, float64 ``[num_items, num_items]``, on the CPU.
+
+    Args:
+        edge_index: Interactions (user row, item row), int64 ``[2, E]``.
+        num_users: Number of users.
+        num_items: Number of items, see :func:`check_catalogue`.
+    """
+    gram = torch.zeros(num_items, num_items, dtype=torch.float64)
+    for first, shared in shared_counts(edge_index.flip(0), num_items, num_users):
         block = shared.tocoo()
         gram.numpy()[block.row + first, block.col] = block.data
     return gram

@@ -155,6 +155,24 @@ def first_row_not_finite(x: Tensor) -> int:
     return remembered(x, FINITE, find)
 
 
+def check_all_finite(x: Tensor, modality: str, file: Path | None = None) -> None:
+    """Refuse features that hold NaN or infinite values; a matrix is looked through once.
+
+    Args:
+        x: The features ``[N, d]``.
+        modality: Their modality, for the message.
+        file: The file that they come from, for the message. (default: :obj:`None`, the one that ``x`` is mapped from)
+
+    Raises:
+        InputError: If a value is not finite.
+    """
+    row = first_row_not_finite(x)
+    if row >= 0:
+        file = file or file_of(x)
+        where = f"features of {modality!r}" if file is None else f"{file}: features of {modality!r}"
+        raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
+
+
 def row_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield runs of rows of a matrix, with the number of the first, of about :data:`BLOCK` values each.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.mapped import check_all_finite
 from pyg_ckd.data.neighbors import knn_graph, laplacian, without_content
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.nn.edges import EdgeGraph
@@ -228,6 +229,8 @@ def with_content_graphs(
     for m, x in features.items():
         given = graphs.get(item_graph_type(m))
         if given is None:
+            if not exporting():
+                check_all_finite(x, m)
             given = content_graph(x, k, weighting, eps, dtype)
             if isinstance(given, Adjacency):
                 given.prepared_for = settings

@@ -10,9 +10,11 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.data.closed_form import check_catalogue
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import baselines
 from pyg_ckd.evaluation.baselines import BASELINES, fit_baseline
+from pyg_ckd.evaluation.baselines.fit import INSTEAD
 from pyg_ckd.nn import LightGCN
 from pyg_ckd.study.contenders import Contender, check_options, check_warmup, side_by_side
 from pyg_ckd.study.runs import Run, trained
@@ -96,6 +98,9 @@ def fit(run: Run, data: HeteroData, monitor: str) -> tuple[Any, dict[str, Any], 
     Raises:
         InputError: If the baseline does not fit this graph.
     """
+    if run.name in INSTEAD:  # A study has no option for the limit.
+        mend = f"compare with {INSTEAD[run.name]} or {TRAINED}, which take any number"
+        check_catalogue(run.name, data["item"].num_nodes, mend)
     found = fit_baseline(run.name, data, monitor)
     return found.embeddings, dict(found.settings), float(found.seconds)
 

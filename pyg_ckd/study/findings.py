@@ -20,6 +20,7 @@ from pyg_ckd.study.results import (
     comparison,
     contender_names,
     content_alone,
+    enough_epochs,
     gaps,
     headline_metric,
     modality_names,
@@ -34,6 +35,7 @@ from pyg_ckd.study.results import (
     tied_names,
     tried_names,
     winner_name,
+    without_content,
 )
 from pyg_ckd.study.text import counted, joined, number, p_text, percent, show
 
@@ -49,9 +51,9 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     """Return what a study found, one sentence per entry; entries that start with ``"Warning: "`` come first.
 
     They say whether a model is no better than recommending the most popular items to everybody, which runs had not
-    converged, whether content pays at all, which modality starves in the plain student, who wins on validation and what
-    that is worth on the test part over plain and over the strongest baseline, and which contenders are worse. The last
-    sentence says what to do.
+    converged, whether content pays at all, which modalities have no content, which starve in the plain student, who
+    wins on validation and what that is worth on the test part over plain and over the strongest baseline, and which
+    contenders are worse. The last sentence says what to do.
 
     Args:
         results: The results of a study, of any format; parts may be missing.
@@ -110,7 +112,11 @@ def _not_converged(results: Mapping[str, Any]) -> list[str]:
     ]
     if not parts:
         return []
-    return [f"{joined(parts)} had not converged when the epochs were used up, so more of them may change the numbers."]
+    line = f"{joined(parts)} had not converged when the epochs were used up, so more of them may change the numbers"
+    enough = enough_epochs(results)
+    if enough is not None:
+        line += f"; in another folder, --trainer.max_epochs {enough} is enough unless they rise again"
+    return [f"{line}."]
 
 
 def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
@@ -128,7 +134,21 @@ def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def _modalities(results: Mapping[str, Any], metric: str) -> list[str]:
-    rows = gaps(results, metric)
+    none = without_content(results)
+    rows = [row for row in gaps(results, metric) if row.modality not in none]
+    return _nothing_to_learn(results, none) + _balance(results, metric, rows, none)
+
+
+def _nothing_to_learn(results: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return what is said of modalities whose features are alike for all items."""
+    if not names:
+        return []
+    verb, them = ("has", "it") if len(names) == 1 else ("have", "them")
+    so = "nothing to balance" if len(modality_names(results)) < len(names) + 2 else f"nothing to learn from {them}"
+    return [f"{joined(names)} {verb} no content that tells items apart, so there is {so}."]
+
+
+def _balance(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], none: Sequence[str]) -> list[str]:
     found = [row for row in rows if not math.isnan(row.reach)]
     every = sorted((row for row in found if row.contender == PLAIN), key=lambda row: row.reach)
     if not every and all(math.isnan(row.teacher) for row in rows):
@@ -136,7 +156,7 @@ def _modalities(results: Mapping[str, Any], metric: str) -> list[str]:
     if every and len(modality_names(results)) == 1:
         return [f"There is one modality only, {every[0].modality}: nothing is there to balance."]
     alone, known = content_alone(results), [row.modality for row in every]
-    unknown = _unknown([m for m in modality_names(results) if m not in known])
+    unknown = _unknown([m for m in modality_names(results) if m not in known and m not in none])
     silent = [row for row in every if row.reach < STARVING and row.modality in alone and alone[row.modality].silent]
     others = [row for row in every if row not in silent]
     return [*unknown, *_starving(results, metric, others, found), *_silent(results, silent, found)]

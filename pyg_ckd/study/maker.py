@@ -373,6 +373,7 @@ def _facts(run: Run, history: History | None) -> dict[str, Any]:
         "epochs": None,
         "stopped": None,
         "converged": None,
+        "enough_epochs": None,
         "seconds_per_epoch": None,
         "training_seconds": 0.0,
         "settings": {},
@@ -383,6 +384,7 @@ def _facts(run: Run, history: History | None) -> dict[str, Any]:
             "epochs": len(history.rows),
             "stopped": getattr(history, "stopped", None),
             "converged": getattr(history, "converged", None),
+            "enough_epochs": getattr(history, "enough_epochs", None),
             "seconds_per_epoch": history.seconds_per_epoch,
             "training_seconds": float(sum(history.seconds)),
         }

@@ -15,6 +15,7 @@ from pyg_ckd.display import Best, html_table
 from pyg_ckd.evaluation.content import is_silent
 from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.study.formats import HEADLINE, PLAIN, TEACHER, current_results
+from pyg_ckd.study.settings import budget_for
 from pyg_ckd.study.text import NAN, number, show
 
 if TYPE_CHECKING:
@@ -247,6 +248,21 @@ def not_converged(results: Mapping[str, Any], name: str) -> tuple[int, int]:
     return sum(converged is False for converged in seeds), len(seeds)
 
 
+def enough_epochs(results: Mapping[str, Any]) -> int | None:
+    """Return the ``max_epochs`` that is enough for all runs that had not converged, if their metrics do not rise again.
+
+    Args:
+        results: The results in format 2.
+
+    Returns:
+        :obj:`None` if all had converged, or it is not known of all that had not.
+    """
+    found = [run.get("enough_epochs") for run in results["runs"] if run.get("converged") is False]
+    trainer = (results.get("settings") or {}).get("trainer") or {}
+    known = [int(epochs) for epochs in found if epochs is not None]
+    return budget_for(max(known), trainer) if known and len(known) == len(found) else None
+
+
 def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
     """Return the gap of every contender and modality of which there is a view or a teacher, on the test split.
 
@@ -281,6 +297,15 @@ def content_alone(results: Mapping[str, Any]) -> dict[str, Alone]:
     names = [field.name for field in fields(Alone)]
     rows = found.items() if isinstance(found, Mapping) else ()
     return {m: Alone(*(number(row.get(key)) for key in names)) for m, row in rows if isinstance(row, Mapping)}
+
+
+def without_content(results: Mapping[str, Any]) -> list[str]:
+    """Return the modalities whose features tell no items apart; none of studies that did not look.
+
+    Args:
+        results: The results in format 2.
+    """
+    return [m for m in modality_names(results) if m in (results.get("without_content") or ())]
 
 
 def best_views(rows: Iterable[Gap]) -> dict[str, set[str]]:

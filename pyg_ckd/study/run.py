@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.balance.discovery import build_objective, find_strategy, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data import fingerprint, held_out
+from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
@@ -84,6 +85,9 @@ def train_run(
     Raises:
         InputError: If the objective or one of its options is unknown, there is no modality to balance, the monitored
             metric cannot be evaluated on this graph, the folder cannot be used, or training fails.
+
+    Warns:
+        UserWarning: If features tell no items apart, and the model uses them.
     """
     cls = _strategy(objective)
     chosen = {part: as_options(value, part) for part, value in as_options(options or {}, "options").items()}
@@ -115,6 +119,8 @@ def train_run(
         check_teacher(backbone, data, *(chosen.get(part, {}) for part in ("teacher", "model", "trainer")))
     base = chosen.get("trainer", {})
     given = {name: described_options(value, base if name == "teacher" else None) for name, value in chosen.items()}
+    if backbone.uses_features:
+        warn_without_content(data, stacklevel=2)
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
     with lone_training(folder, processes):
         with processes.together():
@@ -146,6 +152,8 @@ def train_run(
                     with atomic_path(folder / "history.csv") as path:
                         history.frame.to_csv(path)
                     ended = {name: getattr(history, name) for name in ("best_epoch", "stopped", "converged")}
+                    if history.enough_epochs is not None:
+                        ended["enough_epochs"] = history.enough_epochs
                     if history.seen_by_start_from:
                         ended["seen_by_start_from"] = history.seen_by_start_from
                     write_json(

@@ -124,6 +124,17 @@ def check_plain(options: Mapping[str, Any], name: str) -> None:
             )
 
 
+def budget_for(epochs: int, trainer: Mapping[str, Any]) -> int:
+    """Return the ``max_epochs`` with which a training may last for so many epochs.
+
+    Args:
+        epochs: The epochs.
+        trainer: Options of its trainer, of which ``extend`` counts, where nothing is scheduled.
+    """
+    scheduled = trainer.get("scheduler") is not None or trainer.get("schedule", "constant") != "constant"
+    return -(-epochs // (1 if scheduled else int(trainer.get("extend", 1))))
+
+
 def check_trainer_is_free(options: Mapping[str, Any], name: str, *more: str) -> None:
     """Refuse options of a trainer that every run is given anew, and that would be ignored.
 

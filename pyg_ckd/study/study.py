@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_seeds
 from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.data import fingerprint
+from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError
@@ -208,6 +209,9 @@ class Study:
         Raises:
             InputError: If the seeds are none or a single number, a run fails, its process dies, or another process runs
                 the same study; what is finished is kept.
+
+        Warns:
+            UserWarning: If features tell no items apart.
         """
         seeds = as_seeds(seeds)
         with alone(self.folder):
@@ -215,6 +219,7 @@ class Study:
 
     def _run(self, seeds: list[int]) -> dict[str, Any]:
         start, started = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        without_content = warn_without_content(self.data, stacklevel=3)
         planned = self.plan(seeds)
         unique = list({run.key: run for run in planned}.values())
         earlier = {run.key: record for run in unique if (record := self.stores[run.kind].read(run)) is not None}
@@ -241,6 +246,7 @@ class Study:
             "winner": winner(records, list(self.contenders), self.monitor),
             "runs": [{k: v for k, v in record.items() if k not in ONLY_KEPT} for record in records],
             "content": self._content(),
+            "without_content": without_content,
             "effects_split": EFFECTS_SPLIT,
             "effects": {
                 name: mean_effects([record for record in records if record["name"] == name], self.cutoff)

@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer
 from pyg_ckd.data import held_out
-from pyg_ckd.data.content import items_with_content
+from pyg_ckd.data.content import items_with_content, modalities_without_content
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Backbone, LightGCN
@@ -228,8 +228,8 @@ def check_data(data: HeteroData) -> None:
                 f"data: found no {name} part, expected one, which the search {why}; split the interactions into train, "
                 "val and test"
             )
-    says = {m: int(items_with_content(data, m).sum()) for m in data.modalities}
-    if all(number < 2 for number in says.values()):
+    if len(modalities_without_content(data)) == len(data.modalities):
+        says = {m: int(items_with_content(data, m).sum()) for m in data.modalities}
         found = ", ".join(f"{m}: {number} items" for m, number in says.items()) or "no modality"
         raise InputError(
             f"features: found no content that tells items apart ({found}), expected it for two items or more of a "

@@ -56,6 +56,9 @@ class EarlyStopping:
     The larger of the two bounds holds; the median is :math:`1.2 P`. A slower rise may be taken for noise, and a longer
     dip after a peak for over-fitting; a larger patience tells them apart.
 
+    An evaluation whose value is not finite is waited for like any other, but has no part in levels and noise, and is
+    never the best.
+
     Args:
         patience: Steps of the optimizer without a rise after which training stops.
         min_rise: A rise is larger than this share of the level.
@@ -74,6 +77,7 @@ class EarlyStopping:
     best_epoch: int = field(default=-1, init=False)
     _curve: list[tuple[int, int, float]] = field(default_factory=list, init=False, repr=False)
     _steps: list[int] = field(default_factory=list, init=False, repr=False)
+    _places: list[int] = field(default_factory=list, init=False, repr=False)
     _values: list[float] = field(default_factory=list, init=False, repr=False)
     _levels: list[float] = field(default_factory=list, init=False, repr=False)
     _peak: float = field(default=-math.inf, init=False, repr=False)
@@ -103,6 +107,9 @@ class EarlyStopping:
         """
         self._curve.append((step, epoch, value))
         self._steps.append(step - self._start)
+        if not math.isfinite(value):
+            return False
+        self._places.append(self._steps[-1])
         self._values.append(value)
         self._follow()
         if value > self.best:
@@ -149,6 +156,23 @@ class EarlyStopping:
         """Whether patience is used up."""
         return not self.too_early and self.waited >= self.patience and self._evaluations_waited >= LEAST
 
+    def enough_epochs(self, eval_every: int = 1) -> int | None:
+        """Return the epochs after which training stops if the metric does not rise again.
+
+        Args:
+            eval_every: Epochs between evaluations.
+
+        Returns:
+            :obj:`None` before the first evaluation, which tells how many steps an epoch has.
+        """
+        if not self._curve:
+            return None
+        (taken, epoch, _), risen = self._curve[-1], self._steps[self._risen] if self._steps else 0
+        steps = self._start + max(2 * self.patience, risen + self.patience)
+        evaluations = max(LEAST + SMOOTHED, self._risen + 1 + LEAST) + len(self._curve) - len(self._steps)
+        least = -(-steps * epoch // taken)
+        return max(-(-least // eval_every), evaluations) * eval_every
+
     def end_of(self, epoch: int, max_epochs: int, extend: int = 1, unfinished: bool = False) -> str:
         """Return why a budget of epochs ends a training after an epoch, or nothing if it goes on.
 
@@ -193,13 +217,13 @@ class EarlyStopping:
         return len(self._steps) - 1 - self._risen
 
     def _within(self, steps: float) -> int:
-        """Return how many evaluations lie in that many last steps."""
-        return len(self._steps) - bisect_right(self._steps, self._steps[-1] - steps)
+        """Return how many values lie in that many last steps."""
+        return len(self._places) - bisect_right(self._places, self._places[-1] - steps)
 
     def _follow(self) -> None:
         """Note whether the last evaluation makes a rise or a fall."""
-        last, size = len(self._values) - 1, max(SMOOTHED, self._within(self.patience / 4))
-        if last + 1 < SMOOTHED:
+        last, size = len(self._steps) - 1, max(SMOOTHED, self._within(self.patience / 4))
+        if len(self._values) < SMOOTHED:
             self._risen = last
             return
         level = fmean(self._values[-size:])

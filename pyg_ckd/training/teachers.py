@@ -44,7 +44,7 @@ from pyg_ckd.training.trainer import Trainer
 
 KEY_FORMAT = 2
 """Raised whenever the same settings lead to other teachers than before."""
-RECORD = ("validation_seconds", "stopped", "converged")
+RECORD = ("validation_seconds", "stopped", "converged", "enough_epochs")
 """What a file of the cache holds of the record since the second version of checkpoints."""
 BASE = ("base_user", "base_item")
 """Under which names it holds the tables of the empty view, if an earlier version has not written it."""

@@ -372,6 +372,8 @@ class Trainer:
         history.stopped = ended()
         if validation is not None:
             history.converged = run.steps is None or (run.stopper.converged and not run.unfinished)
+            if not (history.converged or run.unfinished):
+                history.enough_epochs = run.stopper.enough_epochs(self.eval_every)
         if layout.processes.first:
             log_end(name, run)
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pyg_ckd.cli import main
-from tests.cli.problem import QUICK, fails
+from tests.cli.problem import QUICK, fails, train
 
 SMALL = ["--k", "5", "--trainer.monitor", "recall@5", "--trainer.max_epochs", "1", "--trainer.progress", "false"]
 SMALL += ["--trainer.extend", "1"]
@@ -274,3 +274,14 @@ def test_a_study_of_one_modality_compares_plain_training(arrays, save, capsys, t
     args = compare(save(arrays), tmp_path / "study", "--contenders", "plain")
     assert main(args) == 0
     assert "There is one modality only, visual" in capsys.readouterr().out
+
+
+def test_features_without_content_are_warned_of_once(arrays, save, capsys, tmp_path) -> None:
+    data = save(arrays | {"visual": np.ones_like(arrays["visual"]), "acoustic": np.zeros_like(arrays["acoustic"])})
+    for args in (compare(data, tmp_path / "study", "--contenders", "plain"), train(data, tmp_path / "run")):
+        with pytest.warns(UserWarning, match="found no content that tells items apart") as found:
+            assert main(args) == 0
+        lines = [str(one.message) for one in found if "no content" in str(one.message)]
+        assert len(lines) == 1
+        assert lines[0].startswith("features of 'visual', 'acoustic': found no content")
+        assert "starve" not in capsys.readouterr().out

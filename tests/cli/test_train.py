@@ -175,9 +175,11 @@ def test_a_second_call_may_use_another_device_and_the_setting_that_may_not_diffe
     assert (out / "history.csv").read_text() == history
     capsys.readouterr()
     assert main(train(data, out, "--trainer.max_epochs", "3")) == 0
-    text = "not converged (budget: too early to tell); the same call goes on with a larger --trainer.max_epochs\n"
-    assert capsys.readouterr().out.endswith(text)
+    # 180 interactions in batches of 64 are 3 steps, and twice the patience is 2,000 of them.
+    text = "; the same call goes on with --trainer.max_epochs 667, which is enough unless the metric rises again\n"
+    assert capsys.readouterr().out.endswith(f"not converged (budget: too early to tell){text}")
     metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["enough_epochs"] == 667
     assert (metrics["stopped"], metrics["converged"]) == ("budget: too early to tell", False)
     assert len(pd.read_csv(out / "history.csv")) == 3
     assert "found trainer.lr = 0.01, expected 0.5" in fails(capsys, train(data, out, "--trainer.lr", "0.5"))
@@ -390,11 +392,25 @@ def test_options_of_a_strangers_strategy_need_no_annotation_and_may_be_required(
 
 @pytest.mark.parametrize(
     ("schedule", "hint"),
-    [("constant", "the same call goes on with a larger"), ("cosine", "another folder and a larger")],
+    [
+        ("constant", "the same call goes on with --trainer.max_epochs 223,"),
+        ("cosine", "another folder and --trainer.max_epochs 667,"),
+    ],
 )
 def test_a_run_that_has_not_converged_says_how_it_goes_on(schedule, hint, arrays, save, capsys, tmp_path) -> None:
-    assert main(train(save(arrays), tmp_path / "out", "--trainer.schedule", schedule)) == 0
-    assert f"{hint} --trainer.max_epochs" in capsys.readouterr().out
+    more = ["--trainer.schedule", schedule, "--trainer.extend", "3"]  # Which is without effect on a schedule.
+    assert main(train(save(arrays), tmp_path / "out", *more)) == 0
+    assert f"{hint} which is enough unless the metric rises again\n" in capsys.readouterr().out
+
+
+def test_the_epochs_that_a_run_is_told_are_enough_for_it(arrays, save, capsys, tmp_path) -> None:
+    args = train(save(arrays), tmp_path / "out", "--trainer.patience", "10", "--trainer.lr", "1e-9")
+    assert main(args) == 0
+    told = re.search(r"--trainer.max_epochs (\d+)", capsys.readouterr().out)
+    assert told is not None
+    assert int(told[1]) == 12  # Evaluations, which are more than 20 steps in batches of 3 an epoch.
+    assert main([*args, "--trainer.max_epochs", told[1]]) == 0
+    assert "converged" not in capsys.readouterr().out
 
 
 def test_a_run_starts_from_the_model_of_another_one(arrays, save, capsys, tmp_path) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.content import dense_features, items_with_content
+from pyg_ckd.data import content, mapped, neighbors
+from pyg_ckd.data.content import (
+    dense_features,
+    items_with_content,
+    modalities_without_content,
+    warn_without_content,
+)
 from pyg_ckd.evaluation.baselines.content import content_rows
 
 CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
@@ -43,3 +51,61 @@ def test_masks_count_and_what_stands_in_for_missing_features_does_not(make_data:
     says = items_with_content(data, "mod0")
     assert (~says).nonzero().flatten().tolist() == [0, 1, 2, 4]
     assert content_rows(data, ["mod0"])["mod0"].any(dim=1).tolist() == says.tolist()
+
+
+def rows_of(items: int, *rows: int) -> Tensor:
+    """Return features of zeros, but for some rows."""
+    return torch.zeros(items, 3).index_fill(0, torch.tensor(rows, dtype=torch.int64), 2.0)
+
+
+SAME: dict[str, tuple[Tensor, bool]] = {
+    "zeros": (torch.zeros(9, 3), False),
+    "constant": (torch.full((9, 3), 0.1), False),
+    "rounding": (1e4 + 1e-3 * torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), False),
+    "one that is not zero, in the first block": (rows_of(9, 1), False),
+    "one that is not zero, in the last block": (rows_of(9, 8), False),
+    "two that are not zero, in different blocks": (rows_of(9, 1, 8), True),
+    "two values, in different blocks": (torch.ones(9, 3).index_fill(0, torch.arange(6, 9), 2.0), True),
+    "one that differs": (torch.ones(9, 3).index_fill(0, torch.tensor([4]), 2.0), True),
+    "not finite but for one": (torch.full((9, 3), torch.nan).index_fill(0, torch.tensor([2]), 1.0), False),
+    "all different": (torch.arange(27.0).reshape(9, 3), True),
+}
+
+
+@pytest.mark.parametrize("block", [2**22, 9, 3], ids=["one block", "of three rows", "of one row"])
+@pytest.mark.parametrize(("x", "expected"), SAME.values(), ids=SAME)
+def test_modalities_without_content_are_found_however_they_are_read(
+    x: Tensor, expected: bool, block: int, make_data: Callable[..., HeteroData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "BLOCK", block)
+    data = make_data()
+    data["item"]["mod1"] = x
+    assert (int(items_with_content(data, "mod1").sum()) > 1) is expected
+    for given in (x, x.half(), x.to_sparse()):
+        data["item"]["mod1"] = given
+        assert modalities_without_content(data) == ([] if expected else ["mod1"])
+    data["item"]["has_mod0"] = torch.arange(9) == 3
+    assert modalities_without_content(data) == (["mod0"] if expected else ["mod0", "mod1"])
+
+
+def test_of_large_features_the_first_block_is_enough(
+    make_data: Callable[..., HeteroData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, read = make_data(), []
+    monkeypatch.setattr(mapped, "BLOCK", 12)
+    monkeypatch.setattr(content, "without_content", lambda x: read.append(len(x)) or neighbors.without_content(x))
+    assert modalities_without_content(data) == []
+    assert read == [4, 3]  # Rows of 3 and of 4 numbers.
+
+
+def test_a_warning_names_the_modalities_without_content(make_data: Callable[..., HeteroData]) -> None:
+    data = make_data(modalities=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert warn_without_content(data) == []
+    data["item"]["mod0"], data["item"]["mod2"] = torch.zeros(9, 3), torch.ones(9, 5)
+    with pytest.warns(
+        UserWarning, match=r"^features of 'mod0', 'mod2': found no content that tells items apart"
+    ) as found:
+        assert warn_without_content(data) == ["mod0", "mod2"]
+    assert [Path(one.filename).name for one in found] == ["test_content.py"]

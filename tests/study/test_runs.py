@@ -259,6 +259,7 @@ def test_results_have_the_layout_that_readers_expect(tmp_path):
     kinds |= {"teacher:visual": "teacher", "teacher:textual": "teacher"}
     assert {run["name"]: run["kind"] for run in written["runs"]} == kinds
     names = {"name", "kind", "backbone", "seed", "key", "best_epoch", "epochs", "stopped", "converged"}
+    names |= {"enough_epochs"}
     names |= {"seconds_per_epoch", "training_seconds", "settings", "val", "test", "views"}
     for run in written["runs"]:
         assert run.keys() == names

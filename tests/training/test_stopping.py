@@ -120,6 +120,40 @@ def test_nan_is_no_improvement_and_ends():
     assert stopper.best_epoch == -1
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("places", [[0], [1], [2, 3], [30], [100], [119], [0, 1, 2, 40, 41, 119]])
+def test_a_value_that_is_not_finite_spoils_no_rise_before_or_after_it(broken, places):
+    values = [0.01 * n for n in range(1, 121)]
+    for place in places:
+        values[place] = broken
+    stopper, improved, stop = run(values, patience=5)
+    assert stop is None
+    assert stopper.rising
+    assert not stopper.converged
+    assert [n for n, better in enumerate(improved) if not better] == places
+    assert stopper.best == max(value for value in values if math.isfinite(value))
+    again = EarlyStopping(5)
+    again.load_state_dict(stopper.state_dict())
+    assert again == stopper
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 10, 29, 30, 33])
+def test_a_value_that_is_not_finite_hides_no_end(broken, place):
+    values = [0.01 * min(n, 30) for n in range(1, 80)]
+    _, _, whole = run(values, patience=5)
+    values[place] = broken
+    stopper, _, stop = run(values, patience=5)
+    assert 38 <= whole <= 42  # Of levels of 4 evaluations, the first flat one is that of evaluation 33.
+    assert abs(stop - whole) <= 1
+    assert stopper.best == pytest.approx(0.3)
+
+
+def test_values_that_are_not_finite_are_waited_for_like_others():
+    _, _, stop = run([0.01 * n for n in range(1, 31)] + [math.nan] * 40, patience=5)
+    assert stop == 38  # 8 evaluations after the last rise.
+
+
 def test_metric_that_stays_zero_has_a_best_epoch_and_ends():
     stopper, _, stop = run([0.0] * 40, patience=5)
     assert (stopper.best, stopper.best_epoch, stop) == (0.0, 1, 12)
@@ -156,6 +190,46 @@ def test_a_restart_begins_as_a_new_training_and_keeps_the_best_value_unless_told
         assert again == stopper
     assert stopper.should_stop
     assert stopper.best == max(after[:alone] if choice else before)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 7, 11])
+@pytest.mark.parametrize(("patience", "steps", "eval_every"), [(1000, 8, 1), (1000, 700, 1), (50, 3, 4), (9, 1, 2)])
+def test_the_epochs_that_are_enough_are_those_after_which_it_stops_if_nothing_rises_again(
+    patience, steps, eval_every, cut
+):
+    rising = [0.1 + 0.05 * min(n, cut) for n in range(5000)]
+    stopper = EarlyStopping(patience)
+    assert stopper.enough_epochs(eval_every) is None
+    said = []
+    for n, value in enumerate(rising, start=1):
+        epoch = n * eval_every
+        stopper.update(epoch * steps, epoch, value)
+        said.append(stopper.enough_epochs(eval_every))
+        if stopper.should_stop:
+            break
+    assert said[-1] == n * eval_every
+    settled = max(4, cut + 4)  # The level, of four evaluations at least, is flat from then on.
+    if patience / 4 < 4 * steps * eval_every:
+        assert set(said[settled:]) == {n * eval_every}
+    assert all(one <= n * eval_every for one in said)
+
+
+def test_few_steps_need_twice_the_patience_and_few_evaluations_twelve():
+    assert run([0.2], every=8)[0].enough_epochs() == 250
+    assert run([0.2], every=2000)[0].enough_epochs() == 12
+    assert run([0.2], every=2000)[0].enough_epochs(eval_every=5) == 60
+    assert run([0.2], every=7)[0].enough_epochs(eval_every=5) == 290  # 2,000 steps are 286 epochs, rounded up.
+    stopper = run([0.1 * n for n in range(20)], every=200)[0]
+    assert stopper.rising
+    assert stopper.enough_epochs() == 28  # The last rise and 8 evaluations, or 1,000 steps after 4,000.
+
+
+def test_a_new_stage_needs_epochs_of_its_own():
+    stopper, _, _ = run([0.5] * 6, every=8)
+    stopper.restart(8 * 6)
+    assert stopper.enough_epochs() == 256
+    stopper.update(8 * 7, 7, 0.5)
+    assert stopper.enough_epochs() == 256
 
 
 def test_a_budget_that_ends_before_the_last_stage_says_so_and_is_given_again():

@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_names
 from pyg_ckd.data.content import dense_features, items_with_content
 from pyg_ckd.data.inputs import check_graph
+from pyg_ckd.data.mapped import check_all_finite, file_of
 from pyg_ckd.errors import InputError, unknown_name
 
 
@@ -29,16 +30,18 @@ def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> d
         From modality to float64 ``[num_items, d_m]``, on the CPU.
 
     Raises:
-        InputError: If a modality is unknown, or none has content.
+        InputError: If a modality is unknown, a value of its features is not finite, or none has content.
     """
     check_graph(data)
     rows, found = {}, []
     for m in data.modalities if modalities is None else as_names(modalities, "modalities"):
         if m not in data.modalities:
             raise unknown_name("modality", m, data.modalities)
+        x = dense_features(data, m)
+        check_all_finite(x, m, file_of(data["item"][m]))
         says = items_with_content(data, m)
         if int(says.sum()) > 1:
-            rows[m] = F.normalize(dense_features(data, m), dim=1) * says.unsqueeze(1)
+            rows[m] = F.normalize(x, dim=1) * says.unsqueeze(1)
         found.append(f"{m}: {int(says.sum())} of {says.numel()} items")
     if not rows:
         raise InputError(

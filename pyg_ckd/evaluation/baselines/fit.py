@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.data.closed_form import FastItemWeights
+from pyg_ckd.data.closed_form import FastItemWeights, check_catalogue
 from pyg_ckd.data.inputs import check_graph, held_out
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.solved import solved
@@ -33,6 +33,9 @@ COLLECTIVE_WEIGHTS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 ADDITIVE_WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 COLLECTIVE_START = 2.0
 CONTENT_RIDGES = (0.1, 1.0, 10.0, 100.0)
+
+INSTEAD = {"ease": "item-knn", "ease-content": "item-knn-content"}
+"""From baselines that take so many items only to those that take any number."""
 
 Value = Callable[[Embeddings | Neighbourhood], float]
 
@@ -109,12 +112,17 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
 
     Raises:
         InputError: If the name or the metric is unknown, the cut-off is larger than the number of items, a closed form
-            does not fit (more than 20,000 items), or no modality has content for a baseline with content.
+            does not fit (more than 20,000 items), or, for a baseline with content, features are not finite or no
+            modality has content.
     """
     if not isinstance(name, str) or name not in _FITS:
         raise unknown_name("baseline", name, BASELINES)
     check_graph(data)
     metric, cutoff = parse_metric(monitor)
+    if name in INSTEAD:
+        function = name.replace("-", "_")
+        mend = f"use {INSTEAD[name]}, or call pyg_ckd.evaluation.{function} with a larger max_items"
+        check_catalogue(name, data["item"].num_nodes, mend)
     start = time.perf_counter()
     value: _Validation | None = None
     if held_out(data, "val").size(1):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.closed_form import MAX_ITEMS as MAX_ITEMS
-from pyg_ckd.data.closed_form import content_weights, gram_matrix, item_weights
+from pyg_ckd.data.closed_form import check_catalogue, content_weights, gram_matrix, item_weights
 from pyg_ckd.data.inputs import held_out
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines.content import content_rows
@@ -44,7 +44,9 @@ def ease(data: HeteroData, ridge: float = RIDGE, max_items: int = MAX_ITEMS) -> 
     Raises:
         InputError: If ``ridge`` is not positive or there are more than ``max_items`` items.
     """
-    gram = gram_of(data, max_items)
+    mend = "use item-knn or LightGCN, or raise max_items"
+    check_catalogue("ease", data["item"].num_nodes, mend, max_items)
+    gram = gram_of(data)
     return Neighbourhood(history_of(data), item_weights(gram, ridge))
 
 
@@ -81,13 +83,15 @@ def ease_content(
         max_items: The largest catalogue to try.
 
     Raises:
-        InputError: As :func:`ease`, and if ``weight`` is negative, ``form`` or a modality is unknown, or no modality
-            has content.
+        InputError: As :func:`ease`, and if ``weight`` is negative, ``form`` or a modality is unknown, features are not
+            finite, or no modality has content.
     """
     if form not in FORMS:
         raise unknown_name("form of EASE with content", form, FORMS)
     weight = check_not_negative("ease-content weight", weight)
-    gram, rows = gram_of(data, max_items), stacked(content_rows(data, modalities))
+    mend = "use item-knn-content or a model that is trained, or raise max_items"
+    check_catalogue("ease-content", data["item"].num_nodes, mend, max_items)
+    gram, rows = gram_of(data), stacked(content_rows(data, modalities))
     if form == "collective":
         return Neighbourhood(history_of(data), item_weights(gram, ridge, rows, weight))
     weights = item_weights(gram, ridge)
@@ -104,6 +108,6 @@ def stacked(rows: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(list(rows.values()), dim=1)
 
 
-def gram_of(data: HeteroData, max_items: int = MAX_ITEMS) -> Tensor:
+def gram_of(data: HeteroData) -> Tensor:
     """Return how many users every two items of a graph share, see :func:`~pyg_ckd.data.closed_form.gram_matrix`."""
-    return gram_matrix(held_out(data, "train"), data["user"].num_nodes, data["item"].num_nodes, max_items)
+    return gram_matrix(held_out(data, "train"), data["user"].num_nodes, data["item"].num_nodes)

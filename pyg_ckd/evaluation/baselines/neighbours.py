@@ -84,7 +84,8 @@ def item_knn_content(
         modalities: The modalities to use. (default: :obj:`None`, all)
 
     Raises:
-        InputError: If an argument is out of range, a modality is unknown, or none has content.
+        InputError: If an argument is out of range, a modality is unknown, its features are not finite, or none has
+            content.
     """
     history, content = history_of(data), ContentScores(data, modalities)
     return blend(history, normalised(history, nearest(data, k, shrinkage).weights(int(k))), content, weight)
@@ -187,7 +188,7 @@ class ContentScores:
         modalities: The modalities to use. (default: :obj:`None`, all)
 
     Raises:
-        InputError: If a modality is unknown, or none has content.
+        InputError: If a modality is unknown, its features are not finite, or none has content.
     """
 
     def __init__(self, data: HeteroData, modalities: Sequence[str] | None = None) -> None:

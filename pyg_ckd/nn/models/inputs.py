@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyg_ckd.data.inputs import RATES, EdgeType
-from pyg_ckd.data.mapped import file_of, first_row_not_finite, mean_of_rows
+from pyg_ckd.data.mapped import check_all_finite, file_of, mean_of_rows
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.feature_part import FeaturePart
 from pyg_ckd.nn.propagation import Adjacency
@@ -165,13 +165,7 @@ def check_finite(features: Any, names: Collection[str]) -> None:
         if m not in names or x.dim() != 2 or x.layout != torch.strided or x.requires_grad:
             continue
         if file_of(x) is None and not exporting():
-            _check_finite(x, f"features of {m!r}")
-
-
-def _check_finite(x: Tensor, where: str) -> None:
-    row = first_row_not_finite(x)
-    if row >= 0:
-        raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
+            check_all_finite(x, m)
 
 
 def check_present(features: Mapping[str, Tensor], names: Collection[str]) -> None:
@@ -208,7 +202,7 @@ def check_features(features: Mapping[str, Tensor], feature_dims: Mapping[str, in
         if x.shape != (num_items, width):
             raise InputError(f"{where}: found shape {list(x.shape)}, expected [{num_items}, {width}]")
         if x.layout == torch.strided and not exporting():
-            _check_finite(x, where)
+            check_all_finite(x, m)
 
 
 def mean_row(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_ckd.data.closed_form import MAX_ITEMS, FastItemWeights, gram_matrix, item_weights
+from pyg_ckd.data.closed_form import FastItemWeights, check_catalogue, gram_matrix, item_weights
 from pyg_ckd.data.neighbors import without_content
 from pyg_ckd.data.prepared import digest_of
 from pyg_ckd.data.solved import solved
@@ -54,8 +54,7 @@ class ItemWeights:
         self._device, self._dtype = graph.matrix.device, graph.dtype
         users = graph.num_nodes - num_items
         self._edges, self._sizes = interactions(graph, users)[0].cpu(), (users, num_items)
-        if num_items > MAX_ITEMS:
-            gram_matrix(self._edges, *self._sizes)  # Says what the limit is.
+        check_catalogue("item_graph='weights'", num_items, "choose item_graph='content'")
         self._views: dict[View, Adjacency] = {}
 
     def of(self, view: View, features: Mapping[str, Tensor]) -> Adjacency:

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 
+from pyg_ckd import Trainer
 from pyg_ckd.data.inputs import RATES, unpack
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import (
+    FISM,
     FREEDOM,
     LATTICE,
     MGCN,
+    MICRO,
     MMGCN,
     VBPR,
     Adjacency,
@@ -192,6 +195,19 @@ def test_features_that_are_not_finite_are_refused_on_a_prepared_graph(make, make
             model(given, graphs)
         with pytest.raises(InputError, match=r"^features of 'mod0': found NaN or infinite values, first in row 4"):
             model(given, graph)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("cls", [FISM, FREEDOM, LATTICE, MGCN, MICRO])
+def test_item_graphs_of_features_that_are_not_finite_are_refused_with_modality_and_row(cls, value, make_data):
+    data = make_data()
+    model = cls.from_data(data, **({"item_graph": "content"} if cls is FISM else {}))
+    data["item"]["mod1"][4, 1] = value
+    expected = r"^features of 'mod1': found NaN or infinite values, first in row 4; impute them$"
+    with pytest.raises(InputError, match=expected):
+        model.prepare(*unpack(data))
+    with pytest.raises(InputError, match=expected):
+        Trainer(max_epochs=1).fit(model, data)
 
 
 def test_features_are_looked_through_once(make_data, monkeypatch):

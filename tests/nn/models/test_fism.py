@@ -392,7 +392,10 @@ def test_more_items_than_a_closed_form_takes_have_a_graph_of_content():
     model = FISM(3, 20_001, {"a": 2}, embedding_dim=2)
     assert model.num_negatives == 4096
     model = FISM(3, 20_001, {"a": 2}, embedding_dim=2, item_graph="weights")
-    with pytest.raises(InputError, match="at most 20000"):
+    with pytest.raises(
+        InputError,
+        match=r"^item_graph='weights': found 20001 items, expected at most 20000: .*; choose item_graph='content'$",
+    ):
         model({"a": torch.randn(20_001, 2)}, {RATES: torch.tensor([[0], [1]])})
 
 
