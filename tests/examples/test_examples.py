@@ -45,7 +45,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         (
             "training_options.py",
             ["--max-epochs", "2", "--only", "averaging 0.99", "schedule cosine", "--out", "{tmp}/options"],
-            ["| option | VBPR, synthetic |", "| averaging 0.99 |", "| schedule cosine |", "of 1"],
+            ["| option | VBPR, synthetic |", "| none | 0.", "* |", "| averaging 0.99 |", "| schedule cosine |", "of 1"],
         ),
         (
             "parts.py",
