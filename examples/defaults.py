@@ -6,7 +6,7 @@ prints two tables: what the recommended settings reach on the test part beside t
 users against each of them; and, for several trials, the regret on validation of the settings that are best on the
 *other* data sets against the best on the one left out. ``--max-epochs`` is one number for all data sets, or one for
 each. Runs that are in DIR are not made again. With ``--keep FILE``, such as ``docs/results/runs/trials.json``, neither
-are trials that FILE has, and finished ones are added to it.
+are trials that FILE has, and finished ones are added to it. A star marks values of trainings that had not converged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -40,6 +41,18 @@ RATES, PENALTIES, WIDTHS, BATCHES = (
     (1024, 4096),
 )
 MOST = 1 + len(RATES) * len(PENALTIES) * len(WIDTHS) * len(BATCHES)
+TOO_EARLY, RISING = "budget: too early to tell", "budget: still rising at the end"
+"""How trainings end that had not converged."""
+
+
+def marked(text: str, *records: Mapping[str, Any]) -> str:
+    """Return a number, with a star if a training that it is from had not converged.
+
+    Args:
+        text: The number.
+        records: What is kept of the trainings.
+    """
+    return f"{text}*" if any(record.get("stopped") in (TOO_EARLY, RISING) for record in records) else text
 
 
 def settings_of(name: str, trial: int) -> dict[str, dict[str, Any]]:
@@ -211,7 +224,7 @@ def _reached(args: argparse.Namespace) -> Iterator[str]:
             if not made:
                 continue
             value, deviation = mean_std([record[METRIC] for record in made])
-            text = f"{value:.4f}" if name in args.baselines else f"{value:.4f} ± {deviation:.4f}"
+            text = f"{value:.4f}" if name in args.baselines else marked(f"{value:.4f} ± {deviation:.4f}", *made)
             lead = f"{100 * (mine.mean() / users.mean() - 1):+.1f} %" if name in p_values else ""
             p = f"{p_values[name]:.2g}" if name in p_values else ""
             val, ndcg = (fmean(record[key] for record in made) for key in ("val", "ndcg@20"))
@@ -226,33 +239,31 @@ def _regrets(args: argparse.Namespace) -> Iterator[str]:
     found, regret = _found(args), "regret of the default | regret of the choice"
     yield f"| backbone | data left out | trials | default | tuned there | chosen on the others | {regret} |"
     yield "|" + " --- |" * 8
+    made: list[dict[str, Any]] = []
     for name in args.backbones:
-        values = {
+        records = {
             path: {
-                trial: found[stem]["val"]
+                trial: found[stem]
                 for trial in range(args.trials)
                 if (stem := _file(args.out, path, name, trial, 0).stem) in found
             }
             for path in args.data
         }
+        values = {path: {trial: run["val"] for trial, run in runs.items()} for path, runs in records.items()}
         for path, here in values.items():
             others = [v for other, v in values.items() if other != path and len(v) == args.trials]
             common = set(here).intersection(*others) if others else set()
             if not common or 0 not in here:
                 continue
-            best = max(here.values())
+            tuned = max(here, key=lambda trial: here[trial])
             chosen = max(sorted(common), key=lambda trial: fmean(v[trial] / max(v.values()) for v in others))
-            regrets = [f"{100 * (1 - here[trial] / best):.1f} %" for trial in (0, chosen)]
-            row = [
-                name,
-                Path(path).stem,
-                str(len(here)),
-                f"{here[0]:.4f}",
-                f"{best:.4f}",
-                f"{here[chosen]:.4f}",
-                *regrets,
-            ]
-            yield f"| {' | '.join(row)} |"
+            cells = [marked(f"{here[trial]:.4f}", records[path][trial]) for trial in (0, tuned, chosen)]
+            regrets = [f"{100 * (1 - here[trial] / here[tuned]):.1f} %" for trial in (0, chosen)]
+            yield f"| {' | '.join([name, Path(path).stem, str(len(here)), *cells, *regrets])} |"
+            made += records[path].values()
+    ended = Counter(run.get("stopped") for run in made)
+    counts = f"{ended[TOO_EARLY]} too early to tell, {ended[RISING]} still rising"
+    yield f"\n*: had not converged, as {ended[TOO_EARLY] + ended[RISING]} of {len(made)} trials ({counts})."
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 interactions, both drawn with ``--seed`` and with the first interaction of every user kept, and ``--modalities NAME...``
 some modalities. ``--no-content`` gives all items the same features, so that what a model has is from interactions, and
 ``--model temperature=0.2`` sets options of the backbone. It prints validation and test Recall@20 of EASE, EASE with
-content and the backbone.
+content and the backbone, with a star if its training had not converged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch_geometric.data import HeteroData
 
-from examples.defaults import METRIC, fit, train
+from examples.defaults import METRIC, fit, marked, train
 from pyg_ckd.data import build_data, held_out
 from pyg_ckd.datasets import load
 from pyg_ckd.nn import backbones
@@ -76,7 +76,7 @@ def main() -> None:
     for name in ("ease", *(() if args.no_content else ("ease-content",)), args.backbone):
         closed = name != args.backbone
         found = (fit(data, name) if closed else train(data, name, 0, args.seed, args.max_epochs, model=model))[0]
-        print(f"| {name} | {found['val']:.4f} | {found[METRIC]:.4f} |", flush=True)
+        print(f"| {name} | {found['val']:.4f} | {marked(f'{found[METRIC]:.4f}', found)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 ``python -m examples.training_options --data FILE... --backbones VBPR LightGCN --out DIR`` trains with the recommended
 settings, and with each option of :data:`OPTIONS` beside them. The table has the validation Recall@20 without options,
-and by how much each option changes it; it earns its place where it is ahead on three data sets. Runs that are in DIR
-are not made again.
+and by how much each option changes it; it earns its place where it is ahead on three data sets. A star marks values of
+trainings that had not converged. Runs that are in DIR are not made again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from examples.defaults import settings_of
+from examples.defaults import marked, settings_of
 from pyg_ckd import Objective, Trainer
 from pyg_ckd.datasets import load
 from pyg_ckd.files import read_json, write_json
@@ -101,15 +101,20 @@ def _table(args: argparse.Namespace, wanted: list[str]) -> Iterator[str]:
         cells, ahead, times = [], 0, []
         for key in columns:
             value, base = found[key][option]["val"], found[key][NONE]["val"]
-            cells.append(f"{value:.4f}" if option == NONE else f"{100 * (value / base - 1):+.1f} %")
+            text = f"{value:.4f}" if option == NONE else f"{100 * (value / base - 1):+.1f} %"
+            cells.append(marked(text, *_runs(args, *key, option)))
             ahead += value > base
             times.append(found[key][option]["seconds"] / found[key][NONE]["seconds"])
         counted = "" if option == NONE else f"{ahead} of {len(columns)}"
         yield f"| {option} | {' | '.join(cells)} | {counted} | {sum(times) / len(times):.1f} |"
 
 
+def _runs(args: argparse.Namespace, name: str, path: str, option: str) -> list[dict[str, Any]]:
+    return [read_json(_file(args.out, path, name, option, seed)) for seed in range(args.seeds)]
+
+
 def _mean(args: argparse.Namespace, name: str, path: str, option: str) -> Mapping[str, float]:
-    runs = [read_json(_file(args.out, path, name, option, seed)) for seed in range(args.seeds)]
+    runs = _runs(args, name, path, option)
     return {key: sum(run[key] for run in runs) / len(runs) for key in ("val", "seconds")}
 
 

@@ -43,9 +43,11 @@ class EarlyStopping:
     curve                                              where it stops
     ================================================== ==============================================================
     dip of up to :math:`P` steps from a high start     at most :math:`3.5 P` or 25 evaluations after the end of the
-                                                       climb out of it, and not in the dip
-    start that is never reached again                  the same, if the climb below it is :math:`4 \sigma` in
-                                                       :math:`P` steps or more
+                                                       climb out of it, and not in the dip, if the climb is about
+                                                       :math:`10 \sigma` in :math:`P` steps or more
+    start that is never reached again                  the same for a climb below it of :math:`4 \sigma` in
+                                                       :math:`P` steps or more, if it begins by step
+                                                       :math:`P / 10`
     rise of :math:`4 \sigma` in :math:`P` steps        at most :math:`3.5 P` or 25 evaluations after its end
     rise in leaps of :math:`5 \sigma`                  the same, and not in flats of up to :math:`0.7 P`
     later dip, made up for after :math:`P / 2` steps   the same as the rise after it
@@ -54,7 +56,10 @@ class EarlyStopping:
     ================================================== ==============================================================
 
     The larger of the two bounds holds; the median is :math:`1.2 P`. A slower rise may be taken for noise, and a longer
-    dip after a peak for over-fitting; a larger patience tells them apart.
+    dip after a peak for over-fitting; a larger patience tells them apart. A slow climb out of a long dip may be taken
+    for noise as well: after a dip of :math:`P` = 1000 steps, a climb of :math:`4 \sigma` in :math:`P` steps is stopped
+    early in 0, 12 and 28 % of draws when evaluations are 20, 50 and 100 steps apart (``python -m
+    examples.planted_curves --draws 200``).
 
     An evaluation whose value is not finite is waited for like any other, but has no part in levels and noise, and is
     never the best.

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from examples import defaults
@@ -68,12 +69,41 @@ def test_regrets_are_of_all_trials_and_choices_of_data_sets_with_all_of_them(tmp
         for trial, value in enumerate(found):
             (tmp_path / f"{name}-VBPR-{trial}-0.json").write_text(json.dumps({"val": value}))
     args = argparse.Namespace(data=list(values), backbones=["VBPR"], trials=3, out=tmp_path, keep=None)
-    rows = [row.strip("| ").split(" | ") for row in list(defaults._regrets(args))[2:]]
+    rows = [row.strip("| ").split(" | ") for row in list(defaults._regrets(args))[2:-1]]
     assert [row[1:] for row in rows] == [
         ["a", "3", "0.3000", "0.4000", "0.2000", "25.0 %", "50.0 %"],  # Chosen on b: the third.
         ["b", "3", "0.2000", "0.4000", "0.1000", "50.0 %", "75.0 %"],  # Chosen on a: the second.
         ["c", "2", "0.5000", "0.8000", "0.5000", "37.5 %", "37.5 %"],  # Chosen on a and b, of the first two.
     ]
+
+
+def test_values_of_trials_that_had_not_converged_have_a_star(tmp_path: Path) -> None:
+    ends = {
+        "a": ["budget: still rising at the end", "no rise in the last 1012 steps"],
+        "b": ["budget: no longer rising", "budget: too early to tell"],
+    }
+    for name, found in ends.items():
+        for trial, end in enumerate(found):
+            record = {"val": 0.3 + 0.1 * trial, "stopped": end}
+            (tmp_path / f"{name}-VBPR-{trial}-0.json").write_text(json.dumps(record))
+    args = argparse.Namespace(data=list(ends), backbones=["VBPR"], trials=2, out=tmp_path, keep=None)
+    *rows, counts = list(defaults._regrets(args))[2:]
+    assert [row.split(" | ")[3:6] for row in rows] == [
+        ["0.3000*", "0.4000", "0.4000"],
+        ["0.3000", "0.4000*", "0.4000*"],
+    ]
+    assert counts == "\n*: had not converged, as 2 of 4 trials (1 too early to tell, 1 still rising)."
+
+
+def test_a_mean_has_a_star_if_one_of_its_trainings_had_not_converged(tmp_path: Path) -> None:
+    for seed, end in enumerate(["no rise in the last 1012 steps", "budget: still rising at the end"]):
+        record = {"val": 0.3, "recall@20": 0.2, "ndcg@20": 0.1, "seconds": 1.0, "stopped": end}
+        (tmp_path / f"a-VBPR-0-{seed}.json").write_text(json.dumps(record))
+        np.savez(tmp_path / f"a-VBPR-0-{seed}.npz", recall=np.full(4, 0.2))
+    args = argparse.Namespace(data=["a"], backbones=["VBPR"], baselines=[], seeds=1, out=tmp_path)
+    assert "0.2000 ± 0.0000 |" in list(defaults._reached(args))[2]
+    args.seeds = 2
+    assert "0.2000 ± 0.0000* |" in list(defaults._reached(args))[2]
 
 
 def test_no_two_trials_are_the_same() -> None:

@@ -45,7 +45,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         (
             "training_options.py",
             ["--max-epochs", "2", "--only", "averaging 0.99", "schedule cosine", "--out", "{tmp}/options"],
-            ["| option | VBPR, synthetic |", "| averaging 0.99 |", "| schedule cosine |", "of 1"],
+            ["| option | VBPR, synthetic |", "| none | 0.", "* |", "| averaging 0.99 |", "| schedule cosine |", "of 1"],
         ),
         (
             "parts.py",
@@ -56,6 +56,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             "parts.py",
             ["--users", "200", "--no-content", "--max-epochs", "1", "--model", "embedding_dim=8"],
             ["| ease |", "| FISM |"],
+        ),
+        (
+            "planted_curves.py",
+            ["--draws", "1", "--every", "200"],
+            ["| curve | every 200 steps |", "| rise | 0 %, 0 % |", "| long dip, slow climb | 0 %, 0 % |"],
         ),
         ("blend.py", ["--max-epochs", "1"], ["| synthetic | FISM |", "| synthetic | FISM and ease-content | 0."]),
         ("baselines.py", ["--baselines", "popularity", "ease"], ["| synthetic | popularity |", "| synthetic | ease |"]),

@@ -6,14 +6,12 @@ import math
 
 import pytest
 
+from examples.planted_curves import BEYOND, CURVES, EARLY, END, NOISE, PATIENCE, missed, stop_of
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import EarlyStopping
-from tests.training.curves import CURVES, END, NOISE, PATIENCE, stop_of
 
 SEEDS = {20: 4, 50: 8, 100: 8, 200: 8}
 """From the steps between two evaluations to the seeds that are tried."""
-EARLY = 0.4 * PATIENCE
-"""How long before its end a rise may be so small that it is none any more."""
 
 
 def run(values: list[float], every: int = 1, **options) -> tuple[EarlyStopping, list[bool], int | None]:
@@ -29,12 +27,10 @@ def run(values: list[float], every: int = 1, **options) -> tuple[EarlyStopping, 
 @pytest.mark.parametrize("every", SEEDS)
 @pytest.mark.parametrize("name", CURVES)
 def test_it_stops_soon_after_the_true_end_and_never_before(name, every):
-    curve = CURVES[name]
-    bound = max(curve.late * PATIENCE, curve.evaluations * every)
-    earliest = max(2 * PATIENCE, curve.end - EARLY)
-    stops = [stop_of(curve, every, seed) for seed in range(SEEDS[every])]
+    earliest, latest = CURVES[name].bounds(every)
+    stops = [stop_of(CURVES[name], every, seed) for seed in range(SEEDS[every])]
     assert earliest <= min(stops)
-    assert max(stops) <= curve.end + bound
+    assert max(stops) <= latest
 
 
 @pytest.mark.parametrize("name", ["dip", "plateau", "over-fitting"])
@@ -44,6 +40,14 @@ def test_noise_that_wanders_from_one_evaluation_to_the_next_is_no_rise_either(na
     stops = [stop_of(curve, 50, seed, wander=wander) for seed in range(6)]
     assert max(2 * PATIENCE, curve.end - EARLY) <= min(stops)
     assert max(stops) <= curve.end + 4 * PATIENCE
+
+
+def test_a_slow_climb_out_of_a_long_dip_is_seen_if_evaluations_are_close_and_may_else_be_taken_for_noise():
+    (curve,) = BEYOND.values()
+    assert missed(curve, 20, 6) == (0, 0)
+    early, late = missed(curve, 100, 24)
+    assert 0 < early < 12
+    assert late == 0
 
 
 def test_a_rise_that_ends_nowhere_never_stops():
