@@ -79,7 +79,7 @@ def _tells_apart(data: HeteroData, modality: str) -> bool:
         known = block[there & torch.isfinite(block).all(dim=1)]
         if len(known):  # All alike but one at most: the shortest and the longest stand for them.
             norm = known.norm(dim=1)
-            ends += known[torch.stack([norm.argmin(), norm.argmax()]).unique()]
+            ends += known[torch.stack([norm.argmin(), norm.argmax()])[: len(known)]]
     several = bool(ends) and len(block) < len(x)
     return several and int(_says(torch.stack(ends), torch.ones(len(ends), dtype=torch.bool)).sum()) > 1
 

@@ -27,6 +27,7 @@ _BLOCK_BYTES = 128 * 2**20  # Similarities held at once by `knn`; smaller blocks
 _BLOCK_PAIRS = 2**21  # Pairs of users held at once by `co_occurrence`.
 _GROUP = 32  # Columns that `_largest` looks at as one.
 _NARROW = 8  # Columns for each of the largest values, in groups, up to which `_largest` does without.
+_NARROW_SORTED = 2  # The same where rows are sorted.
 
 
 @torch.no_grad()
@@ -316,8 +317,9 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Only the ``k`` groups of adjacent columns with the largest maxima can hold them, so that a wide row is read once and
     very little of it is ordered. With groups of equal maxima the first ones win, which keeps the order of columns.
     """
-    if scores.size(1) <= _NARROW * k * _GROUP:
-        return _ordered(scores, k)
+    fast = scores.device.type == "cpu" and not exporting()
+    if scores.size(1) <= (_NARROW if fast else _NARROW_SORTED) * k * _GROUP:
+        return _ordered(scores, k) if fast and k < scores.size(1) else _sorted(scores, k)
     if missing := -scores.size(1) % _GROUP:
         scores = F.pad(scores, (0, missing), value=-torch.inf)
     group = _largest(scores.unflatten(1, (-1, _GROUP)).amax(dim=2), k)[1].sort(dim=1).values
@@ -327,14 +329,11 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _ordered(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return what :func:`_largest` does, of rows that are not wide.
+    """Return what :func:`_sorted` does, of rows with more than ``k`` values.
 
     ``topk`` takes a third of the time of ``sort`` on a CPU, but any of equal values in any order, which is mended where
     there are some.
     """
-    if scores.device.type != "cpu" or k == scores.size(1) or exporting():
-        value, index = scores.sort(dim=1, descending=True, stable=True)
-        return value[:, :k], index[:, :k]
     value, index = scores.topk(k + 1, dim=1)
     equal = value[:, 1:] == value[:, :-1]
     value, index = value[:, :k], index[:, :k]
@@ -346,6 +345,11 @@ def _ordered(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     index = index.sort(dim=1).values
     value, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
     return value, index.gather(1, order)
+
+
+def _sorted(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    value, index = scores.sort(dim=1, descending=True, stable=True)
+    return value[:, :k], index[:, :k]
 
 
 def _first_of_equals(scores: Tensor, last: Tensor, k: int) -> Tensor:

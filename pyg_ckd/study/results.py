@@ -32,6 +32,8 @@ TITLES = {
     "lightgcn": "LightGCN",
 }
 """What baselines are called; contenders keep the names that the study gave them."""
+LENGTH = {"max_epochs", "extend", "schedule", "scheduler"}
+"""Options of a trainer that how many epochs it may take depends on."""
 SIGNIFICANT = 0.05
 """A difference is called one if its corrected p-value is below this."""
 NAME = 36
@@ -255,12 +257,20 @@ def enough_epochs(results: Mapping[str, Any]) -> int | None:
         results: The results in format 2.
 
     Returns:
-        :obj:`None` if all had converged, or it is not known of all that had not.
+        :obj:`None` if all had converged, or it is not known of all that had not, such as of teachers and of LightGCN
+        with a budget of their own.
     """
-    found = [run.get("enough_epochs") for run in results["runs"] if run.get("converged") is False]
-    trainer = (results.get("settings") or {}).get("trainer") or {}
-    known = [int(epochs) for epochs in found if epochs is not None]
-    return budget_for(max(known), trainer) if known and len(known) == len(found) else None
+    settings = results.get("settings") or {}
+    known = []
+    for run in results["runs"]:
+        if run.get("converged") is not False:
+            continue
+        part = "teacher" if run["name"].startswith(TEACHER) else run["name"]
+        own = {**(settings.get(part) or {}), **((settings.get("baselines") or {}).get(part) or {})}
+        if run.get("enough_epochs") is None or LENGTH & own.keys():
+            return None
+        known.append(int(run["enough_epochs"]))
+    return budget_for(max(known), settings.get("trainer") or {}) if known else None
 
 
 def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:

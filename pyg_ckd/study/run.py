@@ -119,9 +119,9 @@ def train_run(
         check_teacher(backbone, data, *(chosen.get(part, {}) for part in ("teacher", "model", "trainer")))
     base = chosen.get("trainer", {})
     given = {name: described_options(value, base if name == "teacher" else None) for name, value in chosen.items()}
-    if backbone.uses_features:
-        warn_without_content(data, stacklevel=2)
     processes = open_processes(plan.devices, plan.num_nodes, plan.device)
+    if backbone.uses_features and processes.first:
+        warn_without_content(data, stacklevel=2)
     with lone_training(folder, processes):
         with processes.together():
             if processes.first:

@@ -39,11 +39,12 @@ class History:
         converged: :obj:`False` if the metric was still rising at the end, if it was too early to tell, or if stages
             were still to come, so that more epochs might have been better; :obj:`None` if that is not known, as without
             a validation part.
-        enough_epochs: If it is too early to tell, or the metric was still rising: the epochs after which training stops
-            if the metric does not rise again, as the early stopping counts them; :obj:`None` otherwise.
         seen_by_start_from: Share of the held-out interactions that the earlier model of ``start_from`` was trained on,
             by split. Metrics of a split with a share above zero are too high. Empty if there was no earlier model, or
             nobody knows what it was trained on.
+        enough_epochs: If it was too early to tell, or the metric was still rising: the epochs after which the training
+            counts as converged if the metric does not rise again; :obj:`None` otherwise, and while stages are still to
+            come.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -53,8 +54,8 @@ class History:
     validation_seconds: list[float] = field(default_factory=list)
     stopped: str = ""
     converged: bool | None = None
-    enough_epochs: int | None = None
     seen_by_start_from: dict[str, float] = field(default_factory=dict)
+    enough_epochs: int | None = None
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -162,7 +162,9 @@ class EarlyStopping:
         return not self.too_early and self.waited >= self.patience and self._evaluations_waited >= LEAST
 
     def enough_epochs(self, eval_every: int = 1) -> int | None:
-        """Return the epochs after which training stops if the metric does not rise again.
+        """Return the epochs after which a training has converged if the metric does not rise again.
+
+        It may go on a little longer: levels are means, which still rise for a while after the metric has.
 
         Args:
             eval_every: Epochs between evaluations.

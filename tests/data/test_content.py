@@ -66,6 +66,7 @@ SAME: dict[str, tuple[Tensor, bool]] = {
     "one that is not zero, in the last block": (rows_of(9, 8), False),
     "two that are not zero, in different blocks": (rows_of(9, 1, 8), True),
     "two values, in different blocks": (torch.ones(9, 3).index_fill(0, torch.arange(6, 9), 2.0), True),
+    "two that are not zero, in the last block": (rows_of(9, 6, 7, 8), True),
     "one that differs": (torch.ones(9, 3).index_fill(0, torch.tensor([4]), 2.0), True),
     "not finite but for one": (torch.full((9, 3), torch.nan).index_fill(0, torch.tensor([2]), 1.0), False),
     "all different": (torch.arange(27.0).reshape(9, 3), True),

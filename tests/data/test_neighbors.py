@@ -75,6 +75,17 @@ def test_the_largest_of_a_row_survive_several_levels_of_groups(monkeypatch: pyte
     assert torch.equal(value, scores.gather(1, index))
 
 
+@pytest.mark.parametrize("width", [100, 700, 3000])
+def test_rows_are_sorted_in_exported_programs_with_the_same_result(monkeypatch: pytest.MonkeyPatch, width: int):
+    scores = torch.randint(-500, 500, (20, width), generator=torch.Generator().manual_seed(1)).float()
+    value, index = neighbors._largest(scores, 10)
+    monkeypatch.setattr(neighbors, "exporting", lambda: True)
+    monkeypatch.setattr(neighbors, "_ordered", None)
+    expected = neighbors._largest(scores, 10)
+    assert torch.equal(value, expected[0])
+    assert torch.equal(index, expected[1])
+
+
 @pytest.mark.parametrize("k", [1, 3, 5, 6])
 def test_equals_in_some_rows_only_do_not_change_the_others(k: int):
     scores = torch.tensor(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyg_ckd.study.findings import verdict
+from pyg_ckd.study.results import enough_epochs
 from tests.study.problem import TRAINER, small
 from tests.study.test_findings import late, study
 
@@ -35,6 +36,25 @@ def test_the_epochs_that_are_enough_for_all_runs_are_said_where_they_are_known(t
         "Warning: mine (3 of 3 seeds) had not converged when the epochs were used up, so more of them may change the "
         f"numbers{more}"
     )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teacher": {"max_epochs": 2}},
+        {"teacher": {"schedule": "cosine"}},
+        {"lightgcn": {"extend": 1}},
+        {"baselines": {"lightgcn": {"max_epochs": 3}}},
+    ],
+)
+def test_nothing_is_said_of_parts_with_a_budget_of_their_own(settings):
+    results = late(study({"plain": 0.07, "lightgcn": 0.07}), "teacher:a", 3)
+    results = late(results, "lightgcn", 3) | {"settings": {"trainer": {"extend": 3}}}
+    for run in results["runs"]:
+        run["enough_epochs"] = 30 if run.get("converged") is False else None
+    assert enough_epochs(results) == 10
+    results["settings"] |= settings
+    assert enough_epochs(results) is None
 
 
 def test_a_study_with_as_many_epochs_has_no_run_that_is_too_short_to_tell(tmp_path):

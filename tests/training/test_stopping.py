@@ -216,6 +216,14 @@ def test_the_epochs_that_are_enough_are_those_after_which_it_stops_if_nothing_ri
     if patience / 4 < 4 * steps * eval_every:
         assert set(said[settled:]) == {n * eval_every}
     assert all(one <= n * eval_every for one in said)
+    for few in (cut + 1, cut + 3):  # Asked when the metric has just risen for the last time, it has then converged.
+        stopper = EarlyStopping(patience)
+        for m, value in enumerate(rising[:n], start=1):
+            stopper.update(m * eval_every * steps, m * eval_every, value)
+            if m == few:
+                enough = stopper.enough_epochs(eval_every)
+            if m > few and m * eval_every >= enough:
+                assert stopper.converged
 
 
 def test_few_steps_need_twice_the_patience_and_few_evaluations_twelve():
