@@ -247,6 +247,12 @@ def not_converged(results: Mapping[str, Any], name: str) -> tuple[int, int]:
     return sum(converged is False for converged in seeds), len(seeds)
 
 
+def late_trials(results: Mapping[str, Any]) -> list[str]:
+    """Return whose best trial of a search was still rising or too short to tell, of contenders and baselines."""
+    searches = (results.get("tuning") or {}).get("searches") or []
+    return [one["name"] for one in searches if one["trials"][one["best"]].get("converged") is False]
+
+
 def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
     """Return the gap of every contender and modality of which there is a view or a teacher, on the test split.
 
