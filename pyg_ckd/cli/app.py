@@ -155,7 +155,9 @@ def _call(module: str, command: str, description: str, args: Sequence[str]) -> C
     if given.help:
         say(options.help())
         sys.exit(0)
-    return partial(file.run, options.parse(given))
+    config = options.parse(given)
+    config["given"] = list(args)  # For commands that tell how to call them again.
+    return partial(file.run, config)
 
 
 def _overview(usage: str, descriptions: Mapping[str, str]) -> str:

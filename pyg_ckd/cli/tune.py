@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Given
@@ -12,7 +13,7 @@ from pyg_ckd.cli.contenders import add_contenders, add_lightgcn, add_parts, chec
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import epoch_lines, say, show
 from pyg_ckd.errors import InputError
-from pyg_ckd.study.settings import PARTS
+from pyg_ckd.study.settings import EXTEND, PARTS
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -54,6 +55,12 @@ def add_options(options: Options, given: Given) -> None:
     )
     backbone = add_backbone(options, given)
     del options.known["trainer.track_views"]
+    extend = options.known["trainer.extend"]
+    text = (
+        "A search does not extend trainings by itself, so that all trials have the same budget; if they are too short,"
+    )
+    text = f"{extend.help} {text} search again with a larger --trainer.max_epochs in another folder --out."
+    options.known["trainer.extend"] = replace(extend, help=text)
     add_parts(options, backbone)
     add_contenders(options, given, backbone)
     add_lightgcn(options)
@@ -83,9 +90,8 @@ def run(config: Namespace) -> int:
     check_study(data, backbone, parts, contenders, config)
     options: dict[str, Any] = {name: config[name] for name in (*SEARCH, "baselines", "runs", "workers", "backend")}
     with no_leftovers(config.out, config.runs), epoch_lines(parts["trainer"]["progress"]):
-        tuning = Tuning(
-            data, backbone, config.out, settings, say, contenders, knobs=knobs, source=_source(config), **options
-        )
+        options |= {"knobs": knobs, "source": _source(config), "longer": _longer(config)}
+        tuning = Tuning(data, backbone, config.out, settings, say, contenders, **options)
         seeds = list(range(config.seed, config.seed + config.seeds))
         results = tuning.run(seeds)
         report = write_report(config.out, results, tuning.histories(seeds))
@@ -104,3 +110,17 @@ def _source(config: Namespace) -> list[str]:
         if config[name] != usual:
             words += [f"--{name}", str(config[name])]
     return [*words, *(["--data_options", json.dumps(config.data_options)] if config.data_options else [])]
+
+
+def _longer(config: Namespace) -> list[str]:
+    """Return the words of the same call with more epochs: in another folder, and under another name in a storage."""
+    epochs = EXTEND * config["trainer.max_epochs"]
+    changed = {"trainer.max_epochs": str(epochs), "out": f"{str(config.out).rstrip('/')}-{epochs}"}
+    if config.storage is not None:
+        changed["name"] = f"{config.name}-{epochs}"
+    kept, keep = ["pyg-ckd", "tune"], True
+    for word in config.given:
+        if word.startswith("--"):
+            keep = word[2:].partition("=")[0].replace("-", "_") not in changed
+        kept += [word] if keep else []
+    return [*kept, *(word for name, value in changed.items() for word in (f"--{name}", value))]

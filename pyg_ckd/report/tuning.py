@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.report.axes import DASHED, DOTTED, TEXT, grid_columns, new_figure, short_names, style
+from pyg_ckd.report.cells import LATE
 from pyg_ckd.report.html import Cell, Row, code, details, paragraph, table
 from pyg_ckd.report.labels import in_columns
 from pyg_ckd.report.theme import LIGHT, Theme
@@ -150,7 +151,7 @@ def _found_table(tuning: Mapping[str, Any], searches: Sequence[Mapping[str, Any]
         before, after = number(first.get("value")), number(best.get("value"))
         change = percent(after / before - 1, 1, sign=True) if before > 0 and search["best"] else DASH
         top = Cell(show(after), best=after == max(values[kind]))
-        name = _name(tuning, search["name"])
+        name = _name(tuning, search["name"], best.get("converged") is False)
         where = f"{search['best'] + 1}" if search["best"] else "1, its defaults"
         groups[kind].append([name, show(before), top, change, where, Cell(_listed(best["values"]), wrap=True)])
     for name, about in closed.items():
@@ -210,9 +211,10 @@ def _trials_table(searches: Sequence[Mapping[str, Any]], metric: str) -> str:
     return table("Trials of every contender", header, groups)
 
 
-def _name(tuning: Mapping[str, Any], name: str) -> Cell:
+def _name(tuning: Mapping[str, Any], name: str, late: bool = False) -> Cell:
     notes = {tuning["winner"]: "winner", tuning.get("baseline"): "strongest baseline"}
-    return Cell(run_title(name), notes.get(name, ""), below=True)
+    said = [note for note in (notes.get(name, ""), LATE if late else "") if note]
+    return Cell(run_title(name), "\n".join(said), below=True)
 
 
 def _sum(search: Mapping[str, Any], key: str) -> float:

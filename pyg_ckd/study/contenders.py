@@ -21,6 +21,7 @@ from pyg_ckd.balance.discovery import (
 )
 from pyg_ckd.balance.numbers import SingleModality
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.balance.ranking import check_ranking
 from pyg_ckd.data import held_out
 from pyg_ckd.data.sampler import num_batches
 from pyg_ckd.errors import InputError, unknown_name
@@ -242,9 +243,11 @@ def check_teacher(
         InputError: If there is one.
     """
     own = side_by_side(options, backbone)
+    training = {**trainer, **own.trainer}
     try:
         check_options(backbone, data, model, own)
-        check_warmup(data, {**trainer, **own.trainer})
+        check_ranking(backbone, Trainer(**training).options.ranking)
+        check_warmup(data, training)
     except InputError as error:
         raise InputError(f"teacher: {error}") from None
 

@@ -54,3 +54,16 @@ def described_options(options: Mapping[str, Any], trainer: Mapping[str, Any] | N
     known = inspect.signature(Trainer).parameters
     settings = Trainer(**{**(trainer or {}), **{n: v for n, v in options.items() if n in known}}).settings()
     return {n: settings[n] if n in brought else v for n, v in options.items() if n not in brought or n in settings}
+
+
+def with_trainer(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a training with those defaults of the trainer that only others name, for messages.
+
+    Args:
+        settings: The settings, which leave out defaults.
+        others: The settings that they are compared with.
+    """
+    own, named = (part if isinstance(part := s.get("trainer"), Mapping) else {} for s in (settings, others))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
+    plain = {name for name in named.keys() - own.keys() if name in defaults and not isinstance(named[name], Mapping)}
+    return {**settings, "trainer": {**{name: defaults[name] for name in plain}, **own}}

@@ -23,6 +23,7 @@ from pyg_ckd.study.results import (
     enough_epochs,
     gaps,
     headline_metric,
+    late_trials,
     modality_names,
     not_converged,
     p_holm,
@@ -65,7 +66,8 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     metric = headline_metric(results)
     if not contender_names(results):
         return ["Nothing to compare yet: the study holds no run of a contender."]
-    warnings = _below_popularity(results, metric) + _not_converged(results) + _without_content(results, metric)
+    warnings = _below_popularity(results, metric) + _not_converged(results) + _late_trials(results)
+    warnings += _without_content(results, metric)
     lines = _modalities(results, metric) + _winner(results, metric)
     lines += _worse(results, metric) + _few_seeds(results, metric)
     return [*(WARNING + line for line in warnings), *lines, *_advice(results, metric)]
@@ -117,6 +119,18 @@ def _not_converged(results: Mapping[str, Any]) -> list[str]:
     if enough is not None:
         line += f"; in another folder, --trainer.max_epochs {enough} is enough unless they rise again"
     return [f"{line}."]
+
+
+def _late_trials(results: Mapping[str, Any]) -> list[str]:
+    """Return what is said of best trials that had not converged, of those that a search did not train again."""
+    names = [run_title(name) for name in late_trials(results) if name not in run_names(results)]
+    if not names:
+        return []
+    trials = "the best trial" if len(names) == 1 else "the best trials"
+    return [
+        f"{trials} of {joined(names)} had not converged when the epochs were used up, so more of them may change who "
+        "wins."
+    ]
 
 
 def _without_content(results: Mapping[str, Any], metric: str) -> list[str]:
@@ -304,9 +318,7 @@ def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
     late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
     # More training can only widen the lead of a winner that is ahead of a converged plain student.
     if late and not (late == [winner] and gain > 0 and not ahead):
-        return [
-            f"{ADVICE} raise max_epochs or extend and run again before choosing, for {joined(late)} had not converged."
-        ]
+        return [f"{ADVICE} {_longer(results)} before choosing, for {joined(late)} had not converged{_line(results)}"]
     if ahead:
         best = strongest_baseline(results, metric, ahead)
         reason = "content does not pay here" if _without_content(results, metric) else f"{winner} is behind it"
@@ -325,6 +337,19 @@ def _advice(results: Mapping[str, Any], metric: str) -> list[str]:
     if not p_holm(comparison(results, winner, PLAIN, metric, "seeds")) < SIGNIFICANT:
         return [f"{ADVICE} deploy {winner}, after further seeds have confirmed its lead over {PLAIN}."]
     return [f"{ADVICE} deploy {winner}."]
+
+
+def _longer(results: Mapping[str, Any]) -> str:
+    """Return how to train longer: folders keep their number of epochs, and a search does not extend trainings."""
+    if "tuning" in results:
+        return "search again with a larger max_epochs in another folder"
+    return "raise max_epochs or extend and run again in another folder"
+
+
+def _line(results: Mapping[str, Any]) -> str:
+    """Return the end of the sentence: the line that searches longer, if it is known."""
+    line = (results.get("tuning") or {}).get("longer")
+    return f": {line}" if line else "."
 
 
 def _mostly_late(results: Mapping[str, Any], name: str) -> bool:

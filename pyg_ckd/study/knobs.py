@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from pyg_ckd.nn.models.base import SIZES
 from pyg_ckd.options import is_plain
 from pyg_ckd.study.contenders import Contender
 from pyg_ckd.training import Trainer
-from pyg_ckd.training.begin import default_negatives
+from pyg_ckd.training.begin import default_negatives, reads_negatives
 from pyg_ckd.training.trainer import FREE
 
 PARTS = {"trainer": "trainer", "model": "model", "strategy": "options"}
@@ -34,8 +34,11 @@ DEFAULT: dict[str, Any] = {
 """What a search turns by itself, where a contender has it, beside the ``search_space`` of its strategy."""
 FIXED = (*FREE, "seed", "monitor", "eval_every", "eval_users", "track_views", "precision")
 """Options of the trainer that say how a search measures, or how long."""
-NEGATIVES = "trainer.num_negatives"
-"""The knob of BPR whose default is the backbone's."""
+NEGATIVES, KIND = "trainer.num_negatives", "trainer.negatives"
+"""The knob of BPR whose default is the backbone's, and how its negatives are drawn."""
+KINDS: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
+"""From what an option without a default is annotated as to a value of that kind."""
+NAMES: dict[type, str] = {int: "whole numbers", float: "numbers", str: "texts"}
 DECADES = 10.0
 """A range whose ends are this many times apart is searched on a logarithmic scale."""
 FORMS = "a range such as 1e-4:1e-2, or values such as 64,128"
@@ -121,11 +124,11 @@ def space_of(
     for knob, value in chosen.items():
         if knob in known_knobs(contender, backbone):
             default = default_of(knob, contender, backbone)
-            searched = given is None or value is None
             wanted = usual.get(knob) if value is None else value
             if wanted is None:
                 raise InputError(f"knob {knob}: found no range, expected {FORMS}")
-            found[knob] = _widened(_knob(knob, wanted, default), default) if searched else _knob(knob, wanted, default)
+            one = _knob(knob, wanted, default, _kind(_parameter(knob, contender, backbone)))
+            found[knob] = _widened(one, default) if given is None or value is None else one
     return found
 
 
@@ -139,7 +142,8 @@ def own_space(strategy: type[Objective]) -> dict[str, Knob]:
         InputError: If it names no range, or one of another type than the option.
     """
     known, space = options_of(strategy), strategy.search_space
-    return {name: _knob(f"strategy.{name}", space[name], known[name].default) for name in space if name in known}
+    own = {name: parameter for name, parameter in known.items() if name in space}
+    return {name: _knob(f"strategy.{name}", space[name], p.default, _kind(p)) for name, p in own.items()}
 
 
 def check_knobs(given: Mapping[str, Any], contenders: Mapping[str, tuple[Contender, type[Backbone]]]) -> None:
@@ -168,8 +172,21 @@ def check_knobs(given: Mapping[str, Any], contenders: Mapping[str, tuple[Contend
         own = {f"{name}.{knob.partition('.')[2]}" for knob in known if not knob.startswith("trainer.")}
         valid |= known | (own if any(knob.rpartition(".")[0] == name for knob in given) else set())
     for knob in given:
+        _check_negatives(knob, contenders.values())
         if knob not in valid:
             raise unknown_name("knob", knob, valid)
+
+
+def _check_negatives(knob: str, contenders: Iterable[tuple[Contender, type[Backbone]]]) -> None:
+    """Refuse to search how negatives are drawn for a backbone that reads none, whoever else has the knob."""
+    without = [(one, backbone) for one, backbone in contenders if not backbone.pairwise]
+    if knob in (NEGATIVES, KIND) and without and not any(knob in known_knobs(*one) for one in without):
+        backbone = without[0][1]
+        own = ", or search model.num_negatives" if "num_negatives" in inspect.signature(backbone).parameters else ""
+        raise InputError(
+            f"unknown knob {knob!r}: found it for {backbone.__name__}, whose losses read no negatives of the trainer, "
+            f"expected a knob that it reads; leave it out{own}"
+        )
 
 
 def known_knobs(contender: Contender, backbone: type[Backbone]) -> set[str]:
@@ -184,10 +201,12 @@ def known_knobs(contender: Contender, backbone: type[Backbone]) -> set[str]:
     trainer = {
         name
         for name, p in inspect.signature(Trainer).parameters.items()
-        if name not in FIXED and p.default is not None and is_plain(p.default)
+        if name not in FIXED and is_plain(p.default) and (p.default is not None or _kind(p) is not None)
     }
-    if backbone.pairwise and contender.trainer.get("ranking", "bpr") == "bpr":
-        trainer.add(NEGATIVES.partition(".")[2])
+    if not (backbone.pairwise and contender.trainer.get("ranking", "bpr") == "bpr"):
+        trainer.discard(NEGATIVES.partition(".")[2])
+    if not reads_negatives(contender.strategy, backbone):
+        trainer.discard(KIND.partition(".")[2])
     model = {name for name in inspect.signature(backbone).parameters if name not in SIZES}
     parts = {"trainer": trainer, "model": model} if contender.strategy.trains else {}
     parts["strategy"] = set(options_of(contender.strategy))
@@ -203,12 +222,26 @@ def default_of(knob: str, contender: Contender, backbone: type[Backbone]) -> Any
         backbone: Class of its model.
     """
     part, _, option = knob.partition(".")
-    target: Any = {"trainer": Trainer, "model": backbone, "strategy": contender.strategy}[part]
     given = getattr(contender, PARTS[part])
-    value = given[option] if option in given else inspect.signature(target).parameters[option].default
+    value = given[option] if option in given else _parameter(knob, contender, backbone).default
     if knob == NEGATIVES and value is None:
         return default_negatives(backbone, contender.trainer.get("num_neighbors"))
     return value
+
+
+def _parameter(knob: str, contender: Contender, backbone: type[Backbone]) -> inspect.Parameter:
+    part, _, option = knob.partition(".")
+    target: Any = {"trainer": Trainer, "model": backbone, "strategy": contender.strategy}[part]
+    return inspect.signature(target).parameters[option]
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Return a value of the kind that an option is annotated as, :obj:`None` for none or several."""
+    annotation = parameter.annotation
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    kinds = {part.strip() for part in text.split("|")} - {"None"}
+    kinds -= {"int"} if "float" in kinds else set()
+    return KINDS.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def turned(contender: Contender, values: Mapping[str, Any]) -> Contender:
@@ -270,7 +303,8 @@ def _parsed(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _knob(name: str, given: Any, default: Any) -> Knob:
+def _knob(name: str, given: Any, default: Any, kind: Any = None) -> Knob:
+    """Return a knob; one without a default has the kind of what it is annotated as."""
     if isinstance(given, (np.ndarray, Tensor)) and given.ndim == 1:
         given = given.tolist()
     given = list(given) if isinstance(given, range) else plain_number(given)
@@ -279,28 +313,31 @@ def _knob(name: str, given: Any, default: Any) -> Knob:
         low, colon, high = given.partition(":")
         ends = (low, high) if colon else [_parsed(word.strip()) for word in given.split(",")]
         given = tuple(_parsed(end.strip()) for end in ends) if isinstance(ends, tuple) else ends
+    like = kind if default is None else default
     if isinstance(given, tuple):
-        return _range(name, given, default, bad)
+        return _range(name, given, default, like, bad)
     if not isinstance(given, list) or not given:
         raise InputError(f"{bad} {FORMS}")
     if len(given) < 2:
         raise InputError(f"{bad} {FORMS}; what is not searched is an option of its own, --{name} {given[0]}")
     for value in given:
-        if not _fits(value, default):
-            raise InputError(f"{bad} values of the kind of {shown(default)}, its default")
+        if not _fits(value, like):
+            kind = NAMES[type(like)] if default is None else f"values of the kind of {shown(default)}, its default"
+            raise InputError(f"{bad} {kind}")
     if len(set(given)) < len(given):
         raise InputError(f"{bad} every value once")
-    return Knob(name, values=tuple(float(v) if isinstance(default, float) else v for v in given))
+    return Knob(name, values=tuple(float(v) if isinstance(like, float) else v for v in given))
 
 
-def _range(name: str, ends: tuple[Any, ...], default: Any, bad: str) -> Knob:
-    whole = isinstance(default, int) and not isinstance(default, bool)
-    if default is not None and not _is_number(default):
-        raise InputError(f"{bad} values with commas between them, for it is no number (default: {shown(default)})")
+def _range(name: str, ends: tuple[Any, ...], default: Any, like: Any, bad: str) -> Knob:
+    whole = isinstance(like, int) and not isinstance(like, bool)
+    if like is not None and not _is_number(like):
+        known = f" (default: {shown(default)})" if default is not None else ""
+        raise InputError(f"{bad} values with commas between them, for it is no number{known}")
     if len(ends) != 2 or not all(_is_number(end) and math.isfinite(end) for end in ends):
         raise InputError(f"{bad} two numbers with a colon between them, the lower one first, such as 1e-4:1e-2")
     if whole and not all(float(end).is_integer() for end in ends):
-        raise InputError(f"{bad} whole numbers, as its default {default} is one")
+        raise InputError(f"{bad} whole numbers{'' if default is None else f', as its default {default} is one'}")
     low, high = (int(end) if whole else float(end) for end in ends)
     if not low < high:
         what = "an empty range" if low == high else "a reversed range"

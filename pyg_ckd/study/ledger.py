@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path, plain_values
+from pyg_ckd.study.described import with_trainer
 from pyg_ckd.study.knobs import Knob
 from pyg_ckd.training.checkpoint import check_settings
 
@@ -30,6 +31,8 @@ LEAST = 4
 """Trials from which on the importance of knobs is estimated."""
 DIGITS = 4
 """Significant digits of what is proposed within a range."""
+OF_FOLDER = "folder"
+"""The owner of all trials of a storage that only the calls on its folder use."""
 SETTINGS, CLAIM, OUTCOME = "pyg_ckd", "claim", "outcome"
 STORAGES = "a file, or the URL of an Optuna storage such as sqlite:///trials.db"
 BEGIN = b'{"op_code"'
@@ -125,11 +128,12 @@ class Ledger:
         if not isinstance(found, dict):
             raise InputError(f"storage {self.shown}: found a study {title!r} of other make; choose another storage")
         try:
-            check_settings(self.shown, found, wanted)
+            check_settings(self.shown, with_trainer(found, wanted), with_trainer(wanted, found))
         except InputError as error:
             reason = str(error).partition(": ")[2].partition(";")[0]
+            place = "folder" if self.owner == OF_FOLDER else "storage"
             raise InputError(
-                f"storage {self.shown}: it belongs to another study: {contender}: {reason}; choose another storage, "
+                f"storage {self.shown}: it belongs to another study: {contender}: {reason}; choose another {place}, "
                 "or the same settings"
             ) from None
 
@@ -226,7 +230,7 @@ class Ledger:
                 trial.id, states.COMPLETE if state == COMPLETE else states.PRUNED, values
             )
 
-    def importance(self, contender: str, space: Mapping[str, Knob]) -> dict[str, float]:
+    def importance(self, contender: str, space: Mapping[str, Knob], trials: int) -> dict[str, float]:
         """Return how much of the variance of the validation metric each knob explains, by fANOVA, the largest first.
 
         Pruned trials count with their best value. With few trials, or trials that are all alike, nothing is returned.
@@ -234,9 +238,11 @@ class Ledger:
         Args:
             contender: Name of the contender.
             space: Its knobs.
+            trials: The number of its first trials that count.
         """
         values = [trial.outcome.get("value") for trial in self.trials(contender)]
-        found = [(v, t) for v, t in zip(values, self._counted(contender), strict=True) if v is not None]
+        pairs = list(zip(values, self._counted(contender), strict=True))[:trials]
+        found = [(value, trial) for value, trial in pairs if value is not None]
         if not space or len(found) < LEAST or len({value for value, _ in found}) < 2:
             return {}
         with _quiet() as optuna:

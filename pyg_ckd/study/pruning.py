@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 from typing import Any
+
+from pyg_ckd.study.curves import Curve, Dip, may_reach
 
 FACTOR = 2
 """From one budget at which trials are compared to the next."""
@@ -14,9 +16,6 @@ PEERS = 3
 """Trials that must have been compared at a budget before one is pruned there."""
 MARK = "pruned"
 """How the reason of a training begins that was pruned."""
-
-Curve = Sequence[tuple[int, float]]
-"""Steps and the monitored validation metric of every evaluation, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def reason_to_prune(curve: Curve, bars: Sequence[tuple[int, float]], most: int) 
     """Return why a training is to end, nothing if it goes on.
 
     It ends if its best value is below the bar of the largest budget that it has used up, and if it cannot reach that
-    bar, see :func:`may_reach`. Below the smallest budget nothing ends, and a model that climbs out of a dip goes on for
-    as long as its climb leads there.
+    bar: see :class:`~pyg_ckd.study.curves.Dip` for a model that starts high, falls and rises again, and
+    :func:`~pyg_ckd.study.curves.may_reach` for all others. Below the smallest budget nothing ends.
 
     Args:
         curve: The curve so far; nothing ends before the first evaluation.
@@ -92,33 +91,13 @@ def reason_to_prune(curve: Curve, bars: Sequence[tuple[int, float]], most: int) 
     steps = curve[-1][0]
     passed = [(budget, bar) for budget, bar in bars if budget <= steps]
     best = max(value for _, value in curve)
-    if not passed or best >= passed[-1][1] or may_reach(curve, passed[-1][1], most):
+    if not passed or best >= passed[-1][1]:
         return ""
     budget, bar = passed[-1]
+    dip = Dip.of(curve, bar)
+    if may_reach(curve, bar, most) if dip is None else dip.may_reach(bar, most):
+        return ""
     return f"{MARK} after {steps} steps: {best:.4f} is below {bar:.4f}, the median of earlier trials at {budget} steps"
-
-
-def may_reach(curve: Curve, bar: float, most: int) -> bool:
-    """Return whether a metric that goes on as it went would reach a value within the whole training.
-
-    The line through the means of the last quarter of the curve and of the quarter before is drawn to the end. Curves
-    bend downwards, so that it promises more than they keep. What came before these quarters, such as a high start and
-    the dip after it, does not count. A quarter has two evaluations at least; with fewer than two quarters it is too
-    early to tell, and the answer is yes.
-
-    Args:
-        curve: The curve so far.
-        bar: The value.
-        most: Steps of the whole training.
-    """
-    size = max(2, len(curve) // 4)
-    if len(curve) < 2 * size:
-        return True
-    (before, low), (after, high) = (
-        (fmean(steps for steps, _ in part), fmean(value for _, value in part))
-        for part in (curve[-2 * size : -size], curve[-size:])
-    )
-    return high > low and high + (high - low) / (after - before) * (most - after) >= bar
 
 
 def budgets(warmup: int, most: int) -> list[int]:

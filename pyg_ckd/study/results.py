@@ -273,6 +273,12 @@ def enough_epochs(results: Mapping[str, Any]) -> int | None:
     return budget_for(max(known), settings.get("trainer") or {}) if known else None
 
 
+def late_trials(results: Mapping[str, Any]) -> list[str]:
+    """Return whose best trial of a search was still rising or too short to tell, of contenders and baselines."""
+    searches = (results.get("tuning") or {}).get("searches") or []
+    return [one["name"] for one in searches if one["trials"][one["best"]].get("converged") is False]
+
+
 def gaps(results: Mapping[str, Any], metric: str | None = None) -> list[Gap]:
     """Return the gap of every contender and modality of which there is a view or a teacher, on the test split.
 

@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.discovery import build_objective, find_strategy, strategies
 from pyg_ckd.balance.objective import Objective
+from pyg_ckd.balance.ranking import check_ranking
 from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.inputs import check_graph
@@ -114,6 +115,7 @@ def train_run(
     part = PARTS.get(cls.name, "options")
     unused = {other for other in PARTS.values() if other != part} | (set() if contender.needs_teachers else {"teacher"})
     if cls.trains:
+        check_ranking(backbone, plan.options.ranking)
         check_warmup(data, chosen.get("trainer", {}))
     if contender.needs_teachers:
         check_teacher(backbone, data, *(chosen.get(part, {}) for part in ("teacher", "model", "trainer")))

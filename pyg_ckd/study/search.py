@@ -62,6 +62,7 @@ class Search:
         """
         others: dict[str, dict[str, Any]] = {}
         waiting = False
+        self._say_beyond()
         while True:
             jobs = self._round()
             left = [run for run in first if run.key not in others]
@@ -91,18 +92,26 @@ class Search:
         return max(finished, key=lambda trial: float(trial.outcome["value"]))
 
     def _trials(self, tuned: Tuned) -> list[Trial]:
-        return self.ledger.trials(tuned.name)
+        """Return the trials that count; those beyond their number are of a call with more."""
+        return self.ledger.trials(tuned.name)[: tuned.trials]
+
+    def _say_beyond(self) -> None:
+        """Say whose trials of an earlier call do not count, because there are more than this call asks for."""
+        kept = [(tuned, len(self.ledger.trials(tuned.name))) for tuned in self.tuned]
+        more = [f"{tuned.name} has {number}" for tuned, number in kept if number > tuned.trials]
+        if more:
+            trials = max(tuned.trials for tuned in self.tuned)
+            self.say(f"an earlier call asked for more trials ({', '.join(more)}); the first {trials} of each count")
 
     def _round(self) -> dict[str, tuple[Run, list[tuple[Tuned, Trial]]]]:
         """Return the runs of the next round by key, each with the trials that it is made for."""
         jobs: dict[str, tuple[Run, list[tuple[Tuned, Trial]]]] = {}
         for tuned in self.tuned:
-            while due := self._due(tuned):
-                due = [trial for trial in due if not self._repeated(tuned, trial)]
-                if due:
-                    break
-            for trial in due:
-                run = self._run(tuned, trial)
+            found: list[tuple[Trial, Run]] = []
+            while not found and (due := self._due(tuned)):
+                fresh = [trial for trial in due if not self._repeated(tuned, trial)]
+                found = [(trial, run) for trial in fresh if (run := self._run(tuned, trial)) is not None]
+            for trial, run in found:
                 jobs.setdefault(run.key, (run, []))[1].append((tuned, trial))
         return jobs
 
@@ -137,9 +146,16 @@ class Search:
                 return True
         return False
 
-    def _run(self, tuned: Tuned, trial: Trial) -> Run:
-        pruning = Pruning(tuned.epoch_steps(trial.values), trial.bars)
-        return replace(tuned.run(trial.values, self.seed), pruning=pruning)
+    def _run(self, tuned: Tuned, trial: Trial) -> Run | None:
+        """Return the run of a trial, or :obj:`None` if the trainer refuses its values, so that it has failed."""
+        try:
+            run = tuned.run(trial.values, self.seed)
+        except InputError as error:
+            if trial.rank == 0:
+                raise InputError(f"{_title(tuned, trial)}: {error}") from None
+            self._fail(tuned, trial, str(error))
+            return None
+        return replace(run, pruning=Pruning(tuned.epoch_steps(trial.values), trial.bars))
 
     def _make(self, jobs: Mapping[str, tuple[Run, list[tuple[Tuned, Trial]]]], first: Sequence[Run]) -> dict[str, Any]:
         teachers = {t.key: t for run, _ in jobs.values() for t in run.teachers}
@@ -160,9 +176,7 @@ class Search:
         if FAILED_RECORD in record:
             if trial.rank == 0:
                 raise InputError(f"{run.title}: {record[FAILED_RECORD]}")
-            failed = {"value": None, "seconds": 0.0, "budget": tuned.whole(trial.values)}
-            self.ledger.finish(trial, FAILED, failed | {"stopped": record[FAILED_RECORD]})
-            self.say(f"  {_title(tuned, trial)}: failed: {record[FAILED_RECORD]}")
+            self._fail(tuned, trial, str(record[FAILED_RECORD]))
             return
         assert run.pruning is not None
         pruned, monitor = record.get(PRUNED_RECORD), self.workshop.monitor
@@ -186,6 +200,11 @@ class Search:
         best = max(float(other.outcome.get("value") or value) for other in self._trials(tuned))
         ended = "" if pruned is None else f", {record['stopped'].partition(':')[0]}"
         self.say(f"  {_title(tuned, trial)}: validation {monitor} {value:.4f} (best {best:.4f}){ended}")
+
+    def _fail(self, tuned: Tuned, trial: Trial, reason: str) -> None:
+        failed = {"value": None, "seconds": 0.0, "budget": tuned.whole(trial.values), "stopped": reason}
+        self.ledger.finish(trial, FAILED, failed)
+        self.say(f"  {_title(tuned, trial)}: failed: {reason}")
 
     def _say_baseline(self, run: Run, record: Mapping[str, Any]) -> None:
         if LEFT_OUT in record:

@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_seeds
 from pyg_ckd.balance.discovery import reports_of
+from pyg_ckd.balance.ranking import check_ranking
 from pyg_ckd.data import fingerprint
 from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.summary import describe
@@ -140,6 +141,7 @@ class Study:
             if built is not None:
                 check_validation(built, data, Trainer(**own).track_views)
             if contender.strategy.trains:
+                check_ranking(backbone, Trainer(**own).options.ranking)
                 check_warmup(data, own)
         compared = [f for f in dict.fromkeys([family, *COMPARED]) if f in USER_METRICS]
         self.compared = [f"{f}@{self.cutoff}" for f in compared]

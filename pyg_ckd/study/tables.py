@@ -10,11 +10,14 @@ from typing import Any
 
 from pyg_ckd.evaluation.statistics import mean_std
 from pyg_ckd.files import atomic_path
+from pyg_ckd.study.results import not_converged
 from pyg_ckd.study.settings import REFERENCE, TEACHER
 
-COLUMNS = ("run", "kind", "seed", "part", "view", "metric", "value")
+COLUMNS = ("run", "kind", "seed", "part", "view", "metric", "value", "converged")
 FULL = "full"
 MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+LATE = r"$^{\dagger}$"
+"""The mark of a run that had not converged."""
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -34,9 +37,11 @@ Row = tuple[str, list[tuple[float, float, str]]]
 
 
 def write_csv(path: Path, results: Mapping[str, Any]) -> None:
-    """Write every metric of every run as a row ``run, kind, seed, part, view, metric, value``.
+    """Write every metric of every run as a row ``run, kind, seed, part, view, metric, value, converged``.
 
-    ``view`` is ``full`` or the modality that alone is factual. A metric that a run does not have is an empty value.
+    ``view`` is ``full`` or the modality that alone is factual. A metric that a run does not have is an empty value, and
+    so is ``converged`` where nothing was trained. It is ``False`` if the metric still rose when the epochs were used
+    up, or it was too early to tell.
 
     Args:
         path: The file.
@@ -49,7 +54,8 @@ def write_csv(path: Path, results: Mapping[str, Any]) -> None:
         groups = [("val", FULL, run["val"]), ("test", FULL, run["test"])]
         groups += [("test", m, metrics) for m, metrics in run["views"].items()]
         for part, view, metrics in groups:
-            rows += [(run["name"], run["kind"], run["seed"], part, view, name, v) for name, v in metrics.items()]
+            first, late = (run["name"], run["kind"], run["seed"], part, view), run.get("converged")
+            rows += [(*first, name, value, late) for name, value in metrics.items()]
     with atomic_path(path) as temporary:
         pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary, index=False)
 
@@ -58,7 +64,8 @@ def write_tex(path: Path, results: Mapping[str, Any], metrics: Sequence[str]) ->
     """Write two LaTeX tables: test metrics of all runs, and what every contender's modalities reach alone.
 
     A cell is the mean and, with several seeds, the standard deviation over seeds. The best of baselines and contenders
-    is bold; stars say that a contender differs from plain training over users.
+    is bold; stars say that a contender differs from plain training over users, and a dagger that a run had not
+    converged under a seed or more.
 
     Args:
         path: The file.
@@ -97,11 +104,11 @@ def _joint(results: Mapping[str, Any], metrics: Sequence[str]) -> str:
             found.append(_cell(mean, std, num, bold, _stars(results, name, metric)))
         return found
 
-    body = [[f"{escape(name)} & {' & '.join(cells(name))}" for name in group] for group in groups if group]
+    body = [[f"{_name(results, name)} & {' & '.join(cells(name))}" for name in group] for group in groups if group]
     caption = (
         f"Test metrics{_over(results)}. Bold: the best baseline or contender. "
         "Stars: different from plain training over users, $p < 0.05$ (*), $0.01$ (**), $0.001$ (***) after Holm's "
-        "correction."
+        f"correction.{_note(results, [name for group in groups for name in group])}"
     )
     return _table("run", [escape(metric) for metric in metrics], body, caption, "tab:runs")
 
@@ -114,18 +121,33 @@ def _alone(results: Mapping[str, Any], metric: str) -> str:
         for m in modalities:
             mean, std, num = of(m)
             teacher = _spread(results, TEACHER + m, metric)[0]
-            cells += [_cell(mean, std, num), _number(teacher - mean) if gap else "--"]
+            late = "" if gap else _late(results, TEACHER + m)
+            cells += [_cell(mean, std, num) + late, _number(teacher - mean) if gap else "--"]
         return f"{title} & {' & '.join(cells)}"
 
     teachers = [row("teachers", lambda m: _spread(results, TEACHER + m, metric), False)]
     names = [contender["name"] for contender in results["contenders"]]
-    rows = [row(escape(n), lambda m, n=n: _spread(results, n, metric, m), True) for n in names]  # type: ignore[misc]
+    rows = [row(_name(results, n), lambda m, n=n: _spread(results, n, metric, m), True) for n in names]  # type: ignore[misc]
     columns = [text for m in modalities for text in (escape(m), "gap")]
     caption = (
         f"{escape(metric)} of every modality alone{_over(results)}, and how far it is behind its teacher "
-        "(negative: ahead of it)."
+        f"(negative: ahead of it).{_note(results, [*names, *(TEACHER + m for m in modalities)])}"
     )
     return _table("model", columns, [teachers, rows], caption, "tab:modalities")
+
+
+def _late(results: Mapping[str, Any], name: str) -> str:
+    return LATE if not_converged(results, name)[0] else ""
+
+
+def _name(results: Mapping[str, Any], name: str) -> str:
+    return escape(name) + _late(results, name)
+
+
+def _note(results: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return what a caption says about the dagger, nothing if no run has one."""
+    seeds = " under at least one seed" if len(results["settings"]["seeds"]) > 1 else ""
+    return f" {LATE}: not converged{seeds}." if any(_late(results, name) for name in names) else ""
 
 
 def _table(first: str, columns: Sequence[str], body: Sequence[Sequence[str]], caption: str, label: str) -> str:

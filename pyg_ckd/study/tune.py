@@ -28,7 +28,7 @@ from pyg_ckd.study.contenders import Contenders, as_contenders
 from pyg_ckd.study.described import described, described_settings
 from pyg_ckd.study.executor import alone, check_executor, one_device_each
 from pyg_ckd.study.knobs import turned
-from pyg_ckd.study.ledger import Ledger, Trial, require_optuna
+from pyg_ckd.study.ledger import OF_FOLDER, Ledger, Trial, require_optuna
 from pyg_ckd.study.maker import LEFT_OUT
 from pyg_ckd.study.results import StudyResults
 from pyg_ckd.study.run import check_distillable, monitored
@@ -64,6 +64,10 @@ class Tuning:
     below the median of the earlier trials of the same contender after as many steps, unless its metric rises fast
     enough to reach the median by the end. Only finished trials can win.
 
+    Trainings of a search are not extended, so that all trials have the same budget: unlike in a :class:`Study`,
+    ``extend`` is 1 unless the settings say otherwise. If the best runs have not converged, search again with a larger
+    ``max_epochs`` in another folder.
+
     Runs have the keys of studies and are reused. Teachers have the settings of the study instead of those of a trial,
     so they are trained once. A trial depends only on the seed and on earlier trials of the same contender. So results
     are the same for any number of workers, and if a call is killed at any moment and made again. Only with several
@@ -91,6 +95,8 @@ class Tuning:
         workers: Processes that make runs at the same time, as in :class:`Study`.
         backend: Where they are, as in :class:`Study`.
         source: The words that say which graph to load in the line that trains the winner.
+        longer: The words of a line that searches again with more epochs, which the verdict names where runs had not
+            converged. (default: none)
 
     Raises:
         InputError: If Optuna is not installed, there is no validation or test part, no feature tells items apart, a
@@ -119,6 +125,7 @@ class Tuning:
         workers: int = 1,
         backend: str = "loky",
         source: Sequence[str] = ("--data", "DATA"),
+        longer: Sequence[str] = (),
     ) -> None:
         require_optuna()
         self.data, self.backbone, self.folder, self.say = data, backbone, as_path(folder), say
@@ -127,7 +134,7 @@ class Tuning:
         self.settings = replace(settings, trainer=trainer)
         self.trials, self.batch = as_integer(trials, "trials", 1), as_integer(batch, "batch", 1)
         self.seed, self.prune = as_seed(seed), as_flag(prune, "prune")
-        self.backend, self.source = backend, list(source)
+        self.backend, self.source, self.longer = backend, list(source), list(longer)
         check_data(data)
         self.baselines = as_baselines(known_baselines() if baselines is None else baselines)
         given = as_contenders(contenders, self.settings, taken=known_baselines())
@@ -147,7 +154,7 @@ class Tuning:
         with claimed(self.folder, *self._claim(name)):
             found = None if storage is None else self._open(storage, name, decides, begin=False)
             store = self._store(found)
-        self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
+            self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))
         self._stores = {"baseline": store, "teacher": store, "contender": store}
         self.study: Study | None = None
 
@@ -244,7 +251,7 @@ class Tuning:
         It is that of the machine and the folder, so that trials are found again if the file was removed.
         """
         if alone_in_storage:
-            return "folder"
+            return OF_FOLDER
         path = self.folder / OWNER
         found = read_json(path)
         if not isinstance(found, dict) or "owner" not in found:
@@ -355,10 +362,11 @@ class Tuning:
             "pruning": self.prune,
             "searches": [self._searched(tuned, chosen["best"][name]["trial"]) for name, tuned in self.tuned.items()],
             "command": shlex.join(line),
+            "longer": shlex.join(self.longer),
         }
 
     def _searched(self, tuned: Tuned, best: int) -> dict[str, Any]:
-        trials = self.ledger.trials(tuned.name)
+        trials = self.ledger.trials(tuned.name)[: tuned.trials]
         return {
             "name": tuned.name,
             "kind": tuned.kind,
@@ -366,7 +374,7 @@ class Tuning:
             "warmup": tuned.warmup,
             "budget": tuned.budget,
             "best": best,
-            "importance": self.ledger.importance(tuned.name, tuned.space),
+            "importance": self.ledger.importance(tuned.name, tuned.space, tuned.trials),
             "trials": [
                 {"values": trial.values, "best_so_far": so_far, **_outcome(trial)}
                 for trial, so_far in zip(trials, best_so_far(trials), strict=True)

@@ -15,14 +15,15 @@ from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import Backbone, LightGCN
 from pyg_ckd.study.baselines import TRAINED, baseline_run, lightgcn
-from pyg_ckd.study.contenders import Contender, check_options, check_teacher, check_warmup
+from pyg_ckd.study.contenders import Contender, check_teacher
 from pyg_ckd.study.formats import BATCH
 from pyg_ckd.study.knobs import Knob, check_knobs, default_of, space_of, turned
 from pyg_ckd.study.plan import contender_run, teacher_run
 from pyg_ckd.study.pruning import budgets
+from pyg_ckd.study.refusals import check_space
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.settings import StudySettings
-from pyg_ckd.training import Pace, Trainer
+from pyg_ckd.training import Pace
 
 EPOCHS = "trainer.max_epochs"
 WARMUP = 5
@@ -149,7 +150,7 @@ class Tuner:
         found, interactions = {}, held_out(self.data, "train").size(1)
         for name, (base, backbone) in bases.items():
             kind, space = "contender" if name in contenders else "baseline", space_of(name, base, backbone, knobs)
-            self._check(name, base, backbone, space)
+            check_space(name, base, backbone, space, self.data)
             trials = self.trials if space else 1
             tuned = Tuned(name, kind, backbone, base, space, runs[name], trials, 0, interactions)
             found[name] = replace(tuned, warmup=self._warmup(tuned))
@@ -174,20 +175,6 @@ class Tuner:
             return baseline_run(TRAINED, own, self.fingerprint, self.monitor, self.settings, seed)
 
         return run
-
-    def _check(self, name: str, base: Contender, backbone: type[Backbone], space: Mapping[str, Knob]) -> None:
-        """Build the model at its defaults and at every end of a range, so that a wrong one is found now."""
-        points: list[dict[str, Any]] = [{}, *({knob: end} for knob, one in space.items() for end in one.ends)]
-        for values in points:
-            contender = turned(base, values)
-            try:
-                Trainer(**contender.trainer)
-                if base.strategy.trains:
-                    check_warmup(self.data, contender.trainer)
-                check_options(backbone, self.data, {}, contender)
-            except InputError as error:
-                where = "".join(f"knob {knob} at {value}: " for knob, value in values.items())
-                raise InputError(f"{name}: {where}{error}") from None
 
     def _warmup(self, tuned: Tuned) -> int:
         budget = tuned.budget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -148,6 +148,7 @@ def begin(
     pace = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, edges[RATES].size(1), base=base)
     run = Run(objective, EarlyStopping(pace.patience), history, None, {}, validation is not None)
     if objective.trains:
+        _tell_of_negatives(trainer, objective)
         settings |= trainer.settings(objective)
         sampler = _sampler(trainer, objective, data, edges[RATES], pace, layout)
         with processes.together():
@@ -238,6 +239,36 @@ def default_negatives(backbone: Backbone | type[Backbone], num_neighbors: Any = 
         num_neighbors: Neighbours that a node keeps in every layer, or :obj:`None` for the whole graph.
     """
     return backbone.bpr_negatives if num_neighbors is None else 1
+
+
+def reads_negatives(strategy: type[Objective], backbone: type[Backbone]) -> bool:
+    """Return whether anything in a training may read the negatives of the trainer: BPR, or a strategy.
+
+    Args:
+        strategy: What the model is trained with.
+        backbone: Class of the model.
+    """
+    return backbone.pairwise or strategy is not Objective
+
+
+def _tell_of_negatives(trainer: Plan, objective: Objective) -> None:
+    """Warn once of negatives that were asked for and that nothing reads."""
+    backbone = type(objective.student)
+    if trainer.sampler is not None or reads_negatives(type(objective), backbone):
+        return
+    each = trainer.options.each(1)
+    given = {"negatives": trainer.negatives} if trainer.negatives != "uniform" else {}
+    for name, value in (given | ({"num_negatives": each} if each > 1 else {})).items():
+        own = ", or give the model its own num_negatives" if "num_negatives" in objective.student.options else ""
+        _warn_once(
+            f"{name}: found {value!r} for {backbone.__name__}, whose losses read no negatives of the trainer, so that "
+            f"it has no use; leave it out{own}"
+        )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def _draws_own(trainer: Plan, objective: Objective, fabric: Fabric, layout: Layout) -> bool:

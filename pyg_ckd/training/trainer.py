@@ -100,7 +100,7 @@ class Trainer:
         progress: Whether to show a progress bar on a terminal. Every epoch is also logged at level ``INFO`` by the
             logger ``pyg_ckd.training``.
         negatives: How the negative of a training interaction is drawn: ``"uniform"``, ``"popularity"`` or ``"hard"``,
-            see :class:`~pyg_ckd.data.TripletSampler`.
+            see :class:`~pyg_ckd.data.TripletSampler`. The losses of FISM and BM3 read no negatives.
         eval_users: Number of validation users to evaluate, drawn with ``seed``, or a share such as ``0.1``;
             :obj:`None` evaluates all.
         optimizer: A function that returns an optimizer, such as ``lambda groups: torch.optim.AdamW(groups, lr=1e-3)``.

@@ -74,7 +74,52 @@ def test_the_same_line_goes_on_and_ends_with_the_same_report(arrays, save, capsy
     assert again["tuning"] == first["tuning"]
 
 
+def test_after_a_short_search_the_advice_runs_word_by_word_in_another_folder(arrays, save, capsys, tmp_path):
+    data, out = save(arrays), tmp_path / "an out"
+    base = ["--contenders", "plain", "--baselines", "[]", "--storage", str(tmp_path / "t.log"), "--k=5,3"]
+    args = tune(data, out, *base, "--trials", "1", "--trainer.max-epochs=1", "--trainer.lr", "1e-5")
+    assert main(args) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("What to do: ")]
+    assert line.startswith("What to do: search again with a larger max_epochs in another folder before choosing, for")
+    program, *words = shlex.split(line.partition("not converged: ")[2])
+    assert program == "pyg-ckd"
+    assert main(words) == 0
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "an out-3"))
+    assert second["settings"]["trainer"] == {**first["settings"]["trainer"], "max_epochs": 3}
+    assert main(args) == 0  # Nothing of the first search was touched.
+    assert json.loads((out / "results.json").read_text())["tuning"] == first["tuning"]
+
+
+def test_help_says_that_a_search_does_not_extend_trainings(capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "A search does not extend trainings by itself, so that all trials have the same budget" in shown
+
+
+def test_a_longer_search_in_the_same_folder_is_refused_with_what_the_folder_has(arrays, save, capsys, tmp_path):
+    args = tune(save(arrays), tmp_path / "out", "--contenders", "plain", "--baselines", "[]", "--trials", "1")
+    assert main(args) == 0
+    capsys.readouterr()
+    for option, found in (("extend", 1), ("max_epochs", 3)):
+        line = fails(capsys, [*args, f"--trainer.{option}", "4"])
+        assert f"found trainer.{option} = {found}, expected 4 as in this run; choose another folder" in line
+    assert main(args) == 0
+
+
 BAD = {
+    "softmax": (
+        ["--backbone", "FISM", "--knobs", "trainer.ranking=bpr,softmax"],
+        ["plain: knob trainer.ranking at softmax: ranking: found 'softmax' for FISM"],
+    ),
+    "negatives": (
+        ["--backbone", "FISM", "--contenders", "plain", "--knobs", "trainer.negatives=uniform,hard"],
+        ["unknown knob 'trainer.negatives': found it for FISM, whose losses read no negatives"],
+    ),
+    "combination": (
+        ["--knobs", "trainer.ranking=bpr,softmax", "trainer.negatives=popularity,hard"],
+        ["plain: knob trainer.ranking at softmax: found no values of the other knobs (trainer.negatives)"],
+    ),
     "no trial": (["--trials", "0"], ["trials: found 0, expected at least 1"]),
     "no seed": (["--seeds", "0"], ["seeds: found 0, expected at least 1"]),
     "no epoch": (["--trainer.max_epochs", "0"], ["trainer.max_epochs: found 0"]),

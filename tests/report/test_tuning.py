@@ -7,6 +7,7 @@ import pytest
 from pyg_ckd.report import report as module
 from pyg_ckd.report import write_report
 from pyg_ckd.report.tuning import search_curves, search_section
+from pyg_ckd.study.findings import verdict
 from tests.report import many
 from tests.report.page import Page
 
@@ -115,6 +116,44 @@ def test_without_a_line_it_says_that_the_winner_is_trained_from_python():
     text = Page(search_section(results, "")).text
     assert "The command line does not know this backbone: train the winner again from Python." in text
     assert "This line trains" not in text
+
+
+def late(*names: str, longer: str = "") -> dict:
+    """A search in which the best trials of some had not converged, nor the runs that these are trained again in."""
+    results = tuned()
+    for search in results["tuning"]["searches"]:
+        for place, one in enumerate(search["trials"]):
+            one["converged"] = place != search["best"] or search["name"] not in names
+    for run in results["runs"]:
+        run["converged"] = run["name"] not in names
+    results["tuning"]["longer"] = longer
+    return results
+
+
+def test_best_trials_that_had_not_converged_are_marked():
+    rows = Page(search_section(late("mine", "lightgcn"), "")).tables[
+        "Best validation recall@20 of every contender and baseline"
+    ]
+    assert {row[0] for row in rows if "converged" in row[0]} == {"mine winner not converged", "LightGCN not converged"}
+    assert "not converged" not in Page(search_section(tuned(), "")).text  # An older search did not say it.
+
+
+def test_the_verdict_names_best_trials_that_had_not_converged_and_were_not_trained_again():
+    results = late("mine", "lightgcn", "plain")
+    results["runs"] = [run for run in results["runs"] if run["name"] != "lightgcn"]
+    warnings = [line for line in verdict(results) if "converged" in line and line.startswith("Warning: ")]
+    assert [line.partition(", so more")[0] for line in warnings] == [
+        "Warning: plain and mine had not converged when the epochs were used up",
+        "Warning: the best trial of LightGCN had not converged when the epochs were used up",
+    ]
+    assert not [line for line in verdict(late()) if "converged" in line]
+
+
+@pytest.mark.parametrize("longer", ["", "pyg-ckd tune --trainer.max_epochs 600 --out tuned-600"])
+def test_the_advice_after_a_short_search_is_a_search_in_another_folder(longer):
+    advice = "What to do: search again with a larger max_epochs in another folder before choosing, for plain and mine"
+    end = f": {longer}" if longer else "."
+    assert verdict(late("mine", "plain", longer=longer))[-1] == f"{advice} had not converged{end}"
 
 
 def test_the_winner_of_a_search_is_that_of_the_best_trial(tmp_path, monkeypatch):

@@ -231,7 +231,8 @@ def test_runs_that_had_not_converged_are_a_warning_and_decide_about_the_advice()
     values = {"plain": 0.07, "mine": 0.08}
     plain = late(study(values, tests=tests), "plain", 3)
     assert verdict(plain)[0].startswith("Warning: plain (3 of 3 seeds) had not converged")
-    assert advice(plain) == "raise max_epochs or extend and run again before choosing, for plain had not converged."
+    longer = "raise max_epochs or extend and run again in another folder before choosing"
+    assert advice(plain) == f"{longer}, for plain had not converged."
     assert advice(late(study(values, tests=tests), "plain", 1)) == "deploy mine."
     # More epochs can only add to a lead that is there.
     winner = late(study(values, tests=tests), "mine", 3)

@@ -99,6 +99,56 @@ def test_the_number_of_negatives_begins_at_what_the_backbone_draws():
             check_knobs(given, {"plain": (contender, backbone)})  # Of a softmax it is the number of all its items.
 
 
+def test_negatives_are_no_knob_of_a_backbone_that_reads_none_unless_a_strategy_does():
+    knob = {"trainer.negatives": ["uniform", "hard"]}
+    assert text(given=knob) == {"trainer.negatives": "uniform,hard"}
+    assert text(given=knob, backbone=FISM) == {}
+    assert text("ckd", Contender("ckd"), FISM, knob) == {"trainer.negatives": "uniform,hard"}
+    light = {"lightgcn": (PLAIN, LightGCN)}
+    check_knobs(knob, {"plain": (PLAIN, FISM), "ckd": (Contender("ckd"), FISM), **light})
+    for backbone, end in ((FISM, r"leave it out, or search model\.num_negatives$"), (BM3, "leave it out$")):
+        for name in ("negatives", "num_negatives"):
+            message = rf"unknown knob 'trainer\.{name}': found it for {backbone.__name__}, whose losses read no .*{end}"
+            with pytest.raises(InputError, match=message):
+                check_knobs({f"trainer.{name}": None}, {"plain": (PLAIN, backbone), **light})
+
+
+@pytest.mark.parametrize(
+    ("knob", "backbone", "given", "text", "kinds"),
+    [
+        ("trainer.clip_norm", VBPR, "0.1,1", "0.1,1", {float}),
+        ("trainer.clip_norm", VBPR, (1, 5), "1:5", {float}),
+        ("model.num_negatives", FISM, "8:64", "8:64", {int}),
+        ("model.cosine", VBPR, "1:5", "1:5", {float}),
+    ],
+)
+def test_options_without_a_default_have_the_kind_that_they_are_annotated_as(knob, backbone, given, text, kinds):
+    check_knobs({knob: given}, {"plain": (PLAIN, backbone)})
+    found = space_of("plain", PLAIN, backbone, {knob: given})[knob]
+    assert found.text == text
+    assert {type(end) for end in found.ends} == kinds
+    assert default_of(knob, PLAIN, backbone) is None
+
+
+@pytest.mark.parametrize(
+    ("knob", "given", "message"),
+    [
+        ("trainer.clip_norm", "a,b", "found 'a,b', expected numbers$"),
+        ("model.num_negatives", "0.5,1", "found '0.5,1', expected whole numbers$"),
+        ("model.num_negatives", "0.5:4", "found '0.5:4', expected whole numbers$"),
+    ],
+)
+def test_values_of_another_kind_than_annotated_are_refused(knob, given, message):
+    with pytest.raises(InputError, match=f"knob {knob}: {message}"):
+        space_of("plain", PLAIN, FISM, {knob: given})
+
+
+def test_what_is_neither_number_nor_text_is_no_knob():
+    for knob in ("trainer.num_neighbors", "trainer.optimizer", "trainer.callbacks", "trainer.checkpoint_dir"):
+        with pytest.raises(InputError, match=f"unknown knob '{knob}'"):
+            check_knobs({knob: "1,2"}, {"plain": (PLAIN, VBPR)})
+
+
 def test_a_turned_contender_has_the_values_where_they_belong():
     found = turned(PLAIN, {"trainer.lr": 0.1, "model.embedding_dim": 8, "strategy.l2": 0.2, "model.fusion": "sum"})
     assert (found.strategy, found.options, found.trainer) == (Objective, {"l2": 0.2}, {"lr": 0.1})

@@ -12,7 +12,7 @@ import torch
 
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR, LightGCN
+from pyg_ckd.nn import FISM, VBPR, LightGCN
 from pyg_ckd.study.run import monitored, train_run
 from tests.training.problem import planted_data
 
@@ -118,4 +118,11 @@ def test_a_warm_up_of_teachers_longer_than_their_training_is_refused_before_anyt
     options = {"trainer": trainer, "teacher": {"warmup_steps": 1000}}
     with pytest.raises(InputError, match="warmup_steps: found 1000"):
         train_run(planted_data(), VBPR, tmp_path / "out", "ckd", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_softmax_for_a_backbone_without_bpr_is_refused_before_anything_is_written(tmp_path):
+    trainer = {"max_epochs": 2, "batch_size": 64, "progress": False, "ranking": "softmax"}
+    with pytest.raises(InputError, match="ranking: found 'softmax' for FISM"):
+        train_run(planted_data(), FISM, tmp_path / "out", "plain", {"trainer": trainer})
     assert not (tmp_path / "out").exists()

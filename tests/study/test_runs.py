@@ -25,8 +25,9 @@ from pyg_ckd.files import read_json
 from pyg_ckd.nn import VBPR
 from pyg_ckd.study import Contender, Study, StudySettings
 from pyg_ckd.study.runs import identity
-from pyg_ckd.study.tables import escape
+from pyg_ckd.study.tables import LATE, escape, write_tex
 from pyg_ckd.training.model import load_model
+from tests.report import many
 from tests.study.problem import FAST, TRAINER, Gentle, keys, numbers, small
 from tests.training.problem import planted_data
 
@@ -299,7 +300,7 @@ def test_a_baseline_that_does_not_fit_is_left_out_with_its_reason(tmp_path, monk
 def test_the_table_of_numbers_holds_every_number_once(tmp_path):
     results = small(tmp_path).run([0, 1])
     table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False, na_values=[""])
-    assert list(table.columns) == ["run", "kind", "seed", "part", "view", "metric", "value"]
+    assert list(table.columns) == ["run", "kind", "seed", "part", "view", "metric", "value", "converged"]
     found = {tuple(row[:6]): row[6] for row in table.itertuples(index=False)}
     assert len(found) == len(table)
     expected = {}
@@ -312,6 +313,10 @@ def test_the_table_of_numbers_holds_every_number_once(tmp_path):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-15, nan_ok=True)
+    late = {(run["name"], run["seed"]): run["converged"] for run in results["runs"]}
+    assert set(late.values()) == {None, False}  # Of a closed form, and of two epochs.
+    for name, seed, converged in zip(table["run"], table["seed"], table["converged"], strict=True):
+        assert converged is late[name, seed] or (late[name, seed] is None and np.isnan(converged))
 
 
 def test_the_latex_tables_have_a_cell_for_every_number_and_bold_for_the_best(tmp_path):
@@ -323,7 +328,8 @@ def test_the_latex_tables_have_a_cell_for_every_number_and_bold_for_the_best(tmp
     for columns, body in tables:
         lines = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {line.count("&") for line in lines} == {len(columns) - 1}
-        rows.append({line.split(" & ")[0]: line.removesuffix(r" \\").split(" & ")[1:] for line in lines})
+        marked = [line.removesuffix(r" \\").split(" & ") for line in lines]
+        rows.append({name.removesuffix(LATE): [cell.removesuffix(LATE) for cell in cells] for name, *cells in marked})
     assert list(rows[0]) == ["run", *FAST, "teacher:visual", "teacher:textual", "plain", r"my\_own", "ckd"] or list(
         rows[0]
     ) == ["run", *FAST, "teacher:visual", "teacher:textual", "plain", "ckd", r"my\_own"]
@@ -353,6 +359,25 @@ def test_the_latex_tables_have_a_cell_for_every_number_and_bold_for_the_best(tmp
             gap = sum(values(f"teacher:{m}", "ndcg@5")) / 2 - view
             assert rows[1][name][2 * number].startswith(f"{view:.4f}")
             assert rows[1][name][2 * number + 1] == (f"{gap:.4f}" if gap >= 0 else f"$-${-gap:.4f}")
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0,)])
+def test_the_latex_tables_mark_the_runs_that_had_not_converged(seeds, tmp_path):
+    results = many.study(seeds=seeds)
+    for late in ((), ("mine", "teacher:textual"), ("lightgcn",)):
+        for run in results["runs"]:
+            run["converged"] = not (run["name"] in late and run["seed"] == 0)
+        write_tex(tmp_path / "table.tex", results, ["recall@20"])
+        tables = (tmp_path / "table.tex").read_text().split(r"\end{table}")[:2]
+        notes = [
+            rf"{LATE}: not converged{' under at least one seed' if len(seeds) > 1 else ''}.}}" in t for t in tables
+        ]
+        assert notes == [bool(late), "mine" in late]
+        rows = [line.split(" & ") for text in tables for line in text.splitlines() if " & " in line]
+        marked = {cells[0] for cells in rows if cells[0].endswith(LATE)}
+        assert marked == {name + LATE for name in late}
+        (teachers,) = (cells for cells in rows if cells[0] == "teachers")
+        assert [cell.endswith(LATE) for cell in teachers] == [False] * 3 + ["mine" in late] + [False] * 3
 
 
 def test_stars_follow_the_corrected_p_value():

@@ -17,7 +17,7 @@ from pyg_ckd.data import build_data
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.statistics import paired_test
 from pyg_ckd.files import plain_values, read_json, write_json
-from pyg_ckd.nn import VBPR, LightGCN
+from pyg_ckd.nn import FISM, VBPR, LightGCN
 from pyg_ckd.study import Contender, Study, StudySettings
 from tests.training.problem import planted_data
 
@@ -222,6 +222,17 @@ def test_a_warm_up_longer_than_the_training_is_refused_before_anything_is_writte
     baselines = {"lightgcn": warm if part == "baseline" else {}}
     with pytest.raises(InputError, match=r"warmup_steps: found 1000, expected fewer than the .* steps of the training"):
         Study(planted_data(), VBPR, tmp_path / "out", settings, contenders=contenders, baselines=baselines)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["trainer", "teacher", "contender"])
+def test_a_softmax_for_a_backbone_without_bpr_is_refused_before_anything_is_written(part, tmp_path):
+    softmax = {"ranking": "softmax"}
+    trainer = {"max_epochs": 2, "batch_size": 64, "progress": False} | (softmax if part == "trainer" else {})
+    settings = StudySettings(trainer=trainer, teacher=softmax if part == "teacher" else {})
+    contenders = {"ckd": Contender("ckd", trainer=softmax if part == "contender" else {})}
+    with pytest.raises(InputError, match=r"ranking: found 'softmax' for FISM, which trains with losses of its own"):
+        Study(planted_data(), FISM, tmp_path / "out", settings, contenders=contenders)
     assert not (tmp_path / "out").exists()
 
 

@@ -21,8 +21,9 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator
 from pyg_ckd.evaluation.ranking import Metrics
 from pyg_ckd.files import read_json, write_json
-from pyg_ckd.nn import VBPR, LightGCN
+from pyg_ckd.nn import FISM, VBPR, LightGCN
 from pyg_ckd.study import Contender, search
+from pyg_ckd.study.findings import verdict
 from pyg_ckd.study.knobs import Knob
 from pyg_ckd.study.ledger import COMPLETE, Ledger
 from pyg_ckd.training import Trainer
@@ -208,6 +209,122 @@ def test_a_trial_that_diverges_counts_as_failed_and_a_default_that_does_ends_the
     assert "diverged" in trials[1]["stopped"]
     with pytest.raises(InputError, match=r"plain \(seed 0\): .*diverged"):
         small(tmp_path / "b", **PLAIN, settings={"trainer": {**TRAINER, "lr": 1e35}}).run()
+
+
+MIXED: dict[str, Any] = {
+    **PLAIN,
+    "knobs": {"trainer.ranking": ["bpr", "softmax"], "trainer.negatives": ["uniform", "popularity", "hard"]},
+}
+"""Of six combinations of these values, the trainer refuses two."""
+REFUSED = {"hard": "negatives: found 'hard' beside ranking='softmax'", "popularity": "num_negatives: found none beside"}
+
+
+def test_a_search_goes_on_after_combinations_that_the_trainer_refuses(tmp_path):
+    said = list[str]()
+    (found,) = small(tmp_path, **MIXED, trials=8, say=said.append).run()["tuning"]["searches"]
+    refused = list[str]()
+    for place, trial in enumerate(found["trials"], 1):
+        values = trial["values"]
+        reason = REFUSED.get(values["trainer.negatives"]) if values["trainer.ranking"] == "softmax" else None
+        assert trial["state"] == ("complete" if reason is None else "failed")
+        if reason is not None:
+            assert trial["stopped"].startswith(reason)
+            assert trial["value"] is None
+            refused += [] if "repeats" in trial else [f"  plain, trial {place} of 8: failed: {trial['stopped']}"]
+    assert refused
+    assert [line for line in said if "failed" in line] == refused
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_search_that_ended_at_a_refused_combination_goes_on(batch, tmp_path):
+    search = small(tmp_path, **MIXED, trials=4, batch=batch)
+    space = search.tuned["plain"].space
+    for values in (("bpr", "uniform"), ("softmax", "hard")):
+        search.ledger.claim("plain", space, dict(zip(MIXED["knobs"], values, strict=True)), (), 4)
+    (found,) = small(tmp_path, **MIXED, trials=4, batch=batch).run()["tuning"]["searches"]
+    assert len(found["trials"]) == 4
+    assert found["trials"][1]["state"] == "failed"
+
+
+def test_values_that_no_combination_has_are_refused_before_the_start(tmp_path):
+    knobs = {"trainer.ranking": ["bpr", "softmax"], "trainer.negatives": ["popularity", "hard"]}
+    with pytest.raises(
+        InputError, match=r"plain: knob trainer\.ranking at softmax: found no values of the other knobs"
+    ):
+        small(tmp_path / "out", **{**MIXED, "knobs": knobs})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("knob", ["negatives", "num_negatives", "ranking"])
+def test_what_a_backbone_does_not_read_is_refused_before_the_start_whoever_else_does(knob, tmp_path):
+    values = {"negatives": ["uniform", "hard"], "num_negatives": [1, 4], "ranking": ["bpr", "softmax"]}
+    with pytest.raises(InputError, match=rf"trainer\.{knob}.* for FISM, ") as error:
+        small(tmp_path / "out", backbone=FISM, knobs={f"trainer.{knob}": values[knob]}, contenders="plain")
+    assert "LightGCN" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_without_a_default_is_searched_by_what_it_is_annotated_as(tmp_path):
+    options = {**PLAIN, "knobs": {"trainer.clip_norm": (0.1, 1.0)}}
+    (found,) = small(tmp_path, **options).run()["tuning"]["searches"]
+    values = [trial["values"]["trainer.clip_norm"] for trial in found["trials"]]
+    assert values[0] is None
+    assert 0.1 <= values[1] <= 1.0
+
+
+def fewer(folder: Path, **options: Any) -> None:
+    """Leave a search of six trials that was ended when plain had claimed its third one and ckd had two."""
+    search = small(folder, trials=6, baselines=[], **options)
+    tuned, claims = search.tuned, []
+    claim = search.ledger.claim
+
+    def until_the_fifth(name: str, *args: Any) -> Any:
+        claims.append(name)
+        if len(claims) == 6:
+            raise KeyboardInterrupt
+        return claim(name, *args)
+
+    search.ledger.claim = until_the_fifth  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    assert [len(search.ledger.trials(name)) for name in tuned] == [3, 2]
+
+
+def test_with_fewer_trials_than_an_earlier_call_claimed_all_have_as_many(tmp_path):
+    said = list[str]()
+    fewer(tmp_path / "out")
+    results = small(tmp_path / "out", trials=2, baselines=[], say=said.append).run()
+    assert {name: len(one["trials"]) for name, one in searches(results).items()} == {"plain": 2, "ckd": 2}
+    assert said[0] == "an earlier call asked for more trials (plain has 3); the first 2 of each count"
+    assert not [line for line in said if "trial 3 of 2" in line or "waiting" in line]
+    assert untimed(results) == untimed(small(tmp_path / "other", trials=2, baselines=[]).run())
+    assert untimed(small(tmp_path / "out", trials=2, baselines=[]).run()) == untimed(results)
+
+
+def test_a_trial_that_a_call_with_fewer_left_alone_is_made_by_one_with_more(tmp_path, monkeypatch):
+    fewer(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("pyg_ckd.study.tune.write_json", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path / "out", trials=2, baselines=[]).run()
+    results = small(tmp_path / "out", trials=3, baselines=[]).run()
+    assert untimed(results) == untimed(small(tmp_path / "other", trials=3, baselines=[]).run())
+
+
+def test_a_search_of_another_length_is_refused_with_the_one_that_the_folder_has(folder, tmp_path):
+    before = (folder / "settings.json").read_text()
+    for place, options in (("folder", {}), ("storage", {"storage": folder / "trials.log"})):
+        with pytest.raises(
+            InputError,
+            match=rf"plain: found trainer\.extend = 1, expected 3 as in this run; choose another {place}, or the same",
+        ):
+            small(tmp_path if options else folder, settings={"trainer": {**TRAINER, "extend": 3}}, **options)
+    assert (folder / "settings.json").read_text() == before
+
+
+def test_best_trials_say_whether_they_had_converged(results):
+    assert all(one["trials"][one["best"]]["converged"] is False for one in searches(results).values())  # Of 4 epochs.
+    assert verdict(results)[-1].startswith("What to do: search again with a larger max_epochs in another folder before")
 
 
 class Hungry(Objective):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from functools import partial
 from statistics import fmean
 
 import pytest
@@ -10,11 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from pyg_ckd.balance import Objective
+from pyg_ckd.balance.discovery import build_objective, find_strategy
 from pyg_ckd.data import TripletSampler
 from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import BM3, FISM, FREEDOM, VBPR, LightGCN
 from pyg_ckd.training import Trainer, build
+from pyg_ckd.training.begin import _warn_once
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 from tests.training.test_factories import Reversed, adamw
 from tests.training.test_seam import vbpr
@@ -188,6 +192,39 @@ def test_a_backbone_with_a_softmax_of_its_own_says_so():
     data = planted_data()
     with pytest.raises(InputError, match=r"ranking: found 'softmax' for FISM, which trains with losses of its own"):
         trainer(ranking="softmax").fit(build(FISM, data, 0), data)
+
+
+@pytest.fixture
+def told():
+    """Forget what was warned of before, and return the warnings from now on."""
+    _warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield lambda: [str(one.message) for one in caught if "negatives" in str(one.message)]
+
+
+@pytest.mark.parametrize("backbone", [FISM, BM3])
+@pytest.mark.parametrize(("name", "value"), [("negatives", "hard"), ("negatives", "popularity"), ("num_negatives", 3)])
+def test_negatives_that_no_loss_reads_are_told_of_once(name, value, backbone, told):
+    data = planted_data()
+    for _ in range(2):
+        trainer(max_epochs=1, **{name: value}).fit(build(backbone, data, 0), data)
+    (line,) = told()
+    assert line.startswith(f"{name}: found {value!r} for {backbone.__name__}, whose losses read no negatives of the")
+    assert line.endswith("its own num_negatives") == (backbone is FISM)
+
+
+def test_defaults_strategies_and_losses_that_read_negatives_are_not_warned_of(told):
+    data = planted_data()
+    given: dict[str, object] = {"negatives": "popularity", "num_negatives": 2}
+    trainer(max_epochs=1).fit(build(FISM, data, 0), data)
+    trainer(max_epochs=1, negatives="uniform", num_negatives=1).fit(build(FISM, data, 0), data)
+    trainer(max_epochs=1, **given).fit(build(VBPR, data, 0), data)
+    trainer(max_epochs=1, **given).fit(
+        build_objective(find_strategy("multitask"), build(FISM, data, 0), data, None, {}), data
+    )
+    trainer(max_epochs=1, sampler=partial(TripletSampler, num_negatives=2)).fit(build(FISM, data, 0), data)
+    assert told() == []
 
 
 @pytest.mark.parametrize(
