@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from inspect import signature
 
 from pyg_ckd import __version__
 from pyg_ckd.cli import ranks
@@ -155,9 +156,8 @@ def _call(module: str, command: str, description: str, args: Sequence[str]) -> C
     if given.help:
         say(options.help())
         sys.exit(0)
-    config = options.parse(given)
-    config["given"] = list(args)  # For commands that tell how to call them again.
-    return partial(file.run, config)
+    words = {"words": tuple(args)} if "words" in signature(file.run).parameters else {}
+    return partial(file.run, options.parse(given), **words)
 
 
 def _overview(usage: str, descriptions: Mapping[str, str]) -> str:

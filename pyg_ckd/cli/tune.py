@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,12 @@ def add_options(options: Options, given: Given) -> None:
     add_lightgcn(options)
 
 
-def run(config: Namespace) -> int:
+def run(config: Namespace, words: Sequence[str] = ()) -> int:
     """Run the search, test the winner and print what it is worth.
 
     Args:
         config: The values of the options.
+        words: The words of the call after the command, from which the line that searches longer is made.
     """
     from pyg_ckd.nn import backbones
     from pyg_ckd.report.report import render_console_table, verdict, write_report
@@ -90,7 +92,7 @@ def run(config: Namespace) -> int:
     check_study(data, backbone, parts, contenders, config)
     options: dict[str, Any] = {name: config[name] for name in (*SEARCH, "baselines", "runs", "workers", "backend")}
     with no_leftovers(config.out, config.runs), epoch_lines(parts["trainer"]["progress"]):
-        options |= {"knobs": knobs, "source": _source(config), "longer": _longer(config)}
+        options |= {"knobs": knobs, "source": _source(config), "longer": _longer(config, words)}
         tuning = Tuning(data, backbone, config.out, settings, say, contenders, **options)
         seeds = list(range(config.seed, config.seed + config.seeds))
         results = tuning.run(seeds)
@@ -112,14 +114,14 @@ def _source(config: Namespace) -> list[str]:
     return [*words, *(["--data_options", json.dumps(config.data_options)] if config.data_options else [])]
 
 
-def _longer(config: Namespace) -> list[str]:
+def _longer(config: Namespace, words: Sequence[str]) -> list[str]:
     """Return the words of the same call with more epochs: in another folder, and under another name in a storage."""
     epochs = EXTEND * config["trainer.max_epochs"]
     changed = {"trainer.max_epochs": str(epochs), "out": f"{str(config.out).rstrip('/')}-{epochs}"}
     if config.storage is not None:
         changed["name"] = f"{config.name}-{epochs}"
     kept, keep = ["pyg-ckd", "tune"], True
-    for word in config.given:
+    for word in words:
         if word.startswith("--"):
             keep = word[2:].partition("=")[0].replace("-", "_") not in changed
         kept += [word] if keep else []

@@ -175,6 +175,8 @@ class Ledger:
             )
             scratch = optuna.create_study(direction="maximize", sampler=sampler)
             for place, trial in enumerate(found):
+                if _elsewhere(trial, space):
+                    continue
                 state = trial.state if place < known else optuna.trial.TrialState.RUNNING
                 scratch.add_trial(_frozen(optuna, trial.params, space, state, trial.value, trial.intermediate_values))
             params = scratch.ask(fixed_distributions=_distributions(optuna, space)).params
@@ -242,7 +244,7 @@ class Ledger:
         """
         values = [trial.outcome.get("value") for trial in self.trials(contender)]
         pairs = list(zip(values, self._counted(contender), strict=True))[:trials]
-        found = [(value, trial) for value, trial in pairs if value is not None]
+        found = [(value, trial) for value, trial in pairs if value is not None and not _elsewhere(trial, space)]
         if not space or len(found) < LEAST or len({value for value, _ in found}) < 2:
             return {}
         with _quiet() as optuna:
@@ -260,6 +262,12 @@ class Ledger:
         """Return the trials that count, in the order in which they were claimed."""
         found = self._storage.get_all_trials(self._ids[contender], deepcopy=False)
         return sorted((t for t in found if t.state.name != "FAIL"), key=lambda trial: trial.number)
+
+
+def _elsewhere(trial: FrozenTrial, space: Mapping[str, Knob]) -> bool:
+    """Return whether a trial has :obj:`None` for a knob, as the first one may, which is near to no other value."""
+    values = (trial.user_attrs.get(CLAIM) or {}).get("values") or {}
+    return any(values.get(name, 0) is None and None not in (knob.values or ()) for name, knob in space.items())
 
 
 def _readable(knob: Knob, value: Any) -> Any:

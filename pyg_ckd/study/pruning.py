@@ -14,6 +14,8 @@ FACTOR = 2
 """From one budget at which trials are compared to the next."""
 PEERS = 3
 """Trials that must have been compared at a budget before one is pruned there."""
+RULE = 2
+"""Version of the rule, so that trials which an earlier one has pruned are made again."""
 MARK = "pruned"
 """How the reason of a training begins that was pruned."""
 
@@ -33,7 +35,7 @@ class Pruning:
     @property
     def key(self) -> str:
         """Eight hexadecimal digits that tell it from others."""
-        return hashlib.sha256(repr((self.epoch_steps, self.bars)).encode()).hexdigest()[:8]
+        return hashlib.sha256(repr((RULE, self.epoch_steps, self.bars)).encode()).hexdigest()[:8]
 
 
 class Pruner:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, product
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, islice, product
 from typing import Any
 
 from torch_geometric.data import HeteroData
@@ -49,35 +49,51 @@ def check_space(
     for knob, one in space.items():
         others = {n: _candidates(other, usual[n]) for n, other in space.items() if n != knob}
         apart = [n for n, values in others.items() if values[0] != usual[n]]
+        known = all(space[n].values for n in others)  # Of a range, values between its ends are not tried.
         for value in one.ends:
             wrong = refusal({knob: value})
             if wrong or apart:  # Trials after the first one have values of the search alone.
-                wrong = _beside_all(knob, value, others, wrong, refusal)
+                wrong = _beside_all(knob, value, others, wrong, known, refusal)
             if wrong:
                 raise InputError(f"{name}: knob {knob} at {value}: {wrong}")
 
 
 def _beside_all(
-    knob: str, value: Any, others: Mapping[str, Sequence[Any]], alone: str, refusal: Callable[[Mapping[str, Any]], str]
+    knob: str,
+    value: Any,
+    others: Mapping[str, Sequence[Any]],
+    alone: str,
+    known: bool,
+    refusal: Callable[[Mapping[str, Any]], str],
 ) -> str:
-    """Return why a value is refused beside all values of the other knobs, nothing if there are some that go with it.
+    """Return why a value is refused beside all values of the other knobs, nothing if there may be some.
 
     Args:
         knob: The knob.
         value: The value.
         others: The values of the other knobs.
         alone: Why it is refused beside the defaults, or nothing.
+        known: Whether these are all values of the other knobs.
         refusal: Returns why a combination is refused, or nothing.
     """
     first = ""
-    for values in islice(product(*others.values()), COMBINATIONS):
-        found = refusal({knob: value, **dict(zip(others, values, strict=True))})
+    for values in islice(_combinations(others), COMBINATIONS):
+        found = refusal({knob: value, **values})
         if not found:
             return ""
         first = first or found
-    if alone or math.prod(map(len, others.values())) > COMBINATIONS:
+    if alone or not known or math.prod(map(len, others.values())) > COMBINATIONS:
         return alone
     return f"found no values of the other knobs ({', '.join(others)}) that go with it: {first}"
+
+
+def _combinations(others: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the values of knobs together, first those in which few knobs are away from their defaults."""
+    usual = {knob: values[0] for knob, values in others.items()}
+    for number in range(len(others) + 1):
+        for knobs in combinations(others, number):
+            for values in product(*(others[knob][1:] for knob in knobs)):
+                yield {**usual, **dict(zip(knobs, values, strict=True))}
 
 
 def _candidates(knob: Knob, usual: Any) -> list[Any]:

@@ -62,7 +62,8 @@ class Tuning:
 
     Trials are compared after the warm-up, after twice as many steps, and so on. A trial is pruned if its best value is
     below the median of the earlier trials of the same contender after as many steps, unless its metric rises fast
-    enough to reach the median by the end. Only finished trials can win.
+    enough to reach the median by the end, or it is in a dip after a high start: while it falls, in the first half of
+    the training, and while it climbs out. Only finished trials can win.
 
     Trainings of a search are not extended, so that all trials have the same budget: unlike in a :class:`Study`,
     ``extend`` is 1 unless the settings say otherwise. If the best runs have not converged, search again with a larger
@@ -366,7 +367,8 @@ class Tuning:
         }
 
     def _searched(self, tuned: Tuned, best: int) -> dict[str, Any]:
-        trials = self.ledger.trials(tuned.name)[: tuned.trials]
+        count = max(tuned.trials, best + 1)  # Earlier versions chose among all trials of a call with more.
+        trials = self.ledger.trials(tuned.name)[:count]
         return {
             "name": tuned.name,
             "kind": tuned.kind,
@@ -374,7 +376,7 @@ class Tuning:
             "warmup": tuned.warmup,
             "budget": tuned.budget,
             "best": best,
-            "importance": self.ledger.importance(tuned.name, tuned.space, tuned.trials),
+            "importance": self.ledger.importance(tuned.name, tuned.space, count),
             "trials": [
                 {"values": trial.values, "best_so_far": so_far, **_outcome(trial)}
                 for trial, so_far in zip(trials, best_so_far(trials), strict=True)

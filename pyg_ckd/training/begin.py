@@ -262,7 +262,7 @@ def _tell_of_negatives(trainer: Plan, objective: Objective) -> None:
         own = ", or give the model its own num_negatives" if "num_negatives" in objective.student.options else ""
         _warn_once(
             f"{name}: found {value!r} for {backbone.__name__}, whose losses read no negatives of the trainer, so that "
-            f"it has no use; leave it out{own}"
+            f"it has no use in this training; leave it out{own}"
         )
 
 

@@ -52,6 +52,35 @@ def test_a_value_that_is_refused_beside_a_default_alone_is_accepted():
     check({**RANKING, "trainer.num_negatives": [4, 16]}, **given)
 
 
+@pytest.mark.parametrize(
+    ("first", "given"),
+    [
+        ({"trainer.negatives": ["hard", "uniform"], **RANKING}, {"negatives": "hard"}),
+        ({**RANKING, "trainer.negatives": ["uniform", "hard"]}, {"ranking": "softmax"}),
+    ],
+)
+def test_a_value_that_goes_with_one_other_is_accepted_however_many_knobs_there_are(first, given):
+    many = {"trainer.lr": (1e-3, 1e-1), "trainer.weight_decay": (0.0, 0.1), "strategy.l2": (0.0, 1.0)}
+    many |= {"trainer.averaging": [0.0, 0.5, 0.9], "trainer.clip_norm": [0.1, 1, 10]}
+    many |= {"trainer.patience": [10, 20, 30], "model.embedding_dim": [4, 8], "trainer.num_negatives": [4, 16]}
+    check({**first, **many}, **given)
+
+
+class Divided(VBPR):
+    """A backbone of one's own with sizes that must fit each other."""
+
+    def __init__(self, num_users, num_items, feature_dims, embedding_dim: int = 30, heads: int = 3):
+        if embedding_dim % heads:
+            raise InputError(f"heads: found {heads}, expected a divisor of {embedding_dim}")
+        super().__init__(num_users, num_items, feature_dims, embedding_dim)
+
+
+def test_a_value_that_goes_with_some_of_a_range_is_accepted():
+    check({"model.heads": [3, 5], "model.embedding_dim": (33, 63)}, Divided)
+    with pytest.raises(InputError, match=r"knob model\.heads at 5: found no values of the other knobs"):
+        check({"model.heads": [3, 5], "model.embedding_dim": [33, 66]}, Divided)
+
+
 def test_a_bad_value_is_refused_by_its_own_name_however_many_knobs_there_are():
     many = {f"trainer.{name}": ends for name, ends in (("lr", (1e-3, 1e-1)), ("weight_decay", (0.0, 0.1)))}
     many |= {

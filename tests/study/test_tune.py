@@ -523,6 +523,42 @@ def test_further_trials_go_on_from_the_first_ones_before_the_test_part_is_read(t
     assert untimed(small(tmp_path, trials=2).run()) == untimed(results)
 
 
+def test_a_choice_of_an_earlier_version_among_more_trials_is_shown(tmp_path, folder):
+    copied = Path(shutil.copytree(folder, tmp_path / "copy"))
+    chosen = read_json(copied / "chosen.json")
+    trials = small(copied).ledger.trials
+    chosen["trials"] = 1
+    for name, one in chosen["best"].items():
+        if one.get("trial") is not None:
+            one |= {"trial": 1, "value": trials(name)[1].outcome["value"], "values": trials(name)[1].values}
+    write_json(copied / "chosen.json", chosen)
+    shutil.rmtree(copied / "study")
+    found = small(copied, trials=1).run()
+    assert {name: (one["best"], len(one["trials"])) for name, one in searches(found).items()} == dict.fromkeys(
+        ("plain", "ckd", "lightgcn"), (1, 2)
+    )
+    assert verdict(found)
+
+
+def test_a_trial_without_a_value_says_nothing_about_values_near_it(tmp_path):
+    space = {"trainer.clip_norm": Knob("trainer.clip_norm", 0.1, 10.0, log=True)}
+
+    def ledger(name: str, values: list[float | None]) -> Ledger:
+        made = Ledger(tmp_path / f"{name}.log", "tune", 0, "folder")
+        made.open("plain", {})
+        for rank, value in enumerate(values):
+            trial = made.claim("plain", space, {"trainer.clip_norm": value}, (), 9)
+            assert trial is not None
+            made.finish(trial, COMPLETE, {"value": 0.5 + 0.1 * (-1) ** rank})
+        return made
+
+    few, enough = ledger("few", [None, 0.2, 1.0, 5.0]), ledger("enough", [None, 0.2, 0.5, 1.0, 5.0])
+    assert few.trials("plain")[0].values == {"trainer.clip_norm": None}
+    assert few.importance("plain", space, 4) == {}  # Three trials are too few.
+    assert enough.importance("plain", space, 5) == {"trainer.clip_norm": 1.0}
+    assert 0.1 <= enough.propose("plain", space, 5, 5)["trainer.clip_norm"] <= 10
+
+
 def test_a_file_of_the_choice_that_lacks_a_part_is_named(tmp_path, folder):
     copied = Path(shutil.copytree(folder, tmp_path / "copy"))
     chosen = read_json(copied / "chosen.json")
