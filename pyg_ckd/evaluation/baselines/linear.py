@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data.closed_form import MAX_ITEMS as MAX_ITEMS
 from pyg_ckd.data.closed_form import check_catalogue, content_weights, gram_matrix, item_weights
-from pyg_ckd.data.inputs import check_graph, held_out
+from pyg_ckd.data.inputs import check_interactions, held_out
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines.content import content_rows
 from pyg_ckd.evaluation.baselines.neighbours import check_not_negative, history_of
@@ -45,7 +45,7 @@ def ease(data: HeteroData, ridge: float = RIDGE, max_items: int = MAX_ITEMS) -> 
         InputError: If ``ridge`` is not positive or there are more than ``max_items`` items.
     """
     mend = "use item-knn or LightGCN, or raise max_items"
-    check_graph(data)
+    check_interactions(data)
     check_catalogue("ease", data["item"].num_nodes, mend, max_items)
     gram = gram_of(data)
     return Neighbourhood(history_of(data), item_weights(gram, ridge))
@@ -91,7 +91,7 @@ def ease_content(
         raise unknown_name("form of EASE with content", form, FORMS)
     weight = check_not_negative("ease-content weight", weight)
     mend = "use item-knn-content or a model that is trained, or raise max_items"
-    check_graph(data)
+    check_interactions(data)
     check_catalogue("ease-content", data["item"].num_nodes, mend, max_items)
     gram, rows = gram_of(data), stacked(content_rows(data, modalities))
     if form == "collective":
