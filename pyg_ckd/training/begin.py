@@ -148,7 +148,8 @@ def begin(
     pace = Pace.of(trainer.batch_size, trainer.lr, trainer.patience, edges[RATES].size(1), base=base)
     run = Run(objective, EarlyStopping(pace.patience), history, None, {}, validation is not None)
     if objective.trains:
-        _tell_of_negatives(trainer, objective)
+        if processes.first:
+            _tell_of_negatives(trainer, objective)
         settings |= trainer.settings(objective)
         sampler = _sampler(trainer, objective, data, edges[RATES], pace, layout)
         with processes.together():
