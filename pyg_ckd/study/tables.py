@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _alone(results: Mapping[str, Any], metric: str) -> str:
 
     teachers = [row("teachers", lambda m: _spread(results, TEACHER + m, metric), False)]
     names = [contender["name"] for contender in results["contenders"]]
-    rows = [row(_name(results, n), lambda m, n=n: _spread(results, n, metric, m), True) for n in names]  # type: ignore[misc]
+    rows = [row(_name(results, n), partial(_spread, results, n, metric), True) for n in names]
     columns = [text for m in modalities for text in (escape(m), "gap")]
     caption = (
         f"{escape(metric)} of every modality alone{_over(results)}, and how far it is behind its teacher "

@@ -92,3 +92,7 @@ def killed(folder: Path, moment: str) -> None:
     else:
         study.write_json = die_at(1, study.write_json)
     disturbed(folder).run()
+
+
+def searches(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {found["name"]: found for found in results["tuning"]["searches"]}
