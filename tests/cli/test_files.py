@@ -143,7 +143,7 @@ def test_only_what_is_written_as_a_number_is_one(text, value) -> None:
 @pytest.mark.parametrize(
     ("word", "value"),
     [
-        ("5", 5), ("0.5", 0.5), ("true", True), ("no", False), ("null", None), ("[1, 2]", [1, 2]), ("'01'", "01"),
+        ("5", 5), ("0.5", 0.5), ("true", True), ("no", "no"), ("null", None), ("[1, 2]", [1, 2]), ("'01'", "01"),
         ('"yes"', "yes"), ("{a: 1}", {"a": 1}), ("0.6,0.2,0.2", [0.6, 0.2, 0.2]), ("1,2", [1, 2]), ("a,b", "a,b"),
         ("C # x", "C # x"), ("#1 hits", "#1 hits"), ("A: B", "A: B"), ("", ""), ("[a", "[a"), (",", ","),
         ("- a", "- a"),
