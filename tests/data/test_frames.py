@@ -470,3 +470,18 @@ def test_ids_in_another_unicode_form_are_told(turned):
 def test_ids_of_other_types_are_refused_with_what_to_call(values, mend):
     with pytest.raises(InputError, match=mend):
         id_column(values, "users")
+
+
+@pytest.mark.parametrize("dtype", [object, None])
+def test_ids_that_utf_8_cannot_write_are_named(dtype):
+    words = r"found 'B\\ud8001' in row 1 .* which UTF-8 cannot write, expected text without lone surrogates; read"
+    ids = ["B0", "B\ud8001", *TEXT[2:]]
+    for values in (ids, np.array(ids, dtype=object), pd.Series(ids, dtype=object), (2, *ids[1:])):
+        with pytest.raises(InputError, match=f"item_id: {words}"):
+            id_column(values, "item_id")
+    pairs = log(TEXT).assign(user=pd.Series([f"u{n}" for n in range(len(PAIRS))], dtype=object))
+    pairs.loc[1, "user"] = "B\ud8001"
+    refuses(f"column 'user': {words}", pairs, frames(TEXT))
+    features = {"visual": pd.DataFrame(VISUAL, index=pd.Index(ids, dtype=object))}
+    refuses(f"features of 'visual': {words}", np.array(PAIRS).T, features)
+    refuses(f"item_id: {words}", np.array(PAIRS).T, {"visual": VISUAL}, item_id=ids)
