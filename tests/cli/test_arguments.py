@@ -361,3 +361,10 @@ def test_a_truth_value_among_texts_is_to_be_written_in_quotes(tmp_path) -> None:
     config.write_text("names: [a, false]\n")
     with pytest.raises(InputError, match=r"names: found \['a', False\], expected names.* in quotes, such as \"no\""):
         options.parse(Given(["--config", str(config)]))
+
+
+def test_a_configuration_file_that_names_another_is_refused(capsys, tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text("config: other.yaml\n")
+    line = fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
+    assert "c.yaml: found the key config, expected options" in line
+    assert "--config A.yaml --config B.yaml" in line
