@@ -179,9 +179,9 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
             f"where: {name!r} or what it shall be holds values that cannot be looked up, expected numbers, texts or "
             f"dates; give a function of the column, such as lambda column: column.map(lambda x: 'a' in x)"
         ) from None
-    if not lacking:
+    if found.any() and not lacking:
         return found
-    shown = [*map(repr, lacking[:5]), *["..."] * (len(lacking) > 5)]
+    shown = [*map(repr, lacking[:5]), *["..."] * (len(lacking) > 5)] or ["[]"]
     text = f"where: no item has {name} = {' or '.join(shown)}; it is, for instance, {', '.join(map(repr, known[:5]))}"
     if any(isinstance(value, bool) for value in lacking) and any(isinstance(value, str) for value in known):
         text += '; write a text that looks like a truth value in quotes, such as "no"'
@@ -194,7 +194,10 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
 def _lacking(column: pd.Series, known: list[Any], values: list[Any]) -> list[Any]:
     """Return the values that no row of a column has."""
     there = set(known)
-    return [value for value in dict.fromkeys(values) if value not in there and not column.isin([value]).any()]
+    unseen = [value for value in dict.fromkeys(values) if value not in there]
+    if not column.isin(unseen).any():
+        return unseen
+    return [value for value in unseen if not column.isin([value]).any()]  # pandas takes more for equal than Python.
 
 
 def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) -> np.ndarray:

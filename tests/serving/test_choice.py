@@ -309,6 +309,8 @@ def test_listed_values_that_no_item_has_are_named(data) -> None:
     assert np.array_equal(got.items, expected.items)
     with pytest.raises(InputError, match="no item has kind = 'hats' or 'shoes'; it is"):
         source.recommend(k=1, where={"kind": iter(["hats", "shoes"])})
+    with pytest.raises(InputError, match=r"no item has kind = \[\]; it is, for instance"):
+        source.recommend(k=1, where={"kind": []})
     with pytest.raises(InputError, match=r'no item has kind = False; .* truth value in quotes, such as "no"'):
         source.recommend(k=1, where={"kind": False})
     for where in ({"price": [COLUMNS.price[0], np.float32(COLUMNS.price[1])]}, {"new": [True, False]}, {"new": 1}):
