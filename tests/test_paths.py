@@ -125,7 +125,7 @@ ADDRESSES = {
 }
 
 
-@pytest.mark.parametrize(("address", "words"), ADDRESSES.items())
+@pytest.mark.parametrize(("address", "words"), ADDRESSES.items(), ids=["s3", "gs", "file", "https", "one slash"])
 def test_addresses_are_no_paths(address, words, home, data):
     model = VBPR.from_data(data)
     settings = StudySettings(trainer=QUICK, k=[3])

@@ -191,7 +191,7 @@ def test_no_is_a_truth_value_for_an_option_of_a_reader_that_is_one(home, capsys)
     )
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/run", "file:///tmp/run"])
+@pytest.mark.parametrize("out", ["s3://bucket/run", "file:///tmp/run"], ids=["s3", "file"])
 def test_addresses_are_no_folders_to_write_to(out, home, capsys) -> None:
     before = sorted(home.rglob("*"))
     for command in ("train", "compare", "tune"):
