@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import math
@@ -25,7 +26,9 @@ EARLIER = r"(?=\w*[a-z_])[a-z0-9_]{8}"
 """What names of temporary files had there in earlier versions; a date is none."""
 OLD = 3600
 """Seconds after which a temporary file is not taken for one that another machine writes, whose lock is unseen."""
+_URL = re.compile(r"(?i:[a-z][a-z0-9+.-]+://|(?:s3a?|gs|gcs|abfss?|wasbs?|hdfs|dbfs|hf|https?|ftp|file):/)")
 _DEVICES = re.compile(r"\b(CUDA|HIP|XPU|MPS)\b|cuDNN|CUDNN|CUBLAS")
+_UTF32 = codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE
 _cleared: set[Path] = set()  # Names of which this process has removed what was left; it is done once.
 
 __all__ = [
@@ -48,8 +51,15 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         path: The path.
 
     Raises:
-        InputError: If it is no path, holds a null character, or names the home folder of nobody.
+        InputError: If it is no path, is empty or an address such as ``s3://bucket``, holds a null character, or names
+            the home folder of nobody.
     """
+    if isinstance(path, str) and not path:
+        raise InputError("path: found an empty text, expected the name of a file or folder; the current folder is '.'")
+    text = str(path)
+    address = _URL.match(text)  # Of which a path swallows a slash.
+    if address is not None:
+        raise InputError(f"path: found the address {text!r:.200}, expected a path; {_local(text, address[0])}")
     try:
         found = Path(path).expanduser()
     except TypeError:
@@ -61,14 +71,30 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return found
 
 
+def _local(address: str, start: str) -> str:
+    """Return what to write instead of an address."""
+    scheme, rest = start.partition(":")[0].lower(), address[len(start) :]
+    if scheme == "file":
+        return f"write it without file://, as in /{rest.removeprefix('localhost').lstrip('/')}"
+    if scheme in ("http", "https", "ftp"):
+        return "download the file, and give the path of what was downloaded"
+    return "give a path on this machine, and copy the files from or to the address, or mount it as a folder"
+
+
 def encoding_of(path: str | os.PathLike[str]) -> str:
     """Return the encoding of a text file: UTF-8, or UTF-16 where a byte-order mark says so.
 
     Args:
         path: The file.
+
+    Raises:
+        InputError: If the mark says that it is UTF-32.
     """
     with as_path(path).open("rb") as file:
-        return _encoding(file.read(2))
+        start = file.read(4)
+    if start in _UTF32:
+        raise InputError(f"{path}: is UTF-32, expected UTF-8; save it as UTF-8")
+    return _encoding(start)
 
 
 def _encoding(start: bytes) -> str:
@@ -88,6 +114,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
         UnicodeError: If it is neither UTF-8 nor, with a byte-order mark, UTF-16.
     """
     content = as_path(path).read_bytes()
+    if content[:4] in _UTF32:
+        raise UnicodeError("it is UTF-32; save it as UTF-8")
     return io.TextIOWrapper(io.BytesIO(content), encoding=_encoding(content)).read()
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from pyg_ckd import Trainer, evaluate, train_teachers
+from pyg_ckd.cli import main
 from pyg_ckd.data import Embeddings, build_data, describe_data
 from pyg_ckd.datasets import MultimodalFolder, encode_batches, load
 from pyg_ckd.datasets.sources import download
 from pyg_ckd.errors import InputError
-from pyg_ckd.files import read_json, read_text, write_json
+from pyg_ckd.files import as_path, read_json, read_text, write_json
 from pyg_ckd.nn import VBPR
 from pyg_ckd.report import write_description
 from pyg_ckd.serving import ItemIndex, Recommender
@@ -113,3 +114,61 @@ def test_a_byte_order_mark_says_how_a_text_is_written(tmp_path, encoding):
     assert read_json(tmp_path / "x.json") == {"ä": "ö"}
     (tmp_path / "x.txt").write_bytes((("\ufeff" if mark else "") + "ä\r\nb\x85c\n").encode(name))
     assert read_text(tmp_path / "x.txt") == "ä\nb\x85c\n"
+
+
+ADDRESSES = {
+    "s3://bucket/m": "give a path on this machine",
+    "gs://bucket/m": "give a path on this machine",
+    "file:///tmp/m": "write it without file://, as in /tmp/m$",
+    "https://example.org/m": "download the file",
+    "s3:/bucket/m": "give a path on this machine",
+}
+
+
+@pytest.mark.parametrize(("address", "words"), ADDRESSES.items(), ids=["s3", "gs", "file", "https", "one slash"])
+def test_addresses_are_no_paths(address, words, home, data):
+    model = VBPR.from_data(data)
+    settings = StudySettings(trainer=QUICK, k=[3])
+    calls = [
+        lambda: save_model(f"{address}.pt", model, data),
+        lambda: load_model(f"{address}.pt", data),
+        lambda: load(address),
+        lambda: MultimodalFolder(home, root=address),
+        lambda: Trainer(checkpoint_dir=address, **QUICK),
+        lambda: train_teachers(VBPR, data, Trainer(**QUICK), ["a"], cache_dir=address),
+        lambda: Study(data, VBPR, address, settings),
+        lambda: Recommender(Embeddings(torch.ones(12, 2), torch.ones(16, 2)), data).export_top_k(f"{address}.csv", k=2),
+        lambda: write_description(address, describe_data(data)),
+        lambda: encode_batches(["one"], lambda batch: [[1.0]], cache=address, progress=False),
+        lambda: as_path(Path("s3:/bucket/m")),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=f"path: found the address '{address[:5]}" if call != calls[-1] else "s3:"):
+            call()
+    with pytest.raises(InputError, match=words):
+        as_path(address)
+    assert not any(home.iterdir())
+
+
+def test_names_with_colons_are_paths():
+    for name in ("C:/m.pt", "C://m.pt", "a:b/c", "12:30.csv", "x/s3://y", "run:1"):
+        assert as_path(name) == Path(name)
+
+
+def test_an_empty_text_is_no_path(home, data):
+    model = VBPR.from_data(data)
+    calls = [
+        lambda: save_model("", model, data),
+        lambda: load_model("", data),
+        lambda: load(""),
+        lambda: MultimodalFolder(home, root=""),
+        lambda: MultimodalFolder(""),
+        lambda: Trainer(checkpoint_dir="", **QUICK),
+        lambda: train_teachers(VBPR, data, Trainer(**QUICK), ["a"], cache_dir=""),
+        lambda: Study(data, VBPR, "", StudySettings(trainer=QUICK, k=[3])),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=r"path: found an empty text, expected .* the current folder is '\.'"):
+            call()
+    assert not any(home.iterdir())
+    assert main(["data", "describe", ""]) == 2

@@ -14,7 +14,7 @@ from inspect import signature
 
 from pyg_ckd import __version__
 from pyg_ckd.cli import ranks
-from pyg_ckd.cli.output import replace_what_the_encoding_lacks, say
+from pyg_ckd.cli.output import close_output, replace_what_the_encoding_lacks, say
 from pyg_ckd.errors import InputError, unknown_name
 
 EXIT_BAD_INPUT = 2
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         message, everywhere = str(error), error.everywhere
     except BrokenPipeError:  # The reader of a pipe, such as head, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         return EXIT_BROKEN_PIPE
     except OSError as error:
         message, everywhere = ranks.text_of(error), False

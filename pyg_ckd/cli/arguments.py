@@ -168,6 +168,11 @@ def _configuration(values: Sequence[str]) -> list[Entry]:
     path = os.path.expanduser(values[0])  # noqa: PTH111
     source = f"configuration {path}"
     content = read_mapping(path, "configuration")
+    if "config" in content:
+        raise InputError(
+            f"{source}: found the key config, expected options, for a file cannot name another; give both files on the "
+            "command line: --config A.yaml --config B.yaml, of which the later one wins"
+        )
     return [Entry(str(key), value, source) for key, value in content.items()]
 
 

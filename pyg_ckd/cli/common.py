@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.options import REQUIRED, Options
+from pyg_ckd.cli.yaml_files import as_flag
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import read_text
+from pyg_ckd.files import as_path, read_text
 from pyg_ckd.locks import held
 
 if TYPE_CHECKING:
@@ -56,6 +56,18 @@ def add_data_options(options: Options) -> None:
     options.add("data_options", dict[str, Any], {}, DATA_OPTIONS)
 
 
+def data_options(config: Namespace) -> dict[str, Any]:
+    """Return the further arguments of the reader, in which ``no`` is a truth value where it can be nothing else.
+
+    Args:
+        config: The values of the options.
+    """
+    from pyg_ckd.datasets.loading import reader_flags
+
+    flags = reader_flags()
+    return {name: as_flag(value) if name in flags else value for name, value in config.data_options.items()}
+
+
 def load_data(config: Namespace) -> HeteroData:
     """Load the graph.
 
@@ -69,7 +81,7 @@ def load_data(config: Namespace) -> HeteroData:
             option = "data" if name == "path" else name
             raise InputError(f"data_options.{name}: expected no such option here; give it as --{option}")
     impute = {} if config.impute == "mean" else {"impute": config.impute}  # Not every source lets items lack something.
-    return load(config.data, transform=config.transform, **impute, **config.data_options)
+    return load(config.data, transform=config.transform, **impute, **data_options(config))
 
 
 def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | None = None) -> type[Backbone]:
@@ -244,7 +256,7 @@ def no_leftovers(*folders: str | None) -> Iterator[None]:
     """
     from pyg_ckd.training.folder import MANIFEST
 
-    paths = [Path(folder) for folder in folders if folder is not None]
+    paths = [as_path(folder) for folder in folders if folder is not None]
     made = {path: [p for p in (path, *path.parents) if not p.exists()] for path in paths}
     empty = {path: path.is_dir() and not any(path.iterdir()) for path in paths}
     try:

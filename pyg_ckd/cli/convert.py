@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import SOURCE, add_data_options
+from pyg_ckd.cli.common import SOURCE, add_data_options, data_options
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
 
@@ -43,7 +43,7 @@ def run(config: Namespace) -> int:
     """
     from pyg_ckd.datasets import convert
 
-    data = convert(config.source, config.target, config.format, config.features, config.dtype, **config.data_options)
+    data = convert(config.source, config.target, config.format, config.features, config.dtype, **data_options(config))
     say(summary(config.target, data))
     return 0
 

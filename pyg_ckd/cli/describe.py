@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyg_ckd.cli.arguments import Given
-from pyg_ckd.cli.common import SOURCE, add_data_options, writable
+from pyg_ckd.cli.common import SOURCE, add_data_options, data_options, writable
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say, show
 
@@ -43,7 +43,7 @@ def run(config: Namespace) -> int:
     options: dict[str, Any] = {"transform": "none"}
     if config.source != "synthetic":
         options |= {"impute": "given", "strict": False}  # The data as it is.
-    data = load(config.source, **{**options, **config.data_options})
+    data = load(config.source, **{**options, **data_options(config)})
     description = with_content(describe_data(data, config.k, config.sample, config.seed), data, seed=config.seed)
     show(render_description(description))
     if config.out is not None:

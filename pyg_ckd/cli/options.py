@@ -15,6 +15,7 @@ import yaml
 
 from pyg_ckd.cli.arguments import Entry, Given
 from pyg_ckd.cli.help import arguments_of, item, paragraph, with_default
+from pyg_ckd.cli.output import standard_output
 from pyg_ckd.cli.values import (
     as_list,
     as_mapping,
@@ -190,7 +191,8 @@ class Options:
                 label = values.found[option.name][1].label if option.name in values.found else f"--{option.name}"
                 raise InputError(f"{label}: found {value}, expected an integer from 0 to 2^63 - 1")
         if given.print_config is not None:
-            sys.stdout.write(_as_yaml(config, taken, bool(given.print_config)))
+            with standard_output():
+                sys.stdout.write(_as_yaml(config, taken, bool(given.print_config)))
             sys.exit(0)
         return config
 

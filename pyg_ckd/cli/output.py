@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HANDLER = "pyg_ckd.similar"
+STDOUT = "standard output"
 SIMILAR = {
     "±": "+-",
     "−": "-",
@@ -56,14 +57,38 @@ def _similar(error: UnicodeError) -> tuple[str, int]:
     return "".join(SIMILAR.get(char, "?") for char in error.object[error.start : error.end]), error.end
 
 
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Write what a block prints at once, and name standard output where that fails, as on a full disk.
+
+    Raises:
+        OSError: If it cannot be written; nothing more is then.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        error.filename = error.filename or STDOUT
+        close_output()
+        raise
+
+
+def close_output() -> None:
+    """Let standard output go nowhere, so that the end of the process does not try to write the rest."""
+    with suppress(io.UnsupportedOperation):  # A stream of the caller's, which has no file behind it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(line: str) -> None:
     """Print a line at once.
 
     Args:
         line: The text.
     """
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    with standard_output():
+        sys.stdout.write(f"{line}\n")
 
 
 def show(table: RenderableType) -> None:
@@ -74,7 +99,8 @@ def show(table: RenderableType) -> None:
     """
     from rich.console import Console
 
-    Console().print(table)
+    with standard_output():
+        Console().print(table)
 
 
 @contextmanager

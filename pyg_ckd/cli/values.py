@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from pyg_ckd.cli.arguments import Entry
-from pyg_ckd.cli.yaml_files import parse, parse_mapping
+from pyg_ckd.cli.yaml_files import as_flag, parse, parse_mapping
 from pyg_ckd.errors import InputError
 
 SIMPLE = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
@@ -266,12 +266,15 @@ def _item(value: Any, kind: Any, bad: InputError) -> Any:
     if kind is str:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             return str(value)
+        if isinstance(value, bool):
+            raise InputError(f'{bad}; write a text that looks like a truth value in quotes, such as "no"')
         raise bad
     if isinstance(value, str):
         try:
             value = parse(value)
         except yaml.YAMLError:
             raise bad from None
+    value = as_flag(value) if kind is bool else value
     allowed: Any = {int: int, float: (int, float), bool: bool}[kind]
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise bad

@@ -1,4 +1,4 @@
-"""YAML files of options: numbers as in YAML 1.2, no key twice, one line for everything that is wrong."""
+"""YAML files of options: numbers and truth values as in YAML 1.2, no key twice, one line for all that is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_OTHER = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float"))
+_FLAG = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")  # Not no, which is a country.
+_OTHER = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float", "bool"))
+_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,6 +41,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _FLAG, list("tTfF"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
@@ -77,6 +80,15 @@ def parse_word(word: str) -> Any:
         parts = [parse_word(part) for part in value.split(",")]
         return parts if all(type(part) in (int, float) for part in parts) else word
     return value if isinstance(value, (bool, int, float)) or word.strip() in ("null", "~") else word
+
+
+def as_flag(value: Any) -> Any:
+    """Return the truth value that a word such as ``no`` is where nothing else can stand, and anything else as it is.
+
+    Args:
+        value: The value.
+    """
+    return _WORDS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def parse_texts(word: str) -> str | list[str]:

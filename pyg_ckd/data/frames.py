@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,9 +140,10 @@ def join(
         for split, pair in pairs.items()
     }
     if item_ids is not None:
-        joined = {m: _aligned(rows, item_ids, item_id is not None) for m, rows in masks.items()}
+        listed, in_order = item_id is not None, _in_order([*tables.values(), *masks.values()])
+        joined = {m: _aligned(rows, item_ids, listed, in_order) for m, rows in masks.items()}
         lacking = {m: ~mask for m, mask in joined.items() if isinstance(mask, np.ndarray) and mask.dtype.kind == "b"}
-        tables_by_row = {m: _aligned(rows, item_ids, item_id is not None, lacking.get(m)) for m, rows in tables.items()}
+        tables_by_row = {m: _aligned(rows, item_ids, listed, in_order, lacking.get(m)) for m, rows in tables.items()}
     else:
         joined, tables_by_row = _values(masks), _values(tables)
     by_row = {split: np.stack([users[split], items[split]]) for split in pairs}
@@ -169,7 +170,8 @@ def in_order_of(
     if all(one.ids is None for one in rows.values()):
         return _values(rows), ids, _labels(rows)
     wanted = _listed(rows, {}) if ids is None else _unique(id_column(ids, f"{where}: ids"), f"{where}: ids")
-    matrices = {m: _aligned(one, wanted, ids is not None) for m, one in rows.items()}
+    in_order = _in_order(rows.values())
+    matrices = {m: _aligned(one, wanted, ids is not None, in_order) for m, one in rows.items()}
     return matrices, as_ids(wanted) if ids is None else ids, _labels(rows)
 
 
@@ -256,14 +258,32 @@ def _listed(tables: Mapping[str, _Rows], masks: Mapping[str, _Rows]) -> pd.Serie
     return pd.Series(pd.factorize(pd.concat(columns), sort=True)[1])
 
 
-def _aligned(rows: _Rows, ids: pd.Series, listed: bool, may_lack: np.ndarray | None = None) -> np.ndarray:
-    """Return rows in the order of ids; rows without ids are in that order if the ids are listed, or row numbers."""
+def _in_order(rows: Iterable[_Rows]) -> bool:
+    """Return whether all ids that rows have are integers in ascending order, as row numbers are."""
+    return all(
+        one.ids is None or (pd.api.types.is_integer_dtype(one.ids) and one.ids.is_monotonic_increasing) for one in rows
+    )
+
+
+def _aligned(
+    rows: _Rows, ids: pd.Series, listed: bool, in_order: bool, may_lack: np.ndarray | None = None
+) -> np.ndarray:
+    """Return rows in the order of ids; rows without ids are in that order if the ids are listed, or row numbers.
+
+    Args:
+        rows: The rows.
+        ids: The ids.
+        listed: Whether they were given as such.
+        in_order: Whether all rows that have ids are in ascending order of these.
+        may_lack: Which items may have no row.
+    """
     if rows.ids is None:
         numbers = pd.api.types.is_integer_dtype(ids) and len(ids) == len(rows.values) and bool((ids == ids.index).all())
-        if not listed and not numbers:
+        if not listed and not (numbers and in_order):
+            shuffled = f", whose {len(ids)} row numbers are not in ascending order" if numbers else ""
             raise InputError(
-                f"{rows.where} come without ids beside features that have them, so that their order is unknown; index "
-                f"them by item id, as in pandas.DataFrame(x, index=ids), or give item_id"
+                f"{rows.where} come without ids beside features that have them{shuffled}, so that their order is "
+                f"unknown; index them by item id, as in pandas.DataFrame(x, index=ids), or give item_id"
             )
         return rows.values
     at, extra = rows_among(ids, rows.ids), rows_among(rows.ids, ids) < 0

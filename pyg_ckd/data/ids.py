@@ -17,6 +17,7 @@ from pyg_ckd.arguments import plain_number
 from pyg_ckd.errors import InputError
 
 _LARGEST = np.iinfo(np.int64).max
+_MANY = 1 << 16
 _IDS = (str, int, np.integer, UUID)
 _MENDS = {
     bytes: "; decode them with .str.decode('utf-8')",
@@ -47,7 +48,11 @@ def id_column(values: Any, where: str, rows: np.ndarray | None = None) -> pd.Ser
         values = values.detach().cpu().numpy()
     if getattr(values, "ndim", 1) != 1:
         raise InputError(f"{where} has shape {list(values.shape)}, expected a list of ids, one per row")
-    column = pd.Series(values if isinstance(values, (pd.Series, pd.Index, np.ndarray)) else list(values))
+    values = values if isinstance(values, (pd.Series, pd.Index, np.ndarray)) else list(values)
+    try:
+        column = pd.Series(values)
+    except UnicodeEncodeError:
+        raise _unwritable(values, where, rows) from None
     column = column.reset_index(drop=True)
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
@@ -62,6 +67,8 @@ def id_column(values: Any, where: str, rows: np.ndarray | None = None) -> pd.Ser
         large = len(column) > 0 and column.max() > _LARGEST
         return pd.Series(column.to_numpy(dtype=np.uint64 if large else np.int64))
     if _is_text(column):
+        if pd.api.types.is_object_dtype(column) and not _can_be_written(column.tolist()):
+            raise _unwritable(column, where, rows)
         return column
     if not len(column):
         return column.astype(str)
@@ -70,20 +77,43 @@ def id_column(values: Any, where: str, rows: np.ndarray | None = None) -> pd.Ser
         if kinds.map(lambda kind: issubclass(kind, _IDS) and kind is not bool).all():
             whole = kinds.map(lambda kind: issubclass(kind, (int, np.integer))).all()
             numbers = pd.Series(column.tolist()) if whole else column
-            return numbers if pd.api.types.is_integer_dtype(numbers) else column.astype(str)
+            if pd.api.types.is_integer_dtype(numbers):
+                return numbers
+            if not _can_be_written(list(map(str, column))):
+                raise _unwritable(column, where, rows)
+            return column.astype(str)
     raise wrong_id(column, where, rows)
 
 
-def wrong_id(column: pd.Series, where: str, rows: np.ndarray | None = None) -> InputError:
+def _can_be_written(texts: list[str]) -> bool:
+    """Return whether UTF-8 can write all texts."""
+    try:
+        for start in range(0, len(texts), _MANY):
+            "".join(texts[start : start + _MANY]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unwritable(values: Iterable[Any], where: str, rows: np.ndarray | None) -> InputError:
+    """Return the error for ids of which UTF-8 cannot write one, with the row of the first."""
+    row, one = next((n, one) for n, one in enumerate(values) if not _can_be_written([str(one)]))
+    return InputError(
+        f"{where}: found {str(one)!r:.60} in row {row if rows is None else rows[row]} (rows count from zero), which "
+        "UTF-8 cannot write, expected text without lone surrogates; read the ids with their right encoding"
+    )
+
+
+def wrong_id(column: pd.Series, where: str, rows: np.ndarray | None = None, mend: str = "") -> InputError:
     """Return the error for a column of which some values are no ids, with the row of the first one.
 
     Args:
         column: The column.
         where: What the ids are.
         rows: The row of each value. (default: :obj:`None`, its position)
+        mend: How to mend it. (default: :obj:`""`, what the values suggest)
     """
-    mend = ""
-    if pd.api.types.is_float_dtype(column):
+    if not mend and pd.api.types.is_float_dtype(column):
         wrong = (column % 1 != 0).to_numpy(dtype=bool)
         mend = "read them as text (dtype=str, a Parquet file) if they were written like 1e3"
         if wrong.any():

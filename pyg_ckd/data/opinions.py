@@ -60,7 +60,8 @@ def opinions_of(frames: Mapping[str, Any], keep: str, source: str) -> list[np.nd
         source: Where they came from, for messages.
 
     Raises:
-        InputError: If one of several interactions of a user and an item has no time, or none that can be read.
+        InputError: If one of several interactions of a user and an item has no time, an infinite one, or none that can
+            be read.
     """
     columns = []
     for names in COLUMNS.values():
@@ -73,7 +74,7 @@ def opinions_of(frames: Mapping[str, Any], keep: str, source: str) -> list[np.nd
     if all(TIME in frame.columns for frame in frames.values()):
         times = as_dates(_together([frame[TIME] for frame in frames.values()]))
         several = repeated(pairs, "first") | repeated(pairs, "last")
-        missing = np.isnat(times) if times.dtype.kind == "M" else np.isnan(times)
+        missing = np.isnat(times) if times.dtype.kind == "M" else ~np.isfinite(times)
         if (wrong := np.flatnonzero(several & missing)).size:
             split = int(np.searchsorted(np.cumsum(sizes), wrong[0], side="right"))
             name, frame = list(frames.items())[split]

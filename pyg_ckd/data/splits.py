@@ -299,6 +299,12 @@ def _check_timestamps(timestamps: Any, size: int, interactions: Any) -> np.ndarr
             f"split: {missing.size} timestamps are neither numbers nor dates, the first is {_plain(value)!r} in row "
             f"{missing[0]}; write dates like 2024-05-31 12:00:00"
         )
+    infinite = np.flatnonzero(np.isinf(array)) if array.dtype.kind == "f" else np.empty(0, dtype=np.int64)
+    if infinite.size:
+        raise InputError(
+            f"split: {infinite.size} timestamps are infinite, the first is {array[infinite[0]].item()!r} in row "
+            f"{infinite[0]}, expected numbers or dates; drop them"
+        )
     warn_of_units(array, timestamps.index if isinstance(timestamps, pd.Series) else None)
     return array
 

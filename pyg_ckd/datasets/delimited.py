@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.columns import known
+from pyg_ckd.datasets.columns import ALIASES, known, plain
 from pyg_ckd.datasets.separators import NUMBER, advice_on_tabs, separator_of
 from pyg_ckd.datasets.signatures import first_bytes, refuse_other
 from pyg_ckd.errors import InputError
@@ -56,7 +56,9 @@ def read_csv(path: Path, required: Sequence[str], dtypes: Mapping[str, type] | N
     separator = separator_of(header, required, path)
     quoting: Quoting = csv.QUOTE_NONE if separator in ("\t", "::") and '"' not in header else csv.QUOTE_MINIMAL
     layout = _Layout(path, separator, encoding_of(path), quoting, skipped, f"{separator} " in header)
+    _refuse_twice(layout, required)
     frame = _parsed(layout, dtypes)
+    _refuse_header_again(frame, path)
     if quoting == csv.QUOTE_NONE and _quoted(frame, required):
         held = replace(layout, quoting=csv.QUOTE_MINIMAL)
         try:
@@ -153,6 +155,7 @@ def read_tab_separated(file: Path, columns: Sequence[str], dtypes: Mapping[str, 
         (_, header), (number, width) = next(filled, (1, 0)), next(filled, (2, 0))
     if width > header:
         raise ValueError(f"Expected {header + 1} fields in line {number}, saw {width + 1}")
+    _refuse_header_again(frame, file)
     return frame[list(columns)]
 
 
@@ -211,6 +214,37 @@ def _parsed(layout: _Layout, dtypes: Mapping[str, type] | None) -> pd.DataFrame:
         raise _long_line(layout, error) from None
     held = separator != layout.separator and layout.quoting == csv.QUOTE_MINIMAL
     return _put_back(frame, separator, layout.separator) if held else frame
+
+
+def _refuse_twice(layout: _Layout, required: Sequence[str]) -> None:
+    """Refuse a column that may be read and is there twice, of which pandas renames the second."""
+    try:
+        header = next(layout.rows(), [])
+    except csv.Error:  # Whoever reads the rows says so.
+        return
+    read = {*required, *(other for name in required for other in ALIASES.get(name, ()))}
+    if "user" in required:
+        read |= {"timestamp", *ALIASES["timestamp"], "split", "rating", "label"}
+    twice = next((name for name in header if plain(name) in read and header.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{layout.path}: has the column {twice!r} twice, expected one column of that name; drop or rename one"
+        )
+
+
+def _refuse_header_again(frame: pd.DataFrame, path: Path) -> None:
+    """Refuse a header among the rows, as in files that were put one behind the other."""
+    again = np.full(len(frame), frame.shape[1] > 1)
+    for name, column in frame.items():
+        if not again.any() or pd.api.types.is_numeric_dtype(column):
+            return
+        again &= (column == name).to_numpy(dtype=bool, na_value=False)
+    if again.any():
+        raise InputError(
+            f"{path}: row {again.argmax()} (rows count from zero, without the header) is the header again, "
+            f"{', '.join(map(str, frame.columns))!r:.60}, expected it once; remove the line, as where several files "
+            "were put one behind the other"
+        )
 
 
 def _put_back(frame: pd.DataFrame, mark: str, separator: str) -> pd.DataFrame:

@@ -96,6 +96,12 @@ def reader_options() -> list[str]:
     return sorted({name for reader in READERS.values() for name in inspect.signature(reader).parameters} - {"path"})
 
 
+def reader_flags() -> set[str]:
+    """Return the names of the arguments of readers that are truth values."""
+    found = [parameter for reader in READERS.values() for parameter in inspect.signature(reader).parameters.values()]
+    return {parameter.name for parameter in found if isinstance(parameter.default, bool)}
+
+
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:
     if str(path) == "synthetic":
         return synthetic_multimodal, ()

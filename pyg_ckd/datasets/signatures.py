@@ -7,6 +7,8 @@ from pathlib import Path
 from pyg_ckd.errors import InputError
 
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xfe\x00\x00", "text in UTF-32", "save it as UTF-8"),
+    (b"\x00\x00\xfe\xff", "text in UTF-32", "save it as UTF-8"),
     (b"version https://git-lfs", "a pointer of git-lfs", "fetch the file itself with 'git lfs pull'"),
     (b"/annex/objects/", "a pointer of git-annex", "fetch the file itself with 'git annex get'"),
     (b"\x1f\x8b", "compressed with gzip", "decompress it, or where it is a table, name it .csv.gz"),

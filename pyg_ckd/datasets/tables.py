@@ -90,23 +90,34 @@ def check_ids(frame: pd.DataFrame, name: str, path: Path) -> None:
         return
     if column.map(type).eq(UUID).all():
         return
-    raise wrong_id(column, f"{path}: column {name!r}")
+    mend = ""
+    if pd.api.types.is_bool_dtype(column):
+        mend = f"; name the column of ids {name!r}, or write ids that are no truth values, such as 0 and 1"
+    raise wrong_id(column, f"{path}: column {name!r}", mend=mend)
 
 
 def as_timestamps(column: pd.Series) -> np.ndarray:
-    """Return numbers as they are and anything else as dates; text that is no date is refused.
+    """Return numbers as they are and anything else as dates; infinite numbers and text that is no date are refused.
 
     Args:
         column: The column; its index has the number of each row in the file.
 
     Raises:
-        InputError: If a text is no date; the message has its row.
+        InputError: If a number is infinite or a text no date; the message has its row.
     """
     dates = as_dates(column)
     if dates.dtype.kind != "M":
+        infinite = np.flatnonzero(np.isinf(dates)) if dates.dtype.kind == "f" else np.empty(0, dtype=np.int64)
+        if infinite.size:
+            raise InputError(
+                f"column {column.name!r} has {infinite.size} infinite values, the first is "
+                f"{dates[infinite[0]].item()!r} in row {column.index[infinite[0]]}, expected numbers or dates; repair "
+                "or drop these rows"
+            )
         return dates
     unread = np.isnat(dates)
-    words = unread & pd.to_numeric(column, errors="coerce").isna().to_numpy()
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    words = unread & ~np.isfinite(numbers)
     wrong = np.flatnonzero(words if words.any() else unread)
     if wrong.size:
         raise InputError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,15 @@ _SENTENCES = "sentence-transformers"
 _MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _DIM = 128
 _WORDS = 1 << 16
+_RARE = 0.95
+_FEW = 10
+_UNSPACED = re.compile(
+    "[\u3005-\u3007\u3040-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Kana.
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Ideographs.
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e81-\u0edf"  # Thai and Lao.
+    "\u1780-\u17d3\u17d7\u17dc-\u17e9\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f]+"  # Khmer, Myanmar.
+)
+"""Letters and digits of scripts that have no blanks between words."""
 
 
 def text_features(
@@ -37,7 +49,8 @@ def text_features(
     Args:
         texts: One text per item; tags and entities of HTML are taken out. An empty one, one of white space,
             :obj:`None`, NaN or ``pandas.NA`` is missing.
-        encoder: ``"tfidf"`` (TF-IDF weights of up to 65536 words, reduced with a truncated SVD),
+        encoder: ``"tfidf"`` (TF-IDF weights of up to 65536 words, reduced with a truncated SVD; in scripts without
+            blanks between words, such as Chinese, Japanese and Thai, two neighbouring characters count as a word),
             ``"sentence-transformers"`` or ``"sentence-transformers:MODEL"`` (the extra ``text``; a name on the model
             hub or a folder; by default all-MiniLM-L6-v2), or a callable that maps a list of texts to an array
             ``[B, d]``. (default: :obj:`"tfidf"`)
@@ -55,6 +68,9 @@ def text_features(
 
     Raises:
         InputError: If the encoder is unknown, not installed or fails, or no text says anything.
+
+    Warns:
+        UserWarning: If nearly every word that ``"tfidf"`` knows occurs in one text only.
 
     Example:
         >>> x, has = text_features(["red shoes", "", "blue shoes"], dim=2)
@@ -139,6 +155,13 @@ def _tfidf(texts: list[str], dim: int, seed: int) -> tuple[np.ndarray, np.ndarra
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(strip_accents="unicode", stop_words="english", sublinear_tf=True, max_features=_WORDS)
+    if any(map(_UNSPACED.search, texts)):
+        words = vectorizer.build_analyzer()
+        vectorizer = TfidfVectorizer(
+            analyzer=lambda text: [*words(_UNSPACED.sub(" ", text)), *_neighbours(text)],
+            sublinear_tf=True,
+            max_features=_WORDS,
+        )
     try:
         weights = vectorizer.fit_transform(texts)
     except ValueError:  # The vocabulary is empty.
@@ -148,8 +171,34 @@ def _tfidf(texts: list[str], dim: int, seed: int) -> tuple[np.ndarray, np.ndarra
         ) from None
     known = weights.getnnz(axis=1) > 0
     weights = weights[known]
+    _warn_of_rare_words(weights.getnnz(axis=0), len(texts))
     if weights.shape[1] == 1:  # A single word, which has nothing to be reduced to.
         return weights.toarray().astype(np.float32), known
     svd = TruncatedSVD(min(dim, *weights.shape), random_state=seed)
     with np.errstate(invalid="ignore"):  # Texts that are all alike explain no variance, which nobody asks for.
         return svd.fit_transform(weights).astype(np.float32), known
+
+
+def _neighbours(text: str) -> list[str]:
+    """Return the pairs of neighbouring characters within runs without blanks, and runs of one character."""
+    found = []
+    for run in _UNSPACED.findall(text):
+        run = unicodedata.normalize("NFKC", run)  # Kana of half width, and marks that stand apart from their letters.
+        found += [run] if len(run) == 1 else [run[at : at + 2] for at in range(len(run) - 1)]
+    return found
+
+
+def _warn_of_rare_words(counts: np.ndarray, size: int) -> None:
+    """Warn if nearly every word occurs in one text only, so that no two texts are alike.
+
+    Args:
+        counts: The number of texts of each word.
+        size: The number of texts.
+    """
+    once = int((counts == 1).sum())
+    if size >= _FEW and once > _RARE * len(counts):
+        warnings.warn(
+            f"texts: found {once} of {len(counts)} words in one text only, so that the features hardly tell which "
+            f"items are alike; give longer texts, or another encoder, such as encoder={_SENTENCES!r}",
+            stacklevel=4,
+        )

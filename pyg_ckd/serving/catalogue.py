@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -168,18 +169,35 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
     column = columns[name]
     if callable(wanted):
         return _mask(wanted, column, name)
-    several = isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes))
+    values = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes)) else [wanted]
     try:
-        found = np.array(column.isin(list(wanted) if several else [wanted]), dtype=bool)
-        known = column.dropna().unique()[:5].tolist()
+        found = np.array(column.isin(values), dtype=bool)
+        known = column.dropna().unique().tolist()
+        lacking = _lacking(column, known, values) if found.any() else values
     except TypeError:  # Lists and the like, which pandas cannot look up.
         raise InputError(
             f"where: {name!r} or what it shall be holds values that cannot be looked up, expected numbers, texts or "
             f"dates; give a function of the column, such as lambda column: column.map(lambda x: 'a' in x)"
         ) from None
+    if found.any() and not lacking:
+        return found
+    shown = [*map(repr, lacking[:5]), *["..."] * (len(lacking) > 5)] or ["[]"]
+    text = f"where: no item has {name} = {' or '.join(shown)}; it is, for instance, {', '.join(map(repr, known[:5]))}"
+    if any(isinstance(value, bool) for value in lacking) and any(isinstance(value, str) for value in known):
+        text += '; write a text that looks like a truth value in quotes, such as "no"'
     if not found.any():
-        raise InputError(f"where: no item has {name} = {wanted!r}; it is, for instance, {', '.join(map(repr, known))}")
+        raise InputError(text)
+    warnings.warn(f"{text}; the lists have items of the other values alone", stacklevel=4)
     return found
+
+
+def _lacking(column: pd.Series, known: list[Any], values: list[Any]) -> list[Any]:
+    """Return the values that no row of a column has."""
+    there = set(known)
+    unseen = [value for value in dict.fromkeys(values) if value not in there]
+    if not column.isin(unseen).any():
+        return unseen
+    return [value for value in unseen if not column.isin([value]).any()]  # pandas takes more for equal than Python.
 
 
 def _mask(function: Callable[[pd.Series], Any], column: pd.Series, name: str) -> np.ndarray:

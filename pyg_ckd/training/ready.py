@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective, as_objective
@@ -23,9 +23,12 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
 
     Raises:
         InputError: If the model was built for other numbers of users or items, the graph lacks a modality of the model
-            or has one of other width, or gradients are switched off.
+            or has one of other width, gradients are switched off, or tensors cannot be trained.
     """
     check_graph(data)
+    if not torch.is_inference_mode_enabled():  # Which is refused below.
+        _check_weights(model)
+        _check_graph_tensors(data)
     objective = as_objective(model, data)
     if objective.trains and (torch.is_inference_mode_enabled() or not torch.is_grad_enabled()):
         mode = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
@@ -38,6 +41,40 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
         if data["item"][m].size(1) != width:
             raise InputError(f"features of {m!r}: found width {data['item'][m].size(1)}, expected {width}")
     return objective
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Refuse weights in float16, without memory behind them, or without the versions that gradients need."""
+    if not isinstance(model, nn.Module):
+        return
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if x.is_meta:
+            raise InputError(
+                f"model: found {name} on the meta device, which has no memory behind it, expected numbers; build the "
+                "model on another device"
+            )
+        if x.is_inference():
+            raise InputError(
+                f"model: found {name} made in a block of torch.inference_mode, which cannot be trained; build the "
+                "model outside of the block"
+            )
+        if x.requires_grad and x.dtype == torch.float16:
+            raise InputError(
+                f"model: found {name} in float16, in which steps of training are lost, expected float32; train "
+                "model.float(), with precision='bf16-mixed' or '16-mixed' to save memory"
+            )
+
+
+def _check_graph_tensors(data: HeteroData) -> None:
+    """Refuse a graph whose tensors lack the versions that gradients need."""
+    for store in data.stores:
+        where = "data" if store._key is None else f"data[{store._key!r}]"
+        for name, x in store.items():
+            if isinstance(x, Tensor) and x.is_inference():
+                raise InputError(
+                    f"{where}.{name}: found a tensor made in a block of torch.inference_mode, which cannot be trained "
+                    "with; build the graph outside of the block, or give data.clone()"
+                )
 
 
 def _check_sizes(student: Backbone, data: HeteroData) -> None:

@@ -189,3 +189,17 @@ def test_a_file_that_may_not_be_read_is_named(arrays, save, capsys, tmp_path, mo
     line = fails(capsys, ["train", "--data", save(arrays), "--out", str(tmp_path / "out")])
     assert "secret.npz: cannot be used (Permission denied)" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")  # noqa: PTH110
+@pytest.mark.parametrize(
+    "words",
+    [["models"], ["--help"], ["train", "--help"], ["train", "--data", "x", "--out", "y", "--print_config"]],
+    ids=["models", "overview", "help", "print_config"],
+)
+def test_a_full_standard_output_is_named(words) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-m", "pyg_ckd.cli", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "pyg-ckd: error: standard output: cannot be used (No space left on device)\n"

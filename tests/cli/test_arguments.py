@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from pyg_ckd.cli import main
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.options import Options
+from pyg_ckd.errors import InputError
 from tests.cli.problem import QUICK, fails, train
 
 
@@ -336,3 +338,33 @@ def test_users_are_given_with_blanks_or_commas() -> None:
 def test_numpy_prints_arrays_in_a_way_that_is_refused(arrays, save, capsys, tmp_path) -> None:
     text = str(np.array([5, 10]))
     assert f"--k: found {text!r}" in fails(capsys, [*train(save(arrays), tmp_path / "out"), "--k", text])
+
+
+@pytest.mark.parametrize(("word", "flag"), [("no", False), ("yes", True), ("off", False), ("on", True)])
+def test_yes_and_no_are_truth_values_where_nothing_else_can_stand(word, flag, tmp_path) -> None:
+    options, config = Options("train", "test"), tmp_path / "c.yaml"
+    options.add("trainer.progress", bool, not flag)
+    options.add("flags", list[bool], [])
+    options.add("names", list[str], [])
+    options.add("any", dict[str, Any], {})
+    config.write_text(f"trainer: {{progress: {word}}}\nflags: [{word}]\nnames: [{word}]\nany: {{a: {word}}}\n")
+    typed = ["--trainer.progress", word, "--flags", word, "--names", word, "--any", f"{{a: {word}}}"]
+    for given in (["--config", str(config)], typed):
+        found = options.parse(Given(given))
+        assert found["trainer.progress"] is flag
+        assert (found.flags, found.names, found.any) == ([flag], [word], {"a": word})
+
+
+def test_a_truth_value_among_texts_is_to_be_written_in_quotes(tmp_path) -> None:
+    options, config = Options("train", "test"), tmp_path / "c.yaml"
+    options.add("names", list[str], [])
+    config.write_text("names: [a, false]\n")
+    with pytest.raises(InputError, match=r"names: found \['a', False\], expected names.* in quotes, such as \"no\""):
+        options.parse(Given(["--config", str(config)]))
+
+
+def test_a_configuration_file_that_names_another_is_refused(capsys, tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text("config: other.yaml\n")
+    line = fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
+    assert "c.yaml: found the key config, expected options" in line
+    assert "--config A.yaml --config B.yaml" in line

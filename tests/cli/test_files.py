@@ -143,7 +143,7 @@ def test_only_what_is_written_as_a_number_is_one(text, value) -> None:
 @pytest.mark.parametrize(
     ("word", "value"),
     [
-        ("5", 5), ("0.5", 0.5), ("true", True), ("no", False), ("null", None), ("[1, 2]", [1, 2]), ("'01'", "01"),
+        ("5", 5), ("0.5", 0.5), ("true", True), ("no", "no"), ("null", None), ("[1, 2]", [1, 2]), ("'01'", "01"),
         ('"yes"', "yes"), ("{a: 1}", {"a": 1}), ("0.6,0.2,0.2", [0.6, 0.2, 0.2]), ("1,2", [1, 2]), ("a,b", "a,b"),
         ("C # x", "C # x"), ("#1 hits", "#1 hits"), ("A: B", "A: B"), ("", ""), ("[a", "[a"), (",", ","),
         ("- a", "- a"),
@@ -173,3 +173,29 @@ def test_a_quoted_text_stays_a_text(options, home, capsys) -> None:
     assert main(["data", "convert", "~/own", "~/new.npz", "--format", "npz", *options]) == 0
     with np.load(home / "new.npz") as new:
         assert sum(new[part].shape[1] for part in ("train", "val", "test")) == 24
+
+
+def test_no_is_a_truth_value_for_an_option_of_a_reader_that_is_one(home, capsys) -> None:
+    (home / "options.yaml").write_text("data_options: {strict: no}\n", encoding="utf-8")
+    for options in (
+        ["--data_options.strict", "no"],
+        ["--data_options", "{strict: no}"],
+        ["--config", "~/options.yaml"],
+    ):
+        assert main(["data", "convert", "~/text.npz", "~/new.npz", "--format", "npz", *options]) == 0
+        assert main(["data", "describe", "~/text.npz", *options]) == 0
+        assert main([*recommend("integers"), *options]) == 0
+        (home / "new.npz").unlink()
+    assert (
+        main(["data", "convert", "~/text.npz", "~/new.npz", "--format", "npz", "--data_options.strict", "never"]) == 2
+    )
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "file:///tmp/run"], ids=["s3", "file"])
+def test_addresses_are_no_folders_to_write_to(out, home, capsys) -> None:
+    before = sorted(home.rglob("*"))
+    for command in ("train", "compare", "tune"):
+        assert main([command, "--data", "~/text.npz", "--out", out, "--backbone", "VBPR", *QUICK]) == 2
+        assert f"found the address '{out}', expected a path" in capsys.readouterr().err
+    assert main([*recommend("integers"), "--out", f"{out}.csv"]) == 2
+    assert sorted(home.rglob("*")) == before

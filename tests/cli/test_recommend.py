@@ -282,3 +282,18 @@ def test_a_dash_makes_no_folder(given, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert fails(capsys, command(given, "-")).startswith("pyg-ckd: error: out -: found a dash, expected")
     assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("options", [["--where.kind", "[no,se]"], ["--where.kind", "no"], ["--where", "{kind: no}"]])
+def test_no_is_a_country(given, options, tmp_path, capsys) -> None:
+    kinds = ["no", "se", "on", "off"] * 2
+    (tmp_path / "items.csv").write_text(
+        "item,kind\n" + "".join(f"item-{n},{kind}\n" for n, kind in enumerate(kinds)), encoding="utf-8"
+    )
+    more = ["--items_file", str(tmp_path / "items.csv"), "--exclude_seen", "no"]
+    config = tmp_path / "where.yaml"
+    config.write_text(f"where: {{kind: {options[-1]}}}\n" if options[-1][0] != "{" else f"where: {options[-1]}\n")
+    wanted = {f"item-{n}" for n, kind in enumerate(kinds) if kind in (("no", "se") if "se" in options[-1] else ("no",))}
+    for given_as in (options, ["--config", str(config)]):
+        assert main(command(given, tmp_path / "a.csv", *more, "--k", str(len(wanted)), *given_as)) == 0
+        assert set(pd.read_csv(tmp_path / "a.csv").item) == wanted

@@ -104,6 +104,22 @@ def test_reversed_rows_with_ids_are_matched_and_without_ids_refused():
     refuses("items that have no row in the features, the first is 0 in row", np.array(PAIRS).T, listed)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "Int64"])
+def test_arrays_beside_frames_of_row_numbers_need_them_in_order(dtype):
+    pairs, has, ids = np.array(PAIRS).T, np.arange(8) != 5, range(8)
+    visual = pd.DataFrame(VISUAL, index=pd.Index(np.arange(8), dtype=dtype))
+    words = r"without ids beside features that have them, whose 8 row numbers are not in ascending order.* give item_id"
+    refuses(rf"audio' come {words}", pairs, {"visual": visual[::-1], "audio": AUDIO})
+    refuses(rf"has_visual come {words}", pairs, {"visual": visual[::-1]}, has={"visual": has})
+    for given in (
+        build_data(pairs, {"visual": visual, "audio": AUDIO}, has={"audio": has}, transform="none"),
+        build_data(pairs, {"visual": visual[::-1], "audio": AUDIO}, has={"audio": has}, item_id=ids, transform="none"),
+    ):
+        np.testing.assert_allclose(given["item"].visual.numpy(), VISUAL, rtol=1e-6)
+        np.testing.assert_allclose(given["item"].audio.numpy()[has], AUDIO[has], rtol=1e-6)
+        assert given["item"].has_audio.tolist() == has.tolist()
+
+
 def test_a_column_of_ids_is_no_feature():
     table = pd.DataFrame(VISUAL, columns=["a", "b", "c"]).assign(item_id=IDS["numbers"])
     data = build_data(log(IDS["numbers"]), {"visual": table}, transform="none")
@@ -454,3 +470,18 @@ def test_ids_in_another_unicode_form_are_told(turned):
 def test_ids_of_other_types_are_refused_with_what_to_call(values, mend):
     with pytest.raises(InputError, match=mend):
         id_column(values, "users")
+
+
+@pytest.mark.parametrize("dtype", [object, None])
+def test_ids_that_utf_8_cannot_write_are_named(dtype):
+    words = r"found 'B\\ud8001' in row 1 .* which UTF-8 cannot write, expected text without lone surrogates; read"
+    ids = ["B0", "B\ud8001", *TEXT[2:]]
+    for values in (ids, np.array(ids, dtype=object), pd.Series(ids, dtype=object), (2, *ids[1:])):
+        with pytest.raises(InputError, match=f"item_id: {words}"):
+            id_column(values, "item_id")
+    pairs = log(TEXT).assign(user=pd.Series([f"u{n}" for n in range(len(PAIRS))], dtype=object))
+    pairs.loc[1, "user"] = "B\ud8001"
+    refuses(f"column 'user': {words}", pairs, frames(TEXT))
+    features = {"visual": pd.DataFrame(VISUAL, index=pd.Index(ids, dtype=object))}
+    refuses(f"features of 'visual': {words}", np.array(PAIRS).T, features)
+    refuses(f"item_id: {words}", np.array(PAIRS).T, {"visual": VISUAL}, item_id=ids)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pyg_ckd.data import leave_one_out_split, temporal_split
+from pyg_ckd.data import build_data, leave_one_out_split, temporal_split
 from pyg_ckd.data.timestamps import as_dates
 from pyg_ckd.datasets.tables import as_timestamps
 from pyg_ckd.errors import InputError
@@ -177,3 +177,26 @@ def test_a_mix_of_units_is_named_with_a_row_of_each(kind, factor, unit):
 def test_numbers_of_one_unit_and_what_are_no_dates_call_for_no_warning(when, recwarn):
     temporal_split([[0] * 4, range(4)], when, (0.5, 0.25, 0.25))
     assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.array, pd.Series, torch.tensor])
+def test_infinite_moments_are_refused(wrong, kind):
+    times = kind([2.0, 3.0, wrong, 4.0])
+    pairs = np.array([[0, 0, 0, 0], [0, 1, 2, 3]])
+    for split in (temporal_split, leave_one_out_split):
+        with pytest.raises(InputError, match=rf"1 timestamps are infinite, the first is {wrong} in row 2, expected"):
+            split(pairs, timestamps=times)
+    with pytest.raises(
+        InputError, match=rf"column 'time' has 1 infinite values, the first is {wrong} in row 12, expec"
+    ):
+        as_timestamps(pd.Series([2.0, 3.0, wrong], index=[10, 11, 12], name="time"))
+
+
+def test_infinite_moments_of_repeated_interactions_are_refused():
+    frame = pd.DataFrame({"user": ["a", "a", "b"], "item": [0, 0, 1], "timestamp": [1.0, np.inf, np.inf]})
+    with pytest.raises(
+        InputError, match=r"train, column 'timestamp' holds inf in row 1 .*, expected a number or a date"
+    ):
+        build_data(frame, {"a": np.eye(2)}, keep="last")
+    assert build_data(frame[1:], {"a": np.eye(2)}, keep="last")["user", "rates", "item"].edge_index.size(1) == 2

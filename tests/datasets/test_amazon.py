@@ -111,6 +111,11 @@ def test_reviews_of_few_stars_may_be_left_out(tmp_path, edition):
     write_lines(name, [{**row, rating: "five"} for row in rows])
     with pytest.raises(InputError, match=f"line 1: '{rating}' is 'five' .str., expected a number of stars"):
         amazon(tmp_path, edition, files=files, k_core=0, min_rating=2)
+    for number in (np.nan, np.inf, 10**400):  # In a line of its own kind and in one like all others.
+        for more in ({}, {"odd": "}\n{"}):
+            write_lines(name, [*({**row, rating: 5} for row in rows[:3]), {**rows[3], rating: number, **more}])
+            with pytest.raises(InputError, match=f"line 4: '{rating}' is .*, expected a number of stars; repair"):
+                amazon(tmp_path, edition, files=files, k_core=0, min_rating=2)
 
 
 def test_what_the_page_shows_runs(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse
 import torch
 
+from pyg_ckd.cli.yaml_files import read_mapping
 from pyg_ckd.data import build_data, leave_one_out_split, temporal_split
 from pyg_ckd.datasets import (
     MultimodalFolder,
@@ -25,7 +26,9 @@ from pyg_ckd.datasets import (
     write_npz,
     write_vectors,
 )
+from pyg_ckd.datasets.sources.lines import read_lines
 from pyg_ckd.errors import InputError
+from pyg_ckd.files import encoding_of
 
 RATES = ("user", "rates", "item")
 USERS, ITEMS = 6, 7
@@ -557,3 +560,94 @@ def test_what_is_in_two_parts_stays_in_the_first_or_the_last(tmp_path, format):
     assert (last.edge_index.size(1), last.val_edge_index.tolist()) == (2, [[0, 1], [1, 2]])
     with pytest.raises(InputError, match="unknown keep 'frist': did you mean 'first'"):
         load(path, keep="frist")
+
+
+# Files that are not what they seem.
+
+
+@pytest.mark.parametrize("column", ["timestamp:float", "timestamp:token", "timestamp"])
+def test_infinite_times_in_files_are_refused(tmp_path, column):
+    rows = [(*row, "inf" if n == 3 else n) for n, row in enumerate(ROWS)]
+    if ":" in column:
+        folder = inter(tmp_path / "r", lines(rows, "\t", f"user_id:token,item_id:token,{column}"))
+    else:
+        folder = table(tmp_path / "t", lines(rows, header=f"user,item,{column}"))
+    for options in ({"split": "temporal"}, {"split": "leave-one-out"}, {"keep": "last"}):
+        with pytest.raises(InputError, match=r"column 'timestamp.* '?inf'? in row 3"):
+            load(folder, **options)
+
+
+@pytest.mark.parametrize(
+    "header", ["user,user,item", "user,item,item", "user_id,item,user_id", "user,item,label,label"]
+)
+def test_a_column_that_is_there_twice_is_refused(tmp_path, header):
+    rows = [(u, i, i, u)[: header.count(",") + 1] for u, i in ROWS]
+    for name, sep in (("interactions.csv", ","), ("interactions.tsv", "\t")):
+        with pytest.raises(
+            InputError, match=r"has the column '(user|item|user_id|label)' twice, expected one column of"
+        ):
+            load(table(tmp_path / name, lines(rows, sep, header), name))
+    folder = table(tmp_path / "other", lines([(*row, 1, 2) for row in ROWS], header="user,item,note,note"))
+    assert pairs(load(folder)) == sorted(ROWS)
+
+
+@pytest.mark.parametrize("ids", ["{}", "x{}"])
+def test_a_header_among_the_rows_is_named(tmp_path, ids):
+    rows = [(u, ids.format(i)) for u, i in ROWS]
+    twice = lines(rows[:5]) + lines(rows[5:])
+    folder = table(tmp_path / "t", twice)
+    pd.DataFrame({"item": [ids.format(i) for i in range(ITEMS)]}).to_csv(folder / "items.csv", index=False)
+    with pytest.raises(
+        InputError, match=r"row 5 .* is the header again, 'user, item', expected it once; remove the line"
+    ):
+        load(folder)
+    header = "user_id:token,item_id:token"
+    with pytest.raises(InputError, match=r"row 5 .* is the header again, 'user_id:token, item_id:token', expected it"):
+        load(inter(tmp_path / "r", lines(ROWS[:5], "\t", header) + lines(ROWS[5:], "\t", header)))
+
+
+def test_truth_values_as_ids_in_a_file_get_advice_that_can_be_followed(tmp_path):
+    folder = table(tmp_path / "t", lines([(u, str(i > 2)) for u, i in ROWS]))
+    with pytest.raises(InputError, match="name the column of ids 'item', or write ids that are no truth") as error:
+        load(folder)
+    assert "astype" not in str(error.value)
+
+
+TYPES = {
+    "user_id:int,item_id:token": "column 'user_id:int' has the type 'int', .*; rename it to 'user_id:token'",
+    "user_id: token,item_id: token": "column 'user_id: token' has blanks in its type, .* to 'user_id:token'",
+    "user_id:token,item_id:str": "column 'item_id:str' has the type 'str', .*; rename it to 'item_id:token'",
+    "user_id:token,item_id:token,timestamp:int": "column 'timestamp:int' has the type 'int', .*to 'timestamp:float'",
+}
+
+
+@pytest.mark.parametrize(("header", "words"), TYPES.items(), ids=["user", "blank", "item", "time"])
+def test_wrong_types_of_atomic_files_are_named(tmp_path, header, words):
+    rows = [(*row, 1)[: header.count(",") + 1] for row in ROWS]
+    folder = inter(tmp_path / "r", lines(rows, "\t", header))
+    assert recognise(folder) == "recbole"
+    with pytest.raises(InputError, match=f"the {words}"):
+        load(folder)
+    more = lines([(*row, 1) for row in ROWS], "\t", "user_id:token,item_id:token,age:int")
+    assert pairs(load(inter(tmp_path / "more", more))) == sorted(ROWS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-be"])
+def test_text_in_utf_32_is_named(tmp_path, encoding):
+    def content(text: str) -> bytes:
+        return ("" if encoding == "utf-32" else "\ufeff").encode(encoding) + text.encode(encoding)
+
+    for folder in (
+        table(tmp_path / "t", content(lines(ROWS))),
+        inter(tmp_path / "r", content(lines(ROWS, "\t", "user_id:token,item_id:token"))),
+    ):
+        with pytest.raises(InputError, match=r"UTF-32.*; save it as UTF-8"):
+            load(folder)
+    (tmp_path / "reviews.json").write_bytes(content('{"a": 1}\n'))
+    with pytest.raises(InputError, match="is UTF-32, expected UTF-8; save it as UTF-8"):
+        list(read_lines(tmp_path / "reviews.json"))
+    with pytest.raises(InputError, match="is UTF-32, expected UTF-8; save it as UTF-8"):
+        encoding_of(tmp_path / "reviews.json")
+    (tmp_path / "c.yaml").write_bytes(content("backbone: VBPR\n"))
+    with pytest.raises(InputError, match=r"cannot be read .*; save it as UTF-8"):
+        read_mapping(str(tmp_path / "c.yaml"), "configuration")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -298,3 +299,21 @@ def test_variety_does_not_depend_on_the_scale_of_scores(scale: float, data) -> N
             == plain.recommend(k=4, diversity=value).items.tolist()
         )
     pd.testing.assert_frame_equal(scaled.trade_off(3), plain.trade_off(3), atol=1e-4)
+
+
+def test_listed_values_that_no_item_has_are_named(data) -> None:
+    source = Recommender(tables(), data, columns=COLUMNS.assign(new=[True] + [False] * (len(COLUMNS) - 1)))
+    with pytest.warns(UserWarning, match=r"no item has kind = 'hats' or 'shoes'; it is, .* the other values"):
+        got = source.recommend(k=1, exclude_seen=False, where={"kind": ["hat", "hats", "bag", "shoes", "hats"]})
+    expected = source.recommend(k=1, exclude_seen=False, where={"kind": ["hat", "bag"]})
+    assert np.array_equal(got.items, expected.items)
+    with pytest.raises(InputError, match="no item has kind = 'hats' or 'shoes'; it is"):
+        source.recommend(k=1, where={"kind": iter(["hats", "shoes"])})
+    with pytest.raises(InputError, match=r"no item has kind = \[\]; it is, for instance"):
+        source.recommend(k=1, where={"kind": []})
+    with pytest.raises(InputError, match=r'no item has kind = False; .* truth value in quotes, such as "no"'):
+        source.recommend(k=1, where={"kind": False})
+    for where in ({"price": [COLUMNS.price[0], np.float32(COLUMNS.price[1])]}, {"new": [True, False]}, {"new": 1}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            source.recommend(k=1, exclude_seen=False, where=where)

@@ -131,3 +131,38 @@ def test_an_optimizer_that_needs_a_closure_is_refused():
     given = trainer(optimizer=lambda groups: torch.optim.LBFGS([p for group in groups for p in group["params"]]))
     with pytest.raises(InputError, match="found LBFGS, whose steps need a closure"):
         given.fit(model, data)
+
+
+def test_a_model_in_float16_is_refused():
+    data = planted_data()
+    for model in (VBPR.from_data(data).half(), Objective(VBPR.from_data(data).half())):
+        with pytest.raises(
+            InputError, match=r"in float16, .* expected float32; .*precision='bf16-mixed' or '16-mixed'"
+        ):
+            trainer().fit(model, data)
+    model = VBPR.from_data(data).half()
+    trainer().fit(model.float(), data)
+
+
+def test_what_was_made_in_inference_mode_is_refused():
+    data = planted_data()
+    with torch.inference_mode():
+        model, copied, built = VBPR.from_data(data), data.clone(), planted_data()
+    with pytest.raises(InputError, match=r"model: found .* torch.inference_mode, .*; build the model outside"):
+        trainer().fit(model, data)
+    for graph in (copied, built):
+        with pytest.raises(
+            InputError, match=r"found a tensor made in a block of torch.inference_mode.*or give data.clone"
+        ):
+            trainer().fit(VBPR.from_data(data), graph)
+        trainer().fit(VBPR.from_data(data), graph.clone())
+
+
+def test_a_model_on_the_meta_device_is_refused():
+    data = planted_data()
+    with torch.device("meta"):
+        model = VBPR(USERS, ITEMS, {m: data["item"][m].size(1) for m in data.modalities})
+    with pytest.raises(
+        InputError, match=r"on the meta device, which has no memory behind it.*; build the model on another"
+    ):
+        trainer().fit(model, data)

@@ -20,7 +20,7 @@ from pyg_ckd.data.checks import SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, feedback_columns, liked_parts
 from pyg_ckd.data.ids import known_ids
 from pyg_ckd.datasets.arrays import one_line
-from pyg_ckd.datasets.columns import check_times, find_column, plain
+from pyg_ckd.datasets.columns import ALIASES, check_times, find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
 from pyg_ckd.datasets.folder import TIMED, likes_of, listing, naming, split_method, split_pairs
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
@@ -35,6 +35,9 @@ from pyg_ckd.files import as_path, atomic_folder
 _SUFFIXES = {"train": "train", "val": "valid", "test": "test"}
 _USER, _ITEM, _TIME = "user_id:token", "item_id:token", "timestamp"
 _TIME_TYPES = (":float", ":token")
+_TYPES = ("token", "float", "token_seq", "float_seq")
+_TYPED = re.compile(r"\s*([A-Za-z_]\w*)\s*:(\s*[A-Za-z_]\w*\s*)")
+_READ = ("user_id", "item_id", "timestamp", *ALIASES["timestamp"], "rating", "label")
 
 
 def read_recbole(
@@ -173,8 +176,8 @@ def write_recbole(data: HeteroData, path: str | os.PathLike[str]) -> None:
 
 
 def is_typed(header: Sequence[str]) -> bool:
-    """Return whether a header is that of an atomic file: names with types behind a colon."""
-    return any(re.search(r":(token|float)(_seq)?$", column) for column in header)
+    """Return whether a header is that of an atomic file: names with types behind a colon, whichever these are."""
+    return any(_TYPED.fullmatch(column) for column in header)
 
 
 def _list(folder: Path, name: str) -> Path:
@@ -212,6 +215,7 @@ def _read_inter(file: Path, timed: str | None, dated: bool) -> pd.DataFrame:
         timed: The split that goes by times, if one does.
         dated: Whether to read times in any case, if there are any.
     """
+    _check_types(read_header(file), file)
     time = None if timed is None and not dated else find_column(read_header(file), _TIME, file, _TIME_TYPES)
     frame = _read_tokens(file, (_USER, _ITEM), time)
     if time is None:
@@ -220,7 +224,7 @@ def _read_inter(file: Path, timed: str | None, dated: bool) -> pd.DataFrame:
         return frame
     if plain(time).endswith(":float"):
         numbers = pd.to_numeric(frame[time], errors="coerce")
-        wrong = np.flatnonzero(numbers.isna())
+        wrong = np.flatnonzero(~np.isfinite(numbers.to_numpy(dtype=np.float64)))
         if wrong.size:
             raise _wrong(file, time, int(wrong[0]), frame[time].iloc[wrong[0]], "a number", "repair the line")
         frame[time] = numbers
@@ -229,6 +233,7 @@ def _read_inter(file: Path, timed: str | None, dated: bool) -> pd.DataFrame:
 
 def _read_tokens(file: Path, required: Sequence[str], time: str | None = None) -> pd.DataFrame:
     header = read_header(file)
+    _check_types(header, file)
     found = {name: find_column(header, name, file) for name in required}
     for column in required:
         if found[column] is None:
@@ -247,6 +252,21 @@ def _read_tokens(file: Path, required: Sequence[str], time: str | None = None) -
         if missing.size:
             raise _wrong(file, column, int(missing[0]), "", "a token", "repair or drop the line")
     return frame.rename(columns=names)
+
+
+def _check_types(header: Sequence[str], file: Path) -> None:
+    """Refuse a column that would be read, were its type one of RecBole and without blanks around it."""
+    for column in header:
+        found = _TYPED.fullmatch(column)
+        if found is None or found[1].lower() not in _READ or found[2].lower() in _TYPES:
+            continue
+        kind = found[2].strip()
+        wrong = "blanks in its type" if kind.lower() in _TYPES else f"the type {kind!r}"
+        right = kind.lower() if kind.lower() in _TYPES else "token" if found[1].lower() in _READ[:2] else "float"
+        raise InputError(
+            f"{file}: the column {column!r} has {wrong}, expected one of {', '.join(_TYPES)}; rename it to "
+            f"'{found[1].lower()}:{right}'"
+        )
 
 
 def _without_blanks(column: pd.Series, file: Path) -> pd.Series:

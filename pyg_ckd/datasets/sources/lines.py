@@ -36,7 +36,7 @@ def read_blocks(path: Path, size: int = _BLOCK) -> Iterator[tuple[int, bytes]]:
     first, rest = 1, b""
     try:
         with path.open("rb") as raw, gzip.open(raw) if _is_gzip(path) else raw as plain:
-            file = _as_utf8(plain)
+            file = _as_utf8(plain, path)
             while content := file.read(size):
                 if first == 1 and not rest:
                     content = content.removeprefix(b"\xef\xbb\xbf")  # A byte-order mark.
@@ -109,9 +109,12 @@ def _literal(line: bytes) -> Any:
     return record
 
 
-def _as_utf8(file: Any) -> Any:
-    """Return a file that gives UTF-8, also where a byte-order mark says that it holds UTF-16."""
-    mark = file.read(2)
+def _as_utf8(file: Any, path: Path) -> Any:
+    """Return a file that gives UTF-8, also where a byte-order mark says that it holds UTF-16; UTF-32 is refused."""
+    mark = file.read(4)
+    if mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        raise InputError(f"{path}: is UTF-32, expected UTF-8; save it as UTF-8")
+    mark = mark[:2]
     file.seek(0)
     return codecs.EncodedFile(file, "utf-8", "utf-16") if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else file
 

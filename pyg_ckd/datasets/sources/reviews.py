@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,7 @@ def _parse_at_once(block: bytes, schema: pa.Schema) -> pa.Table | None:
     except ValueError:
         return None
     usual = table.num_rows == lines and not any(column.null_count for column in table.columns)
+    usual &= all(bool(np.isfinite(column.to_numpy()).all()) for column in table.columns[3:])
     if not usual or not all(_is_id(name) for column in table.columns[:2] for name in column.unique().to_pylist()):
         return None
     return table
@@ -155,12 +157,19 @@ def _rows(block: bytes, first: int, fields: list[str], path: Path) -> Iterator[t
                 f"{where}: {fields[2]!r} is {timestamp!r:.80} ({type(timestamp).__name__}), expected an integer that "
                 f"counts from 1970; repair or remove the line"
             )
-        if rating and (isinstance(rating[0], bool) or not isinstance(rating[0], (int, float))):
+        if rating and not _is_finite(rating[0]):
             raise InputError(
                 f"{where}: {fields[3]!r} is {rating[0]!r:.80} ({type(rating[0]).__name__}), expected a number of "
                 f"stars; repair or remove the line"
             )
         yield user, item, timestamp, *rating
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # An integer that no float holds.
+        return False
 
 
 def _is_id(value: str) -> bool:
