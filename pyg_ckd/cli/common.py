@@ -56,11 +56,12 @@ def add_data_options(options: Options) -> None:
     options.add("data_options", dict[str, Any], {}, DATA_OPTIONS)
 
 
-def load_data(config: Namespace) -> HeteroData:
+def load_data(config: Namespace, transform: Callable[[HeteroData], HeteroData] | None = None) -> HeteroData:
     """Load the graph.
 
     Args:
         config: The values of the options.
+        transform: The feature transform. (default: :obj:`None`, that of the option)
     """
     from pyg_ckd.datasets import load
 
@@ -69,7 +70,8 @@ def load_data(config: Namespace) -> HeteroData:
             option = "data" if name == "path" else name
             raise InputError(f"data_options.{name}: expected no such option here; give it as --{option}")
     impute = {} if config.impute == "mean" else {"impute": config.impute}  # Not every source lets items lack something.
-    return load(config.data, transform=config.transform, **impute, **config.data_options)
+    how = config.transform if transform is None else transform
+    return load(config.data, transform=how, **impute, **config.data_options)
 
 
 def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | None = None) -> type[Backbone]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jsonargparse import Namespace
+    from torch_geometric.data import HeteroData
 
+    from pyg_ckd.serving import Recommender
     from pyg_ckd.serving.ids import Ids
 
 
@@ -57,7 +59,7 @@ def add_options(options: Options, given: Given) -> None:
     options.add("items_file", str | None, None, items, path=True)
     where = "which items to choose from by their columns, such as --where.category shoes"
     options.add("where", dict[str, Any], {}, where, texts=True)
-    text = "what unknown users of --users get: error, or popular, the items with most interactions, marked in a column"
+    text = "what users without clicks get: error, or popular, the items with most interactions, marked in a column"
     options.add("unknown", str, "error", text)
     options.add("diversity", float, 0.0, "how different the items of a list should be, from 0 to 1")
     options.add("device", str, "cpu", "where to compute, such as cpu or cuda")
@@ -84,6 +86,8 @@ def run(config: Namespace) -> int:
         data = None if config.data is None else load_data(config)
         device = own_device(present(), config.device)  # Of several, each has a card of its own.
         recommender = Recommender.load(config.checkpoint, data, None, device, config.seen)
+        if config.unknown == "popular":
+            recommender = recommender.with_idle_users()
         if columns is not None:
             recommender = with_columns(recommender, columns, config.items_file)
         if config.where and recommender.columns is None:
@@ -101,7 +105,8 @@ def run(config: Namespace) -> int:
             _ids(lists[name], recommender.items, f"{name} {config[name]}") if name in lists else None
             for name in ("candidates_file", "exclude_file")
         )
-    for note in recommender.notes:
+        notes = [*_notes(recommender, config.data is not None), *([] if data is None else _held_out(data, config.data))]
+    for note in notes:
         sys.stderr.write(f"note: {note}\n")
     path = recommender.export_top_k(
         config.out,
@@ -116,6 +121,27 @@ def run(config: Namespace) -> int:
     )
     say(f"recommendations: {path}")
     return 0
+
+
+def _notes(recommender: Recommender, has_data: bool) -> list[str]:
+    """Return what is noted of users and items that the model does not know, with options in the place of arguments."""
+    from pyg_ckd.serving.growth import POPULAR
+
+    option = "--unknown popular" if has_data else "--users_file FILE --unknown popular"
+    return [note.replace(POPULAR, option) for note in recommender.notes]
+
+
+def _held_out(data: HeteroData, path: str) -> list[str]:
+    """Return a note of the interactions that the lists do not rest on, none if there are none."""
+    from pyg_ckd.data.inputs import held_out
+    from pyg_ckd.datasets.loading import splits_itself
+
+    count = sum(held_out(data, split).size(1) for split in ("val", "test"))
+    if not count:
+        return []
+    mend = "--data_options.split none makes them" if splits_itself(path) else "to serve with all, give them as"
+    noun = "interaction" if count == 1 else "interactions"
+    return [f"the lists do not rest on {count:,} {noun} of the validation and test parts; {mend} training interactions"]
 
 
 def _ids(lines: Mapping[int, str], known: Ids, source: str, may_be_new: bool = False) -> list[Any]:

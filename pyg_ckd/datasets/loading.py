@@ -16,6 +16,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.datasets.conversion import READERS, recognise
 from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.stored import is_stored
 from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.datasets.writing import check_target, write_graph
 from pyg_ckd.errors import InputError, unknown_name
@@ -94,6 +95,16 @@ def convert(
 def reader_options() -> list[str]:
     """Return the names of all arguments that any reader of files takes, in alphabetical order."""
     return sorted({name for reader in READERS.values() for name in inspect.signature(reader).parameters} - {"path"})
+
+
+def splits_itself(path: str | os.PathLike[str]) -> bool:
+    """Return whether a graph is split as it is read, so that ``split="none"`` keeps all of it for training.
+
+    Args:
+        path: As in :func:`load`.
+    """
+    reader, arguments = _reader(path)
+    return "split" in inspect.signature(reader).parameters and not any(map(is_stored, arguments))
 
 
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:
