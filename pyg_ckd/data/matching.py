@@ -101,8 +101,8 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
             missing, new = lost(record["interactions"], edges), lost(edges, record["interactions"])
             if missing.size(1) or new.size(1):
                 if _split_otherwise(out, record, missing):
-                    apart = f"{_pairs(out, missing)} held out now"
-                    apart = apart if missing.size(1) else f"{_pairs(out, new)} not held out any more"
+                    now = "held out now" if missing.size(1) else "not held out any more"
+                    apart = f"{_pairs(out, missing if missing.size(1) else new)} {now}"
                     raise InputError(
                         f"{source}: found the same interactions as in training, split otherwise: {apart}, "
                         "expected the split of training; give its split, ratios and seed, and, where it is "
