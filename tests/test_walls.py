@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,12 @@ NARROW = {
     ("report", "study"): {"study.results", "study.findings", "study.formats", "study.text"},
 }
 """Where a room may use only some files of another."""
+TOP = {
+    *(".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
+    *("README.md", "benchmarks", "constraints.txt", "docs", "examples", "pyg_ckd", "pyproject.toml", "setup.cfg"),
+    "tests",
+}
+"""What the repository has at its top."""
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -98,6 +106,14 @@ def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
 def test_every_room_has_its_arrows() -> None:
     rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
     assert rooms == set(ARROWS)
+
+
+def test_nothing_but_what_belongs_there_is_tracked_at_the_top() -> None:
+    top = Path(__file__).parents[1]
+    if shutil.which("git") is None or not (top / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=top, capture_output=True, text=True, check=True).stdout
+    assert {name.split("/")[0] for name in listed.split("\0") if name} == TOP
 
 
 def test_files_do_not_import_each_other_in_a_circle() -> None:

@@ -68,11 +68,12 @@ def data_options(config: Namespace) -> dict[str, Any]:
     return {name: as_flag(value) if name in flags else value for name, value in config.data_options.items()}
 
 
-def load_data(config: Namespace) -> HeteroData:
+def load_data(config: Namespace, transform: Callable[[HeteroData], HeteroData] | None = None) -> HeteroData:
     """Load the graph.
 
     Args:
         config: The values of the options.
+        transform: The feature transform. (default: :obj:`None`, that of the option)
     """
     from pyg_ckd.datasets import load
 
@@ -81,7 +82,8 @@ def load_data(config: Namespace) -> HeteroData:
             option = "data" if name == "path" else name
             raise InputError(f"data_options.{name}: expected no such option here; give it as --{option}")
     impute = {} if config.impute == "mean" else {"impute": config.impute}  # Not every source lets items lack something.
-    return load(config.data, transform=config.transform, **impute, **data_options(config))
+    how = config.transform if transform is None else transform
+    return load(config.data, transform=how, **impute, **data_options(config))
 
 
 def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | None = None) -> type[Backbone]:

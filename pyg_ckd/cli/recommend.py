@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from pyg_ckd.cli import ranks
 from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.common import SOURCE, add_checkpoint, add_data, import_strategy, load_data, read_lines
+from pyg_ckd.cli.items import read_columns, wanted, with_columns
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.output import say
-from pyg_ckd.cli.yaml_files import parse_word
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    import pandas as pd
     from jsonargparse import Namespace
+    from torch_geometric.data import HeteroData
 
     from pyg_ckd.serving import Recommender
     from pyg_ckd.serving.ids import Ids
@@ -60,7 +59,7 @@ def add_options(options: Options, given: Given) -> None:
     options.add("items_file", str | None, None, items, path=True)
     where = "which items to choose from by their columns, such as --where.category shoes"
     options.add("where", dict[str, Any], {}, where, texts=True)
-    text = "what unknown users of --users get: error, or popular, the items with most interactions, marked in a column"
+    text = "what users without clicks get: error, or popular, the items with most interactions, marked in a column"
     options.add("unknown", str, "error", text)
     options.add("diversity", float, 0.0, "how different the items of a list should be, from 0 to 1")
     options.add("device", str, "cpu", "where to compute, such as cpu or cuda")
@@ -82,20 +81,22 @@ def run(config: Namespace) -> int:
         check_format(config.out, folder=True)  # Before the work, not after it.
         names = [name for name in ("users_file", "candidates_file", "exclude_file") if config[name] is not None]
         lists = {name: read_lines(config[name], name) for name in names}
-        columns = None if config.items_file is None else _table(config.items_file)
+        columns = None if config.items_file is None else read_columns(config.items_file)
         import_strategy(config)
         data = None if config.data is None else load_data(config)
         device = own_device(present(), config.device)  # Of several, each has a card of its own.
         recommender = Recommender.load(config.checkpoint, data, None, device, config.seen)
+        if config.unknown == "popular":
+            recommender = recommender.with_idle_users()
         if columns is not None:
-            columns = _without_blanks(columns, recommender.items)
-            recommender = _with_columns(recommender, columns, config.items_file)
+            recommender = with_columns(recommender, columns, config.items_file)
         if config.where and recommender.columns is None:
             name = next(iter(config.where))
             raise InputError(
                 f"where.{name}: found it without columns of items, expected a file with them beside it; give it as "
                 "--items_file FILE"
             )
+        where = wanted(recommender.columns, config.where)
         asked = None if config.users is None else recommender.users.parse(config.users)
         if "users_file" in lists:
             may_be_new = config.unknown != "error"
@@ -104,8 +105,7 @@ def run(config: Namespace) -> int:
             _ids(lists[name], recommender.items, f"{name} {config[name]}") if name in lists else None
             for name in ("candidates_file", "exclude_file")
         )
-    for note in recommender.notes:
-        sys.stderr.write(f"note: {note}\n")
+        notes = [*_notes(recommender, config.data is not None), *([] if data is None else _held_out(data, config.data))]
     path = recommender.export_top_k(
         config.out,
         config.k,
@@ -113,12 +113,37 @@ def run(config: Namespace) -> int:
         exclude_seen=config.exclude_seen,
         candidates=chosen,
         exclude=without,
-        where={name: _like(columns, name, value) for name, value in config.where.items()},
+        where=where,
         diversity=config.diversity,
         unknown=config.unknown,
     )
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
     say(f"recommendations: {path}")
     return 0
+
+
+def _notes(recommender: Recommender, has_data: bool) -> list[str]:
+    """Return what is noted of users and items that the model does not know, with options in the place of arguments."""
+    from pyg_ckd.serving.growth import POPULAR
+
+    option = "--unknown popular" if has_data else "--users_file FILE --unknown popular"
+    return [note.replace(POPULAR, option) for note in recommender.notes]
+
+
+def _held_out(data: HeteroData, path: str) -> list[str]:
+    """Return a note of the interactions that a reader held out and the lists do not rest on, none if there are none."""
+    from pyg_ckd.data.inputs import held_out
+    from pyg_ckd.datasets.loading import splits_itself
+
+    count = sum(held_out(data, split).size(1) for split in ("val", "test"))
+    if not count or not splits_itself(path):
+        return []
+    noun = "interaction" if count == 1 else "interactions"
+    return [
+        f"the lists do not rest on {count:,} {noun} of the validation and test parts; --data_options.split none makes "
+        "them training interactions"
+    ]
 
 
 def _ids(lines: Mapping[int, str], known: Ids, source: str, may_be_new: bool = False) -> list[Any]:
@@ -146,109 +171,3 @@ def _ids(lines: Mapping[int, str], known: Ids, source: str, may_be_new: bool = F
         except InputError as error:
             raise InputError(f"{source}: line {line}: {error}{header}") from None
     return ids
-
-
-def _like(columns: pd.DataFrame | None, name: str, value: Any) -> Any:
-    """Return what a column shall be: texts as numbers or truth values where the column holds such."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
-    if columns is None or name not in columns:
-        return value
-    column = columns[name].infer_objects()
-    if not (is_numeric_dtype(column) or is_bool_dtype(column)):
-        return value
-    several = isinstance(value, list)
-    found = [parse_word(part) if isinstance(part, str) else part for part in (value if several else [value])]
-    return found if several else found[0]
-
-
-def _id_column(frame: pd.DataFrame, file: Path) -> tuple[str, str | None]:
-    """Return what the column of ids is called by us and in a file: just so, else with capital letters or blanks."""
-    from pyg_ckd.datasets.columns import find_column
-    from pyg_ckd.serving.catalogue import ID_COLUMNS
-
-    for name in ID_COLUMNS:
-        if name in frame.columns:
-            return name, name
-    for name in ID_COLUMNS:
-        found = find_column([str(column) for column in frame.columns], name, file)
-        if found is not None:
-            return name, found
-    return ID_COLUMNS[0], None
-
-
-def _without_blanks(frame: pd.DataFrame, known: Ids) -> pd.DataFrame:
-    """Return columns of items without the blanks around ids that are unknown with them, and known without."""
-    import numpy as np
-    from pandas.api.types import infer_dtype
-
-    from pyg_ckd.serving.catalogue import ID_COLUMNS
-
-    name = next(name for name in ID_COLUMNS if name in frame.columns)
-    ids = frame[name]
-    if infer_dtype(ids, skipna=True) != "string":
-        return frame
-    bare = ids.str.strip()
-    rows = np.flatnonzero((ids.notna() & (ids != bare)).to_numpy(dtype=bool))
-    if rows.size:
-        was, now = (known.find(column.iloc[rows].tolist())[1].numpy() for column in (ids, bare))
-        mended = rows[(was < 0) & (now >= 0)]
-        values = ids.astype(object)
-        values.iloc[mended] = bare.iloc[mended]
-        frame = frame.assign(**{name: values})
-    return frame
-
-
-def _with_columns(recommender: Recommender, frame: pd.DataFrame, path: str) -> Recommender:
-    """Return a recommender with columns of items; a message names their file, and the row of an item that is twice."""
-    import numpy as np
-
-    from pyg_ckd.serving.catalogue import ID_COLUMNS
-
-    name = next(name for name in ID_COLUMNS if name in frame.columns)
-    ids = frame[name]
-    again = np.flatnonzero((ids.duplicated() & ids.notna()).to_numpy(dtype=bool))
-    if again.size:
-        raise InputError(
-            f"items_file {path}: {name!r} holds {ids.iloc[again[0]]!r} again in row {again[0]}, expected a row for "
-            "every item; remove one of them"
-        )
-    try:
-        return recommender.with_columns(frame)
-    except InputError as error:
-        raise InputError(f"items_file {path}: {error}") from None
-
-
-def _table(path: str) -> pd.DataFrame:
-    import pandas as pd
-
-    from pyg_ckd.datasets.delimited import decompressed, read_csv
-    from pyg_ckd.files import as_path
-    from pyg_ckd.serving.catalogue import ID_COLUMNS
-
-    place = as_path(path)
-    try:
-        if place.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(place)
-        else:
-            with decompressed(place) as file:
-                frame = read_csv(file, ID_COLUMNS[:1])
-                name, found = _id_column(frame, place)
-                if found is not None:  # Once more: an id such as 01001 stays what it is.
-                    read_csv(file, (name,))
-                    frame = read_csv(file, (name,), {found: str})
-        name, found = _id_column(frame, place)
-        frame = frame if found is None else frame.rename(columns={found: name})
-    except InputError as error:
-        raise InputError(f"items_file {error}") from None
-    except Exception as error:  # Readers raise whatever they like.
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
-        raise InputError(f"items_file {path}: cannot be read ({reason}), expected a .csv or .parquet file") from None
-    if not any(name in frame.columns for name in ID_COLUMNS):
-        raise InputError(
-            f"items_file {path}: found the columns {', '.join(map(str, frame.columns))}, expected 'item' or 'item_id' "
-            "with the ids of items; rename one"
-        )
-    if frame.empty:
-        raise InputError(f"items_file {path}: found a header alone, expected a row for every item")
-    return frame

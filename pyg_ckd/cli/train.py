@@ -16,6 +16,7 @@ from pyg_ckd.study.settings import PARTS, StudySettings, budget_for
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
+    from torch_geometric.data import HeteroData
 
 
 def add_options(options: Options, given: Given) -> None:
@@ -61,7 +62,7 @@ def run(config: Namespace) -> int:
     contender = Contender(cls, default_options(cls, settings, given))
     prefix = "strategy" if given else PARTS.get(cls.name, "strategy")
     with ranks.alike():
-        data = load_data(config)
+        data = _load(config)
         check_models(data, backbone, parts, {prefix: contender}, config.seed)
     options = {**parts, "objective": given} if given else parts
     with no_leftovers(*([config.out] if ranks.first() else [])), epoch_lines(parts["trainer"]["progress"]):
@@ -80,3 +81,19 @@ def run(config: Namespace) -> int:
             more = f"--trainer.max_epochs {number}, which is enough unless the metric rises again"
         say(f"not converged ({ended['stopped']}); {where} {more}")
     return 0
+
+
+def _load(config: Namespace) -> HeteroData:
+    """Load the graph; features as they are read are prepared as those of the model that training starts from."""
+    data = load_data(config)
+    if config.start_from is None or config.transform != "none":
+        return data
+    from pyg_ckd.data import RecordedTransform
+    from pyg_ckd.data.prepared import KEY, current
+    from pyg_ckd.training.safe_file import read_model
+
+    records = (read_model(config.start_from).get("graph") or {}).get(KEY, {})
+    now = [current(data, m) for m in data.modalities if m in records]
+    if not any(record["steps"] for record in records.values()) or any(one is None or one["steps"] for one in now):
+        return data
+    return load_data(config, RecordedTransform(records, new="none")) if now else data

@@ -368,5 +368,6 @@ def _check_prepared(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
         if first is not None and not torch.allclose(first.cpu(), second.cpu(), rtol=0, atol=1e-3):
             raise InputError(
                 f"{source}: the principal components of {m!r} were fitted anew, so that its columns mean something "
-                "else; prepare the graph as the earlier one, with transform=pyg_ckd.data.RecordedTransform(earlier)"
+                "else; prepare the graph as the earlier one, with transform=pyg_ckd.data.RecordedTransform(earlier), "
+                "or on the command line with --transform none, which applies the components in the earlier file"
             )

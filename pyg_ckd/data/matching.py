@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -25,9 +24,9 @@ from pyg_ckd.data.identity import KINDS, feature_marks, ids_of, other_ids, usabl
 from pyg_ckd.data.ids import id_column, rows_among, value_at
 from pyg_ckd.data.impute import recorded
 from pyg_ckd.data.inputs import HELD_OUT, RATES
+from pyg_ckd.data.mismatch import fitted_anew, named, names_of, other_width, outlier
 from pyg_ckd.data.precision import reads_double
 from pyg_ckd.data.prepared import KEY, current, digest_of, keep, same_steps
-from pyg_ckd.data.ridge import FAR
 from pyg_ckd.data.transforms import StandardizeFeatures, prepare_rows
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.pairs import pair_keys
@@ -91,7 +90,7 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
         if order.numel() < data[kind].num_nodes:
             others = np.setdiff1d(np.arange(data[kind].num_nodes), order.numpy())
             raise InputError(
-                f"{source}: found {_named(data, kind, others)} in the graph, which the model does not know, expected "
+                f"{source}: found {named(data, kind, others)} in the graph, which the model does not know, expected "
                 "those that it was trained with; train again, or serve new ones with Recommender.load"
             )
     out = reordered(data, record, rows, source)
@@ -102,10 +101,12 @@ def matched(data: HeteroData, digest: str, record: Mapping[str, Any] | None, sou
             missing, new = lost(record["interactions"], edges), lost(edges, record["interactions"])
             if missing.size(1) or new.size(1):
                 if _split_otherwise(out, record, missing):
+                    now = "held out now" if missing.size(1) else "not held out any more"
+                    apart = f"{_pairs(out, missing if missing.size(1) else new)} {now}"
                     raise InputError(
-                        f"{source}: found the same interactions as in training, split otherwise: "
-                        f"{_pairs(out, missing)} held out now, expected the split of training; give its split, ratios "
-                        "and seed, and, where it is random, rows of interactions in the order that they had"
+                        f"{source}: found the same interactions as in training, split otherwise: {apart}, "
+                        "expected the split of training; give its split, ratios and seed, and, where it is "
+                        "random, rows of interactions in the order that they had"
                     )
                 mend = "Train again, or serve newer interactions with Recommender.load"
                 raise _others(out, missing, new, source, mend)
@@ -247,36 +248,17 @@ def reordered(
         apart = (found - mark).abs() > TOLERANCE * spread + 1e-6 * (1 + mark.abs())
         wrong = (apart | (found.isnan() != mark.isnan())).any(dim=1).nonzero().view(-1).numpy()
         if wrong.size:
-            if 2 * wrong.size > mark.size(0) and (blamed := _outlier(data, rows["item"], m)) is not None:
-                raise InputError(
-                    f"{source}: {blamed}; prepared together with it, features of {wrong.size:,} known items lose what "
-                    "tells them apart, expected those of training; mend that value, or prepare features as in "
-                    "training, with transform=RecordedTransform(graph)"
-                )
+            record_of_m, most = record[KEY].get(m), 2 * wrong.size > mark.size(0)
+            reason = other_width(data, record_of_m, m) or (fitted_anew(data, record_of_m, m) if most else None)
+            if reason is None and most:
+                reason = outlier(data, rows["item"], m, wrong.size)
             raise InputError(
-                f"{source}: {_named(out, 'item', wrong)} has other features {m!r} in the graph than in training, "
+                f"{source}: {reason}"
+                if reason is not None
+                else f"{source}: {named(out, 'item', wrong)} has other features {m!r} in the graph than in training, "
                 "expected the same under the same id; were ids or features shuffled, or is another transform chosen?"
             )
     return out
-
-
-def _outlier(data: HeteroData, known: Tensor, modality: str) -> str | None:
-    """Return which new item has a feature far outside of those of known items, in words, or :obj:`None`."""
-    x = data["item"][modality].cpu().double()
-    there = x[known.cpu()]
-    others = torch.ones(x.size(0), dtype=torch.bool).index_fill(0, known.cpu(), False).nonzero().view(-1)
-    apart, most = ((part - there.mean(dim=0)).abs() for part in (x[others], there))
-    apart = torch.where(apart > FAR * most.amax(dim=0), apart, 0.0)  # Known items may be squeezed into one value.
-    if not bool((apart > 0).any()):
-        return None
-    place, column = divmod(int(apart.argmax()), x.size(1))
-    value, low, high = (
-        float(one) for one in (x[others[place], column], there[:, column].min(), there[:, column].max())
-    )
-    return (
-        f"{_named(data, 'item', others[[place]].numpy())}, which the model does not know, has {value:.4g} in column "
-        f"{column} of {modality!r}, where known items have {low:.4g} to {high:.4g}"
-    )
 
 
 def on_scale(data: HeteroData, record: Mapping[str, Any]) -> HeteroData:
@@ -331,7 +313,7 @@ def _rows(data: HeteroData, record: Mapping[str, Any] | None, source: str) -> di
         rows = rows_among(column, id_column(theirs, f"{kind}_id"))
         missing = np.flatnonzero(rows < 0)
         if missing.size:
-            names = _names(column, missing, kind)
+            names = names_of(column, missing, kind)
             raise InputError(
                 f"{source}: the graph lacks {names}, expected every {kind} that the model was trained with; load the "
                 "data set with them, or train again"
@@ -372,16 +354,6 @@ def _graphs(data: HeteroData) -> dict[str, str]:
     return out
 
 
-def _named(data: HeteroData, kind: str, rows: np.ndarray) -> str:
-    return _names(pd.Series(id_column(data[f"{kind}_id"], f"{kind}_id")), rows, kind)
-
-
-def _names(column: pd.Series, rows: np.ndarray, kind: str = "") -> str:
-    shown = ", ".join(repr(value_at(column, int(row))) for row in rows[:3])
-    more = f" and {rows.size - 3:,} more" if rows.size > 3 else ""
-    return f"{kind} {shown}{more}".strip()
-
-
 def _pairs(data: HeteroData, edges: Tensor) -> str:
     user, item = (value_at(id_column(data[f"{k}_id"], k), int(edges[n, 0])) for n, k in enumerate(KINDS))
     verb = "interaction is" if edges.size(1) == 1 else "interactions are"
@@ -394,7 +366,7 @@ def _split_otherwise(data: HeteroData, record: Mapping[str, Any], missing: Tenso
     held = torch.cat(parts, dim=1).cpu() if parts else missing[:, :0]
     now = data[RATES].edge_index.size(1) + held.size(1)
     then = record["interactions"].size(1) + sum(part["count"] for part in record["held_out"].values())
-    return missing.size(1) > 0 and now == then and not lost(missing, held).size(1)
+    return now == then and not lost(missing, held).size(1)
 
 
 def _others(data: HeteroData, missing: Tensor, new: Tensor, source: str, mend: str) -> InputError:

@@ -22,6 +22,9 @@ NOISE = 1e-6
 FEW = 10
 """Of fewer known rows nobody can say what is far outside."""
 
+TRIED = 10_000
+"""Rows that choose the penalty; of more, as many at even distances do."""
+
 _MAX_NUMBERS = 2**26  # Inputs that are learnt from, 512 MiB; further rows are left out at random.
 
 
@@ -92,9 +95,15 @@ class Ridge:
         h_i = \sum_j \frac{s_j^2}{s_j^2 + \alpha} \, u_{ij}^2
 
     where :math:`e_i` is the error at row ``i`` of the regression fitted on all other rows (`Hastie et al., section 7.10
-    <https://hastie.su.domains/ElemStatLearn/>`_); the :math:`\alpha` with the least sum of its squares is taken. All is
-    computed in float64. A prediction that is longer than the longest output it was learnt from is shortened to that
-    length, so that no input, however far from all others, gets scores that nothing has ever had.
+    <https://hastie.su.domains/ElemStatLearn/>`_); the :math:`\alpha` with the least sum of its squares is taken.
+
+    Of more than 10,000 rows, 10,000 at even distances choose :math:`\alpha`, and all are fitted with it once. The
+    penalties that are tried are those of the fit on all rows, and the chosen one is not scaled with the number of rows:
+    the best :math:`\alpha` is the variance of noise over that of weights, whatever the number of rows. Scaled with it,
+    the fit on all rows would be shrunk as much as that on a few, which know less.
+
+    All is computed in float64. A prediction that is longer than the longest output it was learnt from is shortened to
+    that length, so that no input, however far from all others, gets scores that nothing has ever had.
 
     Args:
         x: Inputs ``[n, d]``; constant columns count for nothing.
@@ -145,20 +154,60 @@ class Ridge:
         return out
 
     def _fit(self, x: Tensor, y: Tensor) -> Tensor:
+        if x.size(0) > TRIED:
+            return _fit_many(x, y)
         narrow = x.size(1) <= x.size(0)
-        square, vectors = torch.linalg.eigh(x.t() @ x if narrow else x @ x.t())
-        kept = square > 1e-10 * square[-1].clamp(min=1e-300)
-        square, vectors = square[kept], vectors[:, kept]
+        square, vectors = _spectrum(x.t() @ x if narrow else x @ x.t())
         left = x @ vectors / square.sqrt() if narrow else vectors  # U, [n, r]
         image = left.t() @ y
-        least, best = torch.inf, x.new_zeros(x.size(1), y.size(1))
-        for alpha in ALPHAS:
-            penalty = alpha * float(square.mean()) if square.numel() else 1.0
-            shrink = square / (square + penalty)
-            left_out = (1 - 1 / x.size(0) - left.square() @ shrink).clamp(min=1e-6).unsqueeze(1)
-            error = float(((y - left @ (shrink.unsqueeze(1) * image)) / left_out).square().sum())
-            if error < least:
-                least, chosen = error, (shrink / square.sqrt()).unsqueeze(1) * image
-                right = vectors if narrow else x.t() @ left / square.sqrt()
-                best = right @ chosen
+        penalty = _best_penalty(square, left, image, y, _unit(square))
+        if penalty is None:
+            return x.new_zeros(x.size(1), y.size(1))
+        right = vectors if narrow else x.t() @ left / square.sqrt()
+        best: Tensor = right @ ((square / (square + penalty) / square.sqrt()).unsqueeze(1) * image)
         return best
+
+
+def _fit_many(x: Tensor, y: Tensor) -> Tensor:
+    """Return the weights ``[d, D]`` of all rows, with the penalty that rows at even distances choose."""
+    square, vectors = _spectrum(x.t() @ x)
+    rows = (torch.arange(TRIED, device=x.device) * x.size(0)).div(TRIED, rounding_mode="floor")
+    some, outputs = (table[rows] - table[rows].mean(dim=0) for table in (x, y))
+    own, directions = _spectrum(some.t() @ some)
+    left = some @ directions / own.sqrt()
+    penalty = _best_penalty(own, left, left.t() @ outputs, outputs, _unit(square))
+    if penalty is None:
+        return x.new_zeros(x.size(1), y.size(1))
+    return vectors @ ((vectors.t() @ (x.t() @ y)) / (square + penalty).unsqueeze(1))
+
+
+def _spectrum(product: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squares of the singular values that are not rounding ``[r]``, and their vectors ``[n, r]``."""
+    square, vectors = torch.linalg.eigh(product)
+    kept = square > 1e-10 * square[-1].clamp(min=1e-300)
+    return square[kept], vectors[:, kept]
+
+
+def _unit(square: Tensor) -> float:
+    return float(square.mean()) if square.numel() else 1.0
+
+
+def _best_penalty(square: Tensor, left: Tensor, image: Tensor, y: Tensor, unit: float) -> float | None:
+    """Return the penalty with the least error on left-out rows, :obj:`None` if no error is a number.
+
+    Args:
+        square: Squares of the singular values ``[r]``.
+        left: Singular vectors ``[n, r]``.
+        image: Outputs along them ``[r, D]``.
+        y: Outputs ``[n, D]``.
+        unit: Unit of penalties.
+    """
+    least, best = torch.inf, None
+    for alpha in ALPHAS:
+        penalty = alpha * unit
+        shrink = square / (square + penalty)
+        left_out = (1 - 1 / y.size(0) - left.square() @ shrink).clamp(min=1e-6).unsqueeze(1)
+        error = float(((y - left @ (shrink.unsqueeze(1) * image)) / left_out).square().sum())
+        if error < least:
+            least, best = error, penalty
+    return best

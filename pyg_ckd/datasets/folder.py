@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from pyg_ckd.data.checks import IMAGES, SPLITS, check_keep, check_unique_rows
 from pyg_ckd.data.feedback import Positive, liked_parts
 from pyg_ckd.data.ids import comparable
 from pyg_ckd.data.opinions import TIME, chosen, coded
-from pyg_ckd.data.splits import cold_start_split, leave_one_out_split, random_split, temporal_split
 from pyg_ckd.data.splits import k_core as core_mask
 from pyg_ckd.data.timestamps import warn_of_units
 from pyg_ckd.datasets.arrays import read_array
@@ -29,6 +27,7 @@ from pyg_ckd.datasets.origins import Origin, put_together
 from pyg_ckd.datasets.overlooked import media, warn_of_overlooked
 from pyg_ckd.datasets.parts import find_part, parts_in
 from pyg_ckd.datasets.places import files_in
+from pyg_ckd.datasets.splitting import AS_GIVEN, TIMED, shares_of, split_method, split_pairs
 from pyg_ckd.datasets.stored import is_stored, read_stored
 from pyg_ckd.datasets.tables import (
     SUFFIXES,
@@ -41,23 +40,18 @@ from pyg_ckd.datasets.tables import (
     rows_of,
     value_at,
 )
-from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.errors import InputError
 from pyg_ckd.files import as_path
-
-TIMED = ("leave-one-out", "temporal")
-"""The ways to split that go by timestamps."""
 
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 """What the names of spreadsheets end in, which are not read."""
-
-_METHODS = ("auto", "given", "random", "leave-one-out", "temporal", "cold-start")
 
 
 def read_folder(
     path: str | os.PathLike[str],
     transform: Transform = "standardize",
     split: str = "auto",
-    ratios: Sequence[float] = (0.8, 0.1, 0.1),
+    ratios: Sequence[float] | None = None,
     seed: int = 0,
     k_core: int = 0,
     cold_share: float = 0.2,
@@ -99,10 +93,12 @@ def read_folder(
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
         split: ``"given"`` (by the files or the column ``split``), ``"random"``, ``"leave-one-out"``, ``"temporal"``,
-            ``"cold-start"``, or ``"auto"``: as given, else at random. All but ``"given"`` need ``interactions``.
+            ``"cold-start"``, ``"none"`` (all are training interactions, whatever a file or column says; best for
+            serving), or ``"auto"``: as given, else at random. All but ``"given"`` and ``"none"`` need ``interactions``.
             ``"leave-one-out"`` and ``"temporal"`` go by the column ``timestamp``; without it, the first is at random.
             (default: :obj:`"auto"`)
-        ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
+        ratios: Shares of training, validation and test interactions, if split here; none with ``split="none"``.
+            (default: :obj:`None`, ``(0.8, 0.1, 0.1)``)
         seed: Seeds what is random in a split. (default: :obj:`0`)
         k_core: Keep users and items with at least this many interactions, before splitting; items stay in the graph.
             (default: :obj:`0`, keep all)
@@ -131,6 +127,7 @@ def read_folder(
     """
     folder = as_path(path)
     split = split_method(split)
+    shares = shares_of(split, ratios)
     check_keep(keep)
     if is_stored(folder):
         if split not in ("auto", "given") or k_core or min_rating is not None or positive is not None:
@@ -160,7 +157,7 @@ def read_folder(
         users, user_id = map_ids(frame["user"])
         pairs = np.stack([users, pairs[1, core]])
     with naming(source):
-        train, val, test = split_pairs(pairs, frame, split, ratios, seed, cold_share, str(source))
+        train, val, test = split_pairs(pairs, frame, split, shares, seed, cold_share, str(source))
     data = build_data(
         train,
         features,
@@ -238,7 +235,7 @@ def _read_interactions(folder: Path, split: str, keep: str) -> tuple[dict[Path, 
             f"{folder}: no interactions found, expected interactions or train as {', '.join(SUFFIXES)}, with the "
             f"columns user and item; {listing(folder)}"
         )
-    if split not in ("auto", "given"):
+    if split not in AS_GIVEN:
         raise InputError(
             f"{folder}: split={split!r} needs interactions.parquet or .csv, but found the parts {[*parts]}"
         )
@@ -332,71 +329,6 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def split_method(name: str) -> str:
-    """Return the name of a way to split, which may be written with underscores.
-
-    Raises:
-        InputError: If there is no such way.
-    """
-    if not isinstance(name, str) or name.replace("_", "-") not in _METHODS:
-        raise unknown_name("split", name, _METHODS)
-    return name.replace("_", "-")
-
-
-def split_pairs(
-    pairs: np.ndarray,
-    frame: pd.DataFrame,
-    split: str,
-    ratios: Sequence[float],
-    seed: int,
-    cold_share: float,
-    where: str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split interactions ``[2, E]`` by the columns ``split`` or ``timestamp`` of their frame, or at random.
-
-    A leave-one-out split without timestamps is at random; a temporal one needs them. ``where`` names the source in the
-    warning of parts that should not be empty, and are.
-    """
-    parts = _parts_of(pairs, frame, split, ratios, seed, cold_share)
-    given = split == "given" or (split == "auto" and "split" in frame.columns)
-    wanted = (True, True) if split == "leave-one-out" else tuple(share > 0 for share in ratios[1:])
-    empty = [
-        n for n, part, asked in zip(("validation", "test"), parts[1:], wanted, strict=True) if asked and not part.size
-    ]
-    if empty and not given and pairs.size:
-        how = repr("random" if split == "auto" else split)
-        shares = "" if split == "leave-one-out" else f" with the shares {', '.join(f'{share:g}' for share in ratios)}"
-        both = len(empty) > 1
-        lost = "nothing is measured" if both else "no epoch is chosen" if empty == ["validation"] else "no test is made"
-        warnings.warn(
-            f"{where}: split={how}{shares} of {pairs.shape[1]} interactions leaves the {' and '.join(empty)} "
-            f"part{'s' if both else ''} empty, so that {lost}; give more interactions, or a column 'split'",
-            stacklevel=2,
-        )
-    return parts
-
-
-def _parts_of(
-    pairs: np.ndarray, frame: pd.DataFrame, split: str, ratios: Sequence[float], seed: int, cold_share: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    given = "split" in frame.columns
-    timed = split in TIMED and "timestamp" in frame.columns
-    # With the index, which has the rows of the file.
-    timestamps = pd.Series(as_timestamps(frame["timestamp"]), index=frame.index) if timed else None
-    if split == "given" or (split == "auto" and given):
-        if not given:
-            raise InputError("split='given' needs a column 'split' in interactions, or train, val and test files")
-        part = frame["split"].to_numpy()
-        return pairs[:, part == "train"], pairs[:, part == "val"], pairs[:, part == "test"]
-    if split == "leave-one-out":
-        return leave_one_out_split(pairs, timestamps, seed)
-    if split == "temporal":
-        return temporal_split(pairs, timestamps, ratios)
-    if split == "cold-start":
-        return cold_start_split(pairs, ratios, seed, cold_share)
-    return random_split(pairs, ratios, seed)
 
 
 def _read_features(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -16,6 +16,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.datasets.conversion import READERS, recognise
 from pyg_ckd.datasets.npz import Transform
+from pyg_ckd.datasets.stored import is_stored
 from pyg_ckd.datasets.synthetic import synthetic_multimodal
 from pyg_ckd.datasets.writing import check_target, write_graph
 from pyg_ckd.errors import InputError, unknown_name
@@ -100,6 +101,16 @@ def reader_flags() -> set[str]:
     """Return the names of the arguments of readers that are truth values."""
     found = [parameter for reader in READERS.values() for parameter in inspect.signature(reader).parameters.values()]
     return {parameter.name for parameter in found if isinstance(parameter.default, bool)}
+
+
+def splits_itself(path: str | os.PathLike[str]) -> bool:
+    """Return whether a graph is split as it is read, so that ``split="none"`` keeps all of it for training.
+
+    Args:
+        path: As in :func:`load`.
+    """
+    reader, arguments = _reader(path)
+    return "split" in inspect.signature(reader).parameters and not any(map(is_stored, arguments))
 
 
 def _reader(path: str | os.PathLike[str]) -> tuple[Callable[..., HeteroData], tuple[Path, ...]]:

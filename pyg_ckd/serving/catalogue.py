@@ -19,7 +19,8 @@ from pyg_ckd.serving.search import SeenItems
 
 Where = Mapping[str, Any]
 ID_COLUMNS = ("item", "item_id")
-_EXACT = 2**53  # Larger integers are not all floats.
+EXACT = 2**53
+"""Larger integers are not all floats."""
 
 
 class Catalogue(NamedTuple):
@@ -156,7 +157,7 @@ def at_rows(frame: pd.DataFrame, rows: Any) -> pd.DataFrame:
         name: column.dtype.name.replace("i", "I", 1).replace("u", "U", 1)
         for name, column in frame.items()
         if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu" and len(column)
-        if max(int(column.max()), -int(column.min())) > _EXACT
+        if max(int(column.max()), -int(column.min())) > EXACT
     }
     return frame.astype(large).reindex(rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.serving.catalogue import at_rows, item_columns, pairs_by_user
 from pyg_ckd.serving.fold_in import Ridge, RidgeUsers, mean_of, stack_features
-from pyg_ckd.serving.lists import RankedLists
+from pyg_ckd.serving.lists import RankedLists, without_pairs
 from pyg_ckd.serving.search import distinct_pairs
 from pyg_ckd.training.model import user_function
 
@@ -23,7 +23,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from typing_extensions import Self
 
+STAY_UNKNOWN = "new users without training interactions stay unknown"
+POPULAR = "recommend(..., unknown='popular')"
+"""What a note of them begins with, and what it says that serves them."""
 UserMap = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+class Waiting(NamedTuple):
+    """New users of a graph without training interactions.
+
+    Attributes:
+        ids: Their ids.
+        seen: What counts as seen of them, numbers among them and rows of items, int64 ``[2, E]``.
+    """
+
+    ids: Any
+    seen: Tensor
 
 
 class GrowingLists(RankedLists):
@@ -31,7 +46,12 @@ class GrowingLists(RankedLists):
 
     Args:
         embeddings, data, seen, columns: As in :class:`~pyg_ckd.serving.Recommender`.
+
+    Attributes:
+        waiting: New users of the graph who stay unknown, as they have no training interactions; or :obj:`None`.
     """
+
+    waiting: Waiting | None = None
 
     def __init__(
         self,
@@ -44,8 +64,8 @@ class GrowingLists(RankedLists):
         exact = user_function(self.model)
         self.exact_users = None if exact is None else exact[0]  # The class that says how users follow from items.
         self._user_map: UserMap | None = None if exact is None else exact[1]
-        if exact is not None:
-            self.untrained = torch.zeros_like(self.untrained)
+        if exact is not None:  # Whoever has met nothing is nobody in particular, whatever an earlier model knew.
+            self.untrained = without_pairs(self.history.ptr)
 
     def with_new_items(
         self,
@@ -141,6 +161,24 @@ class GrowingLists(RankedLists):
         row, item = distinct_pairs(pairs)
         return self._with_users(row, item, len(met), user_ids)
 
+    def with_idle_users(self) -> Self:
+        """Return a recommender that knows the new users of the graph without training interactions as well.
+
+        Nothing was learnt of them: with ``unknown="popular"`` they get popular items, without those that they have met
+        in other splits; else they get the first items, and a warning. Without such users nothing changes.
+        """
+        if self.waiting is None:
+            return self
+        out, count, (user, item) = copy.copy(self), len(self.waiting.ids), self.embeddings
+        none, first = torch.empty(0, dtype=torch.int64), len(self.users)
+        out.users = self.users.extended(self.waiting.ids, count)
+        out.embeddings = Embeddings(torch.cat([user, user.new_zeros(count, user.size(1))]), item)
+        out.history = self.history.extended(none, none, count)
+        later = self.waiting.seen + torch.tensor([[first], [0]])
+        out.seen, out.waiting = self.seen.extended(none, none, count).with_pairs(later), None
+        out.notes = tuple(note for note in self.notes if not note.startswith(STAY_UNKNOWN))
+        return out
+
     def with_seen(self, clicks: Mapping[Any, Any] | pd.DataFrame) -> Self:
         """Return a recommender in which known users have met further items since training.
 
@@ -177,7 +215,8 @@ class GrowingLists(RankedLists):
         out.seen, out.history = self.seen.with_pairs(pairs), self.history.with_pairs(pairs)
         if self.exact_users is None and bool(self._is_trained(pairs).any()):
             out._user_map = None  # It is learnt from these.
-        return out._follow(pairs[0].unique())
+        users = pairs[0].unique()
+        return out._follow(users, users[self.history.ptr[users] == self.history.ptr[users + 1]])
 
     def learnt_from(self, interactions: Tensor) -> Self:
         """Return a recommender whose users were trained on other interactions than the graph has.
@@ -195,16 +234,18 @@ class GrowingLists(RankedLists):
         out.untrained = self.without_lesson(count == 0)
         return out._follow(torch.arange(self.trained[0]))
 
-    def _follow(self, users: Tensor) -> Self:
+    def _follow(self, users: Tensor, begun: Tensor | None = None) -> Self:
         """Return a copy in which embeddings of users follow from what they have met, where they do or were not learnt.
 
         Args:
             users: Rows of users, int64 ``[n]``, each once.
+            begun: Rows of those who had met nothing before. (default: :obj:`None`, none)
         """
         out, table = copy.copy(self), self.embeddings.item
         if self.exact_users is None:
-            users = users[users < self.trained[0]]
-            users = users[self.untrained[users] & ~self._is_idle(users)]
+            known = users[users < self.trained[0]]
+            late = users[:0] if begun is None else begun[begun >= self.trained[0]]
+            users = torch.cat([known[self.untrained[known] & ~self._is_idle(known)], late])
             if not users.numel() or self._trained_pairs()[0].unique().numel() < 2:
                 return out
         row, item = (index.to(table.device) for index in self.history.of(users))

@@ -47,7 +47,7 @@ class Ids:
     def __len__(self) -> int:
         return len(self.index)
 
-    @property
+    @cached_property
     def integers(self) -> bool:
         """Whether ids are integers; if not, they are strings."""
         return pd.api.types.is_integer_dtype(self.index)
@@ -130,9 +130,10 @@ class Ids:
         array = given
         if not array.size:
             return given, torch.empty(0, dtype=torch.int64)
-        if array.dtype.kind not in "iu" or not self.integers:
+        alike = array.dtype.kind in "iu" if self.integers else _all_text(array)
+        if not alike:
             array = _array([self._alike(one) for one in array])
-        found = array.dtype.kind in "iu" if self.integers else _all_text(array)
+        found = alike or (array.dtype.kind in "iu" if self.integers else _all_text(array))
         rows = self.index.get_indexer(_index(array)) if found else np.array([self._row(one) for one in array])
         return given, torch.from_numpy(rows.astype(np.int64))
 

@@ -51,8 +51,7 @@ class RankedLists:
         seen: What users have met.
         history: What users had met in training, which embeddings rest on.
         untrained: Which users had met nothing in training, so that nothing was learnt of them, bool ``[users]``; nobody
-            where users are a function of what they have met, and where nobody knows what they are made of: in tables
-            and in modules of one's own.
+            where nobody knows what users are made of: in tables and in modules of one's own.
         columns: What is known of items, a row for each; or :obj:`None`.
         data: The graph; :obj:`None` if a saved recommender was opened.
         model: The model; :obj:`None` if there are tables only.
@@ -140,8 +139,8 @@ class RankedLists:
                 :func:`~pyg_ckd.serving.diversity.mmr`; :meth:`trade_off` shows its cost.
             unknown: What unknown users get: ``"error"``, or ``"popular"``, the items with most interactions; then a
                 warning says how many, and :attr:`Recommendations.fallback` which. Users of the graph without training
-                interactions, of whom a model with learnt users has learnt nothing, get popular items as well, or with
-                ``"error"`` the lists of their untrained embeddings and a warning.
+                interactions, of whom a model has learnt nothing, get popular items as well, or with ``"error"`` the
+                lists of the model and a warning.
 
         Raises:
             InputError: If an id or a column is unknown, a number is out of range, or nothing is left to recommend to
@@ -358,11 +357,11 @@ class RankedLists:
 
     def _is_idle(self, users: Tensor) -> Tensor:
         """Return which users are known and have an embedding that nothing has taught, bool ``[n]``."""
-        here = (users >= 0) & (users < self.trained[0])
-        row = torch.where(here, users, 0)
-        if not self.untrained.numel():
-            return here
-        return here & self.untrained[row] & (self.history.ptr[row] == self.history.ptr[row + 1])
+        if not len(self.users):
+            return users >= 0
+        row = users.clamp(min=0)
+        learnt = torch.cat([~self.untrained, self.untrained.new_zeros(len(self.users) - self.trained[0])])
+        return (users >= 0) & ~learnt[row] & (self.history.ptr[row] == self.history.ptr[row + 1])
 
     def with_popular(
         self,

@@ -122,7 +122,7 @@ class NeighbourhoodRecommender(Recommender):
         out.neighbourhood = self.neighbourhood.with_history(csr_array(history, dtype=np.float32))
         return out
 
-    def _follow(self, users: Tensor) -> Self:
+    def _follow(self, users: Tensor, begun: Tensor | None = None) -> Self:
         return copy.copy(self)  # A user is nothing but a history.
 
     def user_map(self) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -16,7 +17,7 @@ from pyg_ckd.data.ids import as_ids, id_column, value_at
 from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.matching import matched_newer, same_graph
 from pyg_ckd.errors import InputError
-from pyg_ckd.serving.growth import GrowingLists
+from pyg_ckd.serving.growth import POPULAR, STAY_UNKNOWN, GrowingLists, Waiting
 from pyg_ckd.serving.ids import Ids
 from pyg_ckd.serving.search import distinct_pairs
 from pyg_ckd.training.model import other_data
@@ -106,10 +107,14 @@ def new_users(recommender: R, whole: HeteroData, seen: Sequence[str]) -> R:
         first = value_at(ids, int(new[active[0]]))
         notes.append(f"{_have(active.numel(), 'user')} embeddings from what they have met, such as {first!r}")
     if active.numel() < new.numel():
-        idle = new[~torch.isin(torch.arange(new.numel()), active)]
+        waits = ~torch.isin(torch.arange(new.numel()), active)
+        idle = new[waits]
+        number = torch.where(waits, waits.cumsum(0) - 1, -1)
+        pairs = torch.stack([number[rest[0]], rest[1]])
+        out = out if out is not recommender else copy.copy(out)
+        out.waiting = Waiting(_like(recommender.users, ids.iloc[idle.numpy()]), pairs[:, pairs[0] >= 0])
         notes.append(
-            f"new users without training interactions stay unknown ({idle.numel():,}, such as "
-            f"{value_at(ids, int(idle[0]))!r}): recommend(..., unknown='popular') serves them"
+            f"{STAY_UNKNOWN} ({idle.numel():,}, such as {value_at(ids, int(idle[0]))!r}): {POPULAR} serves them"
         )
     out.notes = tuple(notes)
     return out

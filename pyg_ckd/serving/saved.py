@@ -148,10 +148,10 @@ def _unpacked(state: Mapping[str, Tensor], num_users: int, num_items: int) -> Se
 def _untrained(state: Mapping[str, Any], recommender: GrowingLists) -> Tensor:
     """Return which users had met nothing in training; a file of before does not say it, and has what they met since."""
     idle = without_pairs(recommender.history.ptr[: recommender.trained[0] + 1])
-    found: Tensor = state.get("untrained", idle if recommender.exact_users is None else torch.zeros_like(idle))
+    found: Tensor = state.get("untrained", idle)
     if found.shape != idle.shape or found.dtype != torch.bool:
         raise ValueError(f"untrained users of shape {list(found.shape)}")
-    return found
+    return found if recommender.exact_users is None else idle  # Files of before say nobody of a function of items.
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, Any]:

@@ -429,6 +429,36 @@ def test_a_run_starts_from_the_model_of_another_one(arrays, save, capsys, tmp_pa
     assert "start_from" in fails(capsys, train(today, tmp_path / "warm", *once))
 
 
+@pytest.mark.parametrize("transform", ["pca", "standardize", "none"])
+def test_a_run_starts_from_features_as_they_are_read(transform, arrays, save, capsys, tmp_path) -> None:
+    """The file of the earlier model says how its features were prepared; those of today are read as they are."""
+    less = ["--trainer.monitor", "recall@5"]
+    arrays |= {"user_id": np.arange(30), "item_id": np.arange(20)}
+    few = {k: v[:, v[1] < 16] if k in ("train", "val", "test") else v for k, v in arrays.items()}
+    few |= {
+        "num_items": np.int64(16),
+        "item_id": np.arange(16),
+        "visual": arrays["visual"][:16],
+        "acoustic": arrays["acoustic"][:16],
+    }
+    assert main(train(save(few), tmp_path / "old", "--transform", transform, *less)) == 0
+    yesterday, today = str(tmp_path / "old" / "model.pt"), save(arrays)
+    once = ["--trainer.max_epochs", "1", "--start_from", yesterday, *less]
+    if transform == "pca":
+        line = fails(capsys, train(today, tmp_path / "warm", *once, "--transform", "pca"))
+        assert "principal components of 'visual' were fitted anew" in line
+        assert "--transform none" in line
+    for _ in range(2):  # The same call finds the run finished.
+        assert main(train(today, tmp_path / "warm", *once, "--transform", "none")) == 0
+    old, new = (torch.load(tmp_path / n / "model.pt", weights_only=True)["graph"]["prepared"] for n in ("old", "warm"))
+    for m in ("visual", "acoustic"):
+        assert [step["name"] for step in old[m]["steps"]] == [step["name"] for step in new[m]["steps"]]
+        for before, after in zip(old[m]["steps"], new[m]["steps"], strict=True):
+            assert all(torch.equal(before["fitted"][k], after["fitted"][k]) for k in before["fitted"])
+    given = ["--data", today, "--checkpoint", str(tmp_path / "warm" / "model.pt"), "--transform", "none"]
+    assert main(["evaluate", *given]) == 0
+
+
 def test_a_run_records_what_its_start_has_seen_of_the_held_out_part(arrays, save, capsys, tmp_path) -> None:
     yesterday = str(tmp_path / "old" / "model.pt")
     assert main(train(save(arrays), tmp_path / "old")) == 0

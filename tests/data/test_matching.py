@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.data import RATES, build_data, fingerprint
 from pyg_ckd.data.matching import graph_record, ids_of, lost, matched, matched_newer
+from pyg_ckd.data.prepared import begin, keep
 from pyg_ckd.errors import InputError
 
 USERS, ITEMS = 14, 10
@@ -145,6 +146,43 @@ def test_what_is_missing_new_or_changed_is_named() -> None:
         match(data, other)
 
 
+def test_other_widths_are_said_before_anything_else() -> None:
+    data, other = built(), built(*shuffled(4), transform="none")
+    other["item"].visual = torch.cat([other["item"].visual, torch.ones(ITEMS, 2)], dim=1)
+    record = begin(other["item"].visual, None, False)
+    keep(other, "visual", record)
+    for check in (match, lambda one, two: matched_newer(two, graph_record(one), "model.pt")):
+        with pytest.raises(InputError, match=r"features 'visual' have 6 columns in the graph and had 4 in training"):
+            check(data, other)
+
+
+def with_more(transform: str) -> HeteroData:
+    """Return the graph with two more items behind the others, whose features are far from theirs."""
+    edges, features, has = raw()
+    rng = np.random.default_rng(9)
+    return build_data(
+        edges["train"],
+        {m: np.concatenate([x, rng.normal(8.0, 1.0, (2, x.shape[1]))]) for m, x in features.items()},
+        num_users=USERS,
+        num_items=ITEMS + 2,
+        has={"text": np.concatenate([has, [True, True]])},
+        user_id=[f"u{n}" for n in range(USERS)],
+        item_id=np.arange(ITEMS + 2) * 10 + 5,
+        transform=transform,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*of training not in the graph any more")
+def test_components_that_were_fitted_anew_are_named_and_raw_features_are_served() -> None:
+    data = built(transform="pca")
+    words = r"model.pt: the principal components of 'visual' were fitted anew, .*give features as they are read, with "
+    with pytest.raises(InputError, match=words + r"--transform none \(transform='none' in Python\)"):
+        matched_newer(with_more("pca"), graph_record(data), "model.pt")
+    known, _ = matched_newer(with_more("none"), graph_record(data), "model.pt")
+    for m in data.modalities:
+        torch.testing.assert_close(known["item"][m], data["item"][m], atol=1e-5, rtol=0)
+
+
 def test_without_ids_another_order_is_another_graph() -> None:
     assert match(built(ids=False), built(*shuffled(5), ids=False)) is None
     with pytest.raises(InputError, match="no ids to match its users and items by"):
@@ -210,6 +248,16 @@ def test_the_same_interactions_that_are_split_otherwise_are_told_from_others(to:
         match(data, other)
     other[RATES][to] = held  # Those of training are not there any more.
     with pytest.raises(InputError, match=r"4 interactions are .* not there any more"):
+        match(data, other)
+
+
+def test_held_out_interactions_that_are_training_ones_now_are_told_from_others() -> None:
+    data, other = built(), built()
+    other[RATES].edge_index = torch.cat([other[RATES][name] for name in EDGES], dim=1)
+    count = sum(other[RATES].pop(name).size(1) for name in EDGES[1:])
+    with pytest.raises(
+        InputError, match=rf"split otherwise: {count} interactions are .* not held out any more, expect"
+    ):
         match(data, other)
 
 

@@ -58,3 +58,29 @@ def test_too_many_rows_are_sampled_with_a_seed(monkeypatch: pytest.MonkeyPatch) 
     part = Ridge(x, y)(x)
     assert torch.equal(part, Ridge(x, y)(x))
     assert 0 < float((part - whole).abs().max()) < 2
+
+
+@pytest.mark.parametrize("noise", [0.1, 4.0, 40.0])
+def test_of_many_rows_some_choose_the_penalty_and_all_are_fitted(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = problem(403, 6)
+    y = y + noise * torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    monkeypatch.setattr(ridge, "TRIED", 40)
+    scaled = ((x - x.mean(0)) / x.std(0, correction=0)).numpy()
+    unit = (np.linalg.svd(scaled, compute_uv=False) ** 2).mean()
+    some = np.arange(40) * 403 // 40
+    models = [Reference(alpha * unit) for alpha in ALPHAS]
+    left_out = (cross_val_predict(m, scaled[some], y[some].numpy(), cv=LeaveOneOut()) for m in models)
+    errors = [((found - y[some].numpy()) ** 2).sum() for found in left_out]
+    best = models[int(np.argmin(errors))].fit(scaled, y)
+    bound = y.norm(dim=1).amax()
+    expected = torch.from_numpy(best.predict(scaled))
+    length = expected.norm(dim=1, keepdim=True)
+    expected = torch.where(length > bound, expected * bound / length, expected)
+    torch.testing.assert_close(Ridge(x, y)(x), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_many_constant_rows_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ridge, "TRIED", 3)
+    fitted = Ridge(torch.ones(5, 2), torch.arange(5.0).view(-1, 1))
+    torch.testing.assert_close(fitted(torch.ones(1, 2)), torch.tensor([[2.0]]))

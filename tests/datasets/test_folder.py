@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from pyg_ckd.data.inputs import HELD_OUT
 from pyg_ckd.datasets import read_folder
 from pyg_ckd.errors import InputError
 
@@ -410,3 +411,26 @@ def test_a_mix_of_units_is_named_by_the_rows_of_the_file(folder):
     with pytest.warns(UserWarning, match=words) as caught:
         read_folder(folder, split="temporal", ratios=(0.8, 0.2, 0.0), min_rating=3)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("suffix", ["column", "parts"])
+def test_split_none_makes_all_interactions_training_interactions(folder, suffix):
+    if suffix == "column":
+        FRAME.to_csv(folder / "interactions.csv", index=False)
+    else:
+        for name, part in FRAME.groupby("split"):
+            part.drop(columns="split").to_csv(folder / f"{name}.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = read_folder(folder, split="none")
+    assert pairs(data) == set(zip(FRAME.user, FRAME.item, strict=True))
+    assert all(data[RATES].get(name) is None or not data[RATES][name].numel() for name in HELD_OUT)
+    with pytest.raises(InputError, match=r"ratios: found \(1, 0, 0\) beside split='none', which makes all"):
+        read_folder(folder, split="none", ratios=(1, 0, 0))
+
+
+def test_split_none_is_that_of_ratios_without_held_out_parts(folder):
+    FRAME.drop(columns="split").to_csv(folder / "interactions.csv", index=False)
+    one, other = read_folder(folder, split="none"), read_folder(folder, split="random", ratios=(1, 0, 0))
+    assert torch.equal(one[RATES].edge_index, other[RATES].edge_index)
+    assert sorted(one[RATES].keys()) == sorted(other[RATES].keys())

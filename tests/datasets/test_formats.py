@@ -263,6 +263,21 @@ def test_one_recbole_file_is_split_here_and_the_times_are_followed(published):
     assert data.item_id == ["i0", "i1", "i2", "i3"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_all_of_recbole_is_for_training_on_request(whole, published):
+    folder = published("recbole")
+    if whole:
+        lines = [line for file in sorted(folder.glob("*.inter")) for line in file.read_text().split("\n")[1:]]
+        for file in folder.glob("*.inter"):
+            file.unlink()
+        (folder / "x.inter").write_text("\n".join(["user_id:token\titem_id:token\trating:float", *lines]))
+    data = read_recbole(folder, split="none")
+    found = {(data.user_id[u], data.item_id[i]) for u, i in data[RATES].edge_index.t().tolist()}
+    assert found == {(f"u{u}", f"i{i}") for part in (TRAIN, VAL, TEST) for u, i in zip(*part, strict=True)}
+    with pytest.raises(InputError, match="beside split='none'"):
+        read_recbole(folder, split="none", ratios=[0.8, 0.1, 0.1])
+
+
 def test_recbole_tokens_that_are_numbers_need_no_list_of_items(published):
     folder = published("recbole")
     (folder / "x.item").unlink()

@@ -113,11 +113,35 @@ def test_exports_of_all_users_mark_them(suffix: str, tmp_path) -> None:
     assert got["from"].tolist() == ["popularity"] * 6 + ["model"] * 3
 
 
-def test_users_that_are_a_function_of_their_items_are_served_by_the_model() -> None:
+@pytest.mark.filterwarnings("ignore:recommend")
+def test_users_that_are_a_function_of_their_items_are_nobody_without_any(tmp_path) -> None:
     source = served(FISM)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert source.recommend(IDLE, 3, unknown="popular").fallback is None
+    content = source.state()
+    content["untrained"] = torch.zeros_like(content["untrained"])  # As files of before have it.
+    save_checkpoint(tmp_path / "before.pt", {"kind": "recommender", **content})
+    for one in (source, Recommender.load(source.save(tmp_path / "r.pt")), Recommender.load(tmp_path / "before.pt")):
+        with pytest.warns(
+            UserWarning, match=r"2 of 3 users have no training interactions \(first: 'u10'\), .* they get"
+        ):
+            got = one.recommend([*IDLE, "u3"], 3, unknown="popular")
+        assert got.sources.tolist() == ["popularity", "popularity", "model"]
+        assert got.items[1].tolist() == popular(world())[:3]
+        with pytest.warns(UserWarning, match="unknown='popular' gives them popular items"):
+            assert one.recommend(IDLE, 3).fallback is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert one.recommend([f"u{n}" for n in range(10)], 3, unknown="popular").fallback is None
+            assert one.with_seen({"u10": [120]}).recommend("u10", 3, unknown="popular").fallback is None
+
+
+@pytest.mark.filterwarnings("ignore:start_from")
+def test_users_that_are_a_function_of_their_items_keep_nothing_of_an_earlier_model(tmp_path) -> None:
+    nights = [world([(10, 2), (10, 5)]), world()]
+    first, second = (build(FISM, data, 0, embedding_dim=4) for data in nights)
+    trainer = Trainer(max_epochs=1, monitor="recall@5", device="cpu", progress=False, track_views=False)
+    trainer.fit(first, nights[0])
+    trainer.fit(second, nights[1], start_from=(first, nights[0]))
+    assert sources(Recommender(second, nights[1])) == ["popularity", "popularity", "model"]
 
 
 class WithProfiles(torch.nn.Module):

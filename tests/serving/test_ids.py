@@ -263,3 +263,13 @@ def test_digits_of_other_scripts_are_no_integers() -> None:
     others = ["1\u0663", "-\u0661", "\uff11"]
     assert Ids("user", INTEGERS, 4).parse(others) == others
     assert Ids("user", INTEGERS, 4).find(["1\u0660"])[1].tolist() == [-1]  # Not 10.
+
+
+def test_types_are_asked_once_and_texts_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, numbers, asked = Ids("user", STRINGS, 4), Ids("user", INTEGERS, 4), []
+    known = pd.api.types.is_integer_dtype
+    monkeypatch.setattr(pd.api.types, "is_integer_dtype", lambda x: asked.append(x) or known(x))
+    monkeypatch.setattr(Ids, "_alike", lambda self, one: pytest.fail("asked") if one in STRINGS else int(one))
+    assert texts.rows(STRINGS * 100).tolist() == [0, 1, 2, 3] * 100
+    assert numbers.parse(["10", "40"] * 100) == [10, 40] * 100
+    assert len(asked) <= 2

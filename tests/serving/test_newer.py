@@ -258,3 +258,33 @@ def test_newer_data_without_ids_are_refused_by_the_ids_that_are_missing(stripped
     for opened in (Recommender.load, open_model):
         with pytest.raises(InputError, match=f"it was trained on other data .* {words}"):
             opened(tmp_path / "model.pt", new)
+
+
+@pytest.mark.filterwarnings("ignore:recommend")
+@pytest.mark.parametrize("cls", [VBPR, FISM])
+def test_new_users_without_training_interactions_can_be_known_as_such(cls, tmp_path) -> None:
+    data, later = yesterday(), today(idle=2)[0]
+    save_model(tmp_path / "model.pt", build(cls, data, 0, embedding_dim=4), data)
+    idle, place = [f"u{USERS + 5 + n}" for n in range(2)], {name: n for n, name in enumerate(later.user_id)}
+    later["user", "rates", "item"].test_edge_index = torch.tensor([[place[idle[0]]], [0]])
+    source = Recommender.load(tmp_path / "model.pt", later)
+    more = source.with_idle_users()
+    assert [len(one.users) for one in (source, more)] == [USERS + 5, USERS + 7]
+    assert any("stay unknown (2" in note for note in source.notes)
+    assert not any("stay unknown" in note for note in more.notes)
+    assert more.with_idle_users() is more
+    more.save(tmp_path / "more.pt")
+    count = np.bincount(later["user", "rates", "item"].edge_index[1].numpy(), minlength=ITEMS + 4)
+    items = source.items.take(np.arange(ITEMS + 4)).tolist()
+    row = {int(name): n for n, name in enumerate(later.item_id.tolist())}
+    order = sorted(items, key=lambda name: (-count[row[name]], items.index(name)))
+    for one in (more, Recommender.load(tmp_path / "more.pt")):
+        got = one.recommend([*idle, "u0"], 3, unknown="popular")
+        assert got.sources.tolist() == ["popularity", "popularity", "model"]
+        assert got.items[0].tolist() == [name for name in order if name != int(later.item_id[0])][:3]
+        assert got.items[1].tolist() == order[:3]
+        assert got.items[2].tolist() == source.recommend("u0", 3).items[0].tolist()
+        now = one.with_seen({idle[1]: [500, 501]})
+        assert now.recommend(idle[1], 3, unknown="popular").fallback is None
+        same = one.with_new_users([[500, 501]], ["late"]).embeddings.user[-1]
+        torch.testing.assert_close(now.embeddings.user[now.users.rows(idle[1])[0]], same)

@@ -249,16 +249,19 @@ def test_a_storage_of_another_search_is_refused_by_name(change, name, folder, tm
             "no-such-dialect://host/name?password=secret&a=b",
             r"storage no-such-dialect://host/name\?password=\*\*\*&a=b",
         ),
+        ("", "storage: found an empty text"),
         (" ", "storage: found an empty text"),
+        (Path(" "), "storage: found an empty text"),
         (5, "path: found 5"),
     ],
 )
-def test_a_storage_that_is_none_is_refused_in_one_line(storage, message, tmp_path):
+def test_a_storage_that_is_none_is_refused_in_one_line(storage, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # A name without a folder is one of the current folder.
     (tmp_path / "notes.txt").write_text("no journal\n")
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "place").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    here = isinstance(storage, str) and (tmp_path / storage).exists()
+    here = isinstance(storage, str) and storage != "" and (tmp_path / storage).exists()
     with pytest.raises(InputError, match=message) as error:
         small(tmp_path / "out", storage=tmp_path / storage if here else storage)
     assert "\n" not in str(error.value)

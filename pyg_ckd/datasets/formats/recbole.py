@@ -22,12 +22,13 @@ from pyg_ckd.data.ids import known_ids
 from pyg_ckd.datasets.arrays import one_line
 from pyg_ckd.datasets.columns import ALIASES, check_times, find_column, plain
 from pyg_ckd.datasets.delimited import missing_column, read_header, read_tab_separated
-from pyg_ckd.datasets.folder import TIMED, likes_of, listing, naming, split_method, split_pairs
+from pyg_ckd.datasets.folder import likes_of, listing, naming
 from pyg_ckd.datasets.formats.common import Contents, build, parts_of, write_features
 from pyg_ckd.datasets.npz import Impute, Transform
 from pyg_ckd.datasets.origins import Origin, put_together
 from pyg_ckd.datasets.parts import part_of
 from pyg_ckd.datasets.places import files_in, find_file
+from pyg_ckd.datasets.splitting import AS_GIVEN, TIMED, shares_of, split_method, split_pairs
 from pyg_ckd.datasets.tables import map_ids
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path, atomic_folder
@@ -44,7 +45,7 @@ def read_recbole(
     path: str | os.PathLike[str],
     transform: Transform = "standardize",
     split: str = "auto",
-    ratios: Sequence[float] = (0.8, 0.1, 0.1),
+    ratios: Sequence[float] | None = None,
     seed: int = 0,
     cold_share: float = 0.2,
     impute: Impute = "mean",
@@ -76,10 +77,12 @@ def read_recbole(
     Args:
         path: The folder.
         transform: The feature transform, see :func:`pyg_ckd.data.feature_transform`. (default: :obj:`"standardize"`)
-        split: ``"given"`` (by the files), ``"random"``, ``"leave-one-out"``, ``"temporal"``, ``"cold-start"``, or
-            ``"auto"``: as given, else at random. ``"leave-one-out"`` and ``"temporal"`` go by the times; without these,
-            the first is at random. (default: :obj:`"auto"`)
-        ratios: Shares of training, validation and test interactions, if split here. (default: ``(0.8, 0.1, 0.1)``)
+        split: ``"given"`` (by the files), ``"random"``, ``"leave-one-out"``, ``"temporal"``, ``"cold-start"``,
+            ``"none"`` (all are training interactions, whatever the files say; best for serving), or ``"auto"``: as
+            given, else at random. ``"leave-one-out"`` and ``"temporal"`` go by the times; without these, the first is
+            at random. (default: :obj:`"auto"`)
+        ratios: Shares of training, validation and test interactions, if split here; none with ``split="none"``.
+            (default: :obj:`None`, ``(0.8, 0.1, 0.1)``)
         seed: Seeds what is random in a split. (default: :obj:`0`)
         cold_share: Share of cold items in a cold-start split, see :func:`pyg_ckd.data.cold_start_split`. (default:
             :obj:`0.2`)
@@ -104,12 +107,13 @@ def read_recbole(
         UserWarning: If there is no column of times for ``split="leave-one-out"``.
     """
     split = split_method(split)
+    shares = shares_of(split, ratios)
     folder = as_path(path)
     check_keep(keep)
     name, files = _inter_files(folder)
     if "whole" in files and split == "given":
         raise InputError(f"{folder}: split='given' needs {name}.train.inter, but found {files['whole'].name} alone")
-    if "whole" not in files and split not in ("auto", "given"):
+    if "whole" not in files and split not in AS_GIVEN:
         raise InputError(f"{folder}: split={split!r} needs {name}.inter, but found the parts {[*files]}")
     timed = "whole" in files and split in TIMED
     frames = {file: _read_inter(file, split if timed else None, keep != "error") for file in files.values()}
@@ -133,7 +137,7 @@ def read_recbole(
     if "whole" in files:
         frame = frame.drop(columns="split")
     with naming(source):
-        parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, ratios, seed, cold_share, str(source)), strict=True))
+        parts = dict(zip(SPLITS, split_pairs(pairs, frame, split, shares, seed, cold_share, str(source)), strict=True))
     if not parts["train"].size:
         raise InputError(f"{file}: has no rows, expected at least one training interaction")
     data = build(
