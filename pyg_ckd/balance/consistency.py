@@ -25,7 +25,7 @@ CLOSENESS, VARIANCE = 5.0, 5.0
 SMALL = 1e-4
 """Published addition to a variance under the root."""
 LEAST_SPREAD = 0.01
-"""Smallest scale of rows, as a share of their root mean square; rows that are nearly alike would be divided by nearly 0."""
+"""Smallest scale of rows, as a share of their root mean square, so that rows that are nearly alike do not explode."""
 
 
 class ViewConsistency(MaskedObjective):

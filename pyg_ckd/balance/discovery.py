@@ -217,6 +217,13 @@ def build_inner(
         raise InputError(
             f"{cls.name}: found no teachers, expected one for each modality; train them with train_teachers"
         )
+    parameters = inspect.signature(cls.__init__).parameters
+    if "teachers" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise InputError(
+            f"{cls.name}: found no argument 'teachers' in the constructor of {cls.__name__}, which needs teachers, "
+            "expected it after the student; write def __init__(self, student, teachers, l2=0.01) with "
+            "super().__init__(student, l2) and self.store_teachers(teachers)"
+        )
     return cls(student, teachers=teachers, **chosen)  # type: ignore[call-arg]
 
 
