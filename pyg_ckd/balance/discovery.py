@@ -128,6 +128,18 @@ def innermost(objective: Objective) -> Objective:
     return objective
 
 
+def source_of(objective: Objective, method: str) -> Objective:
+    """Return the objective whose method answers: a wrapper that overrides it, or the one inside.
+
+    Args:
+        objective: Any objective.
+        method: Name of the method.
+    """
+    while objective.wraps and getattr(type(objective), method).__module__.startswith("pyg_ckd."):
+        objective = getattr(objective, "inner")  # noqa: B009  An attribute of wrappers alone.
+    return objective
+
+
 def needs_teachers(cls: type[Objective], options: Mapping[str, Any] | None = None) -> bool:
     """Return whether a strategy with some options needs teachers; a wrapper does if what it wraps does.
 

@@ -19,10 +19,17 @@ from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.state import FitState
-from pyg_ckd.balance.weights import StepWeights, checked_terms, checked_views, checked_weights, named_views
+from pyg_ckd.balance.weights import (
+    StepWeights,
+    checked_terms,
+    checked_views,
+    checked_weights,
+    named_views,
+)
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.modules import checked_outputs
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -203,7 +210,9 @@ class Objective(Capturing, KnowsRows, FitState):
         self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
     ) -> Embeddings:
         """Return the embeddings of one view, see :meth:`forward_views`."""
-        return self.forward_views(features, edge_index_dict, [view], **kw)[0]
+        outputs = self.forward_views(features, edge_index_dict, [view], **kw)
+        found: Embeddings = checked_outputs(type(self).__name__, outputs, 1)[0]
+        return found
 
     def forward_views(
         self,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyg_ckd.balance.discovery import source_of
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
+from pyg_ckd.balance.weights import checked_graphs
 from pyg_ckd.data.checks import check_finite
-from pyg_ckd.data.modules import evaluating
+from pyg_ckd.data.modules import checked_outputs, evaluating
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.backward import backward, clip_gradients
@@ -49,7 +51,7 @@ def train_epoch(
     objective, steps, epoch, start = run.objective, run.steps, progress.epoch, time.perf_counter()
     objective.progress = progress
     hooks("on_train_epoch_start", epoch=epoch)
-    current = objective.begin_epoch(features, graph)
+    current = checked_graphs(source_of(objective, "begin_epoch"), objective.begin_epoch(features, graph))
     run.begin_epoch()
     if getattr(steps.sampler, "wants_embeddings", False):
         tables = trained_view(objective, features, graph)
@@ -196,4 +198,6 @@ def trained_view(objective: Objective, features: dict[str, Tensor], graph: dict[
         graph: The prepared graphs.
     """
     with evaluating(objective):
-        return objective.forward_views(features, graph, [objective.view])[0]
+        outputs = objective.forward_views(features, graph, [objective.view])
+        found: Embeddings = checked_outputs(type(source_of(objective, "forward_views")).__name__, outputs, 1)[0]
+        return found

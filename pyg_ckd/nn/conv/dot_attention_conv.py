@@ -66,7 +66,8 @@ class DotAttentionConv(MessagePassing):
             alpha = edge_softmax(edge_index.dot(target, source), edge_index)
             out = edge_index.matmul(source, alpha)
         else:
-            graph = as_graph(edge_index, (source.size(self.node_dim), target.size(self.node_dim)))
+            size: Any = (source.size(self.node_dim), target.size(self.node_dim))
+            graph = as_graph(edge_index, size)
             # edge_updater_type: (x: PairTensor)
             alpha = self.edge_updater(graph, x=(source, target))
             # propagate_type: (x: PairTensor, alpha: Tensor)

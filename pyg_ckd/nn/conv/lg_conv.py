@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.nn import LGConv as _LGConv
@@ -51,7 +53,7 @@ class LGConv(_LGConv):
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "add")
             return edge_index.matmul(x, edge_weight)
-        size = x.size(self.node_dim)
+        size: Any = x.size(self.node_dim)
         # propagate_type: (x: Tensor, edge_weight: OptTensor)
         return super().forward(x, as_graph(edge_index, (size, size)), edge_weight)
 
