@@ -93,24 +93,6 @@ def _shown(view: Any) -> str:
     return "{" + ", ".join(sorted(map(str, view))) + "}" if isinstance(view, Set) else repr(view)
 
 
-def checked_graphs(source: object, graphs: Any) -> dict[Any, Any]:
-    """Return the graphs of an epoch.
-
-    Args:
-        source: The strategy that they are of.
-        graphs: What its ``begin_epoch`` returned.
-
-    Raises:
-        InputError: If they are no dict.
-    """
-    if not isinstance(graphs, dict):
-        raise InputError(
-            f"{type(source).__name__}.begin_epoch: found {type(graphs).__name__}, expected a dict with the graphs of "
-            "the epoch; write return super().begin_epoch(features, graphs)"
-        )
-    return graphs
-
-
 def checked_weights(source: str, weights: Any, batch: TripletBatch) -> Tensor:
     """Return weights of triples without gradient.
 

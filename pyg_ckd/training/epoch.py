@@ -14,7 +14,6 @@ from torch import Tensor
 from pyg_ckd.balance.discovery import source_of
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
-from pyg_ckd.balance.weights import checked_graphs
 from pyg_ckd.data.checks import check_finite
 from pyg_ckd.data.modules import checked_outputs, evaluating
 from pyg_ckd.errors import InputError
@@ -98,6 +97,24 @@ def train_epoch(
             check_finite(matrix, None, modality, "graph")
         raise _diverged(steps, epoch, f"{broken[0]} is {row[broken[0]]}")
     return row | read_statistics(objective, row)
+
+
+def checked_graphs(source: object, graphs: Any) -> dict[Any, Any]:
+    """Return the graphs of an epoch.
+
+    Args:
+        source: The strategy that they are of.
+        graphs: What its ``begin_epoch`` returned.
+
+    Raises:
+        InputError: If they are no dict.
+    """
+    if not isinstance(graphs, dict):
+        raise InputError(
+            f"{type(source).__name__}.begin_epoch: found {type(graphs).__name__}, expected a dict with the graphs of "
+            "the epoch; write return super().begin_epoch(features, graphs)"
+        )
+    return graphs
 
 
 def check_weights(run: Run) -> None:
