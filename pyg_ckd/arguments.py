@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -15,6 +15,26 @@ from pyg_ckd.errors import InputError
 
 _LARGEST = 2**63 - 1  # What int64 holds.
 _LARGEST_SEED = 2**64 - 1  # Of PyTorch's generators.
+_LONGEST = 120  # Characters of a value in a message.
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: as Python writes it, or its type and size if that is long.
+
+    Args:
+        value: Anything.
+    """
+    kind = type(value).__name__
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        return f"{kind} of shape {list(value.shape)}"
+    text = repr(value)
+    if len(text) <= _LONGEST and text.isprintable():
+        return text
+    if isinstance(value, str):
+        return f"{text[:_LONGEST]}... ({len(value)} characters)"
+    if isinstance(value, Collection):
+        return f"{kind} with {len(value)} {'keys' if isinstance(value, Mapping) else 'values'}"
+    return kind
 
 
 def as_integer(
@@ -41,12 +61,12 @@ def as_integer(
     except (TypeError, RuntimeError):
         whole = isinstance(value, Real) and math.isfinite(value) and float(value).is_integer()
         hint = f" such as {int(value)}" if whole and not isinstance(value, (bool, np.bool_)) else ""
-        raise InputError(f"{name}: found {value!r}, expected {expected}{hint}") from None
+        raise InputError(f"{name}: found {shown(value)}, expected {expected}{hint}") from None
     if least is not None and number < least:
         raise InputError(f"{name}: found {number}, expected at least {least}")
     if most is not None and abs(number) > most:
-        shown = str(number) if number.bit_length() < 256 else "a number of more than 75 digits"
-        raise InputError(f"{name}: found {shown}, expected an integer of 64 bits")
+        digits = str(number) if number.bit_length() < 256 else "a number of more than 75 digits"
+        raise InputError(f"{name}: found {digits}, expected an integer of 64 bits")
     return number
 
 
@@ -97,7 +117,9 @@ def as_seeds(value: Any, name: str = "seeds") -> list[int]:
         value = value.tolist()
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
         count = value if isinstance(value, int) and not isinstance(value, bool) and value > 1 else 3
-        raise InputError(f"{name}: found {value!r}, expected several seeds such as range({count}), or one as in [0]")
+        raise InputError(
+            f"{name}: found {shown(value)}, expected several seeds such as range({count}), or one as in [0]"
+        )
     seeds = list(dict.fromkeys(as_seed(seed, name) for seed in value))
     if not seeds:
         raise InputError(f"{name}: found none, expected at least one")
@@ -116,7 +138,7 @@ def as_number(value: Any, name: str) -> float:
     """
     number = plain_number(value)
     if not isinstance(number, Real) or isinstance(number, bool):
-        raise InputError(f"{name}: found {value!r}, expected a number")
+        raise InputError(f"{name}: found {shown(value)}, expected a number")
     return float(number)
 
 
@@ -132,7 +154,7 @@ def as_flag(value: Any, name: str) -> bool:
     """
     flag = plain_number(value)
     if not isinstance(flag, int) or flag not in (0, 1):
-        raise InputError(f"{name}: found {value!r}, expected true or false")
+        raise InputError(f"{name}: found {shown(value)}, expected true or false")
     return bool(flag)
 
 
@@ -151,10 +173,10 @@ def as_names(value: Any, name: str) -> tuple[str, ...]:
     try:
         names = tuple(value)
     except TypeError:  # Of no collection, and of an array without dimensions.
-        raise InputError(f"{name}: found {value!r}, expected a name or a list of names") from None
+        raise InputError(f"{name}: found {shown(value)}, expected a name or a list of names") from None
     for one in names:
         if not isinstance(one, str):
-            raise InputError(f"{name}: found {one!r}, expected names only")
+            raise InputError(f"{name}: found {shown(one)}, expected names only")
     return tuple(map(str, names))
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pyg_ckd.arguments import as_flag, as_integer, as_number, plain_number
+from pyg_ckd.arguments import as_flag, as_integer, as_number, plain_number, shown
 from pyg_ckd.errors import InputError
 from pyg_ckd.wrappers import unwrap
 
 
-def record_options(cls: type, leave_out: Collection[str] = (), checked: bool = False) -> None:
+def record_options(
+    cls: type,
+    leave_out: Collection[str] = (),
+    checked: bool = False,
+    refuse: Callable[[Any, Mapping[str, Any]], None] | None = None,
+) -> None:
     """Let the constructor of a class keep its plain arguments, defaults included, in the attribute ``options``.
 
     Args:
@@ -20,6 +25,8 @@ def record_options(cls: type, leave_out: Collection[str] = (), checked: bool = F
         leave_out: Names of arguments that are no options.
         checked: Whether the constructor refuses options that are not of their annotated type, of those that are
             integers, numbers, truth values or texts.
+        refuse: Called with the class and the given values by name before these are checked, to refuse them in words of
+            its own. (default: :obj:`None`, nothing is)
     """
     init = cls.__dict__.get("__init__")
     if init is None:
@@ -34,6 +41,8 @@ def record_options(cls: type, leave_out: Collection[str] = (), checked: bool = F
         args, options = plain_number(args), plain_number(options)  # np.int64(8) is the 8 that a file can hold.
         if checked:
             given = dict(zip(list(signature.parameters)[1:], args, strict=False)) | options
+            if refuse is not None:
+                refuse(type(self), given)
             _check_types(signature, {name: value for name, value in given.items() if name not in leave_out})
         init(self, *args, **options)
         if type(self).__init__ is recorded:  # Not the constructor of a base class.
@@ -71,7 +80,7 @@ def _check_types(signature: inspect.Signature, given: Mapping[str, Any]) -> None
             case names if names == {"bool"}:
                 as_flag(value, name)
             case names if names == {"str"} and not isinstance(value, str):
-                raise InputError(f"{name}: found {value!r}, expected a text")
+                raise InputError(f"{name}: found {shown(value)}, expected a text")
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -11,7 +11,17 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import DistillationWrapper, Trainer, estimate_effects, evaluate
-from pyg_ckd.arguments import as_integer, as_integers, as_names, as_number, as_seed, as_seeds, plain_number
+from pyg_ckd.arguments import (
+    as_flag,
+    as_integer,
+    as_integers,
+    as_names,
+    as_number,
+    as_seed,
+    as_seeds,
+    plain_number,
+    shown,
+)
 from pyg_ckd.data import (
     Embeddings,
     NeighborImputation,
@@ -207,3 +217,24 @@ def test_seeds_are_several_and_each_counts_once():
 def test_one_number_is_no_choice_of_seeds(value):
     with pytest.raises(InputError, match=r"seeds: found .*, expected several seeds such as range\(3\), or one as"):
         as_seeds(value)
+
+
+def test_a_value_that_is_long_is_shown_by_its_type_and_size():
+    assert shown(0.5) == "0.5"
+    assert shown("a") == "'a'"
+    assert shown({"a": 1}) == "{'a': 1}"
+    assert shown(torch.ones(3, 4)) == "Tensor of shape [3, 4]"
+    assert shown(np.ones(3)) == "ndarray of shape [3]"
+    assert shown(list(range(1000))) == "list with 1000 values"
+    assert shown({"a": torch.ones(100, 100), "b": 1}) == "dict with 2 keys"
+    assert shown("x" * 500) == f"'{'x' * 119}... (500 characters)"
+    assert shown(torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(9)))) == "Sequential"
+
+
+@pytest.mark.parametrize("convert", [as_number, as_integer, as_flag, as_names, as_seeds])
+def test_messages_about_long_values_are_short(convert):
+    for value in ([(torch.ones(200, 200), torch.ones(200, 200))], [{"a": list(range(9999))}]):
+        with pytest.raises(InputError) as caught:
+            convert(value, "x")
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 import pyg_ckd
 from pyg_ckd import DistillationWrapper, Trainer, evaluate, train_teachers
+from pyg_ckd.balance.discovery import build_objective
+from pyg_ckd.data import Embeddings
 from pyg_ckd.datasets import synthetic_multimodal
-from pyg_ckd.nn import backbones
+from pyg_ckd.nn import VBPR, backbones
 from pyg_ckd.study import StudySettings
 from pyg_ckd.training import teachers as teachers_module
 
@@ -94,6 +97,16 @@ def test_the_backbone_of_the_contributing_page_trains() -> None:
     model = space["ContentOnly"].from_data(data)
     history = Trainer(max_epochs=3, lr=0.01, monitor="recall@5", progress=False).fit(model, data)
     assert history.rows[-1]["loss/bpr"] < history.rows[0]["loss/bpr"]
+
+
+def test_the_taught_strategy_of_the_contributing_page_is_built() -> None:
+    space: dict = {}
+    exec(textwrap.dedent(snippet("CONTRIBUTING.md", "class Taught(")), space)
+    data = synthetic_multimodal(num_users=60, num_items=40, num_interactions=800)
+    teachers = {m: Embeddings(torch.randn(60, 4), torch.randn(40, 4)) for m in data.modalities}
+    strategy = build_objective(space["Taught"], VBPR.from_data(data), data, teachers, {"weight": 0.2})
+    assert strategy.options == {"weight": 0.2, "l2": 0.01}
+    assert torch.equal(strategy.teacher("visual").user, teachers["visual"].user)
 
 
 def test_every_public_name_has_a_docstring() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -41,6 +42,9 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         InputError: When it is called, if the objective has never been trained, and ``run`` is called never and no
             parameter has a gradient either; not by a ``backward`` that another one calls.
+
+    Warns:
+        UserWarning: If it then has gradients that it computed without ``run``.
     """
     if getattr(method, "delegates", False):
         return method
@@ -68,6 +72,11 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
                         f"{type(self).__name__}.backward: found no call of run in the step, so that nothing would be "
                         "trained, expected at least one; call run(loss), or super().backward(terms, run) for the sum"
                     )
+                warnings.warn(
+                    f"{type(self).__name__}.backward: found gradients but no call of run in the step, expected "
+                    "run(loss) for every loss: terms of which it computes none by itself, perhaps l2, are not trained",
+                    stacklevel=2,
+                )
                 self.__dict__[TRAINED] = True
         finally:
             _inside.reset(token)

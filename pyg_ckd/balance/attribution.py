@@ -61,7 +61,7 @@ class ModalityEffectEstimator(FitState):
         - **output:** effects :math:`(B, M)`, without gradient
 
     Raises:
-        InputError: If there are fewer than two modalities.
+        InputError: If there are fewer than two modalities, or what a method is given has another shape.
     """
 
     effect_sum: Tensor
@@ -91,6 +91,7 @@ class ModalityEffectEstimator(FitState):
             base: Margins of the empty view ``[B]``, for effects relative to what ``m`` does alone beside the ids.
                 (default: :obj:`None`, the formula above)
         """
+        self._check_shapes(full=full, without=without, alone=alone, base=base)
         return relative_effects(full, without, alone, base)
 
     @torch.no_grad()
@@ -101,6 +102,7 @@ class ModalityEffectEstimator(FitState):
             effects: Effects ``[B, M]``.
             available: Which modalities the items of each triple have, bool ``[B, M]``. (default: :obj:`None`, all)
         """
+        self._check_shapes(effects=effects, available=available)
         return effect_weights(effects, available)
 
     @torch.no_grad()
@@ -111,9 +113,24 @@ class ModalityEffectEstimator(FitState):
             effects: Effects ``[B, M]``.
             weights: Weights ``[B, M]``.
         """
+        self._check_shapes(effects=effects, weights=weights)
         self.effect_sum += effects.sum(dim=0)
         self.weight_sum += weights.sum(dim=0)
         self.count += effects.size(0)
+
+    def _check_shapes(self, **given: Tensor | None) -> None:
+        """Refuse values of another shape than ``[B, M]``, or ``[B]`` of the full and the empty view."""
+        known = {name: value for name, value in given.items() if value is not None}
+        for name, value in known.items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"{name}: found {type(value).__name__}, expected a tensor")
+        size = max((value.size(0) for value in known.values() if value.dim()), default=0)
+        for name, value in known.items():
+            whole = name in ("full", "base")
+            expected = [size] if whole else [size, len(self.modalities)]
+            if list(value.shape) != expected:
+                per = "one value per triple" if whole else f"a column for each of {', '.join(self.modalities)}"
+                raise InputError(f"{name}: found shape {list(value.shape)}, expected {expected}, {per}")
 
     @property
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,8 @@ CLOSENESS, VARIANCE = 5.0, 5.0
 """Published weights of the consistency terms and of the variance term."""
 SMALL = 1e-4
 """Published addition to a variance under the root."""
+LEAST_SPREAD = 0.01
+"""Smallest scale of rows, as a share of their root mean square, so that rows that are nearly alike do not explode."""
 
 
 class ViewConsistency(MaskedObjective):
@@ -47,8 +49,9 @@ class ViewConsistency(MaskedObjective):
     over the positive items of a batch, each once. The first term counteracts a modality that is lost in the fused rows;
     :math:`R` keeps the rows from collapsing to one, which is possible without negatives. Published representations have
     a scale of one, but those of a recommender do not: rows are divided by the root mean variance of the batch's fused
-    rows, one number without gradient. The projectors are learned matrices, initialised as the identity. :meth:`prepare`
-    creates them from the rows of one forward pass.
+    rows, one number without gradient, but by no less than a hundredth of the root mean square of the rows. Of fewer
+    than two items nothing can be compared, and the terms are zero. The projectors are learned matrices, initialised as
+    the identity. :meth:`prepare` creates them from the rows of one forward pass.
 
     Meant for early fusion, where all modalities are in one stream. Where every modality has columns of its own, as in
     :class:`~pyg_ckd.nn.VBPR`, the fused rows are the modality's own and the first term has no effect.
@@ -135,16 +138,36 @@ class ViewConsistency(MaskedObjective):
         check_widths(self, alone)
         fused = [added_item_rows(out[self.view], out[EMPTY], items, out[view]) for view in self._alone.values()]
         z, u = torch.stack(list(alone.values())), torch.stack(fused)
-        scale = _covariance(u, counted).diagonal(dim1=1, dim2=2).mean().sqrt().clamp(min=SMALL**2).detach()
+        scale, too_few = scale_of(z, u, counted), counted.sum() < 2
         z, u = z / scale, u / scale
         if self.projectors:
             u = torch.stack([x @ self.projectors[m].t().to(x.dtype) for m, x in zip(self._alone, u, strict=True)])
         apart = torch.stack([regularisation(x, counted) for x in (z, u)]).sum()
-        return {
+        terms = {
             "intra": self.weight * CLOSENESS * closeness(z, u, counted),
             "inter": self.weight * CLOSENESS * closeness(z, z.mean(dim=0, keepdim=True), counted),
             "apart": self.weight * apart,
         }
+        return {name: value.masked_fill(too_few, 0) for name, value in terms.items()}
+
+
+@torch.no_grad()
+def scale_of(rows: Tensor, fused: Tensor, counted: Tensor) -> Tensor:
+    """Return the root mean variance of fused rows, at least a share of the root mean square of all rows, a scalar.
+
+    Args:
+        rows: Rows ``[M, B, D]`` of the modalities alone.
+        fused: Fused rows ``[M, B, D]``.
+        counted: Which rows count, bool ``[B]``.
+
+    Returns:
+        The scale, and 1 if all rows that count are zero.
+    """
+    spread = _covariance(fused, counted).diagonal(dim1=1, dim2=2).mean().sqrt()
+    squares = torch.stack([rows, fused]).square().mean(dim=(0, 1, 3))
+    size = ((squares * counted).sum() / counted.sum().clamp(min=1)).sqrt()
+    scale = torch.maximum(spread, LEAST_SPREAD * size)
+    return scale.masked_fill(scale == 0, 1)
 
 
 def closeness(rows: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:

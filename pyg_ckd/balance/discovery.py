@@ -128,6 +128,18 @@ def innermost(objective: Objective) -> Objective:
     return objective
 
 
+def source_of(objective: Objective, method: str) -> Objective:
+    """Return the objective whose method answers: a wrapper that overrides it, or the one inside.
+
+    Args:
+        objective: Any objective.
+        method: Name of the method.
+    """
+    while objective.wraps and getattr(type(objective), method).__module__.startswith("pyg_ckd."):
+        objective = getattr(objective, "inner")  # noqa: B009  An attribute of wrappers alone.
+    return objective
+
+
 def needs_teachers(cls: type[Objective], options: Mapping[str, Any] | None = None) -> bool:
     """Return whether a strategy with some options needs teachers; a wrapper does if what it wraps does.
 
@@ -216,6 +228,13 @@ def build_inner(
     if teachers is None:
         raise InputError(
             f"{cls.name}: found no teachers, expected one for each modality; train them with train_teachers"
+        )
+    parameters = inspect.signature(cls.__init__).parameters
+    if "teachers" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise InputError(
+            f"{cls.name}: found no argument 'teachers' in the constructor of {cls.__name__}, which needs teachers, "
+            "expected it after the student; write def __init__(self, student, teachers, l2=0.01) with "
+            "super().__init__(student, l2) and self.store_teachers(teachers)"
         )
     return cls(student, teachers=teachers, **chosen)  # type: ignore[call-arg]
 

@@ -21,8 +21,6 @@ from pyg_ckd.scoring.views import EMPTY, View, unimodal_views
 
 IDS = "ids"
 """Name in the history of all parameters that belong to no modality, unless a modality is called so."""
-ROUNDS = 6
-"""How often probabilities are brought to their sum; where none comes to 1, once is enough."""
 
 
 class MaskedSubnetworks(MaskedObjective):
@@ -181,11 +179,13 @@ def row_probabilities(norm: Tensor, keep: float) -> Tensor:
         keep: The share.
     """
     norm = norm.double()
+    if not norm.numel():
+        return norm
     target = keep * (norm > 0).sum()
-    probability = torch.zeros_like(norm)
-    for _ in range(ROUNDS):
-        certain = probability >= 1
-        rest = norm.masked_fill(certain, 0).sum()
-        scale = (target - certain.sum()).clamp(min=0) / torch.where(rest > 0, rest, 1)
-        probability = (norm * scale).clamp(max=1).masked_fill(certain, 1)
-    return probability
+    longest = norm.sort(descending=True).values
+    rest = longest.flip(0).cumsum(0).flip(0)  # Of every row, the sum over it and all that are shorter.
+    left = target - torch.arange(norm.size(0), device=norm.device)  # Of the target, if all longer rows are certain.
+    certain = (left * longest <= rest).int().argmax(dim=0, keepdim=True)  # How many rows would come to more than 1.
+    open_ = norm.masked_fill(norm > longest.gather(0, certain), 0).sum()
+    scale = (target - certain) / torch.where(open_ > 0, open_, 1)
+    return (norm * scale).clamp(max=1)

@@ -19,10 +19,17 @@ from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.state import FitState
-from pyg_ckd.balance.weights import StepWeights, checked_terms, checked_views, checked_weights, named_views
+from pyg_ckd.balance.weights import (
+    StepWeights,
+    checked_terms,
+    checked_views,
+    checked_weights,
+    named_views,
+)
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
+from pyg_ckd.data.modules import checked_outputs
 from pyg_ckd.data.negatives import SharedNegatives
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError
@@ -149,7 +156,7 @@ class Objective(Capturing, KnowsRows, FitState):
         if "backward" in cls.__dict__:
             cls.backward = accumulating(cls.__dict__["backward"])  # type: ignore[method-assign]
         cls.sampled = cls.__dict__.get("sampled", False)
-        record_options(cls, NO_OPTIONS, checked=True)
+        record_options(cls, NO_OPTIONS, checked=True, refuse=_refuse_teachers)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
         if STEPS & cls.__dict__.keys():
@@ -167,6 +174,8 @@ class Objective(Capturing, KnowsRows, FitState):
                 f"student: found {type(student).__name__}, expected a backbone; "
                 "adapt any other module with as_backbone(module, data)"
             )
+        if isinstance(l2, Mapping):
+            raise teachers_as_l2(type(self).__name__)
         check_not_negative("l2", l2)
         check_not_negative("bpr_eps", bpr_eps)
         self.student, self.l2, self.bpr_eps = student, l2, bpr_eps
@@ -201,7 +210,9 @@ class Objective(Capturing, KnowsRows, FitState):
         self, features: Mapping[str, Tensor], edge_index_dict: Mapping[EdgeType, Graph], view: AnyView = None, **kw: Any
     ) -> Embeddings:
         """Return the embeddings of one view, see :meth:`forward_views`."""
-        return self.forward_views(features, edge_index_dict, [view], **kw)[0]
+        outputs = self.forward_views(features, edge_index_dict, [view], **kw)
+        found: Embeddings = checked_outputs(type(self).__name__, outputs, 1)[0]
+        return found
 
     def forward_views(
         self,
@@ -391,7 +402,9 @@ class Objective(Capturing, KnowsRows, FitState):
     def triple_weights(self, out: Mapping[View, Output], batch: TripletBatch) -> Tensor | None:
         """Return the weight of every training triple in the main loss; plain training has none.
 
-        Weights are used without gradient. Their mean should be 1, so that the loss keeps its scale beside the penalty.
+        Weights are used without gradient and multiply the loss of each triple. They are not brought to a mean of 1:
+        their mean sets the size of the main loss against the penalty and all other terms. With a mean of 1, the loss
+        keeps its scale.
 
         Args:
             out: The output of every view in :attr:`views`.
@@ -504,6 +517,24 @@ def _around_objective(cls: type[Objective], found: Objective) -> InputError:
         f"student: found the strategy {type(found).__name__} in {cls.__name__}, expected its backbone; pass its "
         f".student, or put one of the strategies that wrap others around it: {' and '.join(sorted(wrappers))}"
     )
+
+
+def teachers_as_l2(name: str) -> InputError:
+    """Return the error for a strategy whose base class gets teachers in the place of the weight of the penalty.
+
+    Args:
+        name: Name of the class.
+    """
+    return InputError(
+        f"{name}: found teachers as l2, expected a number; teachers belong to store_teachers(teachers): write "
+        "def __init__(self, student, teachers, l2=0.01) with super().__init__(student, l2) and "
+        "self.store_teachers(teachers), in a class derived from pyg_ckd.balance.TaughtObjective"
+    )
+
+
+def _refuse_teachers(cls: type[Objective], given: Mapping[str, Any]) -> None:
+    if isinstance(given.get("l2"), Mapping):
+        raise teachers_as_l2(cls.__name__)
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -50,7 +50,9 @@ class PMR(MaskedObjective):
 
     train the modalities whose prototypes rank worse than the others'. With ``hard=True``, :math:`b_m` is 1 wherever it
     is positive. Items that lack a modality are in none of its prototypes, and triples with such an item do not count
-    for it; neither do those of users with a single item. A modality without a triple is not compared.
+    for it; neither do those of users with a single item. Such a triple adds nothing to the loss of the modality, whose
+    mean is over all triples of the batch; the mean :math:`S_m` is over the triples that count. A modality without a
+    triple that counts is not compared.
 
     Overrides ``views``, ``begin_epoch`` and ``balance``. Costs the uni-modal and the empty view in every step, and once
     more at the beginning of every epoch with a sparse product for each modality.

@@ -48,6 +48,9 @@ class RelationalAlignment(MultitaskObjective):
     learned from. With ``angles``, the cosines of the angles that items form at an item are compared in the same way and
     added with that weight relative to distances; the published code has them and does not use them.
 
+    A triple with an item that lacks modality :math:`m` adds nothing to its uni-modal loss, whose mean is over all
+    triples of the batch; the means over items are over those that count, which have both modalities.
+
     Each uni-modal loss includes the penalty of its view. Overrides ``views`` and ``balance``. Costs the uni-modal views
     and the empty one, and a square matrix of ``num_items`` for every modality.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyg_ckd.arguments import shown
 from pyg_ckd.balance.accumulating import delegating
 from pyg_ckd.balance.discovery import build_inner, find_strategy
 from pyg_ckd.balance.given import MaskedObjective, check_several
@@ -74,11 +75,11 @@ class ObjectiveWrapper(Objective):
         self.options: dict[str, Any] = {}
         student = unwrap(student)
         if not isinstance(inner_options or {}, Mapping):
-            raise InputError(f"inner_options: found {inner_options!r}, expected a mapping from option to value")
+            raise InputError(f"inner_options: found {shown(inner_options)}, expected a mapping from option to value")
         if not isinstance(student, Objective):
             student = build_inner(find_strategy(inner), student, dict(inner_options or {}), teachers, has)
         elif inner != "plain" or inner_options:
-            raise InputError(f"inner: found {inner!r} beside an objective, expected a backbone or no such option")
+            raise InputError(f"inner: found {shown(inner)} beside an objective, expected a backbone or no such option")
         elif teachers is not None or (has and not isinstance(self, MaskedObjective)):
             found = "has" if teachers is None else "teachers"
             raise InputError(

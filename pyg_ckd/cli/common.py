@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -103,6 +104,12 @@ def add_backbone(options: Options, given: Given, trainer: Mapping[str, Any] | No
     known = backbones()
     named = given.text("backbone")
     name = DEFAULT_BACKBONE if named is None else named
+    if name not in known and re.fullmatch(r"\w+([.:]\w+)+", name):
+        cls = re.split(r"[.:]", name)[-1]
+        raise InputError(
+            f"backbone: found the import path {name!r}, expected one of {', '.join(known)}; commands take strategies "
+            f"of your own, but no backbones: use them in Python, as in Study(data, {cls}, 'study').run()"
+        )
     if name not in known:
         raise unknown_name("backbone", name, known)
     backbone = known[name]

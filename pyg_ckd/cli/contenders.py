@@ -196,6 +196,12 @@ def add_contenders(options: Options, given: Given, backbone: type[Backbone]) -> 
     paths = {name: strategy(name).name for name in names if name not in found}
     for name in told:
         if name not in found and name not in paths:
+            own = next((own for path, own in paths.items() if path.startswith(f"{name}.")), None)
+            if own is not None:
+                raise InputError(
+                    f"options.{name}: found an import path in the name of an option, expected the name of the strategy "
+                    f"itself; write --options.{own}.OPTION VALUE"
+                )
             raise InputError(f"options: {unknown_name('contender', name, [*found, *paths])}; --contenders adds others")
     options.aliases |= {f"options.{path}": f"options.{name}" for path, name in paths.items()}
     for name, cls in found.items():

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
+from pyg_ckd.arguments import shown
 from pyg_ckd.data.arrays import without_tensors
 from pyg_ckd.data.inputs import HELD_OUT, RATES, check_graph, check_interactions, check_whole
 from pyg_ckd.errors import InputError, unknown_name
@@ -150,7 +151,7 @@ def _rows(subset: Any, size: int, kind: str) -> Tensor:
     except ValueError:  # Of lists of unequal length.
         array = np.array([subset], dtype=object)
     if array.dtype.kind not in "biuf":
-        raise InputError(f"subgraph: found {subset!r} for {kind!r}, expected row numbers or a bool mask")
+        raise InputError(f"subgraph: found {shown(subset)} for {kind!r}, expected row numbers or a bool mask")
     if array.dtype.kind == "b":
         if array.size != size:
             raise InputError(f"subgraph: found a mask of {array.size} for {kind!r}, expected [{size}]")

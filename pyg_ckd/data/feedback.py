@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyg_ckd.arguments import shown
 from pyg_ckd.errors import InputError
 
 Positive = str | int | float | bool | Sequence[str | int | float | bool] | None
@@ -34,7 +35,7 @@ def check_feedback(min_rating: float | None, positive: Positive) -> None:
         try:
             float(min_rating)
         except (TypeError, ValueError):
-            raise InputError(f"min_rating: found {min_rating!r}, expected a number such as 4") from None
+            raise InputError(f"min_rating: found {shown(min_rating)}, expected a number such as 4") from None
     if positive is not None and not _values(positive):
         raise InputError("positive: found no values, expected those that count as a like, such as 1")
 
@@ -213,7 +214,9 @@ def _values(positive: Any) -> list[Any]:
     if isinstance(positive, (str, int, float)):
         return [positive]
     if not isinstance(positive, Iterable) or isinstance(positive, Iterator):  # Which could be gone through only once.
-        raise InputError(f"positive: found {positive!r}, expected a value that counts as a like, or a list of values")
+        raise InputError(
+            f"positive: found {shown(positive)}, expected a value that counts as a like, or a list of values"
+        )
     return list(positive)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyg_ckd.arguments import plain_number
+from pyg_ckd.arguments import plain_number, shown
 from pyg_ckd.errors import InputError
 
 _LARGEST = np.iinfo(np.int64).max
@@ -37,7 +37,7 @@ def id_column(values: Any, where: str, rows: np.ndarray | None = None) -> pd.Ser
         InputError: If an id is missing, or of another type; the message has its row.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise InputError(f"{where}: found {values!r}, expected a list of ids, one per row")
+        raise InputError(f"{where}: found {shown(values)}, expected a list of ids, one per row")
     if isinstance(values, pd.MultiIndex):
         levels = ", ".join(repr(name) for name in values.names)
         raise InputError(

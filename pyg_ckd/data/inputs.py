@@ -17,6 +17,7 @@ from pyg_ckd.data.mapped import file_of
 from pyg_ckd.data.modules import (
     check_forward,
     check_memory,
+    checked_outputs,
     device_of,
     dtype_of,
     evaluating,
@@ -94,7 +95,9 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
     features, graph = unpack(data, device_of(model), dtype_of(model), reads_rows(model))
     with evaluating(model):
         if hasattr(model, "forward_views"):
-            return model.forward_views(features, graph, views)  # type: ignore[operator]
+            number = None if isinstance(views, str) or views is None else len(views)
+            outputs = model.forward_views(features, graph, views)  # type: ignore[operator]
+            return checked_outputs(type(model).__name__, outputs, number)
         check_forward(model)
         sizes = (data["user"].num_nodes, data["item"].num_nodes)
         found = module_views(model, features, graph[RATES], as_views(views, data.modalities), sizes)

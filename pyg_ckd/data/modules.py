@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -214,7 +215,12 @@ def checked_tables(result: object, name: str, sizes: tuple[int, int]) -> Embeddi
     expected = f"expected a pair (user [{sizes[0]}, D], item [{sizes[1]}, D])"
     if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(x, Tensor) for x in result):
         parts = f" of {', '.join(type(x).__name__ for x in result)}" if isinstance(result, tuple) else ""
-        raise InputError(f"{name}.forward returned {type(result).__name__}{parts}, {expected} of tensors")
+        mend = ""
+        if isinstance(result, Mapping):
+            both = {"user", "item"} <= result.keys()
+            keys = ", ".join(map(repr, result)) or "none"
+            mend = "; write return out['user'], out['item']" if both else f"; take both from its keys ({keys})"
+        raise InputError(f"{name}.forward returned {type(result).__name__}{parts}, {expected} of tensors{mend}")
     user, item = result
     if user.dim() != 2 or item.dim() != 2 or (user.size(0), item.size(0)) != sizes or user.size(1) != item.size(1):
         raise InputError(f"{name}.forward returned shapes {tuple(user.shape)} and {tuple(item.shape)}, {expected}")
@@ -227,6 +233,30 @@ def checked_tables(result: object, name: str, sizes: tuple[int, int]) -> Embeddi
                 "trained; leave out what converts them"
             )
     return Embeddings(user, item)
+
+
+def checked_outputs(name: str, outputs: Any, number: int | None) -> list[Any]:
+    """Return the embeddings of several views.
+
+    Args:
+        name: Name of the class whose ``forward_views`` returned them.
+        outputs: What it returned.
+        number: How many views it was asked for; :obj:`None` if that is not known.
+
+    Raises:
+        InputError: If it is no list of one for each view.
+    """
+    several = isinstance(outputs, (list, tuple)) and not hasattr(outputs, "_fields")
+    whole = several and not any(isinstance(one, Tensor) for one in outputs)
+    if not whole or number not in (None, len(outputs)):
+        found = type(outputs).__name__
+        if several:
+            found += f" of {', '.join(type(one).__name__ for one in outputs) or 'nothing'}"
+        raise InputError(
+            f"{name}.forward_views: found {found}, expected a list with the embeddings of each of the views that it "
+            "was asked for, such as [Embeddings(user, item)]"
+        )
+    return list(outputs)
 
 
 def check_forward(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_flag, as_names
+from pyg_ckd.arguments import as_flag, as_names, shown
 from pyg_ckd.data import build_data, feature_transform, imputation
 from pyg_ckd.data.feedback import check_feedback, liked
 from pyg_ckd.data.splits import (
@@ -161,7 +161,7 @@ class AmazonReviews(CachedGraph):
         if not isinstance(split, str) or split.replace("_", "-") not in _SPLITS:
             raise unknown_name("split", split, _SPLITS)
         if vectors is not None and not isinstance(vectors, Mapping):
-            raise InputError(f"vectors: found {vectors!r}, expected a dict such as {{'visual': 'clip.parquet'}}")
+            raise InputError(f"vectors: found {shown(vectors)}, expected a dict such as {{'visual': 'clip.parquet'}}")
         if url is not None and not isinstance(url, str):
             raise InputError(f"url: found {url!r}, expected an address that begins with http")
         check_encoder(encoder, dim)

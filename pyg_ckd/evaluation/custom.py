@@ -26,7 +26,8 @@ class CustomMetric:
 
     A function is called as ``function(ranked, labels)``: ``ranked`` holds the recommended items of every user, best
     first, int64 ``[U, K]``, with ``-1`` where a user has no further candidate, and ``labels`` the pairs (row of
-    ``ranked``, item to be found), int64 ``[2, P]``. It returns a number, or one for every user, ``[U]``.
+    ``ranked``, item to be found), int64 ``[2, P]``. Both are copies of its own. It returns a number, or one for every
+    user, ``[U]``.
 
     Metrics of PyG that look at whole lists, not at one user's hits, such as
     :class:`~torch_geometric.metrics.LinkPredDiversity`, are computed over the users whose list has no empty slot.
@@ -75,7 +76,8 @@ class CustomMetric:
             InputError: If it raises, or returns anything else than numbers.
         """
         try:
-            found = self._value(ranked if self.k is None else ranked[:, : self.k], labels)
+            ranked = ranked if self.k is None else ranked[:, : self.k]
+            found = self._value(ranked.clone(), labels.clone())  # What it is given is its own, also to write into.
             value = torch.as_tensor(found, dtype=torch.float64).detach().cpu()
         except Exception as error:
             reason = " ".join(str(error).split())[:200]

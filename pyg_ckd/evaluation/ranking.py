@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integers, as_names, as_seed, plain_number
+from pyg_ckd.arguments import as_integers, as_names, as_seed, plain_number, shown
 from pyg_ckd.data.inputs import as_tables, check_graph, check_no_view, held_out
 from pyg_ckd.data.inputs import embed as embed
 from pyg_ckd.display import html_table
@@ -100,7 +100,7 @@ class Evaluator:
         metrics = (metrics,) if isinstance(metrics, str) or callable(metrics) else metrics
         if not isinstance(metrics, Iterable):
             raise InputError(
-                f"metrics: found {metrics!r}, expected names such as ['recall', 'ndcg'], or leave them out"
+                f"metrics: found {shown(metrics)}, expected names such as ['recall', 'ndcg'], or leave them out"
             )
         metrics = tuple(metrics)
         if split == "train":
@@ -411,7 +411,8 @@ def check_eval_users(eval_users: Any) -> int | float | None:
     share = isinstance(found, float) and 0 < found <= 1
     if not (whole or share):
         raise InputError(
-            f"eval_users: found {eval_users}, expected a number of users from 1 on, or a share between 0.0 and 1.0"
+            f"eval_users: found {shown(eval_users)}, expected a number of users from 1 on, or a share between 0.0 and "
+            "1.0"
         )
     return found
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyg_ckd.arguments import as_number
+from pyg_ckd.arguments import as_number, shown
 from pyg_ckd.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def holm(p_values: Iterable[float]) -> list[float]:
         InputError: If a value is no number between 0 and 1.
     """
     if not isinstance(p_values, Iterable):
-        raise InputError(f"Holm's correction: found {p_values!r}, expected the p-values of one family, such as [0.01]")
+        raise InputError(
+            f"Holm's correction: found {shown(p_values)}, expected the p-values of one family, such as [0.01]"
+        )
     p_values = [as_number(value, f"Holm's correction, p_values[{n}]") for n, value in enumerate(p_values)]
     for place, value in enumerate(p_values):
         if not 0 <= value <= 1:

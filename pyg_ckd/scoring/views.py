@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any
 
+from pyg_ckd.arguments import shown
 from pyg_ckd.errors import InputError, unknown_name
 
 View = frozenset[str]
@@ -33,7 +34,7 @@ def as_view(view: Collection[str] | str | None, modalities: Sequence[str]) -> Vi
         names = [view]
     if not all(isinstance(name, str) for name in names):
         raise InputError(
-            f"view: found {view!r}, expected names of modalities such as {list(modalities)[:1]}, or 'full'"
+            f"view: found {shown(view)}, expected names of modalities such as {list(modalities)[:1]}, or 'full'"
         )
     chosen = frozenset(names)
     for name in sorted(chosen):

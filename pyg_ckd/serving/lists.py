@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from pyg_ckd.arguments import as_integer, as_names
+from pyg_ckd.arguments import as_integer, as_names, shown
 from pyg_ckd.data.checks import SPLITS
 from pyg_ckd.data.inputs import RATES, as_table, as_tables, check_graph, check_whole, held_out
 from pyg_ckd.errors import InputError, unknown_name
@@ -208,7 +208,7 @@ class RankedLists:
 
         values = diversity.tolist() if isinstance(diversity, (np.ndarray, Tensor)) else diversity
         if not isinstance(values, Iterable) or isinstance(values, (str, bytes)) or not (values := list(values)):
-            raise InputError(f"diversity: found {values!r}, expected the values to try, such as [0.0, 0.2, 0.5]")
+            raise InputError(f"diversity: found {shown(values)}, expected the values to try, such as [0.0, 0.2, 0.5]")
         users = self.users.rows(user_ids)
         rows = []
         plain = self.catalogue(candidates, exclude, where)
@@ -443,7 +443,7 @@ def check_flag(value: Any, name: str) -> None:
         InputError: If it is anything but :obj:`True` or :obj:`False`.
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{name}: found {value!r} ({type(value).__name__}), expected True or False")
+        raise InputError(f"{name}: found {shown(value)} ({type(value).__name__}), expected True or False")
 
 
 def _check_k(k: Any, limit: int, kind: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import shown
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.closed_form import check_catalogue
 from pyg_ckd.errors import InputError, unknown_name
@@ -42,7 +43,7 @@ def as_baselines(given: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -
     """
     if not isinstance(given, Iterable):
         raise InputError(
-            f"baselines: found {given!r}, expected names such as ['popularity', 'ease'], a mapping from name to "
+            f"baselines: found {shown(given)}, expected names such as ['popularity', 'ease'], a mapping from name to "
             "options, or [] for none"
         )
     names = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else list(given)

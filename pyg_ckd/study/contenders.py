@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import shown
 from pyg_ckd.balance.discovery import (
     build_inner,
     check_strategy,
@@ -25,7 +26,7 @@ from pyg_ckd.balance.ranking import check_ranking
 from pyg_ckd.data import held_out
 from pyg_ckd.data.sampler import num_batches
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn import Backbone
+from pyg_ckd.nn import AdaptedBackbone, Backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.study.results import TITLES
 from pyg_ckd.study.settings import (
@@ -39,6 +40,7 @@ from pyg_ckd.study.settings import (
     check_trainer_is_free,
 )
 from pyg_ckd.training import Pace, Trainer
+from pyg_ckd.training.rebuild import recipe
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def check_options(
         What was built; :obj:`None` of a backbone that is not made for so few users.
 
     Raises:
-        InputError: What the constructors raise.
+        InputError: What the constructors raise; and if a module of one's own could not be saved after its training.
     """
     check_trainer(contender.trainer)
     model = {**model, **contender.model}
@@ -202,6 +204,8 @@ def check_options(
             if isinstance(error, InputError):
                 raise
             return None  # The run itself will tell.
+        if isinstance(student, AdaptedBackbone):
+            recipe(student.module)  # What a study trains, it saves.
         table = torch.zeros(2, 1)
         teachers = {m: Embeddings(table, table) for m in dims} if contender.needs_teachers else None
         try:
@@ -278,7 +282,7 @@ def _pairs(contenders: Contenders) -> list[tuple[str, AnyContender]]:
     for item in listed:
         if isinstance(item, tuple) and len(item) != 2:
             raise InputError(
-                f"contenders: found {item!r}, expected a pair of a name and a strategy, such as ('a', 'ckd')"
+                f"contenders: found {shown(item)}, expected a pair of a name and a strategy, such as ('a', 'ckd')"
             )
     return [item if isinstance(item, tuple) else (_own_name(item), item) for item in listed]
 

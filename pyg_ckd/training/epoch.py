@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyg_ckd.balance.discovery import source_of
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data.checks import check_finite
-from pyg_ckd.data.modules import evaluating
+from pyg_ckd.data.modules import checked_outputs, evaluating
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training.backward import backward, clip_gradients
@@ -49,7 +50,7 @@ def train_epoch(
     objective, steps, epoch, start = run.objective, run.steps, progress.epoch, time.perf_counter()
     objective.progress = progress
     hooks("on_train_epoch_start", epoch=epoch)
-    current = objective.begin_epoch(features, graph)
+    current = checked_graphs(source_of(objective, "begin_epoch"), objective.begin_epoch(features, graph))
     run.begin_epoch()
     if getattr(steps.sampler, "wants_embeddings", False):
         tables = trained_view(objective, features, graph)
@@ -96,6 +97,24 @@ def train_epoch(
             check_finite(matrix, None, modality, "graph")
         raise _diverged(steps, epoch, f"{broken[0]} is {row[broken[0]]}")
     return row | read_statistics(objective, row)
+
+
+def checked_graphs(source: object, graphs: Any) -> dict[Any, Any]:
+    """Return the graphs of an epoch.
+
+    Args:
+        source: The strategy that they are of.
+        graphs: What its ``begin_epoch`` returned.
+
+    Raises:
+        InputError: If they are no dict.
+    """
+    if not isinstance(graphs, dict):
+        raise InputError(
+            f"{type(source).__name__}.begin_epoch: found {type(graphs).__name__}, expected a dict with the graphs of "
+            "the epoch; write return super().begin_epoch(features, graphs)"
+        )
+    return graphs
 
 
 def check_weights(run: Run) -> None:
@@ -196,4 +215,6 @@ def trained_view(objective: Objective, features: dict[str, Tensor], graph: dict[
         graph: The prepared graphs.
     """
     with evaluating(objective):
-        return objective.forward_views(features, graph, [objective.view])[0]
+        outputs = objective.forward_views(features, graph, [objective.view])
+        found: Embeddings = checked_outputs(type(source_of(objective, "forward_views")).__name__, outputs, 1)[0]
+        return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
@@ -12,6 +14,12 @@ from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.training.made_of import own_module
+
+HOOKS = (
+    *("balance", "triple_weights", "backward", "step_sizes", "begin_epoch", "before_training", "before_validation"),
+    *("begin_fit", "end_fit", "begin_from", "epoch_sums", "epoch_statistics"),
+)
+"""Methods of a strategy that are called with what its base class names, by position."""
 
 
 def trainable(model: nn.Module, data: HeteroData) -> Objective:
@@ -33,6 +41,7 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
     if objective.trains and (torch.is_inference_mode_enabled() or not torch.is_grad_enabled()):
         mode = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
         raise InputError(f"fit: found a block of {mode}, which computes no gradients; call fit outside of it")
+    _check_hooks(objective)
     student = objective.student
     _check_sizes(student, data)
     for m, width in student.feature_dims.items() if student.uses_features else ():
@@ -75,6 +84,25 @@ def _check_graph_tensors(data: HeteroData) -> None:
                     f"{where}.{name}: found a tensor made in a block of torch.inference_mode, which cannot be trained "
                     "with; build the graph outside of the block, or give data.clone()"
                 )
+
+
+def _check_hooks(objective: Objective) -> None:
+    """Refuse methods of a strategy, and of those inside it, that cannot be called as the trainer calls them."""
+    while True:
+        for name in HOOKS:
+            expected = [*inspect.signature(getattr(Objective, name)).parameters][1:]
+            signature = inspect.signature(getattr(objective, name))
+            try:
+                signature.bind(*expected)
+            except TypeError:
+                wanted = ", ".join(["self", *expected])
+                raise InputError(
+                    f"{type(objective).__name__}.{name}: found {name}{signature}, expected "
+                    f"{name}({', '.join(expected)}); write def {name}({wanted})"
+                ) from None
+        if not objective.wraps:
+            return
+        objective = getattr(objective, "inner")  # noqa: B009  An attribute of wrappers alone.
 
 
 def _check_sizes(student: Backbone, data: HeteroData) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.arguments import as_integer
+from pyg_ckd.arguments import as_integer, shown
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.modules import takes_node_ids
@@ -60,7 +60,9 @@ def as_num_neighbors(num_neighbors: Any, make: Any) -> list[int] | None:
             raise InputError("neighbor_sampler: found one without num_neighbors, expected both, such as [10, 10]")
         return None
     if isinstance(num_neighbors, (str, bytes)) or not isinstance(num_neighbors, Sequence):
-        raise InputError(f"num_neighbors: found {num_neighbors!r}, expected a number for every layer, such as [10, 10]")
+        raise InputError(
+            f"num_neighbors: found {shown(num_neighbors)}, expected a number for every layer, such as [10, 10]"
+        )
     found = [as_integer(number, f"num_neighbors[{hop}]") for hop, number in enumerate(num_neighbors)]
     for hop, number in enumerate(found):
         if number < 1 and number != -1:

@@ -170,9 +170,9 @@ class EarlyStopping:
             eval_every: Epochs between evaluations.
 
         Returns:
-            :obj:`None` before the first evaluation, which tells how many steps an epoch has.
+            :obj:`None` before the first evaluation after an epoch, which tells how many steps an epoch has.
         """
-        if not self._curve:
+        if not self._curve or not all(self._curve[-1][:2]):
             return None
         (taken, epoch, _), risen = self._curve[-1], self._steps[self._risen] if self._steps else 0
         steps = self._start + max(2 * self.patience, risen + self.patience)

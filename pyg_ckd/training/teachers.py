@@ -20,7 +20,7 @@ from torch_geometric import get_home_dir
 from torch_geometric.data import HeteroData
 
 from pyg_ckd import code
-from pyg_ckd.arguments import as_names
+from pyg_ckd.arguments import as_names, shown
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.data.build import fingerprint, training_digest
 from pyg_ckd.data.inputs import check_graph, embed, unpack
@@ -230,7 +230,7 @@ def build(backbone: Callable[..., nn.Module], data: HeteroData, seed: int, **opt
         raise InputError(f"backbone: found a {name} that is built already, expected {expected}; give {mend}")
     make = getattr(backbone, "from_data", backbone)
     if not callable(make):
-        raise InputError(f"backbone: found {backbone!r}, expected {expected}, such as VBPR")
+        raise InputError(f"backbone: found {shown(backbone)}, expected {expected}, such as VBPR")
     try:
         signature: inspect.Signature | str = inspect.signature(make)
     except ValueError:  # Of what is code in C.

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.balance.discovery import source_of
 from pyg_ckd.data.inputs import held_out
-from pyg_ckd.data.modules import evaluating
+from pyg_ckd.data.modules import checked_outputs, evaluating
 from pyg_ckd.data.negatives import Positives, UniformNegatives
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.custom import check_monitor
@@ -124,6 +125,7 @@ class Validation:
         with evaluating(objective):
             objective.before_validation(features, graph, self.score)
             outputs = objective.forward_views(features, graph, list(views.values()))
+        outputs = checked_outputs(type(source_of(objective, "forward_views")).__name__, outputs, len(views))
         for name, out in zip(views, outputs, strict=True):
             row[f"{name}/{self.name}"] = self.score(out)
         value = row[f"val/{self.name}"]

@@ -116,6 +116,37 @@ def test_epoch_means_weigh_every_triple_alike_and_start_anew():
     assert estimator.summary().loc["b", "effect"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("method", "shapes", "message"),
+    [
+        (
+            "forward",
+            [(4,), (4, 3), (4, 2)],
+            r"without: found shape \[4, 3\], expected \[4, 2\], a column for each of",
+        ),
+        ("forward", [(4,), (4, 2), (2, 4)], r"alone: found shape \[2, 4\], expected \[4, 2\]"),
+        ("forward", [(4, 1), (4, 2), (4, 2)], r"full: found shape \[4, 1\], expected \[4\], one value per triple"),
+        ("forward", [(4,), (4, 2), (4, 2), (4, 2)], r"base: found shape \[4, 2\], expected \[4\]"),
+        ("forward", [(1,), (4, 2), (4, 2)], r"full: found shape \[1\], expected \[4\]"),
+        ("weights", [(4,)], r"effects: found shape \[4\], expected \[4, 2\]"),
+        ("weights", [(4, 2), (4, 1)], r"available: found shape \[4, 1\], expected \[4, 2\]"),
+        ("track", [(4, 2), (2,)], r"weights: found shape \[2\], expected \[4, 2\]"),
+        ("track", [(4, 2), (3, 2)], r"weights: found shape \[3, 2\], expected \[4, 2\]"),
+    ],
+    ids=range(9),
+)
+def test_margins_of_other_shapes_are_refused(method, shapes, message):
+    estimator = ModalityEffectEstimator(["a", "b"])
+    with pytest.raises(InputError, match=f"^{message}"):
+        getattr(estimator, method)(*(torch.ones(shape) for shape in shapes))
+    assert not estimator.count
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(InputError, match=r"^without: found list, expected a tensor"):
+        ModalityEffectEstimator(["a", "b"])(torch.ones(2), [[1.0, 2.0]], torch.ones(2, 2))
+
+
 def test_epoch_without_triples_keeps_the_last_summary():
     estimator = ModalityEffectEstimator(["a", "b"])
     assert estimator.summary().isna().all(axis=None)

@@ -13,10 +13,13 @@ from pyg_ckd.balance.consistency import (
     ViewConsistency,
     closeness,
     regularisation,
+    scale_of,
     squared_covariance,
     variance_hinge,
 )
+from pyg_ckd.datasets import synthetic_multimodal
 from pyg_ckd.errors import InputError
+from pyg_ckd.nn import EarlyFusionLightGCN
 from tests.balance.test_ckd import one_batch
 from tests.conftest import TOLERANCE
 from tests.nn.models.zoo import BACKBONES, built, doubled
@@ -93,6 +96,44 @@ def test_terms_compare_what_modalities_add_to_the_rows_of_the_batchs_items(modal
         apart += (covariance - torch.diag(covariance.diag())).square().sum() / 6
     for name, expected in {"intra": 5 * intra, "inter": 5 * inter, "apart": apart}.items():
         assert terms[name].item() == pytest.approx(0.3 * float(expected), abs=1e-9), name
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("complete", [0, 1])
+def test_of_fewer_than_two_items_nothing_is_compared(complete, make_data):
+    data = make_data()
+    has = {"mod1": torch.arange(9) < complete}
+    objective = consistency(data, weight=0.3, has=has)
+    objective.prepare(*doubled(data))
+    terms = objective.loss(*doubled(data), one_batch(data, 0))
+    assert [terms[name].item() for name in ("intra", "inter", "apart")] == [0.0, 0.0, 0.0]
+    sum(terms.values()).backward()
+    plain = Objective(built(BACKBONES["EarlyFusionLightGCN"], data))
+    sum(plain.loss(*doubled(data), one_batch(data, 0)).values()).backward()
+    for found, expected in zip(objective.student.parameters(), plain.student.parameters(), strict=True):
+        assert torch.allclose(found.grad, expected.grad, rtol=0, atol=1e-12)
+
+
+def test_a_last_batch_of_one_does_not_break_a_training():
+    data = synthetic_multimodal(num_users=60, num_items=40, num_interactions=900)
+    objective = ViewConsistency(EarlyFusionLightGCN.from_data(data))
+    trainer = Trainer(max_epochs=3, batch_size=359, lr=0.01, device="cpu", progress=False)
+    rows = trainer.fit(objective, data).rows
+    assert data["user", "rates", "item"].edge_index.size(1) % 359 == 1
+    assert max(row[f"loss/{name}"] for row in rows for name in ("intra", "inter", "apart")) < 10.0
+
+
+def test_rows_that_are_nearly_alike_are_divided_by_a_share_of_their_size():
+    counted = torch.tensor([True, True, True, False])
+    rows = torch.full((2, 4, 3), 2.0, dtype=torch.float64)
+    rows[:, 3] = 1e6
+    fused = rows.clone()
+    assert scale_of(rows, fused, counted).item() == pytest.approx(0.02, abs=1e-12)
+    fused[:, 0, 0] += 1.0
+    spread = fused[0, :3].var(dim=0).mean().sqrt().item()
+    assert spread > 0.02
+    assert scale_of(rows, fused, counted).item() == pytest.approx(spread, abs=1e-12)
+    assert scale_of(rows * 0, fused * 0, counted).item() == 1.0
 
 
 def test_projectors_begin_as_the_identity_and_are_trained(make_data):

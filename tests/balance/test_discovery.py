@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyg_ckd import DistillationWrapper, Objective
+from pyg_ckd.balance import TaughtObjective
 from pyg_ckd.balance.discovery import build_objective, check_strategy, find_strategy, options_of, strategies
 from pyg_ckd.errors import InputError
 from tests.balance.test_ckd import random_teachers
@@ -60,6 +61,28 @@ def test_masks_and_teachers_reach_the_strategies_that_ask_for_them(make_data):
     assert wrapper.temperature == 0.5
     with pytest.raises(InputError, match="ckd: found no teachers, expected one for each modality"):
         build_objective(DistillationWrapper, model, data)
+
+
+class PassesOn(TaughtObjective):
+    def __init__(self, student, teachers, l2: float = 1e-2) -> None:
+        super().__init__(student, teachers, l2)
+
+
+class Plain(TaughtObjective):
+    def __init__(self, student, l2: float = 1e-2) -> None:
+        super().__init__(student, l2)
+
+
+def test_teachers_in_the_place_of_a_number_are_refused_with_where_they_belong(make_data):
+    data = make_data()
+    model = built(BACKBONES["VBPR"], data)
+    teachers = random_teachers(model)
+    for wrong in (lambda: PassesOn(model, teachers), lambda: Plain(model, teachers)):
+        with pytest.raises(InputError, match=r"found teachers as l2, .*belong to store_teachers\(teachers\)") as caught:
+            wrong()
+        assert len(str(caught.value)) < 400
+    with pytest.raises(InputError, match=r"Plain: found no argument 'teachers' in the constructor of Plain"):
+        build_objective(Plain, model, data, teachers)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,32 @@ def test_probabilities_grow_with_the_length_and_sum_to_the_share(keep):
     assert not row_probabilities(torch.zeros(3), keep).any()
 
 
+@pytest.mark.parametrize("keep", [0.05, 0.5, 0.8, 0.95, 0.999, 1.0])
+@pytest.mark.parametrize("power", [1, 4, 12])
+def test_probabilities_of_heavy_tails_sum_to_the_share(power, keep):
+    norm = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** -power
+    norm[::5] = 0
+    found = row_probabilities(norm, keep)
+    assert not found[norm == 0].any()
+    assert found.sum().item() == pytest.approx(keep * 320, abs=1e-4)
+
+    def total(scale: float) -> float:  # By halving, the independent source.
+        return (norm * scale).clamp(max=1).sum().item()
+
+    low, high = 0.0, 1 / norm[norm > 0].min().item()
+    for _ in range(2000):
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(middle) < keep * 320 else (low, middle)
+    assert torch.allclose(found, (norm * high).clamp(max=1), rtol=0, atol=1e-4)
+
+
+def test_probabilities_of_equal_few_and_no_rows():
+    assert row_probabilities(torch.ones(10), 0.3).tolist() == pytest.approx([0.3] * 10)
+    assert row_probabilities(torch.tensor([0.0, 2.0, 0.0]), 0.5).tolist() == pytest.approx([0.0, 0.5, 0.0])
+    assert row_probabilities(torch.tensor([1e9, 1.0, 1.0]), 1.0).tolist() == [1.0, 1.0, 1.0]
+    assert row_probabilities(torch.zeros(0), 0.5).tolist() == []
+
+
 @pytest.mark.parametrize("shape", [(40,), (40, 3), (40, 2, 2)])
 def test_kept_rows_are_divided_by_their_probability_and_the_mean_of_masks_is_the_gradient(shape):
     generator = torch.Generator().manual_seed(1)

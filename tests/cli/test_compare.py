@@ -241,6 +241,14 @@ BAD = {
     "name of a baseline": (["--contenders", "ease", "--options", "{ease: {strategy: ckd}}"], ["'ease'", "baseline"]),
     "options of nobody": (["--options", "{multitsk: {weight: 1}}"], ["unknown contender 'multitsk'", "--contenders"]),
     "option": (["--options", "{ckd: {weigth: 1}}"], ["unknown option ckd.weigth", "ckd.distillation_weight"]),
+    "path in an option": (
+        ["--contenders", "tests.study.problem.Gentle", "--options.tests.study.problem.Gentle.share", "0.3"],
+        ["options.tests: found an import path", "write --options.Gentle.OPTION VALUE"],
+    ),
+    "backbone by its path": (
+        ["--backbone", "my_model.MyBackbone"],
+        ["found the import path 'my_model.MyBackbone'", "use them in Python", "Study(data, MyBackbone, 'study').run()"],
+    ),
     "typed option": (["--options.ckd.temprature", "1"], ["did you mean --options.ckd.temperature?"]),
     "option of another strategy": (["--options", "{ckd: {weight: 1}}"], ["unknown option ckd.weight"]),
     "type": (["--options", "{ckd: {temperature: hot}}"], ["ckd.temperature: found 'hot', expected a number"]),

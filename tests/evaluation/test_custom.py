@@ -200,3 +200,21 @@ def test_some_users_are_drawn_and_their_metrics_are_those_among_all(share, probl
 def test_a_number_of_users_that_there_are_not_is_refused(wrong, problem):
     with pytest.raises(InputError, match=f"eval_users: found {wrong}, expected"):
         Evaluator(problem[0], "test", [5], eval_users=wrong)
+
+
+def test_a_metric_that_writes_into_what_it_is_given_changes_no_other_metric(problem):
+    data, tables = problem
+
+    def writes(ranked, labels):
+        ranked.fill_(0)
+        labels.zero_()
+        return 0.0
+
+    names = ["recall", "coverage", first_hit, "personalization"]
+    expected = evaluate(tables, data, "test", k=[3, 5], metrics=names)
+    own = functools.partial(writes)
+    own.k = 5
+    for writer in (writes, own):
+        evaluator = Evaluator(data, "test", k=[3, 5], metrics=[writer, *names])
+        for _ in range(2):
+            assert dict(evaluator(tables)) == {**expected, "writes": 0.0}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from pyg_ckd.balance import DistillationWrapper, Objective
 from pyg_ckd.balance.information import InformationBalancing
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn import VBPR
-from pyg_ckd.study import Contender, Study, StudySettings
+from pyg_ckd.nn import VBPR, AdaptedBackbone
+from pyg_ckd.study import Contender, Study, StudySettings, Tuning
 from pyg_ckd.study.contenders import as_contenders, default_options
 from tests.study.problem import Deadly, Gentle, NotAnObjective, small
+from tests.training import own as modules
 from tests.training.problem import planted_data
 
 PATH = "tests.study.problem"
@@ -164,4 +166,44 @@ def test_teachers_of_a_study_come_with_their_tables_of_the_empty_view(tmp_path, 
 def test_a_trainer_that_does_not_evaluate_what_a_contender_learns_from_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="track_views: found False beside mi-balance"):
         small(tmp_path / "out", contenders={"x": Contender("mi-balance", trainer={"track_views": False})})
+    assert not (tmp_path / "out").exists()
+
+
+class Keeps(AdaptedBackbone):
+    """Its module keeps its arguments."""
+
+    def __init__(self, num_users, num_items, feature_dims, dim=4):
+        super().__init__(modules.Tables(num_users, dict(feature_dims), dim), num_users, num_items, feature_dims)
+        self.module.items = nn.Parameter(torch.zeros(num_items, dim))
+
+
+class KeepsNothing(AdaptedBackbone):
+    """Its module does not keep its arguments."""
+
+    def __init__(self, num_users, num_items, feature_dims):
+        super().__init__(modules.Forgets(num_users, dict(feature_dims)), num_users, num_items, feature_dims)
+
+
+class Misnamed(AdaptedBackbone):
+    """Says that its module has other arguments than it has."""
+
+    def __init__(self, num_users, num_items, feature_dims):
+        module = modules.Tables(num_users, dict(feature_dims))
+        module.options = {"num_users": num_users, "dimensions": dict(feature_dims)}
+        super().__init__(module, num_users, num_items, feature_dims)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        (KeepsNothing, "Forgets: found no attribute 'users', so that a file cannot say how to build it again"),
+        (Misnamed, "cannot be built with .*'dimensions'"),
+        (Keeps, "Tables: built again with .*, it has other weights"),
+    ],
+)
+def test_a_module_that_cannot_be_saved_is_refused_before_anything_is_trained(backbone, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        Study(planted_data(), backbone, tmp_path / "out", contenders="plain", baselines=[])
+    with pytest.raises(InputError, match=message):
+        Tuning(planted_data(), backbone, tmp_path / "out", contenders="multitask", baselines=[], trials=2)
     assert not (tmp_path / "out").exists()

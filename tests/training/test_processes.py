@@ -230,7 +230,9 @@ def test_every_process_trains_some_of_the_teachers_and_all_have_the_bits_of_one(
         "strategy": "strategy: found 2 processes for MGCN, whose losses are no means over the triples of a batch",
         "seeds": "settings of the training, seed: found several",
         "weights": "initial weights: found several",
-        "objective": "strategy: found 2 processes for Own, which needs the batch whole",
+        "objective": "strategy: found 2 processes for Own, which needs the batch whole, expected one process; a study "
+        "trains several runs at a time, one process each (--workers). If all terms of Own are means over triples, "
+        'declare needs_whole = "" in the class',
     }.items(),
 )
 def test_what_several_processes_cannot_share_is_refused_in_all_of_them(case, words, ways):

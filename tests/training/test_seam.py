@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyg_ckd.balance import DistillationWrapper, Objective
+from pyg_ckd.balance import DifficultyCurriculum, DistillationWrapper, Objective
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data.inputs import unpack
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation import Evaluator
+from pyg_ckd.evaluation import Evaluator, evaluate
 from pyg_ckd.nn import MMGCN, VBPR, EgoGCN, LightGCN, as_backbone
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.training import build
@@ -462,3 +462,56 @@ def test_statistics_under_the_names_of_validations_are_refused(name):
 
     with pytest.raises(InputError, match=f"Mine.epoch_statistics: found the name '{name}', .* begin with 'val/'"):
         trainer(max_epochs=1).fit(Mine(vbpr(data)), data)
+
+
+class NoReturn(Objective):
+    def begin_epoch(self, features, graphs):
+        super().begin_epoch(features, graphs)
+
+
+class OneTable(Objective):
+    def forward_views(self, features, edge_index_dict, views, **kw):
+        return super().forward_views(features, edge_index_dict, views, **kw)[0]
+
+
+class TooFew(Objective):
+    def forward_views(self, features, edge_index_dict, views, **kw):
+        return []
+
+
+class NoScore(Objective):
+    def before_validation(self, features, graphs):
+        pass
+
+
+class NoBatch(Objective):
+    def balance(self, out):
+        return {}
+
+
+MISTAKES = {
+    NoReturn: r"NoReturn.begin_epoch: found NoneType, expected a dict with the graphs of the epoch; write return super",
+    OneTable: r"OneTable.forward_views: found Embeddings, expected a list with the embeddings of each of the views",
+    TooFew: r"TooFew.forward_views: found list of nothing, expected a list",
+    NoScore: r"NoScore.before_validation: found before_validation\(features, graphs\), expected before_validation"
+    r"\(features, graphs, score\); write def before_validation\(self, features, graphs, score\)",
+    NoBatch: r"NoBatch.balance: found balance\(out\), expected balance\(out, batch\)",
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("track_views", [False, True])
+@pytest.mark.parametrize("cls", MISTAKES)
+def test_a_mistake_in_a_strategy_is_named_with_class_and_method(cls, track_views, wrapped):
+    data = planted_data()
+    model = cls(vbpr(data))
+    model = DifficultyCurriculum(model, stage_epochs=1) if wrapped else model
+    with pytest.raises(InputError, match=f"^{MISTAKES[cls]}"):
+        trainer(max_epochs=2, track_views=track_views).fit(model, data)
+
+
+@pytest.mark.parametrize("cls", [OneTable, TooFew])
+def test_a_strategy_that_ranks_wrongly_is_named_where_it_is_evaluated(cls):
+    data = planted_data()
+    with pytest.raises(InputError, match=rf"^{cls.__name__}\.forward_views: found"):
+        evaluate(cls(vbpr(data)), data, "val", k=3)

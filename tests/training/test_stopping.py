@@ -9,6 +9,7 @@ import pytest
 from examples.planted_curves import BEYOND, CURVES, EARLY, END, NOISE, PATIENCE, missed, stop_of
 from pyg_ckd.errors import InputError
 from pyg_ckd.training import EarlyStopping
+from pyg_ckd.training.stopping import LEAST, SMOOTHED
 
 SEEDS = {20: 4, 50: 8, 100: 8, 200: 8}
 """From the steps between two evaluations to the seeds that are tried."""
@@ -254,3 +255,11 @@ def test_a_budget_that_ends_before_the_last_stage_says_so_and_is_given_again():
 def test_nonsense_is_refused(options):
     with pytest.raises(InputError, match="expected a positive patience and a min_rise from 0 to below 1"):
         EarlyStopping(**options)
+
+
+def test_an_evaluation_before_the_first_step_does_not_tell_how_long_an_epoch_is():
+    stopping = EarlyStopping(patience=10)
+    stopping.update(0, 0, 0.1)
+    assert stopping.enough_epochs() is None
+    stopping.update(5, 1, 0.2)
+    assert stopping.enough_epochs() == LEAST + SMOOTHED

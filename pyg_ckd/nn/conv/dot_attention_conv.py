@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptTensor, SparseTensor
-from torch_geometric.utils import is_torch_sparse_tensor, softmax
+from torch_geometric.utils import is_torch_sparse_tensor, softmax, to_edge_index
 from torch_geometric.utils.sparse import set_sparse_value
 
-from pyg_ckd.nn.conv.prepared import as_pair, check_aggregation
+from pyg_ckd.nn.conv.prepared import as_graph, as_pair, check_aggregation
 from pyg_ckd.nn.edges import as_edges
 from pyg_ckd.nn.propagation import Adjacency
 
@@ -66,10 +66,12 @@ class DotAttentionConv(MessagePassing):
             alpha = edge_softmax(edge_index.dot(target, source), edge_index)
             out = edge_index.matmul(source, alpha)
         else:
+            size: Any = (source.size(self.node_dim), target.size(self.node_dim))
+            graph = as_graph(edge_index, size)
             # edge_updater_type: (x: PairTensor)
-            alpha = self.edge_updater(edge_index, x=(source, target))
+            alpha = self.edge_updater(graph, x=(source, target))
             # propagate_type: (x: PairTensor, alpha: Tensor)
-            out = self.propagate(edge_index, x=(source, target), alpha=alpha)
+            out = self.propagate(graph, x=(source, target), alpha=alpha)
         if not return_attention_weights:
             return out
         if isinstance(edge_index, SparseTensor):
@@ -77,7 +79,9 @@ class DotAttentionConv(MessagePassing):
         if isinstance(edge_index, Adjacency):
             return out, (edge_index.edge_index, alpha)
         if is_torch_sparse_tensor(edge_index):
-            edge_index = set_sparse_value(edge_index, alpha)
+            if edge_index.layout == torch.sparse_csc:  # Its edges go column by column.
+                alpha = alpha[to_edge_index(graph)[0][1].argsort(stable=True)]
+            edge_index = set_sparse_value(edge_index.coalesce() if edge_index.is_sparse else edge_index, alpha)
         return out, (edge_index, alpha)
 
     def edge_update(self, x_i: Tensor, x_j: Tensor, index: Tensor, ptr: OptTensor, size_i: int | None) -> Tensor:

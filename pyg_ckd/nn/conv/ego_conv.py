@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
@@ -16,7 +15,7 @@ from torch_geometric.utils import softmax
 from pyg_ckd.arguments import as_integer, as_number
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.conv.dot_attention_conv import edge_softmax
-from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, by_flow, check_aggregation
+from pyg_ckd.nn.conv.prepared import SquareLinear, as_graph, as_pair, by_flow, check_aggregation
 from pyg_ckd.nn.edges import as_edges
 from pyg_ckd.nn.propagation import Adjacency
 
@@ -110,8 +109,7 @@ class EgoConv(MessagePassing):
         if not isinstance(edge_index, Adjacency):
             # edge_updater_type: (x: PairTensor, modulated: OptPairTensor)
             size = by_flow(self, (x.size(0), target.size(0)))
-            if isinstance(edge_index, EdgeIndex) and edge_index.sparse_size() != size:
-                edge_index = edge_index.as_tensor()  # Else its largest node would be taken for the last one.
+            edge_index = as_graph(edge_index, size)
             pairs = {"x": by_flow(self, (x, target)), "modulated": by_flow(self, (modulated, None))}
             message, alpha = self.edge_updater(edge_index, size=size, **pairs)
             # propagate_type: (message: Tensor, alpha: Tensor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.nn import LGConv as _LGConv
@@ -9,7 +11,7 @@ from torch_geometric.typing import Adj, OptTensor
 from torch_geometric.utils import is_torch_sparse_tensor
 
 from pyg_ckd.errors import InputError
-from pyg_ckd.nn.conv.prepared import as_pair, check_aggregation, edges_of
+from pyg_ckd.nn.conv.prepared import as_graph, as_pair, check_aggregation, edges_of
 from pyg_ckd.nn.propagation import Adjacency
 
 
@@ -51,8 +53,9 @@ class LGConv(_LGConv):
         if isinstance(edge_index, Adjacency):
             check_aggregation(self, "add")
             return edge_index.matmul(x, edge_weight)
+        size: Any = x.size(self.node_dim)
         # propagate_type: (x: Tensor, edge_weight: OptTensor)
-        return super().forward(x, edge_index, edge_weight)
+        return super().forward(x, as_graph(edge_index, (size, size)), edge_weight)
 
     def _between(self, source: Tensor, target: Tensor, edge_index: Adj, edge_weight: OptTensor) -> Tensor:
         edges, weight = edges_of(edge_index, edge_weight)

@@ -15,7 +15,7 @@ from torch_geometric.utils import add_self_loops, remove_self_loops, spmm
 
 from pyg_ckd.arguments import as_integer, as_integers
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.nn.conv.prepared import SquareLinear, as_pair, by_flow, check_aggregation
+from pyg_ckd.nn.conv.prepared import SquareLinear, as_graph, as_pair, by_flow, check_aggregation
 from pyg_ckd.nn.propagation import Adjacency
 
 COMBINATIONS = ("concat", "add")
@@ -116,6 +116,7 @@ class MMGCNConv(MessagePassing):
             check_aggregation(self, "mean")
             h = F.leaky_relu_(edge_index.matmul(self.lin_neighbor(source)))
         else:
+            edge_index = as_graph(edge_index, by_flow(self, (source.size(-2), target.size(-2))))
             if self.add_self_loops:
                 if not isinstance(x, Tensor):
                     raise InputError("MMGCNConv: found add_self_loops between two kinds of nodes, expected one kind")

@@ -67,6 +67,24 @@ def by_flow(conv: MessagePassing, pair: tuple[T, T]) -> tuple[T, T]:
     return (first, second) if conv.flow == "source_to_target" else (second, first)
 
 
+def as_graph(edge_index: Adj, size: tuple[int, int]) -> Adj:
+    """Return a graph as a kind that messages pass through, forward and backward.
+
+    An :class:`~torch_geometric.EdgeIndex` that does not know how many nodes there are takes its largest node for the
+    last one, and becomes a plain edge index. Sparse matrices become CSR: PyG's layers cannot compute gradients with
+    those in COO, read them wrongly if they are not coalesced, and do not know CSC.
+
+    Args:
+        edge_index: Any graph.
+        size: Numbers of sources and targets.
+    """
+    if isinstance(edge_index, EdgeIndex):
+        return edge_index if edge_index.sparse_size() == size else edge_index.as_tensor()
+    if is_torch_sparse_tensor(edge_index) and edge_index.layout != torch.sparse_csr:
+        return edge_index.to_sparse_csr()
+    return edge_index
+
+
 def edges_of(edge_index: Adj, edge_weight: OptTensor = None) -> tuple[Tensor, OptTensor]:
     """Return the edges (source, target), int64 ``[2, E]``, and weights of any kind of graph.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyg_ckd.arguments import as_number
+from pyg_ckd.arguments import as_number, shown
 from pyg_ckd.data.inputs import RATES, EdgeType
 from pyg_ckd.data.sampler import TripletBatch
 from pyg_ckd.errors import InputError, unknown_name
@@ -253,7 +253,7 @@ def _scaled(weights: Mapping[str, float] | None, modalities: Mapping[str, int]) 
     weights = dict.fromkeys(modalities, 1.0) if weights is None else weights
     if not isinstance(weights, Mapping):
         raise InputError(
-            f"modality_weights: found {weights!r}, expected a weight for each modality, such as "
+            f"modality_weights: found {shown(weights)}, expected a weight for each modality, such as "
             f"{dict.fromkeys(modalities, 1.0)}"
         )
     for m in weights:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from pyg_ckd.arguments import as_integer
+from pyg_ckd.balance.discovery import innermost
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.devices import Device
 from pyg_ckd.errors import InputError, unknown_name
@@ -145,7 +146,8 @@ def choose_layout(
     if objective.needs_whole:
         raise InputError(
             f"strategy: found {processes.size} processes for {objective.name}, which needs {objective.needs_whole} "
-            "whole, expected one process; a study trains several runs at a time, one process each (--workers)"
+            "whole, expected one process; a study trains several runs at a time, one process each "
+            f"(--workers){_mend(objective)}"
         )
     fits = [s for s in can if s in objective.strategies]
     if not fits or (strategy != "auto" and strategy not in fits):
@@ -166,3 +168,14 @@ def choose_layout(
             layout.cut_features = cut_features
             return layout
     raise InputError(f"strategy={chosen!r}: found {reasons[-1]}")
+
+
+def _mend(objective: Objective) -> str:
+    """Return what the class of a strategy from outside the library can declare; nothing of one of the library."""
+    cls = type(innermost(objective))
+    if cls.__module__.startswith("pyg_ckd."):
+        return ""
+    return (
+        f'. If all terms of {cls.__name__} are means over triples, declare needs_whole = "" in the class; if it reads '
+        "nothing but margins of its own triples, also strategies = frozenset({'users', 'columns', 'ddp'})"
+    )

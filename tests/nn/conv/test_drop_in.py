@@ -302,3 +302,49 @@ def test_a_layer_compiles_with_a_graph_prepared_for_products(make):
     torch._dynamo.reset()
     x = features(5)
     assert_close(torch.compile(conv, backend="eager")(x, graph), conv(x, graph), atol=1e-6, rtol=0)
+
+
+def layouts(edges: Tensor, size: tuple[int, int]) -> dict[str, object]:
+    csr = to_torch_csc_tensor(edges, size=size).t()
+    order = torch.tensor([3, 1, 4, 0, 2])
+    values = torch.ones(5)
+    return {
+        "EdgeIndex": EdgeIndex(edges),
+        "EdgeIndex by column": EdgeIndex(edges).sort_by("col").values,
+        "EdgeIndex by row": EdgeIndex(edges).sort_by("row").values,
+        "CSR": csr,
+        "COO": csr.to_sparse_coo(),
+        "COO, not coalesced": torch.sparse_coo_tensor(edges.flip(0)[:, order], values, size[::-1]),
+        "CSC": csr.to_sparse_csc(),
+    }
+
+
+LAST_ISOLATED = torch.tensor([[0, 1, 2, 1, 0], [1, 2, 0, 0, 2]])  # Of five nodes.
+
+
+@every_layer
+@pytest.mark.parametrize("kind", layouts(TO_USERS, (ITEMS, USERS)))
+@pytest.mark.parametrize("square", [False, True])
+def test_results_and_gradients_of_every_layout_are_those_of_the_edges(square, kind, make):
+    conv = seeded(make)
+    edges, size = (LAST_ISOLATED, (5, 5)) if square else (TO_USERS, (ITEMS, USERS))
+    found = []
+    for graph in (layouts(edges, size)[kind], edges):
+        rows = [features(n).requires_grad_() for n in dict.fromkeys(size)]
+        out = conv(rows[0] if square else tuple(rows), graph)
+        out.square().sum().backward()
+        found.append([out, *(torch.zeros_like(row) if row.grad is None else row.grad for row in rows)])
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["CSR", "COO", "COO, not coalesced", "CSC"])
+def test_attention_comes_back_in_the_layout_of_the_graph(kind):
+    conv, x = DotAttentionConv(), features(5)
+    graph = layouts(LAST_ISOLATED, (5, 5))[kind]
+    out, (weighted, alpha) = conv(x, graph, return_attention_weights=True)
+    _, (edges, expected) = conv(x, LAST_ISOLATED, return_attention_weights=True)
+    assert weighted.layout == graph.layout
+    assert_close(weighted.to_dense()[edges[1], edges[0]], expected, atol=1e-6, rtol=0)
+    assert_close(weighted.values(), alpha, atol=0, rtol=0)
+    assert_close(weighted.to_dense() @ x, out, atol=1e-5, rtol=0)

@@ -188,3 +188,19 @@ def test_a_scripted_part_is_called_for_every_view(make_data):
     features, graph = doubled(data)
     views = as_backbone(module, data, {}).forward_views(features, graph, [None, ["mod0"]])
     assert all(torch.isfinite(view.item).all() for view in views)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [(("user", "item"), r"write return out\['user'\], out\['item'\]"), (("users", "i"), r"its keys \('users', 'i'\)")],
+    ids=["user and item", "other keys"],
+)
+def test_a_module_that_returns_a_dict_is_told_what_to_return(keys, words, make_data):
+    data = make_data()
+
+    class Dict(nn.Module):
+        def forward(self, x_dict, edge_index):
+            return {key: torch.ones(data[kind].num_nodes, 2) for key, kind in zip(keys, ("user", "item"), strict=True)}
+
+    with pytest.raises(InputError, match=f"Dict.forward returned dict, expected a pair .* of tensors; .*{words}"):
+        as_backbone(Dict(), data)(*doubled(data))
