@@ -6,6 +6,7 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective, as_objective
@@ -57,6 +58,8 @@ def _check_weights(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         return
     for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(x):  # It has no numbers before the first pass.
+            continue
         if x.is_meta:
             raise InputError(
                 f"model: found {name} on the meta device, which has no memory behind it, expected numbers; build the "
