@@ -33,7 +33,8 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return f"{text[:_LONGEST]}... ({len(value)} characters)"
     if isinstance(value, Collection):
-        return f"{kind} with {len(value)} {'keys' if isinstance(value, Mapping) else 'values'}"
+        unit = "key" if isinstance(value, Mapping) else "value"
+        return f"{kind} with {len(value)} {unit}{'s' * (len(value) != 1)}"
     return kind
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -44,7 +45,7 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
             parameter has a gradient either; not by a ``backward`` that another one calls.
 
     Warns:
-        UserWarning: If it then has gradients that it computed without ``run``.
+        UserWarning: If it then has gradients that it computed without ``run``, and none of a term.
     """
     if getattr(method, "delegates", False):
         return method
@@ -55,7 +56,11 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
         before = [  # DistributedDataParallel may write the gradients of the step where those before lie.
             (p, p.grad.clone() if shared else p.grad) for p in self.parameters() if p.grad is not None
         ]
-        is_outermost = not _inside.get()
+        is_first = not _inside.get() and TRAINED not in self.__dict__
+        used: set[str] = set()
+        watches = [
+            t.register_hook(lambda _, n=name: used.add(n)) for name, t in terms.items() if t.requires_grad and is_first
+        ]
 
         def noted(*args: Any, **kw: Any) -> None:
             self.__dict__[TRAINED] = True
@@ -66,24 +71,29 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
         token = _inside.set(True)
         try:
             found = method(self, terms, noted)
-            if is_outermost and TRAINED not in self.__dict__:
+            if is_first and TRAINED not in self.__dict__:
                 if all(p.grad is None for p in self.parameters()):
                     raise InputError(
                         f"{type(self).__name__}.backward: found no call of run in the step, so that nothing would be "
                         "trained, expected at least one; call run(loss), or super().backward(terms, run) for the sum"
                     )
-                warnings.warn(
-                    f"{type(self).__name__}.backward: found gradients but no call of run in the step, expected "
-                    "run(loss) for every loss: terms of which it computes none by itself, perhaps l2, are not trained",
-                    stacklevel=2,
-                )
+                left = [name for name, term in terms.items() if term.requires_grad and name not in used]
+                if left:
+                    warnings.warn(
+                        f"{type(self).__name__}.backward: found no call of run in the step, and gradients without "
+                        f"those of {', '.join(left)}, which are not trained; call run(loss) for every loss",
+                        stacklevel=2,
+                    )
                 self.__dict__[TRAINED] = True
         finally:
+            for watch in watches:
+                watch.remove()
             _inside.reset(token)
             for p, grad in before:
                 p.grad = _sum(grad, p.grad)
         return found
 
+    added.__signature__ = inspect.signature(method, follow_wrapped=False)  # type: ignore[attr-defined]
     return added
 
 

@@ -111,7 +111,7 @@ def wanted(columns: pd.DataFrame | None, where: Mapping[str, Any]) -> dict[str, 
             continue
         column = columns[name]
         out[name] = found = _like(column, value)
-        if isinstance(found, str) and "," in found and not column.isin([found]).any():
+        if isinstance(found, str) and "," in found and not _has(column, found):
             there = ", ".join(map(repr, column.dropna().unique()[:5].tolist()))
             raise InputError(
                 f"where: no item has {name} = {found!r}; it is, for instance, {there}; for one of several values, "
@@ -120,12 +120,22 @@ def wanted(columns: pd.DataFrame | None, where: Mapping[str, Any]) -> dict[str, 
     return out
 
 
+def _has(column: pd.Series, text: str) -> bool:
+    """Return whether a text is a value of a column; of one of lists and the like, which are refused later, it is."""
+    try:
+        return bool(column.isin([text]).any())
+    except TypeError:
+        return True
+
+
 def _like(column: pd.Series, value: Any) -> Any:
     """Return what was typed in the type of a column; texts as they are where they stand for no such value."""
     parse = _parser(column)
-    if parse is None:
-        return value
-    found = [parse(part) if isinstance(part, str) else part for part in (value if isinstance(value, list) else [value])]
+    parts = value if isinstance(value, list) else [value]
+    if parse is None:  # Texts, perhaps of digits.
+        found = [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in parts]
+    else:
+        found = [parse(part) if isinstance(part, str) else part for part in parts]
     return found if isinstance(value, list) else found[0]
 
 

@@ -141,7 +141,9 @@ def read_mapping(path: str, kind: str) -> dict[str, Any]:
     label = f"{kind} {path}"
     try:
         content = parse(read_text(path))
-    except (FileNotFoundError, InputError):  # The second: a home folder of nobody.
+    except (FileNotFoundError, InputError) as error:  # The second: a home folder of nobody, or an address.
+        if isinstance(error, InputError) and "://" in path:
+            raise InputError(f"{label}: {error}") from None
         raise InputError(f"{label}: found no such file, expected a YAML file of options") from None
     except yaml.YAMLError as error:
         raise InputError(f"{label}: cannot be read as YAML ({_reason(error)})") from None

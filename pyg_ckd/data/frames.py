@@ -283,7 +283,8 @@ def _aligned(
             shuffled = f", whose {len(ids)} row numbers are not in ascending order" if numbers else ""
             raise InputError(
                 f"{rows.where} come without ids beside features that have them{shuffled}, so that their order is "
-                f"unknown; index them by item id, as in pandas.DataFrame(x, index=ids), or give item_id"
+                f"unknown; index them by item id, as in pandas.DataFrame(x, index=ids), or give item_id (a default "
+                "index of pandas is no id)"
             )
         return rows.values
     at, extra = rows_among(ids, rows.ids), rows_among(rows.ids, ids) < 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,8 @@ def embed(model: nn.Module, data: HeteroData, views: Sequence[Any] | str | None 
     features, graph = unpack(data, device_of(model), dtype_of(model), reads_rows(model))
     with evaluating(model):
         if hasattr(model, "forward_views"):
-            number = None if isinstance(views, str) or views is None else len(views)
+            views = list(views) if isinstance(views, Iterator) else views
+            number = None if isinstance(views, str) or views is None else len(as_views(views, data.modalities))
             outputs = model.forward_views(features, graph, views)  # type: ignore[operator]
             return checked_outputs(type(model).__name__, outputs, number)
         check_forward(model)

@@ -8,7 +8,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from pyg_ckd.datasets.markup import plain_texts
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 _TFIDF = "tfidf"
 _SENTENCES = "sentence-transformers"
 _MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _DIM = 128
 _WORDS = 1 << 16
-_RARE = 0.95
 _FEW = 10
 _UNSPACED = re.compile(
     "[\u3005-\u3007\u3040-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Kana.
@@ -171,7 +173,7 @@ def _tfidf(texts: list[str], dim: int, seed: int) -> tuple[np.ndarray, np.ndarra
         ) from None
     known = weights.getnnz(axis=1) > 0
     weights = weights[known]
-    _warn_of_rare_words(weights.getnnz(axis=0), len(texts))
+    _warn_of_rare_words(weights)
     if weights.shape[1] == 1:  # A single word, which has nothing to be reduced to.
         return weights.toarray().astype(np.float32), known
     svd = TruncatedSVD(min(dim, *weights.shape), random_state=seed)
@@ -188,17 +190,17 @@ def _neighbours(text: str) -> list[str]:
     return found
 
 
-def _warn_of_rare_words(counts: np.ndarray, size: int) -> None:
-    """Warn if nearly every word occurs in one text only, so that no two texts are alike.
+def _warn_of_rare_words(weights: csr_matrix) -> None:
+    """Warn if most texts have no word that another text has, so that they are like no other.
 
     Args:
-        counts: The number of texts of each word.
-        size: The number of texts.
+        weights: The weights of words in texts, ``[texts, words]``.
     """
-    once = int((counts == 1).sum())
-    if size >= _FEW and once > _RARE * len(counts):
+    shared = weights[:, weights.getnnz(axis=0) > 1].getnnz(axis=1) > 0
+    alone = int((~shared).sum())
+    if len(shared) >= _FEW and 2 * alone > len(shared):
         warnings.warn(
-            f"texts: found {once} of {len(counts)} words in one text only, so that the features hardly tell which "
-            f"items are alike; give longer texts, or another encoder, such as encoder={_SENTENCES!r}",
+            f"texts: found {alone} of {len(shared)} without a word that another text has, so that the features hardly "
+            f"tell which items are alike; give longer texts, or another encoder, such as encoder={_SENTENCES!r}",
             stacklevel=4,
         )

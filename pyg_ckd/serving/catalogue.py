@@ -173,6 +173,8 @@ def _matches(columns: pd.DataFrame | None, name: str, wanted: Any) -> np.ndarray
     values = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes)) else [wanted]
     try:
         found = np.array(column.isin(values), dtype=bool)
+        if len(values) == 1 and found.any():
+            return found
         known = column.dropna().unique().tolist()
         lacking = _lacking(column, known, values) if found.any() else values
     except TypeError:  # Lists and the like, which pandas cannot look up.

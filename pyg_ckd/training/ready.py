@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.balance.objective import Objective, as_objective
 from pyg_ckd.data.inputs import check_graph
+from pyg_ckd.data.modules import dtype_of
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn.models.adapter import AdaptedBackbone
 from pyg_ckd.nn.models.base import Backbone
@@ -37,7 +38,6 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
     check_graph(data)
     if not torch.is_inference_mode_enabled():  # Which is refused below.
         _check_weights(model)
-        _check_graph_tensors(data)
     objective = as_objective(model, data)
     if objective.trains and (torch.is_inference_mode_enabled() or not torch.is_grad_enabled()):
         mode = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
@@ -45,6 +45,8 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
     _check_hooks(objective)
     student = objective.student
     _check_sizes(student, data)
+    if student.uses_features:
+        _check_features(student, data)
     for m, width in student.feature_dims.items() if student.uses_features else ():
         if m not in data.modalities:
             raise InputError(f"features: found none of modality {m!r}, only of {', '.join(data.modalities)}")
@@ -77,16 +79,15 @@ def _check_weights(model: nn.Module) -> None:
             )
 
 
-def _check_graph_tensors(data: HeteroData) -> None:
-    """Refuse a graph whose tensors lack the versions that gradients need."""
-    for store in data.stores:
-        where = "data" if store._key is None else f"data[{store._key!r}]"
-        for name, x in store.items():
-            if isinstance(x, Tensor) and x.is_inference():
-                raise InputError(
-                    f"{where}.{name}: found a tensor made in a block of torch.inference_mode, which cannot be trained "
-                    "with; build the graph outside of the block, or give data.clone()"
-                )
+def _check_features(student: Backbone, data: HeteroData) -> None:
+    """Refuse features that lack the versions that gradients need, if they are trained with as they are."""
+    for m in student.feature_dims:
+        x = data["item"].get(m, None)
+        if isinstance(x, Tensor) and x.is_inference() and x.dtype == dtype_of(student):
+            raise InputError(
+                f"data['item'].{m}: found a tensor made in a block of torch.inference_mode, which cannot be trained "
+                "with; build the graph outside of the block, or give data.clone()"
+            )
 
 
 def _check_hooks(objective: Objective) -> None:
@@ -94,7 +95,10 @@ def _check_hooks(objective: Objective) -> None:
     while True:
         for name in HOOKS:
             expected = [*inspect.signature(getattr(Objective, name)).parameters][1:]
-            signature = inspect.signature(getattr(objective, name))
+            try:  # What a decorator calls is its own affair.
+                signature = inspect.signature(getattr(objective, name), follow_wrapped=False)
+            except ValueError:  # A built-in one has none.
+                continue
             try:
                 signature.bind(*expected)
             except TypeError:

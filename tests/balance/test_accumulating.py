@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -120,15 +121,24 @@ def test_a_backward_that_runs_nothing_is_refused(wrapped, make_data):
 
     class OfItsOwn(Objective):
         def backward(self, terms, run):
+            terms["bpr"].backward()
+
+    class Whole(Objective):
+        def backward(self, terms, run):
             sum(terms.values()).backward()
 
     features, graph = unpack(data)
-    for cls in (Idle, OfItsOwn):
+    for cls in (Idle, OfItsOwn, Whole):
         objective = objective_of(cls, data)
         objective = DifficultyCurriculum(objective, stage_epochs=1) if wrapped else objective
         graphs = features, objective.prepare(features, graph)
         if cls is OfItsOwn:
-            with pytest.warns(UserWarning, match=r"OfItsOwn.backward: found gradients but no call of run in the step"):
+            with pytest.warns(UserWarning, match=r"OfItsOwn.backward: found no call of run .* of l2, which are not"):
+                gradients(objective, graphs, next(iter(sampled(data))))
+            continue
+        if cls is Whole:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
                 gradients(objective, graphs, next(iter(sampled(data))))
             continue
         with pytest.raises(InputError, match=r"Idle.backward: found no call of run in the step, .* call run\(loss\)"):

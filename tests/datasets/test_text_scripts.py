@@ -58,9 +58,10 @@ def test_other_texts_keep_their_bits():
 
 
 def test_words_that_occur_in_one_text_only_are_told():
-    with pytest.warns(UserWarning, match=r"found 20 of 20 words in one text only.* another encoder, such as encoder='"):
+    with pytest.warns(UserWarning, match=r"found 10 of 10 without a word that .* encoder, such as encoder='"):
         text_features([f"red{n} shoe{n}" for n in range(10)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         text_features([f"red{n} shoe" for n in range(10)])
+        text_features([f"{['hat', 'shoe'][n % 2]} ref{n}" for n in range(40)])
         text_features([f"red{n} shoe{n}" for n in range(9)])

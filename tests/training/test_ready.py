@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -156,6 +158,9 @@ def test_what_was_made_in_inference_mode_is_refused():
         ):
             trainer().fit(VBPR.from_data(data), graph)
         trainer().fit(VBPR.from_data(data), graph.clone())
+    with torch.inference_mode():
+        data["item"].price = torch.rand(ITEMS)
+    trainer().fit(VBPR.from_data(data), data)  # Nothing reads it.
 
 
 def test_a_model_on_the_meta_device_is_refused():
@@ -166,3 +171,22 @@ def test_a_model_on_the_meta_device_is_refused():
         InputError, match=r"on the meta device, which has no memory behind it.*; build the model on another"
     ):
         trainer().fit(model, data)
+
+
+def test_hooks_whose_signature_says_nothing_are_called():
+    def with_more(function):
+        @functools.wraps(function)
+        def called(self, out, batch):
+            return function(self, out, batch, 3)
+
+        return called
+
+    class Mine(Objective):
+        epoch_statistics = dict
+
+        @with_more
+        def balance(self, out, batch, extra):
+            return {}
+
+    data = planted_data()
+    trainer().fit(Mine(VBPR.from_data(data)), data)

@@ -79,7 +79,9 @@ def as_graph(edge_index: Adj, size: tuple[int, int]) -> Adj:
         size: Numbers of sources and targets.
     """
     if isinstance(edge_index, EdgeIndex):
-        return edge_index if edge_index.sparse_size() == size else edge_index.as_tensor()
+        known = edge_index.sparse_size()
+        too_large = any(found is not None and found > given for found, given in zip(known, size, strict=True))
+        return edge_index if known == size or too_large else edge_index.as_tensor()  # PyG refuses the second.
     if is_torch_sparse_tensor(edge_index) and edge_index.layout != torch.sparse_csr:
         return edge_index.to_sparse_csr()
     return edge_index
