@@ -421,3 +421,10 @@ def test_metrics_that_are_no_names_are_refused(metrics, make_data):
     data = make_data()
     with pytest.raises(InputError, match=rf"^metrics: found {metrics}, expected names such as"):
         evaluate(random_embeddings(data), data, k=3, metrics=metrics)
+
+
+@pytest.mark.parametrize(("kind", "count"), [(list, 2), (iter, 2), (set, 1), (frozenset, 1)])
+def test_views_may_be_given_as_any_collection(kind, count, make_data):
+    data = make_data()
+    views = list(data.modalities)[:2]
+    assert len(embed(VBPR.from_data(data), data, kind(views))) == count

@@ -348,3 +348,9 @@ def test_attention_comes_back_in_the_layout_of_the_graph(kind):
     assert_close(weighted.to_dense()[edges[1], edges[0]], expected, atol=1e-6, rtol=0)
     assert_close(weighted.values(), alpha, atol=0, rtol=0)
     assert_close(weighted.to_dense() @ x, out, atol=1e-5, rtol=0)
+
+
+def test_an_edge_index_of_more_nodes_than_there_are_is_refused() -> None:
+    edges = EdgeIndex(torch.tensor([[0, 1, 2], [1, 2, 0]]), sparse_size=(7, 7))
+    with pytest.raises(ValueError, match="size 7"):
+        LGConv()(torch.randn(5, WIDTH), edges)
