@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -279,12 +280,19 @@ def _aligned(
     """
     if rows.ids is None:
         numbers = pd.api.types.is_integer_dtype(ids) and len(ids) == len(rows.values) and bool((ids == ids.index).all())
-        if not listed and not (numbers and in_order):
-            shuffled = f", whose {len(ids)} row numbers are not in ascending order" if numbers else ""
+        mend = (
+            "index them by item id, as in pandas.DataFrame(x, index=ids), or give item_id (a default index of pandas "
+        )
+        mend += "is no id)"
+        if not listed and not numbers:
             raise InputError(
-                f"{rows.where} come without ids beside features that have them{shuffled}, so that their order is "
-                f"unknown; index them by item id, as in pandas.DataFrame(x, index=ids), or give item_id (a default "
-                "index of pandas is no id)"
+                f"{rows.where} come without ids beside features that have them, so that their order is unknown; {mend}"
+            )
+        if not listed and not in_order:
+            warnings.warn(
+                f"{rows.where} come without ids beside features whose {len(ids)} row numbers are not in ascending "
+                f"order; row n is taken for item n; {mend}",
+                stacklevel=5,
             )
         return rows.values
     at, extra = rows_among(ids, rows.ids), rows_among(rows.ids, ids) < 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
     Raises:
         InputError: If the model was built for other numbers of users or items, the graph lacks a modality of the model
             or has one of other width, gradients are switched off, or tensors cannot be trained.
+
+    Warns:
+        UserWarning: If weights are in float16.
     """
     check_graph(data)
     if not torch.is_inference_mode_enabled():  # Which is refused below.
@@ -56,7 +60,8 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
 
 
 def _check_weights(model: nn.Module) -> None:
-    """Refuse weights in float16, without memory behind them, or without the versions that gradients need."""
+    """Refuse weights without memory behind them or without the versions that gradients need, and warn of float16."""
+    half = ""
     if not isinstance(model, nn.Module):
         return
     for name, x in (*model.named_parameters(), *model.named_buffers()):
@@ -72,11 +77,13 @@ def _check_weights(model: nn.Module) -> None:
                 f"model: found {name} made in a block of torch.inference_mode, which cannot be trained; build the "
                 "model outside of the block"
             )
-        if x.requires_grad and x.dtype == torch.float16:
-            raise InputError(
-                f"model: found {name} in float16, in which steps of training are lost, expected float32; train "
-                "model.float(), with precision='bf16-mixed' or '16-mixed' to save memory"
-            )
+        half = half or (name if x.requires_grad and x.dtype == torch.float16 else "")
+    if half:
+        warnings.warn(
+            f"model: found {half} in float16, in which small steps of training are lost; train model.float(), with "
+            "precision='bf16-mixed' or '16-mixed' to save memory",
+            stacklevel=4,
+        )
 
 
 def _check_features(student: Backbone, data: HeteroData) -> None:

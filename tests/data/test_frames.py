@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from decimal import Decimal
 from pathlib import Path
 
@@ -105,12 +106,15 @@ def test_reversed_rows_with_ids_are_matched_and_without_ids_refused():
 
 
 @pytest.mark.parametrize("dtype", ["int64", "Int64"])
-def test_arrays_beside_frames_of_row_numbers_need_them_in_order(dtype):
+def test_arrays_beside_frames_of_row_numbers_in_another_order_are_told_of(dtype):
     pairs, has, ids = np.array(PAIRS).T, np.arange(8) != 5, range(8)
     visual = pd.DataFrame(VISUAL, index=pd.Index(np.arange(8), dtype=dtype))
-    words = r"without ids beside features that have them, whose 8 row numbers are not in ascending order.* give item_id"
-    refuses(rf"audio' come {words}", pairs, {"visual": visual[::-1], "audio": AUDIO})
-    refuses(rf"has_visual come {words}", pairs, {"visual": visual[::-1]}, has={"visual": has})
+    words = r"without ids beside features whose 8 row numbers are not in ascending order; row n is .* give item_id"
+    with pytest.warns(UserWarning, match=rf"audio' come {words}"):
+        build_data(pairs, {"visual": visual[::-1], "audio": AUDIO})
+    with pytest.warns(UserWarning, match=rf"has_visual come {words}"):
+        build_data(pairs, {"visual": visual[::-1]}, has={"visual": has})
+    warnings.simplefilter("error")
     for given in (
         build_data(pairs, {"visual": visual, "audio": AUDIO}, has={"audio": has}, transform="none"),
         build_data(pairs, {"visual": visual[::-1], "audio": AUDIO}, has={"audio": has}, item_id=ids, transform="none"),
