@@ -1,9 +1,10 @@
-"""What options that are numbers must be."""
+"""What options that are numbers must be, and what is no number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyg_ckd.arguments import as_number
 from pyg_ckd.errors import InputError
@@ -46,3 +47,30 @@ def check_several(modalities: Sequence[str], what: str = "balancing") -> None:
             f"{what}: found {len(modalities)} modality ({', '.join(modalities) or 'none'}), expected at least two "
             "to balance; train a single one plainly, on the command line with --objective plain or --contenders plain"
         )
+
+
+def teachers_as_l2(name: str) -> InputError:
+    """Return the error for a strategy whose base class gets teachers in the place of the weight of the penalty.
+
+    Args:
+        name: Name of the class.
+    """
+    return InputError(
+        f"{name}: found teachers as l2, expected a number; teachers belong to store_teachers(teachers): write "
+        "def __init__(self, student, teachers, l2=0.01) with super().__init__(student, l2) and "
+        "self.store_teachers(teachers), in a class derived from pyg_ckd.balance.TaughtObjective"
+    )
+
+
+def refuse_teachers(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse teachers as the weight of the penalty.
+
+    Args:
+        cls: The strategy.
+        given: What its constructor is given, by the names of the arguments.
+
+    Raises:
+        InputError: If they are.
+    """
+    if isinstance(given.get("l2"), Mapping):
+        raise teachers_as_l2(cls.__name__)

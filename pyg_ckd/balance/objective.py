@@ -15,17 +15,12 @@ from pyg_ckd.balance.accumulating import accumulating
 from pyg_ckd.balance.names import NO_OPTIONS, STEPS
 from pyg_ckd.balance.numbers import check_not_negative as check_not_negative
 from pyg_ckd.balance.numbers import check_positive as check_positive
+from pyg_ckd.balance.numbers import refuse_teachers, teachers_as_l2
 from pyg_ckd.balance.progress import Around, Progress, Score
 from pyg_ckd.balance.ranking import with_softmax
 from pyg_ckd.balance.rows import KnowsRows
 from pyg_ckd.balance.state import FitState
-from pyg_ckd.balance.weights import (
-    StepWeights,
-    checked_terms,
-    checked_views,
-    checked_weights,
-    named_views,
-)
+from pyg_ckd.balance.weights import StepWeights, checked_terms, checked_views, checked_weights, named_views
 from pyg_ckd.capturing import Capturing
 from pyg_ckd.data.identity import Known
 from pyg_ckd.data.inputs import EdgeType
@@ -156,7 +151,7 @@ class Objective(Capturing, KnowsRows, FitState):
         if "backward" in cls.__dict__:
             cls.backward = accumulating(cls.__dict__["backward"])  # type: ignore[method-assign]
         cls.sampled = cls.__dict__.get("sampled", False)
-        record_options(cls, NO_OPTIONS, checked=True, refuse=_refuse_teachers)
+        record_options(cls, NO_OPTIONS, checked=True, refuse=refuse_teachers)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
         if STEPS & cls.__dict__.keys():
@@ -517,24 +512,6 @@ def _around_objective(cls: type[Objective], found: Objective) -> InputError:
         f"student: found the strategy {type(found).__name__} in {cls.__name__}, expected its backbone; pass its "
         f".student, or put one of the strategies that wrap others around it: {' and '.join(sorted(wrappers))}"
     )
-
-
-def teachers_as_l2(name: str) -> InputError:
-    """Return the error for a strategy whose base class gets teachers in the place of the weight of the penalty.
-
-    Args:
-        name: Name of the class.
-    """
-    return InputError(
-        f"{name}: found teachers as l2, expected a number; teachers belong to store_teachers(teachers): write "
-        "def __init__(self, student, teachers, l2=0.01) with super().__init__(student, l2) and "
-        "self.store_teachers(teachers), in a class derived from pyg_ckd.balance.TaughtObjective"
-    )
-
-
-def _refuse_teachers(cls: type[Objective], given: Mapping[str, Any]) -> None:
-    if isinstance(given.get("l2"), Mapping):
-        raise teachers_as_l2(cls.__name__)
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
