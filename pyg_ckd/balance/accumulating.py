@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pyg_ckd.balance.signatures import passes_on
 from pyg_ckd.errors import InputError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -50,7 +49,7 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
     if getattr(method, "delegates", False):
         return method
 
-    @functools.wraps(method)
+    @passes_on(method)
     def added(self: nn.Module, terms: Mapping[str, Tensor], run: Callable[..., None]) -> Any:
         shared = torch.distributed.is_available() and torch.distributed.is_initialized()
         before = [  # DistributedDataParallel may write the gradients of the step where those before lie.
@@ -93,7 +92,6 @@ def accumulating(method: Callable[..., Any]) -> Callable[..., Any]:
                 p.grad = _sum(grad, p.grad)
         return found
 
-    added.__signature__ = inspect.signature(method, follow_wrapped=False)  # type: ignore[attr-defined]
     return added
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ckd.balance.names import STEPS
+from pyg_ckd.balance.signatures import passes_on
 from pyg_ckd.data.sampler import TripletBatch
 
 STEP_METHODS = ("balance", "triple_weights", "add_terms", "weigh")
@@ -102,7 +102,7 @@ class KnowsRows(nn.Module):
 
 
 def _knowing(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
+    @passes_on(method)
     def known(self: KnowsRows, out: Mapping[Any, Any], *args: Any, **kw: Any) -> Any:
         with self.rows_of(getattr(next(iter(out.values()), None), "n_id_dict", None)):
             return method(self, out, *args, **kw)
