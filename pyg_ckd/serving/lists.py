@@ -360,8 +360,10 @@ class RankedLists:
         if not len(self.users):
             return users >= 0
         row = users.clamp(min=0)
-        learnt = torch.cat([~self.untrained, self.untrained.new_zeros(len(self.users) - self.trained[0])])
-        return (users >= 0) & ~learnt[row] & (self.history.ptr[row] == self.history.ptr[row + 1])
+        unlearnt = row >= self.trained[0]
+        if self.untrained.numel():  # A look-up for the users that are asked for, not a table of all.
+            unlearnt = unlearnt | self.untrained[row.clamp(max=self.untrained.numel() - 1)]
+        return (users >= 0) & unlearnt & (self.history.ptr[row] == self.history.ptr[row + 1])
 
     def with_popular(
         self,

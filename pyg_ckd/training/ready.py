@@ -6,7 +6,7 @@ import inspect
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 from torch_geometric.data import HeteroData
 
@@ -49,13 +49,18 @@ def trainable(model: nn.Module, data: HeteroData) -> Objective:
     _check_hooks(objective)
     student = objective.student
     _check_sizes(student, data)
-    if student.uses_features:
-        _check_features(student, data)
     for m, width in student.feature_dims.items() if student.uses_features else ():
         if m not in data.modalities:
             raise InputError(f"features: found none of modality {m!r}, only of {', '.join(data.modalities)}")
         if data["item"][m].size(1) != width:
             raise InputError(f"features of {m!r}: found width {data['item'][m].size(1)}, expected {width}")
+        if data["item"][m].is_inference() and data["item"][m].dtype == dtype_of(
+            student
+        ):  # Not cast, so saved as it is.
+            raise InputError(
+                f"features of {m!r}: found a tensor made in a block of torch.inference_mode, which cannot be trained "
+                "with; build the graph outside of the block, or give data.clone()"
+            )
     return objective
 
 
@@ -84,17 +89,6 @@ def _check_weights(model: nn.Module) -> None:
             "precision='bf16-mixed' or '16-mixed' to save memory",
             stacklevel=4,
         )
-
-
-def _check_features(student: Backbone, data: HeteroData) -> None:
-    """Refuse features that lack the versions that gradients need, if they are trained with as they are."""
-    for m in student.feature_dims:
-        x = data["item"].get(m, None)
-        if isinstance(x, Tensor) and x.is_inference() and x.dtype == dtype_of(student):
-            raise InputError(
-                f"data['item'].{m}: found a tensor made in a block of torch.inference_mode, which cannot be trained "
-                "with; build the graph outside of the block, or give data.clone()"
-            )
 
 
 def _check_hooks(objective: Objective) -> None:
