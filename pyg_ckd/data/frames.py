@@ -282,8 +282,8 @@ def _aligned(
         numbers = pd.api.types.is_integer_dtype(ids) and len(ids) == len(rows.values) and bool((ids == ids.index).all())
         mend = (
             "index them by item id, as in pandas.DataFrame(x, index=ids), or give item_id (a default index of pandas "
+            "is no id)"
         )
-        mend += "is no id)"
         if not listed and not numbers:
             raise InputError(
                 f"{rows.where} come without ids beside features that have them, so that their order is unknown; {mend}"

@@ -72,7 +72,7 @@ def text_features(
         InputError: If the encoder is unknown, not installed or fails, or no text says anything.
 
     Warns:
-        UserWarning: If nearly every word that ``"tfidf"`` knows occurs in one text only.
+        UserWarning: If ``"tfidf"`` finds no word in most texts that another text has.
 
     Example:
         >>> x, has = text_features(["red shoes", "", "blue shoes"], dim=2)
