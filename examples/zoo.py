@@ -4,8 +4,9 @@ Each study stands in ``DIR/<data>-<backbone>`` and all runs in ``DIR/runs``, eac
 after a break, and studies of a data set that train for as many epochs share the runs of the LightGCN baseline; a table
 shows those of the longest. Settings are those that the backbones name as ``recommended``, one for all data sets, or a
 file ``<data>_<backbone>.yaml`` in ``--configs``, such as ``examples/configs/zoo``. A run whose metric still rises at
-the end goes on, as in any study; runs that had not converged are counted. The tables are written to ``DIR/zoo.md``
-after every study; those in ``docs/results/zoo.md`` came from::
+the end goes on, as in any study; runs that had not converged are counted. With ``--under MINUTES``, backbones whose
+plain trainings take as long or longer are left out, and the line below the table says how long they would take. The
+tables are written to ``DIR/zoo.md`` after every study; those in ``docs/results/zoo.md`` came from::
 
     python -m examples.zoo --data tiktok.npz lastfm.npz --seeds 3 --configs examples/configs/zoo --out DIR
 """
@@ -14,14 +15,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch_geometric.data import HeteroData
 
 from examples.results import METRIC, cell, p_value, seconds, views
+from pyg_ckd import Objective
 from pyg_ckd.balance import DistillationWrapper
 from pyg_ckd.datasets import load
 from pyg_ckd.evaluation.statistics import mean_std
@@ -32,7 +36,7 @@ from pyg_ckd.report.report import write_report
 from pyg_ckd.study import Study, StudySettings
 from pyg_ckd.study.baselines import DEFAULT as BASELINES
 from pyg_ckd.study.results import not_converged
-from pyg_ckd.training import Trainer
+from pyg_ckd.training import Trainer, build
 
 PARTS = ("model", "plain", "teacher", "distillation", "trainer")
 DEFAULT_EPOCHS = signature(Trainer).parameters["max_epochs"].default
@@ -80,12 +84,63 @@ def row(results: dict[str, Any], cls: type[Backbone]) -> list[str]:
     ]
 
 
-def table(data: str, rows: Sequence[Sequence[str]], baselines: dict[str, str]) -> str:
-    """Return the Markdown table of a data set."""
+class Clock:
+    """A callback that keeps the CPU time at the end of every epoch, in seconds."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the time."""
+        self.times.append(time.process_time())
+
+
+def least_minutes(data: HeteroData, cls: type[Backbone], settings: StudySettings) -> float:
+    """Return the CPU minutes of the shortest plain training that can converge.
+
+    It trains for two epochs, of which the second is timed.
+
+    Args:
+        data: The graph.
+        cls: The backbone.
+        settings: Settings of the study.
+    """
+    objective = Objective(build(cls, data, 0, **settings.model), **settings.plain)
+    clock = Clock()
+    history = Trainer(**settings.trainer | {"max_epochs": 2, "extend": 1, "seed": 0}, callbacks=[clock]).fit(
+        objective, data
+    )
+    epochs = min(history.enough_epochs or 2, settings.trainer.get("max_epochs", DEFAULT_EPOCHS))
+    return (clock.times[1] - clock.times[0]) * epochs / 60
+
+
+def table(
+    data: str, rows: Sequence[Sequence[str]], baselines: dict[str, str], minutes: dict[str, float], under: float | None
+) -> str:
+    """Return the Markdown table of a data set.
+
+    Args:
+        data: What it is called.
+        rows: The lines.
+        baselines: Values of the baselines by name.
+        minutes: CPU minutes of the backbones that were left out.
+        under: From how many minutes they are.
+    """
     lines = [f"## {data}", ""]
-    lines += [", ".join(f"{name} {value}" for name, value in baselines.items()), ""]
-    lines += [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows), ""])
+    if rows:
+        lines += [", ".join(f"{name} {value}" for name, value in baselines.items()), ""]
+        lines += [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
+        lines += [*(f"| {' | '.join(cells)} |" for cells in rows), ""]
+    if minutes:
+        found = ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
+        lines += [f"Left out, because a plain training takes {under:g} minutes of one core or more: {found}.", ""]
+    return "\n".join(lines)
+
+
+def write(file: Path, tables: dict[str, str]) -> None:
+    """Write the tables of all data sets to a file."""
+    with atomic_path(file) as path:
+        path.write_text("\n".join(tables.values()), encoding="utf-8")
 
 
 def main() -> None:
@@ -98,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
     parser.add_argument("--max_epochs", type=int, default=None, help="instead of what the settings say")
+    parser.add_argument("--under", type=float, default=None, help="minutes of one core that a plain training may take")
     parser.add_argument("--configs", type=Path, default=None, help="folder of files <data>_<backbone>.yaml")
     parser.add_argument("--out", type=Path, default=Path("zoo"))
     args = parser.parse_args()
@@ -112,12 +168,17 @@ def main() -> None:
     for source in args.data:
         data, name = load(source), Path(source).stem
         rows, baselines, longest = [], {}, 0
+        minutes: dict[str, float] = {}
         for backbone in args.backbones:
             cls, folder = found[backbone], args.out / f"{name}-{backbone}"
             config = args.configs / f"{name}_{backbone}.yaml" if args.configs else None
             config = config if config is not None and config.exists() else None
             sys.stderr.write(f"{name}, {backbone}, settings: {config or 'recommended'}\n")
             settings = settings_of(cls, config, args.max_epochs)
+            if args.under is not None and (least := least_minutes(data, cls, settings)) >= args.under:
+                minutes[backbone] = least
+                sys.stderr.write(f"left out: {least:.1f} minutes\n")
+                continue
             epochs = settings.trainer.get("max_epochs", DEFAULT_EPOCHS)
             study = Study(
                 data,
@@ -137,9 +198,10 @@ def main() -> None:
                 longest = epochs
                 made = {run["name"] for run in results["runs"]}  # A closed form of too many items is left out.
                 baselines = {base: cell(results, base) if base in made else "–" for base in BASELINES}
-            tables[name] = table(f"{name}: test {METRIC}", rows, baselines)
-            with atomic_path(args.out / "zoo.md") as path:
-                path.write_text("\n".join(tables.values()), encoding="utf-8")
+            tables[name] = table(f"{name}: test {METRIC}", rows, baselines, minutes, args.under)
+            write(args.out / "zoo.md", tables)
+        tables[name] = table(f"{name}: test {METRIC}", rows, baselines, minutes, args.under)
+        write(args.out / "zoo.md", tables)
     print("\n".join(tables.values()))
 
 

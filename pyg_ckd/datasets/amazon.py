@@ -39,12 +39,13 @@ from pyg_ckd.datasets.sources import (
     thin,
 )
 from pyg_ckd.datasets.sources.editions import EDITIONS, category_of
+from pyg_ckd.datasets.splitting import shares_of
 from pyg_ckd.datasets.text import check_encoder, text_features
 from pyg_ckd.datasets.vectors import read_vectors
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.files import as_path
 
-_SPLITS = ("random", "lattice", "leave-one-out", "temporal", "cold-start")
+_SPLITS = ("random", "lattice", "leave-one-out", "temporal", "cold-start", "none")
 
 # PyTorch reports a full disk as a RuntimeError, in these words.
 _FULL = ("PytorchStreamWriter", "inline_container", "iostream error")
@@ -100,9 +101,10 @@ class AmazonReviews(CachedGraph):
         k_core: Keep users and items with at least this many interactions. (default: :obj:`5`)
         split: ``"random"`` (:func:`random_split` with ``ratios``), ``"lattice"`` (as published with LATTICE [5]_ and
             used by its successors, CKD among them: of each user a fifth, rounded down and at least two, is held out at
-            random; half of it, rounded down, for testing), ``"leave-one-out"``, ``"temporal"`` or ``"cold-start"``.
-            (default: :obj:`"random"`)
-        ratios: Shares of training, validation and test interactions. (default: ``(0.8, 0.1, 0.1)``)
+            random; half of it, rounded down, for testing), ``"leave-one-out"``, ``"temporal"``, ``"cold-start"``, or
+            ``"none"`` (all are training interactions, as for serving). (default: :obj:`"random"`)
+        ratios: Shares of training, validation and test interactions; none with ``split="none"``. (default: :obj:`None`,
+            ``(0.8, 0.1, 0.1)``)
         seed: Seeds the split and ``"tfidf"``. (default: :obj:`0`)
         cold_share: Share of cold items, see :func:`cold_start_split`. (default: :obj:`0.2`)
         impute: What stands in for missing features, see :func:`pyg_ckd.data.imputation`. (default: :obj:`"mean"`)
@@ -144,7 +146,7 @@ class AmazonReviews(CachedGraph):
         vectors: Mapping[str, str | os.PathLike[str]] | None = None,
         k_core: int = 5,
         split: str = "random",
-        ratios: Sequence[float] = (0.8, 0.1, 0.1),
+        ratios: Sequence[float] | None = None,
         seed: int = 0,
         cold_share: float = 0.2,
         impute: Impute = "mean",
@@ -160,6 +162,8 @@ class AmazonReviews(CachedGraph):
             raise unknown_name("edition", edition, EDITIONS)
         if not isinstance(split, str) or split.replace("_", "-") not in _SPLITS:
             raise unknown_name("split", split, _SPLITS)
+        split = split.replace("_", "-")
+        shares = shares_of(split, ratios)
         if vectors is not None and not isinstance(vectors, Mapping):
             raise InputError(f"vectors: found {shown(vectors)}, expected a dict such as {{'visual': 'clip.parquet'}}")
         if url is not None and not isinstance(url, str):
@@ -167,7 +171,7 @@ class AmazonReviews(CachedGraph):
         check_encoder(encoder, dim)
         feature_transform(features)  # Refused before anything is downloaded.
         imputation(impute)
-        check_ratios(ratios)
+        check_ratios(shares)
         check_seed(seed)
         check_core(k_core)
         check_feedback(min_rating, None)
@@ -180,8 +184,8 @@ class AmazonReviews(CachedGraph):
         self.images = "images" in EDITIONS[edition].files if images is None else as_flag(images, "images")
         self.vectors = {m: str(as_path(path)) for m, path in (vectors or {}).items()}
         self.k_core = k_core
-        self.split = split.replace("_", "-")
-        self.ratios = tuple(ratios)
+        self.split = split
+        self.ratios = tuple(shares)
         self.seed = seed
         self.cold_share = cold_share
         self.impute = impute
@@ -330,6 +334,8 @@ class AmazonReviews(CachedGraph):
     def _split(self, found: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.split == "random":
             return random_split(found.pairs, self.ratios, self.seed)
+        if self.split == "none":
+            return found.pairs, found.pairs[:, :0], found.pairs[:, :0]
         if self.split == "lattice":
             return lattice_split(found.pairs, self.seed)
         if self.split == "leave-one-out":

@@ -197,7 +197,7 @@ def test_parts_are_optional_and_vectors_add_modalities(tmp_path, folder):
     assert "image_url" not in data
 
 
-@pytest.mark.parametrize("split", ["random", "lattice", "leave_one_out", "temporal", "cold-start"])
+@pytest.mark.parametrize("split", ["random", "lattice", "leave_one_out", "temporal", "cold-start", "none"])
 def test_splits_share_the_interactions(tmp_path, folder, split):
     data = amazon(tmp_path, files=folder, split=split)
     assert len(interactions(data)) == sum(data[RATES][name].size(1) for name in SPLITS) == 30
@@ -205,6 +205,19 @@ def test_splits_share_the_interactions(tmp_path, folder, split):
         last = {u: max((t, i) for v, i, t in triples() if v == u and i in ITEMS)[1] for u in USERS}
         edges = data[RATES].test_edge_index.t().tolist()
         assert {(data.user_id[u], data.item_id[i]) for u, i in edges} == set(last.items())
+    if split == "none":
+        assert data[RATES].edge_index.size(1) == 30
+
+
+def test_shares_beside_no_split_are_refused(tmp_path, folder):
+    refuses(
+        "ratios: found .0.8, 0.2, 0.0. beside split='none'",
+        amazon,
+        tmp_path,
+        files=folder,
+        split="none",
+        ratios=(0.8, 0.2, 0.0),
+    )
 
 
 def test_the_lattice_split_holds_out_as_many_as_the_published_code():

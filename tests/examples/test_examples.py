@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,19 @@ def test_the_zoo_prints_a_line_per_backbone_and_goes_on(tmp_path: Path) -> None:
     assert second.stdout == first.stdout
     assert "seed 0: plain" not in second.stderr
     assert (tmp_path / "zoo" / "zoo.md").read_text(encoding="utf-8").strip() == first.stdout.strip()
+
+
+def test_the_zoo_leaves_out_what_takes_long(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "examples.zoo", "--max_epochs", "1", "--backbones", "VBPR", "FREEDOM"]
+    command += ["--under", "0", "--out", str(tmp_path / "zoo")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES.parent)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line]
+    assert lines[0] == "## synthetic: test recall@20"
+    shown = r"Left out, because a plain training takes 0 minutes of one core or more: VBPR \d+\.\d, FREEDOM \d+\.\d\."
+    assert re.fullmatch(shown, lines[1]), lines
+    assert len(lines) == 2
+    assert (tmp_path / "zoo" / "zoo.md").read_text(encoding="utf-8").strip() == done.stdout.strip()
 
 
 def test_every_file_of_the_zoos_settings_is_used_and_complete() -> None:
