@@ -122,8 +122,7 @@ def test_the_zoo_leaves_out_what_takes_long(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line]
     assert lines[0] == "## synthetic: test recall@20"
-    shown = r"Left out, because a plain training takes 0 minutes of one core or more: VBPR \d+\.\d, FREEDOM \d+\.\d\."
-    assert re.fullmatch(shown, lines[1]), lines
+    assert re.fullmatch(r"Left out, .* take 0 minutes of .*: VBPR \d+\.\d, FREEDOM \d+\.\d\.", lines[1]), lines
     assert len(lines) == 2
     assert (tmp_path / "zoo" / "zoo.md").read_text(encoding="utf-8").strip() == done.stdout.strip()
 
