@@ -37,7 +37,7 @@ def run(config: Namespace) -> int:
     """
     from pyg_ckd.data import describe_data
     from pyg_ckd.datasets import load
-    from pyg_ckd.evaluation.content import with_content
+    from pyg_ckd.evaluation import with_content
     from pyg_ckd.report import render_description, write_description
 
     options: dict[str, Any] = {"transform": "none"}

@@ -12,8 +12,9 @@ from pyg_ckd.evaluation.baselines import (
     item_knn,
     item_knn_content,
 )
-from pyg_ckd.evaluation.content import content_ranking, with_content
+from pyg_ckd.evaluation.content import content_ranking
 from pyg_ckd.evaluation.custom import CustomMetric
+from pyg_ckd.evaluation.described import with_content
 from pyg_ckd.evaluation.effects import EffectReport, estimate_effects
 from pyg_ckd.evaluation.metrics import parse_metric, user_metrics
 from pyg_ckd.evaluation.ranking import Evaluator, Metrics, embed, evaluate, popularity, unimodal_gap

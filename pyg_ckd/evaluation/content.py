@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_integer, as_names, as_seed
 from pyg_ckd.data.content import dense_features, items_with_content
-from pyg_ckd.data.describe import DataDescription
 from pyg_ckd.data.inputs import check_graph, held_out
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
@@ -70,7 +68,6 @@ def content_ranking(
             split has fewer than two users.
     """
     import pandas as pd
-    from scipy.sparse import csr_array
 
     check_graph(data)
     names = tuple(data.modalities) if modalities is None else as_names(modalities, "modalities")
@@ -80,6 +77,37 @@ def content_ranking(
     if not names:
         raise InputError("modalities: found none, expected at least one whose features can be ranked by")
     shuffles, generator = as_integer(shuffles, "shuffles", 2), torch.Generator().manual_seed(as_seed(seed))
+    recalls = ranker(data, split, k, seed)
+    table = {}
+    for m in names:
+        rows, says = rows_of(data, m)
+        own, places = recalls(rows), says.nonzero().squeeze(1)
+        others = []
+        for _ in range(shuffles):
+            order = torch.arange(len(rows))
+            order[places] = places[torch.randperm(len(places), generator=generator)]
+            others.append(recalls(rows[order]))
+        table[m] = _compared(own, np.stack(others))
+    frame = pd.DataFrame.from_dict(table, orient="index").assign(users=lambda found: found["users"].astype(int))
+    frame = frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
+    frame.attrs["metric"] = f"recall@{as_integer(k, 'k')}"
+    return frame
+
+
+def ranker(data: HeteroData, split: str, k: int, seed: int) -> Callable[[Tensor], np.ndarray]:
+    """Return what ranks by rows of items ``[I, d]`` and returns the recall of every evaluated user ``[U]``.
+
+    Args:
+        data: The graph.
+        split: ``"val"`` or ``"test"``.
+        k: The cut-off.
+        seed: Seeds the choice of at most 3,000 users.
+
+    Raises:
+        InputError: If ``k`` is not positive, or the split has fewer than two users.
+    """
+    from scipy.sparse import csr_array
+
     users = int(held_out(data, split).cpu()[0].unique().numel()) if split != "train" else 0
     evaluator = Evaluator(data, split, k, "recall", eval_users=MOST_USERS if users > MOST_USERS else None, seed=seed)
     if users < 2:
@@ -93,20 +121,7 @@ def content_ranking(
         assert found.per_user is not None
         return found.per_user.iloc[:, 0].to_numpy()
 
-    table = {}
-    for m in names:
-        rows, says = _rows(data, m)
-        own, places = recalls(rows), says.nonzero().squeeze(1)
-        others = []
-        for _ in range(shuffles):
-            order = torch.arange(len(rows))
-            order[places] = places[torch.randperm(len(places), generator=generator)]
-            others.append(recalls(rows[order]))
-        table[m] = _compared(own, np.stack(others))
-    frame = pd.DataFrame.from_dict(table, orient="index").assign(users=lambda found: found["users"].astype(int))
-    frame = frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
-    frame.attrs["metric"] = f"recall@{as_integer(k, 'k')}"
-    return frame
+    return recalls
 
 
 def _compared(own: np.ndarray, others: np.ndarray) -> dict[str, float]:
@@ -172,28 +187,7 @@ def is_silent(recall: float, shuffled: float, p_value: float, high: float) -> bo
     return high < LIFT * shuffled and (recall <= shuffled or p_value >= SIGNIFICANT)
 
 
-def with_content(description: DataDescription, data: HeteroData, k: int = 20, seed: int = 0) -> DataDescription:
-    """Return the description of a data set with the ranking by each modality alone, and warnings of silent ones.
-
-    Args:
-        description: The description, as of :func:`~pyg_ckd.data.describe_data`.
-        data: The graph.
-        k: The cut-off.
-        seed: As of :func:`content_ranking`.
-    """
-    ranking = validated_ranking(data, k, seed)
-    if ranking is None:
-        return description
-    found = [
-        f"silent features: {m}: rank no better than shuffled ones ({ranking.attrs['metric']} on validation "
-        f"{ranking.loc[m, 'recall']:.4f}, shuffled {ranking.loc[m, 'shuffled']:.4f}), as noise does; check that row i "
-        "belongs to item i"
-        for m in silent_modalities(ranking)
-    ]
-    return replace(description, content=ranking, warnings=[*description.warnings, *found])
-
-
-def _rows(data: HeteroData, modality: str) -> tuple[Tensor, Tensor]:
+def rows_of(data: HeteroData, modality: str) -> tuple[Tensor, Tensor]:
     """Return centred features of norm one in float32, zeros where an item has none, and which items have some."""
     says = items_with_content(data, modality)
     x = dense_features(data, modality).masked_fill(~says.unsqueeze(1), 0)

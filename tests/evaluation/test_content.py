@@ -8,8 +8,8 @@ import torch
 
 from pyg_ckd.data import build_data, describe_data
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation import content_ranking
-from pyg_ckd.evaluation.content import silent_modalities, validated_ranking, with_content
+from pyg_ckd.evaluation import content_ranking, with_content
+from pyg_ckd.evaluation.content import silent_modalities, validated_ranking
 
 USERS, ITEMS, KINDS = 200, 60, 4
 

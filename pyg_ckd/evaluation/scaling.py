@@ -1,0 +1,88 @@
+"""Whether features say more about taste as they were given than standardized, as they are by default."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_ckd.data import prepared
+from pyg_ckd.data.content import dense_features
+from pyg_ckd.data.mapped import file_of
+from pyg_ckd.data.transforms import StandardizeFeatures
+from pyg_ckd.evaluation.content import SIGNIFICANT, ranker, rows_of
+from pyg_ckd.evaluation.statistics import holm, paired_test
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LIFT = 1.5
+"""Features are said to be better as given if they rank so many times as well by themselves."""
+
+
+def compare_scaling(data: HeteroData, modalities: Iterable[str], k: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Rank by each modality alone, as it was given and standardized.
+
+    Where most values are zero, as of tags and word counts, standardizing gives the rarest columns the largest values.
+    Modalities are left out that were transformed in another way, or are in files.
+
+    Args:
+        data: The graph, with a validation part of two or more users.
+        modalities: The modalities.
+        k: The cut-off.
+        seed: As of :func:`~pyg_ckd.evaluation.content_ranking`.
+
+    Returns:
+        A row for every modality with the columns ``given`` and ``standardized``, recalls on the validation part, and
+        ``p_value`` of a paired test over users, with Holm's correction over modalities.
+    """
+    import pandas as pd
+
+    recalls, table = ranker(data, "val", k, seed), {}
+    for m in modalities:
+        both = _both(data, m)
+        if both is not None:
+            given, standardized = (recalls(_rows(data, m, x)) for x in both)
+            test = paired_test(given, standardized)
+            table[m] = {"given": test.mean_a, "standardized": test.mean_b, "p_value": test.p_value}
+    frame = pd.DataFrame.from_dict(table, orient="index", columns=["given", "standardized", "p_value"])
+    return frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
+
+
+def better_as_given(scaling: pd.DataFrame) -> list[str]:
+    """Return the modalities that rank significantly, and 1.5 times, better as they were given.
+
+    Args:
+        scaling: What :func:`compare_scaling` returned.
+    """
+    chosen = (scaling["p_value"] < SIGNIFICANT) & (scaling["given"] > LIFT * scaling["standardized"])
+    return [str(m) for m in scaling.index[chosen]]
+
+
+def _both(data: HeteroData, modality: str) -> tuple[Tensor, Tensor] | None:
+    """Return the features as they were given and standardized, or nothing if one of them is not known."""
+    stored = data["item"][modality]
+    dense = isinstance(stored, Tensor) and stored.layout is torch.strided
+    if dense and (file_of(stored) is not None or prepared.changed(data, modality)):
+        return None
+    record = prepared.current(data, modality) if dense else None
+    x, steps = dense_features(data, modality), [] if record is None else record["steps"]
+    if not steps:
+        graph = copy.copy(data)
+        graph["item"][modality] = x
+        return x, StandardizeFeatures([modality])(graph)["item"][modality]
+    if [step["name"] for step in steps] != [StandardizeFeatures.__name__] or "from" in steps[0]:
+        return None
+    factor, mean = steps[0]["fitted"]["factor"], steps[0]["fitted"]["mean"]
+    return x / factor.where(factor > 0, 1.0) + mean, x
+
+
+def _rows(data: HeteroData, modality: str, x: Tensor) -> Tensor:
+    """Return the rows that features are ranked by."""
+    graph = copy.copy(data)
+    graph["item"][modality] = x
+    return rows_of(graph, modality)[0]
