@@ -572,3 +572,17 @@ def test_options_inside_an_unannotated_wrapper_of_ones_own_are_taken(own, save, 
     assert "0.25" in json.dumps(stored, default=lambda value: "")
     wrong = fails(capsys, [*args, "--out", str(tmp_path / "other"), "--strategy.inner_options.wieght", "0.25"])
     assert "unknown option of multitask 'wieght': did you mean 'weight'" in wrong
+
+
+def test_a_training_without_a_validation_part_says_at_its_end_that_it_took_all_epochs(
+    arrays, save, capsys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pyg_ckd.training.begin.EPOCHS", 2)
+    line = "without a validation part, training takes all 2 epochs, of which an earlier one may rank better; train once"
+    assert main(train(save(arrays), tmp_path / "with")) == 0
+    found = capsys.readouterr()
+    assert "validation part" not in found.out + found.err
+    assert main(train(save(arrays | {"val": arrays["val"][:, :0]}), tmp_path / "without")) == 0
+    found = capsys.readouterr()
+    assert found.out.splitlines()[-1].startswith(line)
+    assert "warning" not in found.err
