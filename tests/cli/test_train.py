@@ -586,3 +586,17 @@ def test_a_training_without_a_validation_part_says_at_its_end_that_it_took_all_e
     found = capsys.readouterr()
     assert found.out.splitlines()[-1].startswith(line)
     assert "warning" not in found.err
+
+
+def test_a_run_that_was_killed_while_its_settings_were_written_begins_in_the_same_folder(
+    arrays, save, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    left = out / ".settings.json.partial-7i6o4r91.json"
+    left.touch()
+    assert main(train(save(arrays), out, "--trainer.lr", "1e30")) == 2  # It diverges in the first epoch.
+    assert not (out / "settings.json").exists()
+    left.touch()
+    assert main(train(save(arrays), out)) == 0
+    assert (out / "model.pt").exists()
