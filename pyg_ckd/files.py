@@ -205,6 +205,18 @@ def check_folder_is_free(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: {found}, expected a folder that can be replaced; take a new name inside it")
 
 
+def is_leftover(path: str | os.PathLike[str], other: Path) -> bool:
+    """Return whether a file is a temporary one that :func:`atomic_path` has made for a name.
+
+    Args:
+        path: The file that it would have become.
+        other: The file.
+    """
+    target = as_path(path)
+    name = re.escape(f".{target.name}.") + _partial(target)
+    return other.parent == target.parent and re.fullmatch(name, other.name) is not None and not other.is_dir()
+
+
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove the temporary files and folders that killed processes have left of a name, those of earlier versions too.
 
@@ -215,14 +227,19 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
         path: The file or the folder that they would have become.
     """
     target = as_path(path)
-    _remove(target, rf"({PARTIAL}\w{{8}}({re.escape(target.suffix)})?|{EARLIER}{re.escape(target.suffix)})", 0)
+    _remove(target, rf"({_partial(target)}|{EARLIER}{re.escape(target.suffix)})", 0)
 
 
 def _clear(target: Path) -> None:
     """Remove old leftovers of a name that anybody may have chosen, once in a process: folders may be large."""
     if target not in _cleared:
         _cleared.add(target)
-        _remove(target, rf"{PARTIAL}\w{{8}}({re.escape(target.suffix)})?", OLD)
+        _remove(target, _partial(target), OLD)
+
+
+def _partial(target: Path) -> str:
+    """Return the pattern of what follows a name in those of its temporary files and folders."""
+    return rf"{PARTIAL}\w{{8}}({re.escape(target.suffix)})?"
 
 
 def _remove(target: Path, pattern: str, age: float) -> None:

@@ -13,7 +13,7 @@ from pyg_ckd.cli.arguments import Given
 from pyg_ckd.cli.options import REQUIRED, Options
 from pyg_ckd.cli.yaml_files import as_flag
 from pyg_ckd.errors import InputError, unknown_name
-from pyg_ckd.files import as_path, read_text
+from pyg_ckd.files import as_path, is_leftover, read_text
 from pyg_ckd.locks import held
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def no_leftovers(*folders: str | None) -> Iterator[None]:
 
     paths = [as_path(folder) for folder in folders if folder is not None]
     made = {path: [p for p in (path, *path.parents) if not p.exists()] for path in paths}
-    empty = {path: path.is_dir() and not any(path.iterdir()) for path in paths}
+    empty = {path: path.is_dir() and all(is_leftover(path / MANIFEST, p) for p in path.iterdir()) for path in paths}
     try:
         yield
     except InputError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,9 +53,11 @@ def run(config: Namespace) -> int:
     Args:
         config: The values of the options.
     """
+    from pyg_ckd.data import held_out
     from pyg_ckd.nn import backbones
     from pyg_ckd.study.contenders import Contender, default_options
     from pyg_ckd.study.run import train_run
+    from pyg_ckd.training.begin import ALL_EPOCHS, BEST_EPOCH
 
     cls, backbone = strategy(config.objective), backbones()[config.backbone]
     ranks.start(section(config, "trainer"))  # Before data are read.
@@ -67,7 +72,8 @@ def run(config: Namespace) -> int:
     options = {**parts, "objective": given} if given else parts
     with no_leftovers(*([config.out] if ranks.first() else [])), epoch_lines(parts["trainer"]["progress"]):
         objective, start = config.objective, config.start_from
-        metrics = train_run(data, backbone, config.out, objective, options, config.k, config.seed, start)
+        with _told_at_the_end():
+            metrics = train_run(data, backbone, config.out, objective, options, config.k, config.seed, start)
     say(str(metrics) if metrics else "nothing was measured: the data have neither a validation nor a test part")
     ended = read_json(Path(config.out) / "metrics.json")
     if isinstance(ended, dict) and ended.get("converged") is False:
@@ -80,7 +86,19 @@ def run(config: Namespace) -> int:
             number = budget_for(enough, parts["trainer"])
             more = f"--trainer.max_epochs {number}, which is enough unless the metric rises again"
         say(f"not converged ({ended['stopped']}); {where} {more}")
+    if cls.trains and not held_out(data, "val").size(1):
+        say(f"{ALL_EPOCHS} {parts['trainer']['max_epochs']} epochs, {BEST_EPOCH} --trainer.max_epochs")
     return 0
+
+
+@contextmanager
+def _told_at_the_end() -> Iterator[None]:
+    """Leave out the trainer's warning of a missing validation part, of which this command tells at its end."""
+    from pyg_ckd.training.begin import ALL_EPOCHS
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=ALL_EPOCHS)
+        yield
 
 
 def _load(config: Namespace) -> HeteroData:

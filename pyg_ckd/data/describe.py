@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_ckd.arguments import as_seed
+from pyg_ckd.data.blockwise import Digests, Spread, repeated
 from pyg_ckd.data.checks import SPLITS, check_size, finite_rows
 from pyg_ckd.data.inputs import check_features, check_graph, held_out
 from pyg_ckd.data.mapped import row_blocks
@@ -43,6 +44,10 @@ class Modality:
         repeated: Number of columns with the same values as another one; constant columns are not counted.
         row_norm: Quantiles of the Euclidean norm of the rows.
         column_std: Quantiles of the standard deviation of the columns.
+        binary: Whether every column has two values at most.
+        outliers: Columns of which a single item holds more than half of the variance, with the row of the item and its
+            share. Columns in which most items have the same value, such as those of rare tags, are left out, and all of
+            fewer than 20 items.
         effective_rank: :math:`\\exp(-\\sum_i p_i \\log p_i)` for the singular values
             :math:`p_i = \\sigma_i / \\sum_j \\sigma_j` of the centred rows (Roy and Vetterli, *The effective rank*,
             EUSIPCO 2007), between 1 and ``dim``; 0 if all rows are the same.
@@ -57,6 +62,8 @@ class Modality:
     repeated: int
     row_norm: dict[str, float]
     column_std: dict[str, float]
+    binary: bool
+    outliers: dict[int, tuple[int, float]]
     effective_rank: float
 
 
@@ -216,16 +223,17 @@ def _modality(data: HeteroData, m: str, usable: Tensor, order: Tensor, sample: i
     x = data["item"][m]
     has, width = data["item"].get(f"has_{m}", torch.ones_like(usable)), x.size(1)
     low, high = torch.full((width,), torch.inf), torch.full((width,), -torch.inf)
-    total, square = torch.zeros(2, width, dtype=torch.float64)
+    total = torch.zeros(width, dtype=torch.float64)
     norms, count = [torch.empty(0, dtype=torch.float64)], int(usable.sum())
-    digests = _Digests(width)
+    digests = Digests(width)
     for rows in _usable_rows(x, usable):
         low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
         total += rows.sum(dim=0, dtype=torch.float64)
         norms.append(rows.norm(dim=1, dtype=torch.float64))
         digests.add(rows)
+    spread = Spread(total / count, low, high)
     for rows in _usable_rows(x, usable):
-        square += (rows.double() - total / count).square_().sum(dim=0)
+        spread.add(rows)
     constant, norm = (low == high) | (count == 0), torch.cat(norms)
     chosen = order[usable[order]][:sample]
     return Modality(
@@ -233,11 +241,13 @@ def _modality(data: HeteroData, m: str, usable: Tensor, order: Tensor, sample: i
         coverage=float(has.double().mean()),
         not_finite=int((has & ~usable).sum()),
         zeros=int((norm == 0).sum()),
-        identical=_repeated(digests.rows[norm > 0], every=True),
+        identical=repeated(digests.rows[norm > 0], every=True),
         constant=int(constant.sum()),
-        repeated=_repeated(digests.columns[~constant], every=False),
+        repeated=repeated(digests.columns[~constant], every=False),
         row_norm=quantiles(norm),
-        column_std=quantiles((square / count).sqrt()) if count else {},
+        column_std=quantiles((spread.square / count).sqrt()) if count else {},
+        binary=bool((spread.at_ends == count).all()),
+        outliers=spread.outliers(usable),
         effective_rank=effective_rank(x[chosen].float()) if chosen.numel() else 0.0,
     )
 
@@ -248,36 +258,6 @@ def _usable_rows(x: Tensor, usable: Tensor) -> Iterator[Tensor]:
         chosen = usable[start : start + block.size(0)]
         if bool(chosen.any()):
             yield (block if bool(chosen.all()) else block[chosen]).float()
-
-
-class _Digests:
-    """Numbers of 128 bits that tell rows and columns of a matrix apart: sums of their bits with random weights."""
-
-    def __init__(self, width: int) -> None:
-        self._generator = torch.Generator().manual_seed(0)
-        self._weight = self._draw(width)
-        self._rows: list[Tensor] = [torch.empty(0, 2, dtype=torch.int64)]
-        self.columns = torch.zeros(width, 2, dtype=torch.int64)
-
-    @property
-    def rows(self) -> Tensor:
-        """Two numbers of every row, int64 ``[N, 2]``."""
-        return torch.cat(self._rows)
-
-    def add(self, rows: Tensor) -> None:
-        """Take further rows of the matrix, float32 ``[n, d]``."""
-        bits, of_rows = (rows + 0.0).view(torch.int32).long(), self._draw(rows.size(0))  # Minus zero is zero.
-        self._rows.append(torch.stack([(bits * weight).sum(dim=1) for weight in self._weight.t()], dim=1))
-        self.columns += torch.stack([(bits * weight.unsqueeze(1)).sum(dim=0) for weight in of_rows.t()], dim=1)
-
-    def _draw(self, count: int) -> Tensor:
-        return torch.randint(-(2**62), 2**62, (count, 2), generator=self._generator) * 2 + 1
-
-
-def _repeated(digests: Tensor, every: bool) -> int:
-    """Return how many digests ``[N, 2]`` are there more than once: ``every`` one of them, or all but the first."""
-    count = torch.unique(digests, dim=0, return_counts=True)[1] if digests.size(0) else digests.new_zeros(0)
-    return int(count[count > 1].sum()) if every else int((count - 1).sum())
 
 
 def _agreement(data: HeteroData, usable: Mapping[str, Tensor], order: Tensor, k: int, sample: int) -> list[Agreement]:
@@ -373,7 +353,25 @@ def _feature_warnings(modalities: Mapping[str, Modality], num_items: int) -> lis
             (about.repeated, "duplicate columns", f"the same as in another column in {{}} {columns}; leave them out"),
         ]
         out += [f"{kind}: {m}: {text.format(f'{count:,}')}" for count, kind, text in found if count]
+        out += _column_warnings(m, about)
     return out
+
+
+def _column_warnings(m: str, about: Modality) -> Iterator[str]:
+    if about.outliers:
+        column, (row, share) = next(iter(about.outliers.items()))
+        yield (
+            f"outliers: {m}: a single item holds more than half of the variance in {len(about.outliers):,} of "
+            f"{about.dim:,} columns, first item {row} with {100 * share:.1f} % in column {column}; standardized, the "
+            "others lie close together there, so clip such values, or take logarithms"
+        )
+    varied = about.dim - about.constant - about.repeated
+    if varied in (1, 2) and not about.binary:
+        seen = "the sign of its one column" if varied == 1 else "the direction of its two columns"
+        yield (
+            f"few columns: {m}: nearest neighbours and kernels by the cosine see only {seen}; give it as several "
+            "columns, such as one-hot bins of its values"
+        )
 
 
 def _scale_warnings(modalities: Mapping[str, Modality]) -> list[str]:

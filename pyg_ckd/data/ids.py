@@ -156,17 +156,41 @@ def known_ids(ids: Iterable[Any], unknown: Any) -> str:
 
     Args:
         ids: The ids.
-        unknown: The one that is not there; where it is but for its Unicode normal form, the text says so.
+        unknown: The one that is not there; where it is but for its Unicode normal form, or for marks that nobody sees,
+            the text says so.
     """
-    text = unicodedata.normalize("NFC", str(unknown))
-    near = next((one for one in ids if unicodedata.normalize("NFC", str(one)) == text), None)
+    text = _visible(str(unknown))
+    near = next((one for one in ids if _visible(str(one)) == text), None)
     if near is not None:
-        return (
-            f"which has another Unicode normal form than {near!a} ({unknown!a} here): write both in one, with "
-            ".str.normalize('NFC')"
-        )
+        marks = _marks(str(near), str(unknown))
+        if not marks:
+            return (
+                f"which has another Unicode normal form than {near!a} ({unknown!a} here): write both in one, with "
+                ".str.normalize('NFC')"
+            )
+        names = ", ".join(f"U+{ord(mark):04X}" for mark in marks)
+        codes = "".join(ascii(mark)[1:-1] for mark in marks)
+        what, call = ("it", f"'{codes}', ''") if len(marks) == 1 else ("them", f"'[{codes}]', '', regex=True")
+        return f"which differs from {near!r} by the invisible {names}; remove {what}, e.g. with .str.replace({call})"
     first = next(iter(ids), None)
     return "but there are no ids" if first is None else f"but ids are like {plain_number(first)!r}"
+
+
+def _visible(text: str) -> str:
+    """Return a text in one normal form and without the marks of :func:`_without_marks`."""
+    return text if text.isascii() else unicodedata.normalize("NFC", _without_marks(text))
+
+
+def _without_marks(text: str) -> str:
+    """Return a text without characters of Unicode's category Cf, which show nothing by themselves."""
+    return "".join(char for char in text if unicodedata.category(char) != "Cf")
+
+
+def _marks(first: str, second: str) -> list[str]:
+    """Return the invisible marks by which two texts differ, none if it is their normal form."""
+    every = sorted(char for char in {*first, *second} if unicodedata.category(char) == "Cf")
+    different = [mark for mark in every if first.count(mark) != second.count(mark)]
+    return different or (every if _without_marks(first) == _without_marks(second) else [])
 
 
 def as_ids(values: pd.Series | pd.Index | np.ndarray) -> Tensor | list[str]:

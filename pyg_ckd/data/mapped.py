@@ -173,6 +173,32 @@ def check_all_finite(x: Tensor, modality: str, file: Path | None = None) -> None
         raise InputError(f"{where}: found NaN or infinite values, first in row {row}; impute them")
 
 
+def check_squares(x: Tensor, modality: str) -> None:
+    """Refuse features whose rows have squared norms beyond single precision.
+
+    It reads the matrix once more, for what has failed already.
+
+    Args:
+        x: The features ``[N, d]``.
+        modality: Their modality, for the message.
+
+    Raises:
+        InputError: If the square of a row's norm overflows.
+    """
+    largest = 0.0
+    for _, block in row_blocks(x):
+        rows = block.detach().float()
+        if bool(rows.square().sum(dim=1).isinf().any()):
+            largest = max(largest, float(rows.abs().max()))
+    if largest:
+        file = file_of(x)
+        where = f"features of {modality!r}" if file is None else f"{file}: features of {modality!r}"
+        raise InputError(
+            f"{where} are up to {largest:.2g}, whose squares overflow float32; use --transform standardize or l2 "
+            "(transform= in Python)"
+        )
+
+
 def row_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield runs of rows of a matrix, with the number of the first, of about :data:`BLOCK` values each.
 

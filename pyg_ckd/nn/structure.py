@@ -11,9 +11,9 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from pyg_ckd.data.inputs import EdgeType
-from pyg_ckd.data.mapped import check_all_finite
+from pyg_ckd.data.mapped import check_all_finite, check_squares
 from pyg_ckd.data.neighbors import knn_graph, laplacian, without_content
-from pyg_ckd.errors import unknown_name
+from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.nn.edges import EdgeGraph
 from pyg_ckd.nn.propagation import Adjacency, plain_edges
 from pyg_ckd.scoring.tracing import exporting
@@ -231,7 +231,11 @@ def with_content_graphs(
         if given is None:
             if not exporting():
                 check_all_finite(x, m)
-            given = content_graph(x, k, weighting, eps, dtype)
+            try:
+                given = content_graph(x, k, weighting, eps, dtype)
+            except InputError:
+                check_squares(x, m)
+                raise
             if isinstance(given, Adjacency):
                 given.prepared_for = settings
         elif isinstance(given, Adjacency):

@@ -13,13 +13,14 @@ from pyg_ckd.training.folder import MANIFEST, claim_folder
 
 
 @contextmanager
-def claimed(folder: Path, manifest: Mapping[str, Any], free: Collection[str]) -> Iterator[None]:
+def claimed(folder: Path, manifest: Mapping[str, Any], free: Collection[str], runs: Path) -> Iterator[None]:
     """Claim a folder, and leave it as it was if bad input ends the block.
 
     Args:
         folder: The folder.
         manifest: Settings of the present work, see :func:`~pyg_ckd.training.folder.claim_folder`.
         free: Settings that may differ from call to call.
+        runs: The folder of its runs, which another study can share.
 
     Raises:
         InputError: If the folder cannot be used, or what the block raises.
@@ -27,7 +28,7 @@ def claimed(folder: Path, manifest: Mapping[str, Any], free: Collection[str]) ->
     path = folder / MANIFEST
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     before = path.read_bytes() if path.is_file() else None
-    claim_folder(folder, manifest, free)
+    claim_folder(folder, manifest, free, f"; --runs {runs} (runs= in Python) keeps the finished runs")
     try:
         yield
     except InputError:

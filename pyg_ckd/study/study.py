@@ -151,7 +151,7 @@ class Study:
         if TRAINED in self.baselines:
             check_lightgcn(data, self.settings, self.baselines[TRAINED])
         runs = self.folder / "runs" if runs is None else as_path(runs)
-        with claimed(self.folder, *self._claim()):
+        with claimed(self.folder, *self._claim(), runs):
             store = RunStore(runs)
             self.stores = {"baseline": RunStore(shared) if shared else store, "teacher": store, "contender": store}
 

@@ -152,7 +152,7 @@ class Tuning:
         self.tuned = tuner.tuned(self.contenders, self.baselines, knobs)
         decides = {one.name: self._decides(one) for one in self.tuned.values()}
         self.runs = self.folder / "runs" if runs is None else as_path(runs)
-        with claimed(self.folder, *self._claim(name)):
+        with claimed(self.folder, *self._claim(name), self.runs):
             found = None if storage is None else self._open(storage, name, decides, begin=False)
             store = self._store(found)
             self.ledger = self._open(storage or self.folder / TRIALS, name, decides, self._owner(storage is None))

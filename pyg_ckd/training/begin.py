@@ -26,7 +26,7 @@ from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.users import Users
 from pyg_ckd.training.made_of import made_of
-from pyg_ckd.training.options import Options
+from pyg_ckd.training.options import EPOCHS, Options
 from pyg_ckd.training.own_batches import OwnBatches, own_seed
 from pyg_ckd.training.ready import into_training
 from pyg_ckd.training.run import Run, Steps
@@ -67,6 +67,12 @@ class Plan(Protocol):
 
     def settings(self, objective: Objective | None = None) -> dict[str, Any]:
         """Return what decides about the result."""
+
+
+ALL_EPOCHS = "without a validation part, training takes all"
+"""How a text begins that tells of a training without one; the number of epochs follows."""
+BEST_EPOCH = "of which an earlier one may rank better; train once with a validation part, and give its best epoch as"
+"""What it says to do; the name of the option follows."""
 
 
 @dataclass
@@ -150,6 +156,8 @@ def begin(
     if objective.trains:
         if processes.first:
             _tell_of_negatives(trainer, objective)
+            if validation is None and trainer.max_epochs == EPOCHS:
+                warnings.warn(f"{ALL_EPOCHS} {EPOCHS} epochs, {BEST_EPOCH} max_epochs", stacklevel=4)
         settings |= trainer.settings(objective)
         sampler = _sampler(trainer, objective, data, edges[RATES], pace, layout)
         with processes.together():

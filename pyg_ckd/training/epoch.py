@@ -15,6 +15,7 @@ from pyg_ckd.balance.discovery import source_of
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.progress import Progress
 from pyg_ckd.data.checks import check_finite
+from pyg_ckd.data.mapped import check_squares
 from pyg_ckd.data.modules import checked_outputs, evaluating
 from pyg_ckd.errors import InputError
 from pyg_ckd.scoring.embeddings import Embeddings
@@ -95,6 +96,7 @@ def train_epoch(
     if broken:
         for modality, matrix in features.items() if processes.alone else ():
             check_finite(matrix, None, modality, "graph")
+            check_squares(matrix, modality)
         raise _diverged(steps, epoch, f"{broken[0]} is {row[broken[0]]}")
     return row | read_statistics(objective, row)
 

@@ -16,6 +16,8 @@ from pyg_ckd.data.sampler import SHUFFLES, TripletSampler
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.training.schedule import SCHEDULES, Schedule
 
+EPOCHS = 200
+"""Epochs of a training at most, unless a number is given."""
 RANKINGS = ("bpr", "softmax")
 ORDERS = ("auto", *SHUFFLES)
 

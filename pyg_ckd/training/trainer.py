@@ -50,7 +50,7 @@ from pyg_ckd.training.history import History
 from pyg_ckd.training.layouts.base import Layout
 from pyg_ckd.training.layouts.choice import check_devices, choose_layout, open_processes, own_device
 from pyg_ckd.training.lone import lone_training
-from pyg_ckd.training.options import Options
+from pyg_ckd.training.options import EPOCHS, Options
 from pyg_ckd.training.ready import trainable
 from pyg_ckd.training.run import Run
 from pyg_ckd.training.stopping import EarlyStopping
@@ -166,7 +166,7 @@ class Trainer:
 
     def __init__(
         self,
-        max_epochs: int = 200,
+        max_epochs: int = EPOCHS,
         batch_size: int | str = 2048,
         lr: float = 1e-3,
         monitor: Metric = "recall@20",
@@ -297,6 +297,9 @@ class Trainer:
             InputError: If there is nothing to train, ``start_from`` or a checkpoint does not fit, the loss is not
                 finite any more, a callback raises, another process is training in :attr:`checkpoint_dir`, or the
                 objective needs a validation part that there is not.
+
+        Warns:
+            UserWarning: If there is no validation part, and ``max_epochs`` is left at its default.
         """
         objective = trainable(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)

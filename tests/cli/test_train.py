@@ -572,3 +572,31 @@ def test_options_inside_an_unannotated_wrapper_of_ones_own_are_taken(own, save, 
     assert "0.25" in json.dumps(stored, default=lambda value: "")
     wrong = fails(capsys, [*args, "--out", str(tmp_path / "other"), "--strategy.inner_options.wieght", "0.25"])
     assert "unknown option of multitask 'wieght': did you mean 'weight'" in wrong
+
+
+def test_a_training_without_a_validation_part_says_at_its_end_that_it_took_all_epochs(
+    arrays, save, capsys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pyg_ckd.training.begin.EPOCHS", 2)
+    line = "without a validation part, training takes all 2 epochs, of which an earlier one may rank better; train once"
+    assert main(train(save(arrays), tmp_path / "with")) == 0
+    found = capsys.readouterr()
+    assert "validation part" not in found.out + found.err
+    assert main(train(save(arrays | {"val": arrays["val"][:, :0]}), tmp_path / "without")) == 0
+    found = capsys.readouterr()
+    assert found.out.splitlines()[-1].startswith(line)
+    assert "warning" not in found.err
+
+
+def test_a_run_that_was_killed_while_its_settings_were_written_begins_in_the_same_folder(
+    arrays, save, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    left = out / ".settings.json.partial-7i6o4r91.json"
+    left.touch()
+    assert main(train(save(arrays), out, "--trainer.lr", "1e30")) == 2  # It diverges in the first epoch.
+    assert not (out / "settings.json").exists()
+    left.touch()
+    assert main(train(save(arrays), out)) == 0
+    assert (out / "model.pt").exists()

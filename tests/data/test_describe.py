@@ -117,6 +117,62 @@ def test_quantiles_of_norms_and_deviations_are_those_of_numpy():
             assert found[name] == pytest.approx(np.percentile(values, level), rel=1e-5)
 
 
+def test_items_that_hold_most_of_the_variance_of_columns_are_named():
+    x = RNG.normal(size=(60, 6))
+    x[17, 2], x[3, 4] = 1e6, -40
+    has = np.ones(60, bool)
+    has[5] = False
+    x[5] = 1e9
+    found = describe(features={"visual": x}, has={"visual": has})
+    square = np.delete((x - x[has].mean(axis=0)) ** 2, 5, axis=0).astype(np.float64)
+    shares = square.max(axis=0) / square.sum(axis=0)
+    outliers = found.modalities["visual"].outliers
+    assert {column: row for column, (row, _) in outliers.items()} == {2: 17, 4: 3}
+    assert [share for _, share in outliers.values()] == pytest.approx(shares[[2, 4]], abs=1e-6)
+    (line,) = warned(found, "outliers: visual: a single item holds more than half of the variance in 2 of 6 columns, ")
+    assert f"first item 17 with {100 * shares[2]:.1f} % in column 2; " in line
+
+
+def test_outliers_of_features_read_in_blocks_are_named_by_their_item(monkeypatch):
+    x = RNG.normal(size=(60, 6))
+    x[41, 1] = 1e6
+    monkeypatch.setattr("pyg_ckd.data.mapped.BLOCK", 42)
+    assert list(describe(features={"visual": x}).modalities["visual"].outliers) == [1]
+    assert describe(features={"visual": x}).modalities["visual"].outliers[1][0] == 41
+
+
+def test_rare_tags_and_few_items_are_no_outliers():
+    x = RNG.normal(size=(60, 4))
+    x[:, 1:] = 0
+    x[7, 1], x[8, 2], x[[9, 10], 3] = 1, -30, [5, 0.1]  # One item each, and a rare word.
+    assert not describe(features={"tags": x}).modalities["tags"].outliers
+    heavy = np.exp(5 * RNG.normal(size=(19, 5)))
+    data = build_data(np.array([[0, 1], [0, 1]]), {"heavy": heavy}, num_users=2, num_items=19, transform="none")
+    assert not describe_data(data, k=3).modalities["heavy"].outliers
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (lambda year: year[:, None], "the sign of its one column"),
+        (lambda year: np.stack([year, year, year * 0], axis=1), "the sign of its one column"),
+        (lambda year: np.stack([year, np.arange(60) % 7], axis=1), "the direction of its two columns"),
+        (lambda year: np.stack([year, np.arange(60) % 7, np.arange(60) % 5], axis=1), None),
+        (lambda year: (year > 1990).astype(float)[:, None], None),
+        (lambda year: np.stack([year > 1990, year <= 1990], axis=1).astype(float), None),
+        (lambda year: np.eye(4)[(year % 4).astype(int)], None),
+    ],
+    ids=["one", "one that varies", "two", "three", "a flag", "two flags", "one-hot"],
+)
+def test_numbers_in_one_or_two_columns_are_named(columns, found):
+    year = 1950.0 + np.arange(60)
+    lines = warned(describe(features={"year": columns(year)}), "few columns")
+    assert len(lines) == (found is not None)
+    assert all(
+        f"few columns: year: nearest neighbours and kernels by the cosine see only {found}; " in x for x in lines
+    )
+
+
 def test_modalities_of_wildly_different_scales_are_named():
     assert not warned(describe(features={"text": 50 * CLEAN["text"]}), "scales")
     assert warned(describe(features={"text": 500 * CLEAN["text"]}), "scales: rows of text are ")

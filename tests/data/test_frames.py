@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 import warnings
 from decimal import Decimal
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 
 from pyg_ckd import evaluate
 from pyg_ckd.data import Embeddings, build_data, fingerprint, k_core, leave_one_out_split, random_split
-from pyg_ckd.data.ids import as_ids, comparable, id_column
+from pyg_ckd.data.ids import as_ids, comparable, id_column, known_ids
 from pyg_ckd.errors import InputError
 
 RATES = ("user", "rates", "item")
@@ -459,6 +460,37 @@ def test_ids_in_another_unicode_form_are_told(turned):
         r"another Unicode normal form than 'caf.*\\u.*' here\): write both in one, with .str.normalize\('NFC'\)",
         train, {"visual": pd.DataFrame(np.eye(2), index=there)},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("marked", "names", "call"),
+    [
+        ("\u200f\u05de4", r"U\+200F; remove it", "'\\u200f', ''"),
+        ("\u05de4\ufeff", r"U\+FEFF; remove it", "'\\ufeff', ''"),
+        ("\u200f\u05de\xad4", r"U\+00AD, U\+200F; remove them", "'[\\xad\\u200f]', '', regex=True"),
+    ],
+    ids=["direction", "order of bytes", "two"],
+)
+def test_ids_with_invisible_marks_are_told(marked, names, call, turned):
+    here, there = ([marked, "tea"], ["\u05de4", "tea"])[:: -1 if turned else 1]
+    train = pd.DataFrame({"user": [0, 1], "item": here})
+    message = rf"differs from '.*\u05de.*4.*' by the invisible {names}, e.g. with .str.replace\({re.escape(call)}\)"
+    refuses(message, train, {"visual": pd.DataFrame(np.eye(2), index=there)})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("caf\u00e9\u200d", "cafe\u0301\u200d", "another Unicode normal form"),
+        ("caf\u00e9\u200d", "cafe\u0301", "by the invisible U+200D; remove it"),
+        ("a\u200db", "ab\u200d", "by the invisible U+200D; remove it"),
+        ("a\u200db", "abc", "but ids are like"),
+    ],
+    ids=["form", "form and mark", "place", "text"],
+)
+def test_marks_are_told_only_where_ids_differ_by_them(first, second, found):
+    assert found in known_ids([first], second)
 
 
 @pytest.mark.parametrize(

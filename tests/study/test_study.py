@@ -26,7 +26,7 @@ TRAINER["progress"] = False
 RUNS = ["popularity", "lightgcn", "plain", "teacher:visual", "teacher:textual", "ckd"]
 
 
-def make(folder: Path, k: tuple[int, ...] = (3,), data=None, backbone=VBPR, **trainer: Any) -> Study:
+def make(folder: Path, k: tuple[int, ...] = (3,), data=None, backbone=VBPR, runs=None, **trainer: Any) -> Study:
     settings = StudySettings(
         model={"embedding_dim": 4},
         distillation={"num_random_triples": 20},
@@ -35,7 +35,7 @@ def make(folder: Path, k: tuple[int, ...] = (3,), data=None, backbone=VBPR, **tr
         k=k,
     )
     data = planted_data() if data is None else data
-    return Study(data, backbone, folder, settings, baselines=("popularity", "lightgcn"))
+    return Study(data, backbone, folder, settings, baselines=("popularity", "lightgcn"), runs=runs)
 
 
 def run_folder(study: Path, name: str, seed: int = 0) -> Path:
@@ -280,3 +280,23 @@ def test_studies_of_one_data_set_share_the_runs_of_the_baselines(tmp_path):
     assert [run for run in numbers(results[0]) if run["name"] == "lightgcn"] == [
         run for run in numbers(results[1]) if run["name"] == "lightgcn"
     ]
+
+
+def test_a_study_that_was_killed_while_its_settings_were_written_begins_in_the_same_folder(tmp_path):
+    (tmp_path / ".settings.json.partial-7i6o4r91.json").touch()
+    make(tmp_path)
+    assert (tmp_path / "settings.json").exists()
+
+
+def test_a_study_with_damaged_settings_says_how_to_keep_its_runs(finished, tmp_path, monkeypatch):
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    (old / "settings.json").write_text("[1")
+    with pytest.raises(InputError) as error:
+        make(old)
+    assert str(error.value).endswith(
+        f"is damaged; choose another folder; --runs {old / 'runs'} (runs= in Python) keeps the finished runs"
+    )
+    monkeypatch.setattr("pyg_ckd.training.Trainer.fit", lambda *args, **options: pytest.fail("it was trained again"))
+    study = make(tmp_path / "new", runs=old / "runs")
+    assert numbers(study.run()) == numbers(read_json(finished / "results.json"))

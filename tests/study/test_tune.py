@@ -458,3 +458,20 @@ def test_no_trial_takes_more_than_its_own_budget_whatever_its_batches(tmp_path):
     for trial in search["trials"]:
         assert trial["budget"] == 2 * -(-number // trial["values"]["trainer.batch_size"]) >= trial["steps"]
     assert {trial["values"]["trainer.batch_size"] for trial in search["trials"]} == {8, 64}
+
+
+def test_a_search_that_was_killed_while_settings_were_written_goes_on(folder, tmp_path, results, monkeypatch):
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    shutil.rmtree(again / "study")
+    (again / "study").mkdir()
+    for place in (again, again / "study"):
+        (place / ".settings.json.partial-7i6o4r91.json").touch()
+    monkeypatch.setattr("pyg_ckd.training.Trainer.fit", lambda *args, **options: pytest.fail("it was trained again"))
+    found = small(again, trials=2).run()
+    assert found["winner"] == results["winner"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / ".settings.json.partial-7i6o4r91.json").touch()
+    small(empty, trials=2)
+    assert (empty / "settings.json").exists()

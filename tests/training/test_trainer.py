@@ -13,7 +13,7 @@ from torch import nn
 from pyg_ckd.balance import Objective
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import evaluate, popularity
-from pyg_ckd.nn import MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
+from pyg_ckd.nn import FREEDOM, LATTICE, MGCN, MICRO, MMGCN, VBPR, EarlyFusionLightGCN, LightGCN
 from pyg_ckd.nn.models.base import Backbone
 from pyg_ckd.training import EarlyStopping, build, parse_metric
 from tests.nn.models.zoo import Toy
@@ -388,6 +388,21 @@ def test_features_that_became_nan_are_named_in_the_place_of_the_rate(make, found
     model = make(data, {m: data["item"][m].size(1) for m in data.modalities})
     with pytest.raises(InputError, match=rf"features of '{modality}'{found}"):
         trainer(max_epochs=2).fit(model, data)
+
+
+@pytest.mark.parametrize("backbone", [VBPR, LATTICE, MGCN, FREEDOM, MICRO, EarlyFusionLightGCN])
+def test_features_whose_squares_overflow_are_named_with_a_transform(backbone):
+    data = planted_data()
+    data["item"].visual *= 1e30
+    x = f"{float(data['item'].visual.abs().max()):.2g}".replace("+", r"\+")
+    with pytest.raises(InputError, match=rf"^features of 'visual' are up to {x}, .* use --transform standardize or l2"):
+        trainer(max_epochs=2).fit(build(backbone, data, 0), data)
+
+
+def test_features_that_are_large_without_an_overflow_are_trained():
+    data = planted_data()
+    data["item"].visual *= 1e15
+    trainer(max_epochs=1).fit(build(LATTICE, data, 0), data)
 
 
 def test_module_of_pyg_style_is_trained_in_place():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch_geometric.metrics import LinkPredMAP, LinkPredRecall
@@ -12,7 +14,8 @@ from pyg_ckd.data.inputs import RATES, embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, evaluate
 from pyg_ckd.nn import VBPR
-from pyg_ckd.training import History, build, train_teachers
+from pyg_ckd.training import History, Trainer, build, train_teachers
+from pyg_ckd.training.options import EPOCHS
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
 
@@ -248,3 +251,21 @@ def test_a_mean_average_precision_of_pyg_is_monitored_under_its_name():
     model = vbpr(data)
     history = trainer(max_epochs=3, monitor=LinkPredMAP(k=10)).fit(model, data)
     assert evaluate(model, data, "val", k=10, metrics=["map"])["map@10"] == pytest.approx(history.best_value, abs=1e-6)
+
+
+def test_all_epochs_without_a_validation_part_are_warned_of_unless_their_number_is_given(monkeypatch):
+    data = without_validation()
+    monkeypatch.setattr("pyg_ckd.training.begin.EPOCHS", 2)
+    with pytest.warns(
+        UserWarning, match=r"^without a validation part, .* all 2 epochs, .* its best epoch as max_epochs$"
+    ):
+        trainer(max_epochs=2).fit(vbpr(data), data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(max_epochs=3).fit(vbpr(data), data)
+        trainer(max_epochs=2).fit(vbpr(planted_data()), planted_data())
+    assert not [one for one in caught if "validation part" in str(one.message)]
+
+
+def test_the_number_of_epochs_that_is_warned_of_is_the_default():
+    assert Trainer().max_epochs == EPOCHS
