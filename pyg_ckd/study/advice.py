@@ -1,0 +1,77 @@
+"""The last sentence of a verdict: what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyg_ckd.study.differences import behind_without_content, direction, tested
+from pyg_ckd.study.formats import PLAIN
+from pyg_ckd.study.results import (
+    SIGNIFICANT,
+    baseline_names,
+    comparison,
+    not_converged,
+    p_holm,
+    run_title,
+    strongest_baseline,
+    tried_names,
+    winner_name,
+)
+from pyg_ckd.study.text import joined
+
+ADVICE = "What to do:"
+
+
+def advice(results: Mapping[str, Any], metric: str) -> list[str]:
+    """Return what to do, in one sentence; nothing if no winner is known.
+
+    Args:
+        results: The results in format 2.
+        metric: The metric that the story is told with.
+    """
+    winner = winner_name(results)
+    if winner is None:
+        return []
+    gain = direction(results, winner, PLAIN, metric)
+    ahead = [name for name in baseline_names(results) if direction(results, winner, name, metric) < 0]
+    late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
+    # More training can only widen the lead of a winner that is ahead of a converged plain student.
+    if late and not (late == [winner] and gain > 0 and not ahead):
+        return [f"{ADVICE} {_longer(results)} before choosing, for {joined(late)} had not converged{_line(results)}"]
+    if ahead:
+        best = strongest_baseline(results, metric, ahead)
+        reason = "content does not pay here" if behind_without_content(results, metric) else f"{winner} is behind it"
+        return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
+    if winner == PLAIN:
+        better, others = tested(results, metric, 1), len(tried_names(results)) > 1
+        if better:
+            verb = "is" if len(better) == 1 else "are"
+            return [
+                f"{ADVICE} keep {PLAIN}, which validation chose; {joined(better)} {verb} higher on the test part, so "
+                "more seeds or more validation data may tell."
+            ]
+        return [f"{ADVICE} keep {PLAIN}; {'balancing buys nothing here' if others else 'nothing else was tried'}."]
+    if gain <= 0:
+        return [f"{ADVICE} keep {PLAIN}; the lead of {winner} on validation is not confirmed by the test part."]
+    if not p_holm(comparison(results, winner, PLAIN, metric, "seeds")) < SIGNIFICANT:
+        return [f"{ADVICE} deploy {winner}, after further seeds have confirmed its lead over {PLAIN}."]
+    return [f"{ADVICE} deploy {winner}."]
+
+
+def _longer(results: Mapping[str, Any]) -> str:
+    """Return how to train longer: folders keep their number of epochs, and a search does not extend trainings."""
+    if "tuning" in results:
+        return "search again with a larger max_epochs in another folder"
+    return "raise max_epochs or extend and run again in another folder"
+
+
+def _line(results: Mapping[str, Any]) -> str:
+    """Return the end of the sentence: the line that searches longer, if it is known."""
+    line = (results.get("tuning") or {}).get("longer")
+    return f": {line}" if line else "."
+
+
+def _mostly_late(results: Mapping[str, Any], name: str) -> bool:
+    late, num = not_converged(results, name)
+    return 2 * late >= num > 0
