@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,10 @@ from pyg_ckd.study.results import (
     SIGNIFICANT,
     baseline_names,
     comparison,
+    contender_names,
     not_converged,
     p_holm,
+    run_mean,
     run_title,
     strongest_baseline,
     tried_names,
@@ -43,6 +46,13 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
         best = strongest_baseline(results, metric, ahead)
         reason = "content does not pay here" if behind_without_content(results, metric) else f"{winner} is behind it"
         return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
+    level = _level(results, winner, metric)
+    if level is not None:
+        beaten = any(direction(results, name, level, metric) > 0 for name in contender_names(results))
+        return [
+            f"{ADVICE} {winner if beaten else 'no contender'} is {'not ' if beaten else ''}shown to beat "
+            f"{run_title(level)}, which is simpler: use it, or gather more test users."
+        ]
     if winner == PLAIN:
         better, others = tested(results, metric, 1), len(tried_names(results)) > 1
         if better:
@@ -57,6 +67,22 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
     if not p_holm(comparison(results, winner, PLAIN, metric, "seeds")) < SIGNIFICANT:
         return [f"{ADVICE} deploy {winner}, after further seeds have confirmed its lead over {PLAIN}."]
     return [f"{ADVICE} deploy {winner}."]
+
+
+def _level(results: Mapping[str, Any], winner: str, metric: str) -> str | None:
+    """Return the baseline that the winner is not shown to beat, or :obj:`None`.
+
+    It is the strongest one on validation, or one that is not below the winner on the test part. A lead that nobody
+    tested is no reason to prefer the baseline.
+    """
+    own, strongest = run_mean(results, winner, metric), strongest_baseline(results, metric)
+    found = []
+    for name in baseline_names(results):
+        value, test = run_mean(results, name, metric), comparison(results, winner, name, metric)
+        counts = value >= own or (name == strongest and test is not None and not math.isnan(value - own))
+        if counts and direction(results, winner, name, metric) <= 0:
+            found.append(name)
+    return strongest_baseline(results, metric, found)
 
 
 def _longer(results: Mapping[str, Any]) -> str:

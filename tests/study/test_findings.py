@@ -214,6 +214,33 @@ def test_a_baseline_that_is_ahead_of_the_winner_is_advised():
     assert advice(results) == "use EASE; plain is behind it."
 
 
+LEVEL = "shown to beat Popularity, which is simpler: use it, or gather more test users."
+
+
+@pytest.mark.parametrize("winner", ["plain", "mine"])
+def test_a_baseline_that_the_winner_is_not_shown_to_beat_is_advised_or_more_users(winner):
+    values = {"popularity": 0.70, "ease": 0.69, "plain": 0.50, "mine": 0.68}
+    val = {"popularity": 0.88, "ease": 0.86, "plain": 0.7, "mine": 0.7} | {winner: 0.9}
+    tests = {("mine", "plain"): (0.01,), ("mine", "popularity"): (0.6,), ("mine", "ease"): (0.7,)}
+    tests |= {("plain", "popularity"): (0.08,), ("plain", "ease"): (0.09,)}
+    assert advice(study(values, tests=tests, val=val)) == f"no contender is {LEVEL}"
+    # A lead that may be chance is none, and another contender's lead does not make one.
+    ahead = study(values | {"mine": 0.72}, tests=tests, val=val)
+    assert advice(ahead) == f"no contender is {LEVEL}"
+    clear = advice(study(values | {"mine": 0.9}, tests=tests | {("mine", "popularity"): (0.001,)}, val=val))
+    deploy = "deploy mine, after further seeds have confirmed its lead over plain."
+    assert clear == {"plain": f"plain is not {LEVEL}", "mine": deploy}[winner]
+
+
+def test_a_baseline_that_the_winner_beats_by_a_tested_difference_changes_no_advice():
+    values, val = {"popularity": 0.05, "plain": 0.07, "mine": 0.08}, {"popularity": 0.9, "plain": 0.7, "mine": 0.8}
+    tests = {("mine", "plain"): (0.001, 0.01), ("mine", "popularity"): (0.001,)}
+    assert advice(study(values, tests=tests, val=val)) == "deploy mine."
+    del tests["mine", "popularity"]  # Older results have no such test.
+    assert advice(study(values, tests=tests, val=val)) == "deploy mine."
+    assert advice(study(values | {"popularity": 0.08}, tests=tests, val=val)) == f"no contender is {LEVEL}"
+
+
 def test_plain_is_kept_where_it_wins():
     results = study({"plain": 0.08, "mine": 0.07}, tests={("mine", "plain"): (0.001, 0.01)})
     assert advice(results) == "keep plain; balancing buys nothing here."
