@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyg_ckd.study.differences import behind_without_content, direction, tested
-from pyg_ckd.study.formats import PLAIN
+from pyg_ckd.study.differences import ahead_alone, behind_without_content, direction, tested
+from pyg_ckd.study.formats import PLAIN, TEACHER
 from pyg_ckd.study.results import (
     SIGNIFICANT,
     baseline_names,
@@ -39,14 +39,17 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
     gain = direction(results, winner, PLAIN, metric)
     ahead = [name for name in baseline_names(results) if direction(results, winner, name, metric) < 0]
     late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
+    alone = ahead_alone(results, winner, metric)
     # More training can only widen the lead of a winner that is ahead of a converged plain student.
-    if late and not (late == [winner] and gain > 0 and not ahead):
+    if late and not (late == [winner] and gain > 0 and not ahead and not alone):
         return [f"{ADVICE} {_longer(results)} before choosing, for {joined(late)} had not converged{_line(results)}"]
+    level = _level(results, winner, metric)
+    if alone and _best_alone(results, alone[0], [*ahead, *([level] if level else [])], metric):
+        return [f"{ADVICE} use {alone[0]} alone; it ranks better than {winner} with all modalities."]
     if ahead:
         best = strongest_baseline(results, metric, ahead)
         reason = "content does not pay here" if behind_without_content(results, metric) else f"{winner} is behind it"
         return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
-    level = _level(results, winner, metric)
     if level is not None:
         beaten = any(direction(results, name, level, metric) > 0 for name in contender_names(results))
         return [
@@ -67,6 +70,16 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
     if not p_holm(comparison(results, winner, PLAIN, metric, "seeds")) < SIGNIFICANT:
         return [f"{ADVICE} deploy {winner}, after further seeds have confirmed its lead over {PLAIN}."]
     return [f"{ADVICE} deploy {winner}."]
+
+
+def _best_alone(results: Mapping[str, Any], modality: str, baselines: Sequence[str], metric: str) -> bool:
+    """Return whether a modality alone ranks better than baselines, on both parts."""
+    teacher = TEACHER + modality
+    return all(
+        run_mean(results, teacher, metric, part) > run_mean(results, name, metric, part)
+        for name in baselines
+        for part in ("val", "test")
+    )
 
 
 def _level(results: Mapping[str, Any], winner: str, metric: str) -> str | None:

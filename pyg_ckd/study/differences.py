@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyg_ckd.study.formats import PLAIN
-from pyg_ckd.study.results import SIGNIFICANT, comparison, contender_names, p_holm, run_mean, run_title, winner_name
+from pyg_ckd.study.formats import PLAIN, TEACHER
+from pyg_ckd.study.results import (
+    SIGNIFICANT,
+    comparison,
+    contender_names,
+    modality_names,
+    p_holm,
+    run_mean,
+    run_title,
+    winner_name,
+)
 from pyg_ckd.study.text import counted, joined, p_text, percent, show
 
 WITHOUT_CONTENT = ("lightgcn", "item-knn")
@@ -65,6 +74,12 @@ def tested(results: Mapping[str, Any], metric: str, sign: int) -> list[str]:
             p_value = f"{p_text(p_holm(test))} over {counted(test['num'], test['over'])}"
             parts.append(f"{name} ({against(results, name, PLAIN, metric)}, {p_value})")
     return parts
+
+
+def ahead_alone(results: Mapping[str, Any], name: str, metric: str) -> list[str]:
+    """Return the modalities whose teachers are ahead of a contender by a tested difference, the best teacher first."""
+    found = [m for m in modality_names(results) if direction(results, name, TEACHER + m, metric) < 0]
+    return sorted(found, key=lambda m: -run_mean(results, TEACHER + m, metric))
 
 
 def behind_without_content(results: Mapping[str, Any], metric: str) -> list[str]:

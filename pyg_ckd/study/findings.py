@@ -13,7 +13,7 @@ from typing import Any
 
 from pyg_ckd.study.advice import ADVICE as ADVICE  # Its address for reports.
 from pyg_ckd.study.advice import advice
-from pyg_ckd.study.differences import against, behind_without_content, chance, tested
+from pyg_ckd.study.differences import against, ahead_alone, behind_without_content, chance, tested
 from pyg_ckd.study.formats import PLAIN, TEACHER, current_results
 from pyg_ckd.study.results import (
     best_trial,
@@ -43,8 +43,8 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
 
     They say whether a model is no better than recommending the most popular items to everybody, which runs had not
     converged, whether content pays at all, which modalities have no content, which starve in the plain student, who
-    wins on validation and what that is worth on the test part over plain and over the strongest baseline, and which
-    contenders are worse. The last sentence says what to do.
+    wins on validation and what that is worth on the test part over plain and over the strongest baseline, which
+    modality alone ranks better than all together, and which contenders are worse. The last sentence says what to do.
 
     Args:
         results: The results of a study, of any format; parts may be missing.
@@ -59,7 +59,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     warnings = _below_popularity(results, metric) + _not_converged(results) + _late_trials(results)
     warnings += behind_without_content(results, metric)
     lines = modality_lines(results, metric) + _winner(results, metric)
-    lines += _worse(results, metric) + _few_seeds(results, metric)
+    lines += _alone(results, metric) + _worse(results, metric) + _few_seeds(results, metric)
     return [*(WARNING + line for line in warnings), *lines, *advice(results, metric)]
 
 
@@ -126,6 +126,22 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
         other = f"{run_title(base)} ({show(run_mean(results, base, metric))})"
         said = f"{against(results, name, base, metric)}, {chance(results, name, base, metric)}"
         lines.append(f"Against {other}, the strongest baseline on {strongest_on(results, metric)}, that is {said}.")
+    return lines
+
+
+def _alone(results: Mapping[str, Any], metric: str) -> list[str]:
+    """Return which modalities rank better alone than all of them together, in plain training and in the winner."""
+    lines = []
+    for name in dict.fromkeys([PLAIN, winner_name(results)]):
+        found = ahead_alone(results, name, metric) if name is not None else []
+        if found:
+            teacher = TEACHER + found[0]
+            others = f"; so {'does' if len(found) == 2 else 'do'} {joined(found[1:])}" if len(found) > 1 else ""
+            lines.append(
+                f"{found[0]} alone ranks better than {name} with all modalities: "
+                f"{against(results, teacher, name, metric)} in test {metric}, {chance(results, name, teacher, metric)}"
+                f"{others}."
+            )
     return lines
 
 

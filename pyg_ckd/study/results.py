@@ -353,7 +353,7 @@ def comparison(
     """
     found = [
         item
-        for item in results.get("comparisons") or ()
+        for item in (*(results.get("comparisons") or ()), *(results.get("teacher_comparisons") or ()))
         if (item["a"], item["b"], item["metric"]) == (a, b, metric) and item["over"] == (over or item["over"])
     ]
     return min(found, key=lambda item: item["over"] != "users", default=None)

@@ -234,6 +234,15 @@ class Study:
         records = [self._record(run, made[run.key]) for run in planned if run.name in done]
         baselines = [name for name in self.baselines if name not in left_out]
         by_name = {(run.name, run.seed): run for run in planned}
+        teachers = list(dict.fromkeys(run.name for run in planned if run.kind == "teacher"))
+        tests = compare(
+            records,
+            list(self.contenders),
+            baselines,
+            self.compared,
+            lambda name, seed: self._per_user(by_name[name, seed]),
+            teachers,
+        )
         results = {
             "format": FORMAT,
             "data": describe(self.data),
@@ -254,13 +263,8 @@ class Study:
                 name: mean_effects([record for record in records if record["name"] == name], self.cutoff)
                 for name in self.contenders
             },
-            "comparisons": compare(
-                records,
-                list(self.contenders),
-                baselines,
-                self.compared,
-                lambda name, seed: self._per_user(by_name[name, seed]),
-            ),
+            "comparisons": [test for test in tests if test["b"] not in teachers],
+            "teacher_comparisons": [test for test in tests if test["b"] in teachers],
         }
         shown = [self.monitor, *(f"{family}@{k}" for family in COMPARED for k in self.cutoffs)]
         write_csv(self.folder / "results.csv", results)

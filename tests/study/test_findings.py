@@ -241,6 +241,58 @@ def test_a_baseline_that_the_winner_beats_by_a_tested_difference_changes_no_advi
     assert advice(study(values | {"popularity": 0.08}, tests=tests, val=val)) == f"no contender is {LEVEL}"
 
 
+def with_tested_teachers(values: dict, teachers: dict, p: dict, **options) -> dict:
+    """Return a study with teachers of other values, and p-values of teachers against contenders."""
+    results = study(values, **options)
+    results["teacher_comparisons"] = []
+    for run in results["runs"]:
+        if run["kind"] == "teacher":
+            value = teachers[run["name"].removeprefix("teacher:")]
+            run |= {part: {"recall@20": value} for part in ("val", "test")}
+    for (name, m), found in p.items():
+        test = {"a": name, "b": f"teacher:{m}", "metric": "recall@20", "over": "users", "num": 514}
+        test |= {"difference": values[name] - teachers[m], "p_value": found, "p_holm": found}
+        results["teacher_comparisons"].append(test)
+    return results
+
+
+def test_a_modality_alone_that_ranks_better_than_all_together_is_said_and_advised():
+    values, p = {"plain": 0.20}, {("plain", "a"): 0.032, ("plain", "b"): 0.9}
+    said = verdict(with_tested_teachers(values, {"a": 0.23, "b": 0.21}, p))
+    assert (
+        "a alone ranks better than plain with all modalities: +15.0 % in test recall@20, more than chance (p = 0.032 "
+        "over 514 users, after Holm's correction)."
+    ) in said
+    assert said[-1] == "What to do: use a alone; it ranks better than plain with all modalities."
+    said = verdict(with_tested_teachers(values, {"a": 0.23, "b": 0.24}, p | {("plain", "b"): 0.001}))
+    assert any(line.startswith("b alone ranks better than plain") and line.endswith("; so does a.") for line in said)
+
+
+def test_a_modality_alone_that_may_be_better_by_chance_is_not_mentioned():
+    for p in (0.06, 0.9):
+        said = verdict(with_tested_teachers({"plain": 0.2}, {"a": 0.23, "b": 0.1}, {("plain", "a"): p}))
+        assert not any("alone" in line for line in said)
+    said = verdict(with_tested_teachers({"plain": 0.2}, {"a": 0.1, "b": 0.1}, {("plain", "a"): 0.001}))
+    assert not any("alone" in line for line in said)
+
+
+def test_a_modality_alone_that_only_plain_training_is_behind_is_said_and_not_advised():
+    values, p = {"plain": 0.20, "mine": 0.24}, {("plain", "a"): 0.01, ("mine", "a"): 0.5}
+    tests = {("mine", "plain"): (0.001, 0.001)}
+    results = with_tested_teachers(values, {"a": 0.23, "b": 0.1}, p, tests=tests)
+    assert [line.partition(" with all")[0] for line in verdict(results) if " alone " in line] == [
+        "a alone ranks better than plain"
+    ]
+    assert advice(results) == "deploy mine."
+
+
+def test_the_better_of_a_baseline_and_a_modality_alone_is_advised():
+    p, tests = {("plain", "a"): 0.01}, {("plain", "ease"): (0.01,)}
+    for base, expected in ((0.22, "use a alone; it ranks better than plain with all modalities."), (0.3, "use EASE")):
+        results = with_tested_teachers({"ease": base, "plain": 0.20}, {"a": 0.23, "b": 0.1}, p, tests=tests)
+        assert advice(results).startswith(expected)
+
+
 def test_plain_is_kept_where_it_wins():
     results = study({"plain": 0.08, "mine": 0.07}, tests={("mine", "plain"): (0.001, 0.01)})
     assert advice(results) == "keep plain; balancing buys nothing here."
