@@ -132,8 +132,8 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
 def _alone(results: Mapping[str, Any], metric: str) -> list[str]:
     """Return which modalities rank better alone than all of them together, in plain training and in the winner."""
     lines = []
-    for name in dict.fromkeys([PLAIN, winner_name(results)]):
-        found = ahead_alone(results, name, metric) if name is not None else []
+    for name in dict.fromkeys([PLAIN, winner_name(results) or PLAIN]):
+        found = ahead_alone(results, name, metric)
         if found:
             teacher = TEACHER + found[0]
             others = f"; so {'does' if len(found) == 2 else 'do'} {joined(found[1:])}" if len(found) > 1 else ""

@@ -64,6 +64,11 @@ class Alone:
         """Whether the features rank no better than shuffled ones; not where that is unknown."""
         return is_silent(self.recall, self.shuffled, self.p_value, self.high)
 
+    @property
+    def unclear(self) -> bool:
+        """Whether it cannot be told if the features rank better than shuffled ones; not where nobody looked."""
+        return not self.silent and self.p_value >= SIGNIFICANT
+
 
 @dataclass(frozen=True)
 class Gap:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import Gap, content_alone, gaps, modality_names, winner_name, without_content
-from pyg_ckd.study.text import joined, percent, show
+from pyg_ckd.study.text import joined, p_text, percent, show
 
 STARVING = 0.9
 """A modality starves if its view of the plain student reaches less than this share of its teacher."""
@@ -44,9 +44,12 @@ def _balance(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], none:
         return [f"There is one modality only, {every[0].modality}: nothing is there to balance."]
     alone, known = content_alone(results), [row.modality for row in every]
     unknown = _unknown([m for m in modality_names(results) if m not in known and m not in none])
-    silent = [row for row in every if row.reach < STARVING and row.modality in alone and alone[row.modality].silent]
-    others = [row for row in every if row not in silent]
-    return [*unknown, *_starving(results, metric, others, found), *_silent(results, silent, found)]
+    short = [row for row in every if row.reach < STARVING and row.modality in alone]
+    silent = [row for row in short if alone[row.modality].silent]
+    unclear = [row for row in short if alone[row.modality].unclear]
+    others = [row for row in every if row not in silent and row not in unclear]
+    lines = [*unknown, *_starving(results, metric, others, found, bool(unclear))]
+    return [*lines, *_silent(results, silent, found), *_unclear(results, unclear, found)]
 
 
 def _unknown(names: Sequence[str]) -> list[str]:
@@ -72,18 +75,31 @@ def _silent(results: Mapping[str, Any], rows: Sequence[Gap], found: Sequence[Gap
     ]
 
 
+def _unclear(results: Mapping[str, Any], rows: Sequence[Gap], found: Sequence[Gap]) -> list[str]:
+    """Return what is said of modalities that are short of their teachers, and whose features may be noise."""
+    if not rows:
+        return []
+    alone, winner = content_alone(results), _of_winner(results, found)
+    who = joined([_short(row, winner) for row in rows])
+    short, whose = ("is short of its teacher", "its") if len(rows) == 1 else ("are short of their teachers", "their")
+    values = joined([p_text(alone[row.modality].p_value) for row in rows])
+    return [f"{who} {short}, but whether {whose} features say anything cannot be told ({values})."]
+
+
 def _of_winner(results: Mapping[str, Any], found: Sequence[Gap]) -> dict[str, Gap]:
     return {row.modality: row for row in found if row.contender == winner_name(results) != PLAIN}
 
 
-def _starving(results: Mapping[str, Any], metric: str, rows: Sequence[Gap], found: Sequence[Gap]) -> list[str]:
+def _starving(
+    results: Mapping[str, Any], metric: str, rows: Sequence[Gap], found: Sequence[Gap], unclear: bool = False
+) -> list[str]:
     """Return who starves among modalities from the one that is furthest behind its teacher to the one that is least."""
     if not rows:
         return []
     worst = rows[0]
     if worst.reach >= STARVING:
         names = modality_names(results)
-        known = sum(row.contender == PLAIN for row in found) == len(names)
+        known = not unclear and sum(row.contender == PLAIN for row in found) == len(names)
         every = "every modality" if len(rows) == len(names) else "every other modality"
         who = worst.modality if len(rows) == 1 else every
         return [

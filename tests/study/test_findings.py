@@ -402,10 +402,26 @@ def test_the_winner_is_named_where_it_feeds_what_says_nothing():
     assert any(line.startswith("a (50 %, 90 % in mine) is short of its teacher, but") for line in said)
 
 
-@pytest.mark.parametrize("a", [UNKNOWN, TELLING, (0.05, 0.01, None, None), (None,) * 4])
+def test_modalities_whose_features_may_be_noise_are_not_said_to_starve():
+    results = study({"plain": 0.05}, {"plain": {"a": 0.45, "b": 0.8, "c": 0.97}})
+    noise = (0.0675, 0.0507, 0.68, 0.0844)  # Better than shuffled rows in the mean, and maybe by chance.
+    said = verdict(results | alone(a=noise, b=TELLING, c=noise))
+    assert any(line.startswith("b starves: ") and "short as well" not in line for line in said)
+    assert "a (45 %) is short of its teacher, but whether its features say anything cannot be told (p = 0.68)." in said
+    said = verdict(results | alone(a=noise, b=UNKNOWN, c=TELLING))
+    assert any(line.startswith("No other modality starves: c reaches at least 97 %") for line in said)
+    assert (
+        "a (45 %) and b (80 %) are short of their teachers, but whether their features say anything cannot be told "
+        "(p = 0.68 and p = 0.40)."
+    ) in said
+    said = verdict(results | alone(a=(0.0675, 0.0507, 0.049, 0.0844), b=SILENT, c=noise))
+    assert any(line.startswith("a starves: ") for line in said)
+
+
+@pytest.mark.parametrize("a", [TELLING, (0.05, 0.01, None, None), (None,) * 4])
 def test_features_of_which_that_is_not_known_starve_as_before(a):
     results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.8, "c": 0.97}})
-    said = verdict(results | alone(a=a, b=UNKNOWN, c=TELLING))
+    said = verdict(results | alone(a=a, b=TELLING, c=UNKNOWN))
     assert any(line.startswith("a starves: ") and "short as well: b (80 %)" in line for line in said)
 
 
