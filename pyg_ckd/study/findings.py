@@ -28,6 +28,7 @@ from pyg_ckd.study.results import (
     run_values,
     strongest_baseline,
     strongest_on,
+    tied_baselines,
     tied_names,
     tried_names,
     winner_name,
@@ -125,8 +126,18 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
     if base is not None:
         other = f"{run_title(base)} ({show(run_mean(results, base, metric))})"
         said = f"{against(results, name, base, metric)}, {chance(results, name, base, metric)}"
-        lines.append(f"Against {other}, the strongest baseline on {strongest_on(results, metric)}, that is {said}.")
+        strongest = f"the strongest baseline on {strongest_on(results, metric)}{_tied_with(results, metric)}"
+        lines.append(f"Against {other}, {strongest}, that is {said}.")
     return lines
+
+
+def _tied_with(results: Mapping[str, Any], metric: str) -> str:
+    """Return which baselines are equal to the strongest one, in brackets."""
+    tied, second = tied_baselines(results, metric)
+    if not tied:
+        return ""
+    chosen = f"{second} is higher" if second else "the first of them"
+    return f" (equal there to {joined([run_title(name) for name in tied])} in {metric}; {chosen})"
 
 
 def _alone(results: Mapping[str, Any], metric: str) -> list[str]:

@@ -452,6 +452,29 @@ def test_contenders_that_are_equal_on_validation_are_not_said_to_win():
     assert verdict(results)[0].startswith("plain and mine are equal on validation (recall@20 0.1000); plain, the first")
 
 
+def test_baselines_that_are_equal_on_validation_are_named_and_ndcg_decides():
+    values = {"popularity": 0.85, "ease": 0.58, "plain": 0.7}
+    results = study(values, val={"popularity": 1.0, "ease": 1.0, "plain": 1.0})
+    (line,) = [line for line in verdict(results) if line.startswith("Against")]
+    assert line.startswith(
+        "Against Popularity (0.8500), the strongest baseline on validation (equal there to EASE in recall@20; the "
+        "first of them), that is"
+    )
+    for run in results["runs"]:
+        if run["kind"] == "baseline":
+            run["val"]["ndcg@20"] = {"popularity": 0.6, "ease": 0.9}[run["name"]]
+    (line,) = [line for line in verdict(results) if line.startswith("Against")]
+    assert line.startswith(
+        "Against EASE (0.5800), the strongest baseline on validation (equal there to Popularity in recall@20; ndcg@20 "
+        "is higher), that is"
+    )
+    assert "against EASE (0.5800), the strongest baseline on validation" in winner_section(results)
+    for run in results["runs"]:
+        if run["name"] == "ease":
+            run["val"]["recall@20"] = 0.99
+    assert any("Popularity (0.8500), the strongest baseline on validation, that" in line for line in verdict(results))
+
+
 def test_the_part_that_named_the_strongest_baseline_is_said():
     results = study({"ease": 0.06, "plain": 0.07, "mine": 0.08})
     assert any("the strongest baseline on validation" in line for line in verdict(results))
