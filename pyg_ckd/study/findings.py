@@ -34,9 +34,11 @@ from pyg_ckd.study.results import (
     winner_name,
 )
 from pyg_ckd.study.starving import modality_lines
-from pyg_ckd.study.text import joined, number, show
+from pyg_ckd.study.text import counted, joined, number, show
 
 WARNING = "Warning: "
+FEW_USERS = 50
+"""Fewer users of the validation part are named beside what was chosen on it."""
 
 
 def verdict(results: Mapping[str, Any]) -> list[str]:
@@ -108,15 +110,16 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
     name, base = winner_name(results), strongest_baseline(results, metric)
     if name is None:
         return []
-    scores = show(number(results["winner"].get("val"))), show(run_mean(results, name, metric))
+    few = _few_users(results)
+    scores = f"{show(number(results['winner'].get('val')))}{few}", show(run_mean(results, name, metric))
     trial, tied = best_trial(results), tied_names(results)
     if len(tried_names(results)) == 1:
         line = f"{name} is the only contender: {metric} {scores[0]} on validation, {scores[1]} on the test part"
     elif tied:
-        value, last = scores[0] if math.isnan(trial) else show(trial), f"has {scores[1]} on the test part"
+        value, last = scores[0] if math.isnan(trial) else f"{show(trial)}{few}", f"has {scores[1]} on the test part"
         line = f"{joined([name, *tied])} are equal on validation ({metric} {value}); {name}, the first of them, {last}"
     elif not math.isnan(trial):
-        line = f"{name} has the best trial on validation ({metric} {show(trial)}) and {scores[1]} on the test part"
+        line = f"{name} has the best trial on validation ({metric} {show(trial)}{few}) and {scores[1]} on the test part"
     else:
         line = f"{name} wins on validation ({metric} {scores[0]}) and has {scores[1]} on the test part"
     if name != PLAIN and PLAIN in contender_names(results):
@@ -129,6 +132,12 @@ def _winner(results: Mapping[str, Any], metric: str) -> list[str]:
         strongest = f"the strongest baseline on {strongest_on(results, metric)}{_tied_with(results, metric)}"
         lines.append(f"Against {other}, {strongest}, that is {said}.")
     return lines
+
+
+def _few_users(results: Mapping[str, Any]) -> str:
+    """Return over how many users the winner was chosen, if they are few."""
+    num = number((results.get("held_out_users") or {}).get("val"))
+    return f" over {counted(int(num), 'users')}" if num < FEW_USERS else ""
 
 
 def _tied_with(results: Mapping[str, Any], metric: str) -> str:

@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_seeds
 from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.balance.ranking import check_ranking
-from pyg_ckd.data import fingerprint
+from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
@@ -258,6 +258,7 @@ class Study:
             "runs": [{k: v for k, v in record.items() if k not in ONLY_KEPT} for record in records],
             "content": self._content(),
             "without_content": without_content,
+            "held_out_users": {part: int(held_out(self.data, part)[0].unique().numel()) for part in ("val", "test")},
             "effects_split": EFFECTS_SPLIT,
             "effects": {
                 name: mean_effects([record for record in records if record["name"] == name], self.cutoff)

@@ -452,6 +452,19 @@ def test_contenders_that_are_equal_on_validation_are_not_said_to_win():
     assert verdict(results)[0].startswith("plain and mine are equal on validation (recall@20 0.1000); plain, the first")
 
 
+@pytest.mark.parametrize(("num", "few"), [(1, " over 1 user"), (49, " over 49 users"), (50, ""), (None, "")])
+def test_few_users_of_the_validation_part_are_named_with_the_winner(num, few):
+    known = {"held_out_users": {"val": num, "test": 3}}
+    results = study({"plain": 0.07, "mine": 0.08}) | known
+    assert verdict(results)[0].startswith(f"mine wins on validation (recall@20 0.0800{few}) and has 0.0800 on")
+    even = study({"plain": 0.07, "mine": 0.08}, val={"plain": 0.09, "mine": 0.09}) | known
+    assert verdict(even)[0].startswith(f"plain and mine are equal on validation (recall@20 0.0900{few}); plain,")
+    only = verdict(study({"plain": 0.07}) | known)[0]
+    assert only == f"plain is the only contender: recall@20 0.0700{few} on validation, 0.0700 on the test part."
+    results["tuning"] = {"contenders": ["plain", "mine"], "best": {"mine": {"value": 0.1}}}
+    assert verdict(results)[0].startswith(f"mine has the best trial on validation (recall@20 0.1000{few}) and")
+
+
 def test_baselines_that_are_equal_on_validation_are_named_and_ndcg_decides():
     values = {"popularity": 0.85, "ease": 0.58, "plain": 0.7}
     results = study(values, val={"popularity": 1.0, "ease": 1.0, "plain": 1.0})

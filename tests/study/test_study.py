@@ -99,6 +99,10 @@ def test_contenders_are_compared_with_the_teachers_apart(finished):
     assert found["plain", "teacher:visual"]["p_value"] == pytest.approx(expected.p_value)
 
 
+def test_the_users_of_the_held_out_parts_are_counted(finished):
+    assert read_json(finished / "results.json")["held_out_users"] == {"val": 40, "test": 40}
+
+
 def test_effects_are_measured_at_the_monitored_cut_off(finished):
     results = read_json(finished / "results.json")
     plain = next(run for run in results["runs"] if run["name"] == "plain")
