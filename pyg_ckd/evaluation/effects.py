@@ -33,11 +33,12 @@ class EffectReport:
 
     Attributes:
         table: A row per modality, the weakest first, with columns ``effect``, ``low``, ``high`` (mean causal effect on
-            the margin, in units of the score, and its interval; NaN of a single user), ``share``
-            (effect divided by the mean margin; NaN where that is not positive), ``ratio`` and ``weight`` (mean of :math:`e_m` and :math:`w_m` of
-            :class:`ModalityEffectEstimator`), ``recall_drop``, ``recall_drop_low``, ``recall_drop_high`` (recall of the
-            full view minus recall of the leave-one-out view), ``recall_alone`` (recall of the uni-modal view) and
-            ``snr`` (signal-to-noise ratio of what the modality says without the ids).
+            the margin, in units of the score, and its interval; NaN of a single user), ``share`` (effect
+            divided by the mean margin; NaN where that is not positive), ``ratio`` and ``weight`` (mean of :math:`e_m`
+            and :math:`w_m` of :class:`ModalityEffectEstimator`), ``recall_drop``, ``recall_drop_low``,
+            ``recall_drop_high`` (recall of the full view minus recall of the leave-one-out view), ``recall_alone``
+            (recall of the uni-modal view) and ``snr`` (signal-to-noise ratio of what the modality says without the
+            ids).
         recall: Recall of the full view.
         k: Cut-off of the recall.
         split: The split it was measured on.

@@ -21,6 +21,7 @@ from pyg_ckd.study.results import (
     tried_names,
     winner_name,
 )
+from pyg_ckd.study.saturation import is_saturated, smaller_cutoff
 from pyg_ckd.study.text import joined
 
 ADVICE = "What to do:"
@@ -40,6 +41,8 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
     ahead = [name for name in baseline_names(results) if direction(results, winner, name, metric) < 0]
     late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
     alone = ahead_alone(results, winner, metric)
+    if not ahead and is_saturated(results, metric) and smaller_cutoff(metric):
+        return [f"{ADVICE} choose a smaller cut-off before choosing a model ({smaller_cutoff(metric)})."]
     # More training can only widen the lead of a winner that is ahead of a converged plain student.
     if late and not (late == [winner] and gain > 0 and not ahead and not alone):
         return [f"{ADVICE} {_longer(results)} before choosing, for {joined(late)} had not converged{_line(results)}"]

@@ -33,6 +33,7 @@ from pyg_ckd.study.results import (
     tried_names,
     winner_name,
 )
+from pyg_ckd.study.saturation import is_saturated, smaller_cutoff
 from pyg_ckd.study.starving import modality_lines
 from pyg_ckd.study.text import counted, joined, number, show
 
@@ -44,10 +45,11 @@ FEW_USERS = 50
 def verdict(results: Mapping[str, Any]) -> list[str]:
     """Return what a study found, one sentence per entry; entries that start with ``"Warning: "`` come first.
 
-    They say whether a model is no better than recommending the most popular items to everybody, which runs had not
-    converged, whether content pays at all, which modalities have no content, which starve in the plain student, who
-    wins on validation and what that is worth on the test part over plain and over the strongest baseline, which
-    modality alone ranks better than all together, and which contenders are worse. The last sentence says what to do.
+    They say whether the metric can tell models apart, whether a model is no better than recommending the most popular
+    items to everybody, which runs had not converged, whether content pays at all, which modalities have no content,
+    which starve in the plain student, who wins on validation and what that is worth on the test part over plain and
+    over the strongest baseline, which modality alone ranks better than all together, and which contenders are worse.
+    The last sentence says what to do.
 
     Args:
         results: The results of a study, of any format; parts may be missing.
@@ -59,11 +61,20 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     metric = headline_metric(results)
     if not contender_names(results):
         return ["Nothing to compare yet: the study holds no run of a contender."]
-    warnings = _below_popularity(results, metric) + _not_converged(results) + _late_trials(results)
+    full = _saturated(results, metric)
+    warnings = (full or _below_popularity(results, metric)) + _not_converged(results) + _late_trials(results)
     warnings += behind_without_content(results, metric)
     lines = modality_lines(results, metric) + _winner(results, metric)
     lines += _alone(results, metric) + _worse(results, metric) + _few_seeds(results, metric)
     return [*(WARNING + line for line in warnings), *lines, *advice(results, metric)]
+
+
+def _saturated(results: Mapping[str, Any], metric: str) -> list[str]:
+    if not is_saturated(results, metric):
+        return []
+    options = smaller_cutoff(metric)
+    mend = f": choose a smaller cut-off in another folder ({options})" if options else ""
+    return [f"{metric} is at its maximum for almost every user, so that it cannot tell models apart{mend}."]
 
 
 def _below_popularity(results: Mapping[str, Any], metric: str) -> list[str]:

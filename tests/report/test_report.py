@@ -247,7 +247,7 @@ def test_a_contender_is_treated_alike_under_any_name(tmp_path, monkeypatch):
     assert second.replace("fox", "ckd") == first
 
 
-STORY = ("results.py", "findings.py", "advice.py", "differences.py", "starving.py", "text.py")
+STORY = ("results.py", "findings.py", "advice.py", "differences.py", "saturation.py", "starving.py", "text.py")
 
 
 def test_nothing_in_the_report_knows_a_contender_but_plain():

@@ -335,6 +335,45 @@ def test_models_below_popularity_are_a_warning():
     )
 
 
+FULL = "at its maximum for almost every user, so that it cannot tell models apart"
+
+
+@pytest.mark.parametrize(
+    "values", [{"popularity": 1.0, "item-knn": 1.0, "plain": 0.95, "mine": 0.99}, {"plain": 0.99, "mine": 1.0}]
+)
+def test_a_metric_at_its_maximum_is_said_in_place_of_what_it_cannot_tell(values):
+    said = verdict(late(study(values), "plain", 3))
+    options = "(--k 5 --trainer.monitor recall@5)"
+    assert said[0] == f"Warning: recall@20 is {FULL}: choose a smaller cut-off in another folder {options}."
+    assert not any("most popular items" in line for line in said)
+    assert said[-1] == f"What to do: choose a smaller cut-off before choosing a model {options}."
+
+
+@pytest.mark.parametrize(("cutoff", "smaller"), [(6, 5), (5, 2), (2, 1), (1, None)])
+def test_the_cut_off_that_is_proposed_is_smaller(cutoff, smaller):
+    results = study({"popularity": 0.9, "plain": 0.995}) | {"monitor": f"ndcg@{cutoff}"}
+    for run in results["runs"]:
+        for part in {"val", "test"} & run.keys():
+            run[part] = {f"ndcg@{cutoff}": run[part]["recall@20"]}
+    first = verdict(results)[0]
+    if smaller is None:
+        assert first.endswith(f"ndcg@1 is {FULL}.")
+    else:
+        assert first.endswith(f"(--k {smaller} --trainer.monitor ndcg@{smaller}).")
+
+
+def test_a_metric_without_a_maximum_and_a_baseline_that_is_ahead_are_told_as_ever():
+    values = {"popularity": 0.98, "plain": 0.95, "mine": 0.985}
+    assert "most popular items" in verdict(study(values))[0]
+    results = study({"popularity": 3.0, "plain": 2.0}) | {"monitor": "gain@20"}
+    for run in results["runs"]:
+        for part in {"val", "test"} & run.keys():
+            run[part] = {"gain@20": run[part]["recall@20"]}
+    assert "most popular items" in verdict(results)[0]
+    tests = {("plain", "popularity"): (0.001,)}
+    assert advice(study({"popularity": 0.99, "plain": 0.5}, tests=tests)).startswith("use Popularity")
+
+
 def test_warnings_come_first():
     results = late(study({"popularity": 0.075, "plain": 0.07, "mine": 0.08}), "plain", 1)
     flags = [line.startswith(WARNING) for line in verdict(results)]
