@@ -35,7 +35,7 @@ from pyg_ckd.study.results import (
 )
 from pyg_ckd.study.saturation import is_saturated, smaller_cutoff
 from pyg_ckd.study.starving import modality_lines
-from pyg_ckd.study.text import counted, joined, number, show
+from pyg_ckd.study.text import NAN, counted, joined, number, show
 
 WARNING = "Warning: "
 FEW_USERS = 50
@@ -78,15 +78,29 @@ def _saturated(results: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def _below_popularity(results: Mapping[str, Any], metric: str) -> list[str]:
-    floor = run_mean(results, "popularity", metric)
-    values = {name: run_mean(results, name, metric) for name in run_names(results) if name != "popularity"}
+    values = {name: run_mean(results, name, metric) for name in run_names(results)}
+    floor, where = values.pop("popularity", NAN), ""
+    if math.isnan(floor):  # A search tests the strongest baseline alone.
+        values, where = _searched(results, metric), "on validation, "
+        floor = values.pop("popularity", NAN)
     below = [f"{_in_prose(name)} ({show(value)})" for name, value in values.items() if value <= floor]
     if not below:
         return []
     return [
-        f"recommending the most popular items to everybody reaches {metric} {show(floor)}, and {joined(below)} "
+        f"{where}recommending the most popular items to everybody reaches {metric} {show(floor)}, and {joined(below)} "
         f"{'does' if len(below) == 1 else 'do'} not beat that."
     ]
+
+
+def _searched(results: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """Return what a search found on validation: of baselines and contenders the best trial, of teachers the mean."""
+    tuning = results.get("tuning") or {}
+    if tuning.get("metric") != metric:
+        return {}
+    found = {name: one for part in ("baselines", "best") for name, one in (tuning.get(part) or {}).items()}
+    teachers = [name for name in run_names(results) if name.startswith(TEACHER)]
+    values = {name: number(one.get("value")) for name, one in found.items()}
+    return values | {name: run_mean(results, name, metric, "val") for name in teachers}
 
 
 def _not_converged(results: Mapping[str, Any]) -> list[str]:

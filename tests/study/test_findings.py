@@ -374,6 +374,30 @@ def test_a_metric_without_a_maximum_and_a_baseline_that_is_ahead_are_told_as_eve
     assert advice(study({"popularity": 0.99, "plain": 0.5}, tests=tests)).startswith("use Popularity")
 
 
+def test_models_of_a_search_that_are_below_popularity_on_validation_are_a_warning():
+    results = study({"ease": 0.09, "plain": 0.07})
+    for run in results["runs"]:
+        if run["kind"] == "teacher":
+            run["val"] = {"recall@20": {"teacher:a": 0.06, "teacher:b": 0.08}[run["name"]]}
+    best = {"plain": {"value": 0.074}, "mine": {"value": 0.071}, "lightgcn": {"value": 0.076}}
+    results["tuning"] = {
+        "metric": "recall@20",
+        "contenders": ["plain", "mine"],
+        "best": best,
+        "baselines": {"popularity": {"value": 0.075}, "ease": {"value": 0.09}},
+    }
+    assert verdict(results)[0] == (
+        "Warning: on validation, recommending the most popular items to everybody reaches recall@20 0.0750, and plain "
+        "(0.0740), mine (0.0710) and the teacher of a (0.0600) do not beat that."
+    )
+    del results["tuning"]["baselines"]["popularity"]
+    assert not any(line.startswith("Warning: ") for line in verdict(results))
+    # Where popularity was tested, the test part tells.
+    results["tuning"]["baselines"]["popularity"] = {"value": 0.075}
+    tested = [{**run, "name": "popularity"} if run["name"] == "ease" else run for run in results["runs"]]
+    assert "on validation, recommending" not in verdict(results | {"runs": tested})[0]
+
+
 def test_warnings_come_first():
     results = late(study({"popularity": 0.075, "plain": 0.07, "mine": 0.08}), "plain", 1)
     flags = [line.startswith(WARNING) for line in verdict(results)]
