@@ -59,20 +59,24 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
             f"{ADVICE} {winner if beaten else 'no contender'} is {'not ' if beaten else ''}shown to beat "
             f"{run_title(level)}, which is simpler: use it, or gather more test users."
         ]
+    return [f"{ADVICE} {_choice(results, winner, metric)}."]
+
+
+def _choice(results: Mapping[str, Any], winner: str, metric: str) -> str:
+    """Return whether to deploy the winner or to keep plain training, where nothing else is better."""
     if winner == PLAIN:
         better, others = tested(results, metric, 1), len(tried_names(results)) > 1
-        if better:
-            verb = "is" if len(better) == 1 else "are"
-            return [
-                f"{ADVICE} keep {PLAIN}, which validation chose; {joined(better)} {verb} higher on the test part, so "
-                "more seeds or more validation data may tell."
-            ]
-        return [f"{ADVICE} keep {PLAIN}; {'balancing buys nothing here' if others else 'nothing else was tried'}."]
-    if gain <= 0:
-        return [f"{ADVICE} keep {PLAIN}; the lead of {winner} on validation is not confirmed by the test part."]
+        if not better:
+            return f"keep {PLAIN}; {'balancing buys nothing here' if others else 'nothing else was tried'}"
+        return (
+            f"keep {PLAIN}, which validation chose; {joined(better)} {'is' if len(better) == 1 else 'are'} higher on "
+            "the test part, so more seeds or more validation data may tell"
+        )
+    if direction(results, winner, PLAIN, metric) <= 0:
+        return f"keep {PLAIN}; the lead of {winner} on validation is not confirmed by the test part"
     if not p_holm(comparison(results, winner, PLAIN, metric, "seeds")) < SIGNIFICANT:
-        return [f"{ADVICE} deploy {winner}, after further seeds have confirmed its lead over {PLAIN}."]
-    return [f"{ADVICE} deploy {winner}."]
+        return f"deploy {winner}, after further seeds have confirmed its lead over {PLAIN}"
+    return f"deploy {winner}"
 
 
 def _best_alone(results: Mapping[str, Any], modality: str, baselines: Sequence[str], metric: str) -> bool:
