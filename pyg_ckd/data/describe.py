@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
+FEW_USERS = 50
+"""With fewer users in a part, what is measured on it rests on few."""
 SCALES_APART = 100.0
 """From this ratio of their median row norms on, modalities have wildly different scales."""
 
@@ -325,6 +327,10 @@ def _split_warnings(splits: Mapping[str, Mapping[str, int]]) -> list[str]:
         about = splits[split]
         if about["interactions"] == 0:
             out.append(f"splits: {split} is empty; split in another way to have something to measure on")
+        if 0 < about["users"] < FEW_USERS:
+            what = "the choice of epochs and winners rests" if split == "val" else "all comparisons rest"
+            users = f"{about['users']} user{'s' if about['users'] > 1 else ''}"
+            out.append(f"few users: {what} on {users} of {split}; hold out more")
         if about["cold_users"]:
             out.append(
                 f"cold users: {about['cold_users']:,} of {about['users']:,} users of {split} have no training "

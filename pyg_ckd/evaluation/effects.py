@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _BOOTSTRAP_VALUES = 2**22  # Held at once.
+_UNKNOWN = "–"
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,12 @@ class EffectReport:
 
     Attributes:
         table: A row per modality, the weakest first, with columns ``effect``, ``low``, ``high`` (mean causal effect on
-            the margin, in units of the score, and its interval), ``share`` (effect divided by the mean margin; NaN
-            where that is not positive), ``ratio`` and ``weight`` (mean of :math:`e_m` and :math:`w_m` of
-            :class:`ModalityEffectEstimator`), ``recall_drop``, ``recall_drop_low``, ``recall_drop_high`` (recall of the
-            full view minus recall of the leave-one-out view), ``recall_alone`` (recall of the uni-modal view) and
-            ``snr`` (signal-to-noise ratio of what the modality says without the ids).
+            the margin, in units of the score, and its interval; NaN of a single user), ``share`` (effect
+            divided by the mean margin; NaN where that is not positive), ``ratio`` and ``weight`` (mean of :math:`e_m`
+            and :math:`w_m` of :class:`ModalityEffectEstimator`), ``recall_drop``, ``recall_drop_low``,
+            ``recall_drop_high`` (recall of the full view minus recall of the leave-one-out view), ``recall_alone``
+            (recall of the uni-modal view) and ``snr`` (signal-to-noise ratio of what the modality says without the
+            ids).
         recall: Recall of the full view.
         k: Cut-off of the recall.
         split: The split it was measured on.
@@ -59,10 +62,10 @@ class EffectReport:
         return f"effects on {self.split}: recall@{self.k} {self.recall:.4f}, {level} intervals over users"
 
     def __str__(self) -> str:
-        return f"{self._head}\n{self.table.to_string(float_format='{:.4f}'.format)}"
+        return f"{self._head}\n{self.table.to_string(float_format=_shown, na_rep=_UNKNOWN)}"
 
     def _repr_html_(self) -> str:
-        rows = [(str(m), *(f"{value:.4f}" for value in row)) for m, *row in self.table.itertuples()]
+        rows = [(str(m), *map(_shown, row)) for m, *row in self.table.itertuples()]
         return html_table(self._head.capitalize(), ("modality", *map(str, self.table.columns)), rows)
 
 
@@ -159,6 +162,10 @@ def estimate_effects(
     )
 
 
+def _shown(value: float) -> str:
+    return _UNKNOWN if math.isnan(value) else f"{value:.4f}"
+
+
 def _held_out_triples(
     data: HeteroData, split: str, num_negatives: int, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,8 +195,11 @@ def _per_user_mean(value: Tensor, user: Tensor, num_users: int) -> Tensor:
 def _bootstrap(
     value: Tensor, num_bootstrap: int, confidence: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return the percentile interval of the mean over rows of ``value [users, M]``."""
+    """Return the percentile interval of the mean over rows of ``value [users, M]``; NaN of fewer than two rows."""
     value = value.double().cpu()
+    if value.size(0) < 2:  # Resamples of one user are all the same, which says nothing about others.
+        unknown = torch.full(value.shape[1:], torch.nan, dtype=torch.float64)
+        return unknown, unknown
     means = []
     block = max(1, min(100, _BOOTSTRAP_VALUES // value.numel()))  # Memory grows neither with resamples nor users.
     for start in range(0, num_bootstrap, block):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyg_ckd.evaluation.statistics import holm, mean_std, paired_test
+from pyg_ckd.evaluation.statistics import PairedTest, holm, mean_std, paired_test
 from pyg_ckd.study.settings import REFERENCE
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ def compare(
     baselines: Sequence[str],
     metrics: Sequence[str],
     per_user: Callable[[str, int], pd.DataFrame],
+    teachers: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Compare every contender with plain training, and every contender with every baseline.
+    """Compare every contender with plain training, with every baseline and with every teacher.
 
     Over users, each value is a user's mean over seeds; over seeds, it is a seed's mean over users. What has one run
     whatever the seed is not compared over seeds. P-values are corrected within a family: all comparisons with the same
-    run, on the same metric, over the same.
+    run, on the same metric, over the same. The teachers that a contender is compared with are a family of their own.
 
     Args:
         records: The runs' records.
@@ -34,30 +35,12 @@ def compare(
         baselines: Names of the baselines.
         metrics: The metrics that are compared.
         per_user: Returns the test metrics of every user, of a run by name and seed.
+        teachers: Names of the teachers.
     """
-    seeds: dict[str, list[int]] = {}
-    for record in records:
-        seeds.setdefault(record["name"], []).append(record["seed"])
-    value = {(record["name"], record["seed"]): record["test"] for record in records}
-    names = [*contenders, *baselines]
-    users = {name: _mean_over_seeds([per_user(name, seed) for seed in seeds[name]], metrics) for name in names}
-
-    found: list[dict[str, Any]] = []
-    for b in (REFERENCE, *baselines):
-        rivals = [name for name in contenders if name != b]
-        for metric in metrics:
-            over_users = [] if len(users[b]) < 2 else [(a, users[a][metric], users[b][metric]) for a in rivals]
-            over_seeds = []
-            if len(seeds[b]) > 1:
-                columns = {n: [value[n, seed][metric] for seed in seeds[b]] for n in (b, *rivals)}
-                over_seeds = [(a, columns[a], columns[b]) for a in rivals]
-            for over, pairs in (("users", over_users), ("seeds", over_seeds)):
-                family = [
-                    {"a": a, "b": b, "metric": metric, "over": over, **vars(paired_test(x, y))} for a, x, y in pairs
-                ]
-                for item, corrected in zip(family, holm([item["p_value"] for item in family]), strict=True):
-                    found.append({**item, "p_holm": corrected})
-    return found
+    measured = _Measured(records, [*contenders, *baselines, *teachers], metrics, per_user)
+    families = [[(a, b) for a in contenders if a != b] for b in (REFERENCE, *baselines)]
+    families += [[(a, b) for b in teachers] for a in contenders]
+    return [test for pairs in families for metric in metrics for test in measured.tests(pairs, metric)]
 
 
 def mean_effects(records: Records, cutoff: int) -> dict[str, dict[str, float]]:
@@ -92,6 +75,43 @@ def winner(records: Records, contenders: Sequence[str], metric: str) -> dict[str
 
     name = max(contenders, key=lambda contender: mean(contender, "val"))
     return {"name": name, "metric": metric, "val": mean(name, "val"), "test": mean(name, "test")}
+
+
+class _Measured:
+    """The test metrics of runs: of every user the mean over seeds, and of every seed the mean over users."""
+
+    def __init__(
+        self,
+        records: Records,
+        names: Sequence[str],
+        metrics: Sequence[str],
+        per_user: Callable[[str, int], pd.DataFrame],
+    ) -> None:
+        self.seeds: dict[str, list[int]] = {}
+        for record in records:
+            self.seeds.setdefault(record["name"], []).append(record["seed"])
+        self.value = {(record["name"], record["seed"]): record["test"] for record in records}
+        self.users = {n: _mean_over_seeds([per_user(n, seed) for seed in self.seeds[n]], metrics) for n in names}
+
+    def tests(self, pairs: Sequence[tuple[str, str]], metric: str) -> list[dict[str, Any]]:
+        """Test the pairs of a family over users, then over seeds, each corrected for the number of pairs."""
+        over_users = [(a, b) for a, b in pairs if len(self.users[b]) > 1]
+        over_seeds = [(a, b) for a, b in pairs if len(self.seeds[b]) > 1]
+        found = []
+        for over, chosen in (("users", over_users), ("seeds", over_seeds)):
+            family = [
+                {"a": a, "b": b, "metric": metric, "over": over, **vars(self._test(a, b, metric, over))}
+                for a, b in chosen
+            ]
+            corrected = holm([item["p_value"] for item in family])
+            found += [{**item, "p_holm": p} for item, p in zip(family, corrected, strict=True)]
+        return found
+
+    def _test(self, a: str, b: str, metric: str, over: str) -> PairedTest:
+        if over == "users":
+            return paired_test(self.users[a][metric], self.users[b][metric])
+        first, second = ([self.value[name, seed][metric] for seed in self.seeds[b]] for name in (a, b))
+        return paired_test(first, second)
 
 
 def _mean_over_seeds(tables: Sequence[pd.DataFrame], metrics: Sequence[str]) -> pd.DataFrame:

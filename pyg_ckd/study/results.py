@@ -64,6 +64,11 @@ class Alone:
         """Whether the features rank no better than shuffled ones; not where that is unknown."""
         return is_silent(self.recall, self.shuffled, self.p_value, self.high)
 
+    @property
+    def unclear(self) -> bool:
+        """Whether it cannot be told if the features rank better than shuffled ones; not where nobody looked."""
+        return not self.silent and self.p_value >= SIGNIFICANT
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -210,6 +215,8 @@ def strongest_baseline(
 ) -> str | None:
     """Return the baseline that is best on the validation part, or on the test part if none was validated.
 
+    Of baselines that are equal it is the one with the best NDCG at the same cut-off, or else the first.
+
     Args:
         results: The results.
         metric: The metric; by default the headline metric.
@@ -226,6 +233,24 @@ def strongest_on(results: Mapping[str, Any], metric: str | None = None) -> str:
         metric: The metric; by default the headline metric.
     """
     return "the test part" if _strongest(results, metric)[1] == "test" else "validation"
+
+
+def tied_baselines(results: Mapping[str, Any], metric: str | None = None) -> tuple[list[str], str]:
+    """Return the other baselines that are equal to the strongest one, and the metric by which it is ahead of them.
+
+    Args:
+        results: The results.
+        metric: The metric; by default the headline metric.
+
+    Returns:
+        The second entry is empty if one of them is equal in NDCG too, or that was not measured: the first one counts.
+    """
+    metric = metric or headline_metric(results)
+    best, part = _strongest(results, metric)
+    value, second = (run_mean(results, best, name, part) for name in (metric, _second(metric)))
+    tied = [n for n in baseline_names(results) if n != best and run_mean(results, n, metric, part) == value]
+    ahead = all(run_mean(results, name, _second(metric), part) < second for name in tied)
+    return tied, _second(metric) if tied and ahead else ""
 
 
 def tied_names(results: Mapping[str, Any]) -> list[str]:
@@ -353,7 +378,7 @@ def comparison(
     """
     found = [
         item
-        for item in results.get("comparisons") or ()
+        for item in (*(results.get("comparisons") or ()), *(results.get("teacher_comparisons") or ()))
         if (item["a"], item["b"], item["metric"]) == (a, b, metric) and item["over"] == (over or item["over"])
     ]
     return min(found, key=lambda item: item["over"] != "users", default=None)
@@ -490,8 +515,15 @@ def _strongest(
         means = {name: run_mean(results, name, metric, part) for name in names}
         known = [name for name, mean in means.items() if not math.isnan(mean)]
         if known:
-            return max(known, key=means.__getitem__), part
+            second = {name: run_mean(results, name, _second(metric), part) for name in known}
+            order = {name: (means[name], -math.inf if math.isnan(second[name]) else second[name]) for name in known}
+            return max(known, key=order.__getitem__), part
     return None, ""
+
+
+def _second(metric: str) -> str:
+    """Return the metric that decides between baselines which are equal in the first one."""
+    return f"ndcg@{metric.partition('@')[2]}"
 
 
 def _of_kind(results: Mapping[str, Any], kind: str, order: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData
 from pyg_ckd.arguments import as_seeds
 from pyg_ckd.balance.discovery import reports_of
 from pyg_ckd.balance.ranking import check_ranking
-from pyg_ckd.data import fingerprint
+from pyg_ckd.data import fingerprint, held_out
 from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.summary import describe
 from pyg_ckd.display import html_table
@@ -235,6 +235,15 @@ class Study:
         records = [self._record(run, made[run.key]) for run in planned if run.name in done]
         baselines = [name for name in self.baselines if name not in left_out]
         by_name = {(run.name, run.seed): run for run in planned}
+        teachers = list(dict.fromkeys(run.name for run in planned if run.kind == "teacher"))
+        tests = compare(
+            records,
+            list(self.contenders),
+            baselines,
+            self.compared,
+            lambda name, seed: self._per_user(by_name[name, seed]),
+            teachers,
+        )
         results = {
             "format": FORMAT,
             "data": describe(self.data),
@@ -250,18 +259,14 @@ class Study:
             "runs": [{k: v for k, v in record.items() if k not in ONLY_KEPT} for record in records],
             "content": self._content(),
             "without_content": without_content,
+            "held_out_users": {part: int(held_out(self.data, part)[0].unique().numel()) for part in ("val", "test")},
             "effects_split": EFFECTS_SPLIT,
             "effects": {
                 name: mean_effects([record for record in records if record["name"] == name], self.cutoff)
                 for name in self.contenders
             },
-            "comparisons": compare(
-                records,
-                list(self.contenders),
-                baselines,
-                self.compared,
-                lambda name, seed: self._per_user(by_name[name, seed]),
-            ),
+            "comparisons": [test for test in tests if test["b"] not in teachers],
+            "teacher_comparisons": [test for test in tests if test["b"] in teachers],
         }
         shown = [self.monitor, *(f"{family}@{k}" for family in COMPARED for k in self.cutoffs)]
         write_csv(self.folder / "results.csv", results)

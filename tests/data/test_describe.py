@@ -32,7 +32,8 @@ def warned(description, start: str) -> list[str]:
 
 
 def test_a_clean_data_set_calls_for_nothing():
-    parts = PAIRS[:, ::2], PAIRS[:, 1::4], PAIRS[:, 3::4]
+    pairs = np.stack(np.divmod(np.arange(0, 60 * 60, 3), 60))
+    parts = pairs[:, ::2], pairs[:, 1::4], pairs[:, 3::4]
     train = np.concatenate([parts[0], [[0] * 60, np.arange(60)]], axis=1)
     train = np.unique(train, axis=1)
     keep = [part[:, part[0] > 0] for part in parts[1:]]
@@ -71,6 +72,19 @@ def test_interactions_are_counted_as_by_a_loop(rows):
         assert len(lines) == bool(shared)
         if shared:
             assert f"the first is user {shared[0][0]}, item {shared[0][1]};" in lines[0]
+
+
+@pytest.mark.parametrize(("num", "shown"), [(1, "1 user"), (49, "49 users"), (50, None)])
+def test_few_users_of_a_held_out_part_are_named(num, shown):
+    users = np.arange(60)
+    train, val, test = (np.stack([users, (users + step) % 60]) for step in range(3))
+    few = describe(train, val=val[:, :num], test=test)
+    expected = [f"few users: the choice of epochs and winners rests on {shown} of val; hold out more"]
+    assert warned(few, "few users") == (expected if shown else [])
+    few = describe(train, val=val, test=test[:, :num])
+    assert warned(few, "few users") == (
+        [f"few users: all comparisons rest on {shown} of test; hold out more"] if shown else []
+    )
 
 
 def test_cold_users_and_items_and_empty_splits_are_named():

@@ -210,6 +210,21 @@ def test_a_level_that_is_no_number_is_refused(level):
         estimate_effects(known_model(data, torch.ones(40, 1)), data, k=1, confidence=level)
 
 
+def test_one_user_has_effects_and_no_intervals():
+    data = planted({"a": (2.0, 0.0), "b": (1.0, 0.0)}, num_users=1)
+    report = estimate_effects(known_model(data, torch.ones(1, 2)), data, k=1, num_bootstrap=10)
+    bounds = ["low", "high", "recall_drop_low", "recall_drop_high"]
+    assert report.table[bounds].isna().all(axis=None)
+    assert report.table.loc["a", "effect"] == pytest.approx(2.0)
+    row = next(line for line in str(report).splitlines() if line.startswith("a "))
+    assert row.count("–") == 4
+    assert report._repr_html_().count(">–<") == 8
+    assert "nan" not in (str(report) + report._repr_html_()).lower()
+    two = planted({"a": (2.0, 0.0), "b": (1.0, 0.0)}, num_users=2)
+    found = estimate_effects(known_model(two, torch.ones(2, 2)), two, k=1, num_bootstrap=10).table
+    assert not found[bounds].isna().any(axis=None)
+
+
 def test_intervals_do_not_depend_on_how_many_resamples_are_held_at_once(monkeypatch):
     data = planted({"a": (3.0, 0.0), "b": (2.0, 0.0)})
     model = known_model(data, torch.rand(40, 2, generator=torch.Generator().manual_seed(0)))

@@ -70,7 +70,16 @@ def numbers(results: dict[str, Any]) -> dict[str, Any]:
     """Return what a study found as JSON has it, without how long it took."""
     timing = ("seconds_per_epoch", "training_seconds")
     runs = [{k: v for k, v in run.items() if k not in timing} for run in results["runs"]]
-    parts = ("contenders", "baselines", "left_out", "winner", "content", "effects", "comparisons")
+    parts = (
+        "contenders",
+        "baselines",
+        "left_out",
+        "winner",
+        "content",
+        "effects",
+        "comparisons",
+        "teacher_comparisons",
+    )
     return dict(plain_values({"runs": runs, **{part: results[part] for part in parts}}))
 
 

@@ -65,6 +65,31 @@ def test_p_values_are_corrected_among_all_that_are_compared_with_the_same():
             assert item["p_holm"] >= item["p_value"]
 
 
+def test_teachers_are_families_of_their_own_which_change_no_other_p_value():
+    records, tables = problem(seeds=3)
+    rng = np.random.default_rng(7)
+    teachers = ["teacher:a", "teacher:b"]
+    for name in teachers:
+        for seed in range(3):
+            values = rng.normal(0.3, 0.5, 30)
+            tables[name, seed] = pd.DataFrame({METRIC: values}, index=pd.Index(range(30), name="user"))
+            records.append({"name": name, "seed": seed, "test": {METRIC: float(values.mean())}})
+    place = (records, NAMES, ["lightgcn", "item-knn"], [METRIC], lambda name, seed: tables[name, seed])
+    before, found = compare(*place), compare(*place, teachers)
+    assert [test for test in found if test["b"] not in teachers] == before
+    added = [test for test in found if test["b"] in teachers]
+    assert {(t["a"], t["b"], t["over"]) for t in added} == {
+        (a, b, over) for a in NAMES for b in teachers for over in ("users", "seeds")
+    }
+    for test in added:
+        first, second = (np.stack([tables[test[n], seed][METRIC] for seed in range(3)]) for n in ("a", "b"))
+        axis = 0 if test["over"] == "users" else 1
+        assert test["p_value"] == pytest.approx(stats.ttest_rel(first.mean(axis), second.mean(axis)).pvalue, abs=1e-12)
+        family = sorted(t["p_value"] for t in added if (t["a"], t["over"]) == (test["a"], test["over"]))
+        smaller, larger = min(1.0, 2 * family[0]), family[1]
+        assert test["p_holm"] == pytest.approx(smaller if test["p_value"] == family[0] else max(smaller, larger))
+
+
 def test_one_seed_and_one_user_are_not_compared():
     assert {over for _, _, over in compared(seeds=1)[0]} == {"users"}
     assert {over for _, _, over in compared(seeds=2, users=1)[0]} == {"seeds"}

@@ -214,6 +214,85 @@ def test_a_baseline_that_is_ahead_of_the_winner_is_advised():
     assert advice(results) == "use EASE; plain is behind it."
 
 
+LEVEL = "shown to beat Popularity, which is simpler: use it, or gather more test users."
+
+
+@pytest.mark.parametrize("winner", ["plain", "mine"])
+def test_a_baseline_that_the_winner_is_not_shown_to_beat_is_advised_or_more_users(winner):
+    values = {"popularity": 0.70, "ease": 0.69, "plain": 0.50, "mine": 0.68}
+    val = {"popularity": 0.88, "ease": 0.86, "plain": 0.7, "mine": 0.7} | {winner: 0.9}
+    tests = {("mine", "plain"): (0.01,), ("mine", "popularity"): (0.6,), ("mine", "ease"): (0.7,)}
+    tests |= {("plain", "popularity"): (0.08,), ("plain", "ease"): (0.09,)}
+    assert advice(study(values, tests=tests, val=val)) == f"no contender is {LEVEL}"
+    # A lead that may be chance is none, and another contender's lead does not make one.
+    ahead = study(values | {"mine": 0.72}, tests=tests, val=val)
+    assert advice(ahead) == f"no contender is {LEVEL}"
+    clear = advice(study(values | {"mine": 0.9}, tests=tests | {("mine", "popularity"): (0.001,)}, val=val))
+    deploy = "deploy mine, after further seeds have confirmed its lead over plain."
+    assert clear == {"plain": f"plain is not {LEVEL}", "mine": deploy}[winner]
+
+
+def test_a_baseline_that_the_winner_beats_by_a_tested_difference_changes_no_advice():
+    values, val = {"popularity": 0.05, "plain": 0.07, "mine": 0.08}, {"popularity": 0.9, "plain": 0.7, "mine": 0.8}
+    tests = {("mine", "plain"): (0.001, 0.01), ("mine", "popularity"): (0.001,)}
+    assert advice(study(values, tests=tests, val=val)) == "deploy mine."
+    del tests["mine", "popularity"]  # Older results have no such test.
+    assert advice(study(values, tests=tests, val=val)) == "deploy mine."
+    assert advice(study(values | {"popularity": 0.08}, tests=tests, val=val)) == f"no contender is {LEVEL}"
+
+
+def with_tested_teachers(values: dict, teachers: dict, p: dict, **options) -> dict:
+    """Return a study with teachers of other values, and p-values of teachers against contenders."""
+    results = study(values, **options)
+    results["teacher_comparisons"] = []
+    for run in results["runs"]:
+        if run["kind"] == "teacher":
+            value = teachers[run["name"].removeprefix("teacher:")]
+            run |= {part: {"recall@20": value} for part in ("val", "test")}
+    for (name, m), found in p.items():
+        test = {"a": name, "b": f"teacher:{m}", "metric": "recall@20", "over": "users", "num": 514}
+        test |= {"difference": values[name] - teachers[m], "p_value": found, "p_holm": found}
+        results["teacher_comparisons"].append(test)
+    return results
+
+
+def test_a_modality_alone_that_ranks_better_than_all_together_is_said_and_advised():
+    values, p = {"plain": 0.20}, {("plain", "a"): 0.032, ("plain", "b"): 0.9}
+    said = verdict(with_tested_teachers(values, {"a": 0.23, "b": 0.21}, p))
+    assert (
+        "a alone ranks better than plain with all modalities: +15.0 % in test recall@20, more than chance (p = 0.032 "
+        "over 514 users, after Holm's correction)."
+    ) in said
+    assert said[-1] == "What to do: use a alone; it ranks better than plain with all modalities."
+    said = verdict(with_tested_teachers(values, {"a": 0.23, "b": 0.24}, p | {("plain", "b"): 0.001}))
+    assert any(line.startswith("b alone ranks better than plain") and line.endswith("; so does a.") for line in said)
+
+
+def test_a_modality_alone_that_may_be_better_by_chance_is_not_mentioned():
+    for p in (0.06, 0.9):
+        said = verdict(with_tested_teachers({"plain": 0.2}, {"a": 0.23, "b": 0.1}, {("plain", "a"): p}))
+        assert not any("alone" in line for line in said)
+    said = verdict(with_tested_teachers({"plain": 0.2}, {"a": 0.1, "b": 0.1}, {("plain", "a"): 0.001}))
+    assert not any("alone" in line for line in said)
+
+
+def test_a_modality_alone_that_only_plain_training_is_behind_is_said_and_not_advised():
+    values, p = {"plain": 0.20, "mine": 0.24}, {("plain", "a"): 0.01, ("mine", "a"): 0.5}
+    tests = {("mine", "plain"): (0.001, 0.001)}
+    results = with_tested_teachers(values, {"a": 0.23, "b": 0.1}, p, tests=tests)
+    assert [line.partition(" with all")[0] for line in verdict(results) if " alone " in line] == [
+        "a alone ranks better than plain"
+    ]
+    assert advice(results) == "deploy mine."
+
+
+def test_the_better_of_a_baseline_and_a_modality_alone_is_advised():
+    p, tests = {("plain", "a"): 0.01}, {("plain", "ease"): (0.01,)}
+    for base, expected in ((0.22, "use a alone; it ranks better than plain with all modalities."), (0.3, "use EASE")):
+        results = with_tested_teachers({"ease": base, "plain": 0.20}, {"a": 0.23, "b": 0.1}, p, tests=tests)
+        assert advice(results).startswith(expected)
+
+
 def test_plain_is_kept_where_it_wins():
     results = study({"plain": 0.08, "mine": 0.07}, tests={("mine", "plain"): (0.001, 0.01)})
     assert advice(results) == "keep plain; balancing buys nothing here."
@@ -254,6 +333,69 @@ def test_models_below_popularity_are_a_warning():
         "Warning: recommending the most popular items to everybody reaches recall@20 0.0750, and the teacher of "
         "a (0.0500), the teacher of b (0.0500) and plain (0.0700) do not beat that."
     )
+
+
+FULL = "at its maximum for almost every user, so that it cannot tell models apart"
+
+
+@pytest.mark.parametrize(
+    "values", [{"popularity": 1.0, "item-knn": 1.0, "plain": 0.95, "mine": 0.99}, {"plain": 0.99, "mine": 1.0}]
+)
+def test_a_metric_at_its_maximum_is_said_in_place_of_what_it_cannot_tell(values):
+    said = verdict(late(study(values), "plain", 3))
+    options = "(--k 5 --trainer.monitor recall@5)"
+    assert said[0] == f"Warning: recall@20 is {FULL}: choose a smaller cut-off in another folder {options}."
+    assert not any("most popular items" in line for line in said)
+    assert said[-1] == f"What to do: choose a smaller cut-off before choosing a model {options}."
+
+
+@pytest.mark.parametrize(("cutoff", "smaller"), [(6, 5), (5, 2), (2, 1), (1, None)])
+def test_the_cut_off_that_is_proposed_is_smaller(cutoff, smaller):
+    results = study({"popularity": 0.9, "plain": 0.995}) | {"monitor": f"ndcg@{cutoff}"}
+    for run in results["runs"]:
+        for part in {"val", "test"} & run.keys():
+            run[part] = {f"ndcg@{cutoff}": run[part]["recall@20"]}
+    first = verdict(results)[0]
+    if smaller is None:
+        assert first.endswith(f"ndcg@1 is {FULL}.")
+    else:
+        assert first.endswith(f"(--k {smaller} --trainer.monitor ndcg@{smaller}).")
+
+
+def test_a_metric_without_a_maximum_and_a_baseline_that_is_ahead_are_told_as_ever():
+    values = {"popularity": 0.98, "plain": 0.95, "mine": 0.985}
+    assert "most popular items" in verdict(study(values))[0]
+    results = study({"popularity": 3.0, "plain": 2.0}) | {"monitor": "gain@20"}
+    for run in results["runs"]:
+        for part in {"val", "test"} & run.keys():
+            run[part] = {"gain@20": run[part]["recall@20"]}
+    assert "most popular items" in verdict(results)[0]
+    tests = {("plain", "popularity"): (0.001,)}
+    assert advice(study({"popularity": 0.99, "plain": 0.5}, tests=tests)).startswith("use Popularity")
+
+
+def test_models_of_a_search_that_are_below_popularity_on_validation_are_a_warning():
+    results = study({"ease": 0.09, "plain": 0.07})
+    for run in results["runs"]:
+        if run["kind"] == "teacher":
+            run["val"] = {"recall@20": {"teacher:a": 0.06, "teacher:b": 0.08}[run["name"]]}
+    best = {"plain": {"value": 0.074}, "mine": {"value": 0.071}, "lightgcn": {"value": 0.076}}
+    results["tuning"] = {
+        "metric": "recall@20",
+        "contenders": ["plain", "mine"],
+        "best": best,
+        "baselines": {"popularity": {"value": 0.075}, "ease": {"value": 0.09}},
+    }
+    assert verdict(results)[0] == (
+        "Warning: on validation, recommending the most popular items to everybody reaches recall@20 0.0750, and plain "
+        "(0.0740), mine (0.0710) and the teacher of a (0.0600) do not beat that."
+    )
+    del results["tuning"]["baselines"]["popularity"]
+    assert not any(line.startswith("Warning: ") for line in verdict(results))
+    # Where popularity was tested, the test part tells.
+    results["tuning"]["baselines"]["popularity"] = {"value": 0.075}
+    tested = [{**run, "name": "popularity"} if run["name"] == "ease" else run for run in results["runs"]]
+    assert "on validation, recommending" not in verdict(results | {"runs": tested})[0]
 
 
 def test_warnings_come_first():
@@ -323,10 +465,26 @@ def test_the_winner_is_named_where_it_feeds_what_says_nothing():
     assert any(line.startswith("a (50 %, 90 % in mine) is short of its teacher, but") for line in said)
 
 
-@pytest.mark.parametrize("a", [UNKNOWN, TELLING, (0.05, 0.01, None, None), (None,) * 4])
+def test_modalities_whose_features_may_be_noise_are_not_said_to_starve():
+    results = study({"plain": 0.05}, {"plain": {"a": 0.45, "b": 0.8, "c": 0.97}})
+    noise = (0.0675, 0.0507, 0.68, 0.0844)  # Better than shuffled rows in the mean, and maybe by chance.
+    said = verdict(results | alone(a=noise, b=TELLING, c=noise))
+    assert any(line.startswith("b starves: ") and "short as well" not in line for line in said)
+    assert "a (45 %) is short of its teacher, but whether its features say anything cannot be told (p = 0.68)." in said
+    said = verdict(results | alone(a=noise, b=UNKNOWN, c=TELLING))
+    assert any(line.startswith("No other modality starves: c reaches at least 97 %") for line in said)
+    assert (
+        "a (45 %) and b (80 %) are short of their teachers, but whether their features say anything cannot be told "
+        "(p = 0.68 and p = 0.40)."
+    ) in said
+    said = verdict(results | alone(a=(0.0675, 0.0507, 0.049, 0.0844), b=SILENT, c=noise))
+    assert any(line.startswith("a starves: ") for line in said)
+
+
+@pytest.mark.parametrize("a", [TELLING, (0.05, 0.01, None, None), (None,) * 4])
 def test_features_of_which_that_is_not_known_starve_as_before(a):
     results = study({"plain": 0.05}, {"plain": {"a": 0.5, "b": 0.8, "c": 0.97}})
-    said = verdict(results | alone(a=a, b=UNKNOWN, c=TELLING))
+    said = verdict(results | alone(a=a, b=TELLING, c=UNKNOWN))
     assert any(line.startswith("a starves: ") and "short as well: b (80 %)" in line for line in said)
 
 
@@ -355,6 +513,42 @@ def test_contenders_that_are_equal_on_validation_are_not_said_to_win():
     )
     results["tuning"] = {"contenders": ["plain", "mine"], "best": {n: {"value": 0.1} for n in ("plain", "mine")}}
     assert verdict(results)[0].startswith("plain and mine are equal on validation (recall@20 0.1000); plain, the first")
+
+
+@pytest.mark.parametrize(("num", "few"), [(1, " over 1 user"), (49, " over 49 users"), (50, ""), (None, "")])
+def test_few_users_of_the_validation_part_are_named_with_the_winner(num, few):
+    known = {"held_out_users": {"val": num, "test": 3}}
+    results = study({"plain": 0.07, "mine": 0.08}) | known
+    assert verdict(results)[0].startswith(f"mine wins on validation (recall@20 0.0800{few}) and has 0.0800 on")
+    even = study({"plain": 0.07, "mine": 0.08}, val={"plain": 0.09, "mine": 0.09}) | known
+    assert verdict(even)[0].startswith(f"plain and mine are equal on validation (recall@20 0.0900{few}); plain,")
+    only = verdict(study({"plain": 0.07}) | known)[0]
+    assert only == f"plain is the only contender: recall@20 0.0700{few} on validation, 0.0700 on the test part."
+    results["tuning"] = {"contenders": ["plain", "mine"], "best": {"mine": {"value": 0.1}}}
+    assert verdict(results)[0].startswith(f"mine has the best trial on validation (recall@20 0.1000{few}) and")
+
+
+def test_baselines_that_are_equal_on_validation_are_named_and_ndcg_decides():
+    values = {"popularity": 0.85, "ease": 0.58, "plain": 0.7}
+    results = study(values, val={"popularity": 1.0, "ease": 1.0, "plain": 1.0})
+    (line,) = [line for line in verdict(results) if line.startswith("Against")]
+    assert line.startswith(
+        "Against Popularity (0.8500), the strongest baseline on validation (equal there to EASE in recall@20; the "
+        "first of them), that is"
+    )
+    for run in results["runs"]:
+        if run["kind"] == "baseline":
+            run["val"]["ndcg@20"] = {"popularity": 0.6, "ease": 0.9}[run["name"]]
+    (line,) = [line for line in verdict(results) if line.startswith("Against")]
+    assert line.startswith(
+        "Against EASE (0.5800), the strongest baseline on validation (equal there to Popularity in recall@20; ndcg@20 "
+        "is higher), that is"
+    )
+    assert "against EASE (0.5800), the strongest baseline on validation" in winner_section(results)
+    for run in results["runs"]:
+        if run["name"] == "ease":
+            run["val"]["recall@20"] = 0.99
+    assert any("Popularity (0.8500), the strongest baseline on validation, that" in line for line in verdict(results))
 
 
 def test_the_part_that_named_the_strongest_baseline_is_said():

@@ -89,6 +89,20 @@ def test_plain_and_distilled_student_are_compared_by_the_monitored_metric(finish
         assert test["num"] == 40
 
 
+def test_contenders_are_compared_with_the_teachers_apart(finished):
+    results = read_json(finished / "results.json")
+    assert not [test for test in results["comparisons"] if test["b"].startswith("teacher:")]
+    found = {(test["a"], test["b"]): test for test in results["teacher_comparisons"] if test["metric"] == "ndcg@5"}
+    assert found.keys() == {(name, f"teacher:{m}") for name in ("plain", "ckd") for m in ("visual", "textual")}
+    tables = [pd.read_csv(run_folder(finished, name) / "per_user-5.csv") for name in ("plain", "teacher:visual")]
+    expected = paired_test(*(table["ndcg@5"] for table in tables))
+    assert found["plain", "teacher:visual"]["p_value"] == pytest.approx(expected.p_value)
+
+
+def test_the_users_of_the_held_out_parts_are_counted(finished):
+    assert read_json(finished / "results.json")["held_out_users"] == {"val": 40, "test": 40}
+
+
 def test_effects_are_measured_at_the_monitored_cut_off(finished):
     results = read_json(finished / "results.json")
     plain = next(run for run in results["runs"] if run["name"] == "plain")
