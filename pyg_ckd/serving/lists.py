@@ -338,7 +338,8 @@ class RankedLists:
             warnings.warn(text, stacklevel=4)
         if idle.size:
             first, verb = asked[idle[:1]].tolist()[0], "has" if idle.size == 1 else "have"
-            what = popular if unknown == "popular" else "unknown='popular' gives them popular items"
+            by_count = unknown == "popular" or self.idle_by_popularity
+            what = popular if by_count else "unknown='popular' gives them popular items"
             warnings.warn(
                 f"recommend: {idle.size} of {users.numel()} users {verb} no training interactions (first: {first!r}), "
                 f"and nothing was learnt of them; {what}",
@@ -354,6 +355,11 @@ class RankedLists:
             unknown: As in :meth:`recommend`.
         """
         return (users >= 0) & ~self._is_idle(users) if unknown == "popular" else users >= 0
+
+    @property
+    def idle_by_popularity(self) -> bool:
+        """Whether the lists of the model itself are by popularity for users of whom nothing was learnt."""
+        return False
 
     def _is_idle(self, users: Tensor) -> Tensor:
         """Return which users are known and have an embedding that nothing has taught, bool ``[n]``."""

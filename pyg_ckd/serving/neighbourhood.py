@@ -76,6 +76,11 @@ class NeighbourhoodRecommender(Recommender):
         """
         return idle
 
+    @property
+    def idle_by_popularity(self) -> bool:
+        """Whether users who have met nothing are ranked by popularity: where the model has counts of items."""
+        return self.neighbourhood.counts is not None
+
     def with_new_items(
         self,
         features: Mapping[str, Any],
@@ -103,7 +108,9 @@ class NeighbourhoodRecommender(Recommender):
         model, weights = self.neighbourhood, self.neighbourhood.weights
         stored = weights.cpu() if isinstance(weights, Tensor) else _parts(weights)
         factors = None if model.factors is None else model.factors.cpu()
-        return {**super().state(), "weights": stored, "factors": factors, "met": _parts(model.history)}
+        counts = None if model.counts is None else model.counts.cpu()
+        own = {"weights": stored, "factors": factors, "counts": counts, "met": _parts(model.history)}
+        return {**super().state(), **own}
 
     def load_more(self, state: Mapping[str, Any]) -> None:
         """Take the weights from the state of a saved recommender.
@@ -114,7 +121,8 @@ class NeighbourhoodRecommender(Recommender):
         device, weights, factors = self.embeddings.item.device, state["weights"], state["factors"]
         stored = weights.to(device) if isinstance(weights, Tensor) else _matrix(weights)
         moved = None if factors is None else factors.to(device)
-        self.neighbourhood = Neighbourhood(_matrix(state["met"]), stored, moved)
+        counts = state.get("counts")  # Files of before have none.
+        self.neighbourhood = Neighbourhood(_matrix(state["met"]), stored, moved, counts)
 
     def _with_clicks(self, pairs: Tensor) -> Self:
         out = super()._with_clicks(pairs)
