@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,8 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.sparse import csr_matrix, product
 from pyg_ckd.scoring.tables import Tables
+
+_ROWS = 4096  # Rows of weights that are looked at together.
 
 
 @runtime_checkable
@@ -153,6 +156,25 @@ class Neighbourhood:
         column = met_on_device.col_indices().long()
         out[row, column] -= self._norms[column]  # An item says nothing about itself.
         return out
+
+    @cached_property
+    def silent(self) -> Tensor:
+        """Which items say nothing about others, as all their weights and factors are zero, bool ``[I]`` on the CPU."""
+        if isinstance(self.weights, Tensor):
+            says = torch.cat([(rows != 0).any(dim=1) for rows in self.weights.split(_ROWS)]).cpu()
+        else:
+            says = torch.from_numpy(np.asarray((self.weights != 0).sum(axis=1)) > 0)
+        return ~says if self._norms is None else ~(says | (self._norms > 0).cpu())
+
+    def hears_nothing(self, users: Tensor) -> Tensor:
+        """Return who has met items, but none that says anything about others, bool ``[B]``, on the CPU.
+
+        Args:
+            users: Rows of users, int64 ``[B]``.
+        """
+        met = self.history[users.cpu().numpy()]
+        heard = met @ (~self.silent).numpy().astype(met.dtype)
+        return torch.from_numpy((np.diff(met.indptr) > 0) & (heard == 0))
 
     def with_history(self, history: csr_array) -> Neighbourhood:
         """Return the same weights for other users.
