@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -18,6 +17,7 @@ from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.evaluation.statistics import holm, paired_test
 from pyg_ckd.scoring.embeddings import Embeddings
+from pyg_ckd.scoring.unit import unit_length
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,5 +192,4 @@ def rows_of(data: HeteroData, modality: str) -> tuple[Tensor, Tensor]:
     says = items_with_content(data, modality)
     x = dense_features(data, modality).masked_fill(~says.unsqueeze(1), 0)
     x = (x - x.sum(dim=0) / says.sum().clamp(min=1)) * says.unsqueeze(1)
-    largest = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    return F.normalize(x / largest).float(), says
+    return unit_length(x).float(), says

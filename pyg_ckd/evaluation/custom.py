@@ -19,6 +19,10 @@ Metric = str | Callable[..., Any]
 """Name of a metric, a metric object of PyG such as ``LinkPredRecall(k=20)``, or a function; see :class:`CustomMetric`.
 """
 DEFAULT_CUTOFF = 20
+WITHOUT_ORDER = ("recall", "precision", "hit")
+"""Metrics in which the order of the items in a list does not count."""
+MOST_LEFT = 1.5
+"""How many times as many items as the cut-off have to be ranked for such a metric to tell rankings apart."""
 
 
 class CustomMetric:
@@ -143,6 +147,28 @@ def check_monitor(name: str, metric: Any, cutoff: int, num_items: int) -> None:
             f"monitor: found {name!r} with the cut-off {cutoff} for {num_items} items, expected a cut-off of at most "
             f"{num_items}, such as {mend}"
         )
+
+
+def hardly_differs(name: str, metric: Any, cutoff: int, left: Tensor) -> str:
+    """Return a warning of a monitored metric in which rankings hardly differ; nothing if there is no such reason.
+
+    That is the case if a list holds most of what can be ranked for most users, and its order does not count.
+
+    Args:
+        name: Its name in the record.
+        metric: The metric, by its name or as an object.
+        cutoff: Its cut-off.
+        left: How many items can be ranked for every validation user, integers ``[users]``.
+    """
+    most = int(MOST_LEFT * cutoff)
+    few, small = int((left <= most).sum()), max(1, int(left.double().median()) // 10)
+    if metric not in WITHOUT_ORDER or 2 * few <= left.numel() or small >= cutoff:
+        return ""
+    return (
+        f"monitor {name}: {few} of {left.numel()} validation users have at most {most} items to rank, so that almost "
+        "any ranking is as good as another, and the best epoch is chosen by chance; choose a smaller cut-off, such as "
+        f"{metric}@{small} (--trainer.monitor {metric}@{small})"
+    )
 
 
 def _name(function: Any) -> str:

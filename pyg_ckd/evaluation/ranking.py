@@ -221,19 +221,30 @@ class Evaluator:
         ptr = self._seen_ptr[start : stop + 1]
         row = torch.repeat_interleave(torch.arange(stop - start), ptr.diff().cpu())
         seen = self._seen_item[int(ptr[0]) : int(ptr[-1])]
-
-        def left() -> Tensor:
-            cell = pair_keys(row, seen.cpu(), self.num_items).unique()
-            if self._excluded is not None:
-                cell = cell[~self._excluded.cpu()[cell % self.num_items]]
-            return self._num_candidates - torch.bincount(cell // self.num_items, minlength=stop - start)
-
         scores[row.to(scores.device), seen.to(scores.device)] = -math.inf
         if self._excluded is not None:
             scores.masked_fill_(self._excluded.to(scores.device), -math.inf)
         top = scores.topk(self._depth, dim=1)
-        check_best(top.values.cpu(), left)
+        check_best(top.values.cpu(), lambda: self.left(start, stop))
         return top.indices.masked_fill(top.values == -math.inf, NO_ITEM).cpu()
+
+    @property
+    def most_seen(self) -> int:
+        """How many interactions that count as seen an evaluated user has at most, repeated ones included."""
+        return int(self._seen_ptr.diff().max())
+
+    def left(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return how many candidates there are for evaluated users, without what they have met, int64 on the CPU.
+
+        Args:
+            start, stop: Which of :attr:`users`. (default: all)
+        """
+        ptr = self._seen_ptr[start : self.users.numel() + 1 if stop is None else stop + 1].cpu()
+        seen, count = self._seen_item[int(ptr[0]) : int(ptr[-1])].cpu(), ptr.numel() - 1
+        cell = pair_keys(torch.repeat_interleave(torch.arange(count), ptr.diff()), seen, self.num_items).unique()
+        if self._excluded is not None:
+            cell = cell[~self._excluded.cpu()[cell % self.num_items]]
+        return self._num_candidates - torch.bincount(cell // self.num_items, minlength=count)
 
     def _probe(self, scorer: Scorer) -> Tensor:
         """Return some scores of the first user, ``[PROBES]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,8 @@ from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.finite import all_finite
 from pyg_ckd.scoring.sparse import csr_matrix, product
 from pyg_ckd.scoring.tables import Tables
+
+_ROWS = 4096  # Rows of weights that are looked at together.
 
 
 @runtime_checkable
@@ -94,21 +97,33 @@ class Neighbourhood:
         weights: :math:`w_{ji}` ``[I, I]``, a float tensor, or a CSR matrix of few entries, then on the CPU. The
             diagonal should be zero.
         factors: :math:`\mathbf{f}`, float ``[I, d]``. (default: :obj:`None`, none)
+        counts: How often every item was met in training, ``[I]``: the scores of users who have met nothing.
+            (default: :obj:`None`, zeros)
 
     Raises:
-        InputError: If shapes do not fit, or a weight or factor is not finite.
+        InputError: If shapes do not fit, or a weight, factor or count is not finite.
     """
 
-    def __init__(self, history: csr_array, weights: Tensor | csr_array, factors: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        history: csr_array,
+        weights: Tensor | csr_array,
+        factors: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
         items = history.shape[1]
         if tuple(weights.shape) != (items, items) or (factors is not None and factors.shape[:1] != (items,)):
             shapes = [list(x.shape) for x in (weights, factors) if x is not None]
             raise InputError(f"neighbourhood: found weights and factors {shapes}, expected [{items}, {items}] and rows")
-        for name, table in (("weights", weights), ("factors", factors)):
+        if counts is not None and tuple(counts.shape) != (items,):
+            raise InputError(
+                f"neighbourhood: found counts {list(counts.shape)}, expected [{items}], one for every item"
+            )
+        for name, table in (("weights", weights), ("factors", factors), ("counts", counts)):
             values = torch.from_numpy(table.data) if isinstance(table, csr_array) else table
             if values is not None and not all_finite(values):
                 raise InputError(f"neighbourhood {name}: found NaN or infinite values, expected finite numbers")
-        self.history, self.weights, self.factors = history, weights, factors
+        self.history, self.weights, self.factors, self.counts = history, weights, factors, counts
         self._norms = None if factors is None else factors.square().sum(dim=1)
 
     @property
@@ -129,6 +144,10 @@ class Neighbourhood:
             out = product(self._on_device(met, self.weights), self.weights)
         else:
             out = torch.from_numpy((met.astype(self.weights.dtype) @ self.weights).toarray())
+        if self.counts is not None:
+            nothing = torch.from_numpy(np.diff(met.indptr) == 0).to(out.device)
+            if bool(nothing.any()):
+                out[nothing] = self.counts.to(out)
         if self.factors is None or self._norms is None:
             return out
         met_on_device = self._on_device(met, self.factors)
@@ -138,13 +157,32 @@ class Neighbourhood:
         out[row, column] -= self._norms[column]  # An item says nothing about itself.
         return out
 
+    @cached_property
+    def silent(self) -> Tensor:
+        """Which items say nothing about others, as all their weights and factors are zero, bool ``[I]`` on the CPU."""
+        if isinstance(self.weights, Tensor):
+            says = torch.cat([(rows != 0).any(dim=1) for rows in self.weights.split(_ROWS)]).cpu()
+        else:
+            says = torch.from_numpy(np.asarray((self.weights != 0).sum(axis=1)) > 0)
+        return ~says if self._norms is None else ~(says | (self._norms > 0).cpu())
+
+    def hears_nothing(self, users: Tensor) -> Tensor:
+        """Return who has met items, but none that says anything about others, bool ``[B]``, on the CPU.
+
+        Args:
+            users: Rows of users, int64 ``[B]``.
+        """
+        met = self.history[users.cpu().numpy()]
+        heard = met @ (~self.silent).numpy().astype(met.dtype)
+        return torch.from_numpy((np.diff(met.indptr) > 0) & (heard == 0))
+
     def with_history(self, history: csr_array) -> Neighbourhood:
         """Return the same weights for other users.
 
         Args:
             history: What they have met, CSR ``[U', I]`` with ones.
         """
-        return Neighbourhood(history, self.weights, self.factors)
+        return Neighbourhood(history, self.weights, self.factors, self.counts)
 
     @staticmethod
     def _on_device(met: csr_array, like: Tensor) -> Tensor:

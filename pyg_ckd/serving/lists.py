@@ -168,6 +168,9 @@ class RankedLists:
 
         Raises:
             InputError: If an id is unknown or ``k`` is out of range.
+
+        Warns:
+            UserWarning: If lists rest on weights between items, and an item has none.
         """
         rows, k = self.items.rows(item_ids), _check_k(k, len(self.items) - 1, "other items")
 
@@ -321,7 +324,8 @@ class RankedLists:
             InputError: If a user is unknown and ``unknown`` is ``"error"``, or ``unknown`` is neither way.
 
         Warns:
-            UserWarning: If a user is unknown and gets popular items, or nothing was learnt of one.
+            UserWarning: If a user is unknown and gets popular items, nothing was learnt of one, or nothing that one has
+                met says anything about other items.
         """
         if unknown not in UNKNOWN:
             raise unknown_name("way with unknown users", unknown, UNKNOWN)
@@ -338,10 +342,19 @@ class RankedLists:
             warnings.warn(text, stacklevel=4)
         if idle.size:
             first, verb = asked[idle[:1]].tolist()[0], "has" if idle.size == 1 else "have"
-            what = popular if unknown == "popular" else "unknown='popular' gives them popular items"
+            by_count = unknown == "popular" or self.idle_by_popularity
+            what = popular if by_count else "unknown='popular' gives them popular items"
             warnings.warn(
                 f"recommend: {idle.size} of {users.numel()} users {verb} no training interactions (first: {first!r}), "
                 f"and nothing was learnt of them; {what}",
+                stacklevel=4,
+            )
+        lost = np.flatnonzero(self.hears_nothing(users).numpy())
+        if lost.size:
+            first, verb = asked[lost[:1]].tolist()[0], "has" if lost.size == 1 else "have"
+            warnings.warn(
+                f"recommend: {lost.size} of {users.numel()} users {verb} met only items without weights (first: "
+                f"{first!r}), which say nothing about other items; the order of their lists means nothing",
                 stacklevel=4,
             )
         return asked, users
@@ -354,6 +367,19 @@ class RankedLists:
             unknown: As in :meth:`recommend`.
         """
         return (users >= 0) & ~self._is_idle(users) if unknown == "popular" else users >= 0
+
+    def hears_nothing(self, users: Tensor) -> Tensor:
+        """Return who has met items, but none that says anything about others, bool ``[n]``; nobody where tables rank.
+
+        Args:
+            users: Rows of users, -1 of unknown ones, int64 ``[n]``.
+        """
+        return torch.zeros_like(users, dtype=torch.bool)
+
+    @property
+    def idle_by_popularity(self) -> bool:
+        """Whether the lists of the model itself are by popularity for users of whom nothing was learnt."""
+        return False
 
     def _is_idle(self, users: Tensor) -> Tensor:
         """Return which users are known and have an embedding that nothing has taught, bool ``[n]``."""

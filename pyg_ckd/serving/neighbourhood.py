@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -76,6 +77,20 @@ class NeighbourhoodRecommender(Recommender):
         """
         return idle
 
+    @property
+    def idle_by_popularity(self) -> bool:
+        """Whether users who have met nothing are ranked by popularity: where the model has counts of items."""
+        return self.neighbourhood.counts is not None
+
+    def hears_nothing(self, users: Tensor) -> Tensor:
+        """Return who has met items, but none that says anything about others, bool ``[n]``.
+
+        Args:
+            users: Rows of users, -1 of unknown ones, int64 ``[n]``.
+        """
+        known = users >= 0
+        return known.masked_scatter(known, self.neighbourhood.hears_nothing(users[known]))
+
     def with_new_items(
         self,
         features: Mapping[str, Any],
@@ -103,7 +118,9 @@ class NeighbourhoodRecommender(Recommender):
         model, weights = self.neighbourhood, self.neighbourhood.weights
         stored = weights.cpu() if isinstance(weights, Tensor) else _parts(weights)
         factors = None if model.factors is None else model.factors.cpu()
-        return {**super().state(), "weights": stored, "factors": factors, "met": _parts(model.history)}
+        counts = None if model.counts is None else model.counts.cpu()
+        own = {"weights": stored, "factors": factors, "counts": counts, "met": _parts(model.history)}
+        return {**super().state(), **own}
 
     def load_more(self, state: Mapping[str, Any]) -> None:
         """Take the weights from the state of a saved recommender.
@@ -114,7 +131,8 @@ class NeighbourhoodRecommender(Recommender):
         device, weights, factors = self.embeddings.item.device, state["weights"], state["factors"]
         stored = weights.to(device) if isinstance(weights, Tensor) else _matrix(weights)
         moved = None if factors is None else factors.to(device)
-        self.neighbourhood = Neighbourhood(_matrix(state["met"]), stored, moved)
+        counts = state.get("counts")  # Files of before have none.
+        self.neighbourhood = Neighbourhood(_matrix(state["met"]), stored, moved, counts)
 
     def _with_clicks(self, pairs: Tensor) -> Self:
         out = super()._with_clicks(pairs)
@@ -142,6 +160,14 @@ class NeighbourhoodRecommender(Recommender):
         return self._best(self.neighbourhood, users, k, masked, catalogue.rows, among)
 
     def _similar(self, rows: Tensor, k: int, masked: Masked) -> tuple[Tensor, Tensor]:
+        silent = rows[self.neighbourhood.silent[rows]]
+        if silent.numel():
+            first, verb = self.items.take(silent[:1].numpy()).tolist()[0], "has" if silent.numel() == 1 else "have"
+            warnings.warn(
+                f"similar_items: {silent.numel()} of {rows.numel()} items {verb} no weights (first: {first!r}), "
+                "which say what goes with an item; the order of their lists means nothing",
+                stacklevel=3,
+            )
         single = history_matrix(torch.stack([torch.arange(rows.numel()), rows]), rows.numel(), len(self.items))
         return self._best(self.neighbourhood.with_history(single), torch.arange(rows.numel()), k, masked, None)
 

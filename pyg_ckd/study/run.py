@@ -9,6 +9,7 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from pyg_ckd.arguments import as_integers
 from pyg_ckd.balance.discovery import build_objective, find_strategy, strategies
 from pyg_ckd.balance.objective import Objective
 from pyg_ckd.balance.ranking import check_ranking
@@ -101,6 +102,8 @@ def train_run(
     folder = as_path(folder)
     check_distillable(data, backbone, [cls])
     validated = held_out(data, "val").size(1) > 0
+    if validated or held_out(data, "test").size(1):
+        check_sizes(data, k, chosen.get("trainer", {}))
     if validated:
         monitored(data, chosen.get("trainer", {}))
     check_trainer(chosen.get("trainer", {}))
@@ -213,14 +216,44 @@ def check_cutoffs(data: HeteroData, cutoffs: Sequence[int]) -> None:
     Raises:
         InputError: If one is larger than the number of items, or the test part is empty.
     """
+    _check_largest(data, cutoffs, "recall")
+    Evaluator(data, "test", list(cutoffs), [])
+
+
+def check_sizes(data: HeteroData, cutoffs: Sequence[int] | int, trainer: Mapping[str, Any]) -> None:
+    """Refuse cut-offs that are larger than the number of items, together with that of the monitored metric.
+
+    Args:
+        data: The graph.
+        cutoffs: The cut-offs.
+        trainer: Options of the trainer.
+
+    Raises:
+        InputError: If there is one; the message names all options that have to be set.
+    """
+    check_trainer(trainer)
+    _, metric, cutoff = Trainer(**trainer).monitored
+    late = isinstance(metric, str) and cutoff > data["item"].num_nodes and held_out(data, "val").size(1) > 0
+    _check_largest(data, as_integers(cutoffs, "k"), metric if late else None)
+
+
+def _check_largest(data: HeteroData, cutoffs: Iterable[int], metric: str | None) -> None:
+    """Refuse cut-offs that are larger than the number of items.
+
+    Args:
+        data: The graph.
+        cutoffs: The cut-offs.
+        metric: The monitored metric, if its cut-off has to be set as well.
+    """
     items, small = data["item"].num_nodes, min(5, data["item"].num_nodes)
+    also = "" if metric is None else ", and the metric that decides"
+    options = f"--k {small}" + ("" if metric is None else f" --trainer.monitor {metric}@{small}")
     for cutoff in cutoffs:
         if cutoff > items:
             raise InputError(
-                f"k: found {cutoff}, expected cut-offs between 1 and {items}, the number of items; set them, and the "
-                f"metric that decides, e.g. with --k {small} --trainer.monitor recall@{small}"
+                f"k: found {cutoff}, expected cut-offs between 1 and {items}, the number of items; set them{also}, "
+                f"e.g. with {options}"
             )
-    Evaluator(data, "test", list(cutoffs), [])
 
 
 def monitored(data: HeteroData, trainer: Mapping[str, Any]) -> tuple[str, str, int]:

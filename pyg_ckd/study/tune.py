@@ -31,7 +31,7 @@ from pyg_ckd.study.knobs import turned
 from pyg_ckd.study.ledger import OF_FOLDER, Ledger, Trial, require_optuna
 from pyg_ckd.study.maker import LEFT_OUT
 from pyg_ckd.study.results import StudyResults
-from pyg_ckd.study.run import check_distillable, monitored
+from pyg_ckd.study.run import check_distillable, check_sizes, monitored
 from pyg_ckd.study.runs import Run
 from pyg_ckd.study.search import Search, best_so_far
 from pyg_ckd.study.settings import REFERENCE, StudySettings, as_settings
@@ -144,6 +144,7 @@ class Tuning:
         check_distillable(data, backbone, strategies, study=True)
         self._device = str(self.settings.trainer.get("device", "auto"))
         self.workers = check_executor(workers, backend)
+        check_sizes(data, self.settings.k, self.settings.trainer)
         self.monitor, _, cutoff = monitored(data, self.settings.trainer)
         self.cutoffs = tuple(sorted({*self.settings.k, cutoff}))
         Evaluator(data, "val", self.cutoffs, [])  # Fails early with cut-offs that cannot be.

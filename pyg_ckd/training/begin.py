@@ -170,6 +170,8 @@ def begin(
     file.resume(run)
     if validation is not None and run.steps is not None and run.epoch == 0:
         validation.begin(run, features, graph)
+        if processes.first and (doubt := validation.doubt()):
+            _warn_once(doubt)  # At the end, where nothing is refused any more.
     return Begun(run, features, graph, validation, file)
 
 

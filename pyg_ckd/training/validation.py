@@ -16,7 +16,7 @@ from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.modules import checked_outputs, evaluating
 from pyg_ckd.data.negatives import Positives, UniformNegatives
 from pyg_ckd.errors import InputError
-from pyg_ckd.evaluation.custom import check_monitor
+from pyg_ckd.evaluation.custom import MOST_LEFT, check_monitor, hardly_differs
 from pyg_ckd.evaluation.ranking import Evaluator
 from pyg_ckd.scoring.embeddings import Embeddings
 from pyg_ckd.scoring.views import unimodal_views
@@ -89,9 +89,15 @@ class Validation:
         layout: Layout,
     ) -> None:
         check_monitor(name, metric, cutoff, data["item"].num_nodes)
-        self.name, self.track_views = name, track_views
+        self.name, self.track_views, self._metric, self._cutoff = name, track_views, metric, cutoff
         self.evaluator = Evaluator(data, "val", [cutoff], [metric], eval_users=eval_users, seed=seed)
         self.score = HeldOutScore(self.evaluator, name, data, seed, layout)
+
+    def doubt(self) -> str:
+        """Return a warning of a metric in which rankings hardly differ on these data; nothing if they do differ."""
+        if self.evaluator.num_items - self.evaluator.most_seen > MOST_LEFT * self._cutoff:
+            return ""  # Nobody's interactions have to be counted without their repetitions.
+        return hardly_differs(self.name, self._metric, self._cutoff, self.evaluator.left())
 
     @torch.no_grad()
     def begin(self, run: Run, features: dict[str, Tensor], graph: dict[Any, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -19,6 +20,7 @@ from pyg_ckd.data.content import (
     warn_without_content,
 )
 from pyg_ckd.evaluation.baselines.content import content_rows
+from pyg_ckd.nn.models.item_weights import unit_rows
 
 CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "none": (lambda x: x, []),
@@ -51,6 +53,18 @@ def test_masks_count_and_what_stands_in_for_missing_features_does_not(make_data:
     says = items_with_content(data, "mod0")
     assert (~says).nonzero().flatten().tolist() == [0, 1, 2, 4]
     assert content_rows(data, ["mod0"])["mod0"].any(dim=1).tolist() == says.tolist()
+
+
+@pytest.mark.parametrize("scale", [2.0**100, 2.0**-100])
+def test_the_scale_of_features_changes_no_row_of_baselines_and_models(scale: float, make_data) -> None:
+    data = make_data()
+    x = data["item"]["mod0"]
+    expected, rows = content_rows(data, ["mod0"])["mod0"], unit_rows(x)
+    data["item"]["mod0"] = x * scale
+    assert torch.equal(content_rows(data, ["mod0"])["mod0"], expected)
+    assert torch.equal(unit_rows(x * scale), rows)
+    assert rows.norm(dim=1).tolist() == pytest.approx([1.0] * len(rows), abs=1e-5)
+    assert torch.equal(rows, F.normalize(x - x.mean(dim=0)))
 
 
 def rows_of(items: int, *rows: int) -> Tensor:

@@ -26,6 +26,7 @@ from pyg_ckd.evaluation import (
     fit_baseline,
     item_knn,
     item_knn_content,
+    popularity,
     ranking,
 )
 from pyg_ckd.evaluation.baselines import neighbours
@@ -72,6 +73,11 @@ def all_scores(model: Neighbourhood, data: HeteroData) -> np.ndarray:
     return model.scores(torch.arange(data["user"].num_nodes)).double().numpy()
 
 
+def sums(model: Neighbourhood, data: HeteroData) -> np.ndarray:
+    """Return the sums over what users have met, for nobody by popularity."""
+    return all_scores(Neighbourhood(model.history, model.weights, model.factors), data)
+
+
 def neighbour_scores(data: HeteroData, k: int, shrinkage: float) -> np.ndarray:
     """Return the scores of a loop over users, items and their neighbours."""
     history, items = met(data), data["item"].num_nodes
@@ -110,7 +116,7 @@ def regressions(x: np.ndarray, ridge: float) -> np.ndarray:
 @pytest.mark.parametrize("shrinkage", [0.0, 5.0])
 @pytest.mark.parametrize("k", [1, 3, ITEMS])
 def test_item_knn_is_the_sum_over_neighbours_of_a_loop(data: HeteroData, k: int, shrinkage: float) -> None:
-    got = all_scores(item_knn(data, k, shrinkage), data)
+    got = sums(item_knn(data, k, shrinkage), data)
     np.testing.assert_allclose(got, neighbour_scores(data, k, shrinkage), atol=1e-5)
     assert np.abs(got).sum() > 1
 
@@ -165,7 +171,7 @@ def test_sparse_and_dense_weights_give_the_same_scores(data, limit: int, monkeyp
         (item_knn_content(data, 3, 1.0, 0.4), blended(data, 3, 1.0, 0.4)),
     ):
         assert isinstance(model.weights, Tensor) == (limit > 0)
-        np.testing.assert_allclose(all_scores(model, data), expected, atol=1e-5)
+        np.testing.assert_allclose(sums(model, data), expected, atol=1e-5)
 
 
 def blended(data: HeteroData, k: int, shrinkage: float, weight: float) -> np.ndarray:
@@ -178,19 +184,19 @@ def blended(data: HeteroData, k: int, shrinkage: float, weight: float) -> np.nda
 
 
 def test_item_knn_with_content_is_the_sum_of_scores_over_their_deviations(data: HeteroData) -> None:
-    got = all_scores(item_knn_content(data, 4, 2.0, 0.6), data)
+    got = sums(item_knn_content(data, 4, 2.0, 0.6), data)
     np.testing.assert_allclose(got, blended(data, 4, 2.0, 0.6), atol=1e-5)
 
 
 def test_without_weight_content_changes_nothing_but_the_scale(data: HeteroData) -> None:
-    got, alone = (all_scores(model, data) for model in (item_knn_content(data, 4, 2.0, 0.0), item_knn(data, 4, 2.0)))
+    got, alone = (sums(model, data) for model in (item_knn_content(data, 4, 2.0, 0.0), item_knn(data, 4, 2.0)))
     np.testing.assert_allclose(got * alone.std(), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("ridge", [0.5, 20.0])
 def test_ease_predicts_every_item_from_the_others_as_ridge_regression_does(data: HeteroData, ridge: float) -> None:
     x = dense(data)
-    np.testing.assert_allclose(all_scores(ease(data, ridge), data), x @ regressions(x, ridge), atol=1e-5)
+    np.testing.assert_allclose(sums(ease(data, ridge), data), x @ regressions(x, ridge), atol=1e-5)
 
 
 def test_the_collective_form_is_ease_with_columns_of_features_as_further_users(data: HeteroData) -> None:
@@ -198,7 +204,7 @@ def test_the_collective_form_is_ease_with_columns_of_features_as_further_users(d
     value, vector = np.linalg.eigh(kernel)
     further = (vector * np.sqrt(value.clip(min=0) * 1.5)).T  # Its Gram matrix is 1.5 times the kernel.
     x = dense(data)
-    got = all_scores(ease_content(data, ridge=3.0, weight=1.5, form="collective"), data)
+    got = sums(ease_content(data, ridge=3.0, weight=1.5, form="collective"), data)
     np.testing.assert_allclose(got, x @ regressions(np.concatenate([x, further]), 3.0), atol=1e-5)
 
 
@@ -206,7 +212,7 @@ def test_the_additive_form_is_the_sum_of_a_regression_on_interactions_and_one_on
     kernel = sum(cosine(data, m) for m in data.modalities)
     value, vector = np.linalg.eigh(kernel)
     x, rows = dense(data), (vector * np.sqrt(value.clip(min=0))).T
-    got = all_scores(ease_content(data, ridge=3.0, weight=0.8, form="additive", content_ridge=0.7), data)
+    got = sums(ease_content(data, ridge=3.0, weight=0.8, form="additive", content_ridge=0.7), data)
     expected = x @ (regressions(x, 3.0) + 0.8 * regressions(rows, 0.7))
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
@@ -233,17 +239,53 @@ def test_numbering_items_otherwise_numbers_scores_otherwise(name: str, data: Het
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_interaction_that_is_repeated_counts_once(name: str, data: HeteroData) -> None:
-    before = all_scores(MODELS[name](data), data)
+    before = sums(MODELS[name](data), data)
     train = data[RATES].edge_index
     data[RATES].edge_index = torch.cat([train, train[:, :7]], dim=1)
-    np.testing.assert_allclose(all_scores(MODELS[name](data), data), before, atol=1e-6)
+    np.testing.assert_allclose(sums(MODELS[name](data), data), before, atol=1e-6)
 
 
+@pytest.mark.parametrize("limit", [0, 10_000])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_user_without_interactions_has_no_scores(name: str, data: HeteroData) -> None:
-    scores = all_scores(MODELS[name](data), data)
-    assert not scores[3].any()
-    assert all(scores[user].any() for user in (0, 1, 2))
+def test_a_user_without_interactions_is_ranked_by_popularity(
+    name: str, limit: int, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "DENSE_ITEMS", limit)
+    data[RATES].test_edge_index = torch.stack([torch.arange(USERS), torch.arange(USERS) % ITEMS])
+    model, evaluator = MODELS[name](data), Evaluator(data, "test", k=[ITEMS])
+    scores = all_scores(model, data)
+    assert scores[3].tolist() == dense(data).sum(axis=0).tolist()
+    others = np.arange(USERS) != 3
+    assert np.array_equal(scores[others], sums(model, data)[others])
+    assert scores[others].any(axis=1).all()
+    assert evaluator.rank(model)[3].tolist() == evaluator.rank(popularity(data))[3].tolist()  # Ties as well.
+
+
+@pytest.mark.parametrize("name", ["item-knn", "item-knn-content", "ease", "ease-content"])
+def test_a_fitted_baseline_ranks_users_without_interactions_as_popularity_does(name: str, data: HeteroData) -> None:
+    data[RATES].val_edge_index = torch.tensor([[3, 3, 0], [0, 1, 2]])
+    fitted = fit_baseline(name, data, "recall@3")
+    by_user, by_count = (
+        evaluate(model, data, "val", k=3, per_user=True) for model in (fitted.embeddings, popularity(data))
+    )
+    assert fitted.value == by_user["recall@3"]
+    assert by_user.per_user.loc[3].tolist() == by_count.per_user.loc[3].tolist()
+
+
+@pytest.mark.parametrize("name", ["item-knn", "item-knn-content", "ease", "ease-content"])
+def test_all_models_of_a_search_rank_users_without_interactions_by_popularity(
+    name: str, data: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyg_ckd.data import solved
+    from pyg_ckd.evaluation.baselines import fit
+
+    seen, value = [], fit._Validation.__call__
+    monkeypatch.setattr(solved, "_solved", {})
+    monkeypatch.setattr(fit._Validation, "__call__", lambda self, model: seen.append(model) or value(self, model))
+    fit_baseline(name, data, "recall@3")
+    count = dense(data).sum(axis=0).tolist()
+    assert len(seen) > 2
+    assert all(model.scores(torch.tensor([3]))[0].tolist() == count for model in seen)
 
 
 def test_a_cold_item_has_scores_by_its_content_alone(data: HeteroData) -> None:
@@ -283,6 +325,7 @@ def test_the_ranking_is_that_of_sorted_scores_without_training_items(
 
 def test_scores_as_tables_have_the_same_metrics(data: HeteroData) -> None:
     model = ease(data, 2.0)
+    model = Neighbourhood(model.history, model.weights)  # Tables do not rank users without a history by popularity.
     tables = Embeddings(torch.from_numpy(dense(data)).float(), model.weights.t())
     assert evaluate(model, data, k=5) == pytest.approx(evaluate(tables, data, k=5), abs=1e-6)
     assert isinstance(model, Scorer)
@@ -325,6 +368,16 @@ def test_what_other_users_have_met_is_scored_with_the_same_weights(data: HeteroD
 def test_a_neighbourhood_that_does_not_fit_is_refused(weights: Tensor, factors: Tensor | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Neighbourhood(history_matrix(torch.tensor([[0], [1]]), 2, 4), weights, factors)
+
+
+def test_counts_that_do_not_fit_are_refused() -> None:
+    history = history_matrix(torch.tensor([[0], [1]]), 2, 4)
+    for counts, message in (
+        (torch.ones(3), r"found counts \[3\], expected \[4\]"),
+        (torch.full((4,), math.nan), "counts: found NaN"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Neighbourhood(history, torch.zeros(4, 4), counts=counts)
 
 
 # Choosing knobs.

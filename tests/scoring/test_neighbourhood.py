@@ -41,5 +41,19 @@ def test_a_score_is_the_sum_of_weights_and_products_over_other_items_met(kind: s
     np.testing.assert_allclose(model.scores(users).numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("with_factors", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_counts_are_the_scores_of_who_has_met_nothing_and_of_nobody_else(kind: str, with_factors: bool) -> None:
+    _, given, factors = parts(kind)
+    history, counts = history_matrix(EDGES, 3, 5), torch.tensor([0.0, 2.0, 0.0, 1.0, 2.0])
+    model, alone = (Neighbourhood(history, given, factors if with_factors else None, x) for x in (counts, None))
+    users = torch.tensor([2, 1, 0, 1])
+    got = model.scores(users)
+    assert got.dtype == torch.float32
+    assert torch.equal(got[[1, 3]], counts.expand(2, 5))
+    assert torch.equal(got[[0, 2]], alone.scores(users)[[0, 2]])
+    assert torch.equal(model.with_history(history[[1, 2]]).scores(torch.tensor([0, 1])), got[[1, 0]])
+
+
 def test_an_interaction_that_is_repeated_is_met_once() -> None:
     assert history_matrix(EDGES, 3, 5).toarray().tolist() == [[0, 1, 0, 0, 1], [0] * 5, [1, 0, 0, 1, 1]]

@@ -94,6 +94,32 @@ def test_without_popular_items_their_lists_are_those_of_the_model_with_one_warni
         source.recommend(["u1", "u2"], 3, unknown="popular")
 
 
+def test_closed_forms_rank_users_who_have_met_nothing_by_popularity(tmp_path) -> None:
+    data = world()
+    source = NeighbourhoodRecommender(ease(data, ridge=1), data)
+    state = source.state()
+    del state["counts"]
+    save_checkpoint(tmp_path / "before.pt", {"kind": "recommender", **state})  # As files of before are.
+    with pytest.warns(UserWarning, match=r"unknown='popular' gives them popular items"):
+        before = Recommender.load(tmp_path / "before.pt").recommend(["u10", "u3"], 4)
+    assert before.scores[0].tolist() == [0] * 4
+    for one in (source, Recommender.load(source.save(tmp_path / "r.pt"))):
+        with pytest.warns(UserWarning, match=r"1 of 2 users has no .* of them; they get the items with most inter"):
+            got = one.recommend(["u10", "u3"], 4)
+        count = np.bincount(data["user", "rates", "item"].edge_index[1].numpy(), minlength=ITEMS)
+        best = sorted((count[i] for i in range(ITEMS) if i != 1), reverse=True)[:4]
+        assert got.scores[0].tolist() == [count[(i - 100) // 10] for i in got.items[0]] == best
+        assert got.items[1].tolist() == before.items[1].tolist()
+        assert got.scores[1].tolist() == before.scores[1].tolist()
+        with pytest.warns(UserWarning, match="they get the items with most interactions"):
+            marked = one.recommend(["u10", "u3"], 4, unknown="popular")
+        assert marked.sources.tolist() == ["popularity", "model"]
+        assert marked.items[0].tolist() == popular(data, (1,))[:4]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert one.with_seen({"u10": [120]}).recommend("u10", 3).scores[0].tolist() != best[:3]
+
+
 @pytest.mark.filterwarnings("ignore:recommend")
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_exports_of_all_users_mark_them(suffix: str, tmp_path) -> None:

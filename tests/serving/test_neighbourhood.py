@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +17,9 @@ from pyg_ckd.data import Embeddings
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, ease, item_knn, item_knn_content
+from pyg_ckd.evaluation.baselines import neighbours
 from pyg_ckd.scoring import Neighbourhood
+from pyg_ckd.scoring import neighbourhood as scoring
 from pyg_ckd.serving import ItemIndex, NeighbourhoodRecommender, Recommender
 
 USERS, ITEMS = 30, 22
@@ -79,6 +83,51 @@ def test_similar_items_are_those_that_an_item_speaks_for(data: HeteroData) -> No
         for row, item in enumerate([5, 1]):
             assert got.scores[row].tolist() == pytest.approx(scores[item].sort(descending=True).values[:4].tolist())
             assert 100 + 10 * item not in got.items[row]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_items_without_weights_and_users_who_have_met_nothing_else_are_warned_of(
+    name: str, sparse: bool, data: HeteroData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "DENSE_ITEMS", 0 if sparse else 10_000)
+    train = data[RATES].edge_index
+    train = train[:, ~torch.isin(train[0], torch.tensor([2, 9])) & (train[1] != 7) & (train[1] != 4)]
+    data[RATES].edge_index = torch.cat([train, torch.tensor([[2, 9], [7, 7]])], dim=1)  # Item 4 is nobody's.
+    source = NeighbourhoodRecommender(MODELS[name](data), data)
+    for one in (source, Recommender.load(source.save(tmp_path / "r.pt"))):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            one.similar_items([150, 170, 140], 4)
+            one.recommend(["u0", "u9", "u2"], 4)
+            one.export_top_k(tmp_path / "lists.csv", 4)
+            one.with_new_users([[100, 140], [140]], ["n", "m"]).recommend(["n", "m", "x"], 3, unknown="popular")
+        got = [str(one.message).partition(", ")[0] for one in said]
+        if name == "content":  # Features say something about all items.
+            assert got == ["recommend: 1 of 3 users is unknown (first: 'x'); they get the items with most interactions"]
+            continue
+        assert got == [
+            "similar_items: 2 of 3 items have no weights (first: 170)",
+            "recommend: 2 of 3 users have met only items without weights (first: 'u9')",
+            "recommend: 2 of 30 users have met only items without weights (first: 'u2')",
+            "recommend: 1 of 3 users is unknown (first: 'x'); they get the items with most interactions",
+            "recommend: 1 of 3 users has met only items without weights (first: 'm')",
+        ]
+        assert said[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            one.similar_items([150, 160], 4)
+            one.recommend(["u0", "u1"], 4)
+
+
+def test_which_items_are_silent_is_what_a_loop_finds(data: HeteroData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_ROWS", 5)
+    data[RATES].edge_index = data[RATES].edge_index[:, data[RATES].edge_index[1] > 2]
+    for name, make in MODELS.items():
+        model = make(data)
+        expected = [not row.any() for row in scores_of(model, torch.eye(ITEMS)).numpy()]
+        assert model.silent.tolist() == expected
+        assert np.sum(expected) == (0 if name == "content" else 4)  # The last item had no interaction before.
 
 
 def test_a_new_user_gets_what_an_old_one_with_the_same_history_gets(data: HeteroData) -> None:

@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from pyg_ckd.data import build_data
 from pyg_ckd.data.inputs import RATES
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import FISM, VBPR, LightGCN
 from pyg_ckd.study.run import monitored, train_run
+from pyg_ckd.study.settings import StudySettings
+from pyg_ckd.study.tune import Tuning
 from tests.training.problem import planted_data
 
 TRAINER = {"max_epochs": 2, "batch_size": 64, "lr": 0.02, "monitor": "recall@5", "device": "cpu", "progress": False}
@@ -111,6 +115,44 @@ def test_a_monitored_metric_that_cannot_be_evaluated_is_refused_before_the_folde
     assert not (tmp_path / "out").exists()
     assert monitored(planted_data(), {"monitor": "ndcg@7"}) == ("ndcg@7", "ndcg", 7)
     assert monitored(planted_data(), {}) == ("recall@20", "recall", 20)
+
+
+def few_items(val: bool = True, test: bool = True):
+    """Return a graph of 12 items."""
+    rng = np.random.default_rng(0)
+    held = np.array([[0, 1], [10, 11]])
+    edges = np.stack([np.repeat(np.arange(20), 3), np.arange(60) % 10])
+    parts = {"val": held if val else None, "test": np.array([[0, 1], [11, 10]]) if test else None}
+    return build_data(edges, {m: rng.normal(size=(12, 3)) for m in ("a", "b")}, num_users=20, num_items=12, **parts)
+
+
+@pytest.mark.parametrize(
+    ("given", "k", "options"),
+    [
+        ({}, (10, 20), "set them, and the metric that decides, e.g. with --k 5 --trainer.monitor recall@5"),
+        ({"monitor": "ndcg@13"}, 13, "set them, and the metric that decides, e.g. with --k 5 --trainer.monitor ndcg@5"),
+        ({"monitor": "recall@5"}, (10, 20), "set them, e.g. with --k 5"),
+    ],
+    ids=["defaults", "both given", "monitor given"],
+)
+def test_cut_offs_larger_than_the_catalogue_are_refused_together_with_the_options_to_set(given, k, options, tmp_path):
+    trainer = {"max_epochs": 1, "progress": False, **given}
+    largest = k if isinstance(k, int) else max(k)
+    with pytest.raises(InputError) as error:
+        train_run(few_items(), VBPR, tmp_path / "out", options={"trainer": trainer}, k=k)
+    assert str(error.value) == (
+        f"k: found {largest}, expected cut-offs between 1 and 12, the number of items; {options}"
+    )
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="k: found 20, expected cut-offs between 1 and 12"):
+        Tuning(few_items(), VBPR, tmp_path / "tuned", settings=StudySettings(trainer={"monitor": "recall@5"}))
+
+
+def test_the_monitor_is_not_named_where_nothing_is_validated_nor_cut_offs_where_nothing_is_measured(tmp_path):
+    options = {"trainer": {"max_epochs": 1, "progress": False}}
+    with pytest.raises(InputError, match=r"k: found 20, .* the number of items; set them, e\.g\. with --k 5$"):
+        train_run(few_items(val=False), VBPR, tmp_path / "out", options=options)
+    assert train_run(few_items(val=False, test=False), VBPR, tmp_path / "out", options=options) == {}
 
 
 def test_a_warm_up_of_teachers_longer_than_their_training_is_refused_before_anything_is_written(tmp_path):

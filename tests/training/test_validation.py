@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.metrics import LinkPredMAP, LinkPredRecall
@@ -13,8 +14,10 @@ from pyg_ckd.data import build_data
 from pyg_ckd.data.inputs import RATES, embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation import Evaluator, evaluate
+from pyg_ckd.evaluation.custom import hardly_differs
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import History, Trainer, build, train_teachers
+from pyg_ckd.training.begin import _warn_once
 from pyg_ckd.training.options import EPOCHS
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
@@ -269,3 +272,57 @@ def test_all_epochs_without_a_validation_part_are_warned_of_unless_their_number_
 
 def test_the_number_of_epochs_that_is_warned_of_is_the_default():
     assert Trainer().max_epochs == EPOCHS
+
+
+def crowded(met: int = 12):
+    """Return a graph of 30 users and 40 items, of whom all have met so many, and all but two have a held-out item."""
+    user, item = np.divmod(np.arange(30 * met), met)
+    edges = np.stack([user, (user + item) % 40])
+    held = np.stack([np.arange(28), (np.arange(28) + 39) % 40])
+    features = {"visual": np.random.default_rng(0).normal(size=(40, 4))}
+    return build_data(edges, features, val=held, num_users=30, num_items=40)
+
+
+def told_of_the_monitor(data, **options) -> list[str]:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer(max_epochs=1, **options).fit(vbpr(data), data)
+    return [str(one.message) for one in said if "monitor" in str(one.message)]
+
+
+def test_a_monitor_whose_lists_hold_most_of_what_can_be_ranked_is_warned_of_once(tmp_path):
+    _warn_once.cache_clear()
+    data = crowded()
+    (line,) = told_of_the_monitor(data, monitor="recall@20", checkpoint_dir=tmp_path)
+    assert line.startswith("monitor recall@20: 28 of 28 validation users have at most 30 items to rank, so that almost")
+    assert line.endswith("such as recall@2 (--trainer.monitor recall@2)")  # A tenth of 28.
+    assert told_of_the_monitor(data, monitor="recall@20") == []  # As in the next training of a study.
+    _warn_once.cache_clear()
+    assert told_of_the_monitor(data, monitor="recall@20", checkpoint_dir=tmp_path) == []  # It had begun before.
+    assert told_of_the_monitor(data, monitor="hit@19", eval_users=5)[0].startswith("monitor hit@19: 5 of 5 validation")
+
+
+@pytest.mark.parametrize("monitor", ["recall@2", "recall@18", "ndcg@20", LinkPredMAP(k=20)])
+def test_a_monitor_that_tells_rankings_apart_is_not_warned_of(monitor):
+    _warn_once.cache_clear()
+    assert told_of_the_monitor(crowded(), monitor=monitor) == []
+
+
+def test_more_than_half_of_the_users_have_to_be_concerned():
+    left = torch.tensor([30, 30, 31, 31])
+    assert hardly_differs("recall@20", "recall", 20, left) == ""
+    assert "3 of 4 validation users" in hardly_differs("recall@20", "recall", 20, left - torch.tensor([0, 0, 0, 1]))
+    assert hardly_differs("recall@1", "recall", 1, torch.ones(4)) == ""  # No cut-off is smaller.
+
+
+@pytest.mark.parametrize("candidates", ["all", "cold", "warm"])
+def test_what_is_left_to_rank_is_what_a_loop_counts(candidates):
+    data = crowded()
+    edges = data[RATES].edge_index
+    data[RATES].edge_index = torch.cat([edges[:, edges[1] != 39], edges[:, :7]], dim=1)  # Some are repeated.
+    met = {(u, i) for u, i in data[RATES].edge_index.t().tolist()}
+    evaluator = Evaluator(data, "val", 1, candidates=candidates)
+    among = {"all": range(40), "cold": [39], "warm": range(39)}[candidates]
+    expected = [sum((u, i) not in met for i in among) for u in evaluator.users.tolist()]
+    assert evaluator.left().tolist() == expected
+    assert evaluator.left(0, 1).tolist() == expected[:1]

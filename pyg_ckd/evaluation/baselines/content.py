@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -13,6 +12,7 @@ from pyg_ckd.data.content import dense_features, items_with_content
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.data.mapped import check_all_finite, file_of
 from pyg_ckd.errors import InputError, unknown_name
+from pyg_ckd.scoring.unit import unit_length
 
 
 def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def content_rows(data: HeteroData, modalities: Sequence[str] | None = None) -> d
         check_all_finite(x, m, file_of(data["item"][m]))
         says = items_with_content(data, m)
         if int(says.sum()) > 1:
-            rows[m] = F.normalize(x, dim=1) * says.unsqueeze(1)
+            rows[m] = unit_length(x) * says.unsqueeze(1)
         found.append(f"{m}: {int(says.sum())} of {says.numel()} items")
     if not rows:
         raise InputError(

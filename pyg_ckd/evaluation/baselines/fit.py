@@ -104,6 +104,7 @@ def fit_baseline(name: str, data: HeteroData, monitor: str = "recall@20") -> Bas
     step of a fixed grid at a time as long as the metric rises, so that a closed form is solved only a few times, in
     float32; the chosen one is solved again in float64. A baseline with content reuses the settings chosen for the one
     without content in the same process or study. Without a validation part, the defaults are used. Nothing is random.
+    Users without training interactions are ranked by popularity, also where settings are chosen.
 
     Args:
         name: One of :data:`BASELINES`.
@@ -204,11 +205,12 @@ def _best_of_grid(
         value: What is to be large.
         built: The list.
     """
-    history, best = neighbours.history_of(data), cast(_Choice[Neighbourhood] | None, None)
+    history, counts = neighbours.history_of(data), neighbours.counts_of(data)
+    best = cast(_Choice[Neighbourhood] | None, None)
     for shrinkage in shrinkages:
         nearest = neighbours.nearest(data, ks[-1], shrinkage)
         for k in ks:
-            model = neighbours.neighbourhood(history, nearest.weights(k))
+            model = neighbours.neighbourhood(history, nearest.weights(k), counts)
             best = _better(best, _Choice(model, {"k": k, "shrinkage": shrinkage}, value(model)))
     assert best is not None
     built.append(best)
@@ -223,7 +225,8 @@ def _item_knn_content(data: HeteroData, value: _Validation | None) -> _Choice[Ne
     alone = neighbours.normalised(history, nearest.weights(base.settings["k"]))
     best: _Choice[Neighbourhood] | None = None
     for chosen in [modalities, *([m] for m in modalities if len(modalities) > 1)]:
-        build = partial(neighbours.blend, history, alone, neighbours.ContentScores(data, chosen))
+        content = neighbours.ContentScores(data, chosen)
+        build = partial(neighbours.blend, history, alone, content, counts=neighbours.counts_of(data))
         settings = base.settings | {"modalities": chosen}
         if value is None:
             return _Choice(build(neighbours.CONTENT_WEIGHT), settings | start)
@@ -268,9 +271,10 @@ def _best_ridge(data: HeteroData, value: Value) -> tuple[Tensor, ...]:
         value: What is to be large.
     """
     history, weights = neighbours.history_of(data), FastItemWeights(linear.gram_of(data))
+    counts = neighbours.counts_of(data)
 
     def build(ridge: float) -> Neighbourhood:
-        return Neighbourhood(history, weights(ridge))
+        return Neighbourhood(history, weights(ridge), counts=counts)
 
     found = climb({"ridge": RIDGES}, {"ridge": linear.RIDGE}, build, value)
     return (torch.tensor(found.settings["ridge"], dtype=torch.float64),)
@@ -287,17 +291,17 @@ def _choose_content(data: HeteroData, rows: Tensor, start: dict[str, Any], value
     """
     history, weights = neighbours.history_of(data), FastItemWeights(linear.gram_of(data))
     weights.keep(start["ridge"], rows.size(1))
-    alone = weights(start["ridge"])
+    alone, counts = weights(start["ridge"]), neighbours.counts_of(data)
 
     @lru_cache(maxsize=2)
     def content(ridge: float) -> Tensor:
         return linear.content_weights(rows, ridge)
 
     def additive(content_ridge: float, weight: float) -> Neighbourhood:
-        return Neighbourhood(history, torch.add(alone, content(content_ridge), alpha=weight))
+        return Neighbourhood(history, torch.add(alone, content(content_ridge), alpha=weight), counts=counts)
 
     def collective(ridge: float, weight: float) -> Neighbourhood:
-        return Neighbourhood(history, weights(ridge, rows, weight))
+        return Neighbourhood(history, weights(ridge, rows, weight), counts=counts)
 
     grids: dict[str, Sequence[float]] = {"weight": ADDITIVE_WEIGHTS, "content_ridge": CONTENT_RIDGES}
     found = climb(grids, {knob: start[knob] for knob in grids}, additive, value)

@@ -13,7 +13,7 @@ from pyg_ckd.data.closed_form import check_catalogue, content_weights, gram_matr
 from pyg_ckd.data.inputs import check_interactions, held_out
 from pyg_ckd.errors import unknown_name
 from pyg_ckd.evaluation.baselines.content import content_rows
-from pyg_ckd.evaluation.baselines.neighbours import check_not_negative, history_of
+from pyg_ckd.evaluation.baselines.neighbours import check_not_negative, counts_of, history_of
 from pyg_ckd.scoring.neighbourhood import Neighbourhood
 
 RIDGE, CONTENT_RIDGE, CONTENT_WEIGHT, FORM = 100.0, 10.0, 0.5, "additive"
@@ -34,7 +34,8 @@ def ease(data: HeteroData, ridge: float = RIDGE, max_items: int = MAX_ITEMS) -> 
 
     which is the least-squares prediction of every column of :math:`\mathbf{X}` from the others. The inverse comes from
     a Cholesky decomposition in float64 on the CPU; the weights are kept in float32. Time grows with the cube of the
-    number of items: on one core, less than a second for 2,700 and ten seconds for 6,700.
+    number of items: on one core, less than a second for 2,700 and ten seconds for 6,700. Users without training
+    interactions are ranked by popularity.
 
     Args:
         data: The graph.
@@ -48,7 +49,7 @@ def ease(data: HeteroData, ridge: float = RIDGE, max_items: int = MAX_ITEMS) -> 
     check_interactions(data)
     check_catalogue("ease", data["item"].num_nodes, mend, max_items)
     gram = gram_of(data)
-    return Neighbourhood(history_of(data), item_weights(gram, ridge))
+    return Neighbourhood(history_of(data), item_weights(gram, ridge), counts=counts_of(data))
 
 
 def ease_content(
@@ -72,7 +73,7 @@ def ease_content(
 
     The collective form treats every column of the features as a further user; the additive form adds the weights of
     EASE on the features alone. (The paper's :math:`\alpha` is :math:`w / (1 + w)`, which ranks the same.) Features are
-    used as they are in the graph, after its transform.
+    used as they are in the graph, after its transform. Users without training interactions are ranked by popularity.
 
     Args:
         data: The graph.
@@ -95,10 +96,10 @@ def ease_content(
     check_catalogue("ease-content", data["item"].num_nodes, mend, max_items)
     gram, rows = gram_of(data), stacked(content_rows(data, modalities))
     if form == "collective":
-        return Neighbourhood(history_of(data), item_weights(gram, ridge, rows, weight))
+        return Neighbourhood(history_of(data), item_weights(gram, ridge, rows, weight), counts=counts_of(data))
     weights = item_weights(gram, ridge)
     weights += weight * content_weights(rows, content_ridge)
-    return Neighbourhood(history_of(data), weights)
+    return Neighbourhood(history_of(data), weights, counts=counts_of(data))
 
 
 def stacked(rows: Mapping[str, Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from pyg_ckd.data.inputs import held_out
 from pyg_ckd.data.neighbors import shared_counts
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.baselines.content import content_rows
+from pyg_ckd.evaluation.ranking import popularity
 from pyg_ckd.scoring.neighbourhood import Neighbourhood, history_matrix
 
 K, SHRINKAGE, CONTENT_WEIGHT = 100, 10.0, 0.2
@@ -52,12 +53,12 @@ def item_knn(data: HeteroData, k: int = K, shrinkage: float = SHRINKAGE) -> Neig
         shrinkage: :math:`h`, 0 or more.
 
     Returns:
-        Scores in float32; an item without interactions has none.
+        Scores in float32; an item without interactions has none. Users without interactions are ranked by popularity.
 
     Raises:
         InputError: If ``k`` or ``shrinkage`` is out of range.
     """
-    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(int(k)))
+    return neighbourhood(history_of(data), nearest(data, k, shrinkage).weights(int(k)), counts_of(data))
 
 
 def item_knn_content(
@@ -75,7 +76,7 @@ def item_knn_content(
 
     :math:`\sigma` is the standard deviation of the scores that it stands under, over all pairs of a user and an item.
     With more than 10,000 items, kernels stay factorised, so that no item-item matrix is built. Features are used as
-    they are in the graph, after its transform.
+    they are in the graph, after its transform. Users without training interactions are ranked by popularity.
 
     Args:
         data: The graph.
@@ -88,7 +89,8 @@ def item_knn_content(
             content.
     """
     history, content = history_of(data), ContentScores(data, modalities)
-    return blend(history, normalised(history, nearest(data, k, shrinkage).weights(int(k))), content, weight)
+    neighbours = normalised(history, nearest(data, k, shrinkage).weights(int(k)))
+    return blend(history, neighbours, content, weight, counts_of(data))
 
 
 class Nearest(NamedTuple):
@@ -197,19 +199,22 @@ class ContentScores:
         self.rows = torch.cat([x * _inverse(_factor_deviation(history, x)) ** 0.5 for x in rows.values()], dim=1)
 
 
-def neighbourhood(history: csr_array, weights: csr_array) -> Neighbourhood:
+def neighbourhood(history: csr_array, weights: csr_array, counts: Tensor) -> Neighbourhood:
     """Return scores by weights, held dense where that is faster: small catalogues whose items have many neighbours.
 
     Args:
         history: What users have met.
         weights: Weights of :meth:`Nearest.weights`.
+        counts: Training interactions of every item, :func:`counts_of`.
     """
     items = weights.shape[0]
     dense = items <= DENSE_ITEMS and _FULL * weights.nnz > items**2
-    return Neighbourhood(history, torch.from_numpy(weights.toarray()) if dense else weights)
+    return Neighbourhood(history, torch.from_numpy(weights.toarray()) if dense else weights, counts=counts)
 
 
-def blend(history: csr_array, neighbours: csr_array, content: ContentScores, weight: float) -> Neighbourhood:
+def blend(
+    history: csr_array, neighbours: csr_array, content: ContentScores, weight: float, counts: Tensor
+) -> Neighbourhood:
     """Return neighbours and content, see :func:`item_knn_content`.
 
     Args:
@@ -217,6 +222,7 @@ def blend(history: csr_array, neighbours: csr_array, content: ContentScores, wei
         neighbours: Weights of :func:`normalised`.
         content: The kernels.
         weight: 0 or more.
+        counts: Training interactions of every item, :func:`counts_of`.
 
     Raises:
         InputError: If the weight is out of range.
@@ -224,9 +230,9 @@ def blend(history: csr_array, neighbours: csr_array, content: ContentScores, wei
     weight = check_not_negative("item-knn-content weight", weight)
     rows = content.rows.float() * weight**0.5
     if rows.size(0) > DENSE_ITEMS:
-        return Neighbourhood(history, neighbours, rows)
+        return Neighbourhood(history, neighbours, rows, counts)
     weights = torch.from_numpy(neighbours.toarray()).addmm_(rows, rows.t())
-    return Neighbourhood(history, weights.fill_diagonal_(0))
+    return Neighbourhood(history, weights.fill_diagonal_(0), counts=counts)
 
 
 def normalised(history: csr_array, neighbours: csr_array) -> csr_array:
@@ -246,6 +252,15 @@ def history_of(data: HeteroData) -> csr_array:
         data: The graph.
     """
     return history_matrix(held_out(data, "train"), data["user"].num_nodes, data["item"].num_nodes)
+
+
+def counts_of(data: HeteroData) -> Tensor:
+    """Return the scores of :func:`~pyg_ckd.evaluation.popularity`, which rank users without a history, ``[I]``.
+
+    Args:
+        data: The graph.
+    """
+    return popularity(data).item.squeeze(1).cpu()
 
 
 def check_not_negative(name: str, value: float) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_ckd.data.closed_form import FastItemWeights, check_catalogue, gram_matrix, item_weights
@@ -18,6 +17,7 @@ from pyg_ckd.nn.models.inputs import check_finite
 from pyg_ckd.nn.propagation import Adjacency
 from pyg_ckd.nn.structure import interactions
 from pyg_ckd.scoring.tracing import exporting
+from pyg_ckd.scoring.unit import largest, unit_length
 from pyg_ckd.scoring.views import View
 
 LEAST_MEAN = 8.0
@@ -138,4 +138,4 @@ def unit_rows(x: Tensor) -> Tensor:
         mean = (x * says.unsqueeze(1)).sum(dim=0, keepdim=True) / says.sum().clamp(min=1)
     else:
         mean = x[says].mean(dim=0, keepdim=True) if bool(says.any()) else x[:1]
-    return F.normalize(x - mean) * says.unsqueeze(1).to(x.dtype)
+    return unit_length(x - mean, torch.maximum(largest(x), largest(mean))) * says.unsqueeze(1).to(x.dtype)
