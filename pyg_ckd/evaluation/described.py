@@ -32,11 +32,11 @@ def with_content(description: DataDescription, data: HeteroData, k: int = 20, se
         "belongs to item i"
         for m in silent_modalities(ranking)
     ]
-    scaling = compare_scaling(data, ranking.index, min(k, data["item"].num_nodes), seed)
+    scaling = compare_scaling(data, ranking.index, min(k, data["item"].num_nodes), seed).to_dict("index")
     found += [
         f"scaling: {m}: rank better as given than standardized, the default ({ranking.attrs['metric']} on validation "
-        f"{scaling.loc[m, 'given']:.4f} and {scaling.loc[m, 'standardized']:.4f}), as where most values are zero; "
+        f"{row['given']:.4f} and {row['standardized']:.4f}), as where most values are zero; "
         "use --transform l2 or none (transform= in Python)"
-        for m in better_as_given(scaling)
+        for m, row in better_as_given(scaling).items()
     ]
     return replace(description, content=ranking, warnings=[*description.warnings, *found])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,14 +53,17 @@ def compare_scaling(data: HeteroData, modalities: Iterable[str], k: int = 20, se
     return frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
 
 
-def better_as_given(scaling: pd.DataFrame) -> list[str]:
-    """Return the modalities that rank significantly, and 1.5 times, better as they were given.
+def better_as_given(scaling: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """Return the rows of modalities that rank significantly, and 1.5 times, better as they were given.
 
     Args:
-        scaling: What :func:`compare_scaling` returned.
+        scaling: The rows of what :func:`compare_scaling` returned, by modality.
     """
-    chosen = (scaling["p_value"] < SIGNIFICANT) & (scaling["given"] > LIFT * scaling["standardized"])
-    return [str(m) for m in scaling.index[chosen]]
+    return {
+        m: row
+        for m, row in scaling.items()
+        if row["p_value"] < SIGNIFICANT and row["given"] > LIFT * row["standardized"]
+    }
 
 
 def _both(data: HeteroData, modality: str) -> tuple[Tensor, Tensor] | None:

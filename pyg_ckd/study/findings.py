@@ -34,7 +34,7 @@ from pyg_ckd.study.results import (
     winner_name,
 )
 from pyg_ckd.study.saturation import is_saturated, smaller_cutoff
-from pyg_ckd.study.starving import modality_lines
+from pyg_ckd.study.starving import modality_lines, scaling_lines
 from pyg_ckd.study.text import NAN, counted, joined, number, show
 
 WARNING = "Warning: "
@@ -46,9 +46,10 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     """Return what a study found, one sentence per entry; entries that start with ``"Warning: "`` come first.
 
     They say whether the metric can tell models apart, whether a model is no better than recommending the most popular
-    items to everybody, which runs had not converged, whether content pays at all, which modalities have no content,
-    which starve in the plain student, who wins on validation and what that is worth on the test part over plain and
-    over the strongest baseline, which modality alone ranks better than all together, and which contenders are worse.
+    items to everybody, which runs had not converged, whether content pays at all, whose features should not be
+    standardized, which modalities have no content, which starve in the plain student, who wins on validation and what
+    that is worth on the test part over plain and over the strongest baseline, which modality alone ranks better than
+    all together, and which contenders are worse.
     The last sentence says what to do.
 
     Args:
@@ -63,7 +64,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         return ["Nothing to compare yet: the study holds no run of a contender."]
     full = _saturated(results, metric)
     warnings = (full or _below_popularity(results, metric)) + _not_converged(results) + _late_trials(results)
-    warnings += behind_without_content(results, metric)
+    warnings += behind_without_content(results, metric) + scaling_lines(results)
     lines = modality_lines(results, metric) + _winner(results, metric)
     lines += _alone(results, metric) + _worse(results, metric) + _few_seeds(results, metric)
     return [*(WARNING + line for line in warnings), *lines, *advice(results, metric)]

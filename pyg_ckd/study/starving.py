@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyg_ckd.evaluation.scaling import better_as_given
 from pyg_ckd.study.formats import PLAIN
 from pyg_ckd.study.results import Gap, content_alone, gaps, modality_names, winner_name, without_content
-from pyg_ckd.study.text import joined, p_text, percent, show
+from pyg_ckd.study.text import joined, number, p_text, percent, show
 
 STARVING = 0.9
 """A modality starves if its view of the plain student reaches less than this share of its teacher."""
@@ -24,6 +25,27 @@ def modality_lines(results: Mapping[str, Any], metric: str) -> list[str]:
     none = without_content(results)
     rows = [row for row in gaps(results, metric) if row.modality not in none]
     return _nothing_to_learn(results, none) + _balance(results, metric, rows, none)
+
+
+def scaling_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return which modalities rank better by their features as given than standardized.
+
+    Args:
+        results: The results in format 2.
+    """
+    content = results.get("content")
+    scaling = content.get("scaling") if isinstance(content, Mapping) else None
+    names = ("given", "standardized", "p_value")
+    rows = scaling.items() if isinstance(scaling, Mapping) else ()
+    known = {m: {name: number(row.get(name)) for name in names} for m, row in rows if isinstance(row, Mapping)}
+    chosen = better_as_given(known)
+    if not chosen or not isinstance(content, Mapping):
+        return []
+    values = joined([f"{m} {show(row['given'])} and {show(row['standardized'])}" for m, row in chosen.items()])
+    return [
+        f"the features of {joined(list(chosen))} rank better as given than standardized (alone on validation, "
+        f"{content.get('metric', 'recall')}: {values}): train with --transform l2 or none in another folder."
+    ]
 
 
 def _nothing_to_learn(results: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -459,6 +459,21 @@ def test_modalities_whose_features_say_nothing_do_not_starve():
     assert any(line.startswith("a (50 %) and b (80 %) are short of their teachers, but") for line in said)
 
 
+def test_features_that_rank_better_as_given_are_warned_of():
+    def scaled(**rows) -> dict:
+        names = ("given", "standardized", "p_value")
+        return {"content": {"metric": "recall@20", "scaling": {m: dict(zip(names, x)) for m, x in rows.items()}}}
+
+    results = study({"plain": 0.05}, {"plain": {"a": 0.95, "b": 0.95, "c": 0.97}})
+    said = verdict(results | scaled(a=(0.2355, 0.0857, 1e-9), b=(0.2, 0.1, 0.06), c=(0.12, 0.1, 1e-9)))
+    assert (
+        "Warning: the features of a rank better as given than standardized (alone on validation, recall@20: a 0.2355 and "
+        "0.0857): train with --transform l2 or none in another folder."
+    ) in said
+    for content in (scaled(b=(0.2, 0.1, 0.06)), scaled(a=(None, 0.1, 0.0)), {"content": {"scaling": ["a"]}}):
+        assert not any("as given" in line for line in verdict(results | content))
+
+
 def test_the_winner_is_named_where_it_feeds_what_says_nothing():
     reach = {"plain": {"a": 0.5, "b": 0.95}, "mine": {"a": 0.9, "b": 0.95}}
     said = verdict(study({"plain": 0.05, "mine": 0.06}, reach) | alone(a=SILENT, b=TELLING))
