@@ -66,6 +66,10 @@ def without_test() -> None:
     evaluate(VBPR.from_data(data), data, split="test", k=1)
 
 
+def diverged() -> None:
+    Trainer(max_epochs=1, lr=1e18, batch_size=64, progress=False).fit(VBPR.from_data(shop()), shop())
+
+
 RAISED: dict[str, Callable[[], object]] = {
     "Items that have no row in the features": lambda: built(["u1", "u1", "u2", "u2"], ["B0", "B1", "B2", "B7"]),
     "Duplicate interactions": lambda: built(["u1", "u1", "u2", "u1"], ["B0", "B1", "B2", "B0"]),
@@ -75,13 +79,14 @@ RAISED: dict[str, Callable[[], object]] = {
     "A run of other settings": of_other_settings,
     "A graph that was cut": cut,
     "A part without interactions": without_test,
+    "Training diverged": diverged,
 }
 WARNED = {"Ratings that are not used": lambda: read("rated", user=[1, 1, 2, 2], item=ITEMS, rating=[5, 1, 4, 2])}
 PRINTED = {"An option that does not exist": ["train", "--data", "synthetic", "--trainer.max_epoch", "3", "--out", "x"]}
 
 
-def test_the_page_shows_ten_messages_and_all_are_tried_here() -> None:
-    assert len(SHOWN) == 10
+def test_the_page_shows_eleven_messages_and_all_are_tried_here() -> None:
+    assert len(SHOWN) == 11
     assert SHOWN.keys() == {*RAISED, *WARNED, *PRINTED}
 
 

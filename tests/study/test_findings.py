@@ -462,13 +462,18 @@ def test_modalities_whose_features_say_nothing_do_not_starve():
 def test_features_that_rank_better_as_given_are_warned_of():
     def scaled(**rows) -> dict:
         names = ("given", "standardized", "p_value")
-        return {"content": {"metric": "recall@20", "scaling": {m: dict(zip(names, x)) for m, x in rows.items()}}}
+        return {
+            "content": {
+                "metric": "recall@20",
+                "scaling": {m: dict(zip(names, x, strict=True)) for m, x in rows.items()},
+            }
+        }
 
     results = study({"plain": 0.05}, {"plain": {"a": 0.95, "b": 0.95, "c": 0.97}})
     said = verdict(results | scaled(a=(0.2355, 0.0857, 1e-9), b=(0.2, 0.1, 0.06), c=(0.12, 0.1, 1e-9)))
     assert (
-        "Warning: the features of a rank better as given than standardized (alone on validation, recall@20: a 0.2355 and "
-        "0.0857): train with --transform l2 or none in another folder."
+        "Warning: the features of a rank better as given than standardized (alone on validation, recall@20: a 0.2355 "
+        "and 0.0857): train with --transform l2 or none in another folder."
     ) in said
     for content in (scaled(b=(0.2, 0.1, 0.06)), scaled(a=(None, 0.1, 0.0)), {"content": {"scaling": ["a"]}}):
         assert not any("as given" in line for line in verdict(results | content))
