@@ -58,6 +58,7 @@ def run(config: Namespace) -> int:
     from pyg_ckd.study.contenders import Contender, default_options
     from pyg_ckd.study.run import train_run
     from pyg_ckd.training.begin import ALL_EPOCHS, BEST_EPOCH
+    from pyg_ckd.training.options import EPOCHS
 
     cls, backbone = strategy(config.objective), backbones()[config.backbone]
     ranks.start(section(config, "trainer"))  # Before data are read.
@@ -86,7 +87,8 @@ def run(config: Namespace) -> int:
             number = budget_for(enough, parts["trainer"])
             more = f"--trainer.max_epochs {number}, which is enough unless the metric rises again"
         say(f"not converged ({ended['stopped']}); {where} {more}")
-    if cls.trains and not held_out(data, "val").size(1):
+    usual = backbone.recommended.get("trainer", {}).get("max_epochs", EPOCHS)
+    if cls.trains and parts["trainer"]["max_epochs"] == usual and not held_out(data, "val").size(1):
         say(f"{ALL_EPOCHS} {parts['trainer']['max_epochs']} epochs, {BEST_EPOCH} --trainer.max_epochs")
     return 0
 

@@ -21,6 +21,8 @@ Metric = str | Callable[..., Any]
 DEFAULT_CUTOFF = 20
 WITHOUT_ORDER = ("recall", "precision", "hit")
 """Metrics in which the order of the items in a list does not count."""
+SMALLER = 5
+"""The cut-off to go down to from larger ones."""
 MOST_LEFT = 1.5
 """How many times as many items as the cut-off have to be ranked for such a metric to tell rankings apart."""
 
@@ -149,6 +151,17 @@ def check_monitor(name: str, metric: Any, cutoff: int, num_items: int) -> None:
         )
 
 
+def smaller(cutoff: int, left: int | None = None) -> int:
+    """Return the cut-off to choose where one is too large; 0 if none is smaller.
+
+    Args:
+        cutoff: The one that is too large.
+        left: How many items can be ranked. (default: :obj:`None`, unknown)
+    """
+    k = SMALLER if cutoff > SMALLER else cutoff // 2
+    return k if left is None else min(k, max(1, left // 2))
+
+
 def hardly_differs(name: str, metric: Any, cutoff: int, left: Tensor) -> str:
     """Return a warning of a monitored metric in which rankings hardly differ; nothing if there is no such reason.
 
@@ -161,8 +174,8 @@ def hardly_differs(name: str, metric: Any, cutoff: int, left: Tensor) -> str:
         left: How many items can be ranked for every validation user, integers ``[users]``.
     """
     most = int(MOST_LEFT * cutoff)
-    few, small = int((left <= most).sum()), max(1, int(left.double().median()) // 10)
-    if metric not in WITHOUT_ORDER or 2 * few <= left.numel() or small >= cutoff:
+    few, small = int((left <= most).sum()), smaller(cutoff, int(left.double().median()))
+    if not isinstance(metric, str) or metric not in WITHOUT_ORDER or 2 * few <= left.numel() or not small:
         return ""
     return (
         f"monitor {name}: {few} of {left.numel()} validation users have at most {most} items to rank, so that almost "

@@ -53,6 +53,19 @@ def compare_scaling(data: HeteroData, modalities: Iterable[str], k: int = 20, se
     return frame.assign(p_value=holm(frame["p_value"])).rename_axis("modality")
 
 
+def is_standardized(data: HeteroData, modality: str) -> bool:
+    """Return whether the features of a modality are known to be standardized, and nothing else.
+
+    Args:
+        data: The graph.
+        modality: The modality.
+    """
+    x = data["item"][modality]
+    record = prepared.current(data, modality) if isinstance(x, Tensor) and x.layout is torch.strided else None
+    steps = [] if record is None else record["steps"]
+    return [step["name"] for step in steps] == [StandardizeFeatures.__name__] and "from" not in steps[0]
+
+
 def better_as_given(scaling: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
     """Return the rows of modalities that rank significantly, and 1.5 times, better as they were given.
 
@@ -73,14 +86,14 @@ def _both(data: HeteroData, modality: str) -> tuple[Tensor, Tensor] | None:
     if dense and (file_of(stored) is not None or prepared.changed(data, modality)):
         return None
     record = prepared.current(data, modality) if dense else None
-    x, steps = dense_features(data, modality), [] if record is None else record["steps"]
-    if not steps:
+    x = dense_features(data, modality)
+    if record is None or not record["steps"]:
         graph = copy.copy(data)
         graph["item"][modality] = x
         return x, StandardizeFeatures([modality])(graph)["item"][modality]
-    if [step["name"] for step in steps] != [StandardizeFeatures.__name__] or "from" in steps[0]:
+    if not is_standardized(data, modality):
         return None
-    factor, mean = steps[0]["fitted"]["factor"], steps[0]["fitted"]["mean"]
+    factor, mean = (record["steps"][0]["fitted"][name] for name in ("factor", "mean"))
     return x / factor.where(factor > 0, 1.0) + mean, x
 
 

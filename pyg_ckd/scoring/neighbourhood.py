@@ -182,7 +182,9 @@ class Neighbourhood:
         Args:
             history: What they have met, CSR ``[U', I]`` with ones.
         """
-        return Neighbourhood(history, self.weights, self.factors, self.counts)
+        out = Neighbourhood(history, self.weights, self.factors, self.counts)
+        out.__dict__["silent"] = self.silent  # Of the same weights, which are not read again.
+        return out
 
     @staticmethod
     def _on_device(met: csr_array, like: Tensor) -> Tensor:

@@ -41,19 +41,21 @@ def advice(results: Mapping[str, Any], metric: str) -> list[str]:
     ahead = [name for name in baseline_names(results) if direction(results, winner, name, metric) < 0]
     late = [name for name in dict.fromkeys([PLAIN, winner]) if _mostly_late(results, name)]
     alone = ahead_alone(results, winner, metric)
-    if not ahead and is_saturated(results, metric) and smaller_cutoff(metric):
+    if is_saturated(results, metric) and smaller_cutoff(metric):
         return [f"{ADVICE} choose a smaller cut-off before choosing a model ({smaller_cutoff(metric)})."]
     # More training can only widen the lead of a winner that is ahead of a converged plain student.
     if late and not (late == [winner] and gain > 0 and not ahead and not alone):
         return [f"{ADVICE} {_longer(results)} before choosing, for {joined(late)} had not converged{_line(results)}"]
     level = _level(results, winner, metric)
-    if alone and _best_alone(results, alone[0], [*ahead, *([level] if level else [])], metric):
-        return [f"{ADVICE} use {alone[0]} alone; it ranks better than {winner} with all modalities."]
+    simpler = list(dict.fromkeys([*ahead, *([level] if level else [])]))
+    if alone and _best_alone(results, alone[0], simpler, metric):
+        also = f", and in the mean than {joined([run_title(n) for n in simpler])}, which was not tested" * bool(simpler)
+        return [f"{ADVICE} use {alone[0]} alone; it ranks better than {winner} with all modalities{also}."]
     if ahead:
         best = strongest_baseline(results, metric, ahead)
         reason = "content does not pay here" if behind_without_content(results, metric) else f"{winner} is behind it"
         return [f"{ADVICE} use {run_title(best or ahead[0])}; {reason}."]
-    if level is not None:
+    if level is not None and not direction(results, PLAIN, level, metric) > 0:
         beaten = any(direction(results, name, level, metric) > 0 for name in contender_names(results))
         return [
             f"{ADVICE} {winner if beaten else 'no contender'} is {'not ' if beaten else ''}shown to beat "

@@ -92,6 +92,6 @@ def behind_without_content(results: Mapping[str, Any], metric: str) -> list[str]
     values = [f"{run_title(b)} ({show(run_mean(results, b, metric))})" for b in who]
     behind = "every contender is" if len(names) > 1 else f"{run_title(names[0])} is"
     return [
-        f"{behind} behind {joined(values)} by a tested difference in test {metric}, so the modalities do not pay off "
-        "here."
+        f"{behind} behind {joined(values)} by a tested difference in test {metric}, so all modalities together do not "
+        "pay off here."
     ]

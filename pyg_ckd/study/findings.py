@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pyg_ckd.data.describe import FEW_USERS
 from pyg_ckd.study.advice import ADVICE as ADVICE  # Its address for reports.
 from pyg_ckd.study.advice import advice
 from pyg_ckd.study.differences import against, ahead_alone, behind_without_content, chance, tested
@@ -38,8 +39,6 @@ from pyg_ckd.study.starving import modality_lines, scaling_lines
 from pyg_ckd.study.text import NAN, counted, joined, number, show
 
 WARNING = "Warning: "
-FEW_USERS = 50
-"""Fewer users of the validation part are named beside what was chosen on it."""
 
 
 def verdict(results: Mapping[str, Any]) -> list[str]:
@@ -64,7 +63,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         return ["Nothing to compare yet: the study holds no run of a contender."]
     full = _saturated(results, metric)
     warnings = (full or _below_popularity(results, metric)) + _not_converged(results) + _late_trials(results)
-    warnings += behind_without_content(results, metric) + scaling_lines(results)
+    warnings += ([] if full else behind_without_content(results, metric)) + scaling_lines(results)
     lines = modality_lines(results, metric) + _winner(results, metric)
     lines += _alone(results, metric) + _worse(results, metric) + _few_seeds(results, metric)
     return [*(WARNING + line for line in warnings), *lines, *advice(results, metric)]

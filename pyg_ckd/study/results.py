@@ -515,9 +515,10 @@ def _strongest(
         means = {name: run_mean(results, name, metric, part) for name in names}
         known = [name for name, mean in means.items() if not math.isnan(mean)]
         if known:
-            second = {name: run_mean(results, name, _second(metric), part) for name in known}
-            order = {name: (means[name], -math.inf if math.isnan(second[name]) else second[name]) for name in known}
-            return max(known, key=order.__getitem__), part
+            most = max(means[name] for name in known)
+            second = {n: run_mean(results, n, _second(metric), part) for n in known if means[n] == most}
+            measured = not any(map(math.isnan, second.values()))
+            return max(second, key=second.__getitem__) if measured else next(iter(second)), part
     return None, ""
 
 

@@ -18,6 +18,7 @@ from pyg_ckd.data.content import warn_without_content
 from pyg_ckd.data.inputs import check_graph
 from pyg_ckd.errors import InputError, unknown_name
 from pyg_ckd.evaluation import Evaluator, Metrics, embed
+from pyg_ckd.evaluation.custom import SMALLER
 from pyg_ckd.files import as_path, atomic_path, write_json, writing
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study.contenders import (
@@ -245,7 +246,7 @@ def _check_largest(data: HeteroData, cutoffs: Iterable[int], metric: str | None)
         cutoffs: The cut-offs.
         metric: The monitored metric, if its cut-off has to be set as well.
     """
-    items, small = data["item"].num_nodes, min(5, data["item"].num_nodes)
+    items, small = data["item"].num_nodes, min(SMALLER, data["item"].num_nodes)
     also = "" if metric is None else ", and the metric that decides"
     options = f"--k {small}" + ("" if metric is None else f" --trainer.monitor {metric}@{small}")
     for cutoff in cutoffs:

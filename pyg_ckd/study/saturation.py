@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyg_ckd.evaluation.custom import smaller
 from pyg_ckd.study.formats import PLAIN
-from pyg_ckd.study.results import run_mean
+from pyg_ckd.study.results import run_mean, winner_name
 
 BOUNDED = ("recall", "ndcg", "precision", "map", "mrr", "hit")
 """Families of metrics of which no user can have more than 1."""
 FULL, ROUNDING = 0.99, 1e-9
-SMALLER = 5
-"""The cut-off to go down to from larger ones."""
 
 
 def is_saturated(results: Mapping[str, Any], metric: str) -> bool:
-    """Return whether popularity or plain training reaches the maximum of a metric for almost every test user.
+    """Return whether plain training or the winner reaches the maximum of a metric for almost every test user.
 
     Args:
         results: The results in format 2.
         metric: The metric.
     """
+    names = [name for name in (PLAIN, winner_name(results)) if name is not None]
     known = metric.partition("@")[0] in BOUNDED
-    return known and any(run_mean(results, name, metric) >= FULL - ROUNDING for name in ("popularity", PLAIN))
+    return known and any(run_mean(results, name, metric) >= FULL - ROUNDING for name in names)
 
 
 def smaller_cutoff(metric: str) -> str:
@@ -33,7 +33,7 @@ def smaller_cutoff(metric: str) -> str:
         metric: The metric.
     """
     family, _, cut = metric.partition("@")
-    if not cut.isdigit() or int(cut) < 2:
+    k = smaller(int(cut)) if cut.isdigit() else 0
+    if not k:
         return ""
-    k = SMALLER if int(cut) > SMALLER else int(cut) // 2
     return f"--k {k} --trainer.monitor {family}@{k}"

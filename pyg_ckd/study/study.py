@@ -20,7 +20,7 @@ from pyg_ckd.display import html_table
 from pyg_ckd.errors import InputError
 from pyg_ckd.evaluation.content import validated_ranking
 from pyg_ckd.evaluation.metrics import USER_METRICS
-from pyg_ckd.evaluation.scaling import compare_scaling
+from pyg_ckd.evaluation.scaling import compare_scaling, is_standardized
 from pyg_ckd.files import as_path, read_json, write_json
 from pyg_ckd.nn import Backbone
 from pyg_ckd.study.baselines import DEFAULT, TRAINED, as_baselines, baseline_run, check_lightgcn, known_baselines
@@ -337,7 +337,8 @@ class Study:
             found = validated_ranking(self.data, self.cutoff)
             if found is None:
                 return None
-            scaling = compare_scaling(self.data, found.index, min(self.cutoff, self.data["item"].num_nodes))
+            standardized = [m for m in found.index if is_standardized(self.data, m)]
+            scaling = compare_scaling(self.data, standardized, min(self.cutoff, self.data["item"].num_nodes))
         tables = {"modalities": found.to_dict("index"), "scaling": scaling.to_dict("index")}
         return {"metric": found.attrs["metric"], "split": "val", **tables}
 

@@ -85,6 +85,7 @@ class Begun:
         graph: The prepared graphs.
         validation: Evaluates, if there is a validation part.
         file: The checkpoint.
+        doubt: A warning to give after the first epoch, when nothing is likely to be refused any more; maybe empty.
     """
 
     run: Run
@@ -92,6 +93,7 @@ class Begun:
     graph: dict[Any, Any]
     validation: Validation | None
     file: RunFile
+    doubt: str = ""
 
 
 def begin(
@@ -157,7 +159,7 @@ def begin(
         if processes.first:
             _tell_of_negatives(trainer, objective)
             if validation is None and trainer.max_epochs == EPOCHS:
-                warnings.warn(f"{ALL_EPOCHS} {EPOCHS} epochs, {BEST_EPOCH} max_epochs", stacklevel=4)
+                warn_once(f"{ALL_EPOCHS} {EPOCHS} epochs, {BEST_EPOCH} max_epochs")
         settings |= trainer.settings(objective)
         sampler = _sampler(trainer, objective, data, edges[RATES], pace, layout)
         with processes.together():
@@ -168,11 +170,11 @@ def begin(
     run.keep_best()
     file = RunFile(None if run.steps is None else trainer.checkpoint_dir, settings, layout)
     file.resume(run)
+    doubt = ""
     if validation is not None and run.steps is not None and run.epoch == 0:
         validation.begin(run, features, graph)
-        if processes.first and (doubt := validation.doubt()):
-            _warn_once(doubt)  # At the end, where nothing is refused any more.
-    return Begun(run, features, graph, validation, file)
+        doubt = validation.doubt() if processes.first else ""
+    return Begun(run, features, graph, validation, file, doubt)
 
 
 def check_validation(objective: Objective, data: HeteroData, track_views: bool) -> None:
@@ -271,14 +273,19 @@ def _tell_of_negatives(trainer: Plan, objective: Objective) -> None:
     given = {"negatives": trainer.negatives} if trainer.negatives != "uniform" else {}
     for name, value in (given | ({"num_negatives": each} if each > 1 else {})).items():
         own = ", or give the model its own num_negatives" if "num_negatives" in objective.student.options else ""
-        _warn_once(
+        warn_once(
             f"{name}: found {value!r} for {backbone.__name__}, whose losses read no negatives of the trainer, so that "
             f"it has no use in this training; leave it out{own}"
         )
 
 
 @cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Give a warning, if this process has not given it before.
+
+    Args:
+        text: The warning.
+    """
     warnings.warn(text, stacklevel=4)
 
 

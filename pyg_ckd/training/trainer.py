@@ -25,7 +25,7 @@ from pyg_ckd.files import as_path
 from pyg_ckd.memory import kept_memory
 from pyg_ckd.training import sampled
 from pyg_ckd.training.batches import as_batch_size
-from pyg_ckd.training.begin import begin, default_negatives
+from pyg_ckd.training.begin import begin, default_negatives, warn_once
 from pyg_ckd.training.callbacks import (
     CallbackError,
     Hooks,
@@ -299,7 +299,8 @@ class Trainer:
                 objective needs a validation part that there is not.
 
         Warns:
-            UserWarning: If there is no validation part, and ``max_epochs`` is left at its default.
+            UserWarning: If there is no validation part, and ``max_epochs`` is 200, its default; and if rankings hardly
+                differ in the monitored metric.
         """
         objective = trainable(model, data)
         processes = open_processes(self.devices, self.num_nodes, self.device)
@@ -345,6 +346,9 @@ class Trainer:
         with shown_progress(name, self.monitor, self.max_epochs, shown) as advance, run.capturing():
             while not ended():
                 row = self._epoch(fabric, hooks, run, features, graph, validation)
+                if begun.doubt:
+                    warn_once(begun.doubt)
+                    begun.doubt = ""
                 history.rows.append(row)
                 hooks("on_train_epoch_end", epoch=run.epoch, row=row)
                 history.settle()

@@ -19,6 +19,7 @@ import torch
 from pyg_ckd.balance.discovery import strategies
 from pyg_ckd.cli import main
 from pyg_ckd.errors import InputError
+from pyg_ckd.training.begin import warn_once
 from tests.cli.problem import QUICK, fails, train
 
 BROKEN = {
@@ -577,7 +578,8 @@ def test_options_inside_an_unannotated_wrapper_of_ones_own_are_taken(own, save, 
 def test_a_training_without_a_validation_part_says_at_its_end_that_it_took_all_epochs(
     arrays, save, capsys, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("pyg_ckd.training.begin.EPOCHS", 2)
+    for module in ("begin", "options"):
+        monkeypatch.setattr(f"pyg_ckd.training.{module}.EPOCHS", 2)
     line = "without a validation part, training takes all 2 epochs, of which an earlier one may rank better; train once"
     assert main(train(save(arrays), tmp_path / "with")) == 0
     found = capsys.readouterr()
@@ -586,6 +588,22 @@ def test_a_training_without_a_validation_part_says_at_its_end_that_it_took_all_e
     found = capsys.readouterr()
     assert found.out.splitlines()[-1].startswith(line)
     assert "warning" not in found.err
+    assert (
+        main(train(save(arrays | {"val": arrays["val"][:, :0]}), tmp_path / "given", "--trainer.max_epochs", "1")) == 0
+    )
+    assert "validation part" not in capsys.readouterr().out
+
+
+def test_a_monitor_in_which_rankings_hardly_differ_is_told_of_after_the_first_epoch(
+    arrays, save, capsys, tmp_path
+) -> None:
+    warn_once.cache_clear()
+    items = int(arrays["num_items"])
+    monitor = ("--trainer.monitor", f"recall@{items - 1}")
+    refused = fails(capsys, train(save(arrays), tmp_path / "out", *monitor, "--trainer.lr", "1e30"))
+    assert "monitor" not in refused
+    with pytest.warns(UserWarning, match=f"monitor recall@{items - 1}: "):
+        assert main(train(save(arrays), tmp_path / "out2", *monitor)) == 0
 
 
 def test_a_run_that_was_killed_while_its_settings_were_written_begins_in_the_same_folder(

@@ -7,7 +7,9 @@ import pytest
 
 from pyg_ckd.data import build_data, describe_data
 from pyg_ckd.evaluation import content_ranking, with_content
-from pyg_ckd.evaluation.scaling import better_as_given, compare_scaling
+from pyg_ckd.evaluation.scaling import better_as_given, compare_scaling, is_standardized
+from pyg_ckd.nn import VBPR
+from pyg_ckd.study import Study, StudySettings
 
 USERS, ITEMS, KINDS = 300, 240, 12
 
@@ -39,6 +41,25 @@ def test_tags_are_found_to_rank_better_as_given(transform, has):
     for m in data.modalities:
         assert scaling.loc[m, "standardized"] == pytest.approx(own["standardize"][m], abs=0.02)  # But for ties.
         assert scaling.loc[m, "given"] == pytest.approx(own["none"][m], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("transform", "known"), [("standardize", True), ("none", False), ("l2", False), ("pca", False)]
+)
+def test_whether_features_are_standardized_is_known(transform, known):
+    data = catalogue(transform)
+    assert [is_standardized(data, m) for m in data.modalities] == [known, known]
+    data["item"]["tags"] = data["item"]["tags"].to_sparse()
+    assert not is_standardized(data, "tags")
+
+
+def test_a_study_compares_what_is_standardized_alone(tmp_path):
+    for transform, found in (("standardize", {"tags", "dense"}), ("none", set())):
+        settings = StudySettings(trainer={"max_epochs": 1, "progress": False})
+        study = Study(
+            catalogue(transform), VBPR, tmp_path / transform, settings, contenders=[], baselines=["popularity"]
+        )
+        assert study.run()["content"]["scaling"].keys() == found
 
 
 def test_the_graph_stays_as_it_is():

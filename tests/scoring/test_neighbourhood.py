@@ -52,7 +52,9 @@ def test_counts_are_the_scores_of_who_has_met_nothing_and_of_nobody_else(kind: s
     assert got.dtype == torch.float32
     assert torch.equal(got[[1, 3]], counts.expand(2, 5))
     assert torch.equal(got[[0, 2]], alone.scores(users)[[0, 2]])
-    assert torch.equal(model.with_history(history[[1, 2]]).scores(torch.tensor([0, 1])), got[[1, 0]])
+    other = model.with_history(history[[1, 2]])
+    assert torch.equal(other.scores(torch.tensor([0, 1])), got[[1, 0]])
+    assert other.silent is model.silent  # All weights are not read again.
 
 
 def test_an_interaction_that_is_repeated_is_met_once() -> None:

@@ -18,7 +18,7 @@ from pyg_ckd.data.inputs import embed
 from pyg_ckd.errors import InputError
 from pyg_ckd.nn import BM3, FISM, FREEDOM, VBPR, LightGCN
 from pyg_ckd.training import Trainer, build
-from pyg_ckd.training.begin import _warn_once
+from pyg_ckd.training.begin import warn_once
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 from tests.training.test_factories import Reversed, adamw
 from tests.training.test_seam import vbpr
@@ -197,7 +197,7 @@ def test_a_backbone_with_a_softmax_of_its_own_says_so():
 @pytest.fixture
 def told():
     """Forget what was warned of before, and return the warnings from now on."""
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield lambda: [str(one.message) for one in caught if "negatives" in str(one.message)]

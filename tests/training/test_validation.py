@@ -17,7 +17,7 @@ from pyg_ckd.evaluation import Evaluator, evaluate
 from pyg_ckd.evaluation.custom import hardly_differs
 from pyg_ckd.nn import VBPR
 from pyg_ckd.training import History, Trainer, build, train_teachers
-from pyg_ckd.training.begin import _warn_once
+from pyg_ckd.training.begin import warn_once
 from pyg_ckd.training.options import EPOCHS
 from tests.training.problem import distilled, planted_data, same_bits, trainer
 
@@ -291,20 +291,20 @@ def told_of_the_monitor(data, **options) -> list[str]:
 
 
 def test_a_monitor_whose_lists_hold_most_of_what_can_be_ranked_is_warned_of_once(tmp_path):
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     data = crowded()
     (line,) = told_of_the_monitor(data, monitor="recall@20", checkpoint_dir=tmp_path)
     assert line.startswith("monitor recall@20: 28 of 28 validation users have at most 30 items to rank, so that almost")
-    assert line.endswith("such as recall@2 (--trainer.monitor recall@2)")  # A tenth of 28.
+    assert line.endswith("such as recall@5 (--trainer.monitor recall@5)")
     assert told_of_the_monitor(data, monitor="recall@20") == []  # As in the next training of a study.
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     assert told_of_the_monitor(data, monitor="recall@20", checkpoint_dir=tmp_path) == []  # It had begun before.
     assert told_of_the_monitor(data, monitor="hit@19", eval_users=5)[0].startswith("monitor hit@19: 5 of 5 validation")
 
 
 @pytest.mark.parametrize("monitor", ["recall@2", "recall@18", "ndcg@20", LinkPredMAP(k=20)])
 def test_a_monitor_that_tells_rankings_apart_is_not_warned_of(monitor):
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     assert told_of_the_monitor(crowded(), monitor=monitor) == []
 
 
