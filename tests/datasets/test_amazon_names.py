@@ -76,7 +76,7 @@ def test_an_edition_may_be_given_as_a_number(tmp_path):
 WRONG = {
     "edition": ({"edition": None}, "unknown edition 'None': valid names are 2014, 2018, 2023"),
     "editions": ({"edition": ["2014"]}, "unknown edition"),
-    "split": ({"split": None}, "unknown split 'None': did you mean 'none'\? valid names are"),
+    "split": ({"split": None}, r"unknown split 'None': did you mean 'none'\? valid names are"),
     "vectors": ({"vectors": "x.npy"}, r"vectors: found 'x.npy', expected a dict such as \{'visual': 'clip.parquet'\}"),
     "path of vectors": ({"vectors": {"audio": 3}}, "path: found 3"),
     "text": ({"text": None}, "text: found None, expected a name or a list of names"),
